@@ -1,0 +1,26 @@
+.PHONY: sweep test test-all lint
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+sweep: $(VENV)/.installed
+	$(BIN)/python -m trainer --multirun +sweep=quickstart
+
+test: $(VENV)/.installed lint
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-all: $(VENV)/.installed lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# torch==2.13.0, exactly: anything looser pulls gigabytes of CUDA on a machine without a GPU.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 -e '.[dev]'
+	touch $@

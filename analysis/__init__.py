@@ -1,0 +1,1 @@
+"""What a finished sweep says: load, convergence, diagnosis, ranking, replay, figures, report."""

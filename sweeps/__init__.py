@@ -1,0 +1,1 @@
+"""Asynchronous, pruning, resumable sweeps of any training function, on Hydra and Optuna."""

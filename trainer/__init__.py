@@ -1,0 +1,1 @@
+"""The reference trainer: tasks, models, schedules, clipping and one readable loop."""
