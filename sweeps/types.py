@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +26,26 @@ class Verdict:
     def __post_init__(self) -> None:
         if not self.reason:
             raise ValueError(f"verdict {self.rule!r} at step {self.step} has no reason: say why the trial was ended")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a trial says about its own future, so that a rule can tell a pause from a stall.
+
+    n_steps: optimizer updates it will make if nobody stops it, or None when it cannot know.
+    lr: the planned learning rate as (step, rate) corners in rising steps, linear in between; empty when unknown.
+    Stored with the trial as the user attributes `n_steps` and `lr_plan`, which anyone may set in plain Optuna too.
+    """
+
+    n_steps: int | None = None
+    lr: tuple[tuple[int, float], ...] = ()
+
+    N_STEPS_ATTR: ClassVar[str] = "n_steps"
+    LR_ATTR: ClassVar[str] = "lr_plan"
+
+    def __post_init__(self) -> None:
+        if self.n_steps is not None and self.n_steps < 1:
+            raise ValueError(f"a plan of {self.n_steps} steps: give at least 1, or None if the length is not known")
+        steps = [step for step, _ in self.lr]
+        if steps != sorted(set(steps)):
+            raise ValueError(f"the steps of a learning-rate plan must rise; got {steps[:8]}")
