@@ -1,1 +1,5 @@
 """Asynchronous, pruning, resumable sweeps of any training function, on Hydra and Optuna."""
+
+from sweeps.reporting import plan, report, should_stop
+
+__all__ = ["plan", "report", "should_stop"]

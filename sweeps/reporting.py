@@ -1,0 +1,146 @@
+"""What a training function says to the sweep it runs in: `report`, `should_stop`, `plan`.
+
+All three are harmless outside a sweep, so the same script trains alone. A worker process runs one trial at a time,
+and a report may come from any of its threads, so the current trial is a property of the process: it is the one piece
+of module state in this package, set and cleared by `reporting_to`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import SupportsFloat, SupportsIndex
+
+from sweeps.types import Plan, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One report: optimizer updates made (from 0), seconds since the trial began, and the metrics' values."""
+
+    step: int
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+class Reporter:
+    """Collects one trial's reports and carries the order to stop back to it. Safe to use from several threads.
+
+    watched: the metric the pruner looks at; a non-finite value of it ends the trial at once.
+    clock: seconds, any origin, never going back.
+    """
+
+    def __init__(self, watched: str, clock: Callable[[], float]) -> None:
+        self._watched = watched
+        self._clock = clock
+        self._start_s = clock()
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._rows: list[Row] = []
+        self._plan: Plan | None = None
+        self._verdict: Verdict | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Why this trial must stop, or None while it may go on."""
+        return self._verdict
+
+    def stop(self, verdict: Verdict) -> None:
+        """End the trial at its next report. The first verdict stands."""
+        with self._lock:
+            self._verdict = self._verdict or verdict
+
+    def report(self, step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> None:
+        """Take one report; raise TrialPruned if the trial must stop, or has just diverged."""
+        if os.getpid() != self._pid:
+            return  # a child process of the trial (a data loader, say) has no line to the driver
+        row = Row(_checked_step(step), self._clock() - self._start_s, _checked_metrics(step, metrics))
+        value = row.metrics.get(self._watched, 0.0)
+        with self._lock:
+            self._rows.append(row)
+        if not math.isfinite(value):
+            reason = f"{self._watched} became {value} at step {row.step}"
+            self.stop(Verdict("diverged", row.step, reason, {self._watched: value}))
+        if self._verdict is not None:
+            import optuna  # only now: a script that trains alone never pays for it
+
+            raise optuna.TrialPruned(self._verdict.reason)
+
+    def plan(self, plan: Plan) -> None:
+        """Say what this trial will do if nobody stops it."""
+        if os.getpid() == self._pid:
+            with self._lock:
+                self._plan = plan
+
+    def take(self) -> tuple[list[Row], Plan | None]:
+        """The reports and the plan that have come in since the last call."""
+        with self._lock:
+            rows, self._rows = self._rows, []
+            plan, self._plan = self._plan, None
+        return rows, plan
+
+
+_current: Reporter | None = None
+
+
+@contextmanager
+def reporting_to(reporter: Reporter) -> Iterator[None]:
+    """Make `reporter` the one that `report`, `should_stop` and `plan` of this process speak to."""
+    global _current
+    _current = reporter
+    try:
+        yield
+    finally:
+        _current = None
+
+
+def report(step: SupportsIndex, /, **metrics: SupportsFloat) -> None:
+    """Report metrics after `step` optimizer updates; ends the trial by raising if the sweep has decided so.
+
+    step: a whole number, 0 or more. It need not be regular; a repeated step keeps both rows in the curve.
+    metrics: numbers or one-element tensors; names with other characters go through `**{"grad_norm/W": 0.1}`.
+    NaN and infinity are kept as they are, but in the watched metric (`hydra.sweeper.metric`) they end the trial.
+    Raises optuna.TrialPruned when the trial is to stop: let it fly. Raises TypeError or ValueError for what is no
+    step or no number. Outside a sweep it does nothing at all.
+    """
+    if _current is not None:
+        _current.report(step, metrics)
+
+
+def should_stop() -> bool:
+    """Whether the sweep wants this trial to end; a trial that returns after True counts as pruned. False outside."""
+    return _current is not None and _current.verdict is not None
+
+
+def plan(n_steps: SupportsIndex | None, lr: Sequence[tuple[SupportsIndex, SupportsFloat]] = ()) -> None:
+    """Tell the pruner how long this trial means to run and which learning rates lie ahead; see `sweeps.types.Plan`."""
+    if _current is not None:
+        corners = tuple((operator.index(step), float(rate)) for step, rate in lr)
+        _current.plan(Plan(None if n_steps is None else operator.index(n_steps), corners))
+
+
+def _checked_step(step: SupportsIndex) -> int:
+    try:
+        index = operator.index(step)
+    except TypeError:
+        raise TypeError(
+            f"sweeps.report: step is a whole number of optimizer updates, got {step!r} ({type(step).__name__})"
+        ) from None
+    if index < 0:
+        raise ValueError(f"sweeps.report: step counts from 0, got {index}")
+    return index
+
+
+def _checked_metrics(step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
+    if not metrics:
+        raise TypeError(f"sweeps.report: no metric at step {step}; write sweeps.report(step, loss=loss)")
+    try:
+        return {name: float(value) for name, value in metrics.items()}
+    except (TypeError, ValueError, RuntimeError):
+        bad = {name: type(value).__name__ for name, value in metrics.items() if not isinstance(value, int | float)}
+        raise TypeError(f"sweeps.report: metrics are single numbers; at step {step} got {bad}") from None
