@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +50,30 @@ class Plan:
         steps = [step for step, _ in self.lr]
         if steps != sorted(set(steps)):
             raise ValueError(f"the steps of a learning-rate plan must rise; got {steps[:8]}")
+
+
+class Ending(StrEnum):
+    """How a trial ended."""
+
+    COMPLETED = "completed"
+    PRUNED = "pruned"  # a rule, or the task itself, ended it early; its verdict says why
+    DIVERGED = "diverged"  # the watched metric became NaN or infinite
+    FAILED = "failed"  # an exception, an exit, a killed worker, no usable result
+    INTERRUPTED = "interrupted"  # the sweep was stopped; continuing it runs the same setting again
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a trial.
+
+    values: what the task returned, as floats (one per direction of the study); empty if it returned no number.
+    reason: one sentence, empty when there is nothing to say beyond the ending.
+    verdict: what a rule had decided, if one had.
+    returned: the task's return value itself, for callers that want it; None if it cannot leave its process.
+    """
+
+    ending: Ending
+    values: tuple[float, ...] = ()
+    reason: str = ""
+    verdict: Verdict | None = None
+    returned: Any = None
