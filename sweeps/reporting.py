@@ -44,6 +44,12 @@ class Reporter:
         self._rows: list[Row] = []
         self._plan: Plan | None = None
         self._verdict: Verdict | None = None
+        self._heeded = False
+
+    @property
+    def heeded(self) -> bool:
+        """Whether the task has been told to stop: a task that ended before it could notice has simply completed."""
+        return self._heeded
 
     @property
     def verdict(self) -> Verdict | None:
@@ -66,10 +72,15 @@ class Reporter:
         if not math.isfinite(value):
             reason = f"{self._watched} became {value} at step {row.step}"
             self.stop(Verdict("diverged", row.step, reason, {self._watched: value}))
-        if self._verdict is not None:
+        if self.should_stop() and self._verdict is not None:
             import optuna  # only now: a script that trains alone never pays for it
 
             raise optuna.TrialPruned(self._verdict.reason)
+
+    def should_stop(self) -> bool:
+        """Whether the trial must end; a task that has been told so and returns counts as stopped."""
+        self._heeded = self._heeded or self._verdict is not None
+        return self._heeded
 
     def plan(self, plan: Plan) -> None:
         """Say what this trial will do if nobody stops it."""
@@ -114,7 +125,7 @@ def report(step: SupportsIndex, /, **metrics: SupportsFloat) -> None:
 
 def should_stop() -> bool:
     """Whether the sweep wants this trial to end; a trial that returns after True counts as pruned. False outside."""
-    return _current is not None and _current.verdict is not None
+    return _current is not None and _current.should_stop()
 
 
 def plan(n_steps: SupportsIndex | None, lr: Sequence[tuple[SupportsIndex, SupportsFloat]] = ()) -> None:

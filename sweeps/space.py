@@ -196,7 +196,7 @@ def _interval(text: str, low: float | None, high: float | None, log: bool) -> Ba
 
 def _range(text: str, override: Override) -> BaseDistribution:
     try:
-        values: list[Any] = sorted(override.sweep_iterator())  # type: ignore[type-var]
+        values: list[Any] = sorted(override.sweep_iterator())
     except (HydraException, ValueError) as error:
         raise BadInputError(f"{text}: a range needs a step other than 0") from error
     if not values:

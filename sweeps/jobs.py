@@ -1,0 +1,243 @@
+"""A trial as a Hydra job: its config, its folder, its log, its task function.
+
+The same as Hydra's `run_job` (hydra/core/utils.py), for less: a branch of config groups is composed once and kept as
+bytes, a trial's values are applied to a copy, and YAML is written by libyaml. Measured on one core: 4 ms against 55.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import io
+import logging
+import math
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import yaml
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, env_override
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf._utils import get_omega_conf_dumper
+
+from sweeps.reporting import Reporter
+from sweeps.types import Ending, Outcome, Verdict
+from sweeps.workers import Assignment
+
+# Everything the task prints, beside Hydra's own log file.
+OUTPUT_FILE = "output.log"
+
+
+class Composer:
+    """Makes the config of a trial from its overrides, composing each branch of config groups once."""
+
+    def __init__(self, loader: Any, master: DictConfig) -> None:
+        self._loader = loader
+        self._master = master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._branches: dict[tuple[str, ...], bytes | DictConfig] = {}
+
+    def parse(self, lines: list[str]) -> list[Override]:
+        """Hydra's own override parser."""
+        return self._parser.parse_overrides(lines)
+
+    def is_group(self, key: str) -> bool:
+        """Whether `key` names a config group of this app."""
+        return bool(self._loader.get_group_options(key))
+
+    def compose(self, lines: Sequence[str]) -> DictConfig:
+        """The whole config, `hydra` node included, as Hydra would compose it from these overrides.
+
+        Raises Hydra's ConfigCompositionException for a key or value the config does not take.
+        """
+        overrides = self.parse(list(lines))
+        shape = [o for o in overrides if o.package is not None or self.is_group(o.key_or_group)]
+        values = [o for o in overrides if o not in shape]
+        config = self._branch(tuple(o.input_line or "" for o in shape))
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.overrides.task = list(lines)
+            rule = config.hydra.job.config.override_dirname
+            config.hydra.job.override_dirname = get_overrides_dirname(
+                overrides, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
+            )
+        return config
+
+    def _branch(self, shape: tuple[str, ...]) -> DictConfig:
+        if shape not in self._branches:
+            config = self._loader.load_sweep_config(self._master, list(shape))
+            try:
+                self._branches[shape] = pickle.dumps(config)
+            except Exception:  # a config may hold objects that cannot be pickled; they can still be copied
+                self._branches[shape] = config
+        kept = self._branches[shape]
+        return pickle.loads(kept) if isinstance(kept, bytes) else copy.deepcopy(kept)
+
+
+class HydraRunner:
+    """Runs trials of a Hydra app in a worker process; a `sweeps.workers.Runner`."""
+
+    def __init__(self, context: HydraContext, task_function: TaskFunction, composer: Composer) -> None:
+        self._context = context
+        self._task_function = task_function
+        self._composer = composer
+
+    def __call__(self, assignment: Assignment, reporter: Reporter) -> Outcome:
+        """Run one trial; whatever the task does, the outcome says so in a sentence."""
+        try:
+            config = self._composer.compose(assignment.overrides)
+            folder = set_job(config, assignment.trial)
+            with _output_to(folder / OUTPUT_FILE):
+                result = self._run(config, folder)
+        except Exception as error:
+            return Outcome(Ending.FAILED, reason=f"{describe(error)} (before the task began)")
+        return judge(result, reporter.verdict if reporter.heeded else None)
+
+    def _run(self, config: DictConfig, folder: Path) -> JobReturn:
+        result = JobReturn()
+        result.task_name = JobRuntime.instance().get("name")
+        result.overrides = list(config.hydra.overrides.task)
+        result.cfg = _without_hydra(config)
+        result.hydra_cfg = cast(DictConfig, HydraConfig.instance().cfg)
+        chdir = config.hydra.job.chdir
+        if chdir is None:  # Hydra's rule: apps that ask for the behaviour before 1.2 still change directory
+            chdir = not version.base_at_least("1.2")
+        old_directory = Path.cwd()
+        try:
+            if chdir:
+                os.chdir(folder)
+            result.working_dir = str(folder) if chdir else str(old_directory)
+            configure_log(config.hydra.job_logging, config.hydra.verbose)
+            if config.hydra.output_subdir is not None:
+                _save_configs(result, folder / config.hydra.output_subdir)
+            with env_override(config.hydra.job.env_set):
+                self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
+                try:
+                    result.return_value = self._task_function(result.cfg)
+                    result.status = JobStatus.COMPLETED
+                except (Exception, SystemExit, KeyboardInterrupt) as error:
+                    if not isinstance(error, optuna.TrialPruned):
+                        logging.getLogger(__name__).error("the task failed", exc_info=error)
+                    result.return_value = error
+                    result.status = JobStatus.FAILED
+            self._context.callbacks.on_job_end(config=config, job_return=result)
+        finally:
+            os.chdir(old_directory)
+            for handler in logging.getLogger().handlers:
+                handler.flush()
+        return result
+
+
+def set_job(config: DictConfig, trial: int) -> Path:
+    """Give a composed config its trial's number and output folder; returns the folder, made if it was missing."""
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.job.id = str(trial)
+        config.hydra.job.num = trial
+    HydraConfig.instance().set_config(config)  # the folder's name may be written with ${hydra:...}
+    folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = str(folder)
+    HydraConfig.instance().set_config(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def judge(result: JobReturn, verdict: Verdict | None) -> Outcome:
+    """What came of a job. verdict: why the sweep ended it, if the task took notice before it was over."""
+    returned = result._return_value
+    if verdict is not None or isinstance(returned, optuna.TrialPruned):
+        ending = Ending.DIVERGED if verdict is not None and verdict.rule == "diverged" else Ending.PRUNED
+        reason = verdict.reason if verdict is not None else str(returned) or "the task pruned itself"
+        return Outcome(ending, reason=reason, verdict=verdict)
+    if isinstance(returned, BaseException):
+        gc.collect()  # the traceback may hold a model; let its memory go before the next trial
+        return Outcome(Ending.FAILED, reason=describe(returned))
+    values = as_floats(returned)
+    bad = [value for value in values if math.isnan(value)]
+    if bad:
+        reason = "the task returned nan"
+        return Outcome(Ending.DIVERGED, reason=reason, verdict=Verdict("diverged", 0, reason), returned=returned)
+    return Outcome(Ending.COMPLETED, values=values, returned=_sendable(returned))
+
+
+def as_floats(returned: Any) -> tuple[float, ...]:
+    """The task's return value as numbers: one for a number or one-element tensor, several for a sequence, else none."""
+    items = returned if isinstance(returned, list | tuple) else [returned]
+    try:
+        return tuple(float(item) for item in items if not isinstance(item, str | bytes | None))
+    except (TypeError, ValueError, RuntimeError):
+        return ()
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line: its type, what it says, and where in the user's code it arose."""
+    if isinstance(error, SystemExit):
+        return f"the task called sys.exit({'' if error.code is None else error.code!r})"
+    text = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+
+
+def _sendable(value: Any) -> Any:
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return None
+    return value
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    task_config = copy.copy(config)
+    with read_write(task_config), open_dict(task_config):
+        del task_config["hydra"]
+    return copy.deepcopy(task_config)
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send this process's standard output and error, C libraries and children included, to the end of a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+class _Dumper(yaml.CSafeDumper):
+    """OmegaConf's YAML, written by libyaml: strings that look like numbers to OmegaConf keep their quotes."""
+
+
+_Dumper.add_representer(str, get_omega_conf_dumper().str_representer)  # type: ignore[arg-type] # same interface
+
+
+def _save_configs(result: JobReturn, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    files: Mapping[str, Any] = {"config": result.cfg, "hydra": result.hydra_cfg, "overrides": result.overrides}
+    for name, content in files.items():
+        plain = OmegaConf.to_container(content, enum_to_str=True) if OmegaConf.is_config(content) else content
+        (folder / f"{name}.yaml").write_text(to_yaml(plain), encoding="utf-8")
+
+
+def to_yaml(plain: Any) -> str:
+    """Plain data as OmegaConf would write it."""
+    stream = io.StringIO()
+    yaml.dump(plain, stream, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return stream.getvalue()
