@@ -1,0 +1,108 @@
+"""Every reported metric of every trial, in Parquet files that can be read while the sweep runs.
+
+`curves/*.parquet` has the columns trial (int64), step (int64), seconds (float64, since the trial began), metric
+(string), value (float64), one row per metric and report, in the order of arrival within a trial. Files are written
+whole and renamed into place, so any reader of Parquet sees complete files only, and a crash loses at most `FLUSH_S`
+seconds. A row takes about 4 bytes for regular curves, 12 at worst (benchmarks/README.md).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeps.reporting import Row
+
+FLUSH_S = 2.0
+# Small files are merged when there are this many. While two names hold the same rows a reader may see both for some
+# milliseconds; `read_curves` drops the repetition.
+N_FILES_TO_MERGE = 100
+
+SCHEMA = pa.schema(
+    [
+        ("trial", pa.int64()),
+        ("step", pa.int64()),
+        ("seconds", pa.float64()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
+
+class CurveWriter:
+    """Collects rows and writes them every `FLUSH_S` seconds.
+
+    folder: made when the first rows are written. session: part of the file names, different for every writer.
+    clock: seconds, any origin.
+    """
+
+    def __init__(self, folder: Path, session: str, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._session = session
+        self._clock = clock
+        self._flushed_s = clock()
+        self._rows: list[tuple[int, int, float, str, float]] = []
+        self._files: list[Path] = []
+        self._n_written = 0
+
+    def add(self, trial: int, rows: Sequence[Row]) -> None:
+        """Take a trial's reports; they reach the disk at the next flush."""
+        for row in rows:
+            self._rows += [(trial, row.step, row.seconds, name, value) for name, value in row.metrics.items()]
+
+    def flush_if_due(self) -> None:
+        """Write what has come in, if the last time was long enough ago."""
+        if self._rows and self._clock() - self._flushed_s >= FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come in."""
+        self._flushed_s = self._clock()
+        if not self._rows:
+            return
+        columns = zip(*self._rows, strict=True)
+        self._files.append(self._write(pa.table(dict(zip(SCHEMA.names, columns, strict=True)), SCHEMA)))
+        self._rows.clear()
+        if len(self._files) >= N_FILES_TO_MERGE:
+            self._merge()
+
+    def close(self) -> None:
+        """Write the rest and leave one file for this session."""
+        self.flush()
+        if len(self._files) > 1:
+            self._merge()
+
+    def _merge(self) -> None:
+        merged = pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in self._files])
+        old, self._files = self._files, [self._write(merged.sort_by([("trial", "ascending")]))]
+        for path in old:
+            path.unlink()
+
+    def _write(self, table: pa.Table) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{self._session}-{self._n_written:06d}.parquet"
+        unfinished = path.with_suffix(".writing")
+        pq.write_table(table, unfinished, compression="zstd")
+        os.replace(unfinished, path)  # noqa: PTH105 (atomic, unlike Path.rename on every system)
+        self._n_written += 1
+        return path
+
+
+def read_curves(folder: Path) -> pa.Table:
+    """All curves of a sweep, each row once, with the columns above; an empty table if nothing was reported yet.
+
+    Works while the sweep runs: files that are merged away between listing and reading are looked up again.
+    """
+    for attempt in range(3):
+        try:
+            tables = [pq.read_table(path, schema=SCHEMA) for path in sorted(folder.glob("*.parquet"))]
+            break
+        except FileNotFoundError:
+            if attempt == 2:
+                raise
+    # Group instead of comparing files: rows merged away and merged anew are equal in all columns.
+    return pa.concat_tables([SCHEMA.empty_table(), *tables]).group_by(SCHEMA.names, use_threads=False).aggregate([])
