@@ -1,0 +1,120 @@
+"""Lengths in steps, epochs, examples or shares of the run, turned into optimizer steps.
+
+A schedule that is written in steps alone dies early when a search makes the batch larger and the run shorter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+UNITS = ("steps", "epochs", "examples", "run", "rest")
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """The batch size over a run: `sizes[i]` examples per step from step `starts[i]` on.
+
+    starts: rising steps, the first one 0. sizes: at least 1 each, as many as starts.
+    """
+
+    starts: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.starts) != len(self.sizes) or not self.starts or self.starts[0] != 0:
+            raise ValueError(f"batch sizes need one start per size and a first start of 0; got {self}")
+        if list(self.starts) != sorted(set(self.starts)):
+            raise ValueError(f"the points at which the batch size changes must rise; got steps {list(self.starts)}")
+        if min(self.sizes) < 1:
+            raise ValueError(f"a batch holds at least 1 example; got {list(self.sizes)}")
+
+    def at(self, step: int) -> int:
+        """Examples in the batch of this step."""
+        return next(size for start, size in zip(self.starts[::-1], self.sizes[::-1], strict=True) if step >= start)
+
+    def examples(self, step: int) -> int:
+        """Examples seen before this step."""
+        return sum(size * max(0, min(step, end) - start) for start, end, size in self._segments(step))
+
+    def steps(self, n_examples: float) -> float:
+        """Steps, whole or not, after which this many examples have been seen: the inverse of `examples`."""
+        for start, end, size in self._segments(math.inf):
+            if n_examples <= size * (end - start):
+                return start + n_examples / size
+            n_examples -= size * (end - start)
+        raise AssertionError("the last segment has no end")
+
+    def _segments(self, end: float) -> list[tuple[int, Any, int]]:
+        return list(zip(self.starts, (*self.starts[1:], end), self.sizes, strict=True))
+
+
+def steps_of(
+    length: float | str, unit: str, sizes: BatchSizes, n_train: int, n_steps: int = 0, n_rest: float = 0
+) -> float:
+    """Steps in `length`, not rounded.
+
+    length: a number of `unit`s, or a string that names its own unit, such as "3 epochs" or "0.1 run".
+    unit: "steps"; "epochs" (of n_train examples); "examples"; "run" (shares of n_steps); "rest" (shares of n_rest,
+    the steps that warm-up leaves). The last two are refused while n_steps is 0: the run's length is still unknown.
+    """
+    number, _, own_unit = str(length).strip().partition(" ")
+    unit = own_unit.strip() or unit
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    allowed = UNITS if n_steps else UNITS[:3]
+    if not math.isfinite(value) or value < 0 or unit not in allowed:
+        raise ValueError(
+            f"a length is a number from 0 up, alone or followed by one of {', '.join(allowed)}; got {length!r} ({unit})"
+        )
+    match unit:
+        case "epochs":
+            return sizes.steps(value * n_train)
+        case "examples":
+            return sizes.steps(value)
+        case "run":
+            return value * n_steps
+        case "rest":
+            return value * n_rest
+        case _:
+            return value
+
+
+def batch_sizes(batch_size: int, schedule: Sequence[Sequence[Any]], unit: str, n_train: int) -> BatchSizes:
+    """The batch sizes of a run: `batch_size` throughout, or `schedule`, a list of [point, size] with points in `unit`.
+
+    A point inside a step takes effect at the next one. A schedule that does not begin at 0 begins with batch_size.
+    """
+    sizes = BatchSizes((0,), (batch_size,))
+    for point, size in schedule:
+        start = math.ceil(steps_of(point, unit, sizes, n_train))
+        if start == 0 and len(sizes.starts) == 1:
+            sizes = BatchSizes((0,), (int(size),))
+        else:
+            sizes = BatchSizes((*sizes.starts, start), (*sizes.sizes, int(size)))
+    return sizes
+
+
+def in_steps(node: Mapping[str, Any], sizes: BatchSizes, n_train: int, n_steps: int) -> dict[str, Any]:
+    """A schedule's settings with every length in steps and its `unit` taken out.
+
+    Every setting whose name ends in `_steps` is a length, also inside lists and their mappings. Warm-up is found first,
+    since "rest" is what it leaves of the run.
+    """
+    unit = node.get("unit", "steps")
+    warmup = steps_of(node.get("warmup_steps", 0), unit, sizes, n_train, n_steps)
+
+    def convert(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: convert(key, inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return tuple(convert(name, inner) for inner in value)
+        if name.endswith("_steps"):
+            return steps_of(value, unit, sizes, n_train, n_steps, max(n_steps - warmup, 0))
+        return value
+
+    return {name: convert(name, value) for name, value in node.items() if name != "unit"}

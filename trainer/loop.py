@@ -1,0 +1,226 @@
+"""One training run, readable from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import sweeps
+from trainer.clipping import gradient_norms, total_norm
+from trainer.data import Batches, Examples
+from trainer.optim import build_optimizer, set_lr
+from trainer.plateau import LossDriven
+from trainer.schedules import corners
+from trainer.settings import PRECISIONS, Settings
+
+
+@dataclass(slots=True)
+class State:
+    """All that a run is between two steps; whoever saves it, with torch's generator, can go on from there.
+
+    step: updates made. examples: seen, which is also the place in the data. lr: the top rate, or the state of a
+    schedule that looks at the loss.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    lr: Any
+    step: int = 0
+    examples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one update measured, on the device: mean loss per example, norms before clipping, was it clipped."""
+
+    loss: Tensor
+    norm: Tensor
+    norms: Tensor
+    clipped: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended. Losses are per example; best is the lowest validation loss, at best_step updates."""
+
+    n_steps: int
+    examples: int
+    seconds: float
+    final: dict[str, float]
+    best: dict[str, float]
+    best_step: int
+    ended: str
+
+
+def start(run: Settings) -> State:
+    """A run before its first step. The first weights come from torch's generator."""
+    dtype = torch.float64 if run.precision == "float64" else torch.float32
+    model = run.task.build_model(run.node).to(run.device, dtype)
+    return State(
+        model=model,
+        optimizer=build_optimizer(model, run.optim),
+        scaler=torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16"),
+        lr=run.schedule.start(run.optim.lr) if isinstance(run.schedule, LossDriven) else run.optim.lr,
+    )
+
+
+def train(
+    run: Settings,
+    tell: Callable[[str], None] = lambda _: None,
+    report: Callable[..., None] = sweeps.report,
+    should_stop: Callable[[], bool] = sweeps.should_stop,
+    plan: Callable[..., None] = sweeps.plan,
+) -> Summary:
+    """Train from the beginning to the end, or to where the sweep or a loss that is not finite ends it.
+
+    tell: gets a line of text at each evaluation. report, should_stop, plan: as in `sweeps`. Reported at step n is what
+    n updates have led to: every report_every steps the mean `loss` per example, the share of steps `clipped` and the
+    largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of the last step, and
+    `examples` seen; every eval_every steps and at the end `val_loss`, `val_accuracy` and the task's other measures.
+    Raises optuna.TrialPruned out of report.
+    """
+    began = time.perf_counter()
+    with seeded(run.seed, run.device):
+        state = start(run)
+        names = [name for name, param in state.model.named_parameters() if param.requires_grad]
+        splits = run.splits
+        dtype = torch.float64 if run.precision == "float64" else torch.float32
+        batches = Batches(splits.train.to(run.device, dtype), run.seed, run.shuffle_buffer)
+        val = splits.val.to(run.device, dtype)
+        rates = planned_rates(run, state)
+        plan(run.n_steps, () if isinstance(run.schedule, LossDriven) else corners(rates))
+        window: list[Update] = []
+        measured: dict[str, float] = {}
+        best: dict[str, float] = {"val_loss": math.inf}
+        best_step, ended = 0, "done"
+
+        while state.step < run.n_steps:
+            size = run.batches.at(state.step)
+            lr = float(rates[state.step])
+            window.append(update(run, state, batches.at(state.examples, size), lr))
+            state.step += 1
+            state.examples += size
+
+            last = state.step == run.n_steps
+            metrics: dict[str, float] = {}
+            if last or state.step % run.report_every == 0:
+                metrics = summarise(window, names) | {"lr": lr, "examples": state.examples}
+                window = []
+            if last or state.step % run.eval_every == 0:
+                measured = evaluate(run, state.model, val)
+                metrics |= measured
+                if measured["val_loss"] < best["val_loss"]:
+                    best, best_step = measured, state.step
+                tell(_line(state, run, lr, metrics))
+                if isinstance(run.schedule, LossDriven):
+                    state.lr = run.schedule.next(state.lr, _watched(run.schedule.watch, measured))
+                    rates = planned_rates(run, state)
+            if metrics:
+                report(state.step, **metrics)
+                if not math.isfinite(metrics.get("loss", 0.0)):
+                    ended = f"diverged: the loss is {metrics['loss']} at step {state.step}"
+                    break
+                if should_stop():
+                    ended = f"stopped by the sweep at step {state.step}"
+                    break
+
+        if not measured or ended != "done":
+            measured = evaluate(run, state.model, val)
+        seconds = time.perf_counter() - began
+        return Summary(state.step, state.examples, seconds, measured, best, best_step, ended)
+
+
+def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
+    """One optimizer update on a batch, in n_accumulate parts; no number leaves the device."""
+    params = [param for param in state.model.parameters() if param.requires_grad]
+    state.optimizer.zero_grad()
+    set_lr(state.optimizer, lr)
+    n_examples = len(batch)
+    mean_loss = torch.zeros((), dtype=params[0].dtype, device=run.device)
+    for indices in torch.arange(n_examples, device=run.device).chunk(run.n_accumulate):
+        part = batch if run.n_accumulate == 1 else batch[indices]
+        with autocast(run):
+            losses = run.task.loss(state.model, part)
+        objective = losses.sum() if run.loss.reduction == "sum" else losses.sum() / n_examples
+        state.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
+        mean_loss += losses.detach().sum() / n_examples
+    state.scaler.unscale_(state.optimizer)
+
+    grads = [param.grad if param.grad is not None else torch.zeros_like(param) for param in params]
+    if run.loss.flood is not None:
+        # The gradient of |loss - flood| + flood; taken here, the parts of a batch need not know their common mean.
+        sign = torch.sign(mean_loss - run.loss.flood)
+        grads = [grad * sign for grad in grads]
+    norms = gradient_norms(grads)
+    grads, clipped = run.clip([param.detach() for param in params], grads, norms)
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return Update(mean_loss, total_norm(norms), norms, clipped)
+
+
+def evaluate(run: Settings, model: nn.Module, examples: Examples) -> dict[str, float]:
+    """The task's measures, `val_NAME` -> mean over the examples, without gradients and with dropout off."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), autocast(run):
+        measures = run.task.measures(model, examples)
+    model.train(was_training)
+    means = torch.stack([values.double().mean() for values in measures.values()]).tolist()
+    return {f"val_{name}": mean for name, mean in zip(measures, means, strict=True)}
+
+
+def summarise(window: list[Update], names: list[str]) -> dict[str, float]:
+    """The metrics of a report window: means of loss and clipped, maxima of norms; one transfer from the device.
+
+    A norm that is not finite shows, but for the ones where fp16 scaling skipped the step: those tell of the scale.
+    """
+    means = torch.stack([torch.stack([u.loss.double(), u.clipped.double()]) for u in window]).mean(0)
+    peaks = torch.stack([torch.cat([u.norm[None], u.norms]) for u in window]).double().amax(0)
+    loss, clipped, norm, *norms = torch.cat([means, peaks]).tolist()
+    metrics = {"loss": loss, "clipped": clipped, "grad_norm": norm}
+    return metrics | {f"grad_norm/{name}": value for name, value in zip(names, norms, strict=True)}
+
+
+def planned_rates(run: Settings, state: State) -> NDArray[np.float64]:
+    """The learning rate of every step, [n_steps], as far as the state knows it."""
+    top = state.lr.lr if isinstance(run.schedule, LossDriven) else state.lr
+    rates: NDArray[np.float64] = run.schedule(np.arange(run.n_steps), top)
+    return rates
+
+
+def autocast(run: Settings) -> torch.amp.autocast_mode.autocast:
+    """Half precision where the run asks for it."""
+    half = run.precision in ("bf16", "fp16")
+    return torch.autocast(run.device.type, PRECISIONS[run.precision] if half else None, enabled=half)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's generators set to a seed within, and as they were afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _watched(name: str, measured: dict[str, float]) -> float:
+    if name not in measured:
+        raise ValueError(f"schedule.watch={name} is not measured by this task; there are {', '.join(measured)}")
+    return measured[name]
+
+
+def _line(state: State, run: Settings, lr: float, metrics: dict[str, float]) -> str:
+    width = len(str(run.n_steps))
+    shown = [f"{name} {metrics[name]:.4g}" for name in metrics if name in ("loss", "grad_norm") or name[:4] == "val_"]
+    return f"step {state.step:>{width}}/{run.n_steps}  lr {lr:.3g}  " + "  ".join(shown)

@@ -1,0 +1,35 @@
+"""The plain recurrence of case 5, with its three parameters under their names in the literature."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RNN(nn.Module):
+    """Embedding, `h = tanh(W x + U h + b)` over the sequence, and a linear layer on the last h.
+
+    W: [n_hidden, n_embedding], U: [n_hidden, n_hidden], b: [n_hidden]; initialised evenly in +-1/sqrt(n_hidden), as
+    nn.RNN is. Source of the recurrence: Elman, Cognitive Science 14 (1990); its gradients: Pascanu et al.,
+    arXiv 1211.5063.
+    """
+
+    def __init__(self, n_symbols: int, n_classes: int, n_embedding: int = 32, n_hidden: int = 32) -> None:
+        super().__init__()
+        bound = n_hidden**-0.5
+        self.embedding = nn.Embedding(n_symbols, n_embedding)
+        self.W = nn.Parameter(torch.empty(n_hidden, n_embedding).uniform_(-bound, bound))
+        self.U = nn.Parameter(torch.empty(n_hidden, n_hidden).uniform_(-bound, bound))
+        self.b = nn.Parameter(torch.empty(n_hidden).uniform_(-bound, bound))
+        self.output = nn.Linear(n_hidden, n_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits [n_examples, n_classes] for tokens [n_examples, length]."""
+        # One product for all time steps; only the recurrence itself has to go step by step.
+        inputs = F.linear(self.embedding(tokens), self.W, self.b).unbind(1)
+        hidden = torch.tanh(inputs[0])
+        for x in inputs[1:]:
+            hidden = torch.tanh(x + F.linear(hidden, self.U))
+        logits: Tensor = self.output(hidden)
+        return logits

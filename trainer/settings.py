@@ -1,0 +1,152 @@
+"""A run's settings: what the composed config says, checked as a whole before any compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from sweeps.errors import BadInputError
+from trainer.build import build
+from trainer.clipping import Clipping
+from trainer.data import Splits, check_buffer
+from trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of
+from trainer.optim import OptimSettings
+from trainer.schedules import Schedule
+from trainer.tasks.base import Task
+
+PRECISIONS: Mapping[str, torch.dtype] = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """How the losses of a batch's examples become the one number whose gradient is taken.
+
+    reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is below (Ishida et
+    al., arXiv 2002.08709); None for no flooding.
+    """
+
+    reduction: str = "mean"
+    flood: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.reduction not in ("mean", "sum"):
+            raise ValueError(f'loss.reduction is "mean" or "sum"; got {self.reduction!r}')
+        if self.flood is not None and not 0 <= self.flood < math.inf:
+            raise ValueError(f"loss.flood must be from 0 up, or null for no flooding; got {self.flood}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that decides a run. Two runs with equal settings on one machine are equal to the last bit.
+
+    n_steps: optimizer updates. batches: examples per update over the run; each is split in n_accumulate parts.
+    report_every, eval_every: in steps. node: the composed config, for the task's own use.
+    """
+
+    task: Task
+    splits: Splits
+    optim: OptimSettings
+    schedule: Schedule
+    clip: Clipping
+    loss: LossSettings
+    n_steps: int
+    batches: BatchSizes
+    n_accumulate: int
+    shuffle_buffer: int | None
+    seed: int
+    device: torch.device
+    precision: str
+    report_every: int
+    eval_every: int
+    node: Mapping[str, Any]
+
+
+def read(cfg: DictConfig) -> Settings:
+    """The settings that a composed config describes. Raises BadInputError, in one sentence, for what cannot be run."""
+    try:
+        node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        if not isinstance(node, dict):
+            raise ValueError("the config is no mapping")
+        return _read({str(name): value for name, value in node.items()})
+    except (ValueError, TypeError) as error:  # omegaconf's own errors are ValueErrors too
+        raise BadInputError(str(error)) from error
+
+
+def _read(node: Mapping[str, Any]) -> Settings:
+    task = _built(node, "task", Task)
+    splits = task.data()
+    batch = node["batch"]
+    check_buffer(splits.train.targets, batch["shuffle_buffer"])
+    n_train = len(splits.train)
+    _require(node, "batch_size", "a whole number from 1 up", lambda v: isinstance(v, int) and v >= 1)
+    sizes = batch_sizes(node["batch_size"], batch["schedule"] or (), batch["unit"], n_train)
+    n_steps = math.floor(steps_of(node["steps"], "steps", sizes, n_train))
+    if n_steps < 1:
+        raise ValueError(f"steps={node['steps']} leaves no whole step at batch_size={node['batch_size']}")
+    for name in ("report_every", "eval_every"):
+        _require(node, name, "a whole number from 1 up", lambda v: isinstance(v, int) and v >= 1)
+    _require(node, "seed", "a whole number from 0 up", lambda v: isinstance(v, int) and v >= 0)
+    _require(node, "precision", f"one of {', '.join(PRECISIONS)}", lambda v: v in PRECISIONS)
+    _require(batch, "accumulate", "a whole number from 1 up", lambda v: isinstance(v, int) and v >= 1, "batch.")
+    if min(sizes.sizes) < batch["accumulate"]:
+        raise ValueError(f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}")
+    schedule = {**node, "schedule": in_steps(node["schedule"], sizes, n_train, n_steps)}
+    return Settings(
+        task=task,
+        splits=splits,
+        optim=_optim(node["optim"]),
+        schedule=_built(schedule, "schedule", Schedule),
+        clip=_built(node, "clip", Clipping),
+        loss=LossSettings(**node["loss"]),
+        n_steps=n_steps,
+        batches=sizes,
+        n_accumulate=batch["accumulate"],
+        shuffle_buffer=batch["shuffle_buffer"],
+        seed=node["seed"],
+        device=_device(node["device"]),
+        precision=node["precision"],
+        report_every=node["report_every"],
+        eval_every=node["eval_every"],
+        node=node,
+    )
+
+
+def _built(node: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
+    built = build(node[name], name)
+    if not isinstance(built, kind):
+        raise ValueError(f"{name}._target_ must name a {kind.__name__}; {node[name]['_target_']} is none")
+    return built
+
+
+def _optim(node: Mapping[str, Any]) -> OptimSettings:
+    own = ("kind", "lr", "weight_decay", "decay_vectors", "groups")
+    groups: Sequence[Mapping[str, Any]] = node.get("groups") or ()
+    settings = {name: value for name, value in node.items() if name not in own}
+    given = {name: node[name] for name in own if name in node and name != "groups"}
+    return OptimSettings(**given, groups=tuple(groups), settings=settings)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _require(node: Mapping[str, Any], name: str, what: str, holds: Any, prefix: str = "") -> None:
+    if isinstance(node[name], bool) or not holds(node[name]):
+        raise ValueError(f"{prefix}{name} must be {what}; got {node[name]!r}")

@@ -1,0 +1,73 @@
+"""The contract of a task: its data, its model and its loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.build import build
+from trainer.data import Examples, Splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """What is trained. To add one: subclass it, write its `data`, and name the class in a file of conf/task/.
+
+    The loss and the measures are per example and free of side effects, so that the same code trains one model or
+    many stacked ones; `model` is called like any module.
+    """
+
+    @abstractmethod
+    def data(self) -> Splits:
+        """Training, validation and test examples, the same at each call.
+
+        They come from the task's own settings, not from the run's seed: trials that differ in seed see the same data
+        in another order.
+        """
+
+    def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
+        """A fresh model for the composed config `cfg`, initialised from torch's generator."""
+        model = build(cfg["model"], "model")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model._target_ must name an nn.Module; {cfg['model']['_target_']} gave {type(model)}")
+        return model
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Examples) -> Tensor:
+        """The training loss of each example, [n_examples]."""
+
+    @abstractmethod
+    def measures(self, model: nn.Module, batch: Examples) -> dict[str, Tensor]:
+        """What validation reports, name -> [n_examples]; "loss" must be among them, and is what a trial returns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """A task whose model gives logits [n_examples, n_classes] for whole-number targets.
+
+    label_smoothing: the share of each target spread evenly over all classes while training (Szegedy et al.,
+    arXiv 1512.00567); validation measures the plain cross-entropy, so that trials stay comparable.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"task.label_smoothing must be in [0, 1); got {self.label_smoothing}")
+
+    def loss(self, model: nn.Module, batch: Examples) -> Tensor:
+        """Cross-entropy of each example, [n_examples], with label smoothing."""
+        logits = model(batch.inputs)
+        return F.cross_entropy(logits, batch.targets, reduction="none", label_smoothing=self.label_smoothing)
+
+    def measures(self, model: nn.Module, batch: Examples) -> dict[str, Tensor]:
+        """Cross-entropy and accuracy (1.0 where the largest logit is the target's) of each example."""
+        logits = model(batch.inputs).float()
+        loss = F.cross_entropy(logits, batch.targets, reduction="none")
+        return {"loss": loss, "accuracy": (logits.argmax(-1) == batch.targets).to(torch.float32)}
