@@ -10,9 +10,10 @@ from torch import Tensor, nn
 class RNN(nn.Module):
     """Embedding, `h = tanh(W x + U h + b)` over the sequence, and a linear layer on the last h.
 
-    W: [n_hidden, n_embedding], U: [n_hidden, n_hidden], b: [n_hidden]; initialised evenly in +-1/sqrt(n_hidden), as
-    nn.RNN is. Source of the recurrence: Elman, Cognitive Science 14 (1990); its gradients: Pascanu et al.,
-    arXiv 1211.5063.
+    W: [n_hidden, n_embedding], evenly in +-1/sqrt(n_hidden) at first; U: [n_hidden, n_hidden], orthogonal at first, so
+    that what the first digits wrote is neither lost nor blown up before training begins; b: [n_hidden], zero.
+    Sources: Elman, Cognitive Science 14 (1990); the start: Saxe et al., arXiv 1312.6120; how its gradients explode:
+    Pascanu et al., arXiv 1211.5063.
     """
 
     def __init__(self, n_symbols: int, n_classes: int, n_embedding: int = 32, n_hidden: int = 32) -> None:
@@ -20,8 +21,8 @@ class RNN(nn.Module):
         bound = n_hidden**-0.5
         self.embedding = nn.Embedding(n_symbols, n_embedding)
         self.W = nn.Parameter(torch.empty(n_hidden, n_embedding).uniform_(-bound, bound))
-        self.U = nn.Parameter(torch.empty(n_hidden, n_hidden).uniform_(-bound, bound))
-        self.b = nn.Parameter(torch.empty(n_hidden).uniform_(-bound, bound))
+        self.U = nn.Parameter(nn.init.orthogonal_(torch.empty(n_hidden, n_hidden)))
+        self.b = nn.Parameter(torch.zeros(n_hidden))
         self.output = nn.Linear(n_hidden, n_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
