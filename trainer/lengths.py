@@ -90,9 +90,9 @@ def batch_sizes(batch_size: int, schedule: Sequence[Sequence[Any]], unit: str, n
     A point inside a step takes effect at the next one. A schedule that does not begin at 0 begins with batch_size.
     """
     sizes = BatchSizes((0,), (batch_size,))
-    for point, size in schedule:
+    for i, (point, size) in enumerate(schedule):
         start = math.ceil(steps_of(point, unit, sizes, n_train))
-        if start == 0 and len(sizes.starts) == 1:
+        if i == 0 and start == 0:
             sizes = BatchSizes((0,), (int(size),))
         else:
             sizes = BatchSizes((*sizes.starts, start), (*sizes.sizes, int(size)))

@@ -1,0 +1,20 @@
+"""A multilayer perceptron."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class MLP(nn.Sequential):
+    """Flatten, n_layers of linear and ReLU with n_hidden units, and a linear layer: logits [n_examples, n_classes].
+
+    n_inputs: numbers per example, whatever their shape. n_layers: hidden ones, 0 for a linear model.
+    """
+
+    def __init__(self, n_inputs: int, n_classes: int, n_hidden: int = 128, n_layers: int = 1) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = n_inputs
+        for _ in range(n_layers):
+            layers += [nn.Linear(width, n_hidden), nn.ReLU()]
+            width = n_hidden
+        super().__init__(*layers, nn.Linear(width, n_classes))

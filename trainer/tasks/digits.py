@@ -1,0 +1,49 @@
+"""Scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels, 10 classes, on every machine that has the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trainer.data import Examples, Splits
+from trainer.tasks.base import Classification
+
+N_IMAGES = 1797
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(Classification):
+    """Images [n, 1, 8, 8] with pixels from 0 to 1, and their digit.
+
+    n_val and n_test images are set aside by data_seed; the others are for training.
+    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI; as in sklearn.datasets.load_digits.
+    """
+
+    n_val: int = 300
+    n_test: int = 300
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.n_val, self.n_test) < 1 or self.n_val + self.n_test >= N_IMAGES:
+            raise ValueError(
+                f"task.n_val={self.n_val} and task.n_test={self.n_test} must be from 1 up and leave some of the "
+                f"{N_IMAGES} images for training"
+            )
+
+    def data(self) -> Splits:
+        """Inputs float32 [n, 1, 8, 8], targets int64 [n]."""
+        from sklearn.datasets import load_digits  # half a second, which other tasks need not pay
+
+        pixels, labels = load_digits(return_X_y=True)
+        order = np.random.default_rng(self.data_seed).permutation(N_IMAGES)
+        images = torch.from_numpy(pixels[order].astype(np.float32) / 16.0).reshape(-1, 1, 8, 8)
+        examples = Examples(images, torch.from_numpy(labels[order].astype(np.int64)))
+        n_train = N_IMAGES - self.n_val - self.n_test
+        return Splits(
+            train=examples[:n_train],
+            val=examples[n_train : n_train + self.n_val],
+            test=examples[n_train + self.n_val :],
+        )
