@@ -32,6 +32,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import get_omega_conf_dumper
 
+from sweeps.errors import SweepFailedError
 from sweeps.reporting import Reporter
 from sweeps.types import Ending, Outcome, Verdict
 from sweeps.workers import Assignment
@@ -99,6 +100,7 @@ class HydraRunner:
         try:
             config = self._composer.compose(assignment.overrides)
             folder = set_job(config, assignment.trial)
+            reporter.place(str(folder))
             with _output_to(folder / OUTPUT_FILE):
                 result = self._run(config, folder)
         except Exception as error:
@@ -138,6 +140,29 @@ class HydraRunner:
             for handler in logging.getLogger().handlers:
                 handler.flush()
         return result
+
+
+class FolderReturn(JobReturn):
+    """A finished trial as Hydra's callers know it; its configs are read from its folder when they are asked for."""
+
+    def __init__(self, overrides: Sequence[str], folder: Path, working_dir: str, outcome: Outcome) -> None:
+        self.overrides = list(overrides)
+        self.working_dir = working_dir
+        self.task_name = JobRuntime.instance().get("name")
+        self._folder = folder
+        failed = outcome.ending in (Ending.FAILED, Ending.INTERRUPTED)
+        self.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+        self._return_value = SweepFailedError(outcome.reason) if failed else outcome.returned
+
+    @property
+    def cfg(self) -> DictConfig:  # type: ignore[override]
+        """The task's config."""
+        return cast(DictConfig, OmegaConf.load(self._folder / ".hydra" / "config.yaml"))
+
+    @property
+    def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
+        """Hydra's own config."""
+        return cast(DictConfig, OmegaConf.load(self._folder / ".hydra" / "hydra.yaml"))
 
 
 def set_job(config: DictConfig, trial: int) -> Path:

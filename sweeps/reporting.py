@@ -28,6 +28,15 @@ class Row:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a trial has said since the last time: its reports, and its plan and output folder if they are new."""
+
+    rows: Sequence[Row]
+    plan: Plan | None
+    folder: str | None
+
+
 class Reporter:
     """Collects one trial's reports and carries the order to stop back to it. Safe to use from several threads.
 
@@ -43,6 +52,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._plan: Plan | None = None
+        self._folder: str | None = None
         self._verdict: Verdict | None = None
         self._heeded = False
 
@@ -88,12 +98,17 @@ class Reporter:
             with self._lock:
                 self._plan = plan
 
-    def take(self) -> tuple[list[Row], Plan | None]:
-        """The reports and the plan that have come in since the last call."""
+    def place(self, folder: str) -> None:
+        """Say where this trial's files are."""
         with self._lock:
-            rows, self._rows = self._rows, []
-            plan, self._plan = self._plan, None
-        return rows, plan
+            self._folder = folder
+
+    def take(self) -> Batch | None:
+        """What has come in since the last call, or None if nothing has."""
+        with self._lock:
+            batch = Batch(self._rows, self._plan, self._folder)
+            self._rows, self._plan, self._folder = [], None, None
+        return batch if batch.rows or batch.plan or batch.folder else None
 
 
 _current: Reporter | None = None

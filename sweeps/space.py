@@ -106,9 +106,10 @@ class Space:
         axes = {key: p.grid() for key, p in self.parameters.items()}
         return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
-    def signature(self) -> dict[str, Any]:
-        """The distributions as plain data, equal if and only if two spaces search the same."""
-        return {key: json.loads(distribution_to_json(p.distribution)) for key, p in sorted(self.parameters.items())}
+
+def signature(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """Distributions as plain data, equal if and only if they search the same."""
+    return {key: json.loads(distribution_to_json(d)) for key, d in sorted(distributions.items())}
 
 
 def parse_space(

@@ -109,6 +109,7 @@ class LiveStorage(BaseStorage):
         for name, value in fields.items():
             setattr(trial, name, value)
         self._trials[trial_id] = trial
+        self._mine.add(trial_id)
 
     def _updatable(self, trial_id: int) -> FrozenTrial:
         trial = self._known(trial_id)
@@ -255,6 +256,8 @@ def open_backend(url: str) -> BaseStorage:
 
     Raises StorageError if it cannot be reached.
     """
+    if url in ("sqlite://", "sqlite:///:memory:"):
+        return optuna.storages.InMemoryStorage()  # SQLite's own would be another database in each thread
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
         if url.startswith("sqlite"):

@@ -27,8 +27,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from sweeps.errors import SweepFailedError
-from sweeps.reporting import Reporter, Row, reporting_to
-from sweeps.types import Outcome, Plan, Verdict
+from sweeps.reporting import Batch, Reporter, reporting_to
+from sweeps.types import Outcome, Verdict
 
 # How long a report may wait in the worker for company. Short enough to watch live, long enough to send in batches.
 BATCH_S = 0.1
@@ -52,8 +52,7 @@ class Reported:
     """Worker to driver: what a trial has reported since the last time."""
 
     trial: int
-    rows: Sequence[Row]
-    plan: Plan | None
+    batch: Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +272,9 @@ class _Line:
             os._exit(0)
 
     def _flush(self, trial: int, reporter: Reporter) -> None:
-        rows, plan = reporter.take()
-        if rows or plan is not None:
-            self._send(Reported(trial, rows, plan))
+        batch = reporter.take()
+        if batch is not None:
+            self._send(Reported(trial, batch))
 
     def _send(self, message: Ready | Reported | Finished) -> None:
         # Connection.send is not safe from two threads; the pipe itself keeps the order.

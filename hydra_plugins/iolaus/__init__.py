@@ -1,0 +1,1 @@
+"""The `iolaus` sweeper as a Hydra plugin: `hydra/sweeper=iolaus`."""

@@ -1,0 +1,97 @@
+"""The sweeper's config groups. Hydra loads this whenever any app starts, so it imports next to nothing.
+
+Options of Optuna's samplers and pruners are named here without a value (`???`) and left out unless the user gives one:
+Optuna's own defaults stay in force, whatever its version makes of them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+UNSET = "???"
+
+# name: (class, options without a value of ours, options with one)
+SAMPLERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "tpe": (
+        "TPESampler",
+        "consider_prior prior_weight consider_magic_clip consider_endpoints n_startup_trials n_ei_candidates gamma "
+        "weights seed multivariate group warn_independent_sampling constant_liar constraints_func "
+        "categorical_distance_func",
+        {},
+    ),
+    "random": ("RandomSampler", "seed", {}),
+    "grid": ("GridSampler", "seed", {}),
+    "cmaes": (
+        "CmaEsSampler",
+        "x0 sigma0 n_startup_trials independent_sampler warn_independent_sampling seed consider_pruned_trials "
+        "restart_strategy popsize inc_popsize use_separable_cma with_margin lr_adapt source_trials",
+        {},
+    ),
+    "nsgaii": (
+        "NSGAIISampler",
+        "population_size mutation_prob crossover crossover_prob swapping_prob seed constraints_func "
+        "elite_population_selection_strategy child_generation_strategy after_trial_strategy",
+        {},
+    ),
+    "qmc": (
+        "QMCSampler",
+        "qmc_type scramble seed independent_sampler warn_asynchronous_seeding warn_independent_sampling",
+        {},
+    ),
+    "gp": ("GPSampler", "seed independent_sampler n_startup_trials deterministic_objective constraints_func", {}),
+    "bruteforce": ("BruteForceSampler", "seed avoid_premature_stop", {}),
+}
+PRUNERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "none": ("NopPruner", "", {}),
+    "median": ("MedianPruner", "n_startup_trials n_warmup_steps interval_steps n_min_trials", {}),
+    "percentile": (
+        "PercentilePruner",
+        "n_startup_trials n_warmup_steps interval_steps n_min_trials",
+        {"percentile": 25.0},
+    ),
+    "asha": (
+        "SuccessiveHalvingPruner",
+        "min_resource reduction_factor min_early_stopping_rate bootstrap_count",
+        {},
+    ),
+    "hyperband": ("HyperbandPruner", "min_resource max_resource reduction_factor bootstrap_count", {}),
+    "patient": ("PatientPruner", "min_delta", {"wrapped_pruner": None, "patience": 10}),
+    "threshold": ("ThresholdPruner", "lower upper n_warmup_steps interval_steps", {}),
+    "wilcoxon": ("WilcoxonPruner", "p_threshold n_startup_steps", {}),
+}
+
+
+@dataclass
+class IolausSweeperConf:
+    """Options of the sweeper; see `sweeps.sweep.Settings` for what each means."""
+
+    _target_: str = "hydra_plugins.iolaus.sweeper.IolausSweeper"
+    _recursive_: bool = False  # samplers, pruners and storages are made by the sweeper, when it has all they need
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
+
+    sampler: Any = UNSET
+    pruner: Any = UNSET
+    direction: Any = "minimize"
+    storage: Any = None
+    study_name: str | None = None
+    n_trials: int = 20
+    n_jobs: Any = "auto"
+    max_failure_rate: float = 0.5
+    params: dict[str, Any] | None = None
+    custom_search_space: str | None = None
+    metric: str = "loss"
+    objective: str | None = None
+    report: str | None = "analysis.report.write_report"
+
+
+def register(store: ConfigStore) -> None:
+    """Make the sweeper and its groups known to Hydra."""
+    store.store(group="hydra/sweeper", name="iolaus", node=IolausSweeperConf, provider="iolaus")
+    for group, module, known in (("sampler", "samplers", SAMPLERS), ("pruner", "pruners", PRUNERS)):
+        for name, (cls, options, values) in known.items():
+            node = {"_target_": f"optuna.{module}.{cls}", **dict.fromkeys(options.split(), UNSET), **values}
+            store.store(group=f"hydra/sweeper/{group}", name=name, node=node, provider="iolaus")
+
+
+register(ConfigStore.instance())

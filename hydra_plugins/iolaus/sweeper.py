@@ -1,0 +1,41 @@
+"""The sweeper class that Hydra makes; everything it does is in `sweeps`, loaded when a sweep begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.errors import CompactHydraException
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class SweepException(CompactHydraException):
+    """What went wrong with a sweep; Hydra prints its sentence without a traceback and exits with 1."""
+
+
+class IolausSweeper(Sweeper):
+    """Hands a multirun to `sweeps.sweep.run_sweep`. options: the fields of `sweeps.sweep.Settings`."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """See hydra.plugins.sweeper.Sweeper."""
+        self.hydra_context = hydra_context
+        self.config = config
+        self._task_function = task_function
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """See hydra.plugins.sweeper.Sweeper. Returns the trials' JobReturns in rows of one per slot."""
+        from sweeps.errors import SweepError
+        from sweeps.sweep import Settings, run_sweep
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        options = {**self._options, "params": self._options.get("params") or {}}
+        try:
+            settings = Settings(**options)
+            return run_sweep(settings, self.hydra_context, self._task_function, self.config, arguments)
+        except SweepError as error:
+            raise SweepException(str(error)) from error

@@ -1,0 +1,325 @@
+"""The Optuna study of a sweep: which trials there are, what is proposed next, what is recorded of each.
+
+What this package keeps in Optuna's user attributes of a trial:
+  driver       who runs it: host, process and start, to find the trials of a driver that died
+  n_steps, lr_plan   the trial's own plan (`sweeps.types.Plan`)
+  why          how it ended, in a sentence
+  steps        the last step it reported
+  run          folder, slot, session, seconds, and the best and final watched value
+  log          where to read on, if it failed
+  verdict, verdict_rule, verdict_step, verdict_numbers   if a rule ended it
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.errors import BadInputError
+from sweeps.space import Space, Value, signature
+from sweeps.storage import LiveStorage
+from sweeps.types import Ending, Outcome, Plan, Verdict
+
+# Optuna keeps this many values of the watched metric per trial, evenly over its planned length: enough for any rule
+# and picture, few enough that the dashboard loads a thousand trials (evidence: 50 to 100).
+N_VALUES_KEPT = 100
+# Without a plan: all of the first reports, then one for each 10 % more steps, which bounds them at about 200.
+N_FIRST_KEPT = 30
+GROWTH = 1.1
+
+
+@dataclass
+class WatchedCurve:
+    """What a running trial has said of the watched metric: best, final, and which reports Optuna shall keep.
+
+    sign: 1 where smaller is better, -1 where larger is. Steps need not be regular; NaN and infinity are never best.
+    """
+
+    sign: int
+    n_steps: int | None = None
+    best: float = math.nan
+    best_step: int = -1
+    final: float = math.nan
+    final_step: int = -1
+    _n_reports: int = field(default=0, init=False)
+    _next_step: float = field(default=0.0, init=False)
+
+    def add(self, step: int, value: float) -> bool:
+        """Take a report; returns whether Optuna shall keep it.
+
+        The decision depends on steps alone, so trials that report at the same steps are kept at the same steps and
+        Optuna's pruners find peers to compare with.
+        """
+        self.final, self.final_step = value, step
+        if math.isfinite(value) and not self.sign * value >= self.sign * self.best:
+            self.best, self.best_step = value, step
+        self._n_reports += 1
+        if step < self._next_step:
+            return False
+        if self.n_steps is not None:
+            width = self.n_steps / N_VALUES_KEPT
+            self._next_step = (math.floor(step / width) + 1) * width
+        elif self._n_reports <= N_FIRST_KEPT:
+            self._next_step = step + 1
+        else:
+            self._next_step = step * GROWTH
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A trial the study wants run: its number and the values of its parameters."""
+
+    trial: int
+    values: Mapping[str, Value]
+
+
+class SweepStudy:
+    """One driver's view of the study. Make it with `open_study`."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: LiveStorage,
+        space: Space,
+        n_trials: int,
+        extend: Callable[[optuna.Trial], None] | None,
+        queue: Sequence[Mapping[str, Value]],
+        driver: str,
+    ) -> None:
+        self.study = study
+        self._storage = storage
+        self._space = space
+        self._n_trials = n_trials
+        self._extend = extend
+        self._queue = iter(queue)
+        self._driver = driver
+        self._trials: dict[int, optuna.Trial] = {}
+        self._curves: dict[int, WatchedCurve] = {}
+        # A pruner judges one objective; with several the watched metric is a loss.
+        self.sign = -1 if self.study.directions == [StudyDirection.MAXIMIZE] else 1
+
+    @property
+    def n_missing(self) -> int:
+        """How many trials are still to be run to reach n_trials. Interrupted ones do not count as run."""
+        return max(0, self._n_trials - sum(counts_as_run(t) for t in self._all_trials()))
+
+    def ask(self) -> Proposal | None:
+        """The next trial to run, or None when there is none: n_trials is reached, or the sampler has nothing left."""
+        self._storage.refresh(self.study._study_id)
+        if self.n_missing == 0 or getattr(self.study, "exhausted", False):
+            return None
+        if not any(t.state is TrialState.WAITING for t in self._all_trials()):
+            self._enqueue_next()
+        trial = self.study.ask(self._space.distributions)
+        trial.set_user_attr("driver", self._driver)
+        if self._extend is not None:
+            self._add_dimensions(trial, self._extend)
+        self._trials[trial.number] = trial
+        self._curves[trial.number] = WatchedCurve(self.sign)
+        return Proposal(trial.number, trial.params)
+
+    def plan(self, number: int, plan: Plan) -> None:
+        """Record a trial's own plan, where pruners and readers find it."""
+        trial = self._trials[number]
+        self._curves[number].n_steps = plan.n_steps
+        if plan.n_steps is not None:
+            trial.set_user_attr(Plan.N_STEPS_ATTR, plan.n_steps)
+        if plan.lr:
+            trial.set_user_attr(Plan.LR_ATTR, [list(corner) for corner in plan.lr])
+
+    def report(self, number: int, step: int, value: float) -> Verdict | None:
+        """Take one value of the watched metric; returns a verdict if the pruner wants the trial to end."""
+        if not self._curves[number].add(step, value) or not math.isfinite(value):
+            return None
+        trial_id = self._trials[number]._trial_id
+        # Not Trial.report: it refuses studies with several objectives.
+        self._storage.set_trial_intermediate_value(trial_id, step, value)
+        frozen = self._storage.get_trial(trial_id)
+        if not self.study.pruner.prune(self.study, frozen):
+            return None
+        rule = type(self.study.pruner).__name__
+        return Verdict(rule, step, f"{rule} at step {step}: {value:.6g} does not keep up", {"value": value})
+
+    def can_prune(self, number: int) -> bool:
+        """Whether this trial gave the pruner anything to judge, or there is no pruner to need it."""
+        return self._curves[number].final_step >= 0 or isinstance(self.study.pruner, optuna.pruners.NopPruner)
+
+    def watched(self, number: int) -> WatchedCurve:
+        """The watched metric of a trial this driver runs or ran."""
+        return self._curves[number]
+
+    def tell(self, number: int, outcome: Outcome, run: Mapping[str, Any], log: str) -> FrozenTrial:
+        """Record how a trial ended. Everything a reviewer should see is set before: afterwards Optuna refuses it."""
+        trial, curve = self._trials.pop(number), self._curves[number]
+        if curve.final_step >= 0:
+            best = {"best": curve.best, "best_step": curve.best_step, "final": curve.final}
+            run = {**run, **{name: value for name, value in best.items() if math.isfinite(value)}}
+            trial.set_user_attr("steps", curve.final_step)
+            if math.isfinite(curve.final) and curve.final_step not in self._known(trial).intermediate_values:
+                self._storage.set_trial_intermediate_value(trial._trial_id, curve.final_step, curve.final)
+        trial.set_user_attr("run", dict(run))
+        trial.set_user_attr("why", _why(outcome))
+        if outcome.ending is Ending.FAILED:
+            trial.set_user_attr("log", log)
+        if outcome.verdict is not None:
+            for name, value in _verdict_attributes(outcome.verdict).items():
+                trial.set_user_attr(name, value)
+        self._finish(trial, outcome)
+        if outcome.ending is Ending.INTERRUPTED:
+            run_again(self.study, self._known(trial))
+        return self._known(trial)
+
+    def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        match outcome.ending:
+            case Ending.COMPLETED:
+                self.study.tell(trial, list(outcome.values))
+            case Ending.PRUNED | Ending.DIVERGED:
+                self.study.tell(trial, state=TrialState.PRUNED)
+            case Ending.FAILED | Ending.INTERRUPTED:
+                self.study.tell(trial, state=TrialState.FAIL)
+
+    def _add_dimensions(self, trial: optuna.Trial, extend: Callable[[optuna.Trial], None]) -> None:
+        try:
+            extend(trial)
+            fixed = sorted(trial.params.keys() & self._space.fixed.keys())
+            if fixed:
+                raise ValueError(f"it suggests {', '.join(fixed)}, which the command line or config fixes")
+        except Exception as error:
+            self.study.tell(trial, state=TrialState.FAIL)
+            raise BadInputError(
+                f"hydra.sweeper.custom_search_space failed for trial {trial.number}: {error}"
+            ) from error
+
+    def _enqueue_next(self) -> None:
+        """Queue the next of the settings known in advance that the study does not have yet."""
+        known = [t.params or t.system_attrs.get("fixed_params") for t in self._all_trials() if counts_as_run(t)]
+        for values in itertools.islice(self._queue, None):
+            if dict(values) not in known:
+                self.study.enqueue_trial(dict(values))
+                return
+
+    def _known(self, trial: optuna.Trial) -> FrozenTrial:
+        return self._storage.get_trial(trial._trial_id)
+
+    def _all_trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+
+class _Study(optuna.Study):
+    """A study that notes when its sampler has nothing left, which Optuna reports only inside `optimize`."""
+
+    exhausted = False
+
+    def stop(self) -> None:
+        """Called by samplers of finite spaces after their last trial."""
+        self.exhausted = True
+
+
+def open_study(
+    storage: LiveStorage,
+    name: str | None,
+    directions: Sequence[str],
+    sampler: optuna.samplers.BaseSampler | None,
+    pruner: optuna.pruners.BasePruner,
+    space: Space,
+) -> optuna.Study:
+    """The study of this name, made if it is not there. Nothing is written to one that is.
+
+    Raises BadInputError if it exists with other directions or another search space.
+    """
+    names = {s.study_name: s for s in storage.get_all_studies()}
+    if name is None or name not in names:
+        created = optuna.create_study(storage=storage, study_name=name, directions=list(directions))  # type: ignore[arg-type]
+        created.set_user_attr("search_space", signature(space.distributions))
+        name = created.study_name
+    else:
+        _refuse_other_study(storage, names[name], directions, space)
+    return _Study(name, storage, sampler=sampler, pruner=pruner)
+
+
+def _refuse_other_study(storage: LiveStorage, known: Any, directions: Sequence[str], space: Space) -> None:
+    was = [d.name.lower() for d in storage.get_study_directions(known._study_id)]
+    if was != list(directions):
+        raise BadInputError(
+            f"study {known.study_name!r} exists with direction={_shown(was)}, asked for {_shown(directions)}; "
+            "choose another hydra.sweeper.study_name, or the direction it has"
+        )
+    asked, kept = signature(space.distributions), known.user_attrs.get("search_space")
+    if kept is None:  # made by another tool: its last trial shows what it searches
+        trials = storage.get_all_trials(known._study_id, deepcopy=False)
+        kept = signature(trials[-1].distributions) if trials else asked
+    different = sorted(key for key in asked.keys() | kept.keys() if asked.get(key) != kept.get(key))
+    if different:
+        raise BadInputError(
+            f"study {known.study_name!r} searches another space: "
+            + "; ".join(f"{key} was {_dimension(kept.get(key))}, now {_dimension(asked.get(key))}" for key in different)
+            + "; choose another hydra.sweeper.study_name, or ask for the space it has"
+        )
+
+
+def _shown(directions: Sequence[str]) -> str:
+    return directions[0] if len(directions) == 1 else f"[{', '.join(directions)}]"
+
+
+def _dimension(kept: Mapping[str, Any] | None) -> str:
+    if kept is None:
+        return "not searched"
+    values = kept["attributes"]
+    if "choices" in values:
+        return f"choice({', '.join(map(str, values['choices']))})"
+    log = "log " if values.get("log") else ""
+    return f"{log}{kept['name'].removesuffix('Distribution').lower()} {values['low']} to {values['high']}"
+
+
+def counts_as_run(trial: FrozenTrial) -> bool:
+    """Whether a trial counts towards n_trials: all do that run or ran, but those that were cut off."""
+    return trial.state is not TrialState.WAITING and not was_interrupted(trial)
+
+
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial ended because its sweep did; the same setting is queued again."""
+    return trial.state is TrialState.FAIL and str(trial.user_attrs.get("why", "")).startswith(Ending.INTERRUPTED)
+
+
+def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue an interrupted trial's setting."""
+    study.enqueue_trial(trial.params, user_attrs={"again_for": trial.number})
+
+
+def take_over(study: optuna.Study, is_alive: Callable[[str], bool]) -> list[int]:
+    """End the trials whose driver died, and queue their settings again; returns their numbers.
+
+    is_alive: whether the driver of that `driver` attribute may still be running.
+    """
+    orphans = [
+        t
+        for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if not is_alive(t.user_attrs.get("driver", ""))
+    ]
+    for trial in orphans:
+        study._storage.set_trial_user_attr(trial._trial_id, "why", f"{Ending.INTERRUPTED}: its driver died")
+        study.tell(trial.number, state=TrialState.FAIL)
+        run_again(study, trial)
+    return [trial.number for trial in orphans]
+
+
+def _why(outcome: Outcome) -> str:
+    return f"{outcome.ending}: {outcome.reason}" if outcome.reason else str(outcome.ending)
+
+
+def _verdict_attributes(verdict: Verdict) -> dict[str, Any]:
+    finite = {name: value for name, value in verdict.numbers.items() if math.isfinite(value)}  # JSON knows no NaN
+    return {
+        "verdict": verdict.reason,
+        "verdict_rule": verdict.rule,
+        "verdict_step": verdict.step,
+        "verdict_numbers": finite,
+    }

@@ -1,0 +1,159 @@
+"""The end of a sweep in the terminal and on disk: a ranked table, the results file, what to do next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.study import was_interrupted
+
+# A terminal's screenful or two; the report holds all.
+N_ROWS_SHOWN = 40
+
+_ORDER = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.RUNNING: 2, TrialState.FAIL: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One trial in the ranking. values are the objectives; best and final those of the watched metric, NaN if none."""
+
+    number: int
+    state: str
+    values: tuple[float, ...]
+    best: float
+    final: float
+    n_steps: int | None
+    why: str
+    params: Mapping[str, Any]
+
+
+def rank(study: optuna.Study) -> list[Result]:
+    """All trials that ran, best first: completed ones by their objective, then pruned ones by their best, then failed.
+
+    With several objectives, those on the Pareto front come first and the order is otherwise by the first objective.
+    Interrupted trials are left out: the same settings are queued again.
+    """
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state in _ORDER and not was_interrupted(t)]
+    sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
+    front = {t.number for t in study.best_trials} if len(study.directions) > 1 else set()
+
+    def place(trial: FrozenTrial) -> tuple[int, bool, float, int]:
+        value = trial.values[0] if trial.values else _run(trial).get("best", math.nan)
+        return _ORDER[trial.state], trial.number not in front, math.inf if math.isnan(value) else sign * value, 0
+
+    return [_result(trial) for trial in sorted(trials, key=place)]
+
+
+def _run(trial: FrozenTrial) -> Mapping[str, Any]:
+    run = trial.user_attrs.get("run", {})
+    return run if isinstance(run, Mapping) else {}
+
+
+def _result(trial: FrozenTrial) -> Result:
+    why = str(trial.user_attrs.get("why", ""))
+    state, _, reason = why.partition(": ")
+    if "verdict_rule" in trial.user_attrs and state == "pruned":
+        reason = f"{trial.user_attrs['verdict_rule']} at step {trial.user_attrs['verdict_step']:,}"
+    run = _run(trial)
+    return Result(
+        trial.number,
+        state or trial.state.name.lower(),
+        tuple(trial.values or ()) if trial.state is TrialState.COMPLETE else (),
+        run.get("best", math.nan),
+        run.get("final", math.nan),
+        trial.user_attrs.get("steps"),
+        reason,
+        trial.params,
+    )
+
+
+def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Table:
+    """The ranking for a terminal: the best `N_ROWS_SHOWN` rows, and how many there are below."""
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    keys = list(dict.fromkeys(key for result in results for key in result.params))
+    short = _short_names(keys)
+    watched = any(not math.isnan(r.best) for r in results)
+    # With one objective its value is the best or final of the metric, unless the task returned something else.
+    own_value = n_objectives > 1 or any(r.values and r.values[0] not in (r.best, r.final) for r in results)
+    shown.add_column("trial", justify="right")
+    shown.add_column("state")
+    if own_value:
+        for i in range(n_objectives):
+            shown.add_column("objective" if n_objectives == 1 else f"objective {i}", justify="right")
+    if watched:
+        shown.add_column(f"best {metric}", justify="right")
+        shown.add_column("final", justify="right")
+        shown.add_column("steps", justify="right")
+    shown.add_column("why it ended", overflow="ellipsis", no_wrap=True, max_width=44)
+    for key in keys:
+        shown.add_column(short[key], justify="right", overflow="fold")
+    for r in results[:N_ROWS_SHOWN]:
+        values = [_number(v) for v in r.values] or [""] * n_objectives
+        curve = [_number(r.best), _number(r.final), "" if r.n_steps is None else f"{r.n_steps:,}"]
+        cells = [str(r.number), r.state, *(values if own_value else []), *(curve if watched else []), r.why]
+        shown.add_row(*(Text(cell) for cell in [*cells, *(_number(r.params.get(key, "")) for key in keys)]))
+    if len(results) > N_ROWS_SHOWN:
+        shown.caption = f"… and {len(results) - N_ROWS_SHOWN} more"
+    return shown
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted key, with as many parts before it as tell it from the others."""
+    names = {}
+    for key in keys:
+        parts = key.split(".")
+        for n in range(1, len(parts) + 1):
+            name = ".".join(parts[-n:])
+            if sum(other == name or other.endswith(f".{name}") for other in keys) == 1:
+                break
+        names[key] = name
+    return names
+
+
+def save_results(study: optuna.Study, path: Path) -> None:
+    """Write optimization_results.yaml as the official sweeper does, plus the best trial's number and folder."""
+    content: dict[str, Any] = {"name": "optuna"}
+    try:
+        if len(study.directions) == 1:
+            best = study.best_trial
+            content |= {
+                "best_params": best.params,
+                "best_value": best.value,
+                "best_trial": best.number,
+                "best_folder": _run(best).get("folder", ""),
+            }
+        else:
+            content["solutions"] = [
+                {"params": t.params, "values": t.values, "trial": t.number, "folder": _run(t).get("folder", "")}
+                for t in study.best_trials
+            ]
+    except ValueError:
+        content["best_params"] = None  # no trial has completed
+    OmegaConf.save(OmegaConf.create(content), path)
+
+
+def show_next(console: Console, python: str, folder: str, command: str, n_trials: int) -> None:
+    """Print the commands a user is likely to want now. command: what continues the sweep, given a new n_trials."""
+    for what, how in (
+        ("report", f"{python} -m analysis report {folder}"),
+        ("dashboard", f"{python} -m sweeps dashboard {folder}"),
+        ("continue", f"{command} hydra.sweeper.n_trials={n_trials}"),
+    ):
+        console.print(Text(f"  {what:10} {how}"), soft_wrap=True)

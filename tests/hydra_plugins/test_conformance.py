@@ -1,0 +1,58 @@
+"""Hydra's own conformance suites for sweepers."""
+
+from typing import Any
+
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
+
+from hydra_plugins.iolaus.sweeper import IolausSweeper
+
+# The suites expect every combination, once, in Hydra's order: that is a grid. Some of their tasks return no number,
+# which fails a trial; some run twice in one folder, which would continue a study that was kept.
+GRID = [
+    "hydra/sweeper=iolaus",
+    "hydra/sweeper/sampler=grid",
+    "hydra.sweeper.n_jobs=2",
+    "hydra.sweeper.report=null",
+    "hydra.sweeper.max_failure_rate=1",
+    "hydra.sweeper.storage='sqlite://'",
+]
+
+# The suites use Hydra's defaults from before 1.2, about which Hydra itself warns.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def test_discovery() -> None:
+    """Hydra finds the sweeper."""
+    assert IolausSweeper.__name__ in [plugin.__name__ for plugin in Plugins.instance().discover(Sweeper)]
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("basic", GRID)])
+class TestLauncherSuite(LauncherTestSuite):
+    """Jobs, their overrides, configs and folders are what Hydra's basic sweeper would make."""
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("basic", GRID)])
+class TestBatchedSuite(BatchedSweeperTestSuite):
+    """Results come in rows of one per slot."""
+
+
+@pytest.mark.parametrize(
+    ("task_launcher_cfg", "extra_flags"),
+    [({}, ["-m", *GRID])],
+)
+class TestIntegrationSuite(IntegrationTestSuite):
+    """Names, folders and working directories of jobs of a real app, started from a shell."""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_overrides(request: pytest.FixtureRequest) -> Any:
+    # The suites append to the list they are given.
+    if "overrides" in request.fixturenames:
+        kept = list(GRID)
+        yield
+        GRID[:] = kept
+    else:
+        yield
