@@ -182,10 +182,7 @@ def evaluate(run: Settings, model: nn.Module, examples: Examples) -> dict[str, f
 
 
 def summarise(window: list[Update], names: list[str]) -> dict[str, float]:
-    """The metrics of a report window: means of loss and clipped, maxima of norms; one transfer from the device.
-
-    A norm that is not finite shows, but for the ones where fp16 scaling skipped the step: those tell of the scale.
-    """
+    """The metrics of a report window: means of loss and clipped, maxima of norms; one transfer from the device."""
     means = torch.stack([torch.stack([u.loss.double(), u.clipped.double()]) for u in window]).mean(0)
     peaks = torch.stack([torch.cat([u.norm[None], u.norms]) for u in window]).double().amax(0)
     loss, clipped, norm, *norms = torch.cat([means, peaks]).tolist()

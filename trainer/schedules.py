@@ -64,8 +64,9 @@ class Schedule(ABC):
         start = 0.0 if self.decay_during_warmup else self.warmup_steps
         rate = xp.clip(self._decay(xp, xp.clip(step - start, 0, None), lr), self.min_lr, None)
         first = self._decay(xp, 0 * step, lr)
-        ramp = first * step / xp.clip(0 * step + self.warmup_steps, 1e-300, None)  # no division by a warm-up of 0
-        return xp.where(step < self.warmup_steps, ramp, rate)
+        warming = step < self.warmup_steps
+        ramp = first * step / xp.where(warming, self.warmup_steps + 0 * step, 1.0)  # no division by a warm-up of 0
+        return xp.where(warming, ramp, rate)
 
     @abstractmethod
     def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sweeps.errors import BadInputError
 from trainer.build import build
@@ -78,7 +79,7 @@ def read(cfg: DictConfig) -> Settings:
         if not isinstance(node, dict):
             raise ValueError("the config is no mapping")
         return _read({str(name): value for name, value in node.items()})
-    except (ValueError, TypeError) as error:  # omegaconf's own errors are ValueErrors too
+    except (ValueError, TypeError, OmegaConfBaseException) as error:
         raise BadInputError(str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels, 10 classes, on every machine that has the package."""
+"""Scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels in 10 classes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from sweeps.errors import BadInputError
+from trainer.settings import read
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("group", ["task", "optim", "schedule", "clip"])
+def test_every_config_of_a_group_makes_a_run(compose: Callable[..., DictConfig], group: str) -> None:
+    """Each shipped choice composes, and every check passes."""
+    assert len(choices(group)) >= 2
+    for choice in choices(group):
+        assert read(compose(f"{group}={choice}")).n_steps == 1000, choice
+
+
+@pytest.mark.parametrize(("task", "model"), [("digit_sum", "rnn"), ("digits", "mlp"), ("digits", "cnn")])
+def test_a_task_chooses_its_model_unless_told(compose: Callable[..., DictConfig], task: str, model: str) -> None:
+    """The task's default model, or the one named on the command line, takes its data."""
+    cfg = compose(f"task={task}", *([] if model != "cnn" else ["model=cnn"]))
+    assert cfg.model._target_.startswith(f"trainer.models.{model}.")
+    run = read(cfg)
+    n_classes = {"digit_sum": 19, "digits": 10}[task]
+    batch = run.splits.val[:5]
+    assert run.task.build_model(run.node)(batch.inputs).shape == (5, n_classes)
+
+
+def test_lengths_follow_the_batch_size(compose: Callable[..., DictConfig]) -> None:
+    """Ten epochs at twice the batch size are half the steps, and the schedule ends with them."""
+    small = read(compose("steps=10 epochs", "batch_size=32", "schedule=warmup_linear"))
+    large = read(compose("steps=10 epochs", "batch_size=64", "schedule=warmup_linear"))
+    assert (small.n_steps, large.n_steps) == (2000, 1000)
+    for run in (small, large):
+        assert run.schedule(run.n_steps, 0.1) == pytest.approx(0, abs=1e-12)
+        assert run.schedule(run.n_steps - 1, 0.1) > 0
+        assert run.schedule(run.n_steps // 10, 0.1) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["batch_size=0"], "batch_size must be a whole number from 1 up; got 0"),
+        (["batch_size=2.5"], r"batch_size must be a whole number from 1 up; got 2\.5"),
+        (["steps=0"], "steps=0 leaves no whole step"),
+        (["steps=5 examples"], "steps=5 examples leaves no whole step at batch_size=64"),
+        (["steps=0.5 run"], "a length is a number"),
+        (["seed=-1"], "seed must be"),
+        (["precision=fp8"], "precision must be one of float64, float32, bf16, fp16"),
+        (["device=warp"], "device=warp cannot be used here"),
+        (["device=cuda:99"], "device=cuda:99 cannot be used here"),
+        (["optim.lr=-1"], "optim.lr must be finite and from 0 up; got -1"),
+        (["optim.lr=nan"], "optim.lr must be finite"),
+        (["optim.kind=lion"], "optim.kind=lion is not known; there are sgd, adam, adamw"),
+        (["optim.groups=[{lr_scale: 2}]"], "a group of optim.groups has params"),
+        (["clip=norm", "clip.threshold=0"], r"clip\.threshold must be above 0"),
+        (["schedule=exponential", "schedule.decay_rate=2"], r"schedule\.decay_rate must be in"),
+        (["schedule=exponential", "schedule.unit=weeks"], "a length is a number"),
+        (["+schedule.bogus=1"], r"bogus.*its settings are warmup_steps, min_lr"),
+        (["schedule._target_=trainer.clipping.NoClipping"], "got an unexpected keyword|must name a Schedule"),
+        (["schedule._target_=trainer.nowhere.Schedule"], "cannot be imported"),
+        (["loss.reduction=max"], "loss.reduction is"),
+        (["loss.flood=-1"], "loss.flood must be"),
+        (["batch.accumulate=65"], "cannot split a batch of 64"),
+        (["report_every=0"], "report_every must be"),
+        (["task.n_distractors=50"], "task.n_distractors must fit"),
+        (["batch.schedule=[[0,4],[0,8]]"], "must rise"),
+        (["model.n_hidden=???"], "Missing mandatory value"),
+    ],
+)
+def test_bad_input_is_refused_before_any_compute(
+    compose: Callable[..., DictConfig], overrides: list[str], sentence: str
+) -> None:
+    """What cannot be run is refused by name, with what arrived, when the config is read."""
+    with pytest.raises(BadInputError, match=sentence):
+        read(compose(*overrides))
+
+
+def run_trainer(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "trainer", *overrides]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_documented_command_trains_once_from_any_folder(tmp_path: Path) -> None:
+    """It prints progress lines and a last line with losses, accuracy, steps and seconds, and exits with 0."""
+    done = run_trainer(
+        tmp_path, "task=digit_sum", "optim.lr=0.2", "clip=norm", "clip.threshold=5", "steps=60", "eval_every=20"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[2] for line in lines[:3]] == ["20/60", "40/60", "60/60"]
+    for word in ("done", "val_loss", "val_accuracy", "best val_loss", "60 steps", "3840 examples", "steps/s"):
+        assert word in lines[-1]
+
+
+def test_bad_input_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
+    """No traceback, exit code 1, and the sentence on the error stream."""
+    done = run_trainer(tmp_path, "clip=norm", "clip.threshold=-1")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "trainer: clip.threshold must be above 0; got -1; use clip=none to clip nothing"
