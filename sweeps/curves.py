@@ -32,6 +32,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+# Seconds only grow within a trial: this is the order in which it reported.
+ORDER = [("trial", "ascending"), ("seconds", "ascending"), ("step", "ascending")]
+
 
 class CurveWriter:
     """Collects rows and writes them every `FLUSH_S` seconds.
@@ -78,7 +81,7 @@ class CurveWriter:
 
     def _merge(self) -> None:
         merged = pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in self._files])
-        old, self._files = self._files, [self._write(merged.sort_by([("trial", "ascending")]))]
+        old, self._files = self._files, [self._write(merged.sort_by(ORDER))]
         for path in old:
             path.unlink()
 
@@ -93,7 +96,7 @@ class CurveWriter:
 
 
 def read_curves(folder: Path) -> pa.Table:
-    """All curves of a sweep, each row once, with the columns above; an empty table if nothing was reported yet.
+    """All curves of a sweep, each row once, by trial and time; an empty table if nothing was reported yet.
 
     Works while the sweep runs: files that are merged away between listing and reading are looked up again.
     """
@@ -104,5 +107,6 @@ def read_curves(folder: Path) -> pa.Table:
         except FileNotFoundError:
             if attempt == 2:
                 raise
-    # Group instead of comparing files: rows merged away and merged anew are equal in all columns.
-    return pa.concat_tables([SCHEMA.empty_table(), *tables]).group_by(SCHEMA.names, use_threads=False).aggregate([])
+    # Rows read twice, from a merged file and the files it replaces, are equal in all columns.
+    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    return table.group_by(SCHEMA.names).aggregate([]).sort_by(ORDER)

@@ -256,7 +256,7 @@ def open_backend(url: str) -> BaseStorage:
 
     Raises StorageError if it cannot be reached.
     """
-    if url in ("sqlite://", "sqlite:///:memory:"):
+    if in_memory(url):
         return optuna.storages.InMemoryStorage()  # SQLite's own would be another database in each thread
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
@@ -267,6 +267,11 @@ def open_backend(url: str) -> BaseStorage:
             f"cannot open the storage {url}: {_first_line(error)}; check hydra.sweeper.storage"
         ) from error
     return optuna.storages.get_storage(storage)
+
+
+def in_memory(url: str) -> bool:
+    """Whether a study in this storage is gone when the sweep ends."""
+    return url in ("sqlite://", "sqlite:///:memory:")
 
 
 def _engine_options(url: str) -> dict[str, Any]:

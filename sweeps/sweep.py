@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fcntl
 import functools
+import importlib
 import logging
 import os
 import shlex
@@ -36,7 +37,7 @@ from sweeps.jobs import Composer, FolderReturn, HydraRunner
 from sweeps.progress import Progress, duration
 from sweeps.slots import physical_cores, plan_slots, visible_gpus
 from sweeps.space import Parameter, Space, Value, parse_space
-from sweeps.storage import LiveStorage, open_backend
+from sweeps.storage import LiveStorage, in_memory, open_backend
 from sweeps.study import SweepStudy, open_study, take_over
 from sweeps.workers import Nursery
 
@@ -374,19 +375,23 @@ def _conclude(console: Console, study: optuna.Study, settings: Settings, sweep_d
     console.print(f"\n{len(results)} trials in study {study.study_name}, this session took {duration(elapsed_s)}:\n")
     console.print(summary.table(results, settings.metric, len(settings.directions)))
     summary.save_results(study, sweep_dir / "optimization_results.yaml")
-    for path in _made_report(settings.report, sweep_dir):
-        console.print(f"\nsaved {_short(Path(path))}", soft_wrap=True)
+    console.print()
+    for path in _made_report(settings, sweep_dir):
+        console.print(f"saved {_short(Path(path))}", soft_wrap=True, highlight=False)
+    console.print("next:")
     command = command_line(sys.orig_argv, _short(sweep_dir))
     summary.show_next(console, sys.orig_argv[0], _short(sweep_dir), command, 2 * settings.n_trials)
 
 
-def _made_report(name: str | None, sweep_dir: Path) -> Sequence[Path]:
-    if name is None:
+def _made_report(settings: Settings, sweep_dir: Path) -> Sequence[Path]:
+    kept = settings.storage is None or (isinstance(settings.storage, str) and not in_memory(settings.storage))
+    if settings.report is None or not kept:
         return ()
+    module, _, function = settings.report.rpartition(".")
     try:
-        made: Sequence[Path] = get_method(name)(sweep_dir)
+        made: Sequence[Path] = getattr(importlib.import_module(module), function)(sweep_dir)
     except ImportError as error:
-        log.info("no report: %s; pip install 'hydra-iolaus[analysis]' for figures", error)
+        log.info("no report: %s; for figures: pip install 'hydra-iolaus[analysis]'", error)
         return ()
     except Exception:
         log.exception("the report could not be made; the sweep's results are not affected")

@@ -1,0 +1,82 @@
+"""A sweep's folder as two tidy frames: its trials and its curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from omegaconf import OmegaConf
+from optuna.trial import TrialState
+
+from sweeps.curves import read_curves
+from sweeps.study import was_interrupted
+
+SWEEP_FILE = "sweep.yaml"
+STUDY_FILE = "study.db"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep left behind, or has so far.
+
+    name: of the study. metric: the watched one. directions: one per objective.
+    trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case), why, steps (last
+        reported), seconds, best and final (of the watched metric; NaN if it was never reported), objective (NaN unless
+        completed; the first of several), folder, and `params.KEY` for each parameter (missing where a trial has none).
+        Trials cut off with their sweep are left out: their settings were run again.
+    curves: columns trial, step, seconds, metric, value; one row per metric and report.
+    """
+
+    name: str
+    metric: str
+    directions: tuple[str, ...]
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+
+    def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
+        """One metric of one trial (default: the watched one), columns step and value, in the order reported."""
+        rows = self.curves[(self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))]
+        return rows[["step", "value"]].reset_index(drop=True)
+
+
+def load(folder: Path) -> Sweep:
+    """Read a sweep from its folder, while it runs or after. Raises FileNotFoundError if it is none."""
+    description = folder / SWEEP_FILE
+    if not description.is_file():
+        raise FileNotFoundError(f"{folder} is no sweep: it has no {SWEEP_FILE}; give the folder that a sweep wrote")
+    about: Any = OmegaConf.load(description)
+    study = open_study(folder)
+    ran = [t for t in study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING and not was_interrupted(t)]
+    trials = pd.DataFrame([_row(trial) for trial in ran])
+    return Sweep(
+        name=about.study_name,
+        metric=about.metric,
+        directions=tuple(about.directions),
+        trials=trials.set_index("number") if len(trials) else trials,
+        curves=read_curves(folder / "curves").to_pandas(),
+    )
+
+
+def open_study(folder: Path) -> optuna.Study:
+    """The Optuna study of a sweep's folder."""
+    about: Any = OmegaConf.load(folder / SWEEP_FILE)
+    return optuna.load_study(study_name=about.study_name, storage=about.storage or f"sqlite:///{folder / STUDY_FILE}")
+
+
+def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    run = trial.user_attrs.get("run", {})
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "why": trial.user_attrs.get("why", ""),
+        "steps": trial.user_attrs.get("steps"),
+        "seconds": run.get("seconds"),
+        "best": run.get("best", float("nan")),
+        "final": run.get("final", float("nan")),
+        "objective": trial.values[0] if trial.values and trial.state is TrialState.COMPLETE else float("nan"),
+        "folder": run.get("folder", ""),
+        **{f"params.{key}": value for key, value in trial.params.items()},
+    }

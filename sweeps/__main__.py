@@ -1,0 +1,63 @@
+"""`python -m sweeps COMMAND DIR`: look at a sweep's study."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from sweeps import summary
+from sweeps.errors import SweepError
+from sweeps.storage import open_backend
+from sweeps.sweep import STUDY_FILE, SWEEP_FILE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sweeps", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    show = commands.add_parser("show", help="print the ranked table of a sweep, finished or running")
+    show.set_defaults(run=_show)
+    dashboard = commands.add_parser("dashboard", help="open optuna-dashboard on a sweep")
+    dashboard.add_argument("--port", type=int, default=8080)
+    dashboard.set_defaults(run=_dashboard)
+    for command in (show, dashboard):
+        command.add_argument("folder", type=Path, help="a sweep's folder, such as multirun/quickstart")
+    arguments = parser.parse_args()
+    try:
+        arguments.run(arguments)
+    except SweepError as error:
+        sys.exit(f"sweeps: {error}")
+
+
+def _about(folder: Path) -> Any:
+    if not (folder / SWEEP_FILE).is_file():
+        sys.exit(f"sweeps: {folder} is no sweep: it has no {SWEEP_FILE}; give the folder that a sweep wrote")
+    about = OmegaConf.load(folder / SWEEP_FILE)
+    about.storage = about.storage or f"sqlite:///{folder.absolute() / STUDY_FILE}"
+    return about
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    about = _about(arguments.folder)
+    study = optuna.load_study(study_name=about.study_name, storage=open_backend(about.storage))
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(summary.table(summary.rank(study), about.metric, len(study.directions)))
+
+
+def _dashboard(arguments: argparse.Namespace) -> None:
+    about = _about(arguments.folder)
+    try:
+        from optuna_dashboard import run_server
+    except ImportError:
+        sys.exit("sweeps: the dashboard is not installed; pip install 'hydra-iolaus[dashboard]'")
+    # Its API has no password: this machine only.
+    run_server(open_backend(about.storage), host="127.0.0.1", port=arguments.port)
+
+
+if __name__ == "__main__":
+    main()
