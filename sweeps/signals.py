@@ -1,0 +1,357 @@
+"""What one loss curve says about itself: level, noise, trend, stall, divergence, rebound, oscillation.
+
+The only definition of these words here: the pruner asks while a trial runs, the analysis asks afterwards. Numpy only,
+no peers, no clock. Adding a constant to a loss changes no answer; multiplying it multiplies the answers in its unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+N_POINTS = 128  # a longer curve is averaged in blocks to this many points or fewer, which bounds the cost of an answer
+N_LEVEL = 3  # points whose mean is "where the curve is now"
+N_TAIL = 8  # a flat stretch shorter than this many points is not called a stall
+Z = 1.645  # one-sided 95 %
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Where a curve is and where it is heading, from a line through its last half.
+
+    level: mean of the last three points; level_se: its standard error. slope: loss per step, negative while it falls;
+    slope_se: its standard error. Both errors are widened by sqrt((1 + r) / (1 - r)) for residuals of lag-1
+    autocorrelation r (Bayley and Hammersley 1946), r limited to [0, 0.9]. best: the lowest single loss, on best_step.
+    With two points the errors are infinite, with one the slope is 0 as well.
+    """
+
+    step: int
+    level: float
+    level_se: float
+    slope: float
+    slope_se: float
+    best: float
+    best_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What a curve said up to `step`. Losses in the curve's unit, slopes in loss per step, intervals one-sided 95 %.
+
+    n_reports: finite reports before the first non-finite one; with 0 of them every loss below is NaN.
+    level, level_low, level_high: smoothed loss at `step` and its interval.
+    noise: robust standard deviation of one point around the local course; autocorrelation: of these residuals, lag 1.
+    trend, trend_low, trend_high: slope of the last half.
+    best, best_step: lowest smoothed loss (mean of three) and its step: the checkpoint to keep.
+    stalled_since: step since which there has been no progress beyond noise, None while there is progress or it is too
+        early to tell; (stalled_low, stalled_high) is where the data allow that step to be.
+    diverged_at: step of the first NaN or infinity, or at which the loss, having left its start behind by ten times all
+        it ever fell, still accelerates upwards; None otherwise.
+    rebound: how far the level has climbed back from the best, 0.0 unless beyond noise; rebound_since: where it began.
+    period_steps, amplitude: of the strongest oscillation around the course, None and 0.0 unless beyond chance (1 %).
+    """
+
+    step: int
+    n_reports: int
+    level: float
+    level_low: float
+    level_high: float
+    noise: float
+    autocorrelation: float
+    trend: float
+    trend_low: float
+    trend_high: float
+    best: float
+    best_step: int
+    stalled_since: int | None = None
+    stalled_low: int | None = None
+    stalled_high: int | None = None
+    diverged_at: int | None = None
+    rebound: float = 0.0
+    rebound_since: int | None = None
+    period_steps: float | None = None
+    amplitude: float = 0.0
+
+    def expected(self, step: int) -> tuple[float, float, float]:
+        """(level, low, high) to expect at a later step if the curve goes on as it does, straight in log time.
+
+        Loss curves at a constant rate are close to power laws, so progress per *doubling* of the steps persists, not
+        progress per step. Knows nothing of a coming change of the learning rate. Raises ValueError for an earlier step.
+        """
+        if step < self.step:
+            raise ValueError(f"expected({step}) asks for a step before the last report, which is at {self.step}")
+        reach = log_time(self.step, step + 1)
+        return (
+            self.level + self.trend * reach,
+            self.level_low + self.trend_low * reach,
+            self.level_high + self.trend_high * reach,
+        )
+
+
+def log_time(step: int, n_steps: int) -> float:
+    """Steps at the present slope worth those left from `step` to `n_steps` if progress is straight in log time.
+
+    With t = step + 1, slope * t stays constant, so the loss changes by slope * t * log(n / t). Zero at the end.
+    """
+    elapsed = step + 1
+    return elapsed * math.log(max(n_steps, elapsed) / elapsed)
+
+
+@dataclass(slots=True)
+class LossCurve:
+    """A growing curve in bounded memory: `add` is O(1) amortised, `signals` bounded, however many reports come.
+
+    When 2 * N_POINTS blocks are full, neighbours are merged: each block is the mean of equally many reports.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    block: int = 1
+    pending: list[float] = field(default_factory=list)
+    last_step: int = -1
+    diverged_at: int | None = None
+
+    def add(self, step: int, loss: float) -> None:
+        """Take one report; steps must rise (ValueError). A non-finite loss ends the curve: what follows is ignored."""
+        if step <= self.last_step:
+            raise ValueError(f"reports must come in rising steps: step {step} arrived after step {self.last_step}")
+        self.last_step = step
+        if self.diverged_at is not None or not math.isfinite(loss):
+            self.diverged_at = step if self.diverged_at is None else self.diverged_at
+            return
+        self.pending.append(loss)
+        if len(self.pending) == self.block:
+            self.steps.append(step)
+            self.losses.append(sum(self.pending) / self.block)
+            self.pending.clear()
+            if len(self.losses) == 2 * N_POINTS:
+                self.steps = self.steps[1::2]
+                self.losses = [(a + b) / 2 for a, b in zip(self.losses[::2], self.losses[1::2], strict=True)]
+                self.block *= 2
+
+    def signals(self) -> Signals:
+        """The signals of all reports so far, those waiting in an unfinished block left out."""
+        steps, losses = list(self.steps), list(self.losses)
+        if not losses and self.pending:
+            steps, losses = [self.last_step], [sum(self.pending) / len(self.pending)]
+        if self.diverged_at is not None:
+            steps, losses = [*steps, self.diverged_at], [*losses, math.nan]
+        return signals(steps, losses)
+
+
+def thin(steps: Array, losses: Array, n_points: int = N_POINTS) -> tuple[Array, Array]:
+    """The curve as at most n_points means of equally many neighbouring reports; each keeps the last step of its block.
+
+    The oldest reports that do not fill a block are left out: the newest are always in.
+    """
+    block = -(-len(losses) // n_points)
+    if block == 1:
+        return steps, losses
+    whole = len(losses) // block * block
+    return steps[-whole:][block - 1 :: block], losses[-whole:].reshape(-1, block).mean(axis=1)
+
+
+def trend(steps: Array, losses: Array) -> Trend:
+    """The trend of a finite curve of at least one report (thinned to N_POINTS); the cheap part of `signals`."""
+    best_at = int(losses.argmin())
+    best, best_step, step = float(losses[best_at]), int(steps[best_at]), int(steps[-1])
+    x, y = thin(steps, losses)
+    level = float(y[-N_LEVEL:].mean())
+    width = min(len(y), max(4, -(-len(y) // 2)))
+    if width < 3:
+        slope = 0.0 if width == 1 else float((y[1] - y[0]) / (x[1] - x[0]))
+        return Trend(step, level, math.inf, slope, math.inf, best, best_step)
+    x, y = x[-width:] - x[-width:].mean(), y[-width:] - y[-width:].mean()
+    sxx = float(x @ x)
+    slope = float(x @ y) / sxx
+    residual = y - slope * x
+    rss = float(residual @ residual)
+    if rss <= 1e-24 * float(y @ y):  # an exact line: rounding is no noise
+        rss = 0.0
+    r = min(max(float(residual[1:] @ residual[:-1]) / rss, 0.0), 0.9) if rss > 0 else 0.0
+    widened = math.sqrt(rss / (width - 2) * (1 + r) / (1 - r))
+    return Trend(step, level, widened / math.sqrt(N_LEVEL), slope, widened / math.sqrt(sxx), best, best_step)
+
+
+def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLike) -> Signals:
+    """All signals of one curve: steps [n] strictly rising integers, losses [n] floats of any scale and sign, n >= 1.
+
+    From the first NaN or infinity on, values are ignored and `diverged_at` is set. Single spikes beyond four robust
+    deviations of their seven neighbours are clipped first. Costs O(n) to thin, then a bounded amount (about 0.4 ms).
+    Raises ValueError for arrays of different or no length, or steps that do not rise.
+    """
+    all_steps, all_losses = np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    if all_steps.shape != all_losses.shape or all_steps.ndim != 1 or not len(all_steps):
+        raise ValueError(f"a curve is two equally long rows; got steps {all_steps.shape}, losses {all_losses.shape}")
+    if np.any(np.diff(all_steps) <= 0):
+        raise ValueError("the steps of a curve must rise strictly: sort the reports and keep one per step")
+    finite = np.isfinite(all_losses)
+    n = len(finite) if finite.all() else int(finite.argmin())
+    diverged = None if n == len(finite) else int(all_steps[n])
+    if n == 0:
+        first, nan = int(all_steps[0]), math.nan
+        return Signals(first, 0, nan, nan, nan, nan, nan, nan, nan, nan, nan, first, diverged_at=diverged)
+    x, raw = thin(all_steps[:n], all_losses[:n])
+    y = despike(raw)
+    t = trend(x, y)
+    noise, r = _noise(y)
+    widen = math.sqrt((1 + r) / (1 - r))
+    smooth = np.convolve(y, np.full(N_LEVEL, 1 / N_LEVEL), "valid") if len(y) >= N_LEVEL else y
+    best_at = int(smooth.argmin()) + len(y) - len(smooth)
+    best = float(smooth.min())
+    # The best of many noisy means lies low by chance: five standard errors, not two.
+    error = noise * widen / math.sqrt(N_LEVEL)
+    climb = t.level - best
+    rebounded = len(y) >= N_TAIL and climb > 5 * error and climb > 1e-9 * float(np.ptp(y))
+    if diverged is None and _exploding(y, noise):
+        diverged = int(x[-1])
+    stall = None if diverged is not None else _stall(x, y, noise, noise * widen)
+    if stall and rebounded and stall[0] < x[best_at]:  # the way down to a rebound was progress
+        stall = (int(x[best_at]), int(x[best_at]), max(stall[2], int(x[best_at])))
+    period, amplitude = _oscillation(x, y)
+    half = Z * t.level_se if math.isfinite(t.level_se) else math.inf
+    return Signals(
+        step=int(all_steps[n - 1]),
+        n_reports=n,
+        level=t.level,
+        level_low=t.level - half,
+        level_high=t.level + half,
+        noise=noise,
+        autocorrelation=r,
+        trend=t.slope,
+        trend_low=t.slope - Z * t.slope_se,
+        trend_high=t.slope + Z * t.slope_se,
+        best=best,
+        best_step=int(x[best_at]),
+        stalled_since=stall[0] if stall else None,
+        stalled_low=stall[1] if stall else None,
+        stalled_high=stall[2] if stall else None,
+        diverged_at=diverged,
+        rebound=climb if rebounded else 0.0,
+        rebound_since=int(x[best_at]) if rebounded else None,
+        period_steps=period,
+        amplitude=amplitude,
+    )
+
+
+def despike(losses: Array) -> Array:
+    """The losses with isolated outliers clipped to four robust deviations around the median of seven neighbours.
+
+    The last point is judged by those before it; a level that stays is no spike. Source: Hampel 1974 (the identifier).
+    """
+    if len(losses) < 7:
+        return losses
+    padded = np.concatenate([losses[:3][::-1], losses, losses[-3:][::-1]])
+    around = np.median(sliding_window_view(padded, 7), axis=1)
+    off = losses - around
+    limit = 4 * 1.4826 * float(np.median(np.abs(off)))
+    return np.asarray(around + np.clip(off, -limit, limit)) if limit > 0 else losses
+
+
+def _noise(y: Array) -> tuple[float, float]:
+    """(robust standard deviation, lag-1 autocorrelation in [0, 0.9]) around a parabola through the last 32 points."""
+    if len(y) < 5:
+        return (float(np.std(np.diff(y))) / math.sqrt(2) if len(y) > 2 else 0.0), 0.0
+    y = y[-32:]
+    basis = _parabola(len(y))
+    residual = y - basis.T @ (basis @ y)
+    if float(residual @ residual) <= 1e-20 * float(np.ptp(y)) ** 2:
+        return 0.0, 0.0
+    sd = 1.4826 * float(np.median(np.abs(residual))) * math.sqrt(len(y) / (len(y) - 3))
+    r = float(residual[1:] @ residual[:-1]) / float(residual @ residual)
+    # Fitting three terms biases r by about -(1 + 3 r) / n per term (Kendall 1954); undo the constant part.
+    return sd, min(max(r + 3 / len(y), 0.0), 0.9)
+
+
+def _parabola(n: int) -> Array:
+    """Orthonormal constant, linear and quadratic rows, [3, n]."""
+    grid = np.linspace(-1, 1, n)
+    q, _ = np.linalg.qr(np.stack([np.ones(n), grid, grid * grid], axis=1))
+    return np.asarray(q.T)
+
+
+def _exploding(y: Array, noise: float) -> bool:
+    """Far above the start and accelerating: ten times beyond all it ever fell. A warm-up hump decelerates instead."""
+    if len(y) < N_TAIL:
+        return False
+    start = float(y[0])
+    fell, rose = start - float(y.min()), float(y[-3:].min()) - start
+    third = (y[-1] - y[-3], y[-3] - y[-5])
+    return rose > 10 * max(fell, 3 * noise) and bool(third[0] > third[1] > 0)
+
+
+def _line(x: Array, y: Array) -> tuple[float, float]:
+    """(slope, sum of squared deviations of x)."""
+    d = x - x.mean()
+    sxx = float(d @ d)
+    return float(d @ y) / sxx, sxx
+
+
+def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, int] | None:
+    """(since, low, high) steps of the stall the curve ends in, or None; error: noise, widened by the autocorrelation.
+
+    A stall is the longest tail that shows no significant decline (95 %) and in which a decline at half the speed of
+    the stretch before it is excluded (97.7 %, as several tails are tried). A curve that never fell is stalled from its
+    first step, if it has 2 * N_TAIL points and fell by four noise levels at most. A steady decline hidden in noise is
+    no stall: its tail looks flat, but not flatter than what came before. Least squares then place the corner.
+    """
+    n = len(y)
+    start = None
+    length = N_TAIL
+    while length <= n:
+        slope, sxx = _line(x[-length:], y[-length:])
+        se = error / math.sqrt(sxx)
+        if slope < -Z * se:
+            break
+        before = min(length, n - length)
+        if before >= 4:
+            was, was_sxx = _line(x[-length - before : -length], y[-length - before : -length])
+            if was < 0 and slope - 0.5 * was > 2 * math.hypot(se, 0.5 * error / math.sqrt(was_sxx)):
+                start = n - length
+        elif length == n and n >= 2 * N_TAIL and (Z * se - slope) * (x[-1] - x[0]) <= 4 * noise:
+            return int(x[0]), int(x[0]), int(x[0])
+        longer = int(length * 1.2) + 1
+        length = n if length < n < longer else longer
+    return None if start is None else _corner(x, y, max(0, 2 * start - n), error)
+
+
+def _corner(x: Array, y: Array, begin: int, error: float) -> tuple[int, int, int]:
+    """Steps (best, low, high) of the corner of a line and a plateau in y[begin:], by least squares.
+
+    The interval is the 95 % likelihood one, one point wider on both sides for the block a point stands for.
+    """
+    xs, ys = x[begin:], y[begin:] - y[begin:].mean()
+    hinges = np.minimum(xs[None, :] - xs[2:-2, None], 0.0)  # [candidate, point]
+    hinges -= hinges.mean(axis=1, keepdims=True)
+    fit = (hinges @ ys) ** 2 / (hinges * hinges).sum(axis=1)
+    allowed = np.flatnonzero(fit.max() - fit <= max(3.84 * error * error, 1e-12 * float(ys @ ys)))
+    at = xs[2:-2]
+    return int(at[fit.argmax()]), int(xs[allowed[0] + 1]), int(xs[allowed[-1] + 3])
+
+
+def _oscillation(x: Array, y: Array) -> tuple[float | None, float]:
+    """(period in steps, amplitude) of the strongest sine around a parabola, (None, 0.0) if chance explains it.
+
+    Fisher's g test (1929) on the periodogram of the points, taken as equally spaced; at least three periods must fit.
+    """
+    n = len(y)
+    if n < 2 * N_TAIL:
+        return None, 0.0
+    basis = _parabola(n)
+    residual = y - basis.T @ (basis @ y)
+    power = np.abs(np.fft.rfft(residual))[1:] ** 2
+    total = float(power.sum())
+    k = int(power.argmax()) + 1
+    if k < 3 or total <= 1e-20 * n * n * float(np.ptp(y)) ** 2:
+        return None, 0.0
+    g, m = float(power[k - 1]) / total, len(power)
+    if m * (1 - g) ** (m - 1) > 0.01:
+        return None, 0.0
+    return float(x[-1] - x[0]) / (n - 1) * n / k, 2 * math.sqrt(float(power[k - 1])) / n
