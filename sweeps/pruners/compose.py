@@ -1,0 +1,110 @@
+"""Pruners made of pruners: any of, all of, not before, not too often, and the audit. All pass verdicts through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial
+
+from sweeps.pruners.verdicts import VerdictPruner, set_attributes, verdict_of
+from sweeps.types import Verdict
+
+
+class AnyOf(VerdictPruner):
+    """Ends a trial when one of the pruners would; the first verdict in their order. All are asked at every report."""
+
+    def __init__(self, pruners: Sequence[BasePruner]) -> None:
+        self._pruners = _at_least_one("AnyOf", pruners)
+
+    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+        """The first verdict, or None."""
+        verdicts = [verdict_of(pruner, study, trial) for pruner in self._pruners]
+        return next((v for v in verdicts if v is not None), None)
+
+
+class AllOf(VerdictPruner):
+    """Ends a trial when all of the pruners would at the same report; their reasons are joined. All are asked."""
+
+    def __init__(self, pruners: Sequence[BasePruner]) -> None:
+        self._pruners = _at_least_one("AllOf", pruners)
+
+    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+        """One verdict for all, or None. Where pruners give the same number, the first one's is kept."""
+        verdicts = [v for pruner in self._pruners if (v := verdict_of(pruner, study, trial)) is not None]
+        if len(verdicts) < len(self._pruners):
+            return None
+        numbers = {name: value for v in reversed(verdicts) for name, value in v.numbers.items()}
+        rule, reason = "+".join(v.rule for v in verdicts), "; and ".join(v.reason for v in verdicts)
+        return Verdict(rule, verdicts[0].step, reason, numbers)
+
+
+class WarmUp(VerdictPruner):
+    """Does not ask the pruner before step n_steps, unless the value is not finite."""
+
+    def __init__(self, pruner: BasePruner, n_steps: int) -> None:
+        if n_steps < 0:
+            raise ValueError(f"WarmUp: n_steps={n_steps}; give the first step at which a trial may end, 0 or later")
+        self._pruner, self._n_steps = pruner, n_steps
+
+    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+        """The pruner's verdict from step n_steps on."""
+        step = trial.last_step
+        if step is None or (step < self._n_steps and math.isfinite(trial.intermediate_values[step])):
+            return None
+        return verdict_of(self._pruner, study, trial)
+
+
+class Interval(VerdictPruner):
+    """Asks the pruner once per `interval_steps` steps: at the first report among them, and at one that is not finite."""
+
+    def __init__(self, pruner: BasePruner, interval_steps: int) -> None:
+        if interval_steps < 1:
+            raise ValueError(f"Interval: interval_steps={interval_steps}; give at least 1")
+        self._pruner, self._interval_steps = pruner, interval_steps
+
+    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+        """The pruner's verdict at the first report of an interval."""
+        step = trial.last_step
+        if step is None:
+            return None
+        before = max((s for s in trial.intermediate_values if s < step), default=-1)
+        first = before < 0 or before // self._interval_steps < step // self._interval_steps
+        if not first and math.isfinite(trial.intermediate_values[step]):
+            return None
+        return verdict_of(self._pruner, study, trial)
+
+
+class Audit(VerdictPruner):
+    """Lets a share of the trials that the pruner would end run on, so that a report can count how often it was wrong.
+
+    audit_fraction: in [0, 1]. A trial's number and the seed decide whether it is spared, so the answer is the same in
+    every process. The first verdict on a spared trial is kept in its user attributes `audited` (the reason) and
+    `audited_step`. Trials that diverged are not spared.
+    """
+
+    def __init__(self, pruner: BasePruner, audit_fraction: float = 0.05, seed: int = 0) -> None:
+        if not 0 <= audit_fraction <= 1:
+            raise ValueError(f"Audit: audit_fraction={audit_fraction}; give a share between 0 and 1, such as 0.05")
+        self._pruner, self._fraction, self._seed = pruner, audit_fraction, seed
+
+    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+        """The pruner's verdict, or None for a spared trial, which is marked."""
+        verdict = verdict_of(self._pruner, study, trial)
+        step = trial.last_step
+        if verdict is None or step is None or not math.isfinite(trial.intermediate_values[step]):
+            return verdict
+        if np.random.default_rng([self._seed, trial.number]).random() >= self._fraction:
+            return verdict
+        if "audited" not in trial.user_attrs:
+            set_attributes(study, trial, audited=verdict.reason, audited_step=verdict.step)
+        return None
+
+
+def _at_least_one(name: str, pruners: Sequence[BasePruner]) -> tuple[BasePruner, ...]:
+    if isinstance(pruners, BasePruner) or not len(pruners):
+        raise ValueError(f"{name}: give a list of at least one pruner; got {pruners!r}")
+    return tuple(pruners)

@@ -1,0 +1,218 @@
+"""Stop trials whose loss has stalled: out of reach of the best, and no longer where winners once were.
+
+How the rule and its numbers were found: docs/pruning.md. `Judge` is the rule without Optuna; `StalledLoss` feeds it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.pruners.peers import Fate, Peers, Standing
+from sweeps.pruners.verdicts import VerdictPruner, plan_of
+from sweeps.signals import N_TAIL, Array, Signals, Trend, Z, log_time, signals, trend
+from sweeps.types import Plan, Verdict
+
+# Chosen on TaskSet and DeepOBS and on trainings with schedules (docs/pruning.md says how, and how much each matters).
+BEST_PER_CUBE_ROOT = 1.25  # the goal is the k-th best of n trials, k = this * caution * cube root of n
+GAIN = 0.7  # share of the gain straight in log time that good trials still make, at the upper end
+GAIN_ERRORS = 1.0  # standard errors added to the slope, times caution
+WINNER_ERRORS = 5.0  # standard errors of the level within which a trial is where winners were, times caution
+SAFE_SHARE = 1 / 60  # the best share that is safe at the end of the run; at the share u of the run it is this / u
+SAFE_SHARE_MOST = 0.5
+MIN_REPORTS = 3
+MIN_PEERS = 5
+RATE_CHANGE = 2.0  # a planned change of the learning rate by this factor makes what is seen now no guide to what comes
+MIN_COMPLETE = 3  # finished trials that show what comes after such a change
+ALONE_SHARE = 0.25  # without peers: a stall of this share of the run ends a trial
+
+FATES = {TrialState.COMPLETE: Fate.COMPLETE, TrialState.PRUNED: Fate.STOPPED, TrialState.FAIL: Fate.LOST}
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The rule. Peers, one curve (smaller is better, one finite report or more) and its plan in; a verdict or None out.
+
+    With MIN_PEERS peers a trial ends when all of this holds: it is out of the best share at this step; it is worse, by
+    more than its noise, than the winners among finished trials were at this step; and its best cannot reach the goal
+    if it goes on falling as it does, straight in log time. Where a change of the learning rate by a factor of two or
+    more is planned, this waits for three finished trials. Without peers it ends when it has stalled for a quarter of
+    the run and no such change is planned.
+    """
+
+    caution: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.caution < math.inf:
+            raise ValueError(
+                f"caution={self.caution}: give a number above 0, such as 1 (default) or 2 (keeps nearly all)"
+            )
+
+    def verdict(
+        self, peers: Peers, trial: int, steps: Array, losses: Array, now: Trend, plan: Plan, sign: float = 1.0
+    ) -> Verdict | None:
+        """now: `trend(steps, losses)`, which `peers` has been told. sign: -1 if the losses are negated values, for words.
+
+        Without plan.n_steps only a stall of the curve itself ends the trial; on its last step nothing does.
+        """
+        n_steps = plan.n_steps
+        if len(losses) < MIN_REPORTS or (n_steps is not None and now.step >= n_steps - 1):
+            return None
+        if n_steps is None:
+            return self._alone(steps, losses, plan, sign)
+        goal = peers.goal(trial, BEST_PER_CUBE_ROOT * self.caution)
+        slope = min(now.slope - GAIN_ERRORS * self.caution * now.slope_se, 0.0)
+        reach = now.best + GAIN * slope * log_time(now.step, n_steps)
+        if reach <= goal and len(peers) > MIN_PEERS:
+            return None
+        here = peers.standing(trial, now.step, goal)
+        if here.n_peers < MIN_PEERS:
+            return self._alone(steps, losses, plan, sign)
+        if reach <= goal or (here.n_complete < MIN_COMPLETE and rate_changes(plan, now.step)):
+            return None
+        if now.level <= here.winners_here + WINNER_ERRORS * self.caution * now.level_se:
+            return None
+        safe = min(SAFE_SHARE_MOST, SAFE_SHARE * n_steps / (now.step + 1))
+        if here.n_better < safe * (here.n_peers + 1):
+            return None
+        return _out_of_reach(signals(steps, losses), n_steps, reach, here, sign)
+
+    def _alone(self, steps: Array, losses: Array, plan: Plan, sign: float) -> Verdict | None:
+        if len(losses) < 2 * N_TAIL or rate_changes(plan, int(steps[-1])):
+            return None
+        s = signals(steps, losses)
+        if s.stalled_since is None:
+            return None
+        # Without a horizon the run so far stands in for it, and half of it must be flat.
+        whole, share = (plan.n_steps, ALONE_SHARE) if plan.n_steps else (s.step + 1 - int(steps[0]), 0.5)
+        if s.step - s.stalled_since < min(0.9, share * self.caution) * whole:
+            return None
+        numbers = {"stalled_since": float(s.stalled_since), "slope": sign * s.trend, "noise": s.noise}
+        return Verdict("stalled", s.step, _course(s, sign), numbers)
+
+
+class StalledLoss(VerdictPruner):
+    """Stops trials whose loss has stalled or diverged, with the reason; see `Judge` for the rule.
+
+    n_steps: steps a trial makes if nobody stops it; a trial's own user attribute `n_steps` goes before, and without
+        either it is taken from the longest finished trial. caution: 1 is the default, 2 keeps nearly every winner for
+        half as much compute again. direction: of the reported value; by default the study's, and "minimize" in a
+        study of several objectives. NaN and infinity end a trial at the report in which they come.
+    A trial's user attribute `lr_plan`, corners (step, rate), tells the rule of learning rates to come.
+    A copy or pickle of it forgets what it has seen and learns it anew from the study. Bad arguments raise ValueError.
+    """
+
+    def __init__(
+        self,
+        n_steps: int | None = None,
+        caution: float = 1.0,
+        direction: Literal["minimize", "maximize"] | None = None,
+    ) -> None:
+        if n_steps is not None and n_steps < 1:
+            raise ValueError(f"n_steps={n_steps}: give the steps of a whole trial, at least 1, or leave it out")
+        if direction not in (None, "minimize", "maximize"):
+            raise ValueError(f"direction={direction!r}: give 'minimize' or 'maximize', or leave it out")
+        self._n_steps, self._judge, self._direction = n_steps, Judge(caution), direction
+        self._study: str | None = None
+        self._peers = Peers()
+        self._settled: set[int] = set()
+        self._longest_steps = 0
+        self._lock = threading.Lock()  # study.optimize(n_jobs=...) calls from several threads
+
+    def __reduce__(self) -> tuple[type[StalledLoss], tuple[int | None, float, str | None]]:
+        return type(self), (self._n_steps, self._judge.caution, self._direction)
+
+    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+        """Why the trial should end at its last report, or None."""
+        step = trial.last_step
+        if step is None:
+            return None
+        value = trial.intermediate_values[step]
+        if not math.isfinite(value):
+            return Verdict("diverged", step, f"diverged: the loss is {value} at step {step:,}", {"loss": value})
+        sign = -1.0 if self._larger_is_better(study) else 1.0
+        with self._lock:
+            self._learn(study, trial.number, sign)
+            steps, losses = self._catch_up(trial, sign)
+            now = trend(steps, losses)
+            plan = plan_of(trial)
+            horizon = plan.n_steps or self._n_steps or self._longest_steps or None
+            return self._judge.verdict(self._peers, trial.number, steps, losses, now, Plan(horizon, plan.lr), sign)
+
+    def _larger_is_better(self, study: optuna.Study) -> bool:
+        if self._direction is not None:
+            return self._direction == "maximize"
+        return study.directions == [StudyDirection.MAXIMIZE]
+
+    def _learn(self, study: optuna.Study, judged: int, sign: float) -> None:
+        """Bring the table up to date with every trial but the one to be judged."""
+        if self._study != study.study_name:
+            self._study, self._peers, self._settled, self._longest_steps = study.study_name, Peers(), set(), 0
+        for other in study.get_trials(deepcopy=False):
+            number = other.number
+            if number == judged or number in self._settled:
+                continue
+            if other.intermediate_values:
+                self._catch_up(other, sign)
+            if other.state.is_finished():
+                self._settled.add(number)
+                self._peers.end(number, FATES[other.state])
+                if other.state is TrialState.COMPLETE and other.last_step is not None:
+                    self._longest_steps = max(self._longest_steps, other.last_step + 1)
+
+    def _catch_up(self, trial: FrozenTrial, sign: float) -> tuple[Array, Array]:
+        """The finite reports of a trial, put into the table as far as they are new."""
+        kept = {step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
+        order = sorted(kept)
+        steps, losses = np.array(order, dtype=np.float64), sign * np.array([kept[step] for step in order])
+        for n in range(bisect_right(order, self._peers.last_step(trial.number)), len(order)):
+            self._peers.report(trial.number, trend(steps[: n + 1], losses[: n + 1]))
+        return steps, losses
+
+
+def rate_changes(plan: Plan, step: int) -> bool:
+    """Whether a learning rate is planned after `step` that differs by RATE_CHANGE or more from the one at `step`."""
+    later = [rate for at, rate in plan.lr if at > step]
+    if not later:
+        return False
+    rate = float(np.interp(step, *zip(*plan.lr, strict=True)))
+    return min(later) * RATE_CHANGE <= rate or max(later) >= rate * RATE_CHANGE
+
+
+def _course(s: Signals, sign: float) -> str:
+    unit = 10 ** max(0, round(math.log10(max(s.step, 1))) - 1)
+    error = (s.trend_high - s.trend) / Z * unit
+    stalled = "still moving" if s.stalled_since is None else f"stalled since step {s.stalled_since:,}"
+    return f"{stalled}: slope {sign * s.trend * unit:+.3g} ± {error:.2g} per {unit:,} steps at noise {s.noise:.2g}"
+
+
+def _out_of_reach(s: Signals, n_steps: int, reach: float, here: Standing, sign: float) -> Verdict:
+    numbers = {
+        "slope": sign * s.trend,
+        "noise": s.noise,
+        "level": sign * s.level,
+        "reach": sign * reach,
+        "goal": sign * here.goal,
+        "best_of_all": sign * here.best_of_all,
+        "n_peers": float(here.n_peers),
+        "n_better": float(here.n_better),
+    }
+    text = (
+        f"{_course(s, sign)}; at best it gets to {sign * reach:.4g} by step {n_steps:,}, "
+        f"{sign * here.goal:.4g} is needed (best so far {sign * here.best_of_all:.4g}); "
+        f"{here.n_better} of {here.n_peers} peers are ahead of it here"
+    )
+    if here.n_complete:
+        numbers |= {"winners_here": sign * here.winners_here, "gain_after": here.gain_after}
+        text += f", finished ones improved by at most {here.gain_after:.3g} from here"
+    if s.stalled_since is not None:
+        numbers["stalled_since"] = float(s.stalled_since)
+    return Verdict("out_of_reach" if s.stalled_since is None else "stalled", s.step, text, numbers)
