@@ -164,8 +164,8 @@ class Scheduler:
 
     @property
     def done(self) -> bool:
-        """Whether every worker has been let go, which is when every trial has been told."""
-        return not self._slots
+        """Whether every worker has been let go and nothing is asked, which is when every trial has been told."""
+        return not self._slots and not self._asking
 
     @property
     def running(self) -> dict[int, int]:
@@ -179,7 +179,7 @@ class Scheduler:
                 return self._refill(slot)
             case Proposed(slot, trial):
                 return self._proposed(slot, trial)
-            case Exhausted(slot):
+            case Exhausted(slot) if slot in self._asking:
                 self._asking.discard(slot)
                 self.n_to_run = self._n_asked = self._n_asked - 1
                 return self._release(slot)
@@ -210,11 +210,14 @@ class Scheduler:
     def _proposed(self, slot: int, trial: int) -> list[Action]:
         self._asking.discard(slot)
         self._running[trial] = slot
-        if slot not in self._slots:  # the worker died, or was killed, while the study was being asked
-            return self._tell(trial, Outcome(Ending.INTERRUPTED, reason="its worker was gone before it began"))
-        return [Start(slot, trial)]
+        if not self.draining:
+            return [Start(slot, trial)]
+        interrupted = Outcome(Ending.INTERRUPTED, reason="the sweep was stopped before it began")
+        return [*self._tell(trial, interrupted), *self._release(slot)]
 
     def _release(self, slot: int) -> list[Action]:
+        if slot not in self._slots:  # its worker died, or was killed, while the study was being asked
+            return []
         self._slots.discard(slot)
         return [Release(slot)]
 
@@ -225,7 +228,7 @@ class Scheduler:
             self._n_ended += 1
             self._n_failed += outcome.ending is Ending.FAILED
             n_judged = max(self._n_ended, min(self.n_to_run, N_TRIALS_TO_JUDGE_FAILURES))
-            if self._n_failed > self.max_failure_rate * n_judged and self.failure is None:
+            if self._n_failed / n_judged > self.max_failure_rate and self.failure is None:
                 self.draining = True
                 self.failure = (
                     f"{self._n_failed} of {self._n_ended} trials failed, more than max_failure_rate="
@@ -243,7 +246,8 @@ class Scheduler:
             if self._fruitless_starts[slot] >= N_STARTS_BEFORE_GIVING_UP:
                 self.draining = True
                 self.failure = self.failure or f"the worker of slot {slot} does not stay up: {cause}"
-        if self.draining or self._n_asked >= self.n_to_run:
+        wanted = slot in self._asking or self._n_asked < self.n_to_run
+        if self.draining or not wanted:
             self._slots.discard(slot)
             return actions
         return [*actions, Spawn(slot)]
