@@ -1,15 +1,18 @@
-"""`python -m trainer`: one training run, or a sweep of them with --multirun."""
+"""`python -m trainer`: one training run, a sweep of them with --multirun, or with `audit` a look at them beforehand."""
 
 from __future__ import annotations
 
 import logging
+import sys
 
 import hydra
+import optuna
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sweeps.errors import BadInputError
+from trainer.audit import audit, outlook
 from trainer.loop import Summary, train
 from trainer.settings import read
 
@@ -19,12 +22,17 @@ log = logging.getLogger("trainer")
 @hydra.main(version_base=None, config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     """Train as the config says; returns the final validation loss."""
+    alone = not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.RUN
     try:
         run = read(cfg)
     except BadInputError as error:
-        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN:
+        if alone:
             raise SystemExit(f"trainer: {error}") from error
         raise
+    for finding in audit(outlook(run)) if alone else ():  # the sweeper has asked for it already
+        if finding.rule == "infeasible":
+            raise SystemExit(f"trainer: not trained, since audit.rules.{finding.name}=infeasible: {finding.text}")
+        log.warning("audit, %s: %s", finding.name, finding.text)
     summary = train(run, tell=log.info)
     log.info(conclusion(summary))
     return summary.final["val_loss"]
@@ -40,5 +48,19 @@ def conclusion(summary: Summary) -> str:
     )
 
 
+def audit_main(overrides: list[str]) -> None:
+    """Print an audit; see `trainer.audit_command`."""
+    from trainer.audit_command import audit_command  # training needs neither a search space nor figures
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        print(audit_command(overrides))
+    except BadInputError as error:
+        raise SystemExit(f"trainer audit: {error}") from error
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["audit"]:
+        audit_main(sys.argv[2:])
+    else:
+        main()

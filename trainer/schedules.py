@@ -311,20 +311,20 @@ class Staged(Schedule):
     def _check(self) -> None:
         if not self.stages:
             raise ValueError("schedule.stages is empty: give at least one stage")
-        object.__setattr__(self, "stages", tuple(s if isinstance(s, Stage) else Stage(**s) for s in self.stages))
-        for i, stage in enumerate(self._stages):
+        for i, stage in enumerate(self.filled):
             self._require("in (0, 1]", _share, **{f"stages[{i}].decay_rate": stage.decay_rate})
             for name in ("lr", "decay_steps", "length_steps"):
                 self._require("above 0", _positive, **{f"stages[{i}].{name}": getattr(stage, name)})
 
     @property
-    def _stages(self) -> tuple[Stage, ...]:
-        return tuple(s for s in self.stages if isinstance(s, Stage))
+    def filled(self) -> tuple[Stage, ...]:
+        """The stages as `Stage`s."""
+        return tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in self.stages)
 
     def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
         start: Values = 0.0
         rate = 0 * (lr + t)  # the vector that the stages fill
-        for stage in self._stages:
+        for stage in self.filled:
             since = xp.clip(t - start, 0, None)
             rate = xp.where(t >= start, stage.lr * _power(xp, stage.decay_rate, since / stage.decay_steps), rate)
             start = start + stage.length_steps

@@ -72,20 +72,24 @@ class Settings:
     node: Mapping[str, Any]
 
 
-def read(cfg: DictConfig) -> Settings:
-    """The settings that a composed config describes. Raises BadInputError, in one sentence, for what cannot be run."""
+def read(cfg: DictConfig, last: Settings | None = None) -> Settings:
+    """The settings that a composed config describes.
+
+    last: other settings, whose data is taken over if the task is the same, to save making it again.
+    Raises BadInputError, in one sentence, for what cannot be run.
+    """
     try:
         node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         if not isinstance(node, dict):
             raise ValueError("the config is no mapping")
-        return _read({str(name): value for name, value in node.items()})
+        return _read({str(name): value for name, value in node.items()}, last)
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         raise BadInputError(str(error)) from error
 
 
-def _read(node: Mapping[str, Any]) -> Settings:
+def _read(node: Mapping[str, Any], last: Settings | None) -> Settings:
     task = _built(node, "task", Task)
-    splits = task.data()
+    splits = last.splits if last is not None and last.task == task else task.data()
     batch = node["batch"]
     check_buffer(splits.train.targets, batch["shuffle_buffer"])
     n_train = len(splits.train)
@@ -94,6 +98,10 @@ def _read(node: Mapping[str, Any]) -> Settings:
     n_steps = math.floor(steps_of(node["steps"], "steps", sizes, n_train))
     if n_steps < 1:
         raise ValueError(f"steps={node['steps']} leaves no whole step at batch_size={node['batch_size']}")
+    audit = node["audit"]
+    for rule, action in audit["rules"].items():
+        if action not in ("ignore", "warn", "infeasible"):
+            raise ValueError(f"audit.rules.{rule} must be ignore, warn or infeasible; got {action!r}")
     for name in ("report_every", "eval_every"):
         _require(node, name, "a whole number from 1 up", lambda v: isinstance(v, int) and v >= 1)
     _require(node, "seed", "a whole number from 0 up", lambda v: isinstance(v, int) and v >= 0)

@@ -258,7 +258,7 @@ def test_torch_vectors_agree_with_numpy_within_rounding(schedule: Schedule, lr: 
 @given(schedule=any_schedule(), lr=rates)
 def test_no_schedule_exceeds_its_peak_or_falls_below_its_floor(schedule: Schedule, lr: float) -> None:
     """The rate stays between 0 and the peak, and above the floor once warm-up is over; it is never NaN."""
-    peak = max(stage.lr for stage in schedule._stages) if isinstance(schedule, Staged) else lr
+    peak = max(stage.lr for stage in schedule.filled) if isinstance(schedule, Staged) else lr
     rates_ = schedule(np.arange(1000), lr)
     assert np.isfinite(rates_).all()
     assert rates_.max() <= max(peak, schedule.min_lr, getattr(schedule, "end_lr", 0.0)) * (1 + 1e-12)
