@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -230,7 +231,7 @@ def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLik
         trend_high=t.slope + Z * t.slope_se,
         best=best,
         best_step=int(x[best_at]),
-        stalled_since=stall[0] if stall else None,
+        stalled_since=None if stall is None else stall[0] if stall[0] > x[0] else int(all_steps[0]),
         stalled_low=stall[1] if stall else None,
         stalled_high=stall[2] if stall else None,
         diverged_at=diverged,
@@ -256,20 +257,35 @@ def despike(losses: Array) -> Array:
 
 
 def _noise(y: Array) -> tuple[float, float]:
-    """(robust standard deviation, lag-1 autocorrelation in [0, 0.9]) around a parabola through the last 32 points."""
-    if len(y) < 5:
-        return (float(np.std(np.diff(y))) / math.sqrt(2) if len(y) > 2 else 0.0), 0.0
+    """(robust standard deviation, lag-1 autocorrelation in [0, 0.9]) of the last 32 points around their course.
+
+    The course is fitted as a parabola plus a logarithm of the report's number, which follows the steep start of a
+    curve: a bend is no noise.
+    """
+    n = len(y)
+    if n < 6:
+        return (float(np.std(np.diff(y))) / math.sqrt(2) if n > 2 else 0.0), 0.0
     y = y[-32:]
-    basis = _parabola(len(y))
+    basis = _course(n)
     residual = y - basis.T @ (basis @ y)
     if float(residual @ residual) <= 1e-20 * float(np.ptp(y)) ** 2:
         return 0.0, 0.0
-    sd = 1.4826 * float(np.median(np.abs(residual))) * math.sqrt(len(y) / (len(y) - 3))
+    sd = 1.4826 * float(np.median(np.abs(residual))) * math.sqrt(len(y) / (len(y) - 4))
     r = float(residual[1:] @ residual[:-1]) / float(residual @ residual)
-    # Fitting three terms biases r by about -(1 + 3 r) / n per term (Kendall 1954); undo the constant part.
-    return sd, min(max(r + 3 / len(y), 0.0), 0.9)
+    # Fitting four terms biases r by about -(1 + 3 r) / n per term (Kendall 1954); undo the constant part.
+    return sd, min(max(r + 4 / len(y), 0.0), 0.9)
 
 
+@cache
+def _course(n: int) -> Array:
+    """Orthonormal rows that span a constant, i, i^2 and log(i + 1) over the last 32 of the reports i < n."""
+    i = np.arange(n, dtype=np.float64)[-32:]
+    scaled = (i - i.mean()) / n
+    q, _ = np.linalg.qr(np.stack([np.ones_like(i), scaled, scaled * scaled, np.log(i + 1)], axis=1))
+    return np.asarray(q.T)
+
+
+@cache
 def _parabola(n: int) -> Array:
     """Orthonormal constant, linear and quadratic rows, [3, n]."""
     grid = np.linspace(-1, 1, n)

@@ -59,7 +59,7 @@ class WarmUp(VerdictPruner):
 
 
 class Interval(VerdictPruner):
-    """Asks the pruner once per `interval_steps` steps: at the first report among them, and at one that is not finite."""
+    """Asks the pruner once per `interval_steps` steps: at the first report in them, and at any that is not finite."""
 
     def __init__(self, pruner: BasePruner, interval_steps: int) -> None:
         if interval_steps < 1:

@@ -59,7 +59,7 @@ class Judge:
     def verdict(
         self, peers: Peers, trial: int, steps: Array, losses: Array, now: Trend, plan: Plan, sign: float = 1.0
     ) -> Verdict | None:
-        """now: `trend(steps, losses)`, which `peers` has been told. sign: -1 if the losses are negated values, for words.
+        """now: `trend(steps, losses)`, as told to `peers`. sign: -1 if the losses are negated values, for words.
 
         Without plan.n_steps only a stall of the curve itself ends the trial; on its last step nothing does.
         """
@@ -183,15 +183,17 @@ def rate_changes(plan: Plan, step: int) -> bool:
     later = [rate for at, rate in plan.lr if at > step]
     if not later:
         return False
-    rate = float(np.interp(step, *zip(*plan.lr, strict=True)))
+    corners = np.array(plan.lr, dtype=np.float64)
+    rate = float(np.interp(step, corners[:, 0], corners[:, 1]))
     return min(later) * RATE_CHANGE <= rate or max(later) >= rate * RATE_CHANGE
 
 
 def _course(s: Signals, sign: float) -> str:
     unit = 10 ** max(0, round(math.log10(max(s.step, 1))) - 1)
     error = (s.trend_high - s.trend) / Z * unit
+    span = "step" if unit == 1 else f"{unit:,} steps"
     stalled = "still moving" if s.stalled_since is None else f"stalled since step {s.stalled_since:,}"
-    return f"{stalled}: slope {sign * s.trend * unit:+.3g} ± {error:.2g} per {unit:,} steps at noise {s.noise:.2g}"
+    return f"{stalled}: slope {sign * s.trend * unit:+.3g} ± {error:.2g} per {span} at noise {s.noise:.2g}"
 
 
 def _out_of_reach(s: Signals, n_steps: int, reach: float, here: Standing, sign: float) -> Verdict:

@@ -22,7 +22,7 @@ class VerdictPruner(BasePruner):
         """Why the trial should end at its last report, or None if it may go on. Stores nothing."""
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether there is a verdict; it is kept in the user attributes `verdict`, `verdict_rule` and `verdict_step`."""
+        """Whether there is a verdict; it is kept in the user attributes `verdict`, `verdict_rule`, `verdict_step`."""
         verdict = self.verdict(study, trial)
         if verdict is not None:
             set_attributes(study, trial, verdict=verdict.reason, verdict_rule=verdict.rule, verdict_step=verdict.step)
