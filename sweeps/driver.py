@@ -16,8 +16,8 @@ from sweeps.curves import CurveWriter
 from sweeps.errors import StorageError
 from sweeps.jobs import OUTPUT_FILE
 from sweeps.space import Space
-from sweeps.study import SweepStudy
-from sweeps.types import Ending, Outcome
+from sweeps.study import Proposal, SweepStudy
+from sweeps.types import Ending, Outcome, Verdict
 from sweeps.workers import Assignment, Finished, Nursery, Ready, Reported, Stopped, Worker, WorkerSpec, drain, wait
 
 log = logging.getLogger("sweeps")
@@ -51,7 +51,7 @@ class Driver:
     """Runs the trials that a study still misses, in the workers of a nursery.
 
     objective: "return", "best", "final" of the watched metric, or None for the return value if there is one, else best.
-    clock: seconds, never going back.
+    seed_key: the config's key for the seeds of repeats. clock: seconds, never going back.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Driver:
         metric: str,
         objective: str | None,
         max_failure_rate: float,
+        seed_key: str,
         sweep_dir: Path,
         check_storage: Callable[[], None],
         session: int,
@@ -79,11 +80,12 @@ class Driver:
         self._watcher = watcher
         self._metric = metric
         self._objective = objective
+        self._seed_key = seed_key
         self._sweep_dir = sweep_dir
         self._check_storage = check_storage
         self._session = session
         self._clock = clock
-        self._scheduler = s.Scheduler(len(slots), study.n_missing, max_failure_rate)
+        self._scheduler = s.Scheduler(len(slots), study.n_to_ask, max_failure_rate)
         self._workers: dict[int, Worker] = {}
         self._started: dict[int, tuple[int, float]] = {}  # trial -> slot, when
         self._others: dict[int, set[str]] = {}  # trial -> metrics it reported that are not watched
@@ -149,11 +151,19 @@ class Driver:
 
     def _ask(self, slot: int) -> None:
         proposal = self._study.ask()
+        for trial, before in self._study.take_duplicates():
+            self._watcher.ended(
+                trial, Outcome(Ending.DUPLICATE, reason=f"the setting of trial {before}, not run again")
+            )
         if proposal is None:
             self._handle(s.Exhausted(slot))
             return
-        self.assignments[proposal.trial] = Assignment(proposal.trial, self._space.overrides(proposal.values))
+        self.assignments[proposal.trial] = Assignment(proposal.trial, self._overrides(proposal))
         self._handle(s.Proposed(slot, proposal.trial))
+
+    def _overrides(self, proposal: Proposal) -> tuple[str, ...]:
+        lines = self._space.overrides(proposal.values)
+        return lines if proposal.seed is None else (*lines, f"{self._seed_key}={proposal.seed}")
 
     def _send(self, slot: int, message: Assignment | Stopped) -> None:
         try:
@@ -249,6 +259,10 @@ class Driver:
         self._n_told += 1
         self.outcomes.setdefault(trial, outcome)
         self._watcher.ended(trial, outcome)
+        if outcome.ending in (Ending.PRUNED, Ending.DIVERGED):
+            for sibling in self._study.siblings(trial):
+                reason = f"another seed of its setting, trial {trial}, was {outcome.ending}: {outcome.reason}"
+                self._handle(s.Judged(sibling, Verdict("repeats", 0, reason)))
 
     def _close(self) -> None:
         for worker in self._workers.values():

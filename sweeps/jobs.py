@@ -16,7 +16,8 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ from omegaconf._utils import get_omega_conf_dumper
 
 from sweeps.errors import SweepFailedError
 from sweeps.reporting import Reporter
-from sweeps.types import Ending, Outcome, Verdict
+from sweeps.types import Ending, Finding, Outcome, Verdict
 from sweeps.workers import Assignment
 
 # Everything the task prints, beside Hydra's own log file.
@@ -49,6 +50,7 @@ class Composer:
         self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
         self._branches: dict[tuple[str, ...], bytes | DictConfig] = {}
+        self._groups: dict[str, bool] = {}
 
     def parse(self, lines: list[str]) -> list[Override]:
         """Hydra's own override parser."""
@@ -56,7 +58,9 @@ class Composer:
 
     def is_group(self, key: str) -> bool:
         """Whether `key` names a config group of this app."""
-        return bool(self._loader.get_group_options(key))
+        if key not in self._groups:  # Hydra looks through its whole search path each time
+            self._groups[key] = bool(self._loader.get_group_options(key))
+        return self._groups[key]
 
     def compose(self, lines: Sequence[str]) -> DictConfig:
         """The whole config, `hydra` node included, as Hydra would compose it from these overrides.
@@ -87,13 +91,27 @@ class Composer:
         return pickle.loads(kept) if isinstance(kept, bytes) else copy.deepcopy(kept)
 
 
-class HydraRunner:
-    """Runs trials of a Hydra app in a worker process; a `sweeps.workers.Runner`."""
+# Looks at a composed config without its `hydra` node, and says what is wrong with it.
+Audit = Callable[[DictConfig], Sequence[Finding]]
 
-    def __init__(self, context: HydraContext, task_function: TaskFunction, composer: Composer) -> None:
+
+class HydraRunner:
+    """Runs trials of a Hydra app in a worker process; a `sweeps.workers.Runner`.
+
+    audit: asked about each trial's config before the task is called; a trial it rules out costs no compute.
+    """
+
+    def __init__(
+        self,
+        context: HydraContext,
+        task_function: TaskFunction,
+        composer: Composer,
+        audit: Audit = lambda _: (),
+    ) -> None:
         self._context = context
         self._task_function = task_function
         self._composer = composer
+        self._audit = audit
 
     def __call__(self, assignment: Assignment, reporter: Reporter) -> Outcome:
         """Run one trial; whatever the task does, the outcome says so in a sentence."""
@@ -102,15 +120,19 @@ class HydraRunner:
             folder = set_job(config, assignment.trial)
             reporter.place(str(folder))
             with _output_to(folder / OUTPUT_FILE):
+                findings = tuple(self._audit(_without_hydra(config)))
+                ruled_out = [finding for finding in findings if finding.rule == "infeasible"]
+                if ruled_out:
+                    return Outcome(Ending.INFEASIBLE, reason=ruled_out[0].text, findings=findings)
                 result = self._run(config, folder)
         except Exception as error:
             return Outcome(Ending.FAILED, reason=f"{describe(error)} (before the task began)")
-        return judge(result, reporter.verdict if reporter.heeded else None)
+        return replace(judge(result, reporter.verdict if reporter.heeded else None), findings=findings)
 
     def _run(self, config: DictConfig, folder: Path) -> JobReturn:
         result = JobReturn()
         result.task_name = JobRuntime.instance().get("name")
-        result.overrides = list(config.hydra.overrides.task)
+        result.overrides = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task))
         result.cfg = _without_hydra(config)
         result.hydra_cfg = cast(DictConfig, HydraConfig.instance().cfg)
         chdir = config.hydra.job.chdir
@@ -172,9 +194,9 @@ def set_job(config: DictConfig, trial: int) -> Path:
         config.hydra.job.num = trial
     HydraConfig.instance().set_config(config)  # the folder's name may be written with ${hydra:...}
     folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(folder)
-    HydraConfig.instance().set_config(config)
+    for hydra in (config.hydra, HydraConfig.get()):  # a copy; to make another costs more than the rest of this function
+        with read_write(hydra.runtime), open_dict(hydra.runtime):
+            hydra.runtime.output_dir = str(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -225,10 +247,13 @@ def _sendable(value: Any) -> Any:
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
-    task_config = copy.copy(config)
-    with read_write(task_config), open_dict(task_config):
-        del task_config["hydra"]
-    return copy.deepcopy(task_config)
+    # Hydra copies the whole and deletes `hydra` from it; that node is by far the largest, so it steps aside instead.
+    content = config.__dict__["_content"]
+    hydra = content.pop("hydra")
+    try:
+        return copy.deepcopy(config)
+    finally:
+        content["hydra"] = hydra
 
 
 @contextlib.contextmanager

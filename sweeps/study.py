@@ -7,12 +7,15 @@ What this package keeps in Optuna's user attributes of a trial:
   steps        the last step it reported
   run          folder, slot, session, seconds, and the best and final watched value
   log          where to read on, if it failed
+  findings     what an audit found in its config, in sentences
+  seed, repeat, repeat_of   of repeats: the seed, which repeat it is (0 leads), and the leading trial's number
+  duplicate_of the trial whose setting and result this one shares, without having been run
+  again_for    the interrupted trial whose setting this one runs again
   verdict, verdict_rule, verdict_step, verdict_numbers   if a rule ended it
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.errors import BadInputError
+from sweeps.repeats import Unit, is_hopeless
 from sweeps.space import Space, Value, signature
 from sweeps.storage import LiveStorage
 from sweeps.types import Ending, Outcome, Plan, Verdict
@@ -75,56 +79,133 @@ class WatchedCurve:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A trial the study wants run: its number and the values of its parameters."""
+    """A trial the study wants run: its number, the values of its parameters, and its seed if repeats give it one."""
 
     trial: int
     values: Mapping[str, Value]
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """What is to be run. n_trials: settings to reach in all. queue: settings known in advance, which go first.
+
+    n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
+    extend: suggests further parameters for a trial, or None.
+    """
+
+    n_trials: int
+    queue: Sequence[Mapping[str, Value]] = ()
+    n_repeats: int = 1
+    first_seed: int = 0
+    extend: Callable[[optuna.Trial], None] | None = None
 
 
 class SweepStudy:
-    """One driver's view of the study. Make it with `open_study`."""
+    """One driver's view of the study. study: made with `open_study`. driver: the name of this driver."""
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        storage: LiveStorage,
-        space: Space,
-        n_trials: int,
-        extend: Callable[[optuna.Trial], None] | None,
-        queue: Sequence[Mapping[str, Value]],
-        driver: str,
-    ) -> None:
+    def __init__(self, study: optuna.Study, storage: LiveStorage, space: Space, plans: Plans, driver: str) -> None:
         self.study = study
         self._storage = storage
         self._space = space
-        self._n_trials = n_trials
-        self._extend = extend
-        self._queue = iter(queue)
+        self._plans = plans
+        self._queue = iter(plans.queue)
         self._driver = driver
         self._trials: dict[int, optuna.Trial] = {}
         self._curves: dict[int, WatchedCurve] = {}
+        self._duplicates: list[tuple[int, int]] = []
         # A pruner judges one objective; with several the watched metric is a loss.
         self.sign = -1 if self.study.directions == [StudyDirection.MAXIMIZE] else 1
 
     @property
     def n_missing(self) -> int:
-        """How many trials are still to be run to reach n_trials. Interrupted ones do not count as run."""
-        return max(0, self._n_trials - sum(counts_as_run(t) for t in self._all_trials()))
+        """How many settings are still to be run to reach n_trials. Interrupted ones do not count as run."""
+        n_run = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in self._all_trials())
+        return max(0, self._plans.n_trials - n_run)
+
+    @property
+    def n_to_ask(self) -> int:
+        """How many trials may still have to be run, repeats and settings to be run again included."""
+        waiting = sum(t.state is TrialState.WAITING for t in self._all_trials())
+        repeats = sum(len(unit.missing(self._plans.n_repeats)) for unit in self._units().values())
+        return max(self.n_missing * self._plans.n_repeats, waiting) + repeats
 
     def ask(self) -> Proposal | None:
-        """The next trial to run, or None when there is none: n_trials is reached, or the sampler has nothing left."""
+        """The next trial to run, or None when there is none: n_trials is reached, or the sampler has nothing left.
+
+        A setting that has been run is not run again: it is told its known result, and the next one is asked for.
+        """
         self._storage.refresh(self.study._study_id)
-        if self.n_missing == 0 or getattr(self.study, "exhausted", False):
-            return None
-        if not any(t.state is TrialState.WAITING for t in self._all_trials()):
-            self._enqueue_next()
-        trial = self.study.ask(self._space.distributions)
+        while True:
+            waits = any(t.state is TrialState.WAITING for t in self._all_trials())
+            if not waits and not self._enqueue_repeat():
+                if self.n_missing == 0 or getattr(self.study, "exhausted", False):
+                    return None
+                self._enqueue_next()
+            trial = self._suggested()
+            before = self._run_before(trial)
+            if before is None:
+                return self._begun(trial)
+            _tell_known_result(self.study, trial, before)
+            self._duplicates.append((trial.number, before.number))
+
+    def take_duplicates(self) -> list[tuple[int, int]]:
+        """The trials that were not run since the last call, each with the trial whose result it took over."""
+        duplicates, self._duplicates = self._duplicates, []
+        return duplicates
+
+    def _suggested(self) -> optuna.Trial:
+        trial = self.study.ask(self._space.unconditional)
+        for parameter in self._space.conditional:
+            if parameter.is_active(trial.params):
+                trial._suggest(parameter.key, parameter.distribution)  # as `ask` does for those above
+        if self._plans.extend is not None:
+            self._add_dimensions(trial, self._plans.extend)
+        return trial
+
+    def _begun(self, trial: optuna.Trial) -> Proposal:
         trial.set_user_attr("driver", self._driver)
-        if self._extend is not None:
-            self._add_dimensions(trial, self._extend)
+        if self._plans.n_repeats > 1 and "seed" not in trial.user_attrs:
+            trial.set_user_attr("seed", self._plans.first_seed)
         self._trials[trial.number] = trial
         self._curves[trial.number] = WatchedCurve(self.sign)
-        return Proposal(trial.number, trial.params)
+        return Proposal(trial.number, trial.params, trial.user_attrs.get("seed"))
+
+    def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
+        """The first finished trial of the same setting; None for a repeat, which is meant to be the same."""
+        if "repeat_of" in trial.user_attrs:
+            return None
+        finished = (TrialState.COMPLETE, TrialState.PRUNED)
+        same = (t for t in self._all_trials() if t.state in finished and t.params == trial.params)
+        return next((t for t in same if "duplicate_of" not in t.user_attrs), None)
+
+    def _units(self) -> dict[int, Unit]:
+        """The settings that have been run, by the number of their leading trial."""
+        units: dict[int, Unit] = {}
+        for trial in self._all_trials():
+            if not counts_as_run(trial) or "duplicate_of" in trial.user_attrs:
+                continue
+            unit = units.setdefault(trial.user_attrs.get("repeat_of", trial.number), Unit())
+            repeat = trial.user_attrs.get("repeat", 0)
+            unit.runs[repeat] = trial.number
+            if trial.state is TrialState.COMPLETE and trial.values:
+                unit.values[repeat] = trial.values[0]
+            unit.is_given_up = unit.is_given_up or trial.state is TrialState.PRUNED
+        return units
+
+    def _enqueue_repeat(self) -> bool:
+        """Queue the next repeat of a setting that is worth it; returns whether there was one."""
+        if self._plans.n_repeats == 1:
+            return False
+        units = self._units()
+        for leader, unit in units.items():
+            missing = unit.missing(self._plans.n_repeats)
+            if missing and not is_hopeless(unit, list(units.values()), self.sign):
+                attributes = {"repeat_of": leader, "repeat": missing[0], "seed": self._plans.first_seed + missing[0]}
+                params = self.study.get_trials(deepcopy=False)[leader].params
+                self.study.enqueue_trial(params, user_attrs=attributes)
+                return True
+        return False
 
     def plan(self, number: int, plan: Plan) -> None:
         """Record a trial's own plan, where pruners and readers find it."""
@@ -156,7 +237,7 @@ class SweepStudy:
         """The watched metric of a trial this driver runs or ran."""
         return self._curves[number]
 
-    def tell(self, number: int, outcome: Outcome, run: Mapping[str, Any], log: str) -> FrozenTrial:
+    def tell(self, number: int, outcome: Outcome, run: Mapping[str, Any], log: str) -> None:
         """Record how a trial ended. Everything a reviewer should see is set before: afterwards Optuna refuses it."""
         trial, curve = self._trials.pop(number), self._curves[number]
         if curve.final_step >= 0:
@@ -169,22 +250,37 @@ class SweepStudy:
         trial.set_user_attr("why", _why(outcome))
         if outcome.ending is Ending.FAILED:
             trial.set_user_attr("log", log)
+        if outcome.findings:
+            trial.set_user_attr("findings", [finding.text for finding in outcome.findings])
+        for finding in outcome.findings:
+            if finding.rule == "infeasible":
+                trial.set_constraint(finding.name, finding.amount)
         if outcome.verdict is not None:
             for name, value in _verdict_attributes(outcome.verdict).items():
                 trial.set_user_attr(name, value)
         self._finish(trial, outcome)
         if outcome.ending is Ending.INTERRUPTED:
             run_again(self.study, self._known(trial))
-        return self._known(trial)
+
+    def siblings(self, number: int) -> list[int]:
+        """The other runs, still under way here, of a trial's setting."""
+        leader = self._leader(number)
+        return [other for other in self._trials if other != number and self._leader(other) == leader]
+
+    def _leader(self, number: int) -> int:
+        attributes = self.study.get_trials(deepcopy=False)[number].user_attrs
+        return int(attributes.get("repeat_of", number))
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         match outcome.ending:
             case Ending.COMPLETED:
                 self.study.tell(trial, list(outcome.values))
-            case Ending.PRUNED | Ending.DIVERGED:
+            case Ending.PRUNED | Ending.DIVERGED | Ending.INFEASIBLE:
                 self.study.tell(trial, state=TrialState.PRUNED)
             case Ending.FAILED | Ending.INTERRUPTED:
                 self.study.tell(trial, state=TrialState.FAIL)
+            case Ending.DUPLICATE:
+                raise ValueError(f"trial {trial.number}: a duplicate is not run, so it has no outcome to tell")
 
     def _add_dimensions(self, trial: optuna.Trial, extend: Callable[[optuna.Trial], None]) -> None:
         try:
@@ -200,8 +296,8 @@ class SweepStudy:
 
     def _enqueue_next(self) -> None:
         """Queue the next of the settings known in advance that the study does not have yet."""
-        known = [t.params or t.system_attrs.get("fixed_params") for t in self._all_trials() if counts_as_run(t)]
-        for values in itertools.islice(self._queue, None):
+        known = [t.system_attrs.get("fixed_params") for t in self._all_trials() if counts_as_run(t)]
+        for values in self._queue:
             if dict(values) not in known:
                 self.study.enqueue_trial(dict(values))
                 return
@@ -238,7 +334,7 @@ def open_study(
     names = {s.study_name: s for s in storage.get_all_studies()}
     if name is None or name not in names:
         created = optuna.create_study(storage=storage, study_name=name, directions=list(directions))  # type: ignore[arg-type]
-        created.set_user_attr("search_space", signature(space.distributions))
+        created.set_user_attr("search_space", space.signature())
         name = created.study_name
     else:
         _refuse_other_study(storage, names[name], directions, space)
@@ -252,7 +348,7 @@ def _refuse_other_study(storage: LiveStorage, known: Any, directions: Sequence[s
             f"study {known.study_name!r} exists with direction={_shown(was)}, asked for {_shown(directions)}; "
             "choose another hydra.sweeper.study_name, or the direction it has"
         )
-    asked, kept = signature(space.distributions), known.user_attrs.get("search_space")
+    asked, kept = space.signature(), known.user_attrs.get("search_space")
     if kept is None:  # made by another tool: its last trial shows what it searches
         trials = storage.get_all_trials(known._study_id, deepcopy=False)
         kept = signature(trials[-1].distributions) if trials else asked
@@ -291,7 +387,22 @@ def was_interrupted(trial: FrozenTrial) -> bool:
 
 def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue an interrupted trial's setting."""
-    study.enqueue_trial(trial.params, user_attrs={"again_for": trial.number})
+    kept: dict[str, Any] = {
+        name: trial.user_attrs[name] for name in ("seed", "repeat", "repeat_of") if name in trial.user_attrs
+    }
+    study.enqueue_trial(trial.params, user_attrs={**kept, "again_for": trial.number})
+
+
+def _tell_known_result(study: optuna.Study, trial: optuna.Trial, before: FrozenTrial) -> None:
+    """End a trial whose setting has been run, with the result of then: the sampler learns, nothing is computed."""
+    trial.set_user_attr("duplicate_of", before.number)
+    trial.set_user_attr("why", f"{Ending.DUPLICATE}: the setting of trial {before.number}, whose result it takes over")
+    for name, amount in before.constraints.items():
+        trial.set_constraint(name, amount)
+    if before.state is TrialState.COMPLETE and before.values:
+        study.tell(trial, before.values)
+    else:
+        study.tell(trial, state=TrialState.PRUNED)
 
 
 def take_over(study: optuna.Study, is_alive: Callable[[str], bool]) -> list[int]:

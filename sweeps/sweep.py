@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import fcntl
 import functools
 import importlib
@@ -18,11 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -30,15 +29,16 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from sweeps import provenance, summary
+from sweeps.branches import settled
 from sweeps.curves import CurveWriter
 from sweeps.driver import Driver
 from sweeps.errors import BadInputError, SweepFailedError
 from sweeps.jobs import Composer, FolderReturn, HydraRunner
 from sweeps.progress import Progress, duration
 from sweeps.slots import physical_cores, plan_slots, visible_gpus
-from sweeps.space import Parameter, Space, Value, parse_space
+from sweeps.space import Space, checked_setting, parse_space, with_ties
 from sweeps.storage import LiveStorage, in_memory, open_backend
-from sweeps.study import SweepStudy, open_study, take_over
+from sweeps.study import Plans, SweepStudy, open_study, take_over
 from sweeps.workers import Nursery
 
 log = logging.getLogger("sweeps")
@@ -46,8 +46,6 @@ log = logging.getLogger("sweeps")
 STUDY_FILE = "study.db"
 SWEEP_FILE = "sweep.yaml"
 OBJECTIVES = (None, "best", "final", "return")
-# Composing a branch takes some 40 ms. Beyond this many, each choice is tried once instead of each combination.
-N_BRANCHES_TRIED = 64
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,9 @@ class Settings:
     storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for the job's name.
     n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
     params: search space by key. custom_search_space: dotted name of a function (config, trial) that suggests more.
+    when: key -> {other key: value or values} beside which the first is searched. enqueue: settings to run first.
+    repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
+    audit: dotted name of a function (config) that returns `sweeps.types.Finding`s before a trial runs, or None.
     metric: the watched metric. objective: see OBJECTIVES. report: dotted name of a function that is given the
     sweep's folder at the end and returns what it made (paths), or None for no report.
     """
@@ -72,6 +73,11 @@ class Settings:
     max_failure_rate: float
     params: Mapping[str, Any]
     custom_search_space: str | None
+    when: Mapping[str, Mapping[str, Any]]
+    enqueue: Sequence[Mapping[str, Any]]
+    repeats: int
+    seed_key: str
+    audit: str | None
     metric: str
     objective: str | None
     report: str | None
@@ -82,6 +88,8 @@ class Settings:
 
         if isinstance(self.n_trials, bool) or not isinstance(self.n_trials, int) or self.n_trials < 1:
             refuse("n_trials", self.n_trials, "give the total number of trials to reach, 1 or more")
+        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
+            refuse("repeats", self.repeats, "give the number of seeds for each setting, 1 or more")
         if not (isinstance(self.max_failure_rate, int | float) and 0 <= self.max_failure_rate <= 1):
             refuse("max_failure_rate", self.max_failure_rate, "give a share from 0 (none may fail) to 1 (all may)")
         if self.objective not in OBJECTIVES:
@@ -94,8 +102,26 @@ class Settings:
     @property
     def directions(self) -> list[str]:
         """One direction per objective."""
-        several = OmegaConf.is_list(self.direction) or isinstance(self.direction, list | tuple)
-        return [str(d) for d in self.direction] if several else [str(self.direction)]
+        return [str(d) for d in self.direction] if isinstance(self.direction, list) else [str(self.direction)]
+
+
+def read_settings(node: DictConfig) -> Settings:
+    """The settings of a config's `hydra.sweeper` node."""
+    try:
+        options = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+        written = cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
+    except OmegaConfBaseException as error:
+        raise BadInputError(f"hydra.sweeper: {_one_line(error)}") from error
+    names = {field.name for field in dataclasses.fields(Settings)}
+    unknown = sorted(set(options) - names - {"_target_", "_recursive_"})
+    if unknown:
+        raise BadInputError(f"hydra.sweeper has no option {', '.join(unknown)}; there are {', '.join(sorted(names))}")
+    given = {name: value for name, value in options.items() if name in names}
+    made_later = {name: node[name] for name in ("sampler", "pruner", "storage")}
+    params = with_ties(options["params"] or {}, written["params"] or {})
+    return Settings(
+        **{**given, **made_later, "params": params, "when": given["when"] or {}, "enqueue": given["enqueue"] or []}
+    )
 
 
 def run_sweep(
@@ -107,32 +133,38 @@ def run_sweep(
     Raises BadInputError before anything runs, SweepFailedError or StorageError after saving what there is.
     """
     composer = Composer(context.config_loader, config)
-    space = parse_space(settings.params, arguments, composer.parse, composer.is_group)
-    try_out(space, composer)
+    space = parse_space(settings.params, arguments, composer.parse, composer.is_group, settings.when)
+    space = settled(space, composer)
     gpus = visible_gpus(os.environ)
     slots = plan_slots(settings.n_jobs, gpus, physical_cores())
-    sampler, queue = make_sampler(settings.sampler, space)
+    sampler = make_sampler(settings.sampler, space)
     pruner = make_pruner(settings.pruner, len(settings.directions))
-    extend = _extension(settings.custom_search_space, config)
-    n_trials = min(settings.n_trials, len(queue)) if queue else settings.n_trials
+    plans = make_plans(settings, space, config)
+    audit = _function("audit", settings.audit) if settings.audit else None
     if config.hydra.launcher._target_.rpartition(".")[2] != "BasicLauncher":
         log.warning("hydra/launcher is not used: iolaus runs trials in its own worker processes (hydra.sweeper.n_jobs)")
 
     sweep_dir = Path(config.hydra.sweep.dir).absolute()
-    runner = HydraRunner(context, task_function, composer)
+    runner = HydraRunner(context, task_function, composer, audit or (lambda _: ()))
     with _locked(sweep_dir), Nursery(runner, settings.metric) as nursery, _opened(settings, sweep_dir) as storage:
         name = settings.study_name or (None if settings.storage else config.hydra.job.name)
         optuna_study = open_study(storage, name, settings.directions, sampler, pruner, space)
         for number in take_over(optuna_study, _driver_is_alive):
             log.info("trial %d was cut off when its sweep died; its setting is queued again", number)
-        study = SweepStudy(optuna_study, storage, space, n_trials, extend, queue, _driver_name())
+        study = SweepStudy(optuna_study, storage, space, plans, _driver_name())
         console = _console()
-        if study.n_missing == 0:
-            _say_reached(console, optuna_study, settings, n_trials)
+        if study.n_to_ask == 0:
+            _say_reached(console, optuna_study, settings, plans.n_trials)
             return []
         session = _record(optuna_study, settings, config, sweep_dir, gpus)
         progress = Progress(
-            console, n_trials, n_trials - study.n_missing, len(slots), study.sign, settings.metric, time.monotonic
+            console,
+            plans.n_trials * plans.n_repeats,
+            plans.n_trials * plans.n_repeats - study.n_to_ask,
+            len(slots),
+            study.sign,
+            settings.metric,
+            time.monotonic,
         )
         curves = CurveWriter(
             sweep_dir / "curves", f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}", clock=time.monotonic
@@ -141,12 +173,13 @@ def run_sweep(
             study,
             space,
             nursery,
-            slots[: study.n_missing],
+            slots,
             curves,
             progress,
             metric=settings.metric,
             objective=settings.objective,
             max_failure_rate=settings.max_failure_rate,
+            seed_key=settings.seed_key,
             sweep_dir=sweep_dir,
             check_storage=storage.check,
             session=session,
@@ -164,77 +197,58 @@ def run_sweep(
         return _returns(driver, config, len(slots))
 
 
-def try_out(space: Space, composer: Composer) -> None:
-    """Compose each branch of the space, and each example value in the first; raises BadInputError for what is refused.
+def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
+    """The sampler of a config with `_target_`.
 
-    With more than `N_BRANCHES_TRIED` branches each group choice is tried once.
+    A grid is a queue known in advance (`make_plans`), which leaves its sampler nothing to do. TPE is told to model a
+    conditional space by groups of parameters that exist together, unless the config says otherwise.
     """
-    first = {key: p.examples()[0] for key, p in space.parameters.items()}
-    branches = [{**first, **branch} for branch in _bounded(space.branches(), N_BRANCHES_TRIED)]
-    if len(branches) == N_BRANCHES_TRIED:
-        groups = [p for p in space.parameters.values() if p.is_group]
-        branches = [first, *({**first, p.key: value} for p in groups for value in p.examples()[1:])]
-    values = [p for p in space.parameters.values() if not p.is_group]
-    settings = branches + [{**branches[0], p.key: value} for p in values for value in p.examples()[1:]]
-    for setting in settings:
-        try:
-            composer.compose(space.overrides(setting))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise BadInputError(_refusal(error, space, setting, composer)) from error
-
-
-def _bounded(branches: Iterator[dict[str, Value]], n: int) -> Iterator[dict[str, Value]]:
-    return (branch for _, branch in zip(range(n), branches, strict=False))
-
-
-def _refusal(error: Exception, space: Space, setting: Mapping[str, Value], composer: Composer) -> str:
-    """What is wrong with a setting that does not compose: the parameter, what was asked, what could be meant."""
-    message = _one_line(error.__cause__ or error)
-    culprit = _culprit(space, setting, composer)
-    if culprit is None:
-        return f"the config cannot be composed: {_one_line(error)}"
-    known = _keys(composer.compose([]))
-    if isinstance(culprit, str):
-        key, text = culprit.partition("=")[0], culprit
+    if _is_grid(config):
+        return optuna.samplers.RandomSampler()
+    if _class_name(config) == "TPESampler" and space.conditional:
+        chosen = {key for key in ("multivariate", "group") if not OmegaConf.is_missing(config, key) and key in config}
+        sampler = _instantiate(config, "sampler", **({} if chosen else {"multivariate": True, "group": True}))
     else:
-        key, text = culprit.key, culprit.text
-    bare = key.lstrip("+")
-    if key == bare and bare not in known and not composer.is_group(bare):
-        near = difflib.get_close_matches(bare, known, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        return f"unknown parameter {bare} (in {text}): the config has no such key; {meant}To add one, write +{text}"
-    return f"{text}: the config does not take it: {message}"
+        sampler = _instantiate(config, "sampler")
+    if not isinstance(sampler, optuna.samplers.BaseSampler):
+        raise BadInputError(
+            f"hydra.sweeper.sampler: {config.get('_target_')} is no Optuna sampler; see its documentation"
+        )
+    return sampler
 
 
-def _culprit(space: Space, setting: Mapping[str, Value], composer: Composer) -> Parameter | str | None:
-    """The parameter or fixed override without which the setting composes; None if no single one is to blame."""
-    lines = space.overrides(setting)
-    for key, line in zip(space.order, lines, strict=False):
-        try:
-            composer.compose([other for other in lines if other != line])
-            return space.parameters.get(key, line)
-        except (HydraException, OmegaConfBaseException):
-            continue
-    return None
+def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
+    """What is to be run: settings known in advance first, then what the sampler proposes, each with its seeds."""
+    known = [checked_setting(space, s, f"hydra.sweeper.enqueue[{i}]") for i, s in enumerate(settings.enqueue)]
+    grid = space.grid() if _is_grid(settings.sampler) else []
+    return Plans(
+        n_trials=min(settings.n_trials, len(grid)) if grid else settings.n_trials,
+        queue=[*known, *grid],
+        n_repeats=settings.repeats,
+        first_seed=_first_seed(settings, space, config) if settings.repeats > 1 else 0,
+        extend=_extension(settings.custom_search_space, config),
+    )
 
 
-def _keys(config: DictConfig) -> list[str]:
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
+def _first_seed(settings: Settings, space: Space, config: DictConfig) -> int:
+    key = settings.seed_key
+    if key in space.parameters:
+        raise BadInputError(f"{key} is searched and repeated: remove it from the search, or hydra.sweeper.repeats")
+    seed = OmegaConf.select(config, key)
+    if not isinstance(seed, int):
+        raise BadInputError(
+            f"hydra.sweeper.repeats={settings.repeats} counts seeds from the config's {key}, which is {seed}; give it "
+            "a whole number, or name the app's own key in hydra.sweeper.seed_key"
+        )
+    return seed
 
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
-    return list(walk({key: value for key, value in plain.items() if key != "hydra"}, ""))
+
+def _is_grid(config: Any) -> bool:
+    return _class_name(config) == "GridSampler"
 
 
-def make_sampler(config: Any, space: Space) -> tuple[optuna.samplers.BaseSampler | None, list[dict[str, Value]]]:
-    """The sampler, and for a grid its settings in Hydra's order: a grid is a queue known in advance."""
-    if str(config.get("_target_", "")).rpartition(".")[2] != "GridSampler":
-        return _instantiate(config, "sampler"), []
-    return optuna.samplers.RandomSampler(), space.grid()  # the queue leaves it nothing to sample
+def _class_name(config: Any) -> str:
+    return str(config.get("_target_", "")).rpartition(".")[2]
 
 
 def make_pruner(config: Any, n_directions: int) -> optuna.pruners.BasePruner:
@@ -269,13 +283,14 @@ def _one_line(error: BaseException) -> str:
 
 
 def _extension(name: str | None, config: DictConfig) -> Callable[[optuna.Trial], None] | None:
-    if name is None:
-        return None
+    return functools.partial(_function("custom_search_space", name), config) if name else None
+
+
+def _function(option: str, name: str) -> Callable[..., Any]:
     try:
-        method = get_method(name)
+        return get_method(name)
     except Exception as error:
-        raise BadInputError(f"hydra.sweeper.custom_search_space={name}: {error}; give module.function") from error
-    return functools.partial(method, config)
+        raise BadInputError(f"hydra.sweeper.{option}={name}: {_one_line(error)}; give module.function") from error
 
 
 @contextmanager

@@ -52,12 +52,35 @@ class Plan:
             raise ValueError(f"the steps of a learning-rate plan must rise; got {steps[:8]}")
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What an audit of a composed config has to say, before any compute.
+
+    name: of the finding, such as "flat". step: where it starts (optimizer updates). text: a sentence with the numbers.
+    rule: "warn", or "infeasible" if a trial with it shall not run. amount: how bad, above 0; told to the sampler.
+    """
+
+    name: str
+    step: int
+    text: str
+    rule: str = "warn"
+    amount: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("warn", "infeasible"):
+            raise ValueError(f"finding {self.name!r} has rule {self.rule!r}: choose warn or infeasible")
+        if not self.amount > 0:
+            raise ValueError(f"finding {self.name!r} has amount {self.amount}: a violation is above 0")
+
+
 class Ending(StrEnum):
     """How a trial ended."""
 
     COMPLETED = "completed"
     PRUNED = "pruned"  # a rule, or the task itself, ended it early; its verdict says why
     DIVERGED = "diverged"  # the watched metric became NaN or infinite
+    INFEASIBLE = "infeasible"  # an audit of its config ruled it out before any compute
+    DUPLICATE = "duplicate"  # the same setting had been run before; its result was taken over
     FAILED = "failed"  # an exception, an exit, a killed worker, no usable result
     INTERRUPTED = "interrupted"  # the sweep was stopped; continuing it runs the same setting again
 
@@ -70,6 +93,7 @@ class Outcome:
     reason: one sentence, empty when there is nothing to say beyond the ending.
     verdict: what a rule had decided, if one had.
     returned: the task's return value itself, for callers that want it; None if it cannot leave its process.
+    findings: what an audit found in its config.
     """
 
     ending: Ending
@@ -77,3 +101,4 @@ class Outcome:
     reason: str = ""
     verdict: Verdict | None = None
     returned: Any = None
+    findings: tuple[Finding, ...] = ()

@@ -4,10 +4,13 @@ Options of Optuna's samplers and pruners are named here without a value (`???`) 
 Optuna's own defaults stay in force, whatever its version makes of them.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 UNSET = "???"
 
@@ -80,13 +83,30 @@ class IolausSweeperConf:
     max_failure_rate: float = 0.5
     params: dict[str, Any] | None = None
     custom_search_space: str | None = None
+    when: dict[str, Any] | None = None
+    enqueue: list[Any] | None = None
+    repeats: int = 1
+    seed_key: str = "seed"
+    audit: str | None = None
     metric: str = "loss"
     objective: str | None = None
     report: str | None = "analysis.report.write_report"
 
 
+# For ties between parameters, in any config: `lr: ${sweep.mul:0.1,${sweep.div:${batch_size},64}}`.
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "mul": lambda *factors: math.prod(factors),
+    "div": lambda a, b: a / b,
+    "add": lambda *terms: sum(terms),
+    "sqrt": math.sqrt,
+    "round": round,
+}
+
+
 def register(store: ConfigStore) -> None:
-    """Make the sweeper and its groups known to Hydra."""
+    """Make the sweeper, its groups and the resolvers for ties known to Hydra."""
+    for name, function in RESOLVERS.items():
+        OmegaConf.register_new_resolver(f"sweep.{name}", function, replace=True)
     store.store(group="hydra/sweeper", name="iolaus", node=IolausSweeperConf, provider="iolaus")
     for group, module, known in (("sampler", "samplers", SAMPLERS), ("pruner", "pruners", PRUNERS)):
         for name, (cls, options, values) in known.items():

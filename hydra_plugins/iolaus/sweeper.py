@@ -15,10 +15,10 @@ class SweepException(CompactHydraException):
 
 
 class IolausSweeper(Sweeper):
-    """Hands a multirun to `sweeps.sweep.run_sweep`. options: the fields of `sweeps.sweep.Settings`."""
+    """Hands a multirun to `sweeps.sweep.run_sweep`. Its options are read from the config, where ties are unresolved."""
 
-    def __init__(self, **options: Any) -> None:
-        self._options = options
+    def __init__(self, **_: Any) -> None:
+        pass
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See hydra.plugins.sweeper.Sweeper."""
@@ -29,13 +29,12 @@ class IolausSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """See hydra.plugins.sweeper.Sweeper. Returns the trials' JobReturns in rows of one per slot."""
         from sweeps.errors import SweepError
-        from sweeps.sweep import Settings, run_sweep
+        from sweeps.sweep import read_settings, run_sweep
 
         assert self.hydra_context is not None
         assert self.config is not None
-        options = {**self._options, "params": self._options.get("params") or {}}
         try:
-            settings = Settings(**options)
+            settings = read_settings(self.config.hydra.sweeper)
             return run_sweep(settings, self.hydra_context, self._task_function, self.config, arguments)
         except SweepError as error:
             raise SweepException(str(error)) from error
