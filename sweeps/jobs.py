@@ -192,13 +192,20 @@ def set_job(config: DictConfig, trial: int) -> Path:
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.job.id = str(trial)
         config.hydra.job.num = trial
-    HydraConfig.instance().set_config(config)  # the folder's name may be written with ${hydra:...}
+    _set_hydra_config(config)  # the folder's name may be written with ${hydra:...}
     folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
-    for hydra in (config.hydra, HydraConfig.get()):  # a copy; to make another costs more than the rest of this function
-        with read_write(hydra.runtime), open_dict(hydra.runtime):
-            hydra.runtime.output_dir = str(folder)
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = str(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _set_hydra_config(config: DictConfig) -> None:
+    """What `HydraConfig.set_config` does, with the `hydra` node shared instead of copied."""
+    OmegaConf.set_readonly(config.hydra, True)
+    holder = OmegaConf.create({})
+    holder.__dict__["_content"]["hydra"] = config.hydra  # its parent stays `config`, for interpolations into it
+    HydraConfig.instance().cfg = cast(Any, holder)
 
 
 def judge(result: JobReturn, verdict: Verdict | None) -> Outcome:

@@ -10,6 +10,7 @@ gets them, so several processes can share one study.
 from __future__ import annotations
 
 import copy
+import math
 import queue
 import sqlite3
 import threading
@@ -32,10 +33,15 @@ PATIENCE_S = 60.0
 
 
 class LiveStorage(BaseStorage):
-    """Wraps a storage for one driver. Use `flush` before others read, and `close` at the end."""
+    """Wraps a storage for one driver. Use `flush` before others read, and `close` at the end.
 
-    def __init__(self, backend: BaseStorage) -> None:
+    refresh_s: how old what others have written may be to this process; 0 where other drivers share the study.
+    """
+
+    def __init__(self, backend: BaseStorage, refresh_s: float = 0.0) -> None:
         self._backend = backend
+        self._refresh_s = refresh_s
+        self._refreshed_s: dict[int, float] = {}  # study id -> when
         self._trials: dict[int, FrozenTrial] = {}  # by trial id
         self._study_of: dict[int, int] = {}
         self._ids: dict[int, dict[int, int]] = {}  # study id -> trial number -> trial id
@@ -50,6 +56,11 @@ class LiveStorage(BaseStorage):
 
     def refresh(self, study_id: int) -> None:
         """Take in what other processes have written: trials they queued, run or finished."""
+        if time.monotonic() - self._refreshed_s.get(study_id, -math.inf) >= self._refresh_s:
+            self._read(study_id)
+
+    def _read(self, study_id: int) -> None:
+        self._refreshed_s[study_id] = time.monotonic()
         ids = self._ids.setdefault(study_id, {})
         for trial in self._backend.get_all_trials(study_id, deepcopy=False):
             if trial._trial_id not in self._mine:
@@ -82,7 +93,7 @@ class LiveStorage(BaseStorage):
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.flush()
-        return LiveStorage, (self._backend,)
+        return LiveStorage, (self._backend, self._refresh_s)
 
     def _write(self, method: Callable[..., Any], *arguments: Any) -> None:
         if self._writer is None:  # begun late: forking with threads is not safe
@@ -120,7 +131,7 @@ class LiveStorage(BaseStorage):
         if trial_id not in self._trials:
             trial = self._backend.get_trial(trial_id)  # raises KeyError for an unknown one
             for study in self._backend.get_all_studies():
-                self.refresh(study._study_id)
+                self._read(study._study_id)
             self._trials.setdefault(trial_id, trial)
         return self._trials[trial_id]
 
@@ -177,7 +188,7 @@ class LiveStorage(BaseStorage):
         """See optuna.storages.BaseStorage. The database gives the number."""
         trial_id = self._backend.create_new_trial(study_id, template_trial)
         if study_id not in self._ids:
-            self.refresh(study_id)
+            self._read(study_id)
         trial = self._backend.get_trial(trial_id)
         self._keep(study_id, trial)
         if trial.state is TrialState.RUNNING:
@@ -244,7 +255,7 @@ class LiveStorage(BaseStorage):
         """See optuna.storages.BaseStorage."""
         if study_id not in self._ids:
             self._backend.get_study_name_from_id(study_id)  # raises KeyError for an unknown study
-            self.refresh(study_id)
+            self._read(study_id)
         trials = [self._trials[i] for i in self._ids[study_id].values()]
         if states is not None:
             trials = [trial for trial in trials if trial.state in states]

@@ -26,6 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.errors import BadInputError
+from sweeps.pruners import verdict_of
 from sweeps.repeats import Unit, is_hopeless
 from sweeps.space import Space, Value, signature
 from sweeps.storage import LiveStorage
@@ -223,11 +224,7 @@ class SweepStudy:
         trial_id = self._trials[number]._trial_id
         # Not Trial.report: it refuses studies with several objectives.
         self._storage.set_trial_intermediate_value(trial_id, step, value)
-        frozen = self._storage.get_trial(trial_id)
-        if not self.study.pruner.prune(self.study, frozen):
-            return None
-        rule = type(self.study.pruner).__name__
-        return Verdict(rule, step, f"{rule} at step {step}: {value:.6g} does not keep up", {"value": value})
+        return verdict_of(self.study.pruner, self.study, self._storage.get_trial(trial_id))
 
     def can_prune(self, number: int) -> bool:
         """Whether this trial gave the pruner anything to judge, or there is no pruner to need it."""

@@ -35,6 +35,7 @@ from sweeps.driver import Driver
 from sweeps.errors import BadInputError, SweepFailedError
 from sweeps.jobs import Composer, FolderReturn, HydraRunner
 from sweeps.progress import Progress, duration
+from sweeps.pruners import Audit
 from sweeps.slots import physical_cores, plan_slots, visible_gpus
 from sweeps.space import Space, checked_setting, parse_space, with_ties
 from sweeps.storage import LiveStorage, in_memory, open_backend
@@ -59,6 +60,7 @@ class Settings:
     when: key -> {other key: value or values} beside which the first is searched. enqueue: settings to run first.
     repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
     audit: dotted name of a function (config) that returns `sweeps.types.Finding`s before a trial runs, or None.
+    audit_fraction: share of the trials the pruner would end that run on, to count how often it is wrong.
     metric: the watched metric. objective: see OBJECTIVES. report: dotted name of a function that is given the
     sweep's folder at the end and returns what it made (paths), or None for no report.
     """
@@ -78,6 +80,7 @@ class Settings:
     repeats: int
     seed_key: str
     audit: str | None
+    audit_fraction: float
     metric: str
     objective: str | None
     report: str | None
@@ -92,6 +95,8 @@ class Settings:
             refuse("repeats", self.repeats, "give the number of seeds for each setting, 1 or more")
         if not (isinstance(self.max_failure_rate, int | float) and 0 <= self.max_failure_rate <= 1):
             refuse("max_failure_rate", self.max_failure_rate, "give a share from 0 (none may fail) to 1 (all may)")
+        if not (isinstance(self.audit_fraction, int | float) and 0 <= self.audit_fraction <= 1):
+            refuse("audit_fraction", self.audit_fraction, "give a share from 0 to 1, such as 0.05")
         if self.objective not in OBJECTIVES:
             refuse("objective", self.objective, f"choose from {', '.join(map(str, OBJECTIVES[1:]))}, or leave it out")
         if not self.directions or not set(self.directions) <= {"minimize", "maximize"}:
@@ -138,7 +143,7 @@ def run_sweep(
     gpus = visible_gpus(os.environ)
     slots = plan_slots(settings.n_jobs, gpus, physical_cores())
     sampler = make_sampler(settings.sampler, space)
-    pruner = make_pruner(settings.pruner, len(settings.directions))
+    pruner = make_pruner(settings.pruner, len(settings.directions), settings.audit_fraction)
     plans = make_plans(settings, space, config)
     audit = _function("audit", settings.audit) if settings.audit else None
     if config.hydra.launcher._target_.rpartition(".")[2] != "BasicLauncher":
@@ -251,15 +256,17 @@ def _class_name(config: Any) -> str:
     return str(config.get("_target_", "")).rpartition(".")[2]
 
 
-def make_pruner(config: Any, n_directions: int) -> optuna.pruners.BasePruner:
+def make_pruner(config: Any, n_directions: int, audit_fraction: float) -> optuna.pruners.BasePruner:
     """The pruner; none if the config is empty. Raises BadInputError if it cannot judge several objectives."""
     pruner = _instantiate(config, "pruner") if config else optuna.pruners.NopPruner()
-    optunas = type(pruner).__module__.startswith("optuna.") and not isinstance(pruner, optuna.pruners.NopPruner)
-    if n_directions > 1 and optunas:
+    if isinstance(pruner, optuna.pruners.NopPruner):
+        return pruner
+    if n_directions > 1 and type(pruner).__module__.startswith("optuna."):
         raise BadInputError(
-            f"{type(pruner).__name__} judges one objective and there are {n_directions}; use hydra/sweeper/pruner=none"
+            f"{type(pruner).__name__} judges one objective and there are {n_directions}; "
+            "use hydra/sweeper/pruner=stalled, which judges the watched metric, or none"
         )
-    return pruner
+    return Audit(pruner, audit_fraction) if audit_fraction > 0 else pruner
 
 
 def _instantiate(config: Any, what: str, **extra: Any) -> Any:

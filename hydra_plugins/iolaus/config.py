@@ -19,8 +19,7 @@ SAMPLERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tpe": (
         "TPESampler",
         "consider_prior prior_weight consider_magic_clip consider_endpoints n_startup_trials n_ei_candidates gamma "
-        "weights seed multivariate group warn_independent_sampling constant_liar constraints_func "
-        "categorical_distance_func",
+        "weights seed multivariate group warn_independent_sampling constant_liar constraints_func",
         {},
     ),
     "random": ("RandomSampler", "seed", {}),
@@ -33,7 +32,7 @@ SAMPLERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "nsgaii": (
         "NSGAIISampler",
-        "population_size mutation_prob crossover crossover_prob swapping_prob seed constraints_func "
+        "population_size mutation mutation_prob crossover crossover_prob swapping_prob seed constraints_func "
         "elite_population_selection_strategy child_generation_strategy after_trial_strategy",
         {},
     ),
@@ -42,7 +41,11 @@ SAMPLERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "qmc_type scramble seed independent_sampler warn_asynchronous_seeding warn_independent_sampling",
         {},
     ),
-    "gp": ("GPSampler", "seed independent_sampler n_startup_trials deterministic_objective constraints_func", {}),
+    "gp": (
+        "GPSampler",
+        "seed independent_sampler n_startup_trials deterministic_objective constraints_func warn_independent_sampling",
+        {},
+    ),
     "bruteforce": ("BruteForceSampler", "seed avoid_premature_stop", {}),
 }
 PRUNERS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -63,6 +66,8 @@ PRUNERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "threshold": ("ThresholdPruner", "lower upper n_warmup_steps interval_steps", {}),
     "wilcoxon": ("WilcoxonPruner", "p_threshold n_startup_steps", {}),
 }
+# Ours, see `sweeps.pruners.StalledLoss`.
+STALLED = {"_target_": "sweeps.pruners.StalledLoss", "n_steps": UNSET, "caution": UNSET, "direction": UNSET}
 
 
 @dataclass
@@ -88,6 +93,7 @@ class IolausSweeperConf:
     repeats: int = 1
     seed_key: str = "seed"
     audit: str | None = None
+    audit_fraction: float = 0.0
     metric: str = "loss"
     objective: str | None = None
     report: str | None = "analysis.report.write_report"
@@ -112,6 +118,7 @@ def register(store: ConfigStore) -> None:
         for name, (cls, options, values) in known.items():
             node = {"_target_": f"optuna.{module}.{cls}", **dict.fromkeys(options.split(), UNSET), **values}
             store.store(group=f"hydra/sweeper/{group}", name=name, node=node, provider="iolaus")
+    store.store(group="hydra/sweeper/pruner", name="stalled", node=STALLED, provider="iolaus")
 
 
 register(ConfigStore.instance())

@@ -80,7 +80,8 @@ class Peers:
 
     def end(self, trial: int, fate: Fate) -> None:
         """Take what became of a trial; one that never reported may end too."""
-        self._fate[self._row(trial)] = fate
+        row = self._row(trial)
+        self._fate[row] = fate
 
     def goal(self, trial: int, n_best: float) -> float:
         """The k-th lowest loss that any trial, this one included, has shown; k = n_best * cube root of their number.
