@@ -66,11 +66,14 @@ def audit_command(overrides: Sequence[str]) -> str:
 
 def searched(master: DictConfig, composer: Composer) -> Space:
     """The search space of a config composed for a multirun, its params and conditions included."""
-    given = master.hydra.sweeper.params or OmegaConf.create({})
-    resolved, written = (cast(dict[str, Any], OmegaConf.to_container(given, resolve=r)) for r in (True, False))
-    when = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweeper.when, resolve=True))
-    arguments = list(master.hydra.overrides.task)
-    return parse_space(with_ties(resolved, written), arguments, composer.parse, composer.is_group, when)
+    sweeper = master.hydra.sweeper
+    resolved, written = (_plain(sweeper.params, resolve=resolve) for resolve in (True, False))
+    params, arguments = with_ties(resolved, written), list(master.hydra.overrides.task)
+    return parse_space(params, arguments, composer.parse, composer.is_group, _plain(sweeper.when, resolve=True))
+
+
+def _plain(node: DictConfig | None, *, resolve: bool) -> dict[str, Any]:
+    return {} if node is None else cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve))
 
 
 def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[Audited]:
@@ -138,8 +141,10 @@ def draw(axes: Axes, audited: Sequence[Audited]) -> None:
             axes.plot(step, view.rates[step], "v", color="#b2182b", markersize=7 if single else 3)
             if single:
                 axes.annotate(finding.name, (step, view.rates[step]), xytext=(4, 6), textcoords="offset points")
-    # Linear below the lowest rate but zero: on a plain log axis a rate of 0 would vanish.
-    axes.set_yscale("symlog", linthresh=max(lowest, 1e-12) if np.isfinite(lowest) else 1e-12)
+    if single:
+        axes.set_ylim(bottom=0)  # so that a flat rate looks flat
+    else:  # linear below the lowest rate but 0, which a plain log axis could not show
+        axes.set_yscale("symlog", linthresh=max(lowest, 1e-12) if np.isfinite(lowest) else 1e-12)
     axes.set_xlabel("step (optimizer updates)")
     axes.set_ylabel("learning rate")
     n_found = sum(bool(setting.findings) for setting in audited)
