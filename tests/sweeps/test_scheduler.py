@@ -41,9 +41,15 @@ anything = st.integers(0, 30)
 class World(RuleBasedStateMachine):
     """Workers, a study and a user who do what they like; actions are carried out and checked one by one."""
 
-    @initialize(n_slots=st.integers(1, 4), n_to_run=st.integers(0, 8), rate=st.sampled_from([0.0, 0.3, 1.0]))
-    def begin(self, n_slots: int, n_to_run: int, rate: float) -> None:
+    @initialize(
+        n_slots=st.integers(1, 4),
+        n_to_run=st.integers(0, 8),
+        rate=st.sampled_from([1.0, 0.3, 0.0]),
+        n_calm=st.integers(0, 12),
+    )
+    def begin(self, n_slots: int, n_to_run: int, rate: float, n_calm: int) -> None:
         self.n_slots, self.n_to_run = n_slots, n_to_run
+        self.n_calm = n_calm  # events before anything stops the sweep
         self.scheduler = Scheduler(n_slots, n_to_run, rate)
         self.up: dict[int, bool] = {}  # living workers, and whether they have said that they are
         self.asking: set[int] = set()
@@ -56,6 +62,7 @@ class World(RuleBasedStateMachine):
 
     def see(self, event: Event) -> list[Action]:
         was_draining = self.scheduler.draining
+        self.n_calm -= 1
         actions = self.scheduler.handle(event)
         if was_draining or isinstance(event, Interrupted | Halted):
             assert self.scheduler.draining
@@ -117,7 +124,7 @@ class World(RuleBasedStateMachine):
         self.see(Proposed(slot, trial))
         assert trial in (self.told if was_draining else self.running)
 
-    @precondition(lambda self: self.asking)
+    @precondition(lambda self: self.asking and self.n_calm <= 0)
     @rule(which=anything)
     def study_has_nothing_left(self, which: int) -> None:
         slot = sorted(self.asking)[which % len(self.asking)]
@@ -150,7 +157,7 @@ class World(RuleBasedStateMachine):
             Tell(trial, Outcome(Ending.FAILED, reason="killed")) for trial in lost
         ]
 
-    @precondition(lambda self: self.n_interrupts < 3)
+    @precondition(lambda self: self.n_interrupts < 3 and self.n_calm <= 0)
     @rule()
     def user_interrupts(self) -> None:
         self.n_interrupts += 1
@@ -161,6 +168,7 @@ class World(RuleBasedStateMachine):
             assert not self.up
             assert not self.running
 
+    @precondition(lambda self: self.n_calm <= 0)
     @rule()
     def storage_breaks(self) -> None:
         assert self.see(Halted("the disk is full")) == []
