@@ -1,4 +1,4 @@
-"""`python -m trainer.gallery [PATH]`: every schedule that ships, drawn over a run of 1,000 steps, for conf/README.md."""
+"""`python -m trainer.gallery [PATH]`: all shipped schedules over a run of 1,000 steps, for conf/README.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N_COLUMNS = 5
 
 
 def rates(run: Settings) -> NDArray[np.float64]:
-    """The rate of each step, [n_steps]; a schedule that looks at the loss is shown one that falls, and then stands."""
+    """The rate of each step, [n_steps]; a schedule that looks at the loss is shown one that falls, then creeps up."""
     steps = np.arange(run.n_steps)
     if not isinstance(run.schedule, LossDriven):
         planned: NDArray[np.float64] = run.schedule(steps, run.optim.lr)
@@ -27,22 +27,20 @@ def rates(run: Settings) -> NDArray[np.float64]:
     for step in steps:
         seen.append(run.schedule(int(step), state.lr))
         if (step + 1) % run.eval_every == 0:
-            state = run.schedule.next(state, max(1.0 - step / 400, 0.25) + (0.002 if step > 600 else 0) * step / 400)
+            state = run.schedule.next(state, max(1.0 - step / 400, 0.25 + step / 1e5))
     return np.array(seen)
 
 
 def draw(path: Path) -> None:
-    """Write the figure: one panel per file of conf/schedule/, all on the same axes, the top rate at 1."""
+    """Write the figure: one panel per file of conf/schedule/, all on the same axes, with optim.lr=1."""
     names = sorted(file.stem for file in (CONF / "schedule").glob("*.yaml"))
     n_rows = -(-len(names) // N_COLUMNS)
     figure = Figure(figsize=(2.4 * N_COLUMNS, 1.9 * n_rows), layout="constrained")
     panels = figure.subplots(n_rows, N_COLUMNS, sharex=True, sharey=True)
     with initialize_config_dir(str(CONF), version_base=None):
         for name, axes in zip(names, panels.flat, strict=False):
-            overrides = [f"schedule={name}", "optim.lr=1", "eval_every=20"]
-            if name == "staged":
-                overrides.append("optim.lr=0.55")
-            axes.plot(rates(read(compose("config", overrides))), color="#2166ac", linewidth=1.6)
+            run = read(compose("config", [f"schedule={name}", "optim.lr=1", "eval_every=20"]))
+            axes.plot(rates(run), color="#2166ac", linewidth=1.6)
             axes.set_title(name, fontsize=9, loc="left")
             axes.grid(color="0.9", linewidth=0.6)
     for axes in panels.flat[len(names) :]:
@@ -50,7 +48,7 @@ def draw(path: Path) -> None:
     for axes in panels[-1]:
         axes.set_xlabel("step", fontsize=8)
     for axes in panels[:, 0]:
-        axes.set_ylabel("rate / top rate", fontsize=8)
+        axes.set_ylabel("rate (optim.lr=1)", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
