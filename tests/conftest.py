@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+APPS = Path(__file__).parent / "apps"
+
+
+def eventually(what: Callable[[], Any], timeout_s: float = 60) -> Any:
+    """The first true value of `what`; an assertion error when there is none in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (value := what()):
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.02)
+    return value
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that was started: its files tell what became of it."""
+
+    folder: Path
+
+    def pid(self) -> int:
+        return int(eventually(lambda: (self.folder / "pid").is_file() and (self.folder / "pid").read_text()))
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid(), number)
+
+    def wait(self) -> Run:
+        eventually(lambda: (self.folder / "code").is_file())
+        return self
+
+    @property
+    def code(self) -> int:
+        return int((self.folder / "code").read_text())
+
+    @property
+    def out(self) -> str:
+        return (self.folder / "stdout").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def ok(self) -> Run:
+        assert self.wait().code == 0, self.out + self.err
+        return self
+
+
+@pytest.fixture(scope="session")
+def _warm_python() -> Iterator[Any]:
+    with subprocess.Popen([sys.executable, str(APPS.parent / "warm_python.py")], stdin=subprocess.PIPE, text=True) as p:
+        yield p.stdin
+
+
+@pytest.fixture
+def sweep(_warm_python: Any, tmp_path: Path) -> Callable[..., Run]:
+    """Starts a sweep of an app of tests/apps in the folder tmp_path/study, without a report; does not wait for it."""
+    numbers = itertools.count()
+
+    def start(app: str, *arguments: str, folder: Path = tmp_path / "study", **env: str) -> Run:
+        files = tmp_path / f"run-{next(numbers)}"
+        files.mkdir()
+        given = ["hydra/sweeper=iolaus", f"hydra.sweep.dir={folder}", "hydra.sweeper.report=null", *arguments]
+        argv = [str(APPS / app), "--multirun", *given]
+        command = {"argv": argv, "cwd": str(tmp_path), "env": env, "folder": str(files)}
+        _warm_python.write(json.dumps(command) + "\n")
+        _warm_python.flush()
+        return Run(files)
+
+    return start
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[..., optuna.Study]:
+    """Loads the study of a sweep's folder, as anyone would with plain Optuna."""
+
+    def load(folder: Path = tmp_path / "study") -> optuna.Study:
+        return optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
+
+    return load
