@@ -345,7 +345,7 @@ def _spearman(a: Array, b: Array) -> float:
 def table(found: Sequence[Mapping[str, object]]) -> str:
     """The summary as text, one line per rule, each mean with the half-width of its interval."""
     head = ("rule", "compute", "kept", "kept checkpoint", "regret (worst)", "false prune", "precision", "recall")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for row in found:
         half = row["intervals"]
         assert isinstance(half, dict)

@@ -53,8 +53,8 @@ class Signals:
     best, best_step: lowest smoothed loss (mean of three) and its step: the checkpoint to keep.
     stalled_since: step since which there has been no progress beyond noise, None while there is progress or it is too
         early to tell; (stalled_low, stalled_high) is where the data allow that step to be.
-    diverged_at: step of the first NaN or infinity, or at which the loss, having left its start behind by ten times all
-        it ever fell, still accelerates upwards; None otherwise.
+    diverged_at: step of the first NaN or infinity, or the last step of a loss that has risen above its start by ten
+        times all it ever fell and still accelerates; None otherwise.
     rebound: how far the level has climbed back from the best, 0.0 unless beyond noise; rebound_since: where it began.
     period_steps, amplitude: of the strongest oscillation around the course, None and 0.0 unless beyond chance (1 %).
     """
@@ -99,15 +99,16 @@ class Signals:
 def log_time(step: int, n_steps: int) -> float:
     """Steps at the present slope worth those left from `step` to `n_steps` if progress is straight in log time.
 
-    With t = step + 1, slope * t stays constant, so the loss changes by slope * t * log(n / t). Zero at the end.
+    With t = step + 1, loss = a - c log(t) has the slope -c * 2 log(2) / t through its last half, so the loss to come,
+    -c log(n / t), is slope * t / (2 log 2) * log(n / t). Zero at the end and after it.
     """
     elapsed = step + 1
-    return elapsed * math.log(max(n_steps, elapsed) / elapsed)
+    return elapsed / (2 * math.log(2)) * math.log(max(n_steps, elapsed) / elapsed)
 
 
 @dataclass(slots=True)
 class LossCurve:
-    """A growing curve in bounded memory: `add` is O(1) amortised, `signals` bounded, however many reports come.
+    """A growing curve in bounded memory, for one who asks at every report: `add` and `signals` are O(1) amortised.
 
     When 2 * N_POINTS blocks are full, neighbours are merged: each block is the mean of equally many reports.
     """
@@ -115,36 +116,46 @@ class LossCurve:
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     block: int = 1
-    pending: list[float] = field(default_factory=list)
+    n_reports: int = 0
     last_step: int = -1
     diverged_at: int | None = None
+    _pending: list[float] = field(default_factory=list, repr=False)
+    _said: Signals | None = field(default=None, repr=False)
+    _fresh_until: int = field(default=0, repr=False)
 
     def add(self, step: int, loss: float) -> None:
         """Take one report; steps must rise (ValueError). A non-finite loss ends the curve: what follows is ignored."""
         if step <= self.last_step:
             raise ValueError(f"reports must come in rising steps: step {step} arrived after step {self.last_step}")
         self.last_step = step
-        if self.diverged_at is not None or not math.isfinite(loss):
-            self.diverged_at = step if self.diverged_at is None else self.diverged_at
+        if self.diverged_at is not None:
             return
-        self.pending.append(loss)
-        if len(self.pending) == self.block:
+        self.n_reports += 1
+        if not math.isfinite(loss):
+            self.diverged_at, self._fresh_until = step, 0
+            return
+        self._pending.append(loss)
+        if len(self._pending) == self.block:
             self.steps.append(step)
-            self.losses.append(sum(self.pending) / self.block)
-            self.pending.clear()
+            self.losses.append(sum(self._pending) / self.block)
+            self._pending.clear()
             if len(self.losses) == 2 * N_POINTS:
                 self.steps = self.steps[1::2]
                 self.losses = [(a + b) / 2 for a, b in zip(self.losses[::2], self.losses[1::2], strict=True)]
                 self.block *= 2
 
     def signals(self) -> Signals:
-        """The signals of all reports so far, those waiting in an unfinished block left out."""
-        steps, losses = list(self.steps), list(self.losses)
-        if not losses and self.pending:
-            steps, losses = [self.last_step], [sum(self.pending) / len(self.pending)]
-        if self.diverged_at is not None:
-            steps, losses = [*steps, self.diverged_at], [*losses, math.nan]
-        return signals(steps, losses)
+        """The signals of the reports so far, at most 1/32 of them missing; a divergence is never missing.
+
+        n_reports counts blocks once reports have been merged. Raises ValueError before the first report.
+        """
+        if self._said is None or self.n_reports >= self._fresh_until:
+            steps, losses = list(self.steps), list(self.losses)
+            if self.diverged_at is not None:
+                steps, losses = [*steps, self.diverged_at], [*losses, math.nan]
+            self._said = signals(steps, losses)
+            self._fresh_until = self.n_reports + 1 + self.n_reports // 32
+        return self._said
 
 
 def thin(steps: Array, losses: Array, n_points: int = N_POINTS) -> tuple[Array, Array]:
@@ -211,7 +222,7 @@ def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLik
     error = noise * widen / math.sqrt(N_LEVEL)
     climb = t.level - best
     rebounded = len(y) >= N_TAIL and climb > 5 * error and climb > 1e-9 * float(np.ptp(y))
-    if diverged is None and _exploding(y, noise):
+    if diverged is None and _exploding(raw):
         diverged = int(x[-1])
     stall = None if diverged is not None else _stall(x, y, noise, noise * widen)
     if stall and rebounded and stall[0] < x[best_at]:  # the way down to a rebound was progress
@@ -293,14 +304,18 @@ def _parabola(n: int) -> Array:
     return np.asarray(q.T)
 
 
-def _exploding(y: Array, noise: float) -> bool:
-    """Far above the start and accelerating: ten times beyond all it ever fell. A warm-up hump decelerates instead."""
+def _exploding(y: Array) -> bool:
+    """Far above the start and accelerating: ten times all it ever fell, and thirty times what it usually moves.
+
+    Accelerating is to rise faster in the last third than in the middle one: a warm-up hump slows down instead.
+    """
+    third = len(y) // 3
     if len(y) < N_TAIL:
         return False
-    start = float(y[0])
-    fell, rose = start - float(y.min()), float(y[-3:].min()) - start
-    third = (y[-1] - y[-3], y[-3] - y[-5])
-    return rose > 10 * max(fell, 3 * noise) and bool(third[0] > third[1] > 0)
+    start, rose = float(y[0]), float(y[-2:].min() - y[0])
+    usual = float(np.median(np.abs(np.diff(y))))
+    middle, last = float(y[-third] - y[-2 * third]), float(y[-1] - y[-third])
+    return rose > 10 * (start - float(y.min())) and rose > 30 * usual and last > 2 * middle > 0
 
 
 def _line(x: Array, y: Array) -> tuple[float, float]:

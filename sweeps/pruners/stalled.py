@@ -23,7 +23,6 @@ from sweeps.types import Plan, Verdict
 
 # Chosen on TaskSet and DeepOBS and on trainings with schedules (docs/pruning.md says how, and how much each matters).
 BEST_PER_CUBE_ROOT = 1.25  # the goal is the k-th best of n trials, k = this * caution * cube root of n
-GAIN = 0.7  # share of the gain straight in log time that good trials still make, at the upper end
 GAIN_ERRORS = 1.0  # standard errors added to the slope, times caution
 WINNER_ERRORS = 5.0  # standard errors of the level within which a trial is where winners were, times caution
 SAFE_SHARE = 1 / 60  # the best share that is safe at the end of the run; at the share u of the run it is this / u
@@ -70,7 +69,7 @@ class Judge:
             return self._alone(steps, losses, plan, sign)
         goal = peers.goal(trial, BEST_PER_CUBE_ROOT * self.caution)
         slope = min(now.slope - GAIN_ERRORS * self.caution * now.slope_se, 0.0)
-        reach = now.best + GAIN * slope * log_time(now.step, n_steps)
+        reach = now.best + slope * log_time(now.step, n_steps)
         if reach <= goal and len(peers) > MIN_PEERS:
             return None
         here = peers.standing(trial, now.step, goal)
