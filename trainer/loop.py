@@ -147,8 +147,8 @@ def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
     set_lr(state.optimizer, lr)
     n_examples = len(batch)
     mean_loss = torch.zeros((), dtype=params[0].dtype, device=run.device)
-    for indices in torch.arange(n_examples, device=run.device).chunk(run.n_accumulate):
-        part = batch if run.n_accumulate == 1 else batch[indices]
+    parts = [batch[i] for i in torch.arange(n_examples).chunk(run.n_accumulate)] if run.n_accumulate > 1 else [batch]
+    for part in parts:
         with autocast(run):
             losses = run.task.loss(state.model, part)
         objective = losses.sum() if run.loss.reduction == "sum" else losses.sum() / n_examples

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.func import functional_call, grad, stack_module_state
+
+from trainer.data import Examples
+from trainer.models.cnn import CNN
+from trainer.models.mlp import MLP
+from trainer.settings import read
+from trainer.tasks.base import Classification
+from trainer.tasks.digits import Digits
+
+Compose = Callable[..., DictConfig]
+
+
+def test_digits_are_scikit_learns_split_in_three() -> None:
+    """Each image is in exactly one set, scaled to 0-1, under its own label."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    splits = Digits().data()
+    assert [len(examples) for examples in (splits.train, splits.val, splits.test)] == [1197, 300, 300]
+
+    def keyed(images: Tensor, targets: Tensor) -> list[tuple[object, ...]]:
+        rows = torch.cat([images.reshape(len(images), -1) * 16, targets[:, None]], 1)
+        return sorted(map(tuple, rows.tolist()))
+
+    together = [
+        torch.cat([getattr(e, name) for e in (splits.train, splits.val, splits.test)]) for name in ("inputs", "targets")
+    ]
+    assert keyed(*together) == keyed(torch.from_numpy(pixels).float() / 16, torch.from_numpy(labels))
+    assert not torch.equal(splits.train.inputs, Digits(data_seed=1).data().train.inputs)
+    with pytest.raises(ValueError, match=r"task\.n_val=1000 and task\.n_test=900 must .* 1797"):
+        Digits(n_val=1000, n_test=900)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_is_the_published_formula_in_training_only(smoothing: float) -> None:
+    """The loss is (1 - s) * cross-entropy + s * the mean over all classes; validation stays plain cross-entropy."""
+    torch.manual_seed(0)
+    logits = torch.randn(7, 5, dtype=torch.float64)
+    batch = Examples(logits, torch.tensor([0, 1, 2, 3, 4, 0, 1]))
+
+    class Task(Classification):
+        def data(self) -> None:  # type: ignore[override]
+            raise AssertionError("not asked for")
+
+    task = Task(label_smoothing=smoothing)
+    logs = logits.log_softmax(-1)
+    plain = -logs[torch.arange(7), batch.targets]
+    expected = (1 - smoothing) * plain - smoothing * logs.mean(-1)
+    torch.testing.assert_close(task.loss(nn.Identity(), batch), expected)
+    measures = task.measures(nn.Identity(), batch)
+    torch.testing.assert_close(measures["loss"].double(), plain, rtol=1e-5, atol=1e-6)
+    assert measures["accuracy"].tolist() == (logits.argmax(-1) == batch.targets).float().tolist()
+
+
+def test_models_are_what_their_names_say() -> None:
+    """The MLP's layers have the widths asked for; without hidden layers it is linear; the CNN refuses odd sizes."""
+    model = MLP(n_inputs=64, n_classes=10, n_hidden=5, n_layers=2)
+    assert [tuple(p.shape) for p in model.parameters()] == [(5, 64), (5,), (5, 5), (5,), (10, 5), (10,)]
+    assert len(list(MLP(n_inputs=64, n_classes=10, n_layers=0).parameters())) == 2
+    for settings in ({"side": 6}, {"n_channels": 10}):
+        with pytest.raises(ValueError, match=r"model\.side=.* must be a multiple of 4"):
+            CNN(**{"n_channels_in": 1, "side": 8, "n_classes": 10, **settings})
+
+
+@pytest.mark.parametrize("overrides", [["task=digit_sum"], ["task=digits"], ["task=digits", "model=cnn"]])
+def test_a_loss_of_an_example_does_not_depend_on_its_batch(compose: Compose, overrides: list[str]) -> None:
+    """No model looks at other examples (GroupNorm, not BatchNorm), so batch sizes can be compared."""
+    run = read(compose(*overrides))
+    torch.manual_seed(0)
+    model = run.task.build_model(run.node).double()
+    batch = run.splits.train[:6].to(torch.device("cpu"), torch.float64)
+    alone = torch.cat([run.task.loss(model, batch[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(run.task.loss(model, batch), alone, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("overrides", [["task=digit_sum"], ["task=digits"], ["task=digits", "model=cnn"]])
+def test_tasks_can_be_stacked(compose: Compose, overrides: list[str]) -> None:
+    """Vmap over stacked weights gives each model the gradients that it gets alone: what lanes rely on."""
+    run = read(compose(*overrides))
+    torch.manual_seed(0)
+    models = [run.task.build_model(run.node).double() for _ in range(3)]
+    batch = run.splits.train[:8].to(torch.device("cpu"), torch.float64)
+    weights, buffers = stack_module_state(models)
+
+    def loss(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        def model(inputs: Tensor) -> Tensor:
+            return functional_call(models[0], (weights, buffers), (inputs,))
+
+        return run.task.loss(model, batch).sum()  # type: ignore[arg-type]
+
+    together = torch.vmap(grad(loss))(weights, buffers)
+    for lane, model in enumerate(models):
+        model.zero_grad()
+        run.task.loss(model, batch).sum().backward()
+        for name, param in model.named_parameters():
+            torch.testing.assert_close(together[name][lane], param.grad, rtol=1e-9, atol=1e-12)
