@@ -161,6 +161,11 @@ class Driver:
         self.assignments[proposal.trial] = Assignment(proposal.trial, self._overrides(proposal))
         self._handle(s.Proposed(slot, proposal.trial))
 
+    def _show_duplicates(self) -> None:
+        for trial, before in self._study.take_duplicates():
+            reason = f"the setting of trial {before}, not run again"
+            self._watcher.ended(trial, Outcome(Ending.DUPLICATE, reason=reason))
+
     def _overrides(self, proposal: Proposal) -> tuple[str, ...]:
         lines = self._space.overrides(proposal.values)
         return lines if proposal.seed is None else (*lines, f"{self._seed_key}={proposal.seed}")
@@ -259,6 +264,7 @@ class Driver:
         self._n_told += 1
         self.outcomes.setdefault(trial, outcome)
         self._watcher.ended(trial, outcome)
+        self._show_duplicates()
         if outcome.ending in (Ending.PRUNED, Ending.DIVERGED):
             for sibling in self._study.siblings(trial):
                 reason = f"another seed of its setting, trial {trial}, was {outcome.ending}: {outcome.reason}"

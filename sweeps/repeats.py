@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 # Seeds of a setting whose mean is this many standard errors worse than the best setting's are not worth running: at 3,
-# a setting that is as good is given up once in 740 times (normal errors, one-sided).
+# one that is as good as a given other is given up once in 740 times (normal errors, one-sided); the best of many
+# settings is lucky as well, which makes it somewhat more.
 HOPELESS_STANDARD_ERRORS = 3.0
 # Below this many degrees of freedom the spread between seeds is not known well enough to judge by.
 N_DEGREES_NEEDED = 3

@@ -115,6 +115,7 @@ class SweepStudy:
         self._trials: dict[int, optuna.Trial] = {}
         self._curves: dict[int, WatchedCurve] = {}
         self._duplicates: list[tuple[int, int]] = []
+        self._parked: dict[int, list[optuna.Trial]] = {}  # waiting for the result of a running trial of their setting
         # A pruner judges one objective; with several the watched metric is a loss.
         self.sign = -1 if self.study.directions == [StudyDirection.MAXIMIZE] else 1
 
@@ -147,8 +148,23 @@ class SweepStudy:
             before = self._run_before(trial)
             if before is None:
                 return self._begun(trial)
-            _tell_known_result(self.study, trial, before)
-            self._duplicates.append((trial.number, before.number))
+            if before.state is TrialState.RUNNING:
+                trial.set_user_attr("driver", self._driver)
+                self._parked.setdefault(before.number, []).append(trial)
+            else:
+                self._take_over_result(trial, before)
+
+    def _take_over_result(self, trial: optuna.Trial, before: FrozenTrial) -> None:
+        """End a trial whose setting has been run, with the result of then: the sampler learns, nothing is computed."""
+        trial.set_user_attr("duplicate_of", before.number)
+        trial.set_user_attr("why", f"{Ending.DUPLICATE}: the setting of trial {before.number}, not run again")
+        for name, amount in before.constraints.items():
+            trial.set_constraint(name, amount)
+        if before.state is TrialState.COMPLETE and before.values:
+            self.study.tell(trial, before.values)
+        else:
+            self.study.tell(trial, state=before.state)
+        self._duplicates.append((trial.number, before.number))
 
     def take_duplicates(self) -> list[tuple[int, int]]:
         """The trials that were not run since the last call, each with the trial whose result it took over."""
@@ -173,12 +189,16 @@ class SweepStudy:
         return Proposal(trial.number, trial.params, trial.user_attrs.get("seed"))
 
     def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
-        """The first finished trial of the same setting; None for a repeat, which is meant to be the same."""
+        """The first trial of this setting that has a result, or runs here; None for a repeat, which is meant to run."""
         if "repeat_of" in trial.user_attrs:
             return None
-        finished = (TrialState.COMPLETE, TrialState.PRUNED)
-        same = (t for t in self._all_trials() if t.state in finished and t.params == trial.params)
-        return next((t for t in same if "duplicate_of" not in t.user_attrs), None)
+        for other in self._all_trials():
+            has_result = (
+                other.state in (TrialState.COMPLETE, TrialState.PRUNED) and "duplicate_of" not in other.user_attrs
+            )
+            if (has_result or other.number in self._trials) and other.params == trial.params:
+                return other
+        return None
 
     def _units(self) -> dict[int, Unit]:
         """The settings that have been run, by the number of their leading trial."""
@@ -258,6 +278,8 @@ class SweepStudy:
         self._finish(trial, outcome)
         if outcome.ending is Ending.INTERRUPTED:
             run_again(self.study, self._known(trial))
+        for waiting in self._parked.pop(number, []):
+            self._take_over_result(waiting, self._known(trial))
 
     def siblings(self, number: int) -> list[int]:
         """The other runs, still under way here, of a trial's setting."""
@@ -388,18 +410,6 @@ def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
         name: trial.user_attrs[name] for name in ("seed", "repeat", "repeat_of") if name in trial.user_attrs
     }
     study.enqueue_trial(trial.params, user_attrs={**kept, "again_for": trial.number})
-
-
-def _tell_known_result(study: optuna.Study, trial: optuna.Trial, before: FrozenTrial) -> None:
-    """End a trial whose setting has been run, with the result of then: the sampler learns, nothing is computed."""
-    trial.set_user_attr("duplicate_of", before.number)
-    trial.set_user_attr("why", f"{Ending.DUPLICATE}: the setting of trial {before.number}, whose result it takes over")
-    for name, amount in before.constraints.items():
-        trial.set_constraint(name, amount)
-    if before.state is TrialState.COMPLETE and before.values:
-        study.tell(trial, before.values)
-    else:
-        study.tell(trial, state=TrialState.PRUNED)
 
 
 def take_over(study: optuna.Study, is_alive: Callable[[str], bool]) -> list[int]:

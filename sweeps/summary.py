@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ _ORDER = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.RUNNING: 2, T
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One trial in the ranking. values are the objectives; best and final those of the watched metric, NaN if none."""
+    """One setting in the ranking: a trial, or the runs of a setting with several seeds, under the first one's number.
+
+    values: the objectives, means over the completed runs; spread: the standard deviation of the first one between
+    runs, NaN if fewer than two completed. best, final: of the watched metric, NaN if there are none; of several runs
+    the means. n_steps: the last step reported, of several runs the highest.
+    """
 
     number: int
     state: str
@@ -36,23 +42,51 @@ class Result:
     n_steps: int | None
     why: str
     params: Mapping[str, Any]
+    n_runs: int = 1
+    spread: float = math.nan
 
 
 def rank(study: optuna.Study) -> list[Result]:
-    """All trials that ran, best first: completed ones by their objective, then pruned ones by their best, then failed.
+    """All settings that ran, best first: completed ones by objective, then pruned ones by their best, then failed ones.
 
     With several objectives, those on the Pareto front come first and the order is otherwise by the first objective.
     Interrupted trials are left out: the same settings are queued again.
     """
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state in _ORDER and not was_interrupted(t)]
     sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
     front = {t.number for t in study.best_trials} if len(study.directions) > 1 else set()
+    settings: dict[int, list[FrozenTrial]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state in _ORDER and not was_interrupted(trial):
+            settings.setdefault(trial.user_attrs.get("repeat_of", trial.number), []).append(trial)
 
-    def place(trial: FrozenTrial) -> tuple[int, bool, float, int]:
-        value = trial.values[0] if trial.values else _run(trial).get("best", math.nan)
-        return _ORDER[trial.state], trial.number not in front, math.inf if math.isnan(value) else sign * value, 0
+    def place(result: Result) -> tuple[int, bool, float]:
+        value = result.values[0] if result.values else result.best
+        return _ORDER[_state(result)], result.number not in front, math.inf if math.isnan(value) else sign * value
 
-    return [_result(trial) for trial in sorted(trials, key=place)]
+    def _state(result: Result) -> TrialState:
+        return min((t.state for t in settings[result.number]), key=lambda state: _ORDER[state])
+
+    return sorted((_merged([_result(trial) for trial in trials]) for trials in settings.values()), key=place)
+
+
+def _merged(runs: Sequence[Result]) -> Result:
+    """The runs of one setting as one result; the one run of a setting as it is."""
+    if len(runs) == 1:
+        return runs[0]
+    completed = [run.values for run in runs if run.values]
+    means = tuple(statistics.fmean(values) for values in zip(*completed, strict=True))
+    first = next((run for run in runs if not run.values), runs[0])  # says what went wrong, if anything did
+    return replace(
+        runs[0],
+        state=first.state,
+        why=first.why,
+        values=means,
+        best=statistics.fmean(run.best for run in runs),
+        final=statistics.fmean(run.final for run in runs),
+        n_steps=max((run.n_steps for run in runs if run.n_steps is not None), default=None),
+        n_runs=len(runs),
+        spread=statistics.stdev(values[0] for values in completed) if len(completed) > 1 else math.nan,
+    )
 
 
 def _run(trial: FrozenTrial) -> Mapping[str, Any]:
@@ -85,12 +119,16 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Tabl
     short = _short_names(keys)
     watched = any(not math.isnan(r.best) for r in results)
     # With one objective its value is the best or final of the metric, unless the task returned something else.
-    own_value = n_objectives > 1 or any(r.values and r.values[0] not in (r.best, r.final) for r in results)
+    repeated = any(r.n_runs > 1 for r in results)
+    own_value = n_objectives > 1 or repeated or any(r.values and r.values[0] not in (r.best, r.final) for r in results)
     shown.add_column("trial", justify="right")
     shown.add_column("state")
     if own_value:
         for i in range(n_objectives):
             shown.add_column("objective" if n_objectives == 1 else f"objective {i}", justify="right")
+    if repeated:
+        shown.add_column("± sd", justify="right")
+        shown.add_column("seeds", justify="right")
     if watched:
         shown.add_column(f"best {metric}", justify="right")
         shown.add_column("final", justify="right")
@@ -100,6 +138,7 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Tabl
         shown.add_column(short[key], justify="right", overflow="fold")
     for r in results[:N_ROWS_SHOWN]:
         values = [_number(v) for v in r.values] or [""] * n_objectives
+        values += [_number(r.spread), str(r.n_runs)] if repeated else []
         curve = [_number(r.best), _number(r.final), "" if r.n_steps is None else f"{r.n_steps:,}"]
         cells = [str(r.number), r.state, *(values if own_value else []), *(curve if watched else []), r.why]
         shown.add_row(*(Text(cell) for cell in [*cells, *(_number(r.params.get(key, "")) for key in keys)]))
@@ -130,22 +169,20 @@ def _short_names(keys: Sequence[str]) -> dict[str, str]:
 def save_results(study: optuna.Study, path: Path) -> None:
     """Write optimization_results.yaml as the official sweeper does, plus the best trial's number and folder."""
     content: dict[str, Any] = {"name": "optuna"}
-    try:
-        if len(study.directions) == 1:
-            best = study.best_trial
-            content |= {
-                "best_params": best.params,
-                "best_value": best.value,
-                "best_trial": best.number,
-                "best_folder": _run(best).get("folder", ""),
-            }
+    trials = study.get_trials(deepcopy=False)
+    if len(study.directions) == 1:
+        best = next((result for result in rank(study) if result.values), None)
+        if best is None:
+            content["best_params"] = None  # no trial has completed
         else:
-            content["solutions"] = [
-                {"params": t.params, "values": t.values, "trial": t.number, "folder": _run(t).get("folder", "")}
-                for t in study.best_trials
-            ]
-    except ValueError:
-        content["best_params"] = None  # no trial has completed
+            content |= {"best_params": dict(best.params), "best_value": best.values[0], "best_trial": best.number}
+            content |= {"best_folder": _run(trials[best.number]).get("folder", "")}
+            content |= {"n_seeds": best.n_runs, "spread": best.spread} if best.n_runs > 1 else {}
+    else:
+        content["solutions"] = [
+            {"params": t.params, "values": t.values, "trial": t.number, "folder": _run(t).get("folder", "")}
+            for t in study.best_trials
+        ]
     OmegaConf.save(OmegaConf.create(content), path)
 
 

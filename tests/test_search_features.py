@@ -1,0 +1,80 @@
+"""Conditions, known settings, duplicates, repeats and audits, in real sweeps from the shell."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+APP = Path(__file__).parent / "apps" / "conditional.py"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path):
+    """Run the app's sweep with further overrides; returns its study, what it printed, and the trainings that ran."""
+
+    def sweep(*overrides: str) -> tuple[optuna.Study, str, list[tuple[str, float, str]]]:
+        command = [sys.executable, str(APP), "--multirun", f"runs={tmp_path}/runs.txt", *overrides]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        study = optuna.load_study(study_name="conditional", storage=f"sqlite:///{tmp_path}/sweep/study.db")
+        lines = [line.split() for line in (tmp_path / "runs.txt").read_text().splitlines()]
+        return study, done.stdout, [(seed, float(lr), kind) for seed, lr, kind in lines]
+
+    return sweep
+
+
+def test_no_setting_runs_twice(sweep) -> None:
+    """Ten settings exist; thirty trials train each once, take over the rest, and the search still sees all thirty."""
+    study, _, runs = sweep("hydra.sweeper.n_trials=30")
+    assert len(study.trials) == 30
+    ran = [t for t in study.trials if "duplicate_of" not in t.user_attrs]
+    assert len(ran) == len(runs) <= 10
+    for trial in study.trials:
+        assert ("clip.threshold" in trial.params) == (trial.params["clip"] != "none")
+        if (original := trial.user_attrs.get("duplicate_of")) is not None:
+            assert trial.params == study.trials[original].params
+            assert trial.values == study.trials[original].values
+
+
+def test_known_settings_run_first(sweep) -> None:
+    """Settings known in advance are the first trials, in their order; what they leave out is sampled."""
+    study, _, _ = sweep("hydra.sweeper.enqueue=[{clip: norm, clip.threshold: 2, lr: 0.2}, {clip: none}]")
+    first, second = study.trials[:2]
+    assert first.params == {"clip": "norm", "clip.threshold": 2, "lr": 0.2}
+    assert second.params["clip"] == "none"
+    again, _, _ = sweep("hydra.sweeper.enqueue=[{clip: norm, clip.threshold: 2, lr: 0.2}]", "hydra.sweeper.n_trials=11")
+    assert len(again.trials) == 11
+    assert sum("fixed_params" in t.system_attrs for t in again.trials) == 2  # the known one is not queued again
+
+
+def test_repeats_count_seeds_up(sweep) -> None:
+    """Each setting runs with seeds counted up from the config's, as one of n_trials; more can be asked for later."""
+    lrs = "lr=choice(0.1, 0.2, 0.11)"
+    arguments = ["clip=none", lrs, "hydra/sweeper/sampler=grid", "~hydra.sweeper.sampler.seed"]
+    study, printed, runs = sweep(*arguments, "hydra.sweeper.repeats=2")
+    assert Counter(seed for seed, _, _ in runs) == {"3": 3, "4": 3}
+    assert len(study.trials) == 6
+    repeats = [t for t in study.trials if "repeat_of" in t.user_attrs]
+    assert all(t.params == study.trials[t.user_attrs["repeat_of"]].params for t in repeats)
+    assert "± sd" in printed
+    study, _, runs = sweep(*arguments, "hydra.sweeper.repeats=4")
+    per_setting = Counter(lr for _, lr, _ in runs)
+    assert per_setting[0.1] == 4
+    assert per_setting[0.2] < 4  # by now it is known to be hopeless
+
+
+def test_infeasible_settings_cost_nothing(sweep) -> None:
+    """A setting that the audit rules out is told to Optuna as a constraint and never trained."""
+    study, printed, runs = sweep("lr=interval(0, 1)", "hydra.sweeper.audit=conditional.audit")
+    ruled_out = [t for t in study.trials if t.params["lr"] > 0.5]
+    assert ruled_out
+    assert len(runs) == len(study.trials) - len(ruled_out)
+    for trial in study.trials:
+        assert (trial.state is TrialState.PRUNED) == (trial in ruled_out)
+        assert ("hot" in trial.constraints) == (trial in ruled_out)
+    assert ruled_out[0].constraints["hot"] == pytest.approx(ruled_out[0].params["lr"] - 0.5)
+    assert "is too hot" in printed
