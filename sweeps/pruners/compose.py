@@ -99,7 +99,7 @@ class Audit(VerdictPruner):
             return verdict
         if np.random.default_rng([self._seed, trial.number]).random() >= self._fraction:
             return verdict
-        if "audited" not in trial.user_attrs:
+        if "audited" not in study._storage.get_trial(trial._trial_id).user_attrs:  # the copy given may be an older one
             set_attributes(study, trial, audited=verdict.reason, audited_step=verdict.step)
         return None
 
