@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from sweeps.types import Finding
-from trainer.loop import planned_rates, start
+from trainer.loop import planned_rates, seeded, start
 from trainer.plateau import LossDriven
 from trainer.schedules import Constant, MultiStep, Staged
 from trainer.settings import PRECISIONS, Settings, read
@@ -56,7 +56,7 @@ class Outlook:
 
 def outlook(run: Settings, from_step: int = 0) -> Outlook:
     """The run's rates and weights; from_step: where it is taken up, 0 for its beginning."""
-    with torch.random.fork_rng(devices=[]):
+    with seeded(run.seed, run.device):
         state = start(run)
     weights = torch.cat([param.detach().abs().flatten() for param in state.model.parameters()])
     nonzero = weights[weights > 0]

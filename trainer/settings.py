@@ -105,10 +105,10 @@ def _read(node: Mapping[str, Any], last: Settings | None) -> Settings:
     for name in ("report_every", "eval_every"):
         _require(node, name, "a whole number from 1 up", lambda v: isinstance(v, int) and v >= 1)
     _require(node, "seed", "a whole number from 0 up", lambda v: isinstance(v, int) and v >= 0)
-    _require(node, "precision", f"one of {', '.join(PRECISIONS)}", lambda v: v in PRECISIONS)
     _require(batch, "accumulate", "a whole number from 1 up", lambda v: isinstance(v, int) and v >= 1, "batch.")
     if min(sizes.sizes) < batch["accumulate"]:
         raise ValueError(f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}")
+    device = _device(node["device"])
     schedule = {**node, "schedule": in_steps(node["schedule"], sizes, n_train, n_steps)}
     return Settings(
         task=task,
@@ -122,8 +122,8 @@ def _read(node: Mapping[str, Any], last: Settings | None) -> Settings:
         n_accumulate=batch["accumulate"],
         shuffle_buffer=batch["shuffle_buffer"],
         seed=node["seed"],
-        device=_device(node["device"]),
-        precision=node["precision"],
+        device=device,
+        precision=_precision(node["precision"], device),
         report_every=node["report_every"],
         eval_every=node["eval_every"],
         node=node,
@@ -154,6 +154,14 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
+
+
+def _precision(name: str, device: torch.device) -> str:
+    if name not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {name!r}")
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError(f"precision=bf16: {torch.cuda.get_device_name(device)} has no bf16; take fp16 or float32")
+    return name
 
 
 def _require(node: Mapping[str, Any], name: str, what: str, holds: Any, prefix: str = "") -> None:

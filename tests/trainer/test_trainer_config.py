@@ -97,12 +97,12 @@ def run_trainer(folder: Path, *overrides: str) -> subprocess.CompletedProcess[st
 def test_the_documented_command_trains_once_from_any_folder(tmp_path: Path) -> None:
     """It prints progress lines and a last line with losses, accuracy, steps and seconds, and exits with 0."""
     done = run_trainer(
-        tmp_path, "task=digit_sum", "optim.lr=0.2", "clip=norm", "clip.threshold=5", "steps=60", "eval_every=20"
+        tmp_path, "task=digit_sum", "optim.lr=0.2", "clip=norm", "clip.threshold=5", "steps=120", "eval_every=40"
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[2] for line in lines[:3]] == ["20/60", "40/60", "60/60"]
-    for word in ("done", "val_loss", "val_accuracy", "best val_loss", "60 steps", "3840 examples", "steps/s"):
+    assert [line.split()[2] for line in lines[:3]] == ["40/120", "80/120", "120/120"]
+    for word in ("done", "val_loss", "val_accuracy", "best val_loss", "120 steps", "7680 examples", "steps/s"):
         assert word in lines[-1]
 
 
