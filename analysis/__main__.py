@@ -33,7 +33,9 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     replay.add_argument(
         "curves", type=Path, help="a sweep's folder, a Parquet or CSV file: trial, step, loss [lr, task]"
     )
-    replay.add_argument("--pruner", nargs="+", metavar="NAME", help="one or more of those compared (default: all)")
+    replay.add_argument(
+        "--pruner", nargs="+", action="extend", metavar="NAME", help="one or more of those compared (default: all)"
+    )
     replay.add_argument("--workers", type=_at_least_one, default=8, help="trials that run at the same time (8)")
     replay.add_argument("--seeds", type=_at_least_one, default=5, help="random orders of the trials (5)")
     replay.add_argument("--json", action="store_true", help="for machines; draws only with --figure")

@@ -131,16 +131,10 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
 
     sweep = load(folder)
     sign = -1.0 if sweep.directions == ("maximize",) else 1.0
-    wide = sweep.curves.drop_duplicates(["trial", "step", "metric"], keep="last").pivot(
-        index=["trial", "step"], columns="metric", values="value"
-    )
-    frame = pd.DataFrame({"loss": sign * wide[sweep.metric]}).dropna()
-    # A NaN that was reported and one that was not look alike after a pivot: put the reported ones back.
-    said = sweep.curves[sweep.curves["metric"] == sweep.metric].set_index(["trial", "step"])["value"]
-    frame = frame.reindex(said.index.unique().sort_values())
-    if "lr" in wide:
-        frame["lr"] = wide["lr"]
-    frame = frame.reset_index()
+    rows = sweep.curves.drop_duplicates(["trial", "step", "metric"], keep="last")
+    of = {name: rows.loc[rows["metric"] == name, ["trial", "step", "value"]] for name in (sweep.metric, "lr")}
+    frame = of[sweep.metric].rename(columns={"value": "loss"})
+    frame = frame.assign(loss=sign * frame["loss"]).merge(of["lr"].rename(columns={"value": "lr"}), "left")
     states = sweep.trials["state"]
     trials = {trial.number: trial for trial in open_study(folder).get_trials(deepcopy=False)}
     frame["budget"] = frame["trial"].map(lambda n: trials[n].user_attrs.get(Plan.N_STEPS_ATTR))
@@ -232,9 +226,11 @@ def score(curves: Sequence[Curve], run: Run, known: Truth) -> Score:
             for c, n, f in zip(curves, run.n_seen, n_finite, strict=True)
         ]
     )
-    typical = float(np.median(np.where(np.isinf(known.best), known.best[known.best < math.inf].max(), known.best)))
-    spread = typical - float(known.best.min())
-    above = float(shown.min() - known.best.min())
+    finite = known.best[known.best < math.inf]
+    above = spread = 0.0
+    if len(finite):  # a trial that was never finite counts as the worst that was
+        spread = float(np.median(np.minimum(known.best, finite.max())) - finite.min())
+        above = float(shown.min() - finite.min())
     stopped = [int(i) for i in np.flatnonzero(run.stopped)]
     needless = [not known.still_improves[i][int(run.n_seen[i]) - 1] for i in stopped]
     stalls = [_last_improvement(improves) for improves in known.still_improves]
