@@ -42,11 +42,13 @@ class Reporter:
 
     watched: the metric the pruner looks at; a non-finite value of it ends the trial at once.
     clock: seconds, any origin, never going back.
+    placed: called when the trial's folder is known, to pass it on at once: the trial may not live to the next batch.
     """
 
-    def __init__(self, watched: str, clock: Callable[[], float]) -> None:
+    def __init__(self, watched: str, clock: Callable[[], float], placed: Callable[[], None] = lambda: None) -> None:
         self._watched = watched
         self._clock = clock
+        self._placed = placed
         self._start_s = clock()
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -102,6 +104,7 @@ class Reporter:
         """Say where this trial's files are."""
         with self._lock:
             self._folder = folder
+        self._placed()
 
     def take(self) -> Batch | None:
         """What has come in since the last call, or None if nothing has."""

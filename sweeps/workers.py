@@ -9,6 +9,7 @@ driver by one pipe. If the driver dies, the pipes close and nursery and workers 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import pickle
@@ -213,6 +214,9 @@ def _worker_main(pipe: Connection, spec: WorkerSpec, runner: Runner, watched: st
     try:
         with open(os.devnull) as nothing:  # noqa: PTH123 (a descriptor, not a file to read)
             os.dup2(nothing.fileno(), 0)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what was printed before a sudden death is what one wants to read
+                stream.reconfigure(line_buffering=True)
         os.environ.update(dict(spec.environment))
         limits = _limit_threads(spec.n_threads)  # kept: the limit ends with the object
         _reseed()
@@ -244,7 +248,7 @@ class _Line:
         self._send(Ready())
         while True:
             assignment = self._assignments.get()
-            reporter = Reporter(self._watched, time.monotonic)
+            reporter = Reporter(self._watched, time.monotonic, self._flush_current)
             with self._lock:
                 self._trial, self._reporter = assignment.trial, reporter
             with reporting_to(reporter):
@@ -263,13 +267,15 @@ class _Line:
                         self._assignments.put(message)
                     elif isinstance(message, Stopped) and self._trial == message.trial and self._reporter is not None:
                         self._reporter.stop(message.verdict)
-                with self._lock:
-                    trial, reporter = self._trial, self._reporter
-                    if reporter is not None:
-                        self._flush(trial, reporter)
+                self._flush_current()
         except (EOFError, OSError):
             # The driver has let go of this worker, or is dead: nobody is left to train for.
             os._exit(0)
+
+    def _flush_current(self) -> None:
+        with self._lock:
+            if self._reporter is not None:
+                self._flush(self._trial, self._reporter)
 
     def _flush(self, trial: int, reporter: Reporter) -> None:
         batch = reporter.take()
