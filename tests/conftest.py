@@ -17,13 +17,19 @@ import pytest
 APPS = Path(__file__).parent / "apps"
 
 
-def eventually(what: Callable[[], Any], timeout_s: float = 60) -> Any:
+def _eventually(what: Callable[[], Any], timeout_s: float = 60) -> Any:
     """The first true value of `what`; an assertion error when there is none in time."""
     deadline_s = time.monotonic() + timeout_s
     while not (value := what()):
         assert time.monotonic() < deadline_s, "it did not happen in time"
         time.sleep(0.02)
     return value
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Waits for the first true value of a function."""
+    return _eventually
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,13 @@ class Run:
     folder: Path
 
     def pid(self) -> int:
-        return int(eventually(lambda: (self.folder / "pid").is_file() and (self.folder / "pid").read_text()))
+        return int(_eventually(lambda: (self.folder / "pid").is_file() and (self.folder / "pid").read_text()))
 
     def signal(self, number: int) -> None:
         os.kill(self.pid(), number)
 
     def wait(self) -> Run:
-        eventually(lambda: (self.folder / "code").is_file())
+        _eventually(lambda: (self.folder / "code").is_file())
         return self
 
     @property
@@ -88,6 +94,7 @@ def study(tmp_path: Path) -> Callable[..., optuna.Study]:
     """Loads the study of a sweep's folder, as anyone would with plain Optuna."""
 
     def load(folder: Path = tmp_path / "study") -> optuna.Study:
-        return optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
+        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+        return optuna.load_study(study_name=storage.get_all_studies()[0].study_name, storage=storage)
 
     return load
