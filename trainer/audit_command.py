@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
+from sweeps.branches import settled
 from sweeps.errors import BadInputError
 from sweeps.jobs import Composer
 from sweeps.space import Space, Value, parse_space, with_ties
@@ -65,11 +66,12 @@ def audit_command(overrides: Sequence[str]) -> str:
 
 
 def searched(master: DictConfig, composer: Composer) -> Space:
-    """The search space of a config composed for a multirun, its params and conditions included."""
+    """The search space of a config composed for a multirun, with its conditions, as a sweep would see it."""
     sweeper = master.hydra.sweeper
     resolved, written = (_plain(sweeper.params, resolve=resolve) for resolve in (True, False))
     params, arguments = with_ties(resolved, written), list(master.hydra.overrides.task)
-    return parse_space(params, arguments, composer.parse, composer.is_group, _plain(sweeper.when, resolve=True))
+    when = _plain(sweeper.when, resolve=True)
+    return settled(parse_space(params, arguments, composer.parse, composer.is_group, when), composer)
 
 
 def _plain(node: DictConfig | None, *, resolve: bool) -> dict[str, Any]:
