@@ -72,11 +72,14 @@ class Composer:
         values = [o for o in overrides if o not in shape]
         config = self._branch(tuple(o.input_line or "" for o in shape))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        of_hydra = [o.input_line for o in overrides if o.is_hydra_override()]
+        of_task = [o for o in overrides if not o.is_hydra_override()]
         with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.overrides.task = list(lines)
+            config.hydra.overrides.hydra = [*self._master.hydra.overrides.hydra, *of_hydra]
+            config.hydra.overrides.task = [o.input_line for o in of_task]
             rule = config.hydra.job.config.override_dirname
             config.hydra.job.override_dirname = get_overrides_dirname(
-                overrides, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
+                of_task, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
             )
         return config
 
@@ -231,15 +234,18 @@ def as_floats(returned: Any) -> tuple[float, ...]:
     items = returned if isinstance(returned, list | tuple) else [returned]
     try:
         return tuple(float(item) for item in items if not isinstance(item, str | bytes | None))
-    except (TypeError, ValueError, RuntimeError):
+    except Exception:  # the object is the user's, and so is its __float__
         return ()
 
 
 def describe(error: BaseException) -> str:
     """An error in one line: its type, what it says, and where in the user's code it arose."""
     if isinstance(error, SystemExit):
-        return f"the task called sys.exit({'' if error.code is None else error.code!r})"
-    text = " ".join(str(error).split())
+        return f"the task called sys.exit({'' if error.code is None else repr(error.code)})"
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the error is the user's, and so is its __str__
+        text = ""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
@@ -278,7 +284,7 @@ def _output_to(path: Path) -> Iterator[None]:
         sys.stderr.flush()
 
 
-class _Dumper(yaml.CSafeDumper):
+class _Dumper(yaml.CDumper):
     """OmegaConf's YAML, written by libyaml: strings that look like numbers to OmegaConf keep their quotes."""
 
 
