@@ -49,7 +49,7 @@ def settled(space: Space, composer: Composer) -> Space:
             if parameter:
                 parameters[key] = replace(parameter, when={**parameter.when, **condition})
             else:
-                fixed_when[key] = condition
+                fixed_when[key] = {**fixed_when.get(key, {}), **condition}
         elif key not in space.given and any(_has(space, b, key, line, composer) for b in _ruled_out(space)):
             log.info("%s is left out: it does not exist beside what the command line fixes", line)
             dropped.add(key)

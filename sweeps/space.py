@@ -207,15 +207,13 @@ def _tied(resolved: Any, written: Any) -> Any:
 
 
 def _with_conditions(space: Space, when: Mapping[str, Mapping[str, Any]], fixed_values: Mapping[str, Value]) -> Space:
-    parameters = dict(space.parameters)
+    parameters, fixed_when = dict(space.parameters), dict(space.fixed_when)
     dropped: set[str] = set()
     for key, condition in when.items():
-        if key not in space.parameters:
-            if key in space.narrowed or key in space.fixed:
-                continue  # the command line has decided it
-            raise BadInputError(
-                f"hydra.sweeper.when names {key}, which is not searched; add it to params, or remove it"
-            )
+        if key in space.given or key in space.narrowed:
+            continue  # the command line has decided it
+        if key not in space.parameters and key not in space.fixed:
+            raise BadInputError(f"hydra.sweeper.when names {key}, which is not searched; add it to params or remove it")
         still: dict[str, tuple[Value, ...]] = {}
         for other, asked in condition.items():
             allowed = tuple(asked) if isinstance(asked, list | tuple) else (asked,)
@@ -224,8 +222,11 @@ def _with_conditions(space: Space, when: Mapping[str, Mapping[str, Any]], fixed_
                 still[other] = allowed
             elif fixed_values[other] not in allowed:
                 dropped.add(key)
-        parameters[key] = replace(parameters[key], when=still)
-    return without(replace(space, parameters=in_order(parameters)), dropped)
+        if key in space.parameters:
+            parameters[key] = replace(parameters[key], when=still)
+        else:
+            fixed_when[key] = still
+    return without(replace(space, parameters=in_order(parameters), fixed_when=fixed_when), dropped)
 
 
 def _refuse_unknown_values(space: Space, key: str, other: str, allowed: tuple[Value, ...]) -> None:

@@ -1,0 +1,72 @@
+"""What the README says works: its commands run, its links lead somewhere, its tables name what exists."""
+
+import dataclasses
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydra_plugins.iolaus.config import PRUNERS, SAMPLERS, IolausSweeperConf
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"`(python -m [^`]+)`", README)
+# The real commands, on fewer steps; what they search and print is the same.
+SHORT = ["steps=20", "report_every=5", "eval_every=20"]
+
+
+def run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_commands_run(tmp_path: Path) -> None:
+    """Every command of the README's table does what it is there for, one after the other, in an empty folder."""
+    sweep = [sys.executable, "-m", "trainer", "--multirun", "+sweep=quickstart", *SHORT]
+    assert "best" in run([*sweep, "hydra.sweeper.n_trials=4"], tmp_path)
+    assert len(COMMANDS) >= 7
+    for command in COMMANDS:
+        words = [sys.executable, *shlex.split(command)[1:]]
+        if "dashboard" in words:
+            words.append("--help")  # it serves until it is stopped
+        words = [str(tmp_path / "multirun/quickstart") if word == "CURVES.parquet" else word for word in words]
+        trains = words[2] == "trainer" and "audit" not in words
+        run([*words, *SHORT] if trains else words, tmp_path)
+    assert (tmp_path / "multirun/quickstart/report/curves.png").stat().st_size > 10_000
+
+
+def test_make_targets_exist() -> None:
+    """The two commands that set everything up are targets of the Makefile, and CI runs the second."""
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\S+)", README, re.MULTILINE):
+        assert f"\n{target}:" in makefile
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_links_lead_somewhere(path: str) -> None:
+    """Every relative link of the README is a file."""
+    assert (ROOT / path).is_file()
+
+
+def test_tables_name_what_exists() -> None:
+    """The sweeper's options, samplers and pruners in the README are those it has, with the defaults it says."""
+    defaults = {f.name: f.default for f in dataclasses.fields(IolausSweeperConf)}
+    options = re.search(r"`hydra.sweeper.` \|.*?\n\n", README, re.DOTALL)
+    assert options
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", options[0], re.MULTILINE)
+    assert len(rows) >= 10
+    for name, said in rows:
+        assert name in defaults
+        if value := said.strip(" `"):
+            assert value == str(defaults[name]).lower()
+    words = re.search(
+        r"`hydra/sweeper/sampler` is one of (.*?); `hydra/sweeper/pruner` one of (.*?), or", README, re.DOTALL
+    )
+    assert words
+    assert set(re.findall(r"\w+", words[1])) == set(SAMPLERS)
+    assert set(re.findall(r"\w+", words[2])) == {*PRUNERS, "stalled"}
