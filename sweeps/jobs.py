@@ -225,7 +225,8 @@ def judge(result: JobReturn, verdict: Verdict | None) -> Outcome:
     bad = [value for value in values if math.isnan(value)]
     if bad:
         reason = "the task returned nan"
-        return Outcome(Ending.DIVERGED, reason=reason, verdict=Verdict("diverged", 0, reason), returned=returned)
+        verdict = Verdict("diverged", 0, reason, {"returned": math.nan})
+        return Outcome(Ending.DIVERGED, reason=reason, verdict=verdict, returned=_sendable(returned))
     return Outcome(Ending.COMPLETED, values=values, returned=_sendable(returned))
 
 

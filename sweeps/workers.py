@@ -295,11 +295,13 @@ def _limit_threads(n_threads: int | None) -> object:
         return None
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ.setdefault(variable, str(n_threads))
+    own = os.environ["OMP_NUM_THREADS"].partition(",")[0]  # "4,2" is four, and two within each
+    n_threads = int(own) if own.isdecimal() and int(own) else n_threads
     if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        torch.set_num_threads(n_threads)
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(int(os.environ["OMP_NUM_THREADS"]))
+    return threadpool_limits(n_threads)
 
 
 def _reseed() -> None:

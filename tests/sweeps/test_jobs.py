@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
+import pickle
 import random
 import re
 import sys
@@ -344,6 +345,7 @@ def test_whatever_a_task_does_becomes_an_outcome(
     assert bool(outcome.reason) == bool(reason)
     assert "\n" not in outcome.reason
     assert (outcome.verdict is not None) == (ending is Ending.DIVERGED)
+    assert repr(pickle.loads(pickle.dumps(outcome))) == repr(outcome)  # it can leave the worker; repr, for nan
 
 
 @pytest.mark.usefixtures("process")
