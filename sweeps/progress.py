@@ -82,12 +82,15 @@ class Progress:
         if len(outcome.values) == 1 and (self._best is None or self.sign * (outcome.values[0] - self._best[0]) < 0):
             self._best = (outcome.values[0], trial)
         if not self.console.is_terminal or outcome.ending is Ending.FAILED:
-            self.console.print(Text(self._line(trial, outcome, running)), soft_wrap=True)
+            self._print(self._line(trial, outcome, running))
 
     def draining(self, why: str) -> None:
         """See `sweeps.driver.Watcher`."""
         self._note = why
-        self.console.print(Text(f"no new trials: {why}"), soft_wrap=True)
+        self._print(f"no new trials: {why}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(Text(line), soft_wrap=not self.console.is_terminal)
 
     def tick(self) -> None:
         """See `sweeps.driver.Watcher`. The live display redraws by itself."""
@@ -103,9 +106,10 @@ class Progress:
 
     def __rich__(self) -> Group:
         """The live display."""
-        bar = ProgressBar(total=max(self.n_total, 1), completed=self._n_done(), width=30)
+        counted = Text(self._counted())
+        width = max(4, min(30, self.console.width - len(counted) - 1))
         head = Table.grid(padding=(0, 1))
-        head.add_row(bar, Text(self._counted()))
+        head.add_row(ProgressBar(total=max(self.n_total, 1), completed=self._n_done(), width=width), counted)
         rows = Table.grid(padding=(0, 2))
         for trial, running in sorted(self._running.items(), key=lambda item: item[1].slot):
             step = "starting" if running.step is None else f"step {running.step:,}"
@@ -133,7 +137,8 @@ class Progress:
         value = f" {outcome.values[0]:.5g}" if len(outcome.values) == 1 else ""
         step = f" at step {running.step:,}" if running and running.step is not None else ""
         reason = f": {outcome.reason}" if outcome.reason else ""
-        return f"trial {trial} {outcome.ending}{value}{step}{reason}  [{self._counted()}]"
+        counted = "" if self.console.is_terminal else f"  [{self._counted()}]"  # there the live display says it
+        return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ import optuna
 from omegaconf import OmegaConf
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +21,8 @@ from sweeps.study import was_interrupted
 
 # A terminal's screenful or two; the report holds all.
 N_ROWS_SHOWN = 40
+# Between columns, and what the reason for an ending is given before parameters are left out.
+GAP, WHY_WIDTH = 2, 12
 
 _ORDER = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.RUNNING: 2, TrialState.FAIL: 3}
 
@@ -112,39 +114,71 @@ def _result(trial: FrozenTrial) -> Result:
     )
 
 
-def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Table:
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The ranking as a table that fits its terminal: where that is narrow, the last parameters are left out, by name.
+
+    columns: title and cells, each with a cell per row. params: those that may be left out. why: how each row ended.
+    n_below: rows that are not shown.
+    """
+
+    columns: Sequence[tuple[str, Sequence[str]]]
+    params: Sequence[tuple[str, Sequence[str]]]
+    why: Sequence[str]
+    n_below: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """See rich."""
+        left = options.max_width - sum(map(_width, self.columns))
+        why_width = max(map(len, self.why), default=0)
+        n_params, needed = 0, min(why_width, WHY_WIDTH)
+        for n_params in range(len(self.params), -1, -1):
+            if sum(map(_width, self.params[:n_params])) + needed <= left:
+                break
+        left -= sum(map(_width, self.params[:n_params]))
+        shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+        for title, _ in [*self.columns, *self.params[:n_params]]:
+            shown.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
+        if why_width:
+            shown.add_column("why it ended", no_wrap=True, overflow="ellipsis", max_width=max(left, needed))
+        cells = [cells for _, cells in [*self.columns, *self.params[:n_params]]]
+        for row in zip(*cells, *([self.why] if why_width else []), strict=True):
+            shown.add_row(*map(Text, row))
+        yield shown
+        if self.n_below:
+            yield Text(f"… and {self.n_below} more")
+        if left_out := [title for title, _ in self.params[n_params:]]:
+            yield Text(f"… and {', '.join(left_out)}, for which this terminal is too narrow")
+
+
+def _width(column: tuple[str, Sequence[str]]) -> int:
+    title, cells = column
+    return max(map(len, [title, *cells])) + GAP
+
+
+def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Ranking:
     """The ranking for a terminal: the best `N_ROWS_SHOWN` rows, and how many there are below."""
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    keys = list(dict.fromkeys(key for result in results for key in result.params))
+    rows = results[:N_ROWS_SHOWN]
+    keys = list(dict.fromkeys(key for r in results for key in r.params))
     short = _short_names(keys)
-    watched = any(not math.isnan(r.best) for r in results)
     # With one objective its value is the best or final of the metric, unless the task returned something else.
     repeated = any(r.n_runs > 1 for r in results)
     own_value = n_objectives > 1 or repeated or any(r.values and r.values[0] not in (r.best, r.final) for r in results)
-    shown.add_column("trial", justify="right")
-    shown.add_column("state")
+    columns = [("trial", [str(r.number) for r in rows]), ("state", [r.state for r in rows])]
     if own_value:
         for i in range(n_objectives):
-            shown.add_column("objective" if n_objectives == 1 else f"objective {i}", justify="right")
+            title = "objective" if n_objectives == 1 else f"objective {i}"
+            columns.append((title, [_number(r.values[i]) if r.values else "" for r in rows]))
     if repeated:
-        shown.add_column("± sd", justify="right")
-        shown.add_column("seeds", justify="right")
-    if watched:
-        shown.add_column(f"best {metric}", justify="right")
-        shown.add_column("final", justify="right")
-        shown.add_column("steps", justify="right")
-    shown.add_column("why it ended", overflow="ellipsis", no_wrap=True, max_width=44)
-    for key in keys:
-        shown.add_column(short[key], justify="right", overflow="fold")
-    for r in results[:N_ROWS_SHOWN]:
-        values = [_number(v) for v in r.values] or [""] * n_objectives
-        values += [_number(r.spread), str(r.n_runs)] if repeated else []
-        curve = [_number(r.best), _number(r.final), "" if r.n_steps is None else f"{r.n_steps:,}"]
-        cells = [str(r.number), r.state, *(values if own_value else []), *(curve if watched else []), r.why]
-        shown.add_row(*(Text(cell) for cell in [*cells, *(_number(r.params.get(key, "")) for key in keys)]))
-    if len(results) > N_ROWS_SHOWN:
-        shown.caption = f"… and {len(results) - N_ROWS_SHOWN} more"
-    return shown
+        columns += [("± sd", [_number(r.spread) for r in rows]), ("seeds", [str(r.n_runs) for r in rows])]
+    if any(not math.isnan(r.best) for r in results):
+        columns += [
+            (f"best {metric}", [_number(r.best) for r in rows]),
+            ("final", [_number(r.final) for r in rows]),
+            ("steps", ["" if r.n_steps is None else f"{r.n_steps:,}" for r in rows]),
+        ]
+    params = [(short[key], [_number(r.params.get(key, "")) for r in rows]) for key in keys]
+    return Ranking(columns, params, [r.why for r in rows], len(results) - len(rows))
 
 
 def _number(value: Any) -> str:
