@@ -120,13 +120,13 @@ def search_space(audited: Sequence[Audited], name: str) -> str:
     """For each rule the share of settings with that finding, and the first such setting."""
     counts = Counter(finding.name for setting in audited for finding in setting.findings)
     n_clean = sum(not setting.findings for setting in audited)
-    lines = [f"{len(audited)} settings drawn from the space of {name}: {n_clean / len(audited):.0%} without findings"]
+    lines = [f"{len(audited)} settings drawn from the space of {name}: {n_clean / len(audited):.1%} without findings"]
     for rule in RULES:
         if counts[rule]:
             first = next(s for s in audited if any(f.name == rule for f in s.findings))
             sentence = next(f.text for f in first.findings if f.name == rule)
-            lines.append(f"{counts[rule] / len(audited):>4.0%} {rule:<13} such as {' '.join(first.overrides)}:")
-            lines.append(f"{'':>19}{sentence}")
+            lines.append(f"{counts[rule] / len(audited):>6.1%} {rule:<13} such as {' '.join(first.overrides)}:")
+            lines.append(f"{'':>7}{sentence}")
     return "\n".join(lines)
 
 

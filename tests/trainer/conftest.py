@@ -6,6 +6,7 @@ from pathlib import Path
 import hydra
 import hypothesis
 import pytest
+import torch
 from omegaconf import DictConfig
 
 # The first example pays for imports and torch's start, so a deadline per example would say nothing about our code.
@@ -24,3 +25,9 @@ def compose() -> Callable[..., DictConfig]:
             return hydra.compose("config", list(overrides))
 
     return composed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Models this small only lose time to threads that wait for each other."""
+    torch.set_num_threads(1)

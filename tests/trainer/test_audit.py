@@ -148,7 +148,7 @@ def test_a_search_space_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     text = audit_command(["+sweep=decay", "audit.n_samples=40", "audit.figure=deep/audit.png"])
     lines = text.splitlines()
     assert lines[0].startswith("40 settings drawn from the space of decay: ")
-    shares = {line.split()[1]: int(line.split()[0].rstrip("%")) for line in lines if line.strip()[:1].isdigit()}
+    shares = {line.split()[1]: float(line.split()[0].rstrip("%")) for line in lines if line.strip()[:1].isdigit()}
     assert 10 < shares["flat"] < 60
     assert 10 < shares["spent"] < 60
     assert (tmp_path / "deep" / "audit.png").read_bytes()[:4] == b"\x89PNG"
@@ -168,7 +168,7 @@ def test_a_fixed_override_narrows_the_space(tmp_path: Path, monkeypatch: pytest.
             "audit.figure=null",
         ]
     )
-    assert "100% flat" in flat
+    assert "100.0% flat" in flat
 
 
 def test_the_command_audits_one_run(tmp_path: Path) -> None:
