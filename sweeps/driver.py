@@ -150,7 +150,11 @@ class Driver:
                     worker.close()
 
     def _ask(self, slot: int) -> None:
-        proposal = self._study.ask()
+        try:
+            proposal = self._study.ask()
+        except StorageError as error:  # what runs may still finish
+            self._handle(s.Halted(str(error)))
+            proposal = None
         for trial, before in self._study.take_duplicates():
             self._watcher.ended(
                 trial, Outcome(Ending.DUPLICATE, reason=f"the setting of trial {before}, not run again")

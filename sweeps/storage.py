@@ -62,7 +62,7 @@ class LiveStorage(BaseStorage):
     def _read(self, study_id: int) -> None:
         self._refreshed_s[study_id] = time.monotonic()
         ids = self._ids.setdefault(study_id, {})
-        for trial in self._backend.get_all_trials(study_id, deepcopy=False):
+        for trial in self._now(self._backend.get_all_trials, study_id, False):
             if trial._trial_id not in self._mine:
                 self._keep(study_id, trial)
         self._ids[study_id] = dict(sorted(ids.items()))
@@ -78,10 +78,7 @@ class LiveStorage(BaseStorage):
     def check(self) -> None:
         """Raise StorageError if a write has failed for good."""
         if self._error is not None:
-            raise StorageError(
-                f"the study's storage has not taken a write for {PATIENCE_S:.0f} s ({self._error}); "
-                "mend it and run the same command again to continue"
-            ) from self._error
+            raise _broken(self._error) from self._error
 
     def close(self) -> None:
         """Write what is left and end the thread."""
@@ -94,6 +91,16 @@ class LiveStorage(BaseStorage):
     def __reduce__(self) -> tuple[Any, ...]:
         self.flush()
         return LiveStorage, (self._backend, self._refresh_s)
+
+    def _now(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """The database's answer, waited for. Raises StorageError if it gives none."""
+        answers: list[Any] = []
+        error = _try_for(PATIENCE_S, lambda: answers.append(method(*arguments)))
+        if isinstance(error, optuna.exceptions.StorageInternalError):
+            raise _broken(error) from error
+        if error is not None:
+            raise error
+        return answers[0]
 
     def _write(self, method: Callable[..., Any], *arguments: Any) -> None:
         if self._writer is None:  # begun late: forking with threads is not safe
@@ -186,10 +193,10 @@ class LiveStorage(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See optuna.storages.BaseStorage. The database gives the number."""
-        trial_id = self._backend.create_new_trial(study_id, template_trial)
+        trial_id: int = self._now(self._backend.create_new_trial, study_id, template_trial)
         if study_id not in self._ids:
             self._read(study_id)
-        trial = self._backend.get_trial(trial_id)
+        trial = self._now(self._backend.get_trial, trial_id)
         self._keep(study_id, trial)
         if trial.state is TrialState.RUNNING:
             self._mine.add(trial_id)
@@ -217,10 +224,10 @@ class LiveStorage(BaseStorage):
         """See optuna.storages.BaseStorage. Who takes a queued trial is decided by the database."""
         trial = self._updatable(trial_id)
         if state is TrialState.RUNNING:
-            taken = self._backend.set_trial_state_values(trial_id, state, values)
+            taken: bool = self._now(self._backend.set_trial_state_values, trial_id, state, values)
             if taken:
                 self._mine.add(trial_id)
-                self._trials[trial_id] = self._backend.get_trial(trial_id)
+                self._trials[trial_id] = self._now(self._backend.get_trial, trial_id)
             return taken
         finished = datetime.now() if state.is_finished() else trial.datetime_complete
         self._changed(trial_id, state=state, datetime_complete=finished)
@@ -303,6 +310,12 @@ def _use_wal(engine: sqlalchemy.Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # connections made before the listeners
+
+
+def _broken(error: Exception) -> StorageError:
+    return StorageError(
+        f"the study's storage cannot be used: {_first_line(error)}; mend it and run the same command again to continue"
+    )
 
 
 def _first_line(error: Exception) -> str:
