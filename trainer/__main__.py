@@ -25,11 +25,12 @@ def main(cfg: DictConfig) -> float:
     alone = not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.RUN
     try:
         run = read(cfg)
+        findings = audit(outlook(run)) if alone else []  # in a sweep, the sweeper has asked for it already
     except BadInputError as error:
         if alone:
             raise SystemExit(f"trainer: {error}") from error
         raise
-    for finding in audit(outlook(run)) if alone else ():  # the sweeper has asked for it already
+    for finding in findings:
         if finding.rule == "infeasible":
             raise SystemExit(f"trainer: not trained, since audit.rules.{finding.name}=infeasible: {finding.text}")
         log.warning("audit, %s: %s", finding.name, finding.text)
@@ -40,7 +41,7 @@ def main(cfg: DictConfig) -> float:
 
 def conclusion(summary: Summary) -> str:
     """The last line of a run."""
-    measures = "  ".join(f"{name} {value:.4g}" for name, value in summary.final.items())
+    measures = "  ".join(f"{name} {value:.4g}" for name, value in (summary.final | summary.tested).items())
     rate = summary.n_steps / max(summary.seconds, 1e-9)
     return (
         f"{summary.ended}  {measures}  best val_loss {summary.best['val_loss']:.4g} at step {summary.best_step}  "

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from sweeps.errors import BadInputError
 from sweeps.types import Finding
-from trainer.loop import planned_rates, seeded, start
+from trainer.loop import float_type, planned_rates, seeded, start
 from trainer.plateau import LossDriven
 from trainer.schedules import Constant, MultiStep, Staged
-from trainer.settings import PRECISIONS, Settings, read
+from trainer.settings import Settings, read
 
 FLAT_FACTOR = 1.5
 SPENT_SHARE = 0.05
@@ -55,9 +56,22 @@ class Outlook:
 
 
 def outlook(run: Settings, from_step: int = 0) -> Outlook:
-    """The run's rates and weights; from_step: where it is taken up, 0 for its beginning."""
-    with seeded(run.seed, run.device):
-        state = start(run)
+    """The run's rates and weights; from_step: where it is taken up, 0 for its beginning.
+
+    Raises BadInputError if model or optimizer cannot be made, or the model does not take two of the task's examples.
+    """
+    try:
+        with seeded(run.seed, run.device):
+            state = start(run)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise BadInputError(str(error)) from error
+    try:
+        with torch.no_grad():
+            run.task.loss(state.model, run.splits.train[:2].to(run.device, float_type(run)))
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        model, task = run.node["model"]["_target_"], run.node["task"]["_target_"]
+        reason = str(error).splitlines()[0]
+        raise BadInputError(f"model {model} does not take the data of task {task}: {reason}") from error
     weights = torch.cat([param.detach().abs().flatten() for param in state.model.parameters()])
     nonzero = weights[weights > 0]
     scale = float(nonzero.median()) if len(nonzero) else 0.0
@@ -145,8 +159,7 @@ def warming(view: Outlook) -> Finding | None:
 
 def unresolvable(view: Outlook) -> Finding | None:
     """A rate so low that adding an update of size one times it leaves the typical weight as it is."""
-    dtype = PRECISIONS["float64" if view.run.precision == "float64" else "float32"]  # half precision keeps float32
-    smallest = torch.finfo(dtype).eps / 2 * view.weight_scale
+    smallest = torch.finfo(float_type(view.run)).eps / 2 * view.weight_scale
     step = view.lasting((view.rates > 0) & (view.rates < smallest))
     if step >= view.n_steps:
         return None

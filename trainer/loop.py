@@ -51,7 +51,11 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended. Losses are per example; best is the lowest validation loss, at best_step updates."""
+    """How a run ended, with its measures (losses are per example) on the validation and, if asked for, the test set.
+
+    final: after the last step. best: at the lowest validation loss, after best_step updates. tested: after the last
+    step, empty unless the settings say `test`.
+    """
 
     n_steps: int
     examples: int
@@ -59,13 +63,13 @@ class Summary:
     final: dict[str, float]
     best: dict[str, float]
     best_step: int
+    tested: dict[str, float]
     ended: str
 
 
 def start(run: Settings) -> State:
     """A run before its first step. The first weights come from torch's generator."""
-    dtype = torch.float64 if run.precision == "float64" else torch.float32
-    model = run.task.build_model(run.node).to(run.device, dtype)
+    model = run.task.build_model(run.node).to(run.device, float_type(run))
     return State(
         model=model,
         optimizer=build_optimizer(model, run.optim),
@@ -93,10 +97,10 @@ def train(
     with seeded(run.seed, run.device):
         state = start(run)
         names = [name for name, param in state.model.named_parameters() if param.requires_grad]
-        splits = run.splits
-        dtype = torch.float64 if run.precision == "float64" else torch.float32
-        batches = Batches(splits.train.to(run.device, dtype), run.seed, run.shuffle_buffer)
-        val = splits.val.to(run.device, dtype)
+        train_set, val_set, test_set = (
+            examples.to(run.device, float_type(run)) for examples in (run.splits.train, run.splits.val, run.splits.test)
+        )
+        batches = Batches(train_set, run.seed, run.shuffle_buffer)
         rates = planned_rates(run, state)
         plan(run.n_steps, () if isinstance(run.schedule, LossDriven) else corners(rates))
         window: list[Update] = []
@@ -117,7 +121,7 @@ def train(
                 metrics = summarise(window, names) | {"lr": lr, "examples": state.examples}
                 window = []
             if last or state.step % run.eval_every == 0:
-                measured = evaluate(run, state.model, val)
+                measured = evaluate(run, state.model, val_set)
                 metrics |= measured
                 if measured["val_loss"] < best["val_loss"]:
                     best, best_step = measured, state.step
@@ -135,9 +139,10 @@ def train(
                     break
 
         if not measured or ended != "done":
-            measured = evaluate(run, state.model, val)
+            measured = evaluate(run, state.model, val_set)
+        tested = evaluate(run, state.model, test_set, "test") if run.test else {}
         seconds = time.perf_counter() - began
-        return Summary(state.step, state.examples, seconds, measured, best, best_step, ended)
+        return Summary(state.step, state.examples, seconds, measured, best, best_step, tested, ended)
 
 
 def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
@@ -170,15 +175,15 @@ def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
     return Update(mean_loss, total_norm(norms), norms, clipped)
 
 
-def evaluate(run: Settings, model: nn.Module, examples: Examples) -> dict[str, float]:
-    """The task's measures, `val_NAME` -> mean over the examples, without gradients and with dropout off."""
+def evaluate(run: Settings, model: nn.Module, examples: Examples, split: str = "val") -> dict[str, float]:
+    """The task's measures, `SPLIT_NAME` -> mean over the examples, without gradients and with dropout off."""
     was_training = model.training
     model.eval()
     with torch.no_grad(), autocast(run):
         measures = run.task.measures(model, examples)
     model.train(was_training)
     means = torch.stack([values.double().mean() for values in measures.values()]).tolist()
-    return {f"val_{name}": mean for name, mean in zip(measures, means, strict=True)}
+    return {f"{split}_{name}": mean for name, mean in zip(measures, means, strict=True)}
 
 
 def summarise(window: list[Update], names: list[str]) -> dict[str, float]:
@@ -195,6 +200,11 @@ def planned_rates(run: Settings, state: State) -> NDArray[np.float64]:
     top = state.lr.lr if isinstance(run.schedule, LossDriven) else state.lr
     rates: NDArray[np.float64] = run.schedule(np.arange(run.n_steps), top)
     return rates
+
+
+def float_type(run: Settings) -> torch.dtype:
+    """The type of weights and inputs; with half precision they stay float32, and autocast converts."""
+    return torch.float64 if run.precision == "float64" else torch.float32
 
 
 def autocast(run: Settings) -> torch.amp.autocast_mode.autocast:

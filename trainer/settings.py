@@ -51,7 +51,8 @@ class Settings:
     """All that decides a run. Two runs with equal settings on one machine are equal to the last bit.
 
     n_steps: optimizer updates. batches: examples per update over the run; each is split in n_accumulate parts.
-    report_every, eval_every: in steps. node: the composed config, for the task's own use.
+    report_every, eval_every: in steps. test: whether the test set is measured at the end.
+    node: the composed config, for the task's own use.
     """
 
     task: Task
@@ -69,6 +70,7 @@ class Settings:
     precision: str
     report_every: int
     eval_every: int
+    test: bool
     node: Mapping[str, Any]
 
 
@@ -91,9 +93,10 @@ def _read(node: Mapping[str, Any], last: Settings | None) -> Settings:
     task = _built(node, "task", Task)
     splits = last.splits if last is not None and last.task == task else task.data()
     batch = node["batch"]
+    _require(batch, "shuffle_buffer", "null or from 1 up", lambda v: v is None or _from_1(v), "batch.")
     check_buffer(splits.train.targets, batch["shuffle_buffer"])
     n_train = len(splits.train)
-    _require(node, "batch_size", "a whole number from 1 up", lambda v: isinstance(v, int) and v >= 1)
+    _require(node, "batch_size", "a whole number from 1 up", _from_1)
     sizes = batch_sizes(node["batch_size"], batch["schedule"] or (), batch["unit"], n_train)
     n_steps = math.floor(steps_of(node["steps"], "steps", sizes, n_train))
     if n_steps < 1:
@@ -103,9 +106,11 @@ def _read(node: Mapping[str, Any], last: Settings | None) -> Settings:
         if action not in ("ignore", "warn", "infeasible"):
             raise ValueError(f"audit.rules.{rule} must be ignore, warn or infeasible; got {action!r}")
     for name in ("report_every", "eval_every"):
-        _require(node, name, "a whole number from 1 up", lambda v: isinstance(v, int) and v >= 1)
-    _require(node, "seed", "a whole number from 0 up", lambda v: isinstance(v, int) and v >= 0)
-    _require(batch, "accumulate", "a whole number from 1 up", lambda v: isinstance(v, int) and v >= 1, "batch.")
+        _require(node, name, "a whole number from 1 up", _from_1)
+    _require(node, "seed", "a whole number from 0 up", _from_0)
+    _require(audit, "from_step", "a whole number from 0 up", _from_0, "audit.")
+    _require(audit, "n_samples", "a whole number from 1 up", _from_1, "audit.")
+    _require(batch, "accumulate", "a whole number from 1 up", _from_1, "batch.")
     if min(sizes.sizes) < batch["accumulate"]:
         raise ValueError(f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}")
     device = _device(node["device"])
@@ -126,8 +131,17 @@ def _read(node: Mapping[str, Any], last: Settings | None) -> Settings:
         precision=_precision(node["precision"], device),
         report_every=node["report_every"],
         eval_every=node["eval_every"],
+        test=bool(node["test"]),
         node=node,
     )
+
+
+def _from_0(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _from_1(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _built(node: Mapping[str, Any], name: str, kind: type[Any]) -> Any:

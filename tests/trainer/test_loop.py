@@ -125,6 +125,15 @@ def test_validation_is_reported_at_its_interval_and_at_the_end(compose: Compose)
     assert (summary.n_steps, summary.examples, summary.ended) == (34, 34 * 16, "done")
 
 
+def test_the_test_set_is_measured_only_when_asked_for(compose: Compose) -> None:
+    """With test=true the last weights are measured on the test set, once; nothing of it is reported to a sweep."""
+    assert trained(compose(*SMALL, "steps=3"))[0].tested == {}
+    summary, reports = trained(compose(*SMALL, "steps=3", "test=true"))
+    assert set(summary.tested) == {"test_loss", "test_accuracy"}
+    assert summary.tested["test_loss"] != summary.final["val_loss"]
+    assert not any("test_loss" in report for report in reports)
+
+
 def test_total_norm_is_made_of_the_parameters_norms(compose: Compose) -> None:
     """Every parameter has its norm in each report, and their root of squares is the total."""
     _, reports = trained(compose(*SMALL, "steps=3"))

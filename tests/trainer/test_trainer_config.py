@@ -10,6 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from sweeps.errors import BadInputError
+from trainer.audit import outlook
 from trainer.settings import read
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -75,6 +76,9 @@ def test_lengths_follow_the_batch_size(compose: Callable[..., DictConfig]) -> No
         (["loss.flood=-1"], "loss.flood must be"),
         (["batch.accumulate=65"], "cannot split a batch of 64"),
         (["report_every=0"], "report_every must be"),
+        (["batch.shuffle_buffer=0"], r"batch\.shuffle_buffer must be null or from 1 up; got 0"),
+        (["audit.from_step=-1"], r"audit\.from_step must be"),
+        (["audit.n_samples=0"], r"audit\.n_samples must be"),
         (["task.n_distractors=50"], "task.n_distractors must fit"),
         (["batch.schedule=[[0,4],[0,8]]"], "must rise"),
         (["model.n_hidden=???"], "Missing mandatory value"),
@@ -86,6 +90,19 @@ def test_bad_input_is_refused_before_any_compute(
     """What cannot be run is refused by name, with what arrived, when the config is read."""
     with pytest.raises(BadInputError, match=sentence):
         read(compose(*overrides))
+
+
+def test_a_model_that_does_not_fit_the_task_is_refused_by_name(compose: Callable[..., DictConfig]) -> None:
+    """Two examples are tried before any training; what model and optimizer refuse comes as a sentence too."""
+    mismatch = r"model trainer\.models\.mlp\.MLP does not take the data of task trainer\.tasks\.digit_sum\.DigitSum: "
+    for overrides, sentence in (
+        (["model=mlp"], mismatch),
+        (["task=digits", "model=cnn", "model.side=6"], r"model\.side=6 must be a multiple of 4"),
+        (["optim.nesterov=true"], "optim, for kind sgd: Nesterov momentum requires"),
+        (["optim.groups=[{params: 'x.*'}]"], r"no parameter is called like 'x\.\*'"),
+    ):
+        with pytest.raises(BadInputError, match=sentence):
+            outlook(read(compose(*overrides)))
 
 
 def run_trainer(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
