@@ -24,16 +24,16 @@ from sweeps.errors import StorageError
 from sweeps.storage import LiveStorage, in_memory, open_backend
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with Optuna's tables in it, to copy: making them is most of the time."""
+    path = tmp_path_factory.mktemp("tables") / "study.db"
+    optuna.storages.RDBStorage(f"sqlite:///{path}").engine.dispose()
+    return path
+
+
 class TestContract(StorageTestCase):
     """Optuna's own storage contract."""
-
-    @pytest.fixture(scope="class")
-    def tables(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A database with Optuna's tables in it, to copy: making them is most of the time."""
-        path = tmp_path_factory.mktemp("tables") / "study.db"
-        backend = optuna.storages.RDBStorage(f"sqlite:///{path}")
-        backend.engine.dispose()
-        return path
 
     @pytest.fixture
     def storage(self, tables: Path, tmp_path: Path) -> Iterator[LiveStorage]:
