@@ -9,6 +9,7 @@ constant). The optimizer is SGD with momentum 0.9; learning rate, schedule and w
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ KINDS = ("cosine", "multistep", "staged", "warmup", "constant")
 
 
 def multiplier(kind: str, u: float, shape: float) -> float:
-    """The factor on the base rate at the share u of the run, for one family of schedules; `shape` in [0, 1] varies it."""
+    """The factor on the base rate at the share u of the run, for one family of schedules; shape in [0, 1] varies it."""
     match kind:
         case "cosine":
             return 0.5 * (1 + np.cos(np.pi * u)) + 1e-4
@@ -39,7 +40,7 @@ def multiplier(kind: str, u: float, shape: float) -> float:
 
 @dataclass(frozen=True)
 class Problem:
-    """Stacked loss of [lanes] models: parameters [lanes, ...] and a batch of rows shared by all lanes in, losses out."""
+    """Stacked models: parameters [lanes, ...] and a batch of rows shared by all lanes in, losses [lanes] out."""
 
     init: Callable[[int, torch.Generator], list[torch.Tensor]]
     loss: Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor]
@@ -52,7 +53,7 @@ def mlp(x: torch.Tensor, y: torch.Tensor, n_out: int, width: int, n_train: int, 
         sizes = (x.shape[1], width, width, n_out)
         weights = [
             torch.randn(1, a, b, generator=generator).repeat(lanes, 1, 1) * (2 / a) ** 0.5
-            for a, b in zip(sizes, sizes[1:], strict=False)
+            for a, b in itertools.pairwise(sizes)
         ]
         return [p for w in weights for p in (w, torch.zeros(lanes, 1, w.shape[2]))]
 
@@ -85,7 +86,7 @@ def teacher(generator: torch.Generator) -> Problem:
 
 
 def quadratic(generator: torch.Generator) -> Problem:
-    """A quadratic with noisy gradients (Zhang et al., arXiv 1907.04164): the noise floor is proportional to the rate."""
+    """A quadratic with noisy gradients (Zhang et al., arXiv 1907.04164): the noise floor grows with the rate."""
     curvature = 1.0 / torch.arange(1, 101) ** 1.0
     noise = torch.randn(4000, 100, generator=generator)
 

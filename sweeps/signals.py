@@ -328,10 +328,11 @@ def _line(x: Array, y: Array) -> tuple[float, float]:
 def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, int] | None:
     """(since, low, high) steps of the stall the curve ends in, or None; error: noise, widened by the autocorrelation.
 
-    A stall is the longest tail that shows no significant decline (95 %) and in which a decline at half the speed of
-    the stretch before it is excluded (97.7 %, as several tails are tried). A curve that never fell is stalled from its
-    first step, if it has 2 * N_TAIL points and fell by four noise levels at most. A steady decline hidden in noise is
-    no stall: its tail looks flat, but not flatter than what came before. Least squares then place the corner.
+    A stall is the longest tail that shows no significant decline (95 %) and in which half the progress per doubling of
+    the steps of the stretch before it is excluded (97.7 %, as several tails are tried). A curve that never fell is
+    stalled from its first step, if it has 2 * N_TAIL points and fell by four noise levels at most. A steady decline
+    hidden in noise is no stall: its tail looks flat, but not flatter than what came before, nor is a power law's,
+    whose progress per doubling hardly fades. Least squares then place the corner.
     """
     n = len(y)
     start = None
@@ -344,7 +345,8 @@ def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, in
         before = min(length, n - length)
         if before >= 4:
             was, was_sxx = _line(x[-length - before : -length], y[-length - before : -length])
-            if was < 0 and slope - 0.5 * was > 2 * math.hypot(se, 0.5 * error / math.sqrt(was_sxx)):
+            half = 0.5 * (x[-length - before : -length].mean() + 1) / (x[-length:].mean() + 1)
+            if was < 0 and slope - half * was > 2 * math.hypot(se, half * error / math.sqrt(was_sxx)):
                 start = n - length
         elif length == n and n >= 2 * N_TAIL and (Z * se - slope) * (x[-1] - x[0]) <= 4 * noise:
             return int(x[0]), int(x[0]), int(x[0])

@@ -62,6 +62,11 @@ class Peers:
         """How many trials the table knows."""
         return len(self._rows)
 
+    @property
+    def n_complete(self) -> int:
+        """How many trials have finished."""
+        return int((self._fate == Fate.COMPLETE).sum())
+
     def last_step(self, trial: int) -> int:
         """The step of a trial's last report, -1 before its first."""
         return int(self._step[self._rows[trial]]) if trial in self._rows else -1
@@ -112,7 +117,7 @@ class Peers:
             n_better=int((here < here[row]).sum()),
             goal=goal,
             best_of_all=float(best.min()),
-            n_complete=int((fate == Fate.COMPLETE).sum()),
+            n_complete=self.n_complete,
             winners_here=winners_here,
             gain_after=gain,
         )

@@ -25,8 +25,10 @@ from sweeps.types import Plan, Verdict
 BEST_PER_CUBE_ROOT = 1.25  # the goal is the k-th best of n trials, k = this * caution * cube root of n
 GAIN_ERRORS = 1.0  # standard errors added to the slope, times caution
 WINNER_ERRORS = 5.0  # standard errors of the level within which a trial is where winners were, times caution
-SAFE_SHARE = 1 / 60  # the best share that is safe at the end of the run; at the share u of the run it is this / u
+SAFE_SHARE = 1 / 64  # the best share that is safe at the end of the run; at the share u of the run it is this / u
 SAFE_SHARE_MOST = 0.5
+FIRST_CAUTION = 0.5  # added to caution's factor of 1 while no trial has finished, half of it after FIRST_COMPLETE have
+FIRST_COMPLETE = 4
 MIN_REPORTS = 3
 MIN_PEERS = 5
 RATE_CHANGE = 2.0  # a planned change of the learning rate by this factor makes what is seen now no guide to what comes
@@ -67,8 +69,10 @@ class Judge:
             return None
         if n_steps is None:
             return self._alone(steps, losses, plan, sign)
-        goal = peers.goal(trial, BEST_PER_CUBE_ROOT * self.caution)
-        slope = min(now.slope - GAIN_ERRORS * self.caution * now.slope_se, 0.0)
+        # Where no rates are announced, the first finished trials must show whether early order means anything here.
+        caution = self.caution * (1 if plan.lr else 1 + FIRST_CAUTION / (1 + peers.n_complete / FIRST_COMPLETE))
+        goal = peers.goal(trial, BEST_PER_CUBE_ROOT * caution)
+        slope = min(now.slope - GAIN_ERRORS * caution * now.slope_se, 0.0)
         reach = now.best + slope * log_time(now.step, n_steps)
         if reach <= goal and len(peers) > MIN_PEERS:
             return None
@@ -77,7 +81,7 @@ class Judge:
             return self._alone(steps, losses, plan, sign)
         if reach <= goal or (here.n_complete < MIN_COMPLETE and rate_changes(plan, now.step)):
             return None
-        if now.level <= here.winners_here + WINNER_ERRORS * self.caution * now.level_se:
+        if now.level <= here.winners_here + WINNER_ERRORS * caution * now.level_se:
             return None
         safe = min(SAFE_SHARE_MOST, SAFE_SHARE * n_steps / (now.step + 1))
         if here.n_better < safe * (here.n_peers + 1):
