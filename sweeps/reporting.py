@@ -1,6 +1,6 @@
-"""What a training function says to the sweep it runs in: `report`, `should_stop`, `plan`.
+"""What a training function says to the sweep it runs in: `report`, `should_stop`, `remedy`, `plan`.
 
-All three are harmless outside a sweep, so the same script trains alone. A worker process runs one trial at a time,
+All are harmless outside a sweep, so the same script trains alone. A worker process runs one trial at a time,
 and a report may come from any of its threads, so the current trial is a property of the process: it is the one piece
 of module state in this package, set and cleared by `reporting_to`.
 """
@@ -14,9 +14,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
-from sweeps.types import Plan, Verdict
+from sweeps.types import Plan, Remedy, Verdict
+
+# Curves have the metric intervention/ACTION, with the factor as its value, where a remedy was taken.
+INTERVENTION = "intervention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ class Reporter:
         self._folder: str | None = None
         self._verdict: Verdict | None = None
         self._heeded = False
+        self._remedy: Remedy | None = None
+        self._remedy_was_open = False
+        self._last_step = 0
 
     @property
     def heeded(self) -> bool:
@@ -73,6 +79,20 @@ class Reporter:
         with self._lock:
             self._verdict = self._verdict or verdict
 
+    def offer(self, remedy: Remedy) -> None:
+        """Have the trial try something instead of ending; one that does not ask for it until its next report ends."""
+        with self._lock:
+            self._remedy, self._remedy_was_open = remedy, False
+
+    def remedy(self) -> Remedy | None:
+        """What to try now, given out once; that it was taken goes into the curve, at the last reported step."""
+        with self._lock:
+            remedy, self._remedy = self._remedy, None
+            if remedy is not None:
+                metrics = {f"{INTERVENTION}/{remedy.action}": remedy.factor}
+                self._rows.append(Row(self._last_step, self._clock() - self._start_s, metrics))
+        return remedy
+
     def report(self, step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> None:
         """Take one report; raise TrialPruned if the trial must stop, or has just diverged."""
         if os.getpid() != self._pid:
@@ -81,6 +101,11 @@ class Reporter:
         value = row.metrics.get(self._watched, 0.0)
         with self._lock:
             self._rows.append(row)
+            self._last_step = row.step
+            ignored = self._remedy if self._remedy_was_open else None
+            self._remedy_was_open = self._remedy is not None
+        if ignored is not None:
+            self.stop(ignored.verdict)
         if not math.isfinite(value):
             reason = f"{self._watched} became {value} at step {row.step}"
             self.stop(Verdict("diverged", row.step, reason, {self._watched: value}))
@@ -119,7 +144,7 @@ _current: Reporter | None = None
 
 @contextmanager
 def reporting_to(reporter: Reporter) -> Iterator[None]:
-    """Make `reporter` the one that `report`, `should_stop` and `plan` of this process speak to."""
+    """Make `reporter` the one that `report` and its companions speak to in this process."""
     global _current
     _current = reporter
     try:
@@ -146,6 +171,15 @@ def should_stop() -> bool:
     return _current is not None and _current.should_stop()
 
 
+def remedy() -> Remedy | None:
+    """What the sweep wants tried instead of ending this trial (`hydra.sweeper.on_stall`), or None; ask after a report.
+
+    Each remedy is given out once, and the task must act on it: lower its learning rate by the factor, after going back
+    to its best checkpoint if the action is "rewind". A task that never asks is ended as usual. None outside a sweep.
+    """
+    return None if _current is None else _current.remedy()
+
+
 def plan(n_steps: SupportsIndex | None, lr: Sequence[tuple[SupportsIndex, SupportsFloat]] = ()) -> None:
     """Tell the pruner how long this trial means to run and which learning rates lie ahead; see `sweeps.types.Plan`."""
     if _current is not None:
@@ -160,7 +194,7 @@ def _checked_step(step: SupportsIndex) -> int:
         raise TypeError(
             f"sweeps.report: step is a whole number of optimizer updates, got {step!r} ({type(step).__name__})"
         ) from None
-    if index < 0:
+    if not 0 <= index < 2**63:  # what a curve's file can hold
         raise ValueError(f"sweeps.report: step counts from 0, got {index}")
     return index
 
@@ -168,8 +202,18 @@ def _checked_step(step: SupportsIndex) -> int:
 def _checked_metrics(step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
     if not metrics:
         raise TypeError(f"sweeps.report: no metric at step {step}; write sweeps.report(step, loss=loss)")
-    try:
-        return {name: float(value) for name, value in metrics.items()}
-    except (TypeError, ValueError, RuntimeError):
-        bad = {name: type(value).__name__ for name, value in metrics.items() if not isinstance(value, int | float)}
-        raise TypeError(f"sweeps.report: metrics are single numbers; at step {step} got {bad}") from None
+    numbers: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            numbers[name] = _number(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            got = {name: type(value).__name__}
+            raise TypeError(f"sweeps.report: metrics are single numbers; at step {step} got {got}") from None
+    return numbers
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str | bytes):
+        raise TypeError("text is no number, whatever it says")
+    # A loss that still holds its graph would make torch warn.
+    return float(value.detach() if hasattr(value, "detach") else value)

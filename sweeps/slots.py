@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ def plan_slots(n_jobs: int | str, gpus: Sequence[str], n_cores: int) -> tuple[Wo
     """
     n_slots = max(len(gpus), 1) if gpus else n_cores
     if n_jobs != "auto":
-        if isinstance(n_jobs, str) or n_jobs < 1:
+        if type(n_jobs) is not int or n_jobs < 1:
             raise BadInputError(f"hydra.sweeper.n_jobs={n_jobs}: give the number of slots, 1 or more, or auto")
         n_slots = n_jobs
     n_threads = max(1, n_cores // n_slots)
@@ -35,7 +36,8 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them; found without loading CUDA."""
     chosen = environment.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+        names = (name.strip() for name in chosen.split(","))
+        return tuple(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # CUDA ends the list there too
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()

@@ -1,0 +1,149 @@
+"""Curves on disk: nothing lost, nothing doubled, readable by anyone at any moment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeps import curves
+from sweeps.curves import FLUSH_S, CurveWriter, read_curves
+from sweeps.reporting import Row
+
+COLUMNS = ["trial", "step", "seconds", "metric", "value"]
+
+values = st.floats() | st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 5e-324])
+metrics = st.dictionaries(st.sampled_from(["loss", "grad_norm/W", "ü b"]), values, min_size=1)
+# (trial, step, metrics, what to do then); the place in the list is the time.
+histories = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 2**40), metrics, st.sampled_from(["", "", "flush", "read"])),
+    max_size=25,
+)
+
+
+def read_with_pandas(folder: Path) -> pd.DataFrame:
+    """As its documentation says: a folder of Parquet files."""
+    return pd.read_parquet(folder, engine="pyarrow")
+
+
+def read_with_polars(folder: Path) -> pd.DataFrame:
+    return pytest.importorskip("polars").read_parquet(folder / "*.parquet").to_pandas()
+
+
+def read_with_duckdb(folder: Path) -> pd.DataFrame:
+    return pytest.importorskip("duckdb").sql(f"select * from '{folder}/*.parquet'").df()
+
+
+def rows_of(frame: pd.DataFrame) -> list[str]:
+    """Rows to the last bit, as a sorted list: also NaN is equal to itself."""
+    assert list(frame.columns) == COLUMNS
+    return sorted(map(repr, frame.itertuples(index=False, name=None)))
+
+
+def expected_rows(history: Sequence[tuple[int, int, dict[str, float], str]]) -> list[str]:
+    return sorted(
+        repr((trial, step, float(i), name, value))
+        for i, (trial, step, reported, _) in enumerate(history)
+        for name, value in reported.items()
+    )
+
+
+@given(history=histories, n_files=st.integers(2, 5))
+def test_what_is_added_is_read(history: Any, n_files: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """However reports are cut into files and the files merged, all readers see every row once, after any flush."""
+    folder = tmp_path_factory.mktemp("curves") / "curves"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "N_FILES_TO_MERGE", n_files)
+        writer = CurveWriter(folder, "session", clock=lambda: 0.0)
+        for i, (trial, step, reported, then) in enumerate(history):
+            writer.add(trial, [Row(step, float(i), reported)])
+            if then:
+                writer.flush()
+            if then == "read":
+                assert rows_of(read_curves(folder).to_pandas()) == expected_rows(history[: i + 1])
+                assert rows_of(read_with_pandas(folder)) == expected_rows(history[: i + 1])
+            assert len(list(folder.glob("*"))) < n_files
+        writer.close()
+    assert rows_of(read_curves(folder).to_pandas()) == expected_rows(history)
+    assert len(list(folder.glob("*"))) == bool(history)
+
+
+@given(history=histories)
+def test_curves_are_in_order(history: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Rows come by trial, and within a trial in the order of its reports, whoever wrote which file."""
+    folder = tmp_path_factory.mktemp("curves")
+    writers = [CurveWriter(folder, name, clock=lambda: 0.0) for name in ("b", "a")]
+    for i, (trial, step, reported, then) in enumerate(history):
+        writers[i % 2].add(trial, [Row(step, float(i), reported)])
+        if then:
+            writers[i % 2].flush()
+    for writer in writers:
+        writer.close()
+    table = read_curves(folder)
+    order = list(zip(table["trial"].to_pylist(), table["seconds"].to_pylist(), strict=True))
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("read", [read_with_pandas, read_with_polars, read_with_duckdb])
+def test_others_read_it_while_it_is_written(
+    read: Callable[[Path], pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pandas, polars and duckdb read the folder between two flushes, a crashed writer's leftovers beside it."""
+    monkeypatch.setattr(curves, "N_FILES_TO_MERGE", 4)
+    (tmp_path / "crashed-000007.writing").write_bytes(b"PAR1 half a file")
+    writer = CurveWriter(tmp_path, "session", clock=lambda: 0.0)
+    history = [(i % 3, i, {"loss": [1.5, math.nan, math.inf][i % 3], "lr": 0.1}, "") for i in range(30)]
+    for i, (trial, step, reported, _) in enumerate(history):
+        writer.add(trial, [Row(step, float(i), reported)])
+        writer.flush()
+        if i % 5 == 4:
+            files = sorted(tmp_path.glob("*.parquet"))
+            frame = pd.concat([pd.read_parquet(path) for path in files]) if read is read_with_pandas else read(tmp_path)
+            assert rows_of(frame) == expected_rows(history[: i + 1])
+    assert rows_of(read_curves(tmp_path).to_pandas()) == expected_rows(history)
+
+
+def test_a_merge_that_was_cut_off_doubles_nothing(tmp_path: Path) -> None:
+    """If a crash leaves a merged file beside the files that went into it, read_curves still gives each row once."""
+    writer = CurveWriter(tmp_path, "session", clock=lambda: 0.0)
+    kept = {}
+    for i in range(3):
+        writer.add(0, [Row(i, float(i), {"loss": math.nan if i == 1 else float(i)})])
+        writer.flush()
+        kept.update({path: path.read_bytes() for path in tmp_path.glob("*")})
+    writer.close()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert len(list(tmp_path.glob("*.parquet"))) == 4
+    assert read_curves(tmp_path)["step"].to_pylist() == [0, 1, 2]
+
+
+def test_rows_wait_for_two_seconds_and_no_longer(tmp_path: Path) -> None:
+    """Rows reach the disk FLUSH_S after the last time, and the folder is made only then."""
+    now = [0.0]
+    folder = tmp_path / "curves"
+    writer = CurveWriter(folder, "session", clock=lambda: now[0])
+    writer.add(0, [Row(0, 0.0, {"loss": 1.0})])
+    now[0] = FLUSH_S - 0.01
+    writer.flush_if_due()
+    assert not folder.exists()
+    now[0] = FLUSH_S
+    writer.flush_if_due()
+    assert len(read_curves(folder)) == 1
+    now[0] = 10 * FLUSH_S
+    writer.flush_if_due()
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_sweep_that_reported_nothing_has_empty_curves(tmp_path: Path) -> None:
+    """The table has all columns and no row, and nothing was written."""
+    CurveWriter(tmp_path / "curves", "session", clock=lambda: 0.0).close()
+    table = read_curves(tmp_path / "curves")
+    assert (table.column_names, len(table)) == (COLUMNS, 0)
+    assert not (tmp_path / "curves").exists()
