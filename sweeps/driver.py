@@ -17,8 +17,20 @@ from sweeps.errors import StorageError
 from sweeps.jobs import OUTPUT_FILE
 from sweeps.space import Space
 from sweeps.study import Proposal, SweepStudy
-from sweeps.types import Ending, Outcome, Verdict
-from sweeps.workers import Assignment, Finished, Nursery, Ready, Reported, Stopped, Worker, WorkerSpec, drain, wait
+from sweeps.types import Ending, Outcome, Remedy, Verdict
+from sweeps.workers import (
+    Assignment,
+    Finished,
+    Nursery,
+    Offered,
+    Ready,
+    Reported,
+    Stopped,
+    Worker,
+    WorkerSpec,
+    drain,
+    wait,
+)
 
 log = logging.getLogger("sweeps")
 
@@ -174,7 +186,7 @@ class Driver:
         lines = self._space.overrides(proposal.values)
         return lines if proposal.seed is None else (*lines, f"{self._seed_key}={proposal.seed}")
 
-    def _send(self, slot: int, message: Assignment | Stopped) -> None:
+    def _send(self, slot: int, message: Assignment | Stopped | Offered) -> None:
         try:
             self._workers[slot].pipe.send(message)
         except OSError:
@@ -213,9 +225,11 @@ class Driver:
             if value is None:
                 self._others.setdefault(trial, set()).update(row.metrics)
             else:
-                verdict = self._study.report(trial, row.step, value)
-                if verdict is not None:
-                    self._handle(s.Judged(trial, verdict))
+                match self._study.report(trial, row.step, value):
+                    case Verdict() as verdict:
+                        self._handle(s.Judged(trial, verdict))
+                    case Remedy() as remedy:
+                        self._send(self._scheduler.running[trial], Offered(trial, remedy))
         if batch.rows:
             last = batch.rows[-1]
             self._watcher.reported(trial, last.step, last.metrics.get(self._metric))

@@ -30,7 +30,7 @@ from sweeps.pruners import verdict_of
 from sweeps.repeats import Unit, is_hopeless
 from sweeps.space import Space, Value, signature
 from sweeps.storage import LiveStorage
-from sweeps.types import Ending, Outcome, Plan, Verdict
+from sweeps.types import Ending, Outcome, Plan, Remedy, Verdict
 
 # Optuna keeps this many values of the watched metric per trial, evenly over its planned length: enough for any rule
 # and picture, few enough that the dashboard loads a thousand trials (evidence: 50 to 100).
@@ -38,6 +38,10 @@ N_VALUES_KEPT = 100
 # Without a plan: all of the first reports, then one for each 10 % more steps, which bounds them at about 200.
 N_FIRST_KEPT = 30
 GROWTH = 1.1
+# Rules whose verdict a lower learning rate may answer.
+CURABLE = ("stalled", "rebound")
+# A remedy is given this share of the run (of the run so far, without a plan) to show itself.
+SPARED_SHARE = 0.1
 
 
 @dataclass
@@ -53,6 +57,8 @@ class WatchedCurve:
     best_step: int = -1
     final: float = math.nan
     final_step: int = -1
+    n_remedies: int = field(default=0, init=False)
+    spared_until: float = field(default=0.0, init=False)  # the step before which a remedy is not judged
     _n_reports: int = field(default=0, init=False)
     _next_step: float = field(default=0.0, init=False)
 
@@ -88,11 +94,23 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class OnStall:
+    """What becomes of a trial that has stalled: "prune", or up to n_times the remedy of this name, then "prune".
+
+    factor: for its learning rate, each time.
+    """
+
+    action: str = "prune"
+    factor: float = 0.3
+    n_times: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class Plans:
     """What is to be run. n_trials: settings to reach in all. queue: settings known in advance, which go first.
 
     n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
-    extend: suggests further parameters for a trial, or None.
+    extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that has stalled.
     """
 
     n_trials: int
@@ -100,6 +118,7 @@ class Plans:
     n_repeats: int = 1
     first_seed: int = 0
     extend: Callable[[optuna.Trial], None] | None = None
+    on_stall: OnStall = OnStall()
 
 
 class SweepStudy:
@@ -237,14 +256,26 @@ class SweepStudy:
         if plan.lr:
             trial.set_user_attr(Plan.LR_ATTR, [list(corner) for corner in plan.lr])
 
-    def report(self, number: int, step: int, value: float) -> Verdict | None:
-        """Take one value of the watched metric; returns a verdict if the pruner wants the trial to end."""
-        if not self._curves[number].add(step, value) or not math.isfinite(value):
+    def report(self, number: int, step: int, value: float) -> Verdict | Remedy | None:
+        """Take one value of the watched metric; returns a verdict if the pruner wants the trial to end.
+
+        A stall is answered with a remedy first, if the plans say so, which is given time to work.
+        """
+        curve = self._curves[number]
+        if not curve.add(step, value) or not math.isfinite(value):
             return None
         trial_id = self._trials[number]._trial_id
         # Not Trial.report: it refuses studies with several objectives.
         self._storage.set_trial_intermediate_value(trial_id, step, value)
-        return verdict_of(self.study.pruner, self.study, self._storage.get_trial(trial_id))
+        verdict = verdict_of(self.study.pruner, self.study, self._storage.get_trial(trial_id))
+        if verdict is None or step < curve.spared_until:
+            return None
+        rule = self._plans.on_stall
+        if verdict.rule not in CURABLE or rule.action == "prune" or curve.n_remedies >= rule.n_times:
+            return verdict
+        curve.n_remedies += 1
+        curve.spared_until = step + SPARED_SHARE * (curve.n_steps or step)
+        return Remedy(rule.action, rule.factor, verdict)
 
     def can_prune(self, number: int) -> bool:
         """Whether this trial gave the pruner anything to judge, or there is no pruner to need it."""

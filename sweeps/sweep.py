@@ -39,7 +39,8 @@ from sweeps.pruners import Audit
 from sweeps.slots import physical_cores, plan_slots, visible_gpus
 from sweeps.space import Space, checked_setting, parse_space, with_ties
 from sweeps.storage import LiveStorage, in_memory, open_backend
-from sweeps.study import Plans, SweepStudy, open_study, take_over
+from sweeps.study import OnStall, Plans, SweepStudy, open_study, take_over
+from sweeps.types import Remedy
 from sweeps.workers import Nursery
 
 log = logging.getLogger("sweeps")
@@ -60,6 +61,8 @@ class Settings:
     when: key -> {other key: value or values} beside which the first is searched. enqueue: settings to run first.
     repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
     audit: dotted name of a function (config) that returns `sweeps.types.Finding`s before a trial runs, or None.
+    on_stall: "prune", or a remedy ("decay", "rewind": see `sweeps.types.Remedy`) to be tried n_remedies times before;
+    stall_factor: for the learning rate each time.
     audit_fraction: share of the trials the pruner would end that run on, to count how often it is wrong.
     metric: the watched metric. objective: see OBJECTIVES. report: dotted name of a function that is given the
     sweep's folder at the end and returns what it made (paths), or None for no report.
@@ -81,6 +84,9 @@ class Settings:
     seed_key: str
     audit: str | None
     audit_fraction: float
+    on_stall: str
+    stall_factor: float
+    n_remedies: int
     metric: str
     objective: str | None
     report: str | None
@@ -97,6 +103,12 @@ class Settings:
             refuse("max_failure_rate", self.max_failure_rate, "give a share from 0 (none may fail) to 1 (all may)")
         if not (isinstance(self.audit_fraction, int | float) and 0 <= self.audit_fraction <= 1):
             refuse("audit_fraction", self.audit_fraction, "give a share from 0 to 1, such as 0.05")
+        if self.on_stall not in ("prune", *Remedy.ACTIONS):
+            refuse("on_stall", self.on_stall, f"choose from prune, {', '.join(Remedy.ACTIONS)}")
+        if not (isinstance(self.stall_factor, int | float) and 0 < self.stall_factor < 1):
+            refuse("stall_factor", self.stall_factor, "give a factor between 0 and 1 for the learning rate")
+        if isinstance(self.n_remedies, bool) or not isinstance(self.n_remedies, int) or self.n_remedies < 1:
+            refuse("n_remedies", self.n_remedies, "give how often a remedy is tried, 1 or more")
         if self.objective not in OBJECTIVES:
             refuse("objective", self.objective, f"choose from {', '.join(map(str, OBJECTIVES[1:]))}, or leave it out")
         if not self.directions or not set(self.directions) <= {"minimize", "maximize"}:
@@ -232,6 +244,7 @@ def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
         n_repeats=settings.repeats,
         first_seed=_first_seed(settings, space, config) if settings.repeats > 1 else 0,
         extend=_extension(settings.custom_search_space, config),
+        on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_remedies),
     )
 
 

@@ -30,6 +30,27 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Remedy:
+    """What to try instead of ending a trial that has stalled.
+
+    action: "decay" lowers the learning rate; "rewind" goes back to the best checkpoint and lowers it from there.
+    factor: for the rate of every step to come, between 0 and 1. verdict: what ends the trial if it does not comply.
+    """
+
+    action: str
+    factor: float
+    verdict: Verdict
+
+    ACTIONS: ClassVar[tuple[str, ...]] = ("decay", "rewind")
+
+    def __post_init__(self) -> None:
+        if self.action not in self.ACTIONS:
+            raise ValueError(f"no remedy is called {self.action!r}: choose from {', '.join(self.ACTIONS)}")
+        if not 0 < self.factor < 1:
+            raise ValueError(f"a remedy's factor lies between 0 and 1, got {self.factor}")
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a trial says about its own future, so that a rule can tell a pause from a stall.
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from sweeps.errors import SweepFailedError
 from sweeps.reporting import Batch, Reporter, reporting_to
-from sweeps.types import Outcome, Verdict
+from sweeps.types import Outcome, Remedy, Verdict
 
 # How long a report may wait in the worker for company. Short enough to watch live, long enough to send in batches.
 BATCH_S = 0.1
@@ -70,6 +70,14 @@ class Stopped:
 
     trial: int
     verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Driver to worker: have this trial try a remedy instead of ending."""
+
+    trial: int
+    remedy: Remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,12 +273,21 @@ class _Line:
                     message = self._pipe.recv()
                     if isinstance(message, Assignment):
                         self._assignments.put(message)
-                    elif isinstance(message, Stopped) and self._trial == message.trial and self._reporter is not None:
-                        self._reporter.stop(message.verdict)
+                    else:
+                        self._deliver(message)
                 self._flush_current()
         except (EOFError, OSError):
             # The driver has let go of this worker, or is dead: nobody is left to train for.
             os._exit(0)
+
+    def _deliver(self, message: Stopped | Offered) -> None:
+        with self._lock:
+            if self._reporter is None or self._trial != message.trial:
+                return  # the trial was over before the message came
+            if isinstance(message, Stopped):
+                self._reporter.stop(message.verdict)
+            else:
+                self._reporter.offer(message.remedy)
 
     def _flush_current(self) -> None:
         with self._lock:

@@ -94,6 +94,9 @@ class IolausSweeperConf:
     seed_key: str = "seed"
     audit: str | None = None
     audit_fraction: float = 0.0
+    on_stall: str = "prune"
+    stall_factor: float = 0.3
+    n_remedies: int = 2
     metric: str = "loss"
     objective: str | None = None
     report: str | None = "analysis.report.write_report"
