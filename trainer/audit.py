@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from sweeps.errors import BadInputError
 from sweeps.types import Finding
 from trainer.loop import float_type, planned_rates, seeded, start
+from trainer.phases import Staged
 from trainer.plateau import LossDriven
-from trainer.schedules import Constant, MultiStep, Staged
+from trainer.schedules import Constant, MultiStep
 from trainer.settings import Settings, read
 
 FLAT_FACTOR = 1.5

@@ -6,14 +6,14 @@ numpy or torch, which broadcast: there is one formula for all of them. In float6
 the last bit; torch vectors agree within rounding, since torch takes another path through a vector's tail.
 
 Every schedule has a linear warm-up from 0 and a floor, and everything that it counts is counted in steps from the end
-of the warm-up (t in the formulas). conf/README.md lists them all with their sources, next to a picture.
+of the warm-up (t in the formulas). Those made of phases are in phases.py, those that look at the loss in plateau.py;
+conf/README.md lists all of them with their sources, next to a picture.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -82,15 +82,17 @@ class Schedule(ABC):
                 raise ValueError(f"schedule.{name} must be {what}; got {value}")
 
 
-def _positive(value: Values) -> Values:
+def is_positive(value: Values) -> Values:
+    """Whether each value is above 0 and finite."""
     return (value > 0) & np.isfinite(value)
 
 
-def _share(value: Values) -> Values:
+def is_share(value: Values) -> Values:
+    """Whether each value is in (0, 1]."""
     return (value > 0) & (value <= 1)
 
 
-def _power(xp: ModuleType, base: Values, exponent: Values) -> Values:
+def power_of(xp: ModuleType, base: Values, exponent: Values) -> Values:
     """The power base ** exponent for vectors, the same whatever the shapes.
 
     numpy squares (or takes the root) where one exponent serves a whole vector, which rounds otherwise than its pow.
@@ -98,7 +100,7 @@ def _power(xp: ModuleType, base: Values, exponent: Values) -> Values:
     return xp.pow(base + 0 * exponent, exponent + 0 * base)
 
 
-def _progress(xp: ModuleType, t: Values, n_steps: Values) -> Values:
+def progress_of(xp: ModuleType, t: Values, n_steps: Values) -> Values:
     """The share of n_steps that is over, 1 from then on."""
     return xp.clip(t / n_steps, None, 1.0)
 
@@ -127,12 +129,12 @@ class Exponential(Schedule):
     staircase: bool = False
 
     def _check(self) -> None:
-        self._require("in (0, 1]", _share, decay_rate=self.decay_rate)
-        self._require("above 0", _positive, decay_steps=self.decay_steps)
+        self._require("in (0, 1]", is_share, decay_rate=self.decay_rate)
+        self._require("above 0", is_positive, decay_steps=self.decay_steps)
 
     def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
         exponent = t / self.decay_steps
-        return lr * _power(xp, self.decay_rate, xp.floor(exponent) if self.staircase else exponent)
+        return lr * power_of(xp, self.decay_rate, xp.floor(exponent) if self.staircase else exponent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +148,14 @@ class MultiStep(Schedule):
     decay_rate: Values = 0.1
 
     def _check(self) -> None:
-        self._require("in (0, 1]", _share, decay_rate=self.decay_rate)
+        self._require("in (0, 1]", is_share, decay_rate=self.decay_rate)
         self._require("from 0 up", lambda v: v >= 0, milestone_steps=list(self.milestone_steps))
 
     def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
         n_reached = 0 * t
         for milestone in self.milestone_steps:
             n_reached = n_reached + xp.where(t >= milestone, 1.0, 0.0)
-        return lr * _power(xp, self.decay_rate, n_reached)
+        return lr * power_of(xp, self.decay_rate, n_reached)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +171,12 @@ class Polynomial(Schedule):
     end_lr: Values = 0.0
 
     def _check(self) -> None:
-        self._require("above 0", _positive, decay_steps=self.decay_steps, power=self.power)
+        self._require("above 0", is_positive, decay_steps=self.decay_steps, power=self.power)
         self._require("from 0 up", lambda v: v >= 0, end_lr=self.end_lr)
 
     def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
-        left = 1.0 - _progress(xp, t, self.decay_steps)
-        return (lr - self.end_lr) * _power(xp, left, self.power) + self.end_lr
+        left = 1.0 - progress_of(xp, t, self.decay_steps)
+        return (lr - self.end_lr) * power_of(xp, left, self.power) + self.end_lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +193,12 @@ class Cosine(Schedule):
     period_factor: int = 1
 
     def _check(self) -> None:
-        self._require("above 0", _positive, decay_steps=self.decay_steps)
+        self._require("above 0", is_positive, decay_steps=self.decay_steps)
         self._require("from 0 up", lambda v: v >= 0, end_lr=self.end_lr)
         self._require("a whole number from 1 up", lambda v: (v >= 1) & (v % 1 == 0), period_factor=self.period_factor)
 
     def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
-        progress = self._since_restart(xp, t) if self.restarts else _progress(xp, t, self.decay_steps)
+        progress = self._since_restart(xp, t) if self.restarts else progress_of(xp, t, self.decay_steps)
         return self.end_lr + (lr - self.end_lr) * (1.0 + xp.cos(math.pi * progress)) / 2.0
 
     def _since_restart(self, xp: ModuleType, t: Values) -> Values:
@@ -222,113 +224,11 @@ class InverseTime(Schedule):
     decay_rate: Values = 1.0
 
     def _check(self) -> None:
-        self._require("above 0", _positive, decay_steps=self.decay_steps)
+        self._require("above 0", is_positive, decay_steps=self.decay_steps)
         self._require("from 0 up", lambda v: v >= 0, decay_rate=self.decay_rate)
 
     def _decay(self, _xp: ModuleType, t: Values, lr: Values) -> Values:
         return lr / (1.0 + self.decay_rate * t / self.decay_steps)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OneCycle(Schedule):
-    """Up from `lr / div_factor` to lr in the first rise_share of the cycle, then down to far below where it began.
-
-    The end is `lr / div_factor / final_div_factor`; both ways go along a half cosine. cycle_steps: length of the
-    cycle; its last step has the lowest rate, and so have all later ones.
-    Source: Smith and Topin, arXiv 1708.07120; torch's OneCycleLR (rise_share is its pct_start).
-    """
-
-    cycle_steps: Values
-    rise_share: Values = 0.3
-    div_factor: Values = 25.0
-    final_div_factor: Values = 1e4
-
-    def _check(self) -> None:
-        self._require("between 0 and 1", lambda v: (v > 0) & (v < 1), rise_share=self.rise_share)
-        self._require("from 1 up", lambda v: v >= 1, div_factor=self.div_factor, final_div_factor=self.final_div_factor)
-        product = np.asarray(self.rise_share, np.float64) * np.asarray(self.cycle_steps, np.float64)
-        if not bool(np.all(product > 1)):
-            raise ValueError(
-                f"schedule.cycle_steps={self.cycle_steps} leaves no step to rise with rise_share={self.rise_share}; "
-                f"their product must be above 1"
-            )
-
-    def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
-        low = lr / self.div_factor
-        top = self.rise_share * self.cycle_steps - 1.0
-        rise = _half_cosine(xp, low, lr, _progress(xp, t, top))
-        fall = _half_cosine(xp, lr, low / self.final_div_factor, _progress(xp, t - top, self.cycle_steps - 1.0 - top))
-        return xp.where(t <= top, rise, fall)
-
-
-def _half_cosine(xp: ModuleType, start: Values, end: Values, progress: Values) -> Values:
-    return end + (start - end) / 2.0 * (1.0 + xp.cos(math.pi * progress))
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmupStableDecay(Schedule):
-    """lr for stable_steps, then `end_lr + (lr - end_lr) * (1 - x ** power)`, x the share of decay_steps that is over.
-
-    Power 1 is a line, 0.5 the "1-sqrt" that Hägele et al. found best. Sources: Hu et al. (MiniCPM), arXiv 2404.06395;
-    Hägele et al., arXiv 2405.18392.
-    """
-
-    stable_steps: Values
-    decay_steps: Values
-    power: Values = 1.0
-    end_lr: Values = 0.0
-
-    def _check(self) -> None:
-        self._require("above 0", _positive, decay_steps=self.decay_steps, power=self.power)
-        self._require("from 0 up", lambda v: v >= 0, stable_steps=self.stable_steps, end_lr=self.end_lr)
-
-    def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
-        progress = _progress(xp, xp.clip(t - self.stable_steps, 0, None), self.decay_steps)
-        return self.end_lr + (lr - self.end_lr) * (1.0 - _power(xp, progress, self.power))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage of `Staged`: `lr * decay_rate ** (s / decay_steps)`, s steps after it began, for length_steps steps."""
-
-    lr: Values
-    decay_rate: Values
-    decay_steps: Values
-    length_steps: Values
-
-
-@dataclass(frozen=True, kw_only=True)
-class Staged(Schedule):
-    """One exponential decay after the other, each from a rate of its own; the last one goes on for ever.
-
-    stages: `Stage`s or mappings with their settings. The rates are the stages' own; the top rate is not used.
-    Stages follow each other, so they cannot overlap. Source: case 1's table, where each
-    stage was a restart from the last checkpoint.
-    """
-
-    stages: tuple[Stage | Mapping[str, Any], ...]
-
-    def _check(self) -> None:
-        if not self.stages:
-            raise ValueError("schedule.stages is empty: give at least one stage")
-        for i, stage in enumerate(self.filled):
-            self._require("in (0, 1]", _share, **{f"stages[{i}].decay_rate": stage.decay_rate})
-            for name in ("lr", "decay_steps", "length_steps"):
-                self._require("above 0", _positive, **{f"stages[{i}].{name}": getattr(stage, name)})
-
-    @property
-    def filled(self) -> tuple[Stage, ...]:
-        """The stages as `Stage`s."""
-        return tuple(stage if isinstance(stage, Stage) else Stage(**stage) for stage in self.stages)
-
-    def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
-        start: Values = 0.0
-        rate = 0 * (lr + t)  # the vector that the stages fill
-        for stage in self.filled:
-            since = xp.clip(t - start, 0, None)
-            rate = xp.where(t >= start, stage.lr * _power(xp, stage.decay_rate, since / stage.decay_steps), rate)
-            start = start + stage.length_steps
-        return rate
 
 
 def corners(rates: NDArray[np.float64], n_max: int = 64, tolerance: float = 1e-3) -> list[tuple[int, float]]:

@@ -11,17 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
+from trainer.phases import OneCycle, Staged, WarmupStableDecay
 from trainer.schedules import (
     Constant,
     Cosine,
     Exponential,
     InverseTime,
     MultiStep,
-    OneCycle,
     Polynomial,
     Schedule,
-    Staged,
-    WarmupStableDecay,
     corners,
 )
 
