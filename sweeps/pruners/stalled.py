@@ -25,7 +25,7 @@ from sweeps.types import Plan, Verdict
 BEST_PER_CUBE_ROOT = 1.25  # the goal is the k-th best of n trials, k = this * caution * cube root of n
 GAIN_ERRORS = 1.0  # standard errors added to the slope, times caution
 WINNER_ERRORS = 5.0  # standard errors of the level within which a trial is where winners were, times caution
-SAFE_SHARE = 1 / 64  # the best share that is safe at the end of the run; at the share u of the run it is this / u
+SAFE_SHARE = 0.01  # the best share that is safe at the end of the run; at the share u of the run it is this / u
 SAFE_SHARE_MOST = 0.5
 FIRST_CAUTION = 0.5  # added to caution's factor of 1 while no trial has finished, half of it after FIRST_COMPLETE have
 FIRST_COMPLETE = 4
