@@ -87,8 +87,14 @@ def _merged(runs: Sequence[Result]) -> Result:
         final=statistics.fmean(run.final for run in runs),
         n_steps=max((run.n_steps for run in runs if run.n_steps is not None), default=None),
         n_runs=len(runs),
-        spread=statistics.stdev(values[0] for values in completed) if len(completed) > 1 else math.nan,
+        spread=_spread([values[0] for values in completed]),
     )
+
+
+def _spread(values: Sequence[float]) -> float:
+    if len(values) < 2 or not all(map(math.isfinite, values)):  # statistics.stdev fails on infinity
+        return math.nan
+    return statistics.stdev(values)
 
 
 def _run(trial: FrozenTrial) -> Mapping[str, Any]:
