@@ -42,7 +42,7 @@ class Clipping(ABC):
 class NoClipping(Clipping):
     """Gradients as they are."""
 
-    def __call__(self, weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:  # noqa: ARG002
+    def __call__(self, _weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:
         """The same gradients."""
         return list(grads), torch.zeros((), dtype=torch.bool, device=norms.device)
 
@@ -66,7 +66,7 @@ class GlobalNorm(Threshold):
     Source: Pascanu et al., arXiv 1211.5063; bit for bit torch.nn.utils.clip_grad_norm_.
     """
 
-    def __call__(self, weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:  # noqa: ARG002
+    def __call__(self, _weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:
         """Direction kept; NaN everywhere if one gradient is not finite."""
         factor = _factor(self.threshold, total_norm(norms))
         return [grad * factor for grad in grads], factor < 1.0
@@ -79,7 +79,7 @@ class Value(Threshold):
     Source: Mikolov, Statistical Language Models Based on Neural Networks (2012), section 3.3.
     """
 
-    def __call__(self, weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:  # noqa: ARG002
+    def __call__(self, _weights: Grads, grads: Grads, _norms: Tensor) -> tuple[list[Tensor], Tensor]:
         """NaN elements stay NaN, infinite ones become the threshold."""
         clipped = [grad.clamp(-self.threshold, self.threshold) for grad in grads]
         return clipped, torch.stack([(grad.abs() > self.threshold).any() for grad in grads]).any()
@@ -89,7 +89,7 @@ class Value(Threshold):
 class ParameterNorm(Threshold):
     """Each parameter's gradient scaled so that its own norm is at most the threshold."""
 
-    def __call__(self, weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:  # noqa: ARG002
+    def __call__(self, _weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:
         """As torch.nn.utils.clip_grad_norm_ on each parameter alone."""
         factors = _factor(self.threshold, norms)
         return [grad * factor for grad, factor in zip(grads, factors.unbind(), strict=True)], (factors < 1.0).any()
@@ -106,7 +106,7 @@ class Adaptive(Threshold):
 
     min_weight_norm: float = 1e-3
 
-    def __call__(self, weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:  # noqa: ARG002
+    def __call__(self, weights: Grads, grads: Grads, _norms: Tensor) -> tuple[list[Tensor], Tensor]:
         """A unit with a non-finite gradient becomes NaN, the others do not notice."""
         clipped, any_clipped = [], []
         for weight, grad in zip(weights, grads, strict=True):
