@@ -15,6 +15,7 @@ from sweeps import scheduler as s
 from sweeps.curves import CurveWriter
 from sweeps.errors import StorageError
 from sweeps.jobs import OUTPUT_FILE
+from sweeps.reporting import INTERVENTION
 from sweeps.space import Space
 from sweeps.study import Proposal, SweepStudy
 from sweeps.types import Ending, Outcome, Remedy, Verdict
@@ -221,6 +222,9 @@ class Driver:
                 self._watcher.planned(trial, batch.plan.n_steps)
         self._curves.add(trial, batch.rows)
         for row in batch.rows:
+            if any(name.startswith(f"{INTERVENTION}/") for name in row.metrics):
+                self._study.remedied(trial, row.step)
+                continue
             value = row.metrics.get(self._metric)
             if value is None:
                 self._others.setdefault(trial, set()).update(row.metrics)

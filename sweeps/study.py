@@ -40,8 +40,9 @@ N_FIRST_KEPT = 30
 GROWTH = 1.1
 # Rules whose verdict a lower learning rate may answer.
 CURABLE = ("stalled", "rebound")
-# A remedy is given this share of the run (of the run so far, without a plan) to show itself.
-SPARED_SHARE = 0.1
+# A remedy is given this share of the run to show itself (without a plan, of twice the run so far): a chosen value, long
+# enough for a rate that was too high to settle, short enough that two remedies cost less than a third of a run.
+SPARED_SHARE = 0.15
 
 
 @dataclass
@@ -274,8 +275,13 @@ class SweepStudy:
         if verdict.rule not in CURABLE or rule.action == "prune" or curve.n_remedies >= rule.n_times:
             return verdict
         curve.n_remedies += 1
-        curve.spared_until = step + SPARED_SHARE * (curve.n_steps or step)
+        curve.spared_until = math.inf  # until the trial has taken it; one that never asks for it ends itself
         return Remedy(rule.action, rule.factor, verdict)
+
+    def remedied(self, number: int, step: int) -> None:
+        """Note that a trial has taken its remedy, which is given time to work."""
+        curve = self._curves[number]
+        curve.spared_until = step + SPARED_SHARE * (curve.n_steps or 2 * step)
 
     def can_prune(self, number: int) -> bool:
         """Whether this trial gave the pruner anything to judge, or there is no pruner to need it."""
