@@ -127,6 +127,7 @@ class StalledLoss(VerdictPruner):
         self._study: str | None = None
         self._peers = Peers()
         self._settled: set[int] = set()
+        self._n_seen: dict[int, int] = {}
         self._longest_steps = 0
         self._lock = threading.Lock()  # study.optimize(n_jobs=...) calls from several threads
 
@@ -158,12 +159,13 @@ class StalledLoss(VerdictPruner):
     def _learn(self, study: optuna.Study, judged: int, sign: float) -> None:
         """Bring the table up to date with every trial but the one to be judged."""
         if self._study != study.study_name:
-            self._study, self._peers, self._settled, self._longest_steps = study.study_name, Peers(), set(), 0
+            self._study, self._longest_steps = study.study_name, 0
+            self._peers, self._settled, self._n_seen = Peers(), set(), {}
         for other in study.get_trials(deepcopy=False):
             number = other.number
             if number == judged or number in self._settled:
                 continue
-            if other.intermediate_values:
+            if len(other.intermediate_values) != self._n_seen.get(number, 0):
                 self._catch_up(other, sign)
             if other.state.is_finished():
                 self._settled.add(number)
@@ -176,6 +178,7 @@ class StalledLoss(VerdictPruner):
         kept = {step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
         order = sorted(kept)
         steps, losses = np.array(order, dtype=np.float64), sign * np.array([kept[step] for step in order])
+        self._n_seen[trial.number] = len(trial.intermediate_values)
         for n in range(bisect_right(order, self._peers.last_step(trial.number)), len(order)):
             self._peers.report(trial.number, trend(steps[: n + 1], losses[: n + 1]))
         return steps, losses
