@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.replay import Curve, read, truth
+from analysis.replay import truth
+from analysis.replay_curves import Curve, read
 from sweeps.signals import LossCurve, log_time, signals, trend
 
 X = np.arange(100.0)

@@ -17,11 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.replay import (
-    Curve,
     Run,
     draw_pareto,
     rank_agreement,
-    read,
     replay,
     score,
     simulate,
@@ -29,6 +27,7 @@ from analysis.replay import (
     table,
     truth,
 )
+from analysis.replay_curves import Curve, read
 from analysis.replay_rules import RULES, AshaPromote, Move, Nothing, Optuna, Race, Stalled
 from sweeps.curves import CurveWriter
 from sweeps.pruners import StalledLoss
