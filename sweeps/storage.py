@@ -10,6 +10,7 @@ gets them, so several processes can share one study.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import queue
 import sqlite3
@@ -49,6 +50,8 @@ class LiveStorage(BaseStorage):
         self._mine: set[int] = set()  # trials this process runs: memory is ahead of the database
         self._writes: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | threading.Event | None]
         self._writes = queue.SimpleQueue()
+        # One at a time by a lock of our own: SQLite's is waited for in sleeps that are longer than a write takes.
+        self._database = threading.Lock()
         self._error: Exception | None = None
         self._writer: threading.Thread | None = None
 
@@ -95,12 +98,16 @@ class LiveStorage(BaseStorage):
     def _now(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """The database's answer, waited for. Raises StorageError if it gives none."""
         answers: list[Any] = []
-        error = _try_for(PATIENCE_S, lambda: answers.append(method(*arguments)))
+        error = _try_for(PATIENCE_S, lambda: answers.append(self._alone(method, *arguments)))
         if isinstance(error, optuna.exceptions.StorageInternalError):
             raise _broken(error) from error
         if error is not None:
             raise error
         return answers[0]
+
+    def _alone(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        with self._database:
+            return method(*arguments)
 
     def _write(self, method: Callable[..., Any], *arguments: Any) -> None:
         if self._writer is None:  # begun late: forking with threads is not safe
@@ -114,7 +121,7 @@ class LiveStorage(BaseStorage):
                 item.set()
             elif self._error is None:
                 method, arguments = item
-                self._error = _try_for(PATIENCE_S, lambda m=method, a=arguments: m(*a))  # type: ignore[misc]
+                self._error = _try_for(PATIENCE_S, functools.partial(self._alone, method, *arguments))
 
     def _keep(self, study_id: int, trial: FrozenTrial) -> None:
         self._trials[trial._trial_id] = trial
@@ -196,11 +203,19 @@ class LiveStorage(BaseStorage):
         trial_id: int = self._now(self._backend.create_new_trial, study_id, template_trial)
         if study_id not in self._ids:
             self._read(study_id)
-        trial = self._now(self._backend.get_trial, trial_id)
+        trial = self._created(study_id, trial_id)
         self._keep(study_id, trial)
         if trial.state is TrialState.RUNNING:
             self._mine.add(trial_id)
         return trial_id
+
+    def _created(self, study_id: int, trial_id: int) -> FrozenTrial:
+        # Optuna's cache has it at hand but does not give it out; to read it again takes 2 ms.
+        cached = getattr(self._backend, "_trial_id_to_study_id_and_number", {})
+        if trial_id not in cached:
+            return self._now(self._backend.get_trial, trial_id)  # type: ignore[no-any-return]
+        trial: FrozenTrial = self._backend._studies[study_id].trials[cached[trial_id][1]]  # type: ignore[attr-defined]
+        return copy.deepcopy(trial)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
