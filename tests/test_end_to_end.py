@@ -165,7 +165,9 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
     completed = Counter(t.params["x"] for t in trials if t.state is TrialState.COMPLETE)
     assert completed == Counter(range(14))
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.FAIL}
-    assert all(was_interrupted(t) for t in trials if t.state is TrialState.FAIL)
+    cut = {t.number for t in trials if t.state is TrialState.FAIL}
+    assert all(was_interrupted(trials[number]) for number in cut)
+    assert cut <= {t.user_attrs.get("again_for") for t in trials}
     folders = [t.user_attrs["run"]["folder"] for t in trials if t.state is TrialState.COMPLETE]
     assert len(set(folders)) == 14
 
