@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -20,12 +20,30 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweeps.errors import BadInputError
 from sweeps.jobs import Composer
-from sweeps.space import Space, Value, holds, in_order, without
+from sweeps.space import Space, Value, both, holds, in_order, parse_space, with_ties, without
 
 log = logging.getLogger("sweeps")
 
 # Composing a branch takes some 40 ms. Beyond this many, each choice is tried once instead of each combination.
 N_BRANCHES_TRIED = 64
+
+
+def searched(sweeper: DictConfig, arguments: Sequence[str], composer: Composer) -> Space:
+    """The search space of a sweep: the `params` and `when` of its `hydra.sweeper` node, beaten by the command line.
+
+    Raises BadInputError for what cannot be searched or does not compose.
+    """
+    try:
+        resolved, when = _plain(sweeper.params, resolve=True), _plain(sweeper.when, resolve=True)
+    except OmegaConfBaseException as error:
+        raise BadInputError(f"hydra.sweeper.params: {_one_line(error)}") from error
+    params = with_ties(resolved, _plain(sweeper.params, resolve=False))
+    space = parse_space(params, arguments, composer.parse, composer.is_group, when)
+    return settled(space, composer)
+
+
+def _plain(node: DictConfig | None, *, resolve: bool) -> dict[str, Any]:
+    return {} if node is None else cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve))
 
 
 def settled(space: Space, composer: Composer) -> Space:
@@ -47,9 +65,9 @@ def settled(space: Space, composer: Composer) -> Space:
         if where:
             condition = _implied(line, branches, where)
             if parameter:
-                parameters[key] = replace(parameter, when={**parameter.when, **condition})
+                parameters[key] = replace(parameter, when=both(parameter.when, condition))
             else:
-                fixed_when[key] = {**fixed_when.get(key, {}), **condition}
+                fixed_when[key] = both(fixed_when.get(key, {}), condition)
         elif key not in space.given and any(_has(space, b, key, line, composer) for b in _ruled_out(space)):
             log.info("%s is left out: it does not exist beside what the command line fixes", line)
             dropped.add(key)

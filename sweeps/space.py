@@ -81,6 +81,12 @@ def holds(condition: Condition, values: Mapping[str, Value]) -> bool:
     return all(key in values and values[key] in allowed for key, allowed in condition.items())
 
 
+def both(a: Condition, b: Condition) -> Condition:
+    """The condition that holds where both do."""
+    shared = {key: tuple(value for value in a[key] if value in b[key]) for key in a.keys() & b.keys()}
+    return {**a, **b, **shared}
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """What is searched and what is fixed.

@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from sweeps import provenance, summary
-from sweeps.branches import settled
+from sweeps.branches import searched
 from sweeps.curves import CurveWriter
 from sweeps.driver import Driver
 from sweeps.errors import BadInputError, SweepFailedError
@@ -37,7 +37,7 @@ from sweeps.jobs import Composer, FolderReturn, HydraRunner
 from sweeps.progress import Progress, duration
 from sweeps.pruners import Audit
 from sweeps.slots import physical_cores, plan_slots, visible_gpus
-from sweeps.space import Space, checked_setting, parse_space, with_ties
+from sweeps.space import Space, checked_setting
 from sweeps.storage import LiveStorage, in_memory, open_backend
 from sweeps.study import OnStall, Plans, SweepStudy, open_study, take_over
 from sweeps.types import Remedy
@@ -52,13 +52,14 @@ OBJECTIVES = (None, "best", "final", "return")
 
 @dataclass(frozen=True)
 class Settings:
-    """The sweeper's options; conf names and meanings are those of the official Optuna sweeper where it has them.
+    """The sweeper's options but for the search space (`params` and `when`, see `sweeps.branches.searched`).
+
+    Names and meanings are those of the official Optuna sweeper where it has them.
 
     sampler, pruner: configs with `_target_`. direction: "minimize", "maximize", or a list of them.
     storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for the job's name.
     n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
-    params: search space by key. custom_search_space: dotted name of a function (config, trial) that suggests more.
-    when: key -> {other key: value or values} beside which the first is searched. enqueue: settings to run first.
+    custom_search_space: dotted name of a function (config, trial) that suggests more. enqueue: settings to run first.
     repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
     audit: dotted name of a function (config) that returns `sweeps.types.Finding`s before a trial runs, or None.
     on_stall: "prune", or a remedy ("decay", "rewind": see `sweeps.types.Remedy`) to be tried n_remedies times before;
@@ -76,9 +77,7 @@ class Settings:
     n_trials: int
     n_jobs: int | str
     max_failure_rate: float
-    params: Mapping[str, Any]
     custom_search_space: str | None
-    when: Mapping[str, Mapping[str, Any]]
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
     seed_key: str
@@ -126,19 +125,15 @@ def read_settings(node: DictConfig) -> Settings:
     """The settings of a config's `hydra.sweeper` node."""
     try:
         options = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-        written = cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
     except OmegaConfBaseException as error:
         raise BadInputError(f"hydra.sweeper: {_one_line(error)}") from error
     names = {field.name for field in dataclasses.fields(Settings)}
-    unknown = sorted(set(options) - names - {"_target_", "_recursive_"})
+    unknown = sorted(set(options) - names - {"_target_", "_recursive_", "params", "when"})
     if unknown:
         raise BadInputError(f"hydra.sweeper has no option {', '.join(unknown)}; there are {', '.join(sorted(names))}")
     given = {name: value for name, value in options.items() if name in names}
-    made_later = {name: node[name] for name in ("sampler", "pruner", "storage")}
-    params = with_ties(options["params"] or {}, written["params"] or {})
-    return Settings(
-        **{**given, **made_later, "params": params, "when": given["when"] or {}, "enqueue": given["enqueue"] or []}
-    )
+    given |= {name: node[name] for name in ("sampler", "pruner", "storage")}  # made from their configs later
+    return Settings(**given | {"enqueue": options["enqueue"] or []})
 
 
 def run_sweep(
@@ -150,8 +145,7 @@ def run_sweep(
     Raises BadInputError before anything runs, SweepFailedError or StorageError after saving what there is.
     """
     composer = Composer(context.config_loader, config)
-    space = parse_space(settings.params, arguments, composer.parse, composer.is_group, settings.when)
-    space = settled(space, composer)
+    space = searched(config.hydra.sweeper, arguments, composer)
     gpus = visible_gpus(os.environ)
     slots = plan_slots(settings.n_jobs, gpus, physical_cores())
     sampler = make_sampler(settings.sampler, space)

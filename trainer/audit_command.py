@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -16,12 +15,12 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from sweeps.branches import settled
+from sweeps.branches import searched
 from sweeps.errors import BadInputError
 from sweeps.jobs import Composer
-from sweeps.space import Space, Value, parse_space, with_ties
+from sweeps.space import Space, Value
 from sweeps.types import Finding
 from trainer.audit import RULES, Outlook, audit, outlook
 from trainer.settings import Settings, read
@@ -50,7 +49,7 @@ def audit_command(overrides: Sequence[str]) -> str:
         try:
             master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
             composer = Composer(loader, master)
-            space = searched(master, composer)
+            space = searched(master.hydra.sweeper, list(master.hydra.overrides.task), composer)
             audited = sample(space, composer, master.audit.n_samples, seed=master.seed)
         except HydraException as error:
             raise BadInputError(str(error)) from error
@@ -63,19 +62,6 @@ def audit_command(overrides: Sequence[str]) -> str:
         figure.savefig(path, dpi=120)
         text += f"\nfigure: {path}"
     return text
-
-
-def searched(master: DictConfig, composer: Composer) -> Space:
-    """The search space of a config composed for a multirun, with its conditions, as a sweep would see it."""
-    sweeper = master.hydra.sweeper
-    resolved, written = (_plain(sweeper.params, resolve=resolve) for resolve in (True, False))
-    params, arguments = with_ties(resolved, written), list(master.hydra.overrides.task)
-    when = _plain(sweeper.when, resolve=True)
-    return settled(parse_space(params, arguments, composer.parse, composer.is_group, when), composer)
-
-
-def _plain(node: DictConfig | None, *, resolve: bool) -> dict[str, Any]:
-    return {} if node is None else cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve))
 
 
 def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[Audited]:

@@ -179,3 +179,13 @@ def test_a_grid_has_each_setting_once(settle: Settle) -> None:
     """Settings that differ only in parameters that do not exist beside the others are one."""
     space = settle({"clip": "choice(none, norm)", "clip.threshold": "choice(1, 2, 3)"})
     assert space.grid() == [{"clip": "none"}, *({"clip": "norm", "clip.threshold": t} for t in (1, 2, 3))]
+
+
+def test_written_and_implied_conditions_both_hold(settle: Settle) -> None:
+    """A `when` narrows what the config groups imply; it is never widened by them."""
+    params = {"schedule": "choice(exponential, cosine, constant)", "schedule.length": "'${batch_size}'"}
+    space = settle(params, when={"schedule.length": {"schedule": ["exponential", "constant"]}})
+    assert space.fixed_when["schedule.length"] == {"schedule": ("exponential",)}
+    params["schedule.length"] = "range(5, 50)"
+    space = settle(params, when={"schedule.length": {"schedule": ["exponential", "constant"]}})
+    assert space.parameters["schedule.length"].when == {"schedule": ("exponential",)}
