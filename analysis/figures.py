@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.load import Sweep
+from sweeps.reporting import INTERVENTION
 
 # Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart by colour-blind readers; line style and width say the
 # same in grey.
@@ -20,13 +21,15 @@ STYLES: dict[str, dict[str, Any]] = {
     "pruned": {"color": "#999999", "linewidth": 0.7, "zorder": 2},
     "fail": {"color": "#000000", "linewidth": 0.7, "linestyle": ":", "zorder": 2},
 }
+REMEDY: dict[str, Any] = {"marker": "v", "markersize": 6, "color": "#000000", "zorder": 5}
 ENDS = {"pruned": "|", "fail": "x"}
 
 
 def draw_curves(ax: Axes, sweep: Sweep, metric: str | None = None) -> None:
     """All curves of one metric (default: the watched one) on one pair of axes, steps against value.
 
-    The best completed trial stands out; pruned and failed ones end in a mark. The axis is logarithmic if values span
+    The best completed trial stands out; pruned and failed ones end in a mark; a triangle shows where a remedy lowered
+    the rate (or went back to the best weights). The axis is logarithmic if values span
     more than a factor of 20 above 0. Values far above where trials start, and non-finite ones, leave the frame.
     """
     metric = metric or sweep.metric
@@ -48,6 +51,8 @@ def draw_curves(ax: Axes, sweep: Sweep, metric: str | None = None) -> None:
         if state in ENDS:
             end = {**STYLES[state], "linestyle": "none", "marker": ENDS[state], "markersize": 5}
             ax.plot(curve["step"].iloc[-1:], curve["value"].iloc[-1:], **end)
+    remedied = _interventions(sweep, finite)
+    ax.plot(remedied["step"], remedied["value"], linestyle="none", **REMEDY)
     _frame(ax, finite)
     names = {"complete": "completed", "fail": "failed"}
     handles = [Line2D([], [], **STYLES["best"], label=f"best: trial {best}")] if best is not None else []
@@ -55,8 +60,17 @@ def draw_curves(ax: Axes, sweep: Sweep, metric: str | None = None) -> None:
         Line2D([], [], **STYLES[state], marker=ENDS.get(state, ""), label=f"{names.get(state, state)} ({n})")
         for state, n in shown.items()
     ]
+    handles += (
+        [Line2D([], [], linestyle="none", **REMEDY, label=f"remedies ({len(remedied)})")] if len(remedied) else []
+    )
     ax.legend(handles=handles, frameon=False, fontsize="small")
     ax.set_title(f"{sweep.name}: {len(states)} trials", loc="left", fontsize="medium")
+
+
+def _interventions(sweep: Sweep, finite: pd.DataFrame) -> pd.DataFrame:
+    """Where remedies were taken: trial, step, and the value reported there."""
+    taken = sweep.curves[sweep.curves["metric"].str.startswith(f"{INTERVENTION}/")]
+    return taken[["trial", "step"]].merge(finite[["trial", "step", "value"]], on=["trial", "step"])
 
 
 def _best(sweep: Sweep) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 import hydra
 import optuna
@@ -34,9 +35,14 @@ def main(cfg: DictConfig) -> float:
         if finding.rule == "infeasible":
             raise SystemExit(f"trainer: not trained, since audit.rules.{finding.name}=infeasible: {finding.text}")
         log.warning("audit, %s: %s", finding.name, finding.text)
-    summary = train(run, tell=log.info)
+    summary = train(run, tell=log.info, keep=kept_file() if cfg.keep_best else None)
     log.info(conclusion(summary))
     return summary.final["val_loss"]
+
+
+def kept_file() -> Path | None:
+    """Where the best weights of this run are kept: its output folder; None where Hydra has given it none."""
+    return Path(HydraConfig.get().runtime.output_dir) / "best.pt" if HydraConfig.initialized() else None
 
 
 def conclusion(summary: Summary) -> str:
@@ -45,6 +51,7 @@ def conclusion(summary: Summary) -> str:
     rate = summary.n_steps / max(summary.seconds, 1e-9)
     return (
         f"{summary.ended}  {measures}  best val_loss {summary.best['val_loss']:.4g} at step {summary.best_step}  "
+        f"best weights kept from step {summary.kept_step}  "
         f"{summary.n_steps} steps, {summary.examples} examples in {summary.seconds:.1f} s ({rate:.0f} steps/s)"
     )
 

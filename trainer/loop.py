@@ -6,7 +6,9 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import sweeps
+from sweeps.types import Remedy
+from trainer.checkpoint import BestWeights
 from trainer.clipping import gradient_norms, total_norm
 from trainer.data import Batches, Examples
 from trainer.optim import build_optimizer, set_lr
@@ -28,7 +32,7 @@ class State:
     """All that a run is between two steps; whoever saves it, with torch's generator, can go on from there.
 
     step: updates made. examples: seen, which is also the place in the data. lr: the top rate, or the state of a
-    schedule that looks at the loss.
+    schedule that looks at the loss. lr_factor: what remedies have made of the scheduled rate.
     """
 
     model: nn.Module
@@ -37,6 +41,7 @@ class State:
     lr: Any
     step: int = 0
     examples: int = 0
+    lr_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,8 @@ class Summary:
     """How a run ended, with its measures (losses are per example) on the validation and, if asked for, the test set.
 
     final: after the last step. best: at the lowest validation loss, after best_step updates. tested: after the last
-    step, empty unless the settings say `test`.
+    step, empty unless the settings say `test`. kept_step: the updates behind the weights of the lowest smoothed
+    training loss, which are kept; None if nothing was reported.
     """
 
     n_steps: int
@@ -64,6 +70,7 @@ class Summary:
     best: dict[str, float]
     best_step: int
     tested: dict[str, float]
+    kept_step: int | None
     ended: str
 
 
@@ -84,17 +91,21 @@ def train(
     report: Callable[..., None] = sweeps.report,
     should_stop: Callable[[], bool] = sweeps.should_stop,
     plan: Callable[..., None] = sweeps.plan,
+    ask_remedy: Callable[[], Remedy | None] = sweeps.remedy,
+    keep: Path | None = None,
 ) -> Summary:
     """Train from the beginning to the end, or to where the sweep or a loss that is not finite ends it.
 
-    tell: gets a line of text at each evaluation. report, should_stop, plan: as in `sweeps`. Reported at step n is what
+    tell: gets a line of text at each evaluation. report, should_stop, plan, ask_remedy: as in `sweeps`. keep: the file
+    for the best weights by smoothed training loss (`trainer.checkpoint`), None for none. Reported at step n is what
     n updates have led to: every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of the last step, and
     `examples` seen; every eval_every steps and at the end `val_loss`, `val_accuracy` and the task's other measures.
     Raises optuna.TrialPruned out of report.
     """
     began = time.perf_counter()
-    with seeded(run.seed, run.device):
+    with ExitStack() as stack:
+        stack.enter_context(seeded(run.seed, run.device))
         state = start(run)
         names = [name for name, param in state.model.named_parameters() if param.requires_grad]
         train_set, val_set, test_set = (
@@ -102,7 +113,8 @@ def train(
         )
         batches = Batches(train_set, run.seed, run.shuffle_buffer)
         rates = planned_rates(run, state)
-        plan(run.n_steps, () if isinstance(run.schedule, LossDriven) else corners(rates))
+        announce(plan, run, state, rates)
+        best_weights = stack.enter_context(kept_on_disk(BestWeights(keep)))
         window: list[Update] = []
         measured: dict[str, float] = {}
         best: dict[str, float] = {"val_loss": math.inf}
@@ -110,7 +122,7 @@ def train(
 
         while state.step < run.n_steps:
             size = run.batches.at(state.step)
-            lr = float(rates[state.step])
+            lr = float(rates[state.step]) * state.lr_factor
             window.append(update(run, state, batches.at(state.examples, size), lr))
             state.step += 1
             state.examples += size
@@ -129,8 +141,13 @@ def train(
                 if isinstance(run.schedule, LossDriven):
                     state.lr = run.schedule.next(state.lr, _watched(run.schedule.watch, measured))
                     rates = planned_rates(run, state)
+            if "loss" in metrics:
+                best_weights.offer(state.step, metrics["loss"], state.model, state.optimizer)
             if metrics:
                 report(state.step, **metrics)
+                if (remedy := ask_remedy()) is not None:
+                    tell(comply(remedy, state, best_weights))
+                    announce(plan, run, state, rates)
                 if not math.isfinite(metrics.get("loss", 0.0)):
                     ended = f"diverged: the loss is {metrics['loss']} at step {state.step}"
                     break
@@ -142,7 +159,21 @@ def train(
             measured = evaluate(run, state.model, val_set)
         tested = evaluate(run, state.model, test_set, "test") if run.test else {}
         seconds = time.perf_counter() - began
-        return Summary(state.step, state.examples, seconds, measured, best, best_step, tested, ended)
+        return Summary(state.step, state.examples, seconds, measured, best, best_step, tested, best_weights.step, ended)
+
+
+def announce(plan: Callable[..., None], run: Settings, state: State, rates: NDArray[np.float64]) -> None:
+    """Say how long the run will be and, where they are known, which rates lie ahead."""
+    plan(run.n_steps, () if isinstance(run.schedule, LossDriven) else corners(rates * state.lr_factor))
+
+
+def comply(remedy: Remedy, state: State, best_weights: BestWeights) -> str:
+    """Do to a run what a remedy asks; returns a line that says so. Steps and data go on where they are."""
+    if remedy.action == "rewind":
+        best_weights.restore(state.model, state.optimizer)
+    state.lr_factor *= remedy.factor
+    back = f" with the weights of step {best_weights.step}" if remedy.action == "rewind" else ""
+    return f"step {state.step}: {remedy.verdict.reason}; going on{back} at {state.lr_factor:.3g} times the planned rate"
 
 
 def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
@@ -211,6 +242,15 @@ def autocast(run: Settings) -> torch.amp.autocast_mode.autocast:
     """Half precision where the run asks for it."""
     half = run.precision in ("bf16", "fp16")
     return torch.autocast(run.device.type, PRECISIONS[run.precision] if half else None, enabled=half)
+
+
+@contextlib.contextmanager
+def kept_on_disk(best_weights: BestWeights) -> Iterator[BestWeights]:
+    """The best weights, written once more however the run ends."""
+    try:
+        yield best_weights
+    finally:
+        best_weights.write()
 
 
 @contextlib.contextmanager

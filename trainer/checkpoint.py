@@ -1,0 +1,75 @@
+"""The best weights of a run, kept as it goes, so that a rebound never costs them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+# Weight of what came before in the smoothed loss: single lucky reports do not count as the best, ten reports do.
+SMOOTHING = 0.9
+# A file is not written more often than this; the best weights so far are in memory.
+WRITE_S = 10.0
+
+
+class BestWeights:
+    """Keeps model and optimizer as they were at the lowest smoothed training loss.
+
+    path: where to keep them on disk, or None for memory alone. clock: seconds, any origin.
+    The smoothed loss is the mean of all reported losses with weights that fall by `SMOOTHING` from one to the next
+    (Adam's bias correction, arXiv 1412.6980, section 3). A loss that is not finite is never the best.
+    """
+
+    def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._written_s = -math.inf
+        self._sum = self._weight = 0.0
+        self._kept: dict[str, Any] | None = None
+        self._is_on_disk = True
+
+    @property
+    def step(self) -> int | None:
+        """The step of the best weights; None before the first report."""
+        return None if self._kept is None else self._kept["step"]
+
+    def offer(self, step: int, loss: float, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Take a report of the training loss, and a copy of the weights if it makes the smoothed loss the lowest."""
+        self._sum = SMOOTHING * self._sum + (1 - SMOOTHING) * loss
+        self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
+        smoothed = self._sum / self._weight
+        if not math.isfinite(smoothed) or (self._kept is not None and smoothed >= self._kept["smoothed_loss"]):
+            return
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        self._kept = {"step": step, "smoothed_loss": smoothed, **copy.deepcopy(state)}
+        self._is_on_disk = False
+        if self._clock() - self._written_s >= WRITE_S:
+            self.write()
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put the best weights, and the optimizer's state of then, back."""
+        if self._kept is not None:
+            model.load_state_dict(self._kept["model"])
+            optimizer.load_state_dict(copy.deepcopy(self._kept["optimizer"]))
+
+    def write(self) -> None:
+        """Write the best weights to disk if they are not there yet; a reader never sees half a file."""
+        if self._path is None or self._is_on_disk:
+            return
+        unfinished = self._path.with_suffix(".writing")
+        torch.save(self._kept, unfinished)
+        os.replace(unfinished, self._path)  # noqa: PTH105 (atomic on every system)
+        self._written_s, self._is_on_disk = self._clock(), True
+
+
+def load_best(path: Path) -> dict[str, Any]:
+    """What `BestWeights` wrote: step, smoothed_loss, and the state dicts `model` and `optimizer`."""
+    kept: dict[str, Any] = torch.load(path, weights_only=True)
+    return kept
