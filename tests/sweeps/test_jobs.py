@@ -178,7 +178,7 @@ def composed(compose: Callable[[], DictConfig]) -> Any:
 
 
 @given(lines=st.lists(st.sampled_from(OVERRIDES), max_size=4, unique=True))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_composed_config_is_hydras(app: App, lines: list[str]) -> None:
     """From any overrides Composer makes, twice, what Hydra's load_sweep_config makes, or refuses what it refuses."""
     hydras = composed(lambda: app.context.config_loader.load_sweep_config(app.master, list(lines)))

@@ -215,7 +215,7 @@ class World(RuleBasedStateMachine):
 
 
 TestWorld = World.TestCase
-TestWorld.settings = settings(max_examples=300, stateful_step_count=40)
+TestWorld.settings = settings(max_examples=200, stateful_step_count=40)
 
 
 @given(

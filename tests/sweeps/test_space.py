@@ -14,7 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.distributions import CategoricalDistribution as Categorical
@@ -233,6 +233,7 @@ axes = st.dictionaries(
 
 
 @given(axes)
+@settings(max_examples=40)
 def test_a_grid_is_what_hydras_own_sweeper_runs(parse: Any, read: Read, chosen: dict[str, str]) -> None:
     """The settings of a grid, and their order, are those of Hydra's BasicSweeper on the same command line."""
     lines = [f"{key}={text}" for key, text in chosen.items()]
