@@ -287,8 +287,8 @@ def draw_pareto(axes: Axes, found: Sequence[Mapping[str, object]]) -> None:
     for i, (compute, kept, rule) in enumerate(points):
         ours = rule.startswith("stalled")
         axes.plot(compute, kept, "D" if ours else "o", color="C1" if ours else "C0", markersize=7 if ours else 5)
-        offset = (6, 5 if i % 2 else -11)
-        axes.annotate(rule, (compute, kept), offset, textcoords="offset points", fontsize=8)
+        offset, side = ((-6, 5), "right") if ours else ((6, 5 if i % 2 else -11), "left")
+        axes.annotate(rule, (compute, kept), offset, textcoords="offset points", ha=side, fontsize=8)
     axes.set(xlabel="compute, share of all reports", ylabel="true top trials that ran to their end", xlim=(0, 1.12))
     axes.set_ylim(min(k for _, k, _ in points) - 0.08, 1.05)
     axes.grid(alpha=0.3)

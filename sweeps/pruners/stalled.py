@@ -45,8 +45,8 @@ class Judge:
     With MIN_PEERS peers a trial ends when all of this holds: it is out of the best share at this step; it is worse, by
     more than its noise, than the winners among finished trials were at this step; and its best cannot reach the goal
     if it goes on falling as it does, straight in log time. Where a change of the learning rate by a factor of two or
-    more is planned, this waits for three finished trials. Without peers it ends when it has stalled for a quarter of
-    the run and no such change is planned.
+    more is planned, this waits for three finished trials. With fewer peers it ends when it has stalled for a quarter of
+    the run, no such change is planned, and it does not lead a sweep of several.
     """
 
     caution: float = 1.0
@@ -78,7 +78,8 @@ class Judge:
             return None
         here = peers.standing(trial, now.step, goal)
         if here.n_peers < MIN_PEERS:
-            return self._alone(steps, losses, plan, sign)
+            leads = len(peers) > 1 and now.best <= here.best_of_all
+            return None if leads else self._alone(steps, losses, plan, sign)
         if reach <= goal or (here.n_complete < MIN_COMPLETE and rate_changes(plan, now.step)):
             return None
         if now.level <= here.winners_here + WINNER_ERRORS * caution * now.level_se:
