@@ -57,15 +57,16 @@ class Outlook:
 
 
 def outlook(run: Settings, from_step: int = 0) -> Outlook:
-    """The run's rates and weights; from_step: where it is taken up, 0 for its beginning.
+    """The run's rates and weights; from_step: where it is taken up, if later than at its checkpoint or beginning.
 
-    Raises BadInputError if model or optimizer cannot be made, or the model does not take two of the task's examples.
+    Raises BadInputError if model or optimizer cannot be made, its checkpoint does not fit, or the model does not take
+    two of the task's examples.
     """
     try:
         with seeded(run.seed, run.device):
             state = start(run)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise BadInputError(str(error)) from error
+        raise BadInputError(str(error).replace("\n", " ")) from error
     try:
         with torch.no_grad():
             run.task.loss(state.model, run.splits.train[:2].to(run.device, float_type(run)))
@@ -76,7 +77,7 @@ def outlook(run: Settings, from_step: int = 0) -> Outlook:
     weights = torch.cat([param.detach().abs().flatten() for param in state.model.parameters()])
     nonzero = weights[weights > 0]
     scale = float(nonzero.median()) if len(nonzero) else 0.0
-    return Outlook(run, planned_rates(run, state), scale, from_step)
+    return Outlook(run, planned_rates(run, state), scale, max(from_step, state.step))
 
 
 def audit(view: Outlook) -> list[Finding]:

@@ -23,6 +23,7 @@ from sweeps.jobs import Composer
 from sweeps.space import Space, Value
 from sweeps.types import Finding
 from trainer.audit import RULES, Outlook, audit, outlook
+from trainer.checkpoint import load_best
 from trainer.settings import Settings, read
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -98,6 +99,13 @@ def one_run(audited: Audited) -> str:
         "step " + "".join(f"{step:>10}" for step in steps),
         "lr   " + "".join(f"{view.rates[step]:>10.3g}" for step in steps),
     ]
+    if run.resume is not None:
+        rate = view.rates[view.from_step] if view.from_step < view.n_steps else 0.0
+        saved = ", ".join(f"{group['lr']:.3g}" for group in load_best(run.resume)["optimizer"]["param_groups"])
+        lines.append(
+            f"taken up at step {view.from_step} of {view.n_steps}: the rate there is {rate:.3g}; the optimizer was "
+            f"saved at {saved}, which does not keep it there, since the schedule sets the rate at every step"
+        )
     lines += [f"{f.name} (step {f.step}): {f.text}" for f in audited.findings] or ["no findings"]
     return "\n".join(lines)
 

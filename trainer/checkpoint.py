@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ class BestWeights:
         """The step of the best weights; None before the first report."""
         return None if self._kept is None else self._kept["step"]
 
-    def offer(self, step: int, loss: float, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def offer(self, step: int, examples: int, loss: float, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take a report of the training loss, and a copy of the weights if it makes the smoothed loss the lowest."""
         self._sum = SMOOTHING * self._sum + (1 - SMOOTHING) * loss
         self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
@@ -48,7 +49,7 @@ class BestWeights:
         if not math.isfinite(smoothed) or (self._kept is not None and smoothed >= self._kept["smoothed_loss"]):
             return
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        self._kept = {"step": step, "smoothed_loss": smoothed, **copy.deepcopy(state)}
+        self._kept = {"step": step, "examples": examples, "smoothed_loss": smoothed, **copy.deepcopy(state)}
         self._is_on_disk = False
         if self._clock() - self._written_s >= WRITE_S:
             self.write()
@@ -70,6 +71,14 @@ class BestWeights:
 
 
 def load_best(path: Path) -> dict[str, Any]:
-    """What `BestWeights` wrote: step, smoothed_loss, and the state dicts `model` and `optimizer`."""
-    kept: dict[str, Any] = torch.load(path, weights_only=True)
+    """What `BestWeights` wrote: step, examples, smoothed_loss, and the state dicts `model` and `optimizer`.
+
+    Raises ValueError if there is no such file, or it is something else.
+    """
+    try:
+        kept = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(kept, dict) or not {"step", "examples", "model", "optimizer"} <= kept.keys():
+        raise ValueError(f"{path} is no checkpoint of this trainer; give a best.pt that a run has written")
     return kept

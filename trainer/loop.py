@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import sweeps
 from sweeps.types import Remedy
-from trainer.checkpoint import BestWeights
+from trainer.checkpoint import BestWeights, load_best
 from trainer.clipping import gradient_norms, total_norm
 from trainer.data import Batches, Examples
 from trainer.optim import build_optimizer, set_lr
@@ -75,14 +75,28 @@ class Summary:
 
 
 def start(run: Settings) -> State:
-    """A run before its first step. The first weights come from torch's generator."""
+    """A run before its first step, or where the checkpoint it goes on from was written.
+
+    The first weights come from torch's generator. Raises ValueError or RuntimeError for a checkpoint that does not fit.
+    """
     model = run.task.build_model(run.node).to(run.device, float_type(run))
-    return State(
+    state = State(
         model=model,
         optimizer=build_optimizer(model, run.optim),
         scaler=torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16"),
         lr=run.schedule.start(run.optim.lr) if isinstance(run.schedule, LossDriven) else run.optim.lr,
     )
+    if run.resume is not None:
+        kept = load_best(run.resume)
+        state.model.load_state_dict(kept["model"])
+        settings = [{**group} for group in state.optimizer.param_groups]
+        state.optimizer.load_state_dict(kept["optimizer"])
+        for group, ours in zip(state.optimizer.param_groups, settings, strict=True):
+            group.update(
+                {name: ours[name] for name in ours if name != "params"}
+            )  # moments are taken over, settings not
+        state.step, state.examples = kept["step"], kept["examples"]
+    return state
 
 
 def train(
@@ -142,7 +156,7 @@ def train(
                     state.lr = run.schedule.next(state.lr, _watched(run.schedule.watch, measured))
                     rates = planned_rates(run, state)
             if "loss" in metrics:
-                best_weights.offer(state.step, metrics["loss"], state.model, state.optimizer)
+                best_weights.offer(state.step, state.examples, metrics["loss"], state.model, state.optimizer)
             if metrics:
                 report(state.step, **metrics)
                 if (remedy := ask_remedy()) is not None:

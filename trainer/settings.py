@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ class Settings:
     """All that decides a run. Two runs with equal settings on one machine are equal to the last bit.
 
     n_steps: optimizer updates. batches: examples per update over the run; each is split in n_accumulate parts.
-    report_every, eval_every: in steps. test: whether the test set is measured at the end.
+    report_every, eval_every: in steps. test: whether the test set is measured at the end. resume: a checkpoint to go
+    on from (`trainer.checkpoint`), or None.
     node: the composed config, for the task's own use.
     """
 
@@ -71,6 +73,7 @@ class Settings:
     report_every: int
     eval_every: int
     test: bool
+    resume: Path | None
     node: Mapping[str, Any]
 
 
@@ -132,6 +135,7 @@ def _read(node: Mapping[str, Any], last: Settings | None) -> Settings:
         report_every=node["report_every"],
         eval_every=node["eval_every"],
         test=bool(node["test"]),
+        resume=None if node["resume"] is None else Path(str(node["resume"])),
         node=node,
     )
 

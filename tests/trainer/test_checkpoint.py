@@ -11,9 +11,11 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from sweeps.errors import BadInputError
 from sweeps.types import Remedy, Verdict
+from trainer.audit import outlook
 from trainer.checkpoint import SMOOTHING, BestWeights, load_best
-from trainer.loop import train
+from trainer.loop import start, train
 from trainer.settings import read
 
 Compose = Callable[..., DictConfig]
@@ -40,7 +42,7 @@ def test_a_rebound_does_not_cost_the_best_weights(tmp_path: Path) -> None:
     losses[70] = 0.0  # a lucky one, after the rebound
     best_weights = BestWeights(tmp_path / "best.pt", clock=lambda: 0.0)
     for step, loss in enumerate(losses.tolist()):
-        best_weights.offer(step, loss, *pieces(float(step)))
+        best_weights.offer(step, 0, loss, *pieces(float(step)))
     best_weights.write()
     expected = int(np.argmin(smoothed(losses.tolist())))
     kept = load_best(tmp_path / "best.pt")
@@ -53,12 +55,12 @@ def test_a_rebound_does_not_cost_the_best_weights(tmp_path: Path) -> None:
 def test_losses_that_are_not_finite_are_never_best() -> None:
     """NaN or infinity, from the first report or later, leaves what was kept."""
     best_weights = BestWeights(None)
-    best_weights.offer(0, float("nan"), *pieces(0.0))
+    best_weights.offer(0, 0, float("nan"), *pieces(0.0))
     assert best_weights.step is None
     other = BestWeights(None)
-    other.offer(0, 1.0, *pieces(0.0))
-    other.offer(1, float("-inf"), *pieces(1.0))
-    other.offer(2, float("nan"), *pieces(2.0))
+    other.offer(0, 0, 1.0, *pieces(0.0))
+    other.offer(1, 0, float("-inf"), *pieces(1.0))
+    other.offer(2, 0, float("nan"), *pieces(2.0))
     assert other.step == 0
 
 
@@ -68,7 +70,7 @@ def test_it_is_written_now_and_then(tmp_path: Path) -> None:
     best_weights = BestWeights(tmp_path / "best.pt", clock=lambda: now[0])
     for step, at in enumerate((0.0, 5.0, 12.0, 13.0)):
         now[0] = at
-        best_weights.offer(step, 10.0 - step, *pieces(0.0))
+        best_weights.offer(step, 0, 10.0 - step, *pieces(0.0))
         assert load_best(tmp_path / "best.pt")["step"] == (0, 0, 2, 2)[step]
     best_weights.write()
     assert load_best(tmp_path / "best.pt")["step"] == 3
@@ -121,3 +123,36 @@ def test_rewind_goes_back_to_the_best_weights(compose: Compose, tmp_path: Path) 
     assert loss[16] < 1.1 * loss[10]  # and is not any more
     assert {int(r["step"]): r["loss"] for r in wrecked}[16] > loss[16]
     assert load_best(tmp_path / "wrecked.pt")["step"] <= 10
+
+
+def test_resuming_is_going_on(compose: Compose, tmp_path: Path) -> None:
+    """A run taken up from its checkpoint makes the same steps as one that was never stopped, bit for bit."""
+    common = (*SMALL, "optim=adamw", "optim.lr=0.003", "schedule=cosine", "schedule.warmup_steps=5")
+    whole, _ = run(compose(*common), {}, keep=tmp_path / "whole.pt")
+    step = load_best(tmp_path / "whole.pt")["step"]
+    assert 2 <= step < 40  # the loss was lowest before the end, or there is nothing to take up
+    resumed, plans = run(compose(*common, f"resume={tmp_path}/whole.pt"), {})
+    names = ("step", "loss", "lr", "examples", "val_loss")
+    expected = [{n: r[n] for n in names if n in r} for r in whole if r["step"] > step]
+    assert [{n: r[n] for n in names if n in r} for r in resumed] == expected
+    assert plans[0][0] == 40
+
+
+def test_resuming_keeps_the_settings_asked_for(compose: Compose, tmp_path: Path) -> None:
+    """Weight decay and momentum are those of the config, not those the checkpoint was written with."""
+    run(compose(*SMALL, "optim=sgd", "optim.momentum=0.9", "optim.weight_decay=0.2"), {}, keep=tmp_path / "best.pt")
+    again = compose(*SMALL, "optim=sgd", "optim.momentum=0.5", "optim.weight_decay=0.1", f"resume={tmp_path}/best.pt")
+    state = start(read(again))
+    assert state.step > 0
+    assert all(group["momentum"] == 0.5 for group in state.optimizer.param_groups)
+    assert {group["weight_decay"] for group in state.optimizer.param_groups} == {0.0, 0.1}
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(compose: Compose, tmp_path: Path) -> None:
+    """A missing file, another file, and the weights of another model are refused in one sentence before training."""
+    (tmp_path / "other.pt").write_text("no checkpoint")
+    run(compose(*SMALL, "model.n_hidden=8"), {}, keep=tmp_path / "small.pt")
+    for name in ("missing.pt", "other.pt", "small.pt"):
+        with pytest.raises(BadInputError) as error:
+            outlook(read(compose(*SMALL, f"resume={tmp_path}/{name}")))
+        assert "\n" not in str(error.value)
