@@ -48,6 +48,7 @@ class Composer:
     def __init__(self, loader: Any, master: DictConfig) -> None:
         self._loader = loader
         self._master = master
+        self._of_hydra = cast(list[str], OmegaConf.to_container(master.hydra.overrides.hydra))
         self._parser = OverridesParser.create(config_loader=loader)
         self._branches: dict[tuple[str, ...], bytes | DictConfig] = {}
         self._groups: dict[str, bool] = {}
@@ -75,7 +76,7 @@ class Composer:
         of_hydra = [o.input_line for o in overrides if o.is_hydra_override()]
         of_task = [o for o in overrides if not o.is_hydra_override()]
         with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.overrides.hydra = [*self._master.hydra.overrides.hydra, *of_hydra]
+            config.hydra.overrides.hydra = [*self._of_hydra, *of_hydra]
             config.hydra.overrides.task = [o.input_line for o in of_task]
             rule = config.hydra.job.config.override_dirname
             config.hydra.job.override_dirname = get_overrides_dirname(

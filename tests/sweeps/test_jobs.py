@@ -62,8 +62,11 @@ time: ${now:%%f}
 name: ${hydra:job.override_dirname}
 hydra:
   job: {env_set: {APP_X: "${hydra:job.num}"}, config: {override_dirname: {exclude_keys: [lr], item_sep: ";"}}}
-  sweep: {dir: "%s/sweep", subdir: "${hydra:job.num}-${x}"}
+  sweep: {dir: "%s/sweep"}
 """.lstrip()
+
+# What Hydra keeps to itself of a command line, with an interpolation that only a trial can resolve.
+HYDRAS_OWN = ["hydra.job.chdir=true", "hydra.sweep.subdir=${hydra.job.num}-${x}"]
 
 
 @dataclass
@@ -111,9 +114,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     with initialize_config_dir(str(folder / "conf"), job_name="app", version_base=None):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        master = hydra.compose_config(
-            "config", ["hydra.job.chdir=true"], RunMode.MULTIRUN, with_log_configuration=False
-        )
+        master = hydra.compose_config("config", HYDRAS_OWN, RunMode.MULTIRUN, with_log_configuration=False)
         assert master.time  # from here on the time stands still, as the sweep's folder does in a multirun
         events: list[tuple[Any, ...]] = []
         callbacks = Callbacks()

@@ -243,6 +243,7 @@ def test_no_process_outlives_the_nursery() -> None:
     with Nursery(runner(lambda: time.sleep(600)), "loss") as nursery:
         busy, idle, let_go = (nursery.spawn(WorkerSpec(slot)) for slot in range(3))
         busy.pipe.send(Assignment(0, ()))
+        listen(let_go, bool)
         let_go.close()
         assert gone(let_go.pid)
         assert not Path(f"/proc/{busy.pid}/stat").read_text().endswith("Z")
