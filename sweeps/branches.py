@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeps.errors import BadInputError
+from sweeps.errors import BadInputError, one_line
 from sweeps.jobs import Composer
 from sweeps.space import Space, Value, both, holds, in_order, parse_space, with_ties, without
 
@@ -36,7 +36,7 @@ def searched(sweeper: DictConfig, arguments: Sequence[str], composer: Composer) 
     try:
         resolved, when = _plain(sweeper.params, resolve=True), _plain(sweeper.when, resolve=True)
     except OmegaConfBaseException as error:
-        raise BadInputError(f"hydra.sweeper.params: {_one_line(error)}") from error
+        raise BadInputError(f"hydra.sweeper.params: {one_line(error)}") from error
     params = with_ties(resolved, _plain(sweeper.params, resolve=False))
     space = parse_space(params, arguments, composer.parse, composer.is_group, when)
     return settled(space, composer)
@@ -155,18 +155,18 @@ def _compose(space: Space, setting: Mapping[str, Value], composer: Composer) -> 
             try:
                 OmegaConf.select(config, key.lstrip("+"), throw_on_missing=False)
             except OmegaConfBaseException as error:
-                raise BadInputError(f"the tie {line} cannot be resolved: {_one_line(error)}") from error
+                raise BadInputError(f"the tie {line} cannot be resolved: {one_line(error)}") from error
 
 
 def _refusal(error: Exception, space: Space, setting: Mapping[str, Value], composer: Composer) -> str:
     """What is wrong with a setting that does not compose: the parameter, what was asked, what could be meant."""
     culprit = _culprit(space, setting, composer)
     if culprit is None:
-        return f"the config cannot be composed: {_one_line(error)}"
+        return f"the config cannot be composed: {one_line(error)}"
     key, text, rest = culprit
     if f"Could not override '{key}'" in str(error):
         return _unknown(key, text, composer.compose(rest))
-    return f"{text}: the config does not take it: {_one_line(error.__cause__ or error)}"
+    return f"{text}: the config does not take it: {one_line(error.__cause__ or error)}"
 
 
 def _culprit(space: Space, setting: Mapping[str, Value], composer: Composer) -> tuple[str, str, list[str]] | None:
@@ -199,7 +199,3 @@ def _keys(config: DictConfig) -> list[str]:
     plain = OmegaConf.to_container(config)
     assert isinstance(plain, dict)
     return list(walk({key: value for key, value in plain.items() if key != "hydra"}, ""))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

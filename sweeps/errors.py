@@ -21,3 +21,8 @@ class StorageError(SweepError):
 
 class SweepFailedError(SweepError):
     """Too many trials failed, or workers could not be kept alive."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split())

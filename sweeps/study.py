@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -31,58 +31,13 @@ from sweeps.repeats import Unit, is_hopeless
 from sweeps.space import Space, Value, signature
 from sweeps.storage import LiveStorage
 from sweeps.types import Ending, Outcome, Plan, Remedy, Verdict
+from sweeps.watched import WatchedCurve
 
-# Optuna keeps this many values of the watched metric per trial, evenly over its planned length: enough for any rule
-# and picture, few enough that the dashboard loads a thousand trials (evidence: 50 to 100).
-N_VALUES_KEPT = 100
-# Without a plan: all of the first reports, then one for each 10 % more steps, which bounds them at about 200.
-N_FIRST_KEPT = 30
-GROWTH = 1.1
 # Rules whose verdict a lower learning rate may answer.
 CURABLE = ("stalled", "rebound")
 # A remedy is given this share of the run to show itself (without a plan, of twice the run so far): a chosen value, long
 # enough for a rate that was too high to settle, short enough that two remedies cost less than a third of a run.
 SPARED_SHARE = 0.15
-
-
-@dataclass
-class WatchedCurve:
-    """What a running trial has said of the watched metric: best, final, and which reports Optuna shall keep.
-
-    sign: 1 where smaller is better, -1 where larger is. Steps need not be regular; NaN and infinity are never best.
-    """
-
-    sign: int
-    n_steps: int | None = None
-    best: float = math.nan
-    best_step: int = -1
-    final: float = math.nan
-    final_step: int = -1
-    n_remedies: int = field(default=0, init=False)
-    spared_until: float = field(default=0.0, init=False)  # the step before which a remedy is not judged
-    _n_reports: int = field(default=0, init=False)
-    _next_step: float = field(default=0.0, init=False)
-
-    def add(self, step: int, value: float) -> bool:
-        """Take a report; returns whether Optuna shall keep it.
-
-        The decision depends on steps alone, so trials that report at the same steps are kept at the same steps and
-        Optuna's pruners find peers to compare with.
-        """
-        self.final, self.final_step = value, step
-        if math.isfinite(value) and not self.sign * value >= self.sign * self.best:
-            self.best, self.best_step = value, step
-        self._n_reports += 1
-        if step < self._next_step:
-            return False
-        if self.n_steps is not None:
-            width = self.n_steps / N_VALUES_KEPT
-            self._next_step = (math.floor(step / width) + 1) * width
-        elif self._n_reports <= N_FIRST_KEPT:
-            self._next_step = step + 1
-        else:
-            self._next_step = step * GROWTH
-        return True
 
 
 @dataclass(frozen=True, slots=True)

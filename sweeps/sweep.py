@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
-import functools
 import importlib
 import logging
 import os
@@ -12,20 +10,16 @@ import shlex
 import socket
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from sweeps import provenance, summary
@@ -34,106 +28,18 @@ from sweeps.curves import CurveWriter
 from sweeps.driver import Driver
 from sweeps.errors import BadInputError, SweepFailedError
 from sweeps.jobs import Composer, FolderReturn, HydraRunner
+from sweeps.making import function_named, make, make_plans, make_pruner, make_sampler
 from sweeps.progress import Progress, duration
-from sweeps.pruners import Audit
+from sweeps.settings import Settings
 from sweeps.slots import physical_cores, plan_slots, visible_gpus
-from sweeps.space import Space, checked_setting
 from sweeps.storage import LiveStorage, in_memory, open_backend
-from sweeps.study import OnStall, Plans, SweepStudy, open_study, take_over
-from sweeps.types import Remedy
+from sweeps.study import SweepStudy, open_study, take_over
 from sweeps.workers import Nursery
 
 log = logging.getLogger("sweeps")
 
 STUDY_FILE = "study.db"
 SWEEP_FILE = "sweep.yaml"
-OBJECTIVES = (None, "best", "final", "return")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The sweeper's options but for the search space (`params` and `when`, see `sweeps.branches.searched`).
-
-    Names and meanings are those of the official Optuna sweeper where it has them.
-
-    sampler, pruner: configs with `_target_`. direction: "minimize", "maximize", or a list of them.
-    storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for the job's name.
-    n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
-    custom_search_space: dotted name of a function (config, trial) that suggests more. enqueue: settings to run first.
-    repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
-    audit: dotted name of a function (config) that returns `sweeps.types.Finding`s before a trial runs, or None.
-    on_stall: "prune", or a remedy ("decay", "rewind": see `sweeps.types.Remedy`) to be tried n_remedies times before;
-    stall_factor: for the learning rate each time.
-    audit_fraction: share of the trials the pruner would end that run on, to count how often it is wrong.
-    metric: the watched metric. objective: see OBJECTIVES. report: dotted name of a function that is given the
-    sweep's folder at the end and returns what it made (paths), or None for no report.
-    """
-
-    sampler: Any
-    pruner: Any
-    direction: Any
-    storage: Any
-    study_name: str | None
-    n_trials: int
-    n_jobs: int | str
-    max_failure_rate: float
-    custom_search_space: str | None
-    enqueue: Sequence[Mapping[str, Any]]
-    repeats: int
-    seed_key: str
-    audit: str | None
-    audit_fraction: float
-    on_stall: str
-    stall_factor: float
-    n_remedies: int
-    metric: str
-    objective: str | None
-    report: str | None
-
-    def __post_init__(self) -> None:
-        def refuse(option: str, value: Any, wanted: str) -> None:
-            raise BadInputError(f"hydra.sweeper.{option}={value}: {wanted}")
-
-        if isinstance(self.n_trials, bool) or not isinstance(self.n_trials, int) or self.n_trials < 1:
-            refuse("n_trials", self.n_trials, "give the total number of trials to reach, 1 or more")
-        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
-            refuse("repeats", self.repeats, "give the number of seeds for each setting, 1 or more")
-        if not (isinstance(self.max_failure_rate, int | float) and 0 <= self.max_failure_rate <= 1):
-            refuse("max_failure_rate", self.max_failure_rate, "give a share from 0 (none may fail) to 1 (all may)")
-        if not (isinstance(self.audit_fraction, int | float) and 0 <= self.audit_fraction <= 1):
-            refuse("audit_fraction", self.audit_fraction, "give a share from 0 to 1, such as 0.05")
-        if self.on_stall not in ("prune", *Remedy.ACTIONS):
-            refuse("on_stall", self.on_stall, f"choose from prune, {', '.join(Remedy.ACTIONS)}")
-        if not (isinstance(self.stall_factor, int | float) and 0 < self.stall_factor < 1):
-            refuse("stall_factor", self.stall_factor, "give a factor between 0 and 1 for the learning rate")
-        if isinstance(self.n_remedies, bool) or not isinstance(self.n_remedies, int) or self.n_remedies < 1:
-            refuse("n_remedies", self.n_remedies, "give how often a remedy is tried, 1 or more")
-        if self.objective not in OBJECTIVES:
-            refuse("objective", self.objective, f"choose from {', '.join(map(str, OBJECTIVES[1:]))}, or leave it out")
-        if not self.directions or not set(self.directions) <= {"minimize", "maximize"}:
-            refuse("direction", self.direction, "give minimize or maximize, or a list of them")
-        if len(self.directions) > 1 and self.objective in ("best", "final"):
-            refuse("objective", self.objective, "with several directions the task must return the objectives")
-
-    @property
-    def directions(self) -> list[str]:
-        """One direction per objective."""
-        return [str(d) for d in self.direction] if isinstance(self.direction, list) else [str(self.direction)]
-
-
-def read_settings(node: DictConfig) -> Settings:
-    """The settings of a config's `hydra.sweeper` node."""
-    try:
-        options = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    except OmegaConfBaseException as error:
-        raise BadInputError(f"hydra.sweeper: {_one_line(error)}") from error
-    names = {field.name for field in dataclasses.fields(Settings)}
-    unknown = sorted(set(options) - names - {"_target_", "_recursive_", "params", "when"})
-    if unknown:
-        raise BadInputError(f"hydra.sweeper has no option {', '.join(unknown)}; there are {', '.join(sorted(names))}")
-    given = {name: value for name, value in options.items() if name in names}
-    given |= {name: node[name] for name in ("sampler", "pruner", "storage")}  # made from their configs later
-    return Settings(**given | {"enqueue": options["enqueue"] or []})
 
 
 def run_sweep(
@@ -151,7 +57,7 @@ def run_sweep(
     sampler = make_sampler(settings.sampler, space)
     pruner = make_pruner(settings.pruner, len(settings.directions), settings.audit_fraction)
     plans = make_plans(settings, space, config)
-    audit = _function("audit", settings.audit) if settings.audit else None
+    audit = function_named("audit", settings.audit) if settings.audit else None
     if config.hydra.launcher._target_.rpartition(".")[2] != "BasicLauncher":
         log.warning("hydra/launcher is not used: iolaus runs trials in its own worker processes (hydra.sweeper.n_jobs)")
 
@@ -208,105 +114,6 @@ def run_sweep(
         return _returns(driver, config, len(slots))
 
 
-def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
-    """The sampler of a config with `_target_`.
-
-    A grid is a queue known in advance (`make_plans`), which leaves its sampler nothing to do. TPE is told to model a
-    conditional space by groups of parameters that exist together, unless the config says otherwise.
-    """
-    if _is_grid(config):
-        return optuna.samplers.RandomSampler()
-    if _class_name(config) == "TPESampler" and space.conditional:
-        chosen = {key for key in ("multivariate", "group") if not OmegaConf.is_missing(config, key) and key in config}
-        sampler = _instantiate(config, "sampler", **({} if chosen else {"multivariate": True, "group": True}))
-    else:
-        sampler = _instantiate(config, "sampler")
-    if not isinstance(sampler, optuna.samplers.BaseSampler):
-        raise BadInputError(
-            f"hydra.sweeper.sampler: {config.get('_target_')} is no Optuna sampler; see its documentation"
-        )
-    return sampler
-
-
-def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
-    """What is to be run: settings known in advance first, then what the sampler proposes, each with its seeds."""
-    known = [checked_setting(space, s, f"hydra.sweeper.enqueue[{i}]") for i, s in enumerate(settings.enqueue)]
-    grid = space.grid() if _is_grid(settings.sampler) else []
-    return Plans(
-        n_trials=min(settings.n_trials, len(grid)) if grid else settings.n_trials,
-        queue=[*known, *grid],
-        n_repeats=settings.repeats,
-        first_seed=_first_seed(settings, space, config) if settings.repeats > 1 else 0,
-        extend=_extension(settings.custom_search_space, config),
-        on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_remedies),
-    )
-
-
-def _first_seed(settings: Settings, space: Space, config: DictConfig) -> int:
-    key = settings.seed_key
-    if key in space.parameters:
-        raise BadInputError(f"{key} is searched and repeated: remove it from the search, or hydra.sweeper.repeats")
-    seed = OmegaConf.select(config, key)
-    if not isinstance(seed, int):
-        raise BadInputError(
-            f"hydra.sweeper.repeats={settings.repeats} counts seeds from the config's {key}, which is {seed}; give it "
-            "a whole number, or name the app's own key in hydra.sweeper.seed_key"
-        )
-    return seed
-
-
-def _is_grid(config: Any) -> bool:
-    return _class_name(config) == "GridSampler"
-
-
-def _class_name(config: Any) -> str:
-    return str(config.get("_target_", "")).rpartition(".")[2]
-
-
-def make_pruner(config: Any, n_directions: int, audit_fraction: float) -> optuna.pruners.BasePruner:
-    """The pruner; none if the config is empty. Raises BadInputError if it cannot judge several objectives."""
-    pruner = _instantiate(config, "pruner") if config else optuna.pruners.NopPruner()
-    if isinstance(pruner, optuna.pruners.NopPruner):
-        return pruner
-    if n_directions > 1 and type(pruner).__module__.startswith("optuna."):
-        raise BadInputError(
-            f"{type(pruner).__name__} judges one objective and there are {n_directions}; "
-            "use hydra/sweeper/pruner=stalled, which judges the watched metric, or none"
-        )
-    return Audit(pruner, audit_fraction) if audit_fraction > 0 else pruner
-
-
-def _instantiate(config: Any, what: str, **extra: Any) -> Any:
-    try:
-        given = {key: config[key] for key in config if not OmegaConf.is_missing(config, key)}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the user has chosen it by name
-            return instantiate(given, **extra)
-    except Exception as error:
-        cause = error.__cause__ or error
-        missing = isinstance(cause, ImportError)
-        hint = "pip install 'hydra-iolaus[samplers]'" if missing else f"see optuna's documentation of the {what}"
-        target = str(config.get("_target_", what)) if hasattr(config, "get") else what
-        raise BadInputError(
-            f"hydra/sweeper/{what}: cannot make {target}: {' '.join(str(cause).split())}; {hint}"
-        ) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _extension(name: str | None, config: DictConfig) -> Callable[[optuna.Trial], None] | None:
-    return functools.partial(_function("custom_search_space", name), config) if name else None
-
-
-def _function(option: str, name: str) -> Callable[..., Any]:
-    try:
-        return get_method(name)
-    except Exception as error:
-        raise BadInputError(f"hydra.sweeper.{option}={name}: {_one_line(error)}; give module.function") from error
-
-
 @contextmanager
 def _locked(sweep_dir: Path) -> Iterator[None]:
     """Hold the sweep's folder, made if it is missing, for this process alone."""
@@ -331,7 +138,7 @@ def _opened(settings: Settings, sweep_dir: Path) -> Iterator[LiveStorage]:
     if settings.storage is None or isinstance(settings.storage, str):
         backend = open_backend(settings.storage or f"sqlite:///{sweep_dir / STUDY_FILE}")
     else:
-        backend = _instantiate(settings.storage, "storage")
+        backend = make(settings.storage, "storage")
     storage = LiveStorage(backend)
     try:
         yield storage

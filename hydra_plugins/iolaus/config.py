@@ -72,7 +72,7 @@ STALLED = {"_target_": "sweeps.pruners.StalledLoss", "n_steps": UNSET, "caution"
 
 @dataclass
 class IolausSweeperConf:
-    """Options of the sweeper; see `sweeps.sweep.Settings` for what each means."""
+    """Options of the sweeper; see `sweeps.settings.Settings` for what each means."""
 
     _target_: str = "hydra_plugins.iolaus.sweeper.IolausSweeper"
     _recursive_: bool = False  # samplers, pruners and storages are made by the sweeper, when it has all they need

@@ -29,7 +29,8 @@ class IolausSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """See hydra.plugins.sweeper.Sweeper. Returns the trials' JobReturns in rows of one per slot."""
         from sweeps.errors import SweepError
-        from sweeps.sweep import read_settings, run_sweep
+        from sweeps.settings import read_settings
+        from sweeps.sweep import run_sweep
 
         assert self.hydra_context is not None
         assert self.config is not None

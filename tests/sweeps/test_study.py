@@ -19,13 +19,13 @@ from optuna.trial import TrialState
 from sweeps.errors import BadInputError
 from sweeps.space import Space, parse_space
 from sweeps.storage import LiveStorage, open_backend
-from sweeps.study import N_VALUES_KEPT, Plans, SweepStudy, WatchedCurve, open_study, take_over
+from sweeps.study import Plans, SweepStudy, open_study, take_over
 from sweeps.sweep import _driver_is_alive, _driver_name
 from sweeps.types import Ending, Outcome, Plan, Verdict
+from sweeps.watched import N_VALUES_KEPT, WatchedCurve
 
 RUN = {"folder": "trials/0", "slot": 0, "session": 0, "seconds": 1.0}
 
-steps = st.lists(st.integers(0, 10**6), max_size=60, unique=True).map(sorted)
 losses = st.floats() | st.floats(-10, 10)
 
 
@@ -44,13 +44,13 @@ def test_best_and_final_are_what_a_look_at_the_curve_says(curve: list[float], si
     assert repr(watched.final) == repr(curve[-1] if curve else math.nan)
 
 
-@given(n_steps=st.integers(1, 20_000), every=st.integers(1, 50), factor=st.integers(1, 3))
-def test_a_planned_trial_keeps_a_bounded_number_of_values(n_steps: int, every: int, factor: int) -> None:
+@given(n_steps=st.integers(1, 20_000), every=st.integers(1, 50))
+def test_a_planned_trial_keeps_a_bounded_number_of_values(n_steps: int, every: int) -> None:
     """Over its planned length a trial keeps all of few reports, or about 100 of many, spread over all of it."""
     watched = WatchedCurve(1, n_steps)
     reported = list(range(0, n_steps, every))
     kept = [step for step in reported if watched.add(step, 1.0)]
-    assert len(kept) <= N_VALUES_KEPT + 1
+    assert len(kept) <= 1.2 * N_VALUES_KEPT
     assert len(kept) >= min(len(reported), N_VALUES_KEPT // 2)
     widest = max((b - a for a, b in zip(kept, [*kept[1:], n_steps], strict=True)), default=0)
     assert widest <= 2 * max(every, n_steps / N_VALUES_KEPT) + 1
