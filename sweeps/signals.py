@@ -85,8 +85,8 @@ class Signals:
 
         Loss curves at a constant rate are close to power laws, so progress per *doubling* of the steps persists, not
         progress per step. Knows nothing of a coming change of the learning rate. The interval holds noise and the error
-        of the slope, not that the course may bend: half way it held 72 % of TaskSet's ends and 43 % of DeepOBS's, most
-        of which fell less than foreseen. Raises ValueError for an earlier step.
+        of the slope, not that the course may bend: half way it held 72 % of the ends of TaskSet and 43 % of DeepOBS;
+        most others fell less than foreseen. Raises ValueError for an earlier step.
         """
         if step < self.step:
             raise ValueError(f"expected({step}) asks for a step before the last report, which is at {self.step}")
