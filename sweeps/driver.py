@@ -123,7 +123,8 @@ class Driver:
                 while n_handled < self._n_interrupts:
                     n_handled += 1
                     self._handle(s.Interrupted())
-                    self._watcher.draining("interrupted: running trials finish; once more stops them now")
+                    if n_handled == 1:
+                        self._watcher.draining("interrupted: running trials finish; once more stops them now")
                 for worker in wait(list(self._workers.values()), POLL_S):
                     self._listen(worker)
                 self._curves.flush_if_due()

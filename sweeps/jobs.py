@@ -234,8 +234,10 @@ def judge(result: JobReturn, verdict: Verdict | None) -> Outcome:
 def as_floats(returned: Any) -> tuple[float, ...]:
     """The task's return value as numbers: one for a number or one-element tensor, several for a sequence, else none."""
     items = returned if isinstance(returned, list | tuple) else [returned]
+    if any(isinstance(item, str | bytes | None) for item in items):
+        return ()
     try:
-        return tuple(float(item) for item in items if not isinstance(item, str | bytes | None))
+        return tuple(float(item) for item in items)
     except Exception:  # the object is the user's, and so is its __float__
         return ()
 

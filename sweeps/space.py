@@ -8,11 +8,20 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep, Transformer
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Transformer,
+)
 from hydra.errors import HydraException
 from optuna.distributions import (
     BaseDistribution,
@@ -26,6 +35,9 @@ from sweeps.errors import BadInputError
 
 # A parameter's value as Optuna keeps it.
 Value = str | int | float | bool | None
+# Text that Hydra's grammar reads as itself, but for the words that mean something else.
+PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./-]*")
+NOT_TEXT = frozenset({"null", "true", "false", "nan", "inf"})
 # Key of another parameter -> the values of it under which this one exists. All must hold.
 Condition = Mapping[str, tuple[Value, ...]]
 
@@ -146,7 +158,7 @@ class Space:
         """All settings in Hydra's order (the last parameter moves fastest), each once."""
         axes = {key: self.parameters[key].grid() for key in self.order if key in self.parameters}
         settings = [self.active(dict(zip(axes, v, strict=True))) for v in itertools.product(*axes.values())]
-        return [setting for i, setting in enumerate(settings) if not any(setting == s for s in settings[:i])]
+        return list({tuple(setting.items()): setting for setting in settings}.values())
 
     def signature(self) -> dict[str, Any]:
         """The space as plain data, equal if and only if two spaces search the same."""
@@ -410,14 +422,31 @@ def _range(text: str, override: Override) -> BaseDistribution:
 
 def _choice(key: str, text: str, override: Override, is_group: bool) -> Parameter:
     spelling: dict[Value, str] = {}
-    for element in override.sweep_iterator():
+    for element in _in_order(override):
         value = _choice_value(element)
         if value in spelling:
             raise BadInputError(f"{text}: the choice {spelling[value]} stands there twice; name each choice once")
-        spelling[value] = Transformer.str(element)
+        spelling[value] = Transformer.str(element) if is_group else _spelled(element)
     if not spelling:
         raise BadInputError(f"{text}: nothing to choose from; name at least one choice")
     return Parameter(key, text, CategoricalDistribution(tuple(spelling)), is_group, spelling)
+
+
+def _in_order(override: Override) -> Iterator[Any]:
+    """The elements as written: `shuffle` would make another space at every start, and no sweep could be continued."""
+    match override.value():
+        case ChoiceSweep(list=elements):
+            return iter(elements)
+        case RangeSweep() as sweep:
+            return iter(sweep.range())
+    return iter(override.sweep_iterator())
+
+
+def _spelled(element: Any) -> str:
+    """An element as override text. Hydra forgets the quotes within choice(...), so text that needs them gets them."""
+    if isinstance(element, str) and (not PLAIN_TEXT.fullmatch(element) or element.lower() in NOT_TEXT):
+        return QuotedString(element, Quote.single).with_quotes()
+    return Transformer.str(element)
 
 
 def _choice_value(element: Any) -> Value:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -33,6 +34,7 @@ from sweeps.storage import LiveStorage
 from sweeps.types import Ending, Outcome, Plan, Remedy, Verdict
 from sweeps.watched import WatchedCurve
 
+ORPHAN_AGE_S = 60.0
 # Rules whose verdict a lower learning rate may answer.
 CURABLE = ("stalled", "rebound")
 # A remedy is given this share of the run to show itself (without a plan, of twice the run so far): a chosen value, long
@@ -396,6 +398,10 @@ def was_interrupted(trial: FrozenTrial) -> bool:
     return trial.state is TrialState.FAIL and str(trial.user_attrs.get("why", "")).startswith(Ending.INTERRUPTED)
 
 
+def _age_s(trial: FrozenTrial) -> float:
+    return (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
+
+
 def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue an interrupted trial's setting."""
     kept: dict[str, Any] = {
@@ -407,12 +413,13 @@ def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
 def take_over(study: optuna.Study, is_alive: Callable[[str], bool]) -> list[int]:
     """End the trials whose driver died, and queue their settings again; returns their numbers.
 
-    is_alive: whether the driver of that `driver` attribute may still be running.
+    is_alive: whether the driver of that `driver` attribute may still be running. A trial without one has been created
+    a moment ago, or by another tool, or its driver died at once: it is taken over when it is `ORPHAN_AGE_S` old.
     """
     orphans = [
         t
         for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if not is_alive(t.user_attrs.get("driver", ""))
+        if (not is_alive(t.user_attrs["driver"]) if "driver" in t.user_attrs else _age_s(t) > ORPHAN_AGE_S)
     ]
     for trial in orphans:
         study._storage.set_trial_user_attr(trial._trial_id, "why", f"{Ending.INTERRUPTED}: its driver died")

@@ -44,8 +44,8 @@ class WatchedCurve:
         if step < self._next_step:
             return False
         if self.n_steps is not None:
-            width = self.n_steps / N_VALUES_KEPT
-            self._next_step = (math.floor(step / width) + 1) * width
+            share = step * N_VALUES_KEPT // self.n_steps + 1
+            self._next_step = -(-share * self.n_steps // N_VALUES_KEPT)  # rounded up, in whole numbers
         elif self._n_reports <= N_FIRST_KEPT:
             self._next_step = step + 1
         else:

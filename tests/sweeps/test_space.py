@@ -141,7 +141,6 @@ def test_a_quoted_choice_survives_its_override(parse: Any, read: Read, choices: 
         assert parsed_back(parse, space, choice) == choice
 
 
-@pytest.mark.xfail(strict=True, reason="Hydra forgets the quotes inside choice(...)")
 @pytest.mark.parametrize("choice", ["0", "null", "true", "#", "1e3", "it's"])
 def test_a_quoted_text_inside_choice_stays_text(parse: Any, read: Read, choice: str) -> None:
     """A quoted '0' inside choice(...) reaches the config as text, though Hydra forgets its quotes."""
@@ -247,7 +246,6 @@ def test_a_grid_is_what_hydras_own_sweeper_runs(parse: Any, read: Read, chosen: 
     assert read_by_hydra(ours) == read_by_hydra(hydras)
 
 
-@pytest.mark.xfail(strict=True, reason="a shuffled sweep is another space at every start")
 @pytest.mark.parametrize("text", ["shuffle(range(0, 40))", f"shuffle({','.join(map(str, range(40)))})"])
 def test_shuffling_does_not_make_another_space(read: Read, text: str) -> None:
     """A sweep in random order searches the same space as at its last start, or it could not be continued."""

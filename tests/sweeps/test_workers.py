@@ -332,7 +332,6 @@ def test_a_child_that_outlives_its_worker_does_not_hide_its_death() -> None:
         assert "3" in nursery.cause_of_death(worker)
 
 
-@pytest.mark.xfail(strict=True, reason="the default of Verdict.numbers is a mappingproxy, which cannot be pickled")
 def test_a_verdict_without_numbers_can_be_sent() -> None:
     """Every verdict can go to a worker and come back."""
     verdict = Verdict("Rule", 2, "enough")
