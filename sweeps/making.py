@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import optuna
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sweeps.errors import BadInputError, one_line
@@ -112,7 +113,11 @@ def _extension(name: str | None, config: DictConfig) -> Callable[[optuna.Trial],
 
 def function_named(option: str, name: str) -> Callable[..., Any]:
     """The function of a dotted name, given for this option of the sweeper. Raises BadInputError if there is none."""
+    module, _, function = name.rpartition(".")
     try:
-        return get_method(name)
-    except Exception as error:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
         raise BadInputError(f"hydra.sweeper.{option}={name}: {one_line(error)}; give module.function") from error
+    if not callable(found):
+        raise BadInputError(f"hydra.sweeper.{option}={name} is a {type(found).__name__}; give the name of a function")
+    return cast(Callable[..., Any], found)

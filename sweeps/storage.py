@@ -296,15 +296,18 @@ def open_backend(url: str) -> BaseStorage:
         if url.startswith("sqlite"):
             _use_wal(storage.engine)
     except Exception as error:
-        raise StorageError(
-            f"cannot open the storage {url}: {_first_line(error)}; check hydra.sweeper.storage"
-        ) from error
+        raise StorageError(f"cannot open the storage {url}: {_first_line(error)}; {_hint(error)}") from error
     return optuna.storages.get_storage(storage)
 
 
 def in_memory(url: str) -> bool:
     """Whether a study in this storage is gone when the sweep ends."""
     return url in ("sqlite://", "sqlite:///:memory:")
+
+
+def _hint(error: Exception) -> str:
+    missing = isinstance(error, ImportError) or isinstance(error.__cause__, ImportError)
+    return "install the database's driver, such as psycopg" if missing else "check hydra.sweeper.storage"
 
 
 def _engine_options(url: str) -> dict[str, Any]:

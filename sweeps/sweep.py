@@ -29,7 +29,7 @@ from sweeps.driver import Driver
 from sweeps.errors import BadInputError, SweepFailedError
 from sweeps.jobs import Composer, FolderReturn, HydraRunner
 from sweeps.making import function_named, make, make_plans, make_pruner, make_sampler
-from sweeps.progress import Progress, duration
+from sweeps.progress import Progress, counted, duration
 from sweeps.settings import Settings
 from sweeps.slots import physical_cores, plan_slots, visible_gpus
 from sweeps.storage import LiveStorage, in_memory, open_backend
@@ -102,13 +102,15 @@ def run_sweep(
             session=session,
             clock=time.monotonic,
         )
-        log.info("study %s in %s, %d slots", optuna_study.study_name, _where(settings, sweep_dir), len(slots))
+        log.info(
+            "study %s in %s, %s", optuna_study.study_name, _where(settings, sweep_dir), counted(len(slots), "slot")
+        )
         started_s = time.monotonic()
         with progress.showing():
             failure = driver.run()
         elapsed_s = time.monotonic() - started_s
         storage.flush()
-        _conclude(console, optuna_study, settings, sweep_dir, elapsed_s)
+        _conclude(console, optuna_study, settings, sweep_dir, elapsed_s, is_short=study.n_to_ask > 0)
         if failure is not None:
             raise SweepFailedError(failure)
         return _returns(driver, config, len(slots))
@@ -139,7 +141,8 @@ def _opened(settings: Settings, sweep_dir: Path) -> Iterator[LiveStorage]:
         backend = open_backend(settings.storage or f"sqlite:///{sweep_dir / STUDY_FILE}")
     else:
         backend = make(settings.storage, "storage")
-    storage = LiveStorage(backend)
+    # The lock on the folder makes us the only driver of a study in it; a shared one is looked at before every trial.
+    storage = LiveStorage(backend, refresh_s=1.0 if settings.storage is None else 0.0)
     try:
         yield storage
     finally:
@@ -205,10 +208,17 @@ def _say_reached(console: Console, study: optuna.Study, settings: Settings, n_tr
     console.print(summary.table(summary.rank(study), settings.metric, len(settings.directions)))
 
 
-def _conclude(console: Console, study: optuna.Study, settings: Settings, sweep_dir: Path, elapsed_s: float) -> None:
-    """Print the ranking, save the results and the report, and name the next commands."""
+def _conclude(
+    console: Console, study: optuna.Study, settings: Settings, sweep_dir: Path, elapsed_s: float, is_short: bool
+) -> None:
+    """Print the ranking, save the results and the report, and name the next commands.
+
+    is_short: whether n_trials was not reached, so that the same command goes on.
+    """
     results = summary.rank(study)
-    console.print(f"\n{len(results)} trials in study {study.study_name}, this session took {duration(elapsed_s)}:\n")
+    console.print(
+        f"\n{counted(len(results), 'trial')} in study {study.study_name}, this session took {duration(elapsed_s)}:\n"
+    )
     console.print(summary.table(results, settings.metric, len(settings.directions)))
     summary.save_results(study, sweep_dir / "optimization_results.yaml")
     console.print()
@@ -216,7 +226,8 @@ def _conclude(console: Console, study: optuna.Study, settings: Settings, sweep_d
         console.print(f"saved {_short(Path(path))}", soft_wrap=True, highlight=False)
     console.print("next:")
     command = command_line(sys.orig_argv, _short(sweep_dir))
-    summary.show_next(console, sys.orig_argv[0], _short(sweep_dir), command, 2 * settings.n_trials)
+    n_trials = settings.n_trials if is_short else 2 * settings.n_trials
+    summary.show_next(console, sys.orig_argv[0], _short(sweep_dir), command, n_trials)
 
 
 def _made_report(settings: Settings, sweep_dir: Path) -> Sequence[Path]:
