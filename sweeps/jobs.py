@@ -16,7 +16,7 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, env_override
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import Container, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import get_omega_conf_dumper
 
 from sweeps.errors import SweepFailedError
@@ -38,6 +38,8 @@ from sweeps.reporting import Reporter
 from sweeps.types import Ending, Finding, Outcome, Verdict
 from sweeps.workers import Assignment
 
+# The parts of Hydra's own config that differ between trials of one branch.
+VARYING = ("overrides", "job", "runtime")
 # Everything the task prints, beside Hydra's own log file.
 OUTPUT_FILE = "output.log"
 
@@ -69,7 +71,7 @@ class Composer:
         Raises Hydra's ConfigCompositionException for a key or value the config does not take.
         """
         overrides = self.parse(list(lines))
-        shape = [o for o in overrides if o.package is not None or self.is_group(o.key_or_group)]
+        shape = [o for o in overrides if self._is_shape(o)]
         values = [o for o in overrides if o not in shape]
         config = self._branch(tuple(o.input_line or "" for o in shape))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
@@ -83,6 +85,14 @@ class Composer:
                 of_task, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
             )
         return config
+
+    def shape(self, lines: Sequence[str]) -> tuple[str, ...]:
+        """Those of the overrides that decide what the `hydra` node is, but for what `VARYING` names."""
+        overrides = self.parse(list(lines))
+        return tuple(o.input_line or "" for o in overrides if self._is_shape(o) or o.is_hydra_override())
+
+    def _is_shape(self, override: Override) -> bool:
+        return override.package is not None or self.is_group(override.key_or_group)
 
     def _branch(self, shape: tuple[str, ...]) -> DictConfig:
         if shape not in self._branches:
@@ -116,6 +126,7 @@ class HydraRunner:
         self._task_function = task_function
         self._composer = composer
         self._audit = audit
+        self._constant_yaml: dict[tuple[str, ...], str] = {}
 
     def __call__(self, assignment: Assignment, reporter: Reporter) -> Outcome:
         """Run one trial; whatever the task does, the outcome says so in a sentence."""
@@ -128,12 +139,12 @@ class HydraRunner:
                 ruled_out = [finding for finding in findings if finding.rule == "infeasible"]
                 if ruled_out:
                     return Outcome(Ending.INFEASIBLE, reason=ruled_out[0].text, findings=findings)
-                result = self._run(config, folder)
+                result = self._run(config, folder, self._composer.shape(assignment.overrides))
         except Exception as error:
             return Outcome(Ending.FAILED, reason=f"{describe(error)} (before the task began)")
         return replace(judge(result, reporter.verdict if reporter.heeded else None), findings=findings)
 
-    def _run(self, config: DictConfig, folder: Path) -> JobReturn:
+    def _run(self, config: DictConfig, folder: Path, shape: tuple[str, ...]) -> JobReturn:
         result = JobReturn()
         result.task_name = JobRuntime.instance().get("name")
         result.overrides = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task))
@@ -149,7 +160,7 @@ class HydraRunner:
             result.working_dir = str(folder) if chdir else str(old_directory)
             configure_log(config.hydra.job_logging, config.hydra.verbose)
             if config.hydra.output_subdir is not None:
-                _save_configs(result, folder / config.hydra.output_subdir)
+                self._save_configs(result, folder / config.hydra.output_subdir, shape)
             with env_override(config.hydra.job.env_set):
                 self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
                 try:
@@ -166,6 +177,18 @@ class HydraRunner:
             for handler in logging.getLogger().handlers:
                 handler.flush()
         return result
+
+    def _save_configs(self, result: JobReturn, folder: Path, shape: tuple[str, ...]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(to_yaml(result.cfg), encoding="utf-8")
+        (folder / "overrides.yaml").write_text(to_yaml(result.overrides), encoding="utf-8")
+        hydra_cfg = cast(DictConfig, result.hydra_cfg)
+        if shape not in self._constant_yaml:  # all but a few lines are the same for all trials of a branch
+            plain = cast(dict[str, Any], _plain(hydra_cfg))["hydra"]
+            self._constant_yaml[shape] = to_yaml({"hydra": {k: v for k, v in plain.items() if k not in VARYING}})
+        varying = to_yaml({"hydra": {key: hydra_cfg.hydra[key] for key in VARYING}})
+        text = self._constant_yaml[shape] + varying.removeprefix("hydra:\n")
+        (folder / "hydra.yaml").write_text(text, encoding="utf-8")
 
 
 class FolderReturn(JobReturn):
@@ -295,16 +318,14 @@ class _Dumper(yaml.CDumper):
 _Dumper.add_representer(str, get_omega_conf_dumper().str_representer)  # type: ignore[arg-type] # same interface
 
 
-def _save_configs(result: JobReturn, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    files: Mapping[str, Any] = {"config": result.cfg, "hydra": result.hydra_cfg, "overrides": result.overrides}
-    for name, content in files.items():
-        plain = OmegaConf.to_container(content, enum_to_str=True) if OmegaConf.is_config(content) else content
-        (folder / f"{name}.yaml").write_text(to_yaml(plain), encoding="utf-8")
-
-
-def to_yaml(plain: Any) -> str:
-    """Plain data as OmegaConf would write it."""
+def to_yaml(content: Any) -> str:
+    """A config, or plain data with configs in it, as OmegaConf would write it: nothing resolved."""
     stream = io.StringIO()
-    yaml.dump(plain, stream, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    yaml.dump(_plain(content), stream, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
     return stream.getvalue()
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, Container):
+        return OmegaConf.to_container(content, enum_to_str=True)
+    return {key: _plain(value) for key, value in content.items()} if isinstance(content, dict) else content
