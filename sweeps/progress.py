@@ -90,7 +90,10 @@ class Progress:
         self._print(f"no new trials: {why}")
 
     def _print(self, line: str) -> None:
-        self.console.print(Text(line), soft_wrap=not self.console.is_terminal)
+        if self.console.is_terminal:
+            self.console.print(Text(line))
+        else:
+            self.console.out(line, highlight=False)  # nothing to wrap or colour
 
     def tick(self) -> None:
         """See `sweeps.driver.Watcher`. The live display redraws by itself."""

@@ -1,7 +1,7 @@
 """The Optuna study of a sweep: which trials there are, what is proposed next, what is recorded of each.
 
 What this package keeps in Optuna's user attributes of a trial:
-  driver       who runs it: host, process and start, to find the trials of a driver that died
+  driver       who runs it, host and process, where several drivers may share the study
   n_steps, lr_plan   the trial's own plan (`sweeps.types.Plan`)
   why          how it ended, in a sentence
   steps        the last step it reported
@@ -34,7 +34,6 @@ from sweeps.storage import LiveStorage
 from sweeps.types import Ending, Outcome, Plan, Remedy, Verdict
 from sweeps.watched import WatchedCurve
 
-ORPHAN_AGE_S = 60.0
 # Rules whose verdict a lower learning rate may answer.
 CURABLE = ("stalled", "rebound")
 # A remedy is given this share of the run to show itself (without a plan, of twice the run so far): a chosen value, long
@@ -80,9 +79,14 @@ class Plans:
 
 
 class SweepStudy:
-    """One driver's view of the study. study: made with `open_study`. driver: the name of this driver."""
+    """One driver's view of the study.
 
-    def __init__(self, study: optuna.Study, storage: LiveStorage, space: Space, plans: Plans, driver: str) -> None:
+    study: made with `open_study`. driver: the name of this driver, None if no other can have the study.
+    """
+
+    def __init__(
+        self, study: optuna.Study, storage: LiveStorage, space: Space, plans: Plans, driver: str | None
+    ) -> None:
         self.study = study
         self._storage = storage
         self._space = space
@@ -126,7 +130,7 @@ class SweepStudy:
             if before is None:
                 return self._begun(trial)
             if before.state is TrialState.RUNNING:
-                trial.set_user_attr("driver", self._driver)
+                self._sign(trial)
                 self._parked.setdefault(before.number, []).append(trial)
             else:
                 self._take_over_result(trial, before)
@@ -157,8 +161,12 @@ class SweepStudy:
             self._add_dimensions(trial, self._plans.extend)
         return trial
 
+    def _sign(self, trial: optuna.Trial) -> None:
+        if self._driver is not None:
+            trial.set_user_attr("driver", self._driver)
+
     def _begun(self, trial: optuna.Trial) -> Proposal:
-        trial.set_user_attr("driver", self._driver)
+        self._sign(trial)
         if self._plans.n_repeats > 1 and "seed" not in trial.user_attrs:
             trial.set_user_attr("seed", self._plans.first_seed)
         self._trials[trial.number] = trial
@@ -410,16 +418,16 @@ def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
     study.enqueue_trial(trial.params, user_attrs={**kept, "again_for": trial.number})
 
 
-def take_over(study: optuna.Study, is_alive: Callable[[str], bool]) -> list[int]:
+def take_over(study: optuna.Study, is_alive: Callable[[str], bool], orphan_age_s: float) -> list[int]:
     """End the trials whose driver died, and queue their settings again; returns their numbers.
 
     is_alive: whether the driver of that `driver` attribute may still be running. A trial without one has been created
-    a moment ago, or by another tool, or its driver died at once: it is taken over when it is `ORPHAN_AGE_S` old.
+    a moment ago, or by another tool, or its driver died at once: it is taken over when it is orphan_age_s old.
     """
     orphans = [
         t
         for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if (not is_alive(t.user_attrs["driver"]) if "driver" in t.user_attrs else _age_s(t) > ORPHAN_AGE_S)
+        if (not is_alive(t.user_attrs["driver"]) if "driver" in t.user_attrs else _age_s(t) >= orphan_age_s)
     ]
     for trial in orphans:
         study._storage.set_trial_user_attr(trial._trial_id, "why", f"{Ending.INTERRUPTED}: its driver died")

@@ -40,6 +40,8 @@ log = logging.getLogger("sweeps")
 
 STUDY_FILE = "study.db"
 SWEEP_FILE = "sweep.yaml"
+# A trial of a shared study that nobody has signed for this long has lost its driver at birth.
+ORPHAN_AGE_S = 60.0
 
 
 def run_sweep(
@@ -66,9 +68,11 @@ def run_sweep(
     with _locked(sweep_dir), Nursery(runner, settings.metric) as nursery, _opened(settings, sweep_dir) as storage:
         name = settings.study_name or (None if settings.storage else config.hydra.job.name)
         optuna_study = open_study(storage, name, settings.directions, sampler, pruner, space)
-        for number in take_over(optuna_study, _driver_is_alive):
+        # The lock on the folder makes us the only driver of a study in it: whatever runs there is an orphan.
+        is_shared = settings.storage is not None
+        for number in take_over(optuna_study, _driver_is_alive, orphan_age_s=ORPHAN_AGE_S if is_shared else 0.0):
             log.info("trial %d was cut off when its sweep died; its setting is queued again", number)
-        study = SweepStudy(optuna_study, storage, space, plans, _driver_name())
+        study = SweepStudy(optuna_study, storage, space, plans, _driver_name() if is_shared else None)
         console = _console()
         if study.n_to_ask == 0:
             _say_reached(console, optuna_study, settings, plans.n_trials)
@@ -141,7 +145,7 @@ def _opened(settings: Settings, sweep_dir: Path) -> Iterator[LiveStorage]:
         backend = open_backend(settings.storage or f"sqlite:///{sweep_dir / STUDY_FILE}")
     else:
         backend = make(settings.storage, "storage")
-    # The lock on the folder makes us the only driver of a study in it; a shared one is looked at before every trial.
+    # A study in our own locked folder has no other driver; a shared one is looked at before every trial.
     storage = LiveStorage(backend, refresh_s=1.0 if settings.storage is None else 0.0)
     try:
         yield storage

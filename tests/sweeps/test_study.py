@@ -230,7 +230,7 @@ def test_trials_of_a_dead_driver_are_taken_over(make: Callable[..., SweepStudy],
     assert alive is not None
     storage.set_trial_user_attr(study._trials[dead.trial]._trial_id, "driver", "dead")
     storage.flush()
-    assert take_over(study.study, lambda driver: driver != "dead") == [dead.trial]
+    assert take_over(study.study, lambda driver: driver != "dead", orphan_age_s=60) == [dead.trial]
     states = [trial.state for trial in study.study.trials]
     assert (states[done], states[dead.trial], states[alive.trial]) == (
         TrialState.COMPLETE,
@@ -241,7 +241,15 @@ def test_trials_of_a_dead_driver_are_taken_over(make: Callable[..., SweepStudy],
     again = make(5).ask()
     assert again is not None
     assert again.values == dead.values
-    assert take_over(study.study, lambda driver: driver != "dead") == []
+    assert take_over(study.study, lambda driver: driver != "dead", orphan_age_s=60) == []
+
+
+def test_unsigned_trials_are_taken_over_when_old_enough(make: Callable[..., SweepStudy], storage: LiveStorage) -> None:
+    """A trial that no driver has signed is left alone while young; where nobody else can be, it is taken at once."""
+    study = make(5)
+    unsigned = study.study.ask()
+    assert take_over(study.study, lambda _: True, orphan_age_s=60) == []
+    assert take_over(study.study, lambda _: True, orphan_age_s=0) == [unsigned.number]
 
 
 def test_a_driver_is_alive_if_its_process_is() -> None:
