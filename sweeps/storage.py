@@ -307,7 +307,7 @@ def in_memory(url: str) -> bool:
 
 def _hint(error: Exception) -> str:
     missing = isinstance(error, ImportError) or isinstance(error.__cause__, ImportError)
-    return "install the database's driver, such as psycopg" if missing else "check hydra.sweeper.storage"
+    return "install the database's driver, or check hydra.sweeper.storage" if missing else "check hydra.sweeper.storage"
 
 
 def _engine_options(url: str) -> dict[str, Any]:

@@ -411,11 +411,14 @@ def _age_s(trial: FrozenTrial) -> float:
 
 
 def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue an interrupted trial's setting."""
-    kept: dict[str, Any] = {
-        name: trial.user_attrs[name] for name in ("seed", "repeat", "repeat_of") if name in trial.user_attrs
-    }
-    study.enqueue_trial(trial.params, user_attrs={**kept, "again_for": trial.number})
+    """Queue an interrupted trial's setting.
+
+    A driver that was killed may not have written all parameters; a setting that was queued says them all the same, and
+    what is not known is sampled anew.
+    """
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    kept: dict[str, Any] = {k: v for k, v in trial.user_attrs.items() if k in ("seed", "repeat", "repeat_of")}
+    study.enqueue_trial(params, user_attrs={**kept, "again_for": trial.number})
 
 
 def take_over(study: optuna.Study, is_alive: Callable[[str], bool], orphan_age_s: float) -> list[int]:

@@ -244,6 +244,20 @@ def test_trials_of_a_dead_driver_are_taken_over(make: Callable[..., SweepStudy],
     assert take_over(study.study, lambda driver: driver != "dead", orphan_age_s=60) == []
 
 
+def test_a_setting_whose_parameters_were_not_written_is_not_lost(
+    make: Callable[..., SweepStudy], storage: LiveStorage
+) -> None:
+    """A queued setting whose driver was killed before its parameters reached the database is queued again as it was."""
+    study = make(5)
+    study.study.enqueue_trial({"x": 0.125})
+    waiting = study.study.trials[-1]
+    storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)  # and then the driver is killed
+    assert take_over(study.study, lambda _: False, orphan_age_s=0) == [waiting.number]
+    again = study.ask()
+    assert again is not None
+    assert again.values["x"] == 0.125
+
+
 def test_unsigned_trials_are_taken_over_when_old_enough(make: Callable[..., SweepStudy], storage: LiveStorage) -> None:
     """A trial that no driver has signed is left alone while young; where nobody else can be, it is taken at once."""
     study = make(5)
