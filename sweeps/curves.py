@@ -3,7 +3,7 @@
 `curves/*.parquet` has the columns trial (int64), step (int64), seconds (float64, since the trial began), metric
 (string), value (float64), one row per metric and report, in the order of arrival within a trial. Files are written
 whole and renamed into place, so any reader of Parquet sees complete files only, and a crash loses at most `FLUSH_S`
-seconds. A row takes about 4 bytes for regular curves, 12 at worst (benchmarks/README.md).
+seconds. A row takes about 7 bytes: the quickstart's 18,309 rows, thirteen metrics at up to 1,607 reports, are 129 KB.
 """
 
 from __future__ import annotations
