@@ -71,7 +71,7 @@ class Composer:
         Raises Hydra's ConfigCompositionException for a key or value the config does not take.
         """
         overrides = self.parse(list(lines))
-        shape = [o for o in overrides if self._is_shape(o)]
+        shape = [o for o in overrides if o.package is not None or self.is_group(o.key_or_group)]
         values = [o for o in overrides if o not in shape]
         config = self._branch(tuple(o.input_line or "" for o in shape))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
@@ -85,14 +85,6 @@ class Composer:
                 of_task, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
             )
         return config
-
-    def shape(self, lines: Sequence[str]) -> tuple[str, ...]:
-        """Those of the overrides that decide what the `hydra` node is, but for what `VARYING` names."""
-        overrides = self.parse(list(lines))
-        return tuple(o.input_line or "" for o in overrides if self._is_shape(o) or o.is_hydra_override())
-
-    def _is_shape(self, override: Override) -> bool:
-        return override.package is not None or self.is_group(override.key_or_group)
 
     def _branch(self, shape: tuple[str, ...]) -> DictConfig:
         if shape not in self._branches:
@@ -139,20 +131,18 @@ class HydraRunner:
                 ruled_out = [finding for finding in findings if finding.rule == "infeasible"]
                 if ruled_out:
                     return Outcome(Ending.INFEASIBLE, reason=ruled_out[0].text, findings=findings)
-                result = self._run(config, folder, self._composer.shape(assignment.overrides))
+                result = self._run(config, folder)
         except Exception as error:
             return Outcome(Ending.FAILED, reason=f"{describe(error)} (before the task began)")
         return replace(judge(result, reporter.verdict if reporter.heeded else None), findings=findings)
 
-    def _run(self, config: DictConfig, folder: Path, shape: tuple[str, ...]) -> JobReturn:
+    def _run(self, config: DictConfig, folder: Path) -> JobReturn:
         result = JobReturn()
         result.task_name = JobRuntime.instance().get("name")
         result.overrides = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task))
         result.cfg = _without_hydra(config)
         result.hydra_cfg = cast(DictConfig, HydraConfig.instance().cfg)
-        chdir = config.hydra.job.chdir
-        if chdir is None:  # Hydra's rule: apps that ask for the behaviour before 1.2 still change directory
-            chdir = not version.base_at_least("1.2")
+        chdir = changes_directory(config)
         old_directory = Path.cwd()
         try:
             if chdir:
@@ -160,7 +150,7 @@ class HydraRunner:
             result.working_dir = str(folder) if chdir else str(old_directory)
             configure_log(config.hydra.job_logging, config.hydra.verbose)
             if config.hydra.output_subdir is not None:
-                self._save_configs(result, folder / config.hydra.output_subdir, shape)
+                self._save_configs(result, folder / config.hydra.output_subdir)
             with env_override(config.hydra.job.env_set):
                 self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
                 try:
@@ -178,12 +168,16 @@ class HydraRunner:
                 handler.flush()
         return result
 
-    def _save_configs(self, result: JobReturn, folder: Path, shape: tuple[str, ...]) -> None:
+    def _save_configs(self, result: JobReturn, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(to_yaml(result.cfg), encoding="utf-8")
         (folder / "overrides.yaml").write_text(to_yaml(result.overrides), encoding="utf-8")
         hydra_cfg = cast(DictConfig, result.hydra_cfg)
-        if shape not in self._constant_yaml:  # all but a few lines are the same for all trials of a branch
+        # All but a few lines are the same for all trials of one branch with the same overrides of Hydra itself.
+        of_hydra = cast(list[str], _plain(hydra_cfg.hydra.overrides.hydra))
+        choices = cast(dict[str, Any], _plain(hydra_cfg.hydra.runtime.choices))
+        shape = (*of_hydra, *(f"{group}={choice}" for group, choice in choices.items()))
+        if shape not in self._constant_yaml:
             plain = cast(dict[str, Any], _plain(hydra_cfg))["hydra"]
             self._constant_yaml[shape] = to_yaml({"hydra": {k: v for k, v in plain.items() if k not in VARYING}})
         varying = to_yaml({"hydra": {key: hydra_cfg.hydra[key] for key in VARYING}})
@@ -212,6 +206,12 @@ class FolderReturn(JobReturn):
     def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
         """Hydra's own config."""
         return cast(DictConfig, OmegaConf.load(self._folder / ".hydra" / "hydra.yaml"))
+
+
+def changes_directory(config: DictConfig) -> bool:
+    """Whether a job runs in its folder. Hydra's rule: apps that ask for the behaviour before 1.2 still do."""
+    chdir = config.hydra.job.chdir
+    return not version.base_at_least("1.2") if chdir is None else bool(chdir)
 
 
 def set_job(config: DictConfig, trial: int) -> Path:

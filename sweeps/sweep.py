@@ -27,7 +27,7 @@ from sweeps.branches import searched
 from sweeps.curves import CurveWriter
 from sweeps.driver import Driver
 from sweeps.errors import BadInputError, SweepFailedError
-from sweeps.jobs import Composer, FolderReturn, HydraRunner
+from sweeps.jobs import Composer, FolderReturn, HydraRunner, changes_directory
 from sweeps.making import function_named, make, make_plans, make_pruner, make_sampler
 from sweeps.progress import Progress, counted, duration
 from sweeps.settings import Settings
@@ -265,12 +265,7 @@ def _short(path: Path) -> str:
 def _returns(driver: Driver, config: DictConfig, n_slots: int) -> list[list[JobReturn]]:
     def one(trial: int) -> JobReturn:
         folder = driver.folders.get(trial, Path())
-        chdir = OmegaConf.select(config, "hydra.job.chdir")
-        if chdir is None:
-            from hydra import version
-
-            chdir = not version.base_at_least("1.2")
-        working_dir = str(folder) if chdir else str(Path.cwd())
+        working_dir = str(folder) if changes_directory(config) else str(Path.cwd())
         return FolderReturn(driver.assignments[trial].overrides, folder, working_dir, driver.outcomes[trial])
 
     returns = [one(trial) for trial in sorted(driver.outcomes)]
