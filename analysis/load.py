@@ -8,14 +8,11 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from sweeps.curves import read_curves
+from sweeps.folder import describe_sweep
 from sweeps.study import was_interrupted
-
-SWEEP_FILE = "sweep.yaml"
-STUDY_FILE = "study.db"
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,7 @@ class Sweep:
 
 def load(folder: Path) -> Sweep:
     """Read a sweep from its folder, while it runs or after. Raises FileNotFoundError if it is none."""
-    description = folder / SWEEP_FILE
-    if not description.is_file():
-        raise FileNotFoundError(f"{folder} is no sweep: it has no {SWEEP_FILE}; give the folder that a sweep wrote")
-    about: Any = OmegaConf.load(description)
+    about = describe_sweep(folder)
     study = open_study(folder)
     ran = [t for t in study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING and not was_interrupted(t)]
     trials = pd.DataFrame([_row(trial) for trial in ran])
@@ -62,8 +56,8 @@ def load(folder: Path) -> Sweep:
 
 def open_study(folder: Path) -> optuna.Study:
     """The Optuna study of a sweep's folder."""
-    about: Any = OmegaConf.load(folder / SWEEP_FILE)
-    return optuna.load_study(study_name=about.study_name, storage=about.storage or f"sqlite:///{folder / STUDY_FILE}")
+    about = describe_sweep(folder)
+    return optuna.load_study(study_name=about.study_name, storage=about.storage)
 
 
 def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:

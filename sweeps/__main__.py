@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import optuna
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from sweeps import summary
 from sweeps.errors import SweepError
+from sweeps.folder import describe_sweep
 from sweeps.storage import open_backend
-from sweeps.sweep import STUDY_FILE, SWEEP_FILE
 
 
 def main() -> None:
@@ -30,27 +28,19 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
-    except SweepError as error:
+    except (SweepError, FileNotFoundError) as error:
         sys.exit(f"sweeps: {error}")
 
 
-def _about(folder: Path) -> Any:
-    if not (folder / SWEEP_FILE).is_file():
-        sys.exit(f"sweeps: {folder} is no sweep: it has no {SWEEP_FILE}; give the folder that a sweep wrote")
-    about = OmegaConf.load(folder / SWEEP_FILE)
-    about.storage = about.storage or f"sqlite:///{folder.absolute() / STUDY_FILE}"
-    return about
-
-
 def _show(arguments: argparse.Namespace) -> None:
-    about = _about(arguments.folder)
+    about = describe_sweep(arguments.folder)
     study = optuna.load_study(study_name=about.study_name, storage=open_backend(about.storage))
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(summary.table(summary.rank(study), about.metric, len(study.directions)))
 
 
 def _dashboard(arguments: argparse.Namespace) -> None:
-    about = _about(arguments.folder)
+    about = describe_sweep(arguments.folder)
     try:
         from optuna_dashboard import run_server
     except ImportError:

@@ -27,6 +27,7 @@ from sweeps.branches import searched
 from sweeps.curves import CurveWriter
 from sweeps.driver import Driver
 from sweeps.errors import BadInputError, SweepFailedError
+from sweeps.folder import STUDY_FILE, SWEEP_FILE
 from sweeps.jobs import Composer, FolderReturn, HydraRunner, changes_directory
 from sweeps.making import function_named, make, make_plans, make_pruner, make_sampler
 from sweeps.progress import Progress, counted, duration
@@ -38,8 +39,6 @@ from sweeps.workers import Nursery
 
 log = logging.getLogger("sweeps")
 
-STUDY_FILE = "study.db"
-SWEEP_FILE = "sweep.yaml"
 # A trial of a shared study that nobody has signed for this long has lost its driver at birth.
 ORPHAN_AGE_S = 60.0
 
