@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from sweeps.errors import BadInputError
 from trainer.audit import audit, outlook
-from trainer.loop import Summary, train
+from trainer.course import Summary
+from trainer.loop import train
 from trainer.settings import read
 
 log = logging.getLogger("trainer")

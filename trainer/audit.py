@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 
 from sweeps.errors import BadInputError
 from sweeps.types import Finding
-from trainer.loop import float_type, planned_rates, seeded, start
+from trainer.course import planned_rates
+from trainer.loop import float_type, seeded, start
 from trainer.phases import Staged
 from trainer.plateau import LossDriven
 from trainer.schedules import Constant, MultiStep
@@ -77,7 +78,7 @@ def outlook(run: Settings, from_step: int = 0) -> Outlook:
     weights = torch.cat([param.detach().abs().flatten() for param in state.model.parameters()])
     nonzero = weights[weights > 0]
     scale = float(nonzero.median()) if len(nonzero) else 0.0
-    return Outlook(run, planned_rates(run, state), scale, max(from_step, state.step))
+    return Outlook(run, planned_rates(run, run.optim.lr), scale, max(from_step, state.step))
 
 
 def audit(view: Outlook) -> list[Finding]:

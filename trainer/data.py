@@ -92,13 +92,17 @@ class Batches:
 
     def at(self, first: int, size: int) -> Examples:
         """The examples from position `first` to `first + size` of the sequence."""
+        return self._examples[self.places(first, size)]
+
+    def places(self, first: int, size: int) -> Tensor:
+        """Where in the data the examples from position `first` to `first + size` of the sequence are, int64 [size]."""
         pieces = []
         while size > 0:
             epoch, offset = divmod(first, len(self._examples))
             piece = self._epoch_order(epoch)[offset : offset + size]
             pieces.append(piece)
             first, size = first + len(piece), size - len(piece)
-        return self._examples[pieces[0] if len(pieces) == 1 else torch.cat(pieces)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if epoch != self._epoch:  # kept from batch to batch: drawing it costs more than a step

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import sweeps
 from sweeps.types import Remedy
 from trainer.checkpoint import BestWeights, load_best
 from trainer.clipping import gradient_norms, total_norm
+from trainer.course import Course, Hooks, Summary
 from trainer.data import Batches, Examples
+from trainer.dropout import own_streams, set_streams, streams
 from trainer.optim import build_optimizer, set_lr
-from trainer.plateau import LossDriven
-from trainer.schedules import corners
 from trainer.settings import PRECISIONS, Settings
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class State:
-    """All that a run is between two steps; whoever saves it, with torch's generator, can go on from there.
-
-    step: updates made. examples: seen, which is also the place in the data. lr: the top rate, or the state of a
-    schedule that looks at the loss. lr_factor: what remedies have made of the scheduled rate.
-    """
+    """What an update changes, and where a run begins: after `step` updates on `examples` examples."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    lr: Any
     step: int = 0
     examples: int = 0
-    lr_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,49 +44,23 @@ class Update:
     clipped: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """How a run ended, with its measures (losses are per example) on the validation and, if asked for, the test set.
-
-    final: after the last step. best: at the lowest validation loss, after best_step updates. tested: after the last
-    step, empty unless the settings say `test`. kept_step: the updates behind the weights of the lowest smoothed
-    training loss, which are kept; None if nothing was reported.
-    """
-
-    n_steps: int
-    examples: int
-    seconds: float
-    final: dict[str, float]
-    best: dict[str, float]
-    best_step: int
-    tested: dict[str, float]
-    kept_step: int | None
-    ended: str
-
-
 def start(run: Settings) -> State:
     """A run before its first step, or where the checkpoint it goes on from was written.
 
     The first weights come from torch's generator. Raises ValueError or RuntimeError for a checkpoint that does not fit.
     """
-    model = run.task.build_model(run.node).to(run.device, float_type(run))
-    state = State(
-        model=model,
-        optimizer=build_optimizer(model, run.optim),
-        scaler=torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16"),
-        lr=run.schedule.start(run.optim.lr) if isinstance(run.schedule, LossDriven) else run.optim.lr,
-    )
-    if run.resume is not None:
-        kept = load_best(run.resume)
-        state.model.load_state_dict(kept["model"])
-        settings = [{**group} for group in state.optimizer.param_groups]
-        state.optimizer.load_state_dict(kept["optimizer"])
-        for group, ours in zip(state.optimizer.param_groups, settings, strict=True):
-            group.update(
-                {name: ours[name] for name in ours if name != "params"}
-            )  # moments are taken over, settings not
-        state.step, state.examples = kept["step"], kept["examples"]
-    return state
+    model = own_streams(run.task.build_model(run.node)).to(run.device, float_type(run))
+    optimizer = build_optimizer(model, run.optim)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16")
+    if run.resume is None:
+        return State(model, optimizer, scaler)
+    kept = load_best(run.resume)
+    model.load_state_dict(kept["model"])
+    settings = [{**group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(kept["optimizer"])
+    for group, ours in zip(optimizer.param_groups, settings, strict=True):
+        group.update({name: ours[name] for name in ours if name != "params"})  # moments are taken over, settings not
+    return State(model, optimizer, scaler, kept["step"], kept["examples"])
 
 
 def train(
@@ -125,69 +89,33 @@ def train(
         train_set, val_set, test_set = (
             examples.to(run.device, float_type(run)) for examples in (run.splits.train, run.splits.val, run.splits.test)
         )
+        dropouts = streams(state.model)
         batches = Batches(train_set, run.seed, run.shuffle_buffer)
-        rates = planned_rates(run, state)
-        announce(plan, run, state, rates)
+        course = Course(run, Hooks(tell, report, should_stop, plan, ask_remedy), state.step, state.examples)
         best_weights = stack.enter_context(kept_on_disk(BestWeights(keep)))
         window: list[Update] = []
-        measured: dict[str, float] = {}
-        best: dict[str, float] = {"val_loss": math.inf}
-        best_step, ended = 0, "done"
 
-        while state.step < run.n_steps:
-            size = run.batches.at(state.step)
-            lr = float(rates[state.step]) * state.lr_factor
-            window.append(update(run, state, batches.at(state.examples, size), lr))
-            state.step += 1
-            state.examples += size
-
-            last = state.step == run.n_steps
-            metrics: dict[str, float] = {}
-            if last or state.step % run.report_every == 0:
-                metrics = summarise(window, names) | {"lr": lr, "examples": state.examples}
+        while not course.is_over:
+            lr = course.lr
+            set_streams(dropouts, run.seed, course.step)
+            window.append(update(run, state, batches.at(course.examples, course.size), lr))
+            course.advance()
+            if not (course.reports or course.evaluates):
+                continue
+            measured = evaluate(run, state.model, val_set) if course.evaluates else {}
+            metrics = course.row(lr, summarise(window, names) if course.reports else {}, measured)
+            if course.reports:
                 window = []
-            if last or state.step % run.eval_every == 0:
-                measured = evaluate(run, state.model, val_set)
-                metrics |= measured
-                if measured["val_loss"] < best["val_loss"]:
-                    best, best_step = measured, state.step
-                tell(_line(state, run, lr, metrics))
-                if isinstance(run.schedule, LossDriven):
-                    state.lr = run.schedule.next(state.lr, _watched(run.schedule.watch, measured))
-                    rates = planned_rates(run, state)
-            if "loss" in metrics:
-                best_weights.offer(state.step, state.examples, metrics["loss"], state.model, state.optimizer)
-            if metrics:
-                report(state.step, **metrics)
-                if (remedy := ask_remedy()) is not None:
-                    tell(comply(remedy, state, best_weights))
-                    announce(plan, run, state, rates)
-                if not math.isfinite(metrics.get("loss", 0.0)):
-                    ended = f"diverged: the loss is {metrics['loss']} at step {state.step}"
-                    break
-                if should_stop():
-                    ended = f"stopped by the sweep at step {state.step}"
-                    break
+                best_weights.offer(course.step, course.examples, metrics["loss"], state.model, state.optimizer)
+            if (remedy := course.report(metrics)) is not None:
+                if remedy.action == "rewind":
+                    best_weights.restore(state.model, state.optimizer)
+                course.comply(remedy, best_weights.step)
 
-        if not measured or ended != "done":
-            measured = evaluate(run, state.model, val_set)
+        is_measured = bool(course.measured) and course.ended == "done"
+        final = course.measured if is_measured else evaluate(run, state.model, val_set)
         tested = evaluate(run, state.model, test_set, "test") if run.test else {}
-        seconds = time.perf_counter() - began
-        return Summary(state.step, state.examples, seconds, measured, best, best_step, tested, best_weights.step, ended)
-
-
-def announce(plan: Callable[..., None], run: Settings, state: State, rates: NDArray[np.float64]) -> None:
-    """Say how long the run will be and, where they are known, which rates lie ahead."""
-    plan(run.n_steps, () if isinstance(run.schedule, LossDriven) else corners(rates * state.lr_factor))
-
-
-def comply(remedy: Remedy, state: State, best_weights: BestWeights) -> str:
-    """Do to a run what a remedy asks; returns a line that says so. Steps and data go on where they are."""
-    if remedy.action == "rewind":
-        best_weights.restore(state.model, state.optimizer)
-    state.lr_factor *= remedy.factor
-    back = f" with the weights of step {best_weights.step}" if remedy.action == "rewind" else ""
-    return f"step {state.step}: {remedy.verdict.reason}; going on{back} at {state.lr_factor:.3g} times the planned rate"
+        return course.summary(time.perf_counter() - began, final, tested, best_weights.step)
 
 
 def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
@@ -240,13 +168,6 @@ def summarise(window: list[Update], names: list[str]) -> dict[str, float]:
     return metrics | {f"grad_norm/{name}": value for name, value in zip(names, norms, strict=True)}
 
 
-def planned_rates(run: Settings, state: State) -> NDArray[np.float64]:
-    """The learning rate of every step, [n_steps], as far as the state knows it."""
-    top = state.lr.lr if isinstance(run.schedule, LossDriven) else state.lr
-    rates: NDArray[np.float64] = run.schedule(np.arange(run.n_steps), top)
-    return rates
-
-
 def float_type(run: Settings) -> torch.dtype:
     """The type of weights and inputs; with half precision they stay float32, and autocast converts."""
     return torch.float64 if run.precision == "float64" else torch.float32
@@ -273,15 +194,3 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _watched(name: str, measured: dict[str, float]) -> float:
-    if name not in measured:
-        raise ValueError(f"schedule.watch={name} is not measured by this task; there are {', '.join(measured)}")
-    return measured[name]
-
-
-def _line(state: State, run: Settings, lr: float, metrics: dict[str, float]) -> str:
-    width = len(str(run.n_steps))
-    shown = [f"{name} {metrics[name]:.4g}" for name in metrics if name in ("loss", "grad_norm") or name[:4] == "val_"]
-    return f"step {state.step:>{width}}/{run.n_steps}  lr {lr:.3g}  " + "  ".join(shown)

@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 
 from trainer.data import Batches
-from trainer.loop import Summary, evaluate, start, train
+from trainer.course import Summary
+from trainer.loop import evaluate, start, train
 from trainer.settings import Settings, read
 
 Compose = Callable[..., DictConfig]

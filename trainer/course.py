@@ -1,0 +1,191 @@
+"""The course of one run seen from outside its model: how far it is, what is measured when, what the sweep is told.
+
+Both loops follow it, the solo loop (loop.py) and the lanes (lanes/): what a trial reports does not depend on which of
+the two trained it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import sweeps
+from sweeps.types import Remedy
+from trainer.plateau import LossDriven
+from trainer.schedules import corners
+from trainer.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Whom a run talks to. tell: gets lines of text for the log; the others are as in `sweeps`."""
+
+    tell: Callable[[str], None] = lambda _: None
+    report: Callable[..., None] = sweeps.report
+    should_stop: Callable[[], bool] = sweeps.should_stop
+    plan: Callable[..., None] = sweeps.plan
+    ask_remedy: Callable[[], Remedy | None] = sweeps.remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended, with its measures (losses are per example) on the validation and, if asked for, the test set.
+
+    final: after the last step. best: at the lowest validation loss, after best_step updates. tested: after the last
+    step, empty unless the settings say `test`. kept_step: the updates behind the weights of the lowest smoothed
+    training loss, which are kept; None if nothing was reported.
+    """
+
+    n_steps: int
+    examples: int
+    seconds: float
+    final: dict[str, float]
+    best: dict[str, float]
+    best_step: int
+    tested: dict[str, float]
+    kept_step: int | None
+    ended: str
+
+
+@dataclass(slots=True)
+class Course:
+    """One run between two updates. Whoever trains it calls `advance` after each update, and `row` and `report` when due.
+
+    step: updates made. examples: seen, which is also the place in the data. lr_factor: what remedies have made of the
+    scheduled rate. ended: "done", or why the run ended before its last step. rates: of every step, [n_steps], as far as
+    they are known: a schedule that looks at the loss makes new ones at each evaluation.
+    """
+
+    run: Settings
+    hooks: Hooks
+    step: int = 0
+    examples: int = 0
+    lr_factor: float = 1.0
+    ended: str = "done"
+    rates: NDArray[np.float64] = field(init=False)
+    best: dict[str, float] = field(init=False)
+    best_step: int = 0
+    measured: dict[str, float] = field(default_factory=dict)
+    _plateau: Any = None  # the state of a schedule that looks at the loss
+
+    def __post_init__(self) -> None:
+        self.best = {"val_loss": math.inf}
+        if isinstance(self.run.schedule, LossDriven):
+            self._plateau = self.run.schedule.start(self.run.optim.lr)
+        self._plan()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no update is left to make."""
+        return self.step >= self.run.n_steps or self.ended != "done"
+
+    @property
+    def size(self) -> int:
+        """Examples in the batch of the next update."""
+        return self.run.batches.at(self.step)
+
+    @property
+    def lr(self) -> float:
+        """The rate of the next update."""
+        return float(self.rates[self.step]) * self.lr_factor
+
+    @property
+    def reports(self) -> bool:
+        """Whether what was measured since the last report is due after this many updates."""
+        return self._is_last or self.step % self.run.report_every == 0
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether an evaluation is due after this many updates."""
+        return self._is_last or self.step % self.run.eval_every == 0
+
+    def advance(self) -> None:
+        """One update has been made."""
+        self.examples += self.size
+        self.step += 1
+
+    def row(self, lr: float, window: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
+        """The metrics to report now; may change the rates to come.
+
+        lr: of the last update. window: the metrics since the last report, empty if none is due. measured: of an
+        evaluation, empty if none is due.
+        """
+        metrics = dict(window) | ({"lr": lr, "examples": self.examples} if window else {}) | dict(measured)
+        if measured:
+            self.measured = dict(measured)
+            if measured["val_loss"] < self.best["val_loss"]:
+                self.best, self.best_step = self.measured, self.step
+            self.hooks.tell(self._line(lr, metrics))
+            if isinstance(self.run.schedule, LossDriven):
+                self._plateau = self.run.schedule.next(self._plateau, _watched(self.run.schedule.watch, measured))
+                self.rates = self._planned()
+        return metrics
+
+    def report(self, metrics: Mapping[str, float]) -> Remedy | None:
+        """Report metrics at this step; ends the run, or returns a remedy to comply with first.
+
+        Raises optuna.TrialPruned out of the report.
+        """
+        self.hooks.report(self.step, **metrics)
+        remedy = self.hooks.ask_remedy()
+        if not math.isfinite(metrics.get("loss", 0.0)):
+            self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}"
+        elif self.hooks.should_stop():
+            self.ended = f"stopped by the sweep at step {self.step}"
+        return remedy
+
+    def comply(self, remedy: Remedy, kept_step: int | None) -> None:
+        """Lower the rates to come; the weights are the caller's business. kept_step: of the best weights."""
+        self.lr_factor *= remedy.factor
+        back = f" with the weights of step {kept_step}" if remedy.action == "rewind" else ""
+        self.hooks.tell(
+            f"step {self.step}: {remedy.verdict.reason}; going on{back} at {self.lr_factor:.3g} times the planned rate"
+        )
+        self._announce()
+
+    def summary(self, seconds: float, final: dict[str, float], tested: dict[str, float], kept: int | None) -> Summary:
+        """How the run ended."""
+        return Summary(
+            self.step, self.examples, seconds, final, self.best, self.best_step, tested, kept, self.ended
+        )
+
+    @property
+    def _is_last(self) -> bool:
+        return self.step == self.run.n_steps
+
+    def _plan(self) -> None:
+        self.rates = self._planned()
+        self._announce()
+
+    def _planned(self) -> NDArray[np.float64]:
+        top = self.run.optim.lr if self._plateau is None else self._plateau.lr
+        return planned_rates(self.run, top)
+
+    def _announce(self) -> None:
+        """Say how long the run will be and, where they are known, which rates lie ahead."""
+        known = not isinstance(self.run.schedule, LossDriven)
+        self.hooks.plan(self.run.n_steps, corners(self.rates * self.lr_factor) if known else ())
+
+    def _line(self, lr: float, metrics: Mapping[str, float]) -> str:
+        width = len(str(self.run.n_steps))
+        shown = [
+            f"{name} {metrics[name]:.4g}" for name in metrics if name in ("loss", "grad_norm") or name[:4] == "val_"
+        ]
+        return f"step {self.step:>{width}}/{self.run.n_steps}  lr {lr:.3g}  " + "  ".join(shown)
+
+
+def planned_rates(run: Settings, top: float) -> NDArray[np.float64]:
+    """The learning rate of every step, [n_steps], for the top rate, or the rate so far of a schedule of the loss."""
+    rates: NDArray[np.float64] = run.schedule(np.arange(run.n_steps), top)
+    return rates
+
+
+def _watched(name: str, measured: Mapping[str, float]) -> float:
+    if name not in measured:
+        raise ValueError(f"schedule.watch={name} is not measured by this task; there are {', '.join(measured)}")
+    return measured[name]
