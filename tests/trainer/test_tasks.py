@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.func import functional_call, grad, stack_module_state
+from torch.func import functional_call, grad, grad_and_value, stack_module_state
 
 from trainer.data import Examples
 from trainer.models.cnn import CNN
@@ -16,6 +16,15 @@ from trainer.tasks.base import Classification
 from trainer.tasks.digits import Digits
 
 Compose = Callable[..., DictConfig]
+
+# Every shipped model on its task, with dropout off so that it is a function of weights and inputs alone.
+SHIPPED = [
+    ["task=digit_sum"],
+    ["task=digit_sum", "model=lstm", "model.n_layers=2"],
+    ["task=digit_sum", "model=transformer", "model.dropout=0"],
+    ["task=digits", "model.n_layers=2"],
+    ["task=digits", "model=cnn"],
+]
 
 
 def test_digits_are_scikit_learns_split_in_three() -> None:
@@ -70,7 +79,7 @@ def test_models_are_what_their_names_say() -> None:
             CNN(**{"n_channels_in": 1, "side": 8, "n_classes": 10, **settings})
 
 
-@pytest.mark.parametrize("overrides", [["task=digit_sum"], ["task=digits"], ["task=digits", "model=cnn"]])
+@pytest.mark.parametrize("overrides", SHIPPED)
 def test_a_loss_of_an_example_does_not_depend_on_its_batch(compose: Compose, overrides: list[str]) -> None:
     """No model looks at other examples (GroupNorm, not BatchNorm), so batch sizes can be compared."""
     run = read(compose(*overrides))
@@ -81,7 +90,7 @@ def test_a_loss_of_an_example_does_not_depend_on_its_batch(compose: Compose, ove
     torch.testing.assert_close(run.task.loss(model, batch), alone, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("overrides", [["task=digit_sum"], ["task=digits"], ["task=digits", "model=cnn"]])
+@pytest.mark.parametrize("overrides", SHIPPED)
 def test_tasks_can_be_stacked(compose: Compose, overrides: list[str]) -> None:
     """Vmap over stacked weights gives each model the gradients that it gets alone: what lanes rely on."""
     run = read(compose(*overrides))
@@ -102,3 +111,28 @@ def test_tasks_can_be_stacked(compose: Compose, overrides: list[str]) -> None:
         run.task.loss(model, batch).sum().backward()
         for name, param in model.named_parameters():
             torch.testing.assert_close(together[name][lane], param.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("overrides", [["task=digit_sum", "model=transformer"], ["task=digits", "model.dropout=0.5"]])
+def test_dropout_is_on_in_training_only_and_each_stacked_model_draws_its_own(
+    compose: Compose, overrides: list[str]
+) -> None:
+    """Equal models on equal batches have different losses and gradients in training, and equal ones in evaluation."""
+    run = read(compose(*overrides))
+    torch.manual_seed(0)
+    model = run.task.build_model(run.node)
+    batch = run.splits.train[:8]
+    weights = {name: param.detach().expand(3, *param.shape) for name, param in model.named_parameters()}
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return run.task.loss(lambda inputs: functional_call(model, weights, (inputs,)), batch).sum()  # type: ignore[arg-type]
+
+    stacked = torch.vmap(grad_and_value(loss), randomness="different")
+    grads, losses = stacked(weights)
+    assert losses.unique().numel() == 3
+    assert all(not torch.equal(grad[0], grad[1]) for grad in grads.values())
+    model.eval()
+    grads, losses = stacked(weights)
+    torch.testing.assert_close(losses, losses[:1].expand(3))
+    for lanes in grads.values():
+        torch.testing.assert_close(lanes, lanes[:1].expand_as(lanes))

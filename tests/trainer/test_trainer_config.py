@@ -28,10 +28,13 @@ def test_every_config_of_a_group_makes_a_run(compose: Callable[..., DictConfig],
         assert read(compose(f"{group}={choice}")).n_steps == 1000, choice
 
 
-@pytest.mark.parametrize(("task", "model"), [("digit_sum", "rnn"), ("digits", "mlp"), ("digits", "cnn")])
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [("digit_sum", "rnn"), ("digits", "mlp"), ("digits", "cnn"), ("digit_sum", "lstm"), ("digit_sum", "transformer")],
+)
 def test_a_task_chooses_its_model_unless_told(compose: Callable[..., DictConfig], task: str, model: str) -> None:
     """The task's default model, or the one named on the command line, takes its data."""
-    cfg = compose(f"task={task}", *([] if model != "cnn" else ["model=cnn"]))
+    cfg = compose(f"task={task}", *([] if model in ("rnn", "mlp") else [f"model={model}"]))
     assert cfg.model._target_.startswith(f"trainer.models.{model}.")
     run = read(cfg)
     n_classes = {"digit_sum": 19, "digits": 10}[task]
