@@ -20,7 +20,7 @@ def test_a_block_is_torchs_encoder_layer(n_examples: int, length: int, n_heads: 
     block = Block(n_features, n_heads, n_hidden, dropout=0.0).double()
     pairs = {
         "attention_norm": reference.norm1,
-        "attention_output": reference.self_attn.out_proj,
+        "attention_output.0": reference.self_attn.out_proj,
         "feedforward.0": reference.norm2,
         "feedforward.1": reference.linear1,
         "feedforward.3": reference.linear2,

@@ -17,16 +17,20 @@ class Block(nn.Module):
         self.n_heads = n_heads
         self.attention_norm = nn.LayerNorm(n_features)
         self.query_key_value = nn.Linear(n_features, 3 * n_features)
-        self.attention_output = nn.Linear(n_features, n_features)
+        self.attention_output = nn.Sequential(nn.Linear(n_features, n_features), nn.Dropout(dropout))
         self.feedforward = nn.Sequential(
-            nn.LayerNorm(n_features), nn.Linear(n_features, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_features)
+            nn.LayerNorm(n_features),
+            nn.Linear(n_features, n_hidden),
+            nn.ReLU(),
+            nn.Linear(n_hidden, n_features),
+            nn.Dropout(dropout),
         )
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[n_examples, length, n_features] for the same."""
-        x = x + self.dropout(self._attend(self.attention_norm(x)))
-        return x + self.dropout(self.feedforward(x))
+        x = x + self._attend(self.attention_norm(x))
+        added: Tensor = self.feedforward(x)
+        return x + added
 
     def _attend(self, x: Tensor) -> Tensor:
         n_examples, length, n_features = x.shape
