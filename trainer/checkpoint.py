@@ -7,7 +7,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,38 @@ SMOOTHING = 0.9
 WRITE_S = 10.0
 
 
+class SmoothedLoss:
+    """The mean of all reported losses with weights that fall by `SMOOTHING` from one to the next.
+
+    lowest: it ever was. Source: Adam's bias correction, arXiv 1412.6980, section 3.
+    """
+
+    def __init__(self) -> None:
+        self._sum = self._weight = 0.0
+        self.lowest = math.inf
+
+    def offer(self, loss: float) -> bool:
+        """Take a report; returns whether the smoothed loss is now lower than ever. One that is not finite never is."""
+        self._sum = SMOOTHING * self._sum + (1 - SMOOTHING) * loss
+        self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
+        smoothed = self._sum / self._weight
+        if not math.isfinite(smoothed) or smoothed >= self.lowest:
+            return False
+        self.lowest = smoothed
+        return True
+
+
 class BestWeights:
     """Keeps model and optimizer as they were at the lowest smoothed training loss.
 
     path: where to keep them on disk, or None for memory alone. clock: seconds, any origin.
-    The smoothed loss is the mean of all reported losses with weights that fall by `SMOOTHING` from one to the next
-    (Adam's bias correction, arXiv 1412.6980, section 3). A loss that is not finite is never the best.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
         self._written_s = -math.inf
-        self._sum = self._weight = 0.0
+        self._smoothed = SmoothedLoss()
         self._kept: dict[str, Any] | None = None
         self._is_on_disk = True
 
@@ -43,13 +62,11 @@ class BestWeights:
 
     def offer(self, step: int, examples: int, loss: float, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take a report of the training loss, and a copy of the weights if it makes the smoothed loss the lowest."""
-        self._sum = SMOOTHING * self._sum + (1 - SMOOTHING) * loss
-        self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
-        smoothed = self._sum / self._weight
-        if not math.isfinite(smoothed) or (self._kept is not None and smoothed >= self._kept["smoothed_loss"]):
+        if not self._smoothed.offer(loss):
             return
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        self._kept = {"step": step, "examples": examples, "smoothed_loss": smoothed, **copy.deepcopy(state)}
+        about = {"step": step, "examples": examples, "smoothed_loss": self._smoothed.lowest}
+        self._kept = {**about, **copy.deepcopy(state)}
         self._is_on_disk = False
         if self._clock() - self._written_s >= WRITE_S:
             self.write()
@@ -61,17 +78,22 @@ class BestWeights:
             optimizer.load_state_dict(copy.deepcopy(self._kept["optimizer"]))
 
     def write(self) -> None:
-        """Write the best weights to disk if they are not there yet; a reader never sees half a file."""
+        """Write the best weights to disk if they are not there yet."""
         if self._path is None or self._is_on_disk:
             return
-        unfinished = self._path.with_suffix(".writing")
-        torch.save(self._kept, unfinished)
-        os.replace(unfinished, self._path)  # noqa: PTH105 (atomic on every system)
+        write_best(self._path, self._kept or {})
         self._written_s, self._is_on_disk = self._clock(), True
 
 
+def write_best(path: Path, kept: Mapping[str, Any]) -> None:
+    """Write what `load_best` reads; a reader never sees half a file."""
+    unfinished = path.with_suffix(".writing")
+    torch.save(dict(kept), unfinished)
+    os.replace(unfinished, path)  # noqa: PTH105 (atomic on every system)
+
+
 def load_best(path: Path) -> dict[str, Any]:
-    """What `BestWeights` wrote: step, examples, smoothed_loss, and the state dicts `model` and `optimizer`.
+    """What `write_best` wrote: step, examples, smoothed_loss, and the state dicts `model` and `optimizer`.
 
     Raises ValueError if there is no such file, or it is something else.
     """

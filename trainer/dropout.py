@@ -18,21 +18,23 @@ KEY = "stream_key"
 class StreamDropout(nn.Module):
     """nn.Dropout (Srivastava et al., JMLR 15, 2014): zero with probability p, and the rest scaled by 1 / (1 - p).
 
-    layer: tells the dropouts of one model apart. The buffer `stream_key` holds (seed, step), int64; `set_streams` sets it.
+    layer: tells the dropouts of one model apart. The buffer `stream_key` holds (seed, step), int64; `set_streams` sets
+    it, and lets the calls of the step, which all get masks of their own, count from 0 again.
     """
 
     stream_key: Tensor
 
     def __init__(self, p: float, layer: int) -> None:
         super().__init__()
-        self.p, self.layer = p, layer
+        self.p, self.layer, self.n_calls = p, layer, 0
         self.register_buffer(KEY, torch.zeros(2, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape; as it is in evaluation, or if p is 0."""
         if not self.training or self.p == 0.0:
             return x
-        uniform = hashed_uniform(self.stream_key, self.layer, x.numel()).view(x.shape)
+        uniform = hashed_uniform(self.stream_key, self.layer * 65536 + self.n_calls, x.numel()).view(x.shape)
+        self.n_calls += 1
         return torch.where(uniform < self.p, torch.zeros((), dtype=x.dtype, device=x.device), x / (1.0 - self.p))
 
 
@@ -56,15 +58,16 @@ def set_streams(dropouts: list[StreamDropout], seed: int, step: int) -> None:
     """Choose the masks of the update after `step` updates."""
     for dropout in dropouts:
         dropout.stream_key.copy_(torch.tensor([seed, step]))
+        dropout.n_calls = 0
 
 
 def hashed_uniform(key: Tensor, layer: int, n: int) -> Tensor:
-    """n numbers in [0, 1), float32 [n], for key (seed, step), int64 [2], and a layer.
+    """n numbers in [0, 1), float32 [n], for key (seed, step), int64 [2], and a layer (call).
 
     Each is 24 bits of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) at the element's place in the stream that the
     key chooses; all is arithmetic on int64, so it runs under vmap and on any device.
     """
-    start = _mix(_mix(key[0]) + _GAMMA * (key[1] * 4096 + layer + 1))
+    start = _mix(_mix(key[0]) + _GAMMA * (_mix(key[1]) + layer + 1))
     bits = _mix(start + _GAMMA * torch.arange(1, n + 1, device=key.device))
     return ((bits >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24
 

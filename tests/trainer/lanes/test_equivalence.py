@@ -1,0 +1,167 @@
+"""A trial in a lane is the trial alone: every number, whatever is beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from trainer.course import Summary
+from trainer.loop import load_best
+from trainer.settings import Settings, read
+
+Compose = Callable[..., DictConfig]
+SMALL = ("task.n_train=200", "task.n_val=50", "task.n_test=50", "batch_size=16", "report_every=5", "eval_every=20")
+EXACT = (*SMALL, "precision=float64")
+
+
+def assert_same(alone: Sequence[Any], together: Sequence[Any], rel: float) -> None:
+    """Same steps, same metrics, each within rel of the solo loop's (or within rel of 1 for what is about 0)."""
+    for one, other in zip(alone, together, strict=True):
+        assert isinstance(other.outcome, Summary), other.outcome
+        assert [r["step"] for r in one.reports] == [r["step"] for r in other.reports]
+        for a, b in zip(one.reports, other.reports, strict=True):
+            assert list(a) == list(b)
+            assert b == pytest.approx(a, rel=rel, abs=rel)
+        assert other.outcome.final == pytest.approx(one.outcome.final, rel=rel, abs=rel)
+        assert (other.outcome.n_steps, other.outcome.best_step, other.outcome.ended, other.outcome.kept_step) == (
+            one.outcome.n_steps,
+            one.outcome.best_step,
+            one.outcome.ended,
+            one.outcome.kept_step,
+        )
+        assert one.plans == other.plans
+
+
+OPTIMIZERS = {
+    "sgd": ["optim=sgd optim.lr=0.01", "optim=sgd optim.lr=0.003"],
+    "momentum": ["optim=sgd optim.lr=0.003 optim.momentum=0.9", "optim=sgd optim.lr=0.001 optim.momentum=0.5"],
+    "nesterov": ["optim=sgd optim.lr=0.003 optim.momentum=0.9 optim.nesterov=true"] * 2,
+    "dampening": ["optim=sgd optim.lr=0.003 optim.momentum=0.9 +optim.dampening=0.5 optim.weight_decay=0.01"] * 2,
+    "adam": ["optim=adam optim.lr=0.01 optim.weight_decay=0.001", "optim=adam optim.lr=0.003 optim.weight_decay=0.1"],
+    "adamw": ["optim=adamw optim.lr=0.01 optim.beta1=0.8", "optim=adamw optim.lr=0.003 optim.eps=1e-4"],
+    "groups": ["optim=adamw 'optim.groups=[{params: embedding.*, lr_scale: 0.1, weight_decay: 0.2}]'"] * 2,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_200_steps_equal_the_solo_loop(compose: Compose, alone: Any, together: Any, name: str) -> None:
+    """Losses, norms, rates and measures agree to 1e-10 over 200 steps in float64; refilled lanes too."""
+    import shlex
+
+    lines = [shlex.split(line) for line in OPTIMIZERS[name]]
+    schedules = (["schedule=exponential", "schedule.decay_steps=50", "schedule.warmup_steps=10"], ["schedule=cosine"])
+    runs = [
+        read(compose(*EXACT, *line, *schedule, "clip=norm", f"clip.threshold={1 + i}", f"seed={i}", "steps=200"))
+        for i, (line, schedule) in enumerate(zip([*lines, *lines], [*schedules, *schedules[::-1]], strict=True))
+    ]
+    assert_same(alone(runs), together(runs, n_first=3), 1e-10)
+
+
+@pytest.mark.parametrize("clip", ["none", "norm", "value", "param_norm", "adaptive"])
+def test_each_clipping(compose: Compose, alone: Any, together: Any, clip: str) -> None:
+    """Each lane is clipped by its own norms and its own threshold."""
+    thresholds = [()] * 3 if clip == "none" else [(f"clip.threshold={t}",) for t in (0.02, 0.5, 3)]
+    runs = [
+        read(compose(*EXACT, f"clip={clip}", *t, f"seed={i}", "optim.lr=0.01", "steps=40"))
+        for i, t in enumerate(thresholds)
+    ]
+    assert_same(alone(runs), together(runs), 1e-10)
+
+
+MODELS = {
+    "mlp": ["task=digits", "batch_size=32"],
+    "mlp dropout": ["task=digits", "batch_size=32", "model.dropout=0.3"],
+    "cnn": ["task=digits", "model=cnn", "batch_size=32"],
+    "lstm": ["task=digit_sum", "model=lstm", *SMALL],
+    "transformer": ["task=digit_sum", "model=transformer", *SMALL],
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_model(compose: Compose, alone: Any, together: Any, name: str) -> None:
+    """Every shipped model trains the same in lanes, dropout included: masks are the lane's own."""
+    common = ("precision=float64", "optim=adamw", "optim.lr=0.003", "report_every=4", "eval_every=8", "steps=16")
+    runs = [read(compose(*MODELS[name], *common, f"seed={seed}")) for seed in range(3)]
+    assert_same(alone(runs), together(runs), 1e-9)
+
+
+ODD = {
+    "a last block that is short": ("steps=33",),
+    "evaluations between reports": ("steps=30", "eval_every=7"),
+    "parts of a batch": ("steps=20", "batch.accumulate=3"),
+    "flooding": ("steps=20", "loss.flood=2.9"),
+    "the mean": ("steps=20", "loss.reduction=mean", "loss.flood=2.9"),
+    "a growing batch": ("steps=30", "batch.schedule=[[0,8],[12,16],[20,24]]"),
+    "rates that follow the loss": ("steps=60", "schedule=plateau", "schedule.patience=0", "schedule.factor=0.5"),
+    "the test set": ("steps=10", "test=true"),
+    "a shuffle buffer": ("steps=20", "batch.shuffle_buffer=50"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_settings(compose: Compose, alone: Any, together: Any, name: str) -> None:
+    """What is unusual about a run is the same in a lane."""
+    runs = [read(compose(*EXACT, *ODD[name], f"seed={seed}", "optim.lr=0.005")) for seed in range(3)]
+    assert_same(alone(runs), together(runs, n_first=2), 1e-10)
+
+
+def test_float32_within_rounding(compose: Compose, alone: Any, together: Any) -> None:
+    """In float32 the losses differ by rounding only."""
+    runs = [read(compose(*SMALL, f"seed={seed}", "optim=adam", "optim.lr=0.001", "steps=40")) for seed in range(3)]
+    assert_same(alone(runs), together(runs), 2e-4)
+
+
+def test_checkpoints_are_interchangeable(compose: Compose, alone: Any, together: Any, tmp_path: Path) -> None:
+    """A lane's best weights are the solo loop's to rounding, and either is gone on from in either."""
+    common = (*EXACT, "optim=adamw", "optim.lr=0.01", "schedule=cosine", "steps=40")
+    runs = [read(compose(*common, f"seed={seed}")) for seed in range(2)]
+    files = {who: [tmp_path / f"{who}{i}.pt" for i in range(2)] for who in ("solo", "lane")}
+    alone(runs, files["solo"])
+    together(runs, files["lane"])
+    for solo, lane in zip(*files.values(), strict=True):
+        a, b = load_best(solo), load_best(lane)
+        assert (a["step"], a["examples"]) == (b["step"], b["examples"])
+        torch.testing.assert_close(b["model"], a["model"], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(b["optimizer"]["state"], a["optimizer"]["state"], rtol=1e-9, atol=1e-9)
+    again = [read(compose(*common, f"seed={i}", f"resume={file}")) for i, file in enumerate(files["lane"])]
+    crossed = [read(compose(*common, f"seed={i}", f"resume={file}")) for i, file in enumerate(files["solo"])]
+    assert_same(alone(again), together(crossed), 1e-9)
+
+
+def bits(ran: Any) -> list[dict[str, float]]:
+    return [{k: v for k, v in r.items() if k != "examples"} for r in ran.reports]
+
+
+def test_a_diverging_neighbour_changes_no_bit(compose: Compose, together: Any) -> None:
+    """Lanes beside one that goes to NaN report the same bits as beside one that does not."""
+
+    def runs(lr: str) -> list[Settings]:
+        return [
+            read(compose(*SMALL, "steps=60", f"seed={i}", f"optim.lr={lr if i == 1 else 0.01}", "optim.momentum=0.9"))
+            for i in range(4)
+        ]
+
+    calm, wild = together(runs("0.01")), together(runs("1e18"))
+    assert not math.isfinite(wild[1].reports[-1]["loss"])
+    assert "diverged" in wild[1].outcome.ended
+    for i in (0, 2, 3):
+        assert bits(calm[i])[:12] == bits(wild[i])[:12]
+
+
+def test_a_refilled_lane_changes_no_bit(compose: Compose, together: Any) -> None:
+    """Lanes beside one that is refilled in the middle report the same bits as beside one that goes on."""
+
+    def runs(n_steps: int) -> list[Settings]:
+        steps = [40, n_steps, 40, 40, 20]
+        return [read(compose(*SMALL, f"steps={n}", f"seed={i}", "optim=adam")) for i, n in enumerate(steps)]
+
+    steady, refilled = together(runs(40)[:4]), together(runs(20), n_first=4)
+    assert len(refilled[4].reports) == 4
+    for i in (0, 2, 3):
+        assert bits(steady[i]) == bits(refilled[i])

@@ -1,0 +1,128 @@
+"""Can a task be trained in lanes? A few steps of two runs, alone and side by side, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from trainer.course import Hooks, Summary
+from trainer.lanes.group import Group, board
+from trainer.lanes.kind import NotInLanesError, kind_of
+from trainer.loop import seeded, start, train
+from trainer.settings import Settings
+
+N_STEPS = 3
+# Relative difference of losses and gradient norms that rounding may make in so many steps, in float64 or bf16.
+TOLERANCE = {"float64": 1e-7, "bf16": 0.1}
+
+# What torch says, and what to do about it.
+HINTS = (
+    (r"randomness", "its random numbers come from torch's one generator: use nn.Dropout modules, which get lanes' own"),
+    (r"data-dependent control flow|\.item\(\)|is_nonzero", "it decides by a tensor's value: use torch.where or a mask"),
+    (r"nonzero|dynamic shape|masked_select", "the shape of a result depends on values: multiply by a mask instead"),
+    (r"(gru|lstm|rnn_tanh|rnn_relu)|_VF|flat_weights", "cuDNN's recurrences know one model only: use cells of your own, as model=lstm has"),
+    (r"pack_padded|packed", "packed sequences have no batching rule: pad, and mask the loss"),
+    (r"in-?place|inplace", "it writes in place into a tensor it made itself: make it with x.new_zeros, or use torch.where"),
+    (r"momentum=None|num_batches_tracked|running_mean", "this BatchNorm's statistics cannot be stacked: use GroupNorm, or momentum=0.1"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """difference: the largest, relative, of a loss or gradient norm. n_weights: trained, per lane."""
+
+    difference: float
+    n_weights: int
+
+
+def check(run: Settings) -> Check:
+    """Train two seeds of a run for a few steps, alone and in lanes.
+
+    In float64 unless the run is in bf16, so that anything beyond rounding is a fault. Raises NotInLanesError, in a
+    sentence that names the module or operation, if the model cannot be stacked or the results differ.
+    """
+    precision = run.precision if run.precision in TOLERANCE or run.precision == "fp16" else "float64"
+    short = dataclasses.replace(
+        run, n_steps=N_STEPS, report_every=1, eval_every=N_STEPS, precision=precision, resume=None, test=False
+    )
+    runs = [dataclasses.replace(short, seed=run.seed + i) for i in range(2)]
+    alone = [_reports_alone(r) for r in runs]
+    together, n_weights = _reports_together(runs)
+    difference = max(
+        abs(a[name] - b[name]) / max(abs(a[name]), 1e-12)
+        for one, other in zip(alone, together, strict=True)
+        for a, b in zip(one, other, strict=True)
+        for name in a
+        if a[name] == a[name]  # not NaN
+    )
+    if not difference <= TOLERANCE[precision]:
+        raise NotInLanesError(
+            f"in {N_STEPS} steps the losses in lanes differ from those alone by {difference:.1g} (rounding would be "
+            f"{TOLERANCE[precision]:.0g}): the model keeps something between steps that is no parameter or buffer, or "
+            "reads settings that differ between trials in a way that cannot be seen"
+        )
+    return Check(difference, n_weights)
+
+
+def _reports_alone(run: Settings) -> list[dict[str, float]]:
+    reports: list[dict[str, float]] = []
+    train(run, report=lambda _, **metrics: reports.append(metrics), **_deaf())
+    return reports
+
+
+def _reports_together(runs: list[Settings]) -> tuple[list[dict[str, float]], int]:
+    reports: list[list[dict[str, float]]] = [[] for _ in runs]
+    passengers, errors = [], []
+
+    def done(outcome: Summary | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            errors.append(outcome)
+
+    for run, own in zip(runs, reports, strict=True):
+        with seeded(run.seed, run.device):
+            state = start(run)
+        hooks = Hooks(report=lambda _, own=own, **metrics: own.append(metrics), **_deaf())
+        passengers.append(board(run, state, hooks, None, done))
+    model = passengers[0].state.model
+    group = Group(kind_of(runs[0], model, runs[0].batches.at(0)), runs[0], model)
+    group.admit(passengers)
+    with _named_failures(group.stack.template):
+        while group.passengers:
+            for mover in group.run_block():
+                raise NotInLanesError(f"batch sizes change within the first {N_STEPS} steps ({mover.run.batches})")
+    if errors:
+        raise errors[0]
+    return reports, group.stack.n_weights  # type: ignore[return-value]
+
+
+def _deaf() -> dict[str, Any]:
+    return {"should_stop": lambda: False, "plan": lambda *_: None, "ask_remedy": lambda: None}
+
+
+@contextmanager
+def _named_failures(model: nn.Module) -> Iterator[None]:
+    """Turn what torch raises inside into a NotInLanesError that names the module that was at work."""
+    at_work: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+        label = f"{name or 'the model'} ({type(module).__name__})"
+        handles.append(module.register_forward_pre_hook(lambda *_, label=label: at_work.append(label)))
+        handles.append(module.register_forward_hook(lambda *_: at_work.pop() and None))
+    try:
+        yield
+    except NotInLanesError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        hint = next((hint for pattern, hint in HINTS if re.search(pattern, text, re.IGNORECASE)), None)
+        where = at_work[-1] if at_work else "the task's loss"
+        raise NotInLanesError(f"{where}: {hint or 'torch cannot stack it'} (torch says: {text[:200]})") from error
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,279 @@
+"""The trials in one stack, trained in blocks of steps: what each measures, reports and keeps is its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from optuna import TrialPruned
+from torch import Tensor, nn
+
+from trainer.checkpoint import SmoothedLoss, write_best
+from trainer.course import Course, Hooks, Summary
+from trainer.data import Batches, Examples
+from trainer.lanes.kind import Kind
+from trainer.lanes.rules import own_settings
+from trainer.lanes.stack import Stack
+from trainer.lanes.stepper import Stepper
+from trainer.loop import State, float_type
+from trainer.settings import Settings
+
+# Lanes may stand empty up to this share of the stack before it is made narrower.
+EMPTY_SHARE = 0.25
+
+
+@dataclass(slots=True)
+class Passenger:
+    """A run in a lane: what the solo loop has in local variables.
+
+    state: the model and optimizer it began with; they also carry a lane's weights to a checkpoint. n_updates: made by the
+    optimizer's state so far. keep: the file for the best weights, or None. kept: (step, examples, n_updates) of the best.
+    done: called with the summary, or with what was raised, when the run is over.
+    """
+
+    run: Settings
+    state: State
+    course: Course
+    batches: Batches
+    keep: Path | None
+    done: Callable[[Summary | BaseException], None]
+    n_updates: int = 0
+    smoothed: SmoothedLoss = field(default_factory=SmoothedLoss)
+    kept: tuple[int, int, int] | None = None
+    window: list[NDArray[np.float64]] = field(default_factory=list)
+    began_s: float = field(default_factory=time.perf_counter)
+
+
+def board(
+    run: Settings, state: State, hooks: Hooks, keep: Path | None, done: Callable[[Summary | BaseException], None]
+) -> Passenger:
+    """A passenger that begins where `trainer.loop.start` put it."""
+    course = Course(run, hooks, state.step, state.examples)
+    batches = Batches(run.splits.train, run.seed, run.shuffle_buffer)
+    n_updates = max((int(s.get("step", 1)) for s in state.optimizer.state.values()), default=0)
+    return Passenger(run, state, course, batches, keep, done, n_updates)
+
+
+class Group:
+    """A stack with its passengers; None where a lane is empty. data: the kind's, on its device, made once."""
+
+    def __init__(self, kind: Kind, run: Settings, model: nn.Module, compile: bool | None = None) -> None:  # noqa: A002
+        self.kind = kind
+        self.stack = Stack(kind, run, model)
+        self.lanes: list[Passenger | None] = []
+        self.n_lane_steps = self.n_full_lane_steps = 0
+        self._compile = compile
+        self._stepper = Stepper(self.stack, compile)
+        self._block = math.gcd(run.report_every, run.eval_every)
+        self._train, self._val, self._test = (
+            examples.to(run.device, float_type(run)) for examples in (run.splits.train, run.splits.val, run.splits.test)
+        )
+        self._step_s = math.inf
+
+    @property
+    def passengers(self) -> list[Passenger]:
+        """The runs under way."""
+        return [p for p in self.lanes if p is not None]
+
+    def admit(self, newcomers: Sequence[Passenger]) -> None:
+        """Give each newcomer a lane, empty ones first; the stack is made wider for the others."""
+        empty = [lane for lane, p in enumerate(self.lanes) if p is None]
+        if len(newcomers) > len(empty):
+            self._resize(len(self.passengers) + len(newcomers))
+            empty = [lane for lane, p in enumerate(self.lanes) if p is None]
+        for lane, passenger in zip(empty, newcomers, strict=False):
+            self.lanes[lane] = passenger
+            self.stack.write(lane, passenger.state.model, passenger.state.optimizer, passenger.run)
+
+    def make_narrow(self) -> None:
+        """Drop empty lanes if they are many: what they compute is thrown away."""
+        n = len(self.passengers)
+        if n < len(self.lanes) * (1 - EMPTY_SHARE):
+            self._resize(n)
+
+    def run_block(self) -> list[Passenger]:
+        """Train all lanes to the next step at which one may have to report; returns those whose batch size changes.
+
+        Passengers that are over are told so and leave; their lanes are empty.
+        """
+        n_steps = self._n_steps_of_block()
+        ended: dict[int, dict[str, Tensor]] = {}
+        rates = {lane: p.course.rates[p.course.step :] * p.course.lr_factor for lane, p in self._seated()}
+        measured = self._train_block(n_steps, ended)
+        for lane, p in self._seated():
+            own = min(n_steps, p.run.n_steps - p.course.step)
+            p.window.append(measured[:own, :, lane])
+            for _ in range(own):
+                p.course.advance()
+            p.n_updates += own
+            self.n_full_lane_steps += own
+        self.n_lane_steps += n_steps * len(self.lanes)
+
+        due = [lane for lane, p in self._seated() if p.course.reports or p.course.evaluates]
+        measures = self._evaluate([lane for lane, p in self._seated() if p.course.evaluates], ended, self._val, "val")
+        rows: dict[int, dict[str, float]] = {}
+        improved = []
+        for lane in due:
+            p = self._at(lane)
+            window = summarise(p.window, self.stack.names) if p.course.reports else {}
+            try:
+                lr = float(rates[lane][min(n_steps, len(rates[lane])) - 1])
+                rows[lane] = p.course.row(lr, window, measures.get(lane, {}))
+            except Exception as error:  # the task's, such as a watched metric that is not measured
+                self._leave(lane, error)
+                continue
+            if window:
+                p.window = []
+                if p.smoothed.offer(window["loss"]):
+                    p.kept = (p.course.step, p.course.examples, p.n_updates)
+                    improved.append(lane)
+        self.stack.keep([lane for lane in improved if lane not in ended])
+        for lane in improved:
+            for name, value in ended.get(lane, {}).items():
+                self.stack.kept[name][lane] = value
+        for lane, metrics in rows.items():
+            self._report(lane, metrics)
+        self._finish([lane for lane, p in self._seated() if p.course.is_over], measures, ended)
+        movers = [(lane, p) for lane, p in self._seated() if p.course.size != self.kind.batch_size]
+        for lane, p in movers:
+            self.stack.read(self.stack.snapshot(lane), p.n_updates, p.state.model, p.state.optimizer)
+            self.lanes[lane] = None
+        return [p for _, p in movers]
+
+    def _n_steps_of_block(self) -> int:
+        """To the next multiple of the block for all; a change of the batch size ends it earlier."""
+        n = self._block
+        for _, p in self._seated():
+            n = min(n, *(s - p.course.step for s in p.run.batches.starts if s > p.course.step), n)
+            n = min(n, self._block - p.course.step % self._block)
+        return n
+
+    def _train_block(self, n_steps: int, ended: dict[int, dict[str, Tensor]]) -> NDArray[np.float64]:
+        """Make the updates; returns what they measured, [n_steps, 3 + n_params, n_lanes], in one transfer."""
+        device, dtype = self._train.targets.device, self.stack.rows["weights"].dtype
+        size = self.kind.batch_size
+        places, keys, coefficients = self._inputs(n_steps)
+        places, keys = places.to(device, non_blocking=True), keys.to(device, non_blocking=True)
+        coefficients = coefficients.to(device, dtype, non_blocking=True)
+        ends = {lane: p.run.n_steps - p.course.step for lane, p in self._seated()}
+        results = []
+        began = time.perf_counter()
+        for i in range(n_steps):
+            batch = self._train[places[i].reshape(-1)]
+            shape = (len(self.lanes), size)
+            inputs, targets = batch.inputs.unflatten(0, shape), batch.targets.unflatten(0, shape)
+            results.append(self._stepper(inputs, targets, keys[i], coefficients[i]))
+            for lane, end in ends.items():
+                if end == i + 1 < n_steps:  # the rest of the block is not its business
+                    ended[lane] = self.stack.snapshot(lane)
+        measured = torch.stack(results).double().cpu().numpy()
+        self._step_s = min(self._step_s, (time.perf_counter() - began) / n_steps)
+        longest = max((end for end in ends.values()), default=0)
+        self._stepper.compile_if_it_pays(self._step_s * longest, inputs, targets, keys[0], coefficients[0])
+        return measured
+
+    def _inputs(self, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For each step and lane: examples [n_steps, n, batch], stream keys [n_steps, n, 2], coefficients [n_steps, 3, n]."""
+        n, size = len(self.lanes), self.kind.batch_size
+        places = torch.zeros((n_steps, n, size), dtype=torch.int64)
+        keys = torch.zeros((n_steps, n, 2), dtype=torch.int64)
+        coefficients = np.zeros((n_steps, 3, n))
+        coefficients[:, 1] = 1.0  # Adam divides by it, in empty lanes too
+        for lane, p in self._seated():
+            step = p.course.step
+            own = min(n_steps, p.run.n_steps - step)
+            places[:own, lane] = p.batches.places(p.course.examples, own * size).view(own, size)
+            keys[:, lane, 0] = p.run.seed
+            keys[:, lane, 1] = torch.arange(step, step + n_steps)
+            lr = p.course.rates[step : step + own] * p.course.lr_factor
+            t = p.n_updates + np.arange(own, dtype=np.float64)
+            settings = {name: np.float64(value) for name, value in own_settings(p.run.optim).items()}
+            coefficients[:own, :, lane] = self.kind.rule.coefficients(lr, t, settings).T  # type: ignore[arg-type]
+        return places, keys, torch.from_numpy(coefficients)
+
+    def _evaluate(
+        self, lanes: Sequence[int], ended: dict[int, dict[str, Tensor]], examples: Examples, split: str
+    ) -> dict[int, dict[str, float]]:
+        if not lanes:
+            return {}
+        rows = {
+            name: torch.stack([ended[lane][name] if lane in ended else self.stack.rows[name][lane] for lane in lanes])
+            for name in self.stack.rows
+            if name == "weights" or name.startswith("buffer/")
+        }
+        means = self.stack.evaluate(rows["weights"], self.stack.buffers_of(rows), examples, split)
+        return dict(zip(lanes, means, strict=True))
+
+    def _report(self, lane: int, metrics: dict[str, float]) -> None:
+        p = self._at(lane)
+        try:
+            remedy = p.course.report(metrics)
+        except (TrialPruned, Exception) as error:
+            self._leave(lane, error)
+            return
+        if remedy is not None:
+            if remedy.action == "rewind" and p.kept is not None:
+                self.stack.rewind(lane)
+                p.n_updates = p.kept[2]
+            p.course.comply(remedy, None if p.kept is None else p.kept[0])
+
+    def _finish(
+        self, lanes: Sequence[int], measures: dict[int, dict[str, float]], ended: dict[int, dict[str, Tensor]]
+    ) -> None:
+        """Let runs that are over leave with their summaries."""
+        unmeasured = [lane for lane in lanes if lane not in measures]
+        measures = measures | self._evaluate(unmeasured, ended, self._val, "val")
+        tested = self._evaluate(lanes, ended, self._test, "test") if self.kind.tests else {}
+        for lane in lanes:
+            p = self._at(lane)
+            seconds = time.perf_counter() - p.began_s
+            kept_step = None if p.kept is None else p.kept[0]
+            self._leave(lane, p.course.summary(seconds, measures[lane], tested.get(lane, {}), kept_step))
+
+    def _leave(self, lane: int, outcome: Summary | BaseException) -> None:
+        p = self._at(lane)
+        self._write(lane)
+        self.lanes[lane] = None
+        p.done(outcome)
+
+    def _write(self, lane: int) -> None:
+        """The best weights of a lane to their file, as the solo loop writes them."""
+        p = self._at(lane)
+        if p.keep is None or p.kept is None:
+            return
+        step, examples, n_updates = p.kept
+        model, optimizer = p.state.model, p.state.optimizer
+        self.stack.read({name: kept[lane] for name, kept in self.stack.kept.items()}, n_updates, model, optimizer)
+        about: dict[str, Any] = {"step": step, "examples": examples, "smoothed_loss": p.smoothed.lowest}
+        write_best(p.keep, {**about, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+    def _resize(self, n_lanes: int) -> None:
+        seated = [lane for lane, _ in self._seated()]
+        self.lanes = [self.lanes[lane] for lane in seated] + [None] * (n_lanes - len(seated))
+        self.stack.resize(seated, n_lanes)
+        self._stepper = Stepper(self.stack, self._compile)
+        self._step_s = math.inf
+
+    def _seated(self) -> list[tuple[int, Passenger]]:
+        return [(lane, p) for lane, p in enumerate(self.lanes) if p is not None]
+
+    def _at(self, lane: int) -> Passenger:
+        passenger = self.lanes[lane]
+        assert passenger is not None
+        return passenger
+
+
+def summarise(window: list[NDArray[np.float64]], names: list[str]) -> dict[str, float]:
+    """As `trainer.loop.summarise`, for what `Stack.step` measured of one lane, blocks of [n_steps, 3 + n_params]."""
+    steps = np.concatenate(window)
+    loss, clipped = steps[:, :2].mean(axis=0).tolist()
+    norm, *norms = steps[:, 2:].max(axis=0).tolist()
+    metrics = {"loss": loss, "clipped": clipped, "grad_norm": norm}
+    return metrics | {f"grad_norm/{name}": value for name, value in zip(names, norms, strict=True)}

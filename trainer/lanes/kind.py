@@ -1,0 +1,96 @@
+"""What trials must have in common to be trained as one stacked model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.clipping import Clipping
+from trainer.lanes.rules import Rule, rule_of
+from trainer.optim import param_groups
+from trainer.settings import Settings
+from trainer.tasks.base import Task
+
+
+class NotInLanesError(ValueError):
+    """A run, or its model, cannot be trained in lanes; says what prevents it and what to use instead."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is equal in all lanes of a stack; everything else is a value of its own in each lane.
+
+    structure: the modules with their plain attributes, parameters and buffers; see `structure_of`.
+    clip: with threshold 1, if it has one. flooded: whether the loss is kept above a level.
+    """
+
+    task: Task
+    structure: Hashable
+    batch_size: int
+    rule: Rule
+    clip: Clipping
+    reduction: str
+    is_flooded: bool
+    n_accumulate: int
+    precision: str
+    device: torch.device
+    report_every: int
+    eval_every: int
+    tests: bool
+
+
+def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
+    """The kind of a run whose model is `model`, while its batches have this size.
+
+    Raises NotInLanesError for what lanes cannot do.
+    """
+    if run.precision == "fp16":
+        raise NotInLanesError(
+            "precision=fp16 scales all gradients by one factor that depends on them: take bf16 or float32"
+        )
+    try:
+        rule = rule_of(run.optim, param_groups(model, run.optim))
+    except ValueError as error:
+        raise NotInLanesError(str(error)) from error
+    return Kind(
+        task=run.task,
+        structure=(structure_of(model), json.dumps(run.node["model"], sort_keys=True, default=str)),
+        batch_size=batch_size,
+        rule=rule,
+        clip=dataclasses.replace(run.clip, threshold=1.0) if hasattr(run.clip, "threshold") else run.clip,
+        reduction=run.loss.reduction,
+        is_flooded=run.loss.flood is not None,
+        n_accumulate=run.n_accumulate,
+        precision=run.precision,
+        device=run.device,
+        report_every=run.report_every,
+        eval_every=run.eval_every,
+        tests=run.test,
+    )
+
+
+def structure_of(model: nn.Module) -> Hashable:
+    """All of a model but the values of its parameters and buffers, to tell whether two models compute the same.
+
+    Modules with their types and plain attributes (numbers, texts, tuples of them), parameters and buffers with shapes and
+    whether they are trained. A custom module that keeps what it computes with in other objects is not seen through.
+    """
+    modules = tuple((name, type(module), _plain(vars(module))) for name, module in model.named_modules())
+    params = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())
+    buffers = tuple((name, tuple(b.shape), b.dtype) for name, b in model.named_buffers())
+    return modules, params, buffers
+
+
+def _plain(attributes: Mapping[str, Any]) -> Hashable:
+    kinds = (bool, int, float, str, tuple, type(None))
+    return tuple(
+        (name, value)
+        for name, value in sorted(attributes.items())
+        if isinstance(value, kinds) and name not in ("training", "n_calls")
+    )
