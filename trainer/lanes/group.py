@@ -103,6 +103,9 @@ class Group:
 
         Passengers that are over are told so and leave; their lanes are empty.
         """
+        self._finish([lane for lane, p in self._seated() if p.course.is_over], {}, {})  # resumed at their last step
+        if not self.passengers:
+            return []
         n_steps = self._n_steps_of_block()
         ended: dict[int, dict[str, Tensor]] = {}
         rates = {lane: p.course.rates[p.course.step :] * p.course.lr_factor for lane, p in self._seated()}
