@@ -6,6 +6,7 @@ replayed in a test. The driver turns what happens in the world into events and c
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from sweeps.types import Ending, Outcome, Verdict
@@ -18,9 +19,10 @@ N_STARTS_BEFORE_GIVING_UP = 3
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """The worker in `slot` is up and idle."""
+    """The worker in `slot` is up, with room for `n_lanes` trials at a time; said again when the room changes."""
 
     slot: int
+    n_lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """`trial` has come to an end in its worker, which is idle again."""
+    """`trial` has come to an end in its worker, which has room again."""
 
     trial: int
     outcome: Outcome
@@ -115,7 +117,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Let the worker in `slot` go: it is idle and will not be needed again."""
+    """Let the worker in `slot` go: it runs nothing and will not be needed again."""
 
     slot: int
 
@@ -133,8 +135,11 @@ Action = Spawn | Ask | Start | Stop | Tell | Release | Kill
 
 @dataclass
 class Scheduler:
-    """Keeps `n_slots` workers busy until `n_to_run` trials have been run, with no barrier between them.
+    """Keeps `n_slots` workers full until `n_to_run` trials have been run, with no barrier between them.
 
+    A worker that dies takes a trial of its own with it, which has failed. Trials that shared it are cut off, to be run
+    again: one of them was the cause at most. If the slot's next worker dies too before any of its trials has ended, they
+    have failed.
     n_to_run: trials to propose in this session, >= 0.
     max_failure_rate: share of failed trials, in [0, 1], above which no new trial is started. Judged over the trials
         that have ended, or over the first 10 (all, if there are fewer) while there are not so many.
@@ -151,10 +156,12 @@ class Scheduler:
     _n_failed: int = field(default=0, init=False)
     _n_interrupts: int = field(default=0, init=False)
     _slots: set[int] = field(default_factory=set, init=False)  # alive, or being started
-    _asking: set[int] = field(default_factory=set, init=False)
+    _asking: Counter[int] = field(default_factory=Counter, init=False)  # trials asked for, by slot
+    _n_lanes: dict[int, int] = field(default_factory=dict, init=False)  # room of the workers that are up
     _running: dict[int, int] = field(default_factory=dict, init=False)  # trial -> slot
     _stopping: set[int] = field(default_factory=set, init=False)
     _fruitless_starts: dict[int, int] = field(default_factory=dict, init=False)
+    _cut_off: set[int] = field(default_factory=set, init=False)  # slots whose last worker took several trials with it
 
     def start(self) -> list[Action]:
         """The actions that begin the sweep."""
@@ -165,7 +172,7 @@ class Scheduler:
     @property
     def done(self) -> bool:
         """Whether every worker has been let go and nothing is asked, which is when every trial has been told."""
-        return not self._slots and not self._asking
+        return not self._slots and not self._asking.total()
 
     @property
     def running(self) -> dict[int, int]:
@@ -175,12 +182,13 @@ class Scheduler:
     def handle(self, event: Event) -> list[Action]:
         """What to do about `event`. An event about a trial or slot that is already over asks for nothing."""
         match event:
-            case Freed(slot) if slot in self._slots and slot not in self._running.values():
+            case Freed(slot, n_lanes) if slot in self._slots:
+                self._n_lanes[slot] = n_lanes
                 return self._refill(slot)
             case Proposed(slot, trial):
                 return self._proposed(slot, trial)
-            case Exhausted(slot) if slot in self._asking:
-                self._asking.discard(slot)
+            case Exhausted(slot) if self._asking[slot]:
+                self._asking[slot] -= 1
                 self.n_to_run = self._n_asked = self._n_asked - 1
                 return self._release(slot)
             case Judged(trial, verdict) if trial in self._running and trial not in self._stopping:
@@ -189,6 +197,7 @@ class Scheduler:
             case Ended(trial, outcome) if trial in self._running:
                 slot = self._running[trial]
                 self._fruitless_starts.pop(slot, None)
+                self._cut_off.discard(slot)
                 return [*self._tell(trial, outcome), *self._refill(slot)]
             case Died(slot, cause) if slot in self._slots:
                 return self._died(slot, cause)
@@ -199,16 +208,20 @@ class Scheduler:
         return []
 
     def _refill(self, slot: int) -> list[Action]:
-        if slot in self._asking:
-            return []
-        if self.draining or self._n_asked >= self.n_to_run:
+        left = 0 if self.draining else self.n_to_run - self._n_asked
+        n = min(self._n_lanes.get(slot, 0) - self._load(slot), left)
+        if n <= 0:
             return self._release(slot)
-        self._n_asked += 1
-        self._asking.add(slot)
-        return [Ask(slot)]
+        self._n_asked += n
+        self._asking[slot] += n
+        return [Ask(slot)] * n
+
+    def _load(self, slot: int) -> int:
+        """Trials that a worker has, or is about to get."""
+        return self._asking[slot] + sum(where == slot for where in self._running.values())
 
     def _proposed(self, slot: int, trial: int) -> list[Action]:
-        self._asking.discard(slot)
+        self._asking[slot] -= 1
         self._running[trial] = slot
         if not self.draining:
             return [Start(slot, trial)]
@@ -216,7 +229,8 @@ class Scheduler:
         return [*self._tell(trial, interrupted), *self._release(slot)]
 
     def _release(self, slot: int) -> list[Action]:
-        if slot not in self._slots:  # its worker died, or was killed, while the study was being asked
+        # A slot may be gone: its worker died, or was killed, while the study was being asked. One not yet up waits.
+        if slot not in self._slots or self._load(slot) or slot not in self._n_lanes:
             return []
         self._slots.discard(slot)
         return [Release(slot)]
@@ -237,8 +251,14 @@ class Scheduler:
         return [Tell(trial, outcome)]
 
     def _died(self, slot: int, cause: str) -> list[Action]:
+        self._n_lanes.pop(slot, None)
         trials = [trial for trial, where in self._running.items() if where == slot]
-        actions = [a for trial in trials for a in self._tell(trial, Outcome(Ending.FAILED, reason=cause))]
+        are_cut_off = len(trials) > 1 and slot not in self._cut_off
+        ending = Ending.INTERRUPTED if are_cut_off else Ending.FAILED
+        actions = [a for trial in trials for a in self._tell(trial, Outcome(ending, reason=cause))]
+        if are_cut_off:
+            self._cut_off.add(slot)
+            self._n_asked -= len(trials)
         if trials:
             self._fruitless_starts.pop(slot, None)
         else:
@@ -246,7 +266,7 @@ class Scheduler:
             if self._fruitless_starts[slot] >= N_STARTS_BEFORE_GIVING_UP:
                 self.draining = True
                 self.failure = self.failure or f"the worker of slot {slot} does not stay up: {cause}"
-        wanted = slot in self._asking or self._n_asked < self.n_to_run
+        wanted = self._asking[slot] or self._n_asked < self.n_to_run
         if self.draining or not wanted:
             self._slots.discard(slot)
             return actions
@@ -259,6 +279,7 @@ class Scheduler:
             return []
         actions: list[Action] = [Kill(slot) for slot in sorted(self._slots)]
         self._slots.clear()
+        self._n_lanes.clear()
         for trial in sorted(self._running):
             actions += self._tell(trial, Outcome(Ending.INTERRUPTED, reason="the sweep was stopped while it ran"))
         return actions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
 
 from hypothesis import example, given, settings
@@ -52,7 +53,10 @@ class World(RuleBasedStateMachine):
         self.n_calm = n_calm  # events before anything stops the sweep
         self.scheduler = Scheduler(n_slots, n_to_run, rate)
         self.up: dict[int, bool] = {}  # living workers, and whether they have said that they are
-        self.asking: set[int] = set()
+        self.asking: Counter[int] = Counter()
+        self.room: dict[int, int] = {}
+        self.cut_off: set[int] = set()
+        self.n_rerun = 0
         self.slot_of: dict[int, int] = {}  # every proposed trial
         self.running: dict[int, int] = {}
         self.stopped: set[int] = set()
@@ -79,13 +83,11 @@ class World(RuleBasedStateMachine):
                     self.up[slot] = False
                 case Ask(slot):
                     assert self.up[slot]
-                    assert slot not in self.asking
-                    assert slot not in self.running.values()
-                    self.asking.add(slot)
-                    assert len(self.slot_of) + len(self.asking) <= self.n_to_run
+                    self.asking[slot] += 1
+                    assert self.load(slot) <= self.room[slot]
+                    assert len(self.slot_of) + self.asking.total() <= self.n_to_run + self.n_rerun
                 case Start(slot, trial):
                     assert slot in self.up
-                    assert slot not in self.running.values()
                     assert self.slot_of[trial] == slot
                     assert trial not in self.told
                     self.running[trial] = slot
@@ -99,36 +101,46 @@ class World(RuleBasedStateMachine):
                     self.told[trial] = outcome
                     self.running.pop(trial, None)
                 case Release(slot):
-                    assert slot not in self.asking
-                    assert slot not in self.running.values()
+                    assert self.load(slot) == 0
                     del self.up[slot]
                 case Kill(slot):
                     del self.up[slot]
 
+    def load(self, slot: int) -> int:
+        return self.asking[slot] + list(self.running.values()).count(slot)
+
     @precondition(lambda self: not all(self.up.values()))
-    @rule(which=anything)
-    def worker_comes_up(self, which: int) -> None:
+    @rule(which=anything, n_lanes=st.integers(1, 3))
+    def worker_comes_up(self, which: int, n_lanes: int) -> None:
         starting = [slot for slot, up in self.up.items() if not up]
         slot = starting[which % len(starting)]
-        self.up[slot] = True
-        self.see(Freed(slot))
+        self.up[slot], self.room[slot] = True, n_lanes
+        self.see(Freed(slot, n_lanes))
 
-    @precondition(lambda self: self.asking)
+    @precondition(lambda self: any(self.up.values()))
+    @rule(which=anything, n_lanes=st.integers(1, 4))
+    def worker_has_other_room(self, which: int, n_lanes: int) -> None:
+        able = sorted(slot for slot, up in self.up.items() if up)
+        slot = able[which % len(able)]
+        self.room[slot] = n_lanes
+        self.see(Freed(slot, n_lanes))
+
+    @precondition(lambda self: self.asking.total())
     @rule(which=anything)
     def study_proposes(self, which: int) -> None:
-        slot = sorted(self.asking)[which % len(self.asking)]
-        self.asking.remove(slot)
+        slot = sorted(self.asking.elements())[which % self.asking.total()]
+        self.asking[slot] -= 1
         trial = len(self.slot_of)
         self.slot_of[trial] = slot
         was_draining = self.scheduler.draining
         self.see(Proposed(slot, trial))
         assert trial in (self.told if was_draining else self.running)
 
-    @precondition(lambda self: self.asking and self.n_calm <= 0)
+    @precondition(lambda self: self.asking.total() and self.n_calm <= 0)
     @rule(which=anything)
     def study_has_nothing_left(self, which: int) -> None:
-        slot = sorted(self.asking)[which % len(self.asking)]
-        self.asking.remove(slot)
+        slot = sorted(self.asking.elements())[which % self.asking.total()]
+        self.asking[slot] -= 1
         self.n_exhausted += 1
         self.see(Exhausted(slot))
 
@@ -144,6 +156,7 @@ class World(RuleBasedStateMachine):
     def trial_ends(self, which: int, outcome: Outcome) -> None:
         able = sorted(trial for trial, slot in self.running.items() if self.up[slot])
         trial = able[which % len(able)]
+        self.cut_off.discard(self.running[trial])
         assert self.see(Ended(trial, outcome))[0] == Tell(trial, outcome)
 
     @precondition(lambda self: self.up)
@@ -152,9 +165,14 @@ class World(RuleBasedStateMachine):
         slot = sorted(self.up)[which % len(self.up)]
         lost = [trial for trial, where in self.running.items() if where == slot]
         del self.up[slot]
+        shared = len(lost) > 1 and slot not in self.cut_off
+        if shared:
+            self.cut_off.add(slot)
+            self.n_rerun += len(lost)
         actions = self.see(Died(slot, "killed"))
+        ending = Ending.INTERRUPTED if shared else Ending.FAILED
         assert [a for a in actions if isinstance(a, Tell)] == [
-            Tell(trial, Outcome(Ending.FAILED, reason="killed")) for trial in lost
+            Tell(trial, Outcome(ending, reason="killed")) for trial in lost
         ]
 
     @precondition(lambda self: self.n_interrupts < 3 and self.n_calm <= 0)
@@ -181,7 +199,7 @@ class World(RuleBasedStateMachine):
         if slot not in self.up:
             assert self.see(Freed(slot)) == []
             assert self.see(Died(slot, "killed")) == []
-        if slot not in self.asking:
+        if not self.asking[slot]:
             assert self.see(Exhausted(slot)) == []
         for trial in (*self.told, 99):
             assert self.see(Ended(trial, outcome)) == []
@@ -191,27 +209,28 @@ class World(RuleBasedStateMachine):
     @invariant()
     def nobody_is_idle_and_nothing_is_lost(self) -> None:
         starting = {slot for slot, up in self.up.items() if not up}
-        assert set(self.up) <= starting | self.asking | set(self.running.values())
+        assert set(self.up) <= starting | set(self.asking.elements()) | set(self.running.values())
         assert set(self.slot_of) == set(self.told) | set(self.running)
         assert self.scheduler.running == self.running
-        assert self.scheduler.done == (not self.up and not self.asking)
+        assert self.scheduler.done == (not self.up and not self.asking.total())
 
     def teardown(self) -> None:
         """Every world can be run to its end, and then every proposed trial was told."""
-        for _ in range(100):
+        for _ in range(200):
             if self.scheduler.done:
                 break
             if not all(self.up.values()):
-                self.worker_comes_up(0)
-            elif self.asking:
+                self.worker_comes_up(0, 2)
+            elif self.asking.total():
                 self.study_proposes(0)
             else:
                 self.trial_ends(0, COMPLETED)
         assert self.scheduler.done
         assert self.told.keys() == self.slot_of.keys()
         if not self.scheduler.draining and not self.n_exhausted:
-            assert len(self.told) == self.n_to_run
-            assert Ending.INTERRUPTED not in [outcome.ending for outcome in self.told.values()]
+            endings = [outcome.ending for outcome in self.told.values()]
+            assert endings.count(Ending.INTERRUPTED) == self.n_rerun
+            assert len(endings) == self.n_to_run + self.n_rerun
 
 
 TestWorld = World.TestCase

@@ -58,8 +58,9 @@ class LSTM(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [n_examples, n_classes] for tokens [n_examples, length]."""
-        hidden = list(self.embedding(tokens.t()).unbind(0))  # time first: each step's numbers lie together
-        for layer in self.layers:
+        first, *others = self.layers
+        hidden = first(self.embedding(tokens.t()))  # time first: each step's numbers lie together
+        for layer in others:
             hidden = layer(torch.stack(hidden))
         logits: Tensor = self.output(hidden[-1])
         return logits
