@@ -198,8 +198,8 @@ class Driver:
         messages, ended = drain(worker)
         for message in messages:
             match message:
-                case Ready():
-                    self._handle(s.Freed(worker.slot))
+                case Ready(n_lanes):
+                    self._handle(s.Freed(worker.slot, n_lanes))
                 case Reported():
                     self._report(message)
                 case Finished(trial, outcome):

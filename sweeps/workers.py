@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from sweeps.errors import SweepFailedError
@@ -45,7 +45,9 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Worker to driver: up and idle."""
+    """Worker to driver: up, with room for so many trials at a time; said again when that changes."""
+
+    n_lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,8 @@ class WorkerSpec:
     n_threads: int | None = None
 
 
-# Runs one trial in a worker. It reports through `sweeps.report` and must not raise.
-Runner = Callable[[Assignment, Reporter], Outcome]
+# What a worker does for as long as it lives: takes assignments from its line and finishes each. It need not return.
+Server = Callable[["Line"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Worker:
 class Nursery:
     """Forks workers on request. Make it before any thread is started; use it as a context manager."""
 
-    def __init__(self, runner: Runner, watched: str) -> None:
+    def __init__(self, serve: Server, watched: str) -> None:
         _refuse_unforkable()
         self._socket, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
@@ -120,7 +122,7 @@ class Nursery:
         self._pid = _fork()
         if self._pid == 0:
             self._socket.close()
-            _nursery_main(child, runner, watched)
+            _nursery_main(child, serve, watched)
         child.close()
 
     def spawn(self, spec: WorkerSpec) -> Worker:
@@ -185,7 +187,7 @@ def _open_pid_fd(pid: int) -> int | None:
     return None
 
 
-def _nursery_main(requests: socket.socket, runner: Runner, watched: str) -> None:
+def _nursery_main(requests: socket.socket, serve: Server, watched: str) -> None:
     """Serve spawn and reap requests until the driver is gone, then end all workers. Never returns."""
     os.setsid()  # Ctrl-C in the terminal reaches the driver alone, which decides what becomes of the workers
     children: set[int] = set()
@@ -198,7 +200,7 @@ def _nursery_main(requests: socket.socket, runner: Runner, watched: str) -> None
                 if pid == 0:
                     requests.close()
                     ours.close()
-                    _worker_main(Connection(theirs.detach()), payload, runner, watched)
+                    _worker_main(Connection(theirs.detach()), payload, serve, watched)
                 children.add(pid)
                 theirs.close()
                 socket.send_fds(requests, [str(pid).encode()], [ours.fileno()])
@@ -216,8 +218,8 @@ def _nursery_main(requests: socket.socket, runner: Runner, watched: str) -> None
         os._exit(0)
 
 
-def _worker_main(pipe: Connection, spec: WorkerSpec, runner: Runner, watched: str) -> None:
-    """Run assignments until the driver closes the pipe. Never returns."""
+def _worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str) -> None:
+    """Serve until the driver closes the pipe. Never returns."""
     status = 1
     try:
         with open(os.devnull) as nothing:  # noqa: PTH123 (a descriptor, not a file to read)
@@ -228,7 +230,7 @@ def _worker_main(pipe: Connection, spec: WorkerSpec, runner: Runner, watched: st
         os.environ.update(dict(spec.environment))
         limits = _limit_threads(spec.n_threads)  # kept: the limit ends with the object
         _reseed()
-        _Line(pipe, watched).serve(runner)
+        serve(Line(pipe, watched, spec))
         del limits
         status = 0
     except BaseException:
@@ -239,32 +241,46 @@ def _worker_main(pipe: Connection, spec: WorkerSpec, runner: Runner, watched: st
         os._exit(status)
 
 
-class _Line:
+class Line:
     """The worker's end of its pipe: one thread talks to the driver while the main thread trains."""
 
-    def __init__(self, pipe: Connection, watched: str) -> None:
+    def __init__(self, pipe: Connection, watched: str, spec: WorkerSpec) -> None:
+        self.spec = spec
         self._pipe = pipe
         self._watched = watched
         self._assignments: SimpleQueue[Assignment] = SimpleQueue()
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
-        self._trial = -1
-        self._reporter: Reporter | None = None
-
-    def serve(self, runner: Runner) -> None:
+        self._reporters: dict[int, Reporter] = {}
         threading.Thread(target=self._talk, name="sweeps-line", daemon=True).start()
-        self._send(Ready())
-        while True:
-            assignment = self._assignments.get()
-            reporter = Reporter(self._watched, time.monotonic, self._flush_current)
-            with self._lock:
-                self._trial, self._reporter = assignment.trial, reporter
-            with reporting_to(reporter):
-                outcome = runner(assignment, reporter)
-            with self._lock:
-                self._reporter = None
-            self._flush(assignment.trial, reporter)
-            self._send(Finished(assignment.trial, outcome))
+
+    def open(self, n_lanes: int = 1) -> None:
+        """Say that this worker is up, with room for so many trials; again whenever that changes."""
+        self._send(Ready(n_lanes))
+
+    def take(self, wait: bool = True) -> tuple[Assignment, Reporter] | None:
+        """The next trial to run, with its line to the driver; None if there is none and we do not wait."""
+        try:
+            assignment = self._assignments.get(block=wait)
+        except Empty:
+            return None
+        reporter = Reporter(self._watched, time.monotonic, self.flush)
+        with self._lock:
+            self._reporters[assignment.trial] = reporter
+        return assignment, reporter
+
+    def finish(self, trial: int, outcome: Outcome) -> None:
+        """A trial is over."""
+        with self._lock:
+            reporter = self._reporters.pop(trial)
+        self._pass_on(trial, reporter)
+        self._send(Finished(trial, outcome))
+
+    def flush(self) -> None:
+        """Send what has been reported now, and not when BATCH_S is over."""
+        with self._lock:
+            for trial, reporter in self._reporters.items():
+                self._pass_on(trial, reporter)
 
     def _talk(self) -> None:
         try:
@@ -275,26 +291,22 @@ class _Line:
                         self._assignments.put(message)
                     else:
                         self._deliver(message)
-                self._flush_current()
+                self.flush()
         except (EOFError, OSError):
             # The driver has let go of this worker, or is dead: nobody is left to train for.
             os._exit(0)
 
     def _deliver(self, message: Stopped | Offered) -> None:
         with self._lock:
-            if self._reporter is None or self._trial != message.trial:
-                return  # the trial was over before the message came
-            if isinstance(message, Stopped):
-                self._reporter.stop(message.verdict)
-            else:
-                self._reporter.offer(message.remedy)
+            reporter = self._reporters.get(message.trial)
+        if reporter is None:
+            return  # the trial was over before the message came
+        if isinstance(message, Stopped):
+            reporter.stop(message.verdict)
+        else:
+            reporter.offer(message.remedy)
 
-    def _flush_current(self) -> None:
-        with self._lock:
-            if self._reporter is not None:
-                self._flush(self._trial, self._reporter)
-
-    def _flush(self, trial: int, reporter: Reporter) -> None:
+    def _pass_on(self, trial: int, reporter: Reporter) -> None:
         batch = reporter.take()
         if batch is not None:
             self._send(Reported(trial, batch))
@@ -304,6 +316,20 @@ class _Line:
         data = pickle.dumps(message)
         with self._send_lock:
             self._pipe.send_bytes(data)
+
+
+def one_at_a_time(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
+    """A server that runs one trial after the other. run: reports through `sweeps.report` and must not raise."""
+
+    def serve(line: Line) -> None:
+        line.open()
+        while (taken := line.take()) is not None:
+            assignment, reporter = taken
+            with reporting_to(reporter):
+                outcome = run(assignment, reporter)
+            line.finish(assignment.trial, outcome)
+
+    return serve
 
 
 def _limit_threads(n_threads: int | None) -> object:

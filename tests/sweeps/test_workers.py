@@ -29,10 +29,12 @@ from sweeps.workers import (
     Nursery,
     Ready,
     Reported,
+    Server,
     Stopped,
     Worker,
     WorkerSpec,
     drain,
+    one_at_a_time,
     wait,
 )
 
@@ -40,14 +42,14 @@ PATIENCE_S = 20.0
 VERDICT = Verdict("Rule", 2, "enough", {"loss": 1.0})
 
 
-def runner(task: Callable[[], Any]) -> Callable[[Assignment, Reporter], Outcome]:
+def runner(task: Callable[[], Any]) -> Server:
     def run(assignment: Assignment, reporter: Reporter) -> Outcome:
         try:
             return Outcome(Ending.COMPLETED, returned=task())
         except optuna.TrialPruned as stop:
             return Outcome(Ending.PRUNED, reason=str(stop), verdict=reporter.verdict)
 
-    return run
+    return one_at_a_time(run)
 
 
 @contextmanager
@@ -278,7 +280,7 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
             """
             import sys, time
             from sweeps.workers import Assignment, Nursery, WorkerSpec
-            nursery = Nursery(lambda assignment, reporter: time.sleep(600), "loss")
+            nursery = Nursery(lambda line: time.sleep(600), "loss")
             busy, idle = nursery.spawn(WorkerSpec(0)), nursery.spawn(WorkerSpec(1))
             busy.pipe.send(Assignment(0, ()))
             sys.stdout.write(f"{nursery._pid} {busy.pid} {idle.pid}\\n")

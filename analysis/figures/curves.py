@@ -1,0 +1,203 @@
+"""Loss curves: all on one pair of axes, and one panel per shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+
+from analysis.figures.style import (
+    AXIS_NAMES,
+    BLACK,
+    ENDS,
+    GREY,
+    LOWEST_RATE,
+    STATE_NAMES,
+    STYLES,
+    Points,
+    add_lines,
+    best_trial,
+    lines_of,
+    say_nothing,
+    shape_name,
+    shape_style,
+    value_limits,
+)
+from analysis.load import Sweep
+from sweeps.reporting import INTERVENTION
+
+N_SMOOTH_SHARE = 20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports
+N_CROWDED = 60  # with more curves than this, raw ones behind the smoothed only make mud
+REMEDY: dict[str, Any] = {"marker": "v", "markersize": 6, "color": BLACK, "linestyle": "none", "zorder": 5}
+STALL: dict[str, Any] = {
+    "marker": "o", "markersize": 5, "color": BLACK, "markerfacecolor": "white", "linestyle": "none", "zorder": 5,
+}  # fmt: skip
+STALLED_SHAPES = ("stalled", "fast_then_flat")
+
+
+def draw_curves(
+    ax: Axes,
+    sweep: Sweep,
+    metric: str | None = None,
+    *,
+    diagnosis: pd.DataFrame | None = None,
+    highlight: int | None = None,
+    axis: str = "step",
+    rate_ax: Axes | None = None,
+) -> None:
+    """All curves of one metric (default: the watched one) on one pair of axes: step, examples or seconds against value.
+
+    Smoothed (a centred mean over a twentieth of the curve), the raw curve faint behind it. The best completed trial, or
+    `highlight`, stands out; pruned and failed ones end in a mark; a triangle shows where a remedy lowered the rate (or
+    went back to the best weights), a ring where a trial stalled (`diagnosis`: what `analysis.diagnosis.diagnose` gives).
+    rate_ax: where to draw the learning rates beneath, on the same axis, if the trials report `lr`.
+    The axis is logarithmic if values span more than a factor of 20 above 0. Values far above where trials start, and
+    non-finite ones, leave the frame.
+    """
+    metric = metric or sweep.metric
+    ax.set_xlabel(AXIS_NAMES[axis])
+    ax.set_ylabel(metric)
+    raw = lines_of(sweep, metric, axis)
+    if not raw:
+        say_nothing(ax, f"no finite {metric} was reported")
+        if rate_ax is not None:
+            rate_ax.set_visible(False)
+        return
+    smoothed = {trial: smooth(curve) for trial, curve in raw.items()}
+    chosen = best_trial(sweep) if highlight is None else highlight
+    styles = {trial: _style(sweep, trial, chosen) for trial in raw}
+    handles = _lines(ax, raw, smoothed, styles)
+    if chosen in raw:
+        name = "best: trial" if highlight is None else "trial"
+        handles.insert(0, Line2D([], [], **STYLES["best"], label=f"{name} {chosen}"))
+    handles += _marks(ax, REMEDY, "remedies", _values_at(smoothed, _interventions(sweep)))
+    if diagnosis is not None:
+        stalls = diagnosis[diagnosis["shape"].isin(STALLED_SHAPES)]["since"].dropna()
+        handles += _marks(ax, STALL, "stalled from here", _values_at(smoothed, list(stalls.items())))
+    value_limits(ax, raw.values())
+    last = max(curve[-1, 0] for curve in raw.values())
+    ax.set_xlim(0, max(last, 1) * 1.01)
+    ax.legend(handles=handles, frameon=False, fontsize="small")
+    ax.set_title(f"{sweep.name}: {len(sweep.trials)} trials", loc="left", fontsize="medium")
+    if rate_ax is not None:
+        _rates(rate_ax, sweep, styles, ax)
+
+
+def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFrame, n_columns: int = 4) -> None:
+    """One panel per shape that occurs, most frequent first, all with the same limits; others' curves faint behind.
+
+    diagnosis: index trial, columns shape and since (a step, or missing), which a mark in the shape's symbol shows.
+    """
+    curves = {trial: smooth(curve) for trial, curve in lines_of(sweep, sweep.metric).items()}
+    shapes = diagnosis["shape"].value_counts()
+    if not curves or shapes.empty:
+        say_nothing(figure.subplots(), f"no finite {sweep.metric} was reported")
+        return
+    n_columns = min(n_columns, len(shapes))
+    n_rows = -(-len(shapes) // n_columns)
+    axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    # Behind the few of a shape, some of all the others are enough to see where they lie.
+    behind = list(curves.values())[:: max(1, len(curves) // 50)]
+    for ax, (shape, n) in zip(axes.flat, shapes.items(), strict=False):
+        numbers = diagnosis.index[diagnosis["shape"] == shape]
+        add_lines(ax, behind, color=GREY, linewidth=0.5, alpha=0.25)
+        own = [curves[trial] for trial in numbers if trial in curves]
+        style = shape_style(str(shape))
+        add_lines(ax, own, color=style["color"], linewidth=0.9, alpha=max(0.25, min(0.9, 10 / max(len(own), 1))))
+        at = _values_at(curves, list(diagnosis.loc[numbers, "since"].dropna().items()))
+        ax.plot(at[:, 0], at[:, 1], **{**style, "markersize": 4})
+        ax.set_title(f"{shape_name(str(shape))} ({n})", loc="left", fontsize="medium")
+    for ax in axes.flat[len(shapes) :]:
+        ax.set_visible(False)
+    value_limits(axes.flat[0], curves.values())
+    axes.flat[0].set_xlim(0, max(curve[-1, 0] for curve in curves.values()) or 1)
+    figure.supxlabel("step (optimizer updates)", fontsize="medium")
+    figure.supylabel(sweep.metric, fontsize="medium")
+
+
+def smooth(curve: Points) -> Points:
+    """The curve [n, 2] with each value the mean of the reports around it; fewer towards the ends, so it never lags."""
+    half = max(1, len(curve) // N_SMOOTH_SHARE // 2)
+    if len(curve) < 3:
+        return curve
+    sums = np.concatenate([[0.0], np.cumsum(curve[:, 1])])
+    at = np.arange(len(curve))
+    reach = np.minimum(half, np.minimum(at, at[::-1]))
+    means = (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
+    return np.column_stack([curve[:, 0], means])
+
+
+def _style(sweep: Sweep, trial: int, chosen: int | None) -> str:
+    if trial == chosen:
+        return "best"
+    return str(sweep.trials["state"].get(trial, "running")) if len(sweep.trials) else "running"
+
+
+def _lines(
+    ax: Axes,
+    raw: dict[int, Points],
+    smoothed: dict[int, Points],
+    styles: dict[int, str],
+) -> list[Line2D]:
+    """Draws the curves by style, and the ends of those cut short; returns the legend's handles."""
+    handles = []
+    for name, style in STYLES.items():
+        trials = [trial for trial in raw if styles[trial] == name]
+        if not trials:
+            continue
+        if name == "best" or len(raw) <= N_CROWDED:
+            add_lines(ax, [raw[t] for t in trials], **{**style, "linewidth": 0.6, "alpha": 0.25, "zorder": 1})
+        add_lines(ax, [smoothed[t] for t in trials], **style)
+        single = [smoothed[t][0] for t in trials if len(raw[t]) == 1]
+        ax.plot(*np.reshape(single, (-1, 2)).T, linestyle="none", marker=".", color=style["color"])
+        ends = np.array([smoothed[t][-1] for t in trials])
+        if name in ENDS:
+            ax.plot(*ends.T, **{**style, "linestyle": "none", "marker": ENDS[name], "markersize": 5})
+        if name != "best":
+            label = f"{STATE_NAMES.get(name, name)} ({len(trials)})"
+            handles.append(Line2D([], [], **style, marker=ENDS.get(name, ""), label=label))
+    return handles
+
+
+def _marks(ax: Axes, style: dict[str, Any], what: str, at: Points) -> list[Line2D]:
+    if not len(at):
+        return []
+    ax.plot(at[:, 0], at[:, 1], **style)
+    return [Line2D([], [], **style, label=f"{what} ({len(at)})")]
+
+
+def _values_at(curves: dict[int, Points], places: list[tuple[Any, Any]]) -> Points:
+    """(trial, step) pairs as points on their curves, [n, 2]; those of trials without a curve are left out."""
+    points = [
+        (step, np.interp(step, curves[trial][:, 0], curves[trial][:, 1])) for trial, step in places if trial in curves
+    ]
+    return np.array(points, dtype=np.float64).reshape(-1, 2)
+
+
+def _interventions(sweep: Sweep) -> list[tuple[int, int]]:
+    """Where remedies were taken: trial and step."""
+    taken = sweep.curves[sweep.curves["metric"].str.startswith(f"{INTERVENTION}/")]
+    return list(zip(taken["trial"], taken["step"], strict=True))
+
+
+def _rates(ax: Axes, sweep: Sweep, styles: dict[int, str], above: Axes) -> None:
+    """The learning rates of the trials on a slim panel under their curves."""
+    rates = lines_of(sweep, "lr")
+    if not rates:
+        ax.set_visible(False)
+        return
+    for name, style in STYLES.items():
+        add_lines(ax, [rate for trial, rate in rates.items() if styles.get(trial) == name], **style)
+    positive = [rate[rate[:, 1] > 0, 1] for rate in rates.values()]
+    if any(map(len, positive)):
+        ax.set_yscale("log")
+    ax.autoscale_view()
+    ax.set_xlim(above.get_xlim())
+    ax.set_xlabel("step (optimizer updates)")
+    above.set_xlabel("")
+    above.tick_params(labelbottom=False)
+    ax.set_ylabel("learning rate")
