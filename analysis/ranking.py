@@ -1,0 +1,314 @@
+"""Which settings are truly better? A sweep's settings in order, with intervals and tiers."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from analysis import tiers
+from analysis.load import Sweep
+from sweeps.signals import N_POINTS, Z, signals
+
+# Settings that saw numbers of examples further apart than this share are not on one axis.
+EXAMPLES_APART = 0.05
+# Below this many degrees of freedom between seeds a reader should be told.
+FEW_DEGREES = 5
+# A metric is what the objective was taken from if it says so in this share of the completed trials.
+SAME_SHARE = 0.9
+
+NoiseSource = Literal["seeds", "curve", "none"]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Settings, best first, and how well their order is known.
+
+    table: one row per setting; first the completed ones by tier and estimate, then those that did not complete by their
+        best, without tier. Columns setting (number of its first trial), trials (their numbers), n_seeds (completed),
+        state, estimate (mean of the seeds; without repeats the level of the curve; NaN unless completed), low, high
+        (95 %, Student's t, for this setting alone), tier (1 is first place; <NA> unless completed), why, and
+        `params.KEY`; in a comparison of sweeps also sweep.
+    of: what is ranked, such as "objective" or "level of val_loss". larger_is_better: its direction.
+    noise: standard deviation of one run around its setting, typical. noise_source: "seeds"; "curve", where no setting
+        was repeated: errors are then those of the level of each curve, and another seed may differ by more; "none" if
+        not even that is known: then all share one tier.
+    smallest_difference: between the first place and the others, found in nine such sweeps of ten.
+    seeds_to_settle: more seeds for each setting of the first tier after which its leader would stand alone if the
+        differences are as they seem; 0 if it does, None if more than 50 are needed or the noise is not known.
+    warnings: what the reader must know before believing the order, in sentences.
+    """
+
+    table: pd.DataFrame
+    of: str
+    larger_is_better: bool
+    noise: float
+    noise_source: NoiseSource
+    smallest_difference: float
+    seeds_to_settle: int | None
+    warnings: tuple[str, ...]
+
+    @property
+    def first(self) -> list[int]:
+        """The settings of the first tier, best first."""
+        table = self.table
+        return [int(n) for n in table.loc[table["tier"].eq(1).fillna(False), "setting"]] if len(table) else []
+
+    def sentences(self) -> list[str]:
+        """The outcome in words: first place, whether it is certain, what could have been seen, and the warnings."""
+        return [*_outcome(self), *self.warnings]
+
+    def shown(self) -> pd.DataFrame:
+        """The table for a reader: parameters that vary, trials as text, no empty columns."""
+        table = self.table.assign(trials=[" ".join(map(str, numbers)) for numbers in self.table["trials"]])
+        params = [c for c in table.columns if c.startswith("params.")]
+        fixed = [c for c in params if table[c].nunique(dropna=False) < 2]
+        return table.drop(columns=fixed).rename(columns={c: c.removeprefix("params.") for c in params})
+
+    def _repr_html_(self) -> str:
+        """See IPython: the table with the outcome below."""
+        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
+        return self.shown().to_html(index=False, na_rep="", float_format="{:.4g}".format) + said
+
+
+def rank(sweep: Sweep) -> Ranking:
+    """The settings of a sweep, best first, in tiers of those that cannot be told apart.
+
+    Runs of one setting with several seeds count as its seeds; seeds that settings share are paired. Results taken over
+    by a duplicate count once. A setting whose seeds did not all complete is ranked by those that did, with a warning.
+    A sweep without a completed trial has no tier. See `analysis.tiers` for the statistics.
+    """
+    trials = sweep.trials
+    if not len(trials):
+        return Ranking(
+            _table(pd.DataFrame(), {}), "objective", False, math.nan, "none", math.nan, None, ("No trial has run.",)
+        )
+    trials = trials[~trials["why"].astype(str).str.startswith("duplicate")]
+    done = trials[trials["state"].eq("complete") & np.isfinite(trials["objective"].astype(float))]
+    sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
+    settings = {int(s): i for i, s in enumerate(dict.fromkeys(done["setting"]))}
+    index = done["setting"].map(settings).to_numpy(np.int64)
+    if not len(done):
+        known, of, source = None, "objective", "none"
+    elif len(settings) < len(done):
+        seed = done["seed"].astype(float).fillna(-1).to_numpy(np.int64)
+        known = tiers.from_seeds(index, seed, sign * done["objective"].to_numpy(np.float64))
+        of, source = "objective", "seeds"
+    else:
+        known, of, source = _by_curves(sweep, done, sign)
+    rows: dict[int, dict[str, float]] = {}
+    if known is not None:
+        tier = tiers.tiers(known)
+        half = t.isf(tiers.ALPHA / 2, np.maximum(known.df, 1e-9)) * known.standard_error
+        rows = {
+            setting: {
+                "estimate": sign * known.mean[i],
+                "low": sign * known.mean[i] - half[i],
+                "high": sign * known.mean[i] + half[i],
+                "tier": int(tier[i]),
+            }
+            for setting, i in settings.items()
+        }
+    return Ranking(
+        table=_table(trials, rows, sign),
+        of=of,
+        larger_is_better=sign < 0,
+        noise=known.noise if known else math.nan,
+        noise_source=source,  # type: ignore[arg-type]
+        smallest_difference=tiers.smallest_difference(known) if known else math.nan,
+        seeds_to_settle=tiers.seeds_to_settle(known, tier) if known else None,
+        warnings=tuple(_warnings(sweep, trials, done, known, source)),
+    )
+
+
+def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Estimates, str, str]:
+    """One run per setting: the level of the curve that the objective was taken from, if there is one."""
+    source = objective_source(sweep, done)
+    if source is None:
+        unknown = np.full(len(done), np.nan)
+        values = sign * done["objective"].to_numpy(np.float64)
+        return tiers.from_curves(values, unknown, np.ones(len(done))), "objective", "none"
+    metric, kind = source
+    rows = sweep.curves[sweep.curves["metric"] == metric].sort_values(["trial", "step"], kind="stable")
+    rows = rows.drop_duplicates(["trial", "step"], keep="last")
+    of_trial = dict(tuple(rows.groupby("trial", sort=False)))
+    levels, errors, df = np.empty(len(done)), np.empty(len(done)), np.ones(len(done))
+    for i, number in enumerate(done.index):
+        own = of_trial[number]
+        said = signals(own["step"].to_numpy(), sign * own["value"].to_numpy(np.float64))
+        levels[i] = said.level if kind == "final" else said.best
+        errors[i] = (said.level_high - said.level) / Z
+        r, n = said.autocorrelation, min(said.n_reports, N_POINTS)
+        df[i] = max(1.0, (math.ceil(n / 2) - 2) * (1 - r) / (1 + r))
+    name = f"{'level' if kind == 'final' else 'smoothed best'} of {metric}"
+    return tiers.from_curves(levels, errors, df), name, "curve"
+
+
+def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["final", "best"]] | None:
+    """The metric whose last ("final") or best value is the objective of the completed trials; None if none is."""
+    largest = sweep.directions[0] == "maximize"
+    curves = sweep.curves[sweep.curves["trial"].isin(done.index)]
+    names = curves["metric"].unique()
+    for metric in sorted(names, key=lambda name: (name != sweep.metric, name)):
+        own = curves[curves["metric"] == metric].sort_values("step", kind="stable").groupby("trial")["value"]
+        for kind, values in (("final", own.last()), ("best", own.max() if largest else own.min())):
+            objective = done["objective"].astype(float)
+            same = np.isclose(values.reindex(done.index), objective, rtol=1e-5, atol=0.0)
+            if same.mean() >= SAME_SHARE:
+                whole = done.index.isin(values.index).all()
+                return (str(metric), kind) if whole else None  # type: ignore[return-value]
+    return None
+
+
+_STATES = ("complete", "pruned", "running", "fail")
+
+
+def _table(trials: pd.DataFrame, ranked: dict[int, dict[str, float]], sign: float = 1.0) -> pd.DataFrame:
+    columns = ["setting", "trials", "n_seeds", "state", "estimate", "low", "high", "tier", "why"]
+    rows: list[dict[str, Any]] = []
+    for setting, runs in trials.groupby("setting", sort=True) if len(trials) else ():
+        number = int(str(setting))
+        state = min(runs["state"], key=_STATES.index)
+        lead = runs.loc[number] if number in runs.index else runs.iloc[0]
+        wrong = runs.loc[runs["state"] != "complete", "why"]
+        best = sign * float(runs["best"].astype(float).mean())
+        place: tuple[object, ...] = (len(trials), _STATES.index(state), math.isnan(best), best)
+        if own := ranked.get(number):
+            place = (own["tier"], sign * float(own["estimate"]))
+        rows.append(
+            {
+                "setting": number,
+                "trials": tuple(int(n) for n in runs.get("number", runs.index)),
+                "n_seeds": int(runs["state"].eq("complete").sum()),
+                "state": state,
+                **(own or {"estimate": math.nan, "low": math.nan, "high": math.nan, "tier": None}),
+                "why": str(wrong.iloc[0] if len(wrong) else lead["why"]),
+                **({"sweep": lead["sweep"]} if "sweep" in runs else {}),
+                **{c: lead[c] for c in trials.columns if c.startswith("params.")},
+                "_place": place,
+            }
+        )
+    rows.sort(key=lambda row: row.pop("_place"))
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    return table.astype({"tier": "Int64"})
+
+
+def _warnings(
+    sweep: Sweep, trials: pd.DataFrame, done: pd.DataFrame, known: tiers.Estimates | None, source: str
+) -> list[str]:
+    found = []
+    if known is None:
+        return ["No trial has completed, so nothing is ranked."]
+    if len(sweep.directions) > 1:
+        found.append(f"Of {len(sweep.directions)} objectives only the first is ranked; see pareto for all.")
+    versions = done["code"].fillna("unknown").astype(str).value_counts() if "code" in done else pd.Series(dtype=int)
+    if len(versions) > 1:
+        counts = ", ".join(f"{n} of {code}" for code, n in versions.items())
+        found.append(
+            f"Trials of different code versions are ranked together ({counts}): the code may be the difference."
+        )
+    examples = done["examples"].astype(float).dropna() if "examples" in done else pd.Series(dtype=float)
+    if len(examples) > 1 and examples.max() > (1 + EXAMPLES_APART) * examples.min():
+        found.append(
+            f"The settings saw different numbers of examples ({examples.min():,.0f} to {examples.max():,.0f}): "
+            "those with more had more data for the same number of steps."
+        )
+    ended = trials[trials["setting"].isin(done["setting"]) & ~trials.index.isin(done.index)]
+    ended = ended[ended["state"] != "running"]
+    if len(ended):
+        which = ", ".join(str(int(n)) for n in dict.fromkeys(ended["setting"]))
+        found.append(f"Not every seed of {which} completed; those that did not are left out, which flatters the rest.")
+    if source == "curve":
+        found.append(
+            "No setting was repeated: the noise is that of each curve, and another seed may differ by more. "
+            "`python -m analysis race DIR` runs the seeds that would tell."
+        )
+    elif source == "none" and len(done) > 1:
+        found.append("Nothing is known about the noise (no repeats, no curve of the objective): no order is certain.")
+    elif source == "seeds" and known.df_all < FEW_DEGREES:
+        found.append(f"The spread between seeds is known from {known.df_all:.0f} degrees of freedom only.")
+    return found
+
+
+def _outcome(ranking: Ranking) -> list[str]:
+    first, table = ranking.first, ranking.table
+    if not first:
+        return []
+    n_ranked = int(table["tier"].notna().sum())
+    if n_ranked == 1:
+        return [f"Setting {first[0]} is the only one that completed."]
+    names = ", ".join(map(str, first[:8])) + (" …" if len(first) > 8 else "")
+    if len(first) == 1:
+        said = [f"Setting {first[0]} is better than the other {n_ranked - 1} beyond noise."]
+    else:
+        said = [f"{len(first)} of {n_ranked} settings share first place: {names}."]
+        if ranking.noise_source == "none":
+            pass
+        elif ranking.seeds_to_settle is None:
+            said.append(f"More than {tiers.N_SEEDS_MOST} more seeds each would be needed to settle it.")
+        else:
+            least = "At least" if ranking.noise_source == "curve" else "About"
+            said.append(f"{least} {_seeds(ranking.seeds_to_settle)} for each of them would settle it.")
+    if math.isfinite(ranking.noise):
+        whose = {"seeds": "between seeds of one setting", "curve": "of a curve's level"}[ranking.noise_source]
+        said.append(
+            f"Noise {whose}: {ranking.noise:.3g}; the smallest lead that this sweep would have seen: "
+            f"{ranking.smallest_difference:.3g} (in 90 % of such sweeps)."
+        )
+    return said
+
+
+def _seeds(n: int) -> str:
+    return f"{n} more seed{'' if n == 1 else 's'}"
+
+
+def compare(sweeps: Sequence[Sweep]) -> Ranking:
+    """The settings of several sweeps in one ranking; setting numbers are counted on from one sweep to the next.
+
+    The table has the column sweep (its name) and, in trials, the numbers as in their own sweep. What makes the sweeps
+    not comparable is among the warnings: code, metric, examples, fixed parameters.
+    Raises ValueError if their directions differ, or there are none.
+    """
+    if not sweeps:
+        raise ValueError("compare needs at least one sweep")
+    directions = {sweep.directions for sweep in sweeps}
+    if len(directions) > 1:
+        raise ValueError(f"these sweeps optimise in different directions: {sorted(directions)}; compare each by itself")
+    names = _distinct([sweep.name for sweep in sweeps])
+    all_trials, all_curves, start = [], [], 0
+    for name, sweep in zip(names, sweeps, strict=True):
+        trials = sweep.trials.assign(sweep=name, number=sweep.trials.index, setting=sweep.trials["setting"] + start)
+        all_trials.append(trials.set_axis(trials.index + start))
+        all_curves.append(sweep.curves.assign(trial=sweep.curves["trial"] + start))
+        start += int(sweep.trials.index.max()) + 1 if len(trials) else 0
+    joint = replace(
+        sweeps[0],
+        name=" and ".join(names),
+        trials=pd.concat(all_trials),
+        curves=pd.concat(all_curves, ignore_index=True),
+    )
+    found = []
+    metrics = dict.fromkeys(sweep.metric for sweep in sweeps)
+    if len(metrics) > 1:
+        found.append(f"The sweeps watched different metrics: {', '.join(metrics)}.")
+    ranking = rank(joint)
+    return replace(ranking, warnings=(*found, *ranking.warnings))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    return [name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)]
+
+
+def as_document(ranking: Ranking) -> dict[str, Any]:
+    """A ranking as plain data for JSON: the fields, and the table's rows as settings; NaN becomes None."""
+    fields = {name: getattr(ranking, name) for name in ("of", "larger_is_better", "noise", "noise_source")}
+    fields |= {name: getattr(ranking, name) for name in ("smallest_difference", "seeds_to_settle", "warnings")}
+    plain = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in fields.items()}
+    return {**plain, "settings": json.loads(ranking.table.to_json(orient="records"))}

@@ -1,0 +1,194 @@
+"""The ranking of a sweep's settings: seeds, curves, what it warns of."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.load import Sweep
+from analysis.ranking import compare, rank
+
+
+def sweep(
+    trials: pd.DataFrame, curves: pd.DataFrame | None = None, direction: str = "minimize", name: str = "made"
+) -> Sweep:
+    """A sweep with these trials (setting, objective, ...); all completed and of one code version if not said."""
+    usual: dict[str, Any] = {
+        "state": "complete",
+        "why": "completed",
+        "seed": np.nan,
+        "code": "abc",
+        "examples": 100.0,
+        "steps": 10,
+    }
+    frame = trials.assign(**{key: value for key, value in usual.items() if key not in trials})
+    for column in ("best", "final"):
+        frame[column] = frame["objective"]
+    frame["objective"] = frame["objective"].where(frame["state"] == "complete")
+    empty = pd.DataFrame({"trial": [], "step": [], "examples": [], "seconds": [], "metric": [], "value": []})
+    return Sweep(
+        name=name,
+        metric="loss",
+        directions=(direction,),
+        trials=frame.rename_axis("number"),
+        curves=empty if curves is None else curves,
+    )
+
+
+def repeated(values: dict[str, list[float]]) -> pd.DataFrame:
+    """Trials of settings with several seeds: the first of each leads."""
+    rows: list[dict[str, object]] = []
+    for variant, own in values.items():
+        leader = len(rows)
+        rows += [
+            {"setting": leader, "seed": seed, "objective": value, "params.variant": variant}
+            for seed, value in enumerate(own)
+        ]
+    return pd.DataFrame(rows)
+
+
+def test_case_3_is_one_tier() -> None:
+    """Four variants that are the same model (case 3) share first place once repeated, and the noise floor is stated."""
+    rng = np.random.default_rng(1)
+    measured = {"cross-entropy only": 35.7, "per layer and head": 35.5, "per layer": 35.4, "simplified": 35.1}
+    bleu = {variant: [first, *(35.4 + rng.normal(0, 0.3, 2))] for variant, first in measured.items()}
+    found = rank(sweep(repeated(bleu), direction="maximize"))
+    assert list(found.table["tier"]) == [1, 1, 1, 1]
+    assert found.noise_source == "seeds"
+    assert 0.1 < found.noise < 0.6
+    assert found.smallest_difference > 0.6
+    assert "share first place" in found.sentences()[0]
+
+
+def test_a_clear_winner_stands_alone_in_either_direction() -> None:
+    """The setting that is far better is first, alone, by lowest or by highest as the study asks."""
+    values = {"a": [1.0, 1.1, 0.9], "b": [3.0, 3.1, 2.95], "c": [3.05, 2.9, 3.0]}
+    low = rank(sweep(repeated(values)))
+    high = rank(sweep(repeated({k: [-x for x in v] for k, v in values.items()}), direction="maximize"))
+    assert low.first == high.first == [0]
+    assert list(low.table["tier"]) == list(high.table["tier"]) == [1, 2, 2]
+    assert np.allclose(low.table["estimate"], -high.table["estimate"])
+    assert np.allclose(low.table["low"], -high.table["high"])
+    assert low.seeds_to_settle == 0
+
+
+def test_pruned_failed_and_duplicates_are_not_seeds() -> None:
+    """Only own completed runs are ranked; settings that did not complete come last, without tier, by their best."""
+    trials = repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]})
+    more = pd.DataFrame(
+        {
+            "setting": [4, 5, 6, 0],
+            "objective": [5.0, 0.1, np.nan, 1.0],
+            "state": ["pruned", "pruned", "fail", "complete"],
+            "why": ["pruned: stalled", "pruned: slow", "failed: no memory", "duplicate: the setting of trial 0"],
+            "params.variant": ["c", "d", "e", "a"],
+        }
+    )
+    found = rank(sweep(pd.concat([trials, more], ignore_index=True).fillna({"state": "complete", "why": "completed"})))
+    assert list(found.table["setting"]) == [0, 2, 5, 4, 6]
+    assert list(found.table["n_seeds"]) == [2, 2, 0, 0, 0]
+    assert found.table["tier"].isna().tolist() == [False, False, True, True, True]
+    assert found.table["why"].iloc[-1] == "failed: no memory"
+
+
+def test_an_incomplete_setting_is_called_out() -> None:
+    """A setting of which one seed diverged is ranked by the others, and the reader is told."""
+    trials = repeated({"a": [1.0, 1.2, 9.0], "b": [2.0, 2.2, 2.1]}).assign(
+        state=["complete", "complete", "pruned", *["complete"] * 3], why=["", "", "diverged", "", "", ""]
+    )
+    found = rank(sweep(trials))
+    assert any("Not every seed of 0" in warning for warning in found.warnings)
+    assert found.table.set_index("setting").loc[0, "n_seeds"] == 2
+
+
+def test_what_is_not_comparable_is_said() -> None:
+    """Different code versions and different numbers of examples among the ranked trials are warned of, with numbers."""
+    trials = repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]})
+    mixed = rank(sweep(trials.assign(code=["abc", "abc", "def", "def"], examples=[100, 100, 800, 800])))
+    assert any("different code versions" in w and "2 of abc" in w for w in mixed.warnings)
+    assert any("100 to 800" in w for w in mixed.warnings)
+    assert not [w for w in rank(sweep(trials)).warnings if "code" in w or "examples" in w]
+
+
+def curves_of(ends: list[float], noise: float, metric: str = "loss", n_points: int = 60) -> pd.DataFrame:
+    """One falling noisy curve per trial that flattens at a level."""
+    rng = np.random.default_rng(0)
+    steps = np.arange(n_points) * 10
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "trial": trial,
+                "step": steps,
+                "metric": metric,
+                "value": end + 2.0 * np.exp(-steps / 60) + rng.normal(0, noise, n_points),
+            }
+        )
+        for trial, end in enumerate(ends)
+    ).assign(examples=np.nan, seconds=0.0)
+
+
+def test_without_repeats_the_curves_tell_the_noise() -> None:
+    """Settings run once are told apart by the noise of the curve of the objective, and the ranking says so."""
+    curves = curves_of([1.0, 1.0, 1.0, 2.0], noise=0.05)
+    last = curves.groupby("trial")["value"].last()
+    found = rank(sweep(pd.DataFrame({"setting": range(4), "objective": last}), curves))
+    assert found.noise_source == "curve"
+    assert found.of == "level of loss"
+    assert list(found.table["tier"]) == [1, 1, 1, 2]
+    assert list(found.table["setting"])[-1] == 3
+    assert any("No setting was repeated" in w for w in found.warnings)
+    assert ((found.table["low"] < found.table["estimate"]) & (found.table["estimate"] < found.table["high"])).all()
+
+
+def test_the_curve_is_that_of_the_objective() -> None:
+    """An objective that is another metric's last value takes its noise from that metric, not from the watched one."""
+    curves = pd.concat([curves_of([1.0, 2.0], 0.3), curves_of([5.0, 6.0], 0.01, "val_loss")])
+    last = curves[curves["metric"] == "val_loss"].groupby("trial")["value"].last()
+    found = rank(sweep(pd.DataFrame({"setting": [0, 1], "objective": last}), curves))
+    assert found.of == "level of val_loss"
+    assert list(found.table["tier"]) == [1, 2]
+
+
+def test_nothing_known_is_one_tier() -> None:
+    """An objective without curve or repeats gives an order but no claim: one tier and a warning."""
+    found = rank(sweep(pd.DataFrame({"setting": range(3), "objective": [3.0, 1.0, 2.0]})))
+    assert list(found.table["setting"]) == [1, 2, 0]
+    assert list(found.table["tier"]) == [1, 1, 1]
+    assert found.noise_source == "none"
+    assert any("Nothing is known about the noise" in w for w in found.warnings)
+
+
+@pytest.mark.parametrize("state", ["fail", "pruned", "running"])
+def test_awkward_sweeps_are_ranked_too(state: str) -> None:
+    """Sweeps with no trial, one trial, or none that completed give a table, words, and HTML."""
+    one = pd.DataFrame({"setting": [0], "objective": [1.0], "state": [state]})
+    for trials in (one, one.iloc[:0], one.assign(state="complete")):
+        found = rank(sweep(trials))
+        assert len(found.table) == len(trials)
+        assert found.sentences()
+        assert "<table" in found._repr_html_()
+    assert rank(sweep(one.assign(objective=np.inf))).first == []
+
+
+def test_sweeps_are_compared_in_one_ranking() -> None:
+    """Two sweeps share one ranking; each row names its sweep and its trials there, and other code is warned of."""
+    old = sweep(repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]}), name="old")
+    new = sweep(repeated({"a": [0.1, 0.2]}).assign(code="def"), name="new")
+    found = compare([old, new])
+    assert list(found.table["sweep"]) == ["new", "old", "old"]
+    assert list(found.table["trials"]) == [(0, 1), (0, 1), (2, 3)]
+    assert found.table["setting"].is_unique
+    assert any("different code versions" in w for w in found.warnings)
+    with pytest.raises(ValueError, match="different directions"):
+        compare([old, sweep(repeated({"a": [1.0]}), direction="maximize")])
+
+
+def test_the_table_is_fit_for_json() -> None:
+    """The document for machines is strict JSON: no NaN, settings in order."""
+    from analysis.ranking import as_document
+
+    trials = repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]})
+    text = json.dumps(as_document(rank(sweep(trials))), allow_nan=False)
+    assert [row["setting"] for row in json.loads(text)["settings"]] == [0, 2]
