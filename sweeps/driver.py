@@ -21,11 +21,13 @@ from sweeps.study import Proposal, SweepStudy
 from sweeps.types import Ending, Outcome, Remedy, Verdict
 from sweeps.workers import (
     Assignment,
+    Filled,
     Finished,
     Nursery,
     Offered,
     Ready,
     Reported,
+    Said,
     Stopped,
     Worker,
     WorkerSpec,
@@ -104,6 +106,8 @@ class Driver:
         self._others: dict[int, set[str]] = {}  # trial -> metrics it reported that are not watched
         self._n_interrupts = 0
         self._n_told = 0
+        self._said: set[str] = set()
+        self.filled: dict[int, Filled] = {}  # what workers with lanes have last said of them, by slot
         # What the caller of a sweep may want of each trial. The outcome is the task's own, with no objective judged.
         self.outcomes: dict[int, Outcome] = {}
         self.assignments: dict[int, Assignment] = {}
@@ -202,6 +206,12 @@ class Driver:
                     self._handle(s.Freed(worker.slot, n_lanes))
                 case Reported():
                     self._report(message)
+                case Said(text):
+                    if text not in self._said:  # every worker finds out the same
+                        self._said.add(text)
+                        log.info("%s", text)
+                case Filled():
+                    self.filled[worker.slot] = message
                 case Finished(trial, outcome):
                     self.outcomes[trial] = outcome
                     self._handle(s.Ended(trial, self._with_objective(trial, outcome)))

@@ -123,36 +123,52 @@ class HydraRunner:
     def __call__(self, assignment: Assignment, reporter: Reporter) -> Outcome:
         """Run one trial; whatever the task does, the outcome says so in a sentence."""
         try:
-            config = self._composer.compose(assignment.overrides)
-            folder = set_job(config, assignment.trial)
-            reporter.place(str(folder))
-            with _output_to(folder / OUTPUT_FILE):
-                findings = tuple(self._audit(_without_hydra(config)))
-                ruled_out = [finding for finding in findings if finding.rule == "infeasible"]
-                if ruled_out:
-                    return Outcome(Ending.INFEASIBLE, reason=ruled_out[0].text, findings=findings)
+            config, folder = self.place(assignment, reporter)
+            with output_to(folder / OUTPUT_FILE):
+                findings = self.findings(config)
+                if is_ruled_out(findings):
+                    return infeasible(findings)
                 result = self._run(config, folder)
         except Exception as error:
-            return Outcome(Ending.FAILED, reason=f"{describe(error)} (before the task began)")
+            return not_begun(error)
         return replace(judge(result, reporter.verdict if reporter.heeded else None), findings=findings)
 
-    def _run(self, config: DictConfig, folder: Path) -> JobReturn:
+    def place(self, assignment: Assignment, reporter: Reporter) -> tuple[DictConfig, Path]:
+        """A trial's whole config and its folder."""
+        config = self._composer.compose(assignment.overrides)
+        folder = set_job(config, assignment.trial)
+        reporter.place(str(folder))
+        return config, folder
+
+    def findings(self, config: DictConfig) -> tuple[Finding, ...]:
+        """What the audit says of a config."""
+        return tuple(self._audit(_without_hydra(config)))
+
+    def begin(self, config: DictConfig, folder: Path) -> JobReturn:
+        """A job with its configs on disk, before its task is called."""
         result = JobReturn()
         result.task_name = JobRuntime.instance().get("name")
         result.overrides = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task))
         result.cfg = _without_hydra(config)
         result.hydra_cfg = cast(DictConfig, HydraConfig.instance().cfg)
-        chdir = changes_directory(config)
+        result.working_dir = str(folder if changes_directory(config) else Path.cwd())
+        if config.hydra.output_subdir is not None:
+            self._save_configs(result, folder / config.hydra.output_subdir)
+        self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
+        return result
+
+    def end(self, config: DictConfig, result: JobReturn) -> None:
+        """A job is over."""
+        self._context.callbacks.on_job_end(config=config, job_return=result)
+
+    def _run(self, config: DictConfig, folder: Path) -> JobReturn:
         old_directory = Path.cwd()
         try:
-            if chdir:
+            if changes_directory(config):
                 os.chdir(folder)
-            result.working_dir = str(folder) if chdir else str(old_directory)
             configure_log(config.hydra.job_logging, config.hydra.verbose)
-            if config.hydra.output_subdir is not None:
-                self._save_configs(result, folder / config.hydra.output_subdir)
             with env_override(config.hydra.job.env_set):
-                self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
+                result = self.begin(config, folder)
                 try:
                     result.return_value = self._task_function(result.cfg)
                     result.status = JobStatus.COMPLETED
@@ -161,7 +177,7 @@ class HydraRunner:
                         logging.getLogger(__name__).error("the task failed", exc_info=error)
                     result.return_value = error
                     result.status = JobStatus.FAILED
-            self._context.callbacks.on_job_end(config=config, job_return=result)
+            self.end(config, result)
         finally:
             os.chdir(old_directory)
             for handler in logging.getLogger().handlers:
@@ -183,6 +199,22 @@ class HydraRunner:
         varying = to_yaml({"hydra": {key: hydra_cfg.hydra[key] for key in VARYING}})
         text = self._constant_yaml[shape] + varying.removeprefix("hydra:\n")
         (folder / "hydra.yaml").write_text(text, encoding="utf-8")
+
+
+def is_ruled_out(findings: Sequence[Finding]) -> bool:
+    """Whether an audit found that a trial is not to be run."""
+    return any(finding.rule == "infeasible" for finding in findings)
+
+
+def infeasible(findings: Sequence[Finding]) -> Outcome:
+    """The outcome of a trial that is ruled out."""
+    reason = next(finding.text for finding in findings if finding.rule == "infeasible")
+    return Outcome(Ending.INFEASIBLE, reason=reason, findings=tuple(findings))
+
+
+def not_begun(error: Exception) -> Outcome:
+    """The outcome of a trial whose task was never called."""
+    return Outcome(Ending.FAILED, reason=f"{describe(error)} (before the task began)")
 
 
 class FolderReturn(JobReturn):
@@ -297,7 +329,7 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 
 
 @contextlib.contextmanager
-def _output_to(path: Path) -> Iterator[None]:
+def output_to(path: Path) -> Iterator[None]:
     """Send this process's standard output and error, C libraries and children included, to the end of a file."""
     sys.stdout.flush()
     sys.stderr.flush()

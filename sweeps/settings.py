@@ -24,7 +24,8 @@ class Settings:
 
     sampler, pruner: configs with `_target_`. direction: "minimize", "maximize", or a list of them.
     storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for the job's name.
-    n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
+    n_trials: the total to reach. n_jobs: slots, or "auto". lanes: trials that each slot trains side by side as one model,
+    or "auto" for as many as pay; 1 for none. lane_runner: dotted name of a function (sweeps.lanes.Desk) that does it. max_failure_rate: in [0, 1].
     custom_search_space: dotted name of a function (config, trial) that suggests more. enqueue: settings to run first.
     repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
     audit: dotted name of a function (config) that returns `sweeps.types.Finding`s before a trial runs, or None.
@@ -42,6 +43,8 @@ class Settings:
     study_name: str | None
     n_trials: int
     n_jobs: int | str
+    lanes: int | str
+    lane_runner: str | None
     max_failure_rate: float
     custom_search_space: str | None
     enqueue: Sequence[Mapping[str, Any]]
@@ -64,6 +67,10 @@ class Settings:
             refuse("n_trials", self.n_trials, "give the total number of trials to reach, 1 or more")
         if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
             refuse("repeats", self.repeats, "give the number of seeds for each setting, 1 or more")
+        if self.lanes != "auto" and (type(self.lanes) is not int or self.lanes < 1):
+            refuse("lanes", self.lanes, "give the number of lanes of each slot, 1 or more, or auto")
+        if self.lanes != 1 and self.lane_runner is None:
+            refuse("lanes", self.lanes, "this app cannot train in lanes: hydra.sweeper.lane_runner names no function")
         if not (isinstance(self.max_failure_rate, int | float) and 0 <= self.max_failure_rate <= 1):
             refuse("max_failure_rate", self.max_failure_rate, "give a share from 0 (none may fail) to 1 (all may)")
         if not (isinstance(self.audit_fraction, int | float) and 0 <= self.audit_fraction <= 1):

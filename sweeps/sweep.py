@@ -29,13 +29,14 @@ from sweeps.driver import Driver
 from sweeps.errors import BadInputError, SweepFailedError
 from sweeps.folder import STUDY_FILE, SWEEP_FILE
 from sweeps.jobs import Composer, FolderReturn, HydraRunner, changes_directory
+from sweeps.lanes import in_lanes
 from sweeps.making import function_named, make, make_plans, make_pruner, make_sampler
 from sweeps.progress import Progress, counted, duration
 from sweeps.settings import Settings
 from sweeps.slots import physical_cores, plan_slots, visible_gpus
 from sweeps.storage import LiveStorage, in_memory, open_backend
 from sweeps.study import SweepStudy, open_study, take_over
-from sweeps.workers import Nursery
+from sweeps.workers import Nursery, one_at_a_time
 
 log = logging.getLogger("sweeps")
 
@@ -59,12 +60,19 @@ def run_sweep(
     pruner = make_pruner(settings.pruner, len(settings.directions), settings.audit_fraction)
     plans = make_plans(settings, space, config)
     audit = function_named("audit", settings.audit) if settings.audit else None
+    in_lanes_by = settings.lane_runner if settings.lanes != 1 else None
+    lane_runner = function_named("lane_runner", in_lanes_by) if in_lanes_by else None
     if config.hydra.launcher._target_.rpartition(".")[2] != "BasicLauncher":
         log.warning("hydra/launcher is not used: iolaus runs trials in its own worker processes (hydra.sweeper.n_jobs)")
 
     sweep_dir = Path(config.hydra.sweep.dir).absolute()
     runner = HydraRunner(context, task_function, composer, audit or (lambda _: ()))
-    with _locked(sweep_dir), Nursery(runner, settings.metric) as nursery, _opened(settings, sweep_dir) as storage:
+    serve = one_at_a_time(runner)
+    if lane_runner is not None:
+        _refuse_job_settings(config)
+        n_lanes = None if settings.lanes == "auto" else int(settings.lanes)
+        serve = in_lanes(runner, lane_runner, n_lanes, _most_lanes(plans.n_trials, len(slots)), sweep_dir)
+    with _locked(sweep_dir), Nursery(serve, settings.metric) as nursery, _opened(settings, sweep_dir) as storage:
         name = settings.study_name or (None if settings.storage else config.hydra.job.name)
         optuna_study = open_study(storage, name, settings.directions, sampler, pruner, space)
         # The lock on the folder makes us the only driver of a study in it: whatever runs there is an orphan.
@@ -113,10 +121,33 @@ def run_sweep(
             failure = driver.run()
         elapsed_s = time.monotonic() - started_s
         storage.flush()
+        if driver.filled:
+            log.info("lanes were %.0f %% full", 100 * _filled(driver))
         _conclude(console, optuna_study, settings, sweep_dir, elapsed_s, is_short=study.n_to_ask > 0)
         if failure is not None:
             raise SweepFailedError(failure)
         return _returns(driver, config, len(slots))
+
+
+def _most_lanes(n_trials: int, n_slots: int) -> int:
+    """How many lanes each slot may open by itself: no more than half of the trials run at the same time.
+
+    Settings that run together were proposed without knowing of each other's results, and a lane pays by being refilled.
+    """
+    return max(1, n_trials // (2 * n_slots))
+
+
+def _refuse_job_settings(config: DictConfig) -> None:
+    """Raise BadInputError for what a job can have only in a process of its own."""
+    if changes_directory(config):
+        raise BadInputError("hydra.job.chdir=true and lanes do not go together: lanes share one working directory")
+    if config.hydra.job.env_set:
+        raise BadInputError("hydra.job.env_set and lanes do not go together: lanes share one environment")
+
+
+def _filled(driver: Driver) -> float:
+    n_all = sum(filled.n_all for filled in driver.filled.values())
+    return sum(filled.n_full for filled in driver.filled.values()) / max(n_all, 1)
 
 
 @contextmanager

@@ -67,6 +67,21 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """Worker to driver: a line for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Worker to driver: the lane-steps it has made so far, and for how many of them there was a trial."""
+
+    n_full: int
+    n_all: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """Driver to worker: end this trial at its next report."""
 
@@ -91,6 +106,7 @@ class WorkerSpec:
     n_threads: int | None = None
 
 
+FromWorker = Ready | Reported | Finished | Said | Filled
 # What a worker does for as long as it lives: takes assignments from its line and finishes each. It need not return.
 Server = Callable[["Line"], None]
 
@@ -256,7 +272,7 @@ class Line:
 
     def open(self, n_lanes: int = 1) -> None:
         """Say that this worker is up, with room for so many trials; again whenever that changes."""
-        self._send(Ready(n_lanes))
+        self.send(Ready(n_lanes))
 
     def take(self, wait: bool = True) -> tuple[Assignment, Reporter] | None:
         """The next trial to run, with its line to the driver; None if there is none and we do not wait."""
@@ -274,7 +290,11 @@ class Line:
         with self._lock:
             reporter = self._reporters.pop(trial)
         self._pass_on(trial, reporter)
-        self._send(Finished(trial, outcome))
+        self.send(Finished(trial, outcome))
+
+    def say(self, text: str) -> None:
+        """Tell the user something."""
+        self.send(Said(text))
 
     def flush(self) -> None:
         """Send what has been reported now, and not when BATCH_S is over."""
@@ -309,9 +329,10 @@ class Line:
     def _pass_on(self, trial: int, reporter: Reporter) -> None:
         batch = reporter.take()
         if batch is not None:
-            self._send(Reported(trial, batch))
+            self.send(Reported(trial, batch))
 
-    def _send(self, message: Ready | Reported | Finished) -> None:
+    def send(self, message: FromWorker) -> None:
+        """Send a message, from any thread."""
         # Connection.send is not safe from two threads; the pipe itself keeps the order.
         data = pickle.dumps(message)
         with self._send_lock:
@@ -366,10 +387,10 @@ def wait(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
     return list(ready.values())
 
 
-def drain(worker: Worker) -> tuple[list[Ready | Reported | Finished], bool]:
+def drain(worker: Worker) -> tuple[list[FromWorker], bool]:
     """What a worker has sent, and whether it has ended (judged before the pipe is read, so nothing is missed)."""
     ended = worker.pid_fd is not None and bool(select.select([worker.pid_fd], [], [], 0)[0])
-    messages: list[Ready | Reported | Finished] = []
+    messages: list[FromWorker] = []
     try:
         while worker.pipe.poll():
             messages.append(worker.pipe.recv())

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 
 from sweeps.errors import BadInputError
 from trainer.audit import audit, outlook
-from trainer.course import Summary
 from trainer.loop import train
 from trainer.settings import read
 
@@ -37,24 +36,13 @@ def main(cfg: DictConfig) -> float:
             raise SystemExit(f"trainer: not trained, since audit.rules.{finding.name}=infeasible: {finding.text}")
         log.warning("audit, %s: %s", finding.name, finding.text)
     summary = train(run, tell=log.info, keep=kept_file() if cfg.keep_best else None)
-    log.info(conclusion(summary))
+    log.info(summary.conclusion)
     return summary.final["val_loss"]
 
 
 def kept_file() -> Path | None:
     """Where the best weights of this run are kept: its output folder; None where Hydra has given it none."""
     return Path(HydraConfig.get().runtime.output_dir) / "best.pt" if HydraConfig.initialized() else None
-
-
-def conclusion(summary: Summary) -> str:
-    """The last line of a run."""
-    measures = "  ".join(f"{name} {value:.4g}" for name, value in (summary.final | summary.tested).items())
-    rate = summary.n_steps / max(summary.seconds, 1e-9)
-    return (
-        f"{summary.ended}  {measures}  best val_loss {summary.best['val_loss']:.4g} at step {summary.best_step}  "
-        f"best weights kept from step {summary.kept_step}  "
-        f"{summary.n_steps} steps, {summary.examples} examples in {summary.seconds:.1f} s ({rate:.0f} steps/s)"
-    )
 
 
 def audit_main(overrides: list[str]) -> None:

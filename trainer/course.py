@@ -51,6 +51,17 @@ class Summary:
     kept_step: int | None
     ended: str
 
+    @property
+    def conclusion(self) -> str:
+        """The last line of a run's log."""
+        measures = "  ".join(f"{name} {value:.4g}" for name, value in (self.final | self.tested).items())
+        rate = self.n_steps / max(self.seconds, 1e-9)
+        return (
+            f"{self.ended}  {measures}  best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  "
+            f"best weights kept from step {self.kept_step}  "
+            f"{self.n_steps} steps, {self.examples} examples in {self.seconds:.1f} s ({rate:.0f} steps/s)"
+        )
+
 
 @dataclass(slots=True)
 class Course:

@@ -85,6 +85,8 @@ class IolausSweeperConf:
     study_name: str | None = None
     n_trials: int = 20
     n_jobs: Any = "auto"
+    lanes: Any = 1
+    lane_runner: str | None = None
     max_failure_rate: float = 0.5
     params: dict[str, Any] | None = None
     custom_search_space: str | None = None

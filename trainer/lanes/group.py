@@ -160,26 +160,20 @@ class Group:
 
     def _train_block(self, n_steps: int, ended: dict[int, dict[str, Tensor]]) -> NDArray[np.float64]:
         """Make the updates; returns what they measured, [n_steps, 3 + n_params, n_lanes], in one transfer."""
-        device, dtype = self._train.targets.device, self.stack.rows["weights"].dtype
-        size = self.kind.batch_size
         places, keys, coefficients = self._inputs(n_steps)
-        places, keys = places.to(device, non_blocking=True), keys.to(device, non_blocking=True)
-        coefficients = coefficients.to(device, dtype, non_blocking=True)
         ends = {lane: p.run.n_steps - p.course.step for lane, p in self._seated()}
         results = []
         began = time.perf_counter()
         for i in range(n_steps):
-            batch = self._train[places[i].reshape(-1)]
-            shape = (len(self.lanes), size)
-            inputs, targets = batch.inputs.unflatten(0, shape), batch.targets.unflatten(0, shape)
-            results.append(self._stepper(inputs, targets, keys[i], coefficients[i]))
+            arguments = (*self._batch(places[i]), keys[i], coefficients[i])
+            results.append(self._stepper(*arguments))
             for lane, end in ends.items():
                 if end == i + 1 < n_steps:  # the rest of the block is not its business
                     ended[lane] = self.stack.snapshot(lane)
         measured = torch.stack(results).double().cpu().numpy()
         self._step_s = min(self._step_s, (time.perf_counter() - began) / n_steps)
         longest = max((end for end in ends.values()), default=0)
-        self._stepper.compile_if_it_pays(self._step_s * longest, inputs, targets, keys[0], coefficients[0])
+        self._stepper.compile_if_it_pays(self._step_s * longest, *arguments)
         return measured
 
     def _inputs(self, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,7 +193,24 @@ class Group:
             t = p.n_updates + np.arange(own, dtype=np.float64)
             settings = {name: np.float64(value) for name, value in own_settings(p.run.optim).items()}
             coefficients[:own, :, lane] = self.kind.rule.coefficients(lr, t, settings).T  # type: ignore[arg-type]
-        return places, keys, torch.from_numpy(coefficients)
+        device, dtype = self._train.targets.device, self.stack.rows["weights"].dtype
+        return (
+            places.to(device, non_blocking=True),
+            keys.to(device, non_blocking=True),
+            torch.from_numpy(coefficients).to(device, dtype, non_blocking=True),
+        )
+
+    def _batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets [n, batch, ...] at these places [n, batch]."""
+        batch = self._train[places.reshape(-1)]
+        return batch.inputs.unflatten(0, places.shape), batch.targets.unflatten(0, places.shape)
+
+    def traced_step(self) -> Callable[[], object]:
+        """One update of all lanes, always the same, for those who measure how long it takes."""
+        places, keys, coefficients = self._inputs(1)
+        arguments = (*self._batch(places[0]), keys[0], coefficients[0])
+        self._stepper.trace(*arguments)
+        return lambda: self._stepper(*arguments)
 
     def _evaluate(
         self, lanes: Sequence[int], ended: dict[int, dict[str, Tensor]], examples: Examples, split: str

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
 
+from sweeps.lanes import Desk, LaneTrial
+from sweeps.types import Plan
 from trainer.course import Hooks, Summary
+from trainer.lanes.check import check
 from trainer.lanes.group import Group, Passenger, board
-from trainer.lanes.kind import Kind, kind_of
+from trainer.lanes.kind import Kind, NotInLanesError, kind_of
+from trainer.lanes.width import best_width
 from trainer.loop import seeded, start
-from trainer.settings import Settings
+from trainer.settings import Settings, read
 
 
 class Lanes:
@@ -58,3 +64,88 @@ class Lanes:
                 del self._groups[kind]
                 continue
             self._waiting += group.run_block()
+
+
+def run_lanes(desk: Desk) -> None:
+    """The trainer's lane runner (`hydra.sweeper.lane_runner`): trains what the desk gives, side by side."""
+    lanes = Lanes()
+    room = _Room(desk)
+    desk.open(room.n_trials)
+    while True:
+        while (trial := desk.take(wait=lanes.n_passengers == 0)) is not None:
+            try:
+                run = read(trial.config)
+                room.consider(run)
+                hooks = _hooks(trial)
+                keep = trial.folder / "best.pt" if trial.config.keep_best else None
+                lanes.board(run, hooks, keep, partial(_finished, desk, trial))
+            except NotInLanesError as error:
+                desk.say(f"trains alone, not in lanes: {error}")
+                desk.run_alone(trial)
+            except Exception as error:
+                desk.finish(trial, error)
+            if room.is_full(lanes.n_passengers):
+                break
+        lanes.run_block()
+        desk.fill(lanes.n_full_lane_steps, lanes.n_lane_steps)
+        desk.flush()
+
+
+class _Room:
+    """How many trials a worker takes: the lanes asked for, or as many as pay, and a few that wait to refill them."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._n_lanes = desk.n_lanes
+        self._checked: set[Hashable] = set()
+
+    @property
+    def n_trials(self) -> int:
+        """To ask the driver for; 1 until the first trial has shown how many lanes pay."""
+        return 1 if self._n_lanes is None else self._n_lanes + _n_spare(self._n_lanes)
+
+    def is_full(self, n_passengers: int) -> bool:
+        """Whether no more lanes are to be opened for now."""
+        return self._n_lanes is not None and n_passengers >= self._n_lanes
+
+    def consider(self, run: Settings) -> None:
+        """Check a run of a new kind; measure how many lanes pay if nobody has said so.
+
+        Raises NotInLanesError if it is not to run in lanes.
+        """
+        model = json.dumps({**run.node["model"], "task": run.node["task"]}, sort_keys=True, default=str)
+        kind = (model, run.precision, type(run.clip), run.optim.kind, run.loss.reduction, run.loss.flood is None)
+        if kind not in self._checked:
+            check(run)
+            self._checked.add(kind)
+        if self._n_lanes is None:
+            width = best_width(run, self._desk.most)
+            self._n_lanes = width.n_lanes
+            self._desk.say(str(width))
+            self._desk.open(self.n_trials)
+        if self._n_lanes == 1:
+            raise NotInLanesError("one lane is no faster than the solo loop")
+
+
+def _n_spare(n_lanes: int) -> int:
+    """Trials kept waiting, so that a lane that falls empty is refilled at once."""
+    return -(-n_lanes // 8) if n_lanes > 1 else 0
+
+
+def _hooks(trial: LaneTrial) -> Hooks:
+    reporter = trial.reporter
+    return Hooks(
+        tell=trial.tell,
+        report=lambda step, **metrics: reporter.report(step, metrics),
+        should_stop=reporter.should_stop,
+        plan=lambda n_steps, lr: reporter.plan(Plan(n_steps, tuple(lr))),
+        ask_remedy=reporter.remedy,
+    )
+
+
+def _finished(desk: Desk, trial: LaneTrial, outcome: Summary | BaseException) -> None:
+    if isinstance(outcome, Summary):
+        trial.tell(outcome.conclusion)
+        desk.finish(trial, outcome.final["val_loss"])
+    else:
+        desk.finish(trial, outcome)

@@ -1,0 +1,108 @@
+"""How many lanes pay for a model on this device: measured on a few steps, in time and memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from trainer.course import Hooks, Summary
+from trainer.data import Batches
+from trainer.lanes.group import Group, board
+from trainer.lanes.kind import kind_of
+from trainer.loop import seeded, start, update
+from trainer.settings import Settings
+
+# A wider stack is tried as long as it is this much faster per lane; beyond, it only makes more trials wait together.
+WORTH = 1.1
+N_STEPS = 4
+# Share of the memory that is free which the lanes of one worker may take.
+MEMORY_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Width:
+    """The number of lanes that pays, and the steps a second of all of them and of the solo loop."""
+
+    n_lanes: int
+    steps_per_s: float
+    alone_per_s: float
+
+    def __str__(self) -> str:
+        if self.n_lanes == 1:
+            return f"lanes do not pay here: {self.steps_per_s:.0f} steps/s in the best stack, {self.alone_per_s:.0f} alone"
+        ratio = self.steps_per_s / self.alone_per_s
+        return f"{self.n_lanes} lanes per slot: {self.steps_per_s:.0f} trial-steps/s, {ratio:.1f} times one trial alone"
+
+
+def best_width(run: Settings, most: int, clock: Callable[[], float] = time.perf_counter) -> Width:
+    """Double the lanes until it pays no more, up to `most`, and compare the best with the solo loop.
+
+    Takes about a second on a CPU. clock: seconds, any origin.
+    """
+    alone = 1 / _seconds_alone(run, clock)
+    best, n_lanes, n_next = 0.0, 1, min(4, most)  # fewer than four never pay where four do not
+    while 1 < n_next <= most:
+        seconds, memory = _seconds_in_lanes(run, n_next, clock)
+        if n_next / seconds < best * WORTH:
+            break
+        best, n_lanes = n_next / seconds, n_next
+        n_next *= 2
+        if memory is not None and memory * n_next > MEMORY_SHARE:
+            break
+    return Width(n_lanes if best > alone else 1, best, alone)
+
+
+def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
+    """Of one step of the solo loop."""
+    with seeded(run.seed, run.device):
+        state = start(run)
+        batches = Batches(run.splits.train.to(run.device), run.seed, run.shuffle_buffer)
+        size = run.batches.at(state.step)
+
+        def step() -> None:
+            update(run, state, batches.at(0, size), run.optim.lr)
+
+        return _best_of(step, run.device, clock)
+
+
+def _seconds_in_lanes(run: Settings, n_lanes: int, clock: Callable[[], float]) -> tuple[float, float | None]:
+    """Of one traced step of n_lanes lanes, and the share of the free memory that each of them takes (GPU only)."""
+    short = dataclasses.replace(run, n_steps=10**6, report_every=1, eval_every=1)
+    free = torch.cuda.mem_get_info(run.device)[0] if run.device.type == "cuda" else 0
+    passengers = []
+    for i in range(n_lanes):
+        with seeded(run.seed + i, run.device):
+            passengers.append(board(short, start(run), _DEAF, None, _ignore))
+    model = passengers[0].state.model
+    group = Group(kind_of(short, model, short.batches.at(0)), short, model, compile=False)
+    group.admit(passengers)
+    step = group.traced_step()
+    seconds = _best_of(step, run.device, clock)
+    if not free:
+        return seconds, None
+    return seconds, (free - torch.cuda.mem_get_info(run.device)[0]) / free / n_lanes
+
+
+def _best_of(step: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
+    def timed() -> float:
+        began = clock()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return clock() - began
+
+    step()
+    return min(timed() for _ in range(N_STEPS))
+
+
+def _ignore(_: Summary | BaseException) -> None:
+    pass
+
+
+_DEAF = Hooks(
+    report=lambda *_, **__: None, should_stop=lambda: False, plan=lambda *_: None, ask_remedy=lambda: None
+)
