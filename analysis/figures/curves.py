@@ -19,6 +19,7 @@ from analysis.figures.style import (
     STATE_NAMES,
     STYLES,
     Points,
+    above_zero,
     add_lines,
     best_trial,
     lines_of,
@@ -53,7 +54,7 @@ def draw_curves(
 
     Smoothed (a centred mean over a twentieth of the curve), the raw curve faint behind it. The best completed trial, or
     `highlight`, stands out; pruned and failed ones end in a mark; a triangle shows where a remedy lowered the rate (or
-    went back to the best weights), a ring where a trial stalled (`diagnosis`: what `analysis.diagnosis.diagnose` gives).
+    went back to the best weights), a ring where a trial stalled (`diagnosis`: of `analysis.diagnosis.diagnose`).
     rate_ax: where to draw the learning rates beneath, on the same axis, if the trials report `lr`.
     The axis is logarithmic if values span more than a factor of 20 above 0. Values far above where trials start, and
     non-finite ones, leave the frame.
@@ -67,6 +68,7 @@ def draw_curves(
         if rate_ax is not None:
             rate_ax.set_visible(False)
         return
+    steps = lines_of(sweep, metric)
     smoothed = {trial: smooth(curve) for trial, curve in raw.items()}
     chosen = best_trial(sweep) if highlight is None else highlight
     styles = {trial: _style(sweep, trial, chosen) for trial in raw}
@@ -74,17 +76,17 @@ def draw_curves(
     if chosen in raw:
         name = "best: trial" if highlight is None else "trial"
         handles.insert(0, Line2D([], [], **STYLES["best"], label=f"{name} {chosen}"))
-    handles += _marks(ax, REMEDY, "remedies", _values_at(smoothed, _interventions(sweep)))
+    handles += _marks(ax, REMEDY, "remedies", _values_at(smoothed, steps, _interventions(sweep)))
     if diagnosis is not None:
         stalls = diagnosis[diagnosis["shape"].isin(STALLED_SHAPES)]["since"].dropna()
-        handles += _marks(ax, STALL, "stalled from here", _values_at(smoothed, list(stalls.items())))
+        handles += _marks(ax, STALL, "stalled from here", _values_at(smoothed, steps, list(stalls.items())))
     value_limits(ax, raw.values())
     last = max(curve[-1, 0] for curve in raw.values())
     ax.set_xlim(0, max(last, 1) * 1.01)
     ax.legend(handles=handles, frameon=False, fontsize="small")
     ax.set_title(f"{sweep.name}: {len(sweep.trials)} trials", loc="left", fontsize="medium")
     if rate_ax is not None:
-        _rates(rate_ax, sweep, styles, ax)
+        _rates(rate_ax, sweep, styles, ax, axis)
 
 
 def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFrame, n_columns: int = 4) -> None:
@@ -108,14 +110,14 @@ def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFr
         own = [curves[trial] for trial in numbers if trial in curves]
         style = shape_style(str(shape))
         add_lines(ax, own, color=style["color"], linewidth=0.9, alpha=max(0.25, min(0.9, 10 / max(len(own), 1))))
-        at = _values_at(curves, list(diagnosis.loc[numbers, "since"].dropna().items()))
+        at = _values_at(curves, curves, list(diagnosis.loc[numbers, "since"].dropna().items()))
         ax.plot(at[:, 0], at[:, 1], **{**style, "markersize": 4})
         ax.set_title(f"{shape_name(str(shape))} ({n})", loc="left", fontsize="medium")
     for ax in axes.flat[len(shapes) :]:
         ax.set_visible(False)
     value_limits(axes.flat[0], curves.values())
     axes.flat[0].set_xlim(0, max(curve[-1, 0] for curve in curves.values()) or 1)
-    figure.supxlabel("step (optimizer updates)", fontsize="medium")
+    figure.supxlabel(AXIS_NAMES["step"], fontsize="medium")
     figure.supylabel(sweep.metric, fontsize="medium")
 
 
@@ -170,10 +172,15 @@ def _marks(ax: Axes, style: dict[str, Any], what: str, at: Points) -> list[Line2
     return [Line2D([], [], **style, label=f"{what} ({len(at)})")]
 
 
-def _values_at(curves: dict[int, Points], places: list[tuple[Any, Any]]) -> Points:
-    """(trial, step) pairs as points on their curves, [n, 2]; those of trials without a curve are left out."""
+def _values_at(curves: dict[int, Points], steps: dict[int, Points], places: list[tuple[Any, Any]]) -> Points:
+    """(trial, step) pairs as points on the curves, [n, 2], at the last report before; those without one are left out.
+
+    steps: the same reports as curves, with their steps in the first column.
+    """
     points = [
-        (step, np.interp(step, curves[trial][:, 0], curves[trial][:, 1])) for trial, step in places if trial in curves
+        curves[trial][min(max(np.searchsorted(steps[trial][:, 0], step, "right") - 1, 0), len(curves[trial]) - 1)]
+        for trial, step in places
+        if trial in curves
     ]
     return np.array(points, dtype=np.float64).reshape(-1, 2)
 
@@ -184,20 +191,21 @@ def _interventions(sweep: Sweep) -> list[tuple[int, int]]:
     return list(zip(taken["trial"], taken["step"], strict=True))
 
 
-def _rates(ax: Axes, sweep: Sweep, styles: dict[int, str], above: Axes) -> None:
+def _rates(ax: Axes, sweep: Sweep, styles: dict[int, str], above: Axes, axis: str) -> None:
     """The learning rates of the trials on a slim panel under their curves."""
-    rates = lines_of(sweep, "lr")
+    rates = lines_of(sweep, "lr", axis)
     if not rates:
         ax.set_visible(False)
         return
+    highest = max(float(rate[:, 1].max()) for rate in rates.values())
+    rates = {trial: above_zero(rate, highest * LOWEST_RATE) for trial, rate in rates.items()}
     for name, style in STYLES.items():
         add_lines(ax, [rate for trial, rate in rates.items() if styles.get(trial) == name], **style)
-    positive = [rate[rate[:, 1] > 0, 1] for rate in rates.values()]
-    if any(map(len, positive)):
+    if highest > 0:
         ax.set_yscale("log")
     ax.autoscale_view()
     ax.set_xlim(above.get_xlim())
-    ax.set_xlabel("step (optimizer updates)")
+    ax.set_xlabel(AXIS_NAMES[axis])
     above.set_xlabel("")
     above.tick_params(labelbottom=False)
     ax.set_ylabel("learning rate")

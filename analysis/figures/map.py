@@ -1,0 +1,101 @@
+"""Two parameters against each other: every trial at its values, marked by its shape, coloured by its loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.lines import Line2D
+
+from analysis.figures.style import STATE_NAMES, best_trial, say_nothing, shape_name, shape_style, short_names
+from analysis.load import Sweep
+
+# Marks of the states, where no diagnosis is at hand.
+STATE_MARKS = {"complete": "o", "pruned": "v", "running": ">", "fail": "X"}
+SPREAD_LOG = 20  # axes and colours whose largest value is this many times the smallest are logarithmic
+
+
+def draw_map(ax: Axes, sweep: Sweep, x: str, y: str, diagnosis: pd.DataFrame | None = None) -> None:
+    """Every trial at its values of the parameters x and y (names without `params.`).
+
+    Its mark is the shape of its curve (`diagnosis`; without it, how it ended), its colour the final value of the
+    watched metric: dark is good. Colours reach from the best to the ninth decile, so that exploded trials do not hide
+    the others; a trial that never reported a finite value is hollow; a ring marks the best. Choices stand side by side,
+    a little apart where trials share one. Trials that lack one of the two parameters are left out.
+    """
+    columns = [f"params.{x}", f"params.{y}"]
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    if sweep.trials.empty or not set(columns).issubset(sweep.trials):
+        say_nothing(ax, f"no trial has both {x} and {y}")
+        return
+    trials = sweep.trials.dropna(subset=columns)
+    if trials.empty:
+        say_nothing(ax, f"no trial has both {x} and {y}")
+        return
+    at = pd.DataFrame({"x": _place(ax, trials[columns[0]], "x"), "y": _place(ax, trials[columns[1]], "y")})
+    final = trials["final"].astype(float).where(lambda v: np.isfinite(v))
+    norm = _colours(final, sweep.directions[0] == "maximize")
+    cmap = "cividis" if sweep.directions[0] != "maximize" else "cividis_r"
+    kind = trials["state"].astype(str) if diagnosis is None else diagnosis["shape"].reindex(trials.index).fillna("")
+    handles, drawn = [], None
+    for name, members in at.groupby(kind, sort=False):
+        marker = STATE_MARKS.get(str(name), "h") if diagnosis is None else str(shape_style(str(name))["marker"])
+        known = members[final.loc[members.index].notna()]
+        unknown = members.drop(known.index)
+        if len(known):
+            colours = final.loc[known.index].to_numpy()
+            drawn = ax.scatter(
+                known["x"], known["y"], s=42, marker=marker, c=colours, norm=norm, cmap=cmap, edgecolors="#444444",
+                linewidths=0.6,
+            )  # fmt: skip
+        ax.scatter(unknown["x"], unknown["y"], s=42, marker=marker, facecolors="none", edgecolors="#777777")
+        label = STATE_NAMES.get(str(name), str(name)) if diagnosis is None else shape_name(str(name))
+        label = f"{label} ({len(members)})"
+        handles.append(Line2D([], [], linestyle="none", marker=marker, color="#777777", markersize=6, label=label))
+    best = best_trial(sweep)
+    if best is not None and best in at.index:
+        ring: dict[str, Any] = {"linestyle": "none", "marker": "o", "markerfacecolor": "none", "color": "black"}
+        ax.plot(at["x"].loc[best], at["y"].loc[best], **ring, markersize=14)
+        handles.append(Line2D([], [], **ring, markersize=9, label=f"best: trial {best}"))
+    if drawn is not None:
+        extend = "max" if sweep.directions[0] != "maximize" else "min"
+        ax.figure.colorbar(drawn, ax=ax, label=f"final {sweep.metric}", extend=extend, pad=0.01)
+    ax.legend(handles=handles, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=4)
+    ax.set_title(f"{_short(x, y)}: final {sweep.metric} and shape", loc="left", fontsize="medium")
+
+
+def _short(x: str, y: str) -> str:
+    names = short_names([x, y])
+    return f"{names[x]} × {names[y]}"
+
+
+def _place(ax: Axes, values: pd.Series, which: str) -> pd.Series:
+    """Positions on the axis `which` of `ax`, whose scale and ticks are set."""
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    scale = ax.set_xscale if which == "x" else ax.set_yscale
+    is_number = values.map(lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool)).all()
+    if is_number and values.nunique() > 6:
+        numbers = values.astype(float)
+        if numbers.min() > 0 and numbers.max() > SPREAD_LOG * numbers.min():
+            scale("log")
+        return numbers
+    choices = sorted(values.unique()) if is_number else sorted(values.astype(str).unique())
+    place = values.map(choices.index) if is_number else values.astype(str).map(choices.index)
+    axis.set_ticks(range(len(choices)), [f"{c:g}" if is_number else c for c in choices])
+    # Apart by rank within a choice, the same in every drawing.
+    apart = place.groupby(place).transform(lambda own: np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else 0.0)
+    return place.astype(float) + apart
+
+
+def _colours(final: pd.Series, largest_is_best: bool) -> Normalize:
+    known = final.dropna()
+    if known.empty:
+        return Normalize(0, 1)
+    low, high = known.quantile([0.1, 1.0] if largest_is_best else [0.0, 0.9])
+    if low > 0 and high > SPREAD_LOG * low:
+        return LogNorm(low, high)
+    return Normalize(low, high if high > low else low + 1)

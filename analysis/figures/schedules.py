@@ -1,0 +1,78 @@
+"""Learning-rate schedules over the run, with where each trial ended."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis.figures.style import (
+    AXIS_NAMES,
+    ENDS,
+    LOWEST_RATE,
+    STATE_NAMES,
+    STYLES,
+    Points,
+    above_zero,
+    add_lines,
+    best_trial,
+    lines_of,
+    say_nothing,
+)
+from analysis.load import Sweep
+
+END_MARKS = {"complete": "o", "running": ">", **ENDS}
+
+
+def draw_schedules(ax: Axes, sweep: Sweep) -> None:
+    """Each trial's learning rate over its steps: as reported (metric `lr`), and faint as planned beyond its end.
+
+    The mark at the end says how it ended; the best trial stands out. Rates of 0 are drawn at the bottom.
+    Plans come from the column `lr_plan` of the trials (corners (step, rate), linear in between), if there is one.
+    """
+    ax.set_xlabel(AXIS_NAMES["step"])
+    ax.set_ylabel("learning rate")
+    taken = lines_of(sweep, "lr")
+    plans = planned_rates(sweep)
+    if not taken and not plans:
+        say_nothing(ax, "no learning rate was reported (metric lr, or sweeps.plan)")
+        return
+    highest = max(float(line[:, 1].max()) for line in [*taken.values(), *plans.values()])
+    floor = highest * LOWEST_RATE
+    chosen, handles = best_trial(sweep), []
+    add_lines(
+        ax, [above_zero(p, floor) for p in plans.values()], color="#777777", linewidth=0.6, alpha=0.5, linestyle=":"
+    )
+    for name, style in STYLES.items():
+        trials = [t for t in {**plans, **taken} if name == ("best" if t == chosen else _state(sweep, t))]
+        if not trials:
+            continue
+        lines = {t: above_zero(taken.get(t, np.empty((0, 2))), floor) for t in trials}
+        add_lines(ax, [line for line in lines.values() if len(line) > 1], **style)
+        mark = END_MARKS.get("complete" if name == "best" else name, "o")
+        ends = np.array([line[-1] for line in lines.values() if len(line)]).reshape(-1, 2)
+        ax.plot(*ends.T, **{**style, "linestyle": "none", "marker": mark, "markersize": 5})
+        label = f"best: trial {chosen}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({len(trials)})"
+        handles.append(Line2D([], [], **style, marker=mark, label=label))
+    if plans:
+        handles.append(Line2D([], [], color="#777777", linewidth=0.8, linestyle=":", label="planned"))
+    ax.autoscale_view()
+    if highest > 0:
+        ax.set_yscale("log")
+    ax.set_xlim(left=0)
+    ax.legend(handles=handles, frameon=False, fontsize="small")
+    ax.set_title("learning rates, and where each trial ended", loc="left", fontsize="medium")
+
+
+def planned_rates(sweep: Sweep) -> dict[int, Points]:
+    """Trial number to its planned (step, rate) corners, [n, 2]; trials without a plan are left out."""
+    if "lr_plan" not in sweep.trials:
+        return {}
+    plans = {
+        int(str(t)): np.array(p, dtype=np.float64) for t, p in sweep.trials["lr_plan"].items() if isinstance(p, list)
+    }
+    return {trial: plan for trial, plan in plans.items() if len(plan)}
+
+
+def _state(sweep: Sweep, trial: int) -> str:
+    return str(sweep.trials["state"].get(trial, "running"))

@@ -1,0 +1,135 @@
+"""What all figures share: colours, marks, limits, and how nothing to draw looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from numpy.typing import NDArray
+
+from analysis.load import Sweep
+
+Points = NDArray[np.float64]  # [n, 2]: x, y
+
+AXIS_NAMES = {"step": "step (optimizer updates)", "examples": "examples seen", "seconds": "seconds of training"}
+LOWEST_RATE = 1e-6  # of the highest: a logarithmic axis has no 0, so lower learning rates are drawn here
+# Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart by colour-blind readers.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+GREY = "#999999"
+
+# Line style and width say in grey what colour says.
+STYLES: dict[str, dict[str, Any]] = {
+    "best": {"color": VERMILION, "linewidth": 2.2, "linestyle": "-", "zorder": 4},
+    "complete": {"color": BLUE, "linewidth": 0.9, "linestyle": "-", "alpha": 0.75, "zorder": 3},
+    "running": {"color": GREEN, "linewidth": 0.9, "linestyle": "-.", "zorder": 3},
+    "pruned": {"color": GREY, "linewidth": 0.7, "linestyle": "-", "zorder": 2},
+    "fail": {"color": BLACK, "linewidth": 0.7, "linestyle": ":", "zorder": 2},
+}
+ENDS = {"pruned": "|", "fail": "x"}
+STATE_NAMES = {"complete": "completed", "fail": "failed"}
+
+# One mark per shape: filled ones went wrong early, open ones late, dots did well.
+SHAPE_MARKS: dict[str, tuple[str, str, bool]] = {  # marker, colour, filled
+    "exploded": ("X", VERMILION, True),
+    "died": ("P", BLACK, True),
+    "broken": ("*", BLACK, True),
+    "fast_then_flat": ("v", ORANGE, True),
+    "slow": (">", SKY, True),
+    "underfitting": ("s", PURPLE, True),
+    "oscillating": ("D", ORANGE, False),
+    "overfitting": ("s", VERMILION, False),
+    "rebound": ("^", PURPLE, False),
+    "stalled": ("v", BLACK, False),
+    "improving": ("o", BLUE, False),
+    "converged": ("o", GREEN, True),
+}
+SHAPE_NAMES = {"fast_then_flat": "fast, then flat", "improving": "still improving"}
+
+
+def shape_style(shape: str) -> dict[str, Any]:
+    """Marker properties of a shape for `Axes.plot`, without a line."""
+    marker, color, filled = SHAPE_MARKS.get(shape, ("h", GREY, False))
+    face = color if filled else "none"
+    return {"linestyle": "none", "marker": marker, "color": color, "markerfacecolor": face, "markersize": 6}
+
+
+def shape_name(shape: str) -> str:
+    """A shape in words."""
+    return SHAPE_NAMES.get(shape, shape)
+
+
+def say_nothing(ax: Axes, why: str) -> None:
+    """What an empty figure shows instead: why it is empty."""
+    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color="#555555", wrap=True)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def add_lines(ax: Axes, lines: Sequence[Points], **style: Any) -> None:
+    """Many lines, each [n, 2], as one object: a thousand of them draw in a fraction of a second."""
+    names = {"color": "colors", "linewidth": "linewidths", "linestyle": "linestyles"}
+    ax.add_collection(LineCollection(list(lines), **{names.get(key, key): value for key, value in style.items()}))
+
+
+def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
+    """Set the value axis of `ax` for curves [n, 2] so that a diverged one does not spoil it.
+
+    Up to twice the level at which most begin (or end, if that is higher), logarithmic if values span more than a factor
+    of 20 above 0; what lies higher leaves the frame.
+    """
+    values = [curve[:, 1] for curve in curves if len(curve)]
+    if not values:
+        return
+    low, high = min(v.min() for v in values), max(v.max() for v in values)
+    starts, ends = np.array([v[0] for v in values]), np.array([v[-1] for v in values])
+    top = min(high, max(2 * np.median(starts), 2 * np.median(ends), low))
+    if low > 0 and top > 20 * low:
+        ax.set_yscale("log")
+        ax.set_ylim(low * 0.9, top * 1.1)
+    elif top > low:
+        margin = 0.03 * (top - low)
+        ax.set_ylim(low - margin, top + margin)
+
+
+def lines_of(sweep: Sweep, metric: str, axis: str = "step") -> dict[int, Points]:
+    """Trial number to its finite reports of one metric, each [n, 2] of (axis, value), in the order of the trials."""
+    rows = sweep.curves[(sweep.curves["metric"] == metric).to_numpy()]
+    points = rows[[axis, "value"]].to_numpy(dtype=np.float64)
+    keep = np.isfinite(points).all(axis=1)
+    trials, points = rows["trial"].to_numpy()[keep], points[keep]
+    order = np.argsort(trials, kind="stable")
+    trials, points = trials[order], points[order]
+    starts = np.flatnonzero(np.diff(trials, prepend=-1))
+    if not len(starts):
+        return {}
+    return {int(trials[i]): part for i, part in zip(starts, np.split(points, starts[1:]), strict=True)}
+
+
+def above_zero(line: Points, floor: float) -> Points:
+    """The line with values below `floor` lifted to it, for a logarithmic axis."""
+    return np.column_stack([line[:, 0], np.maximum(line[:, 1], floor)])
+
+
+def best_trial(sweep: Sweep) -> int | None:
+    """The completed trial with the best objective, by the study's direction; None if there is none."""
+    objective = sweep.trials["objective"].dropna() if len(sweep.trials) else pd.Series(dtype=float)
+    if objective.empty:
+        return None
+    values = objective.to_numpy(dtype=np.float64)
+    return int(objective.index[int(values.argmax() if sweep.directions[0] == "maximize" else values.argmin())])
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """`optim.lr` as `lr`: the last part of each dotted key, and as much before it as tells it from the others."""
+    names = {}
+    for key in keys:
+        parts = key.split(".")
+        ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
+        names[key] = next(end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1)
+    return names

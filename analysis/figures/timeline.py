@@ -1,0 +1,66 @@
+"""Who ran when: the slots of the machine over the time of the sweep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from analysis.figures.style import BLACK, BLUE, GREEN, GREY, STATE_NAMES, VERMILION, best_trial, say_nothing
+from analysis.load import Sweep
+
+BARS: dict[str, dict[str, Any]] = {
+    "best": {"facecolor": VERMILION},
+    "complete": {"facecolor": BLUE},
+    "running": {"facecolor": GREEN, "hatch": "//"},
+    "pruned": {"facecolor": "#cccccc"},
+    "fail": {"facecolor": BLACK},
+}
+UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+N_NUMBERED = 60  # with more trials than this their numbers do not fit into the bars
+
+
+def draw_timeline(ax: Axes, sweep: Sweep) -> None:
+    """A bar per trial on its slot, from its start to its end, in time since the sweep's first start.
+
+    The title says which share of the slots' time was used, from the first start to the last end: gaps are time lost
+    between trials, or between sessions. Trials without a start, slot or duration (running ones have none) are left out.
+    """
+    ax.set_ylabel("slot")
+    columns = ["started_s", "seconds", "slot"]
+    ran = sweep.trials.dropna(subset=columns) if len(sweep.trials) else sweep.trials
+    if ran.empty:
+        ax.set_xlabel("time since the sweep began")
+        say_nothing(ax, "no trial has a start, a slot and a duration")
+        return
+    start, length = ran["started_s"].to_numpy(float), ran["seconds"].to_numpy(float)
+    end = float((start + length).max())
+    unit_s, unit = next((u for u in UNITS if end >= 2 * u[0]), UNITS[-1])
+    slots = sorted(ran["slot"].astype(int).unique())
+    place = ran["slot"].astype(int).map(slots.index).to_numpy()
+    kind = np.where(ran.index == best_trial(sweep), "best", ran["state"].astype(str))
+    handles = []
+    for name, style in BARS.items():
+        own = kind == name
+        if own.any():
+            # White edges keep short neighbours apart.
+            edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5 if len(ran) <= 300 else 0.1}
+            ax.barh(place[own], length[own] / unit_s, left=start[own] / unit_s, height=0.8, **style, **edge)
+            label = "best" if name == "best" else f"{STATE_NAMES.get(name, name)} ({own.sum()})"
+            handles.append(Patch(**style, label=label))
+    if len(ran) <= N_NUMBERED:
+        for number, middle, row, width, name in zip(ran.index, start + length / 2, place, length, kind, strict=True):
+            if width > 0.02 * end:
+                color = "black" if name == "pruned" else "white"
+                ax.text(middle / unit_s, row, str(number), ha="center", va="center", fontsize="x-small", color=color)
+    ax.set_yticks(range(len(slots)), [str(slot) for slot in slots])
+    ax.set_ylim(len(slots) - 0.5, -0.5)
+    ax.set_xlim(0, end / unit_s * 1.01 or 1)
+    ax.set_xlabel(f"time since the sweep began ({unit})")
+    used = length.sum() / (len(slots) * (end - start.min())) if end > start.min() else 1.0
+    ax.set_title(f"slots in use {min(used, 1.0):.0%} of the time", loc="left", fontsize="medium", color=BLACK)
+    ax.legend(handles=handles, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_color(GREY)
