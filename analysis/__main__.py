@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.ranking import Ranking
 
 
 def main() -> None:
@@ -14,6 +20,10 @@ def main() -> None:
     report.add_argument("folder", type=Path, help="a sweep's folder, such as multirun/quickstart")
     report.set_defaults(run=_report)
     _add_replay(commands)
+    _add_rank(commands)
+    _add_race(commands)
+    _add_compare(commands)
+    _add_importance(commands)
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
@@ -64,6 +74,122 @@ def _replay(arguments: argparse.Namespace) -> None:
         tell=lambda name: print(f"replaying {name}", file=sys.stderr),
     ):
         print(text)
+
+
+def _add_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("rank", help="which settings are truly better, in tiers of those that tie")
+    command.add_argument("folder", type=Path, help="a sweep's folder")
+    command.add_argument("--pareto", action="store_true", help="by final loss, speed, stability and cost at once")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.set_defaults(run=_rank)
+
+
+def _rank(arguments: argparse.Namespace) -> None:
+    from analysis.load import load
+    from analysis.ranking import pareto, rank
+
+    sweep = load(arguments.folder)
+    if arguments.pareto:
+        _print_frame(pareto(sweep), arguments.json)
+    else:
+        _print_ranking(rank(sweep), arguments.json)
+
+
+def _add_race(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("race", help="run just the seeds that would settle first place")
+    command.add_argument("folder", type=Path, help="a sweep's folder")
+    command.add_argument("--seeds", type=_at_least_one, help="for each setting of the first tier (default: as needed)")
+    command.add_argument("--dry-run", action="store_true", help="only say what would be run")
+    command.add_argument("--json", action="store_true", help="for machines: the ranking afterwards")
+    command.set_defaults(run=_race)
+
+
+def _race(arguments: argparse.Namespace) -> None:
+    import subprocess
+
+    from analysis.load import load
+    from analysis.race import plan_race, run_race
+    from analysis.ranking import rank
+
+    ranking = rank(load(arguments.folder))
+    race = plan_race(arguments.folder, ranking, arguments.seeds)
+    for leader, _, seed in race.repeats:
+        print(f"setting {leader} with seed {seed}", file=sys.stderr)
+    if not race.repeats:
+        print("first place is settled: nothing to run", file=sys.stderr)
+    elif arguments.dry_run:
+        print(race, file=sys.stderr)
+    else:
+        try:
+            ranking = run_race(arguments.folder, race)
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"analysis: the sweep's command failed ({error.returncode}): {race}")
+    _print_ranking(ranking, arguments.json)
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("compare", help="the settings of several sweeps in one ranking")
+    command.add_argument("folders", type=Path, nargs="+", help="sweeps' folders")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.set_defaults(run=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from analysis.load import load
+    from analysis.ranking import compare
+
+    _print_ranking(compare([load(folder) for folder in arguments.folders]), arguments.json)
+
+
+def _add_importance(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("importance", help="which parameters mattered, for the result and for each shape")
+    command.add_argument("folder", type=Path, help="a sweep's folder")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.set_defaults(run=_importance)
+
+
+def _importance(arguments: argparse.Namespace) -> None:
+    import json
+
+    from analysis.diagnosis import diagnose
+    from analysis.importance import importance, interactions, shares
+    from analysis.load import load
+    from analysis.tables import as_table, terminal
+
+    sweep = load(arguments.folder)
+    found = {
+        "importance": importance(sweep).reset_index(),
+        "interactions": interactions(sweep),
+        "shares": shares(sweep, diagnose(sweep)),
+    }
+    if arguments.json:
+        print(json.dumps({name: json.loads(frame.to_json(orient="records")) for name, frame in found.items()}))
+        return
+    console = terminal()
+    console.print("What separates the best tenth from all trials:", as_table(found["importance"]), sep="\n")
+    console.print("\nParameters whose effects do not just add up:", as_table(found["interactions"]), sep="\n")
+    console.print("\nWhere the shapes of the curves live:", *found["shares"]["sentence"], sep="\n", markup=False)
+
+
+def _print_ranking(ranking: Ranking, as_json: bool) -> None:
+    import json
+
+    from analysis.ranking import as_document
+    from analysis.tables import as_table, terminal
+
+    if as_json:
+        print(json.dumps(as_document(ranking)))
+        return
+    console = terminal()
+    console.print(as_table(ranking.shown()))
+    for sentence in ranking.sentences():
+        console.print(sentence, markup=False, highlight=False)
+
+
+def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:
+    from analysis.tables import as_table, terminal
+
+    print(frame.to_json(orient="records")) if as_json else terminal().print(as_table(frame))
 
 
 def _at_least_one(text: str) -> int:

@@ -142,13 +142,14 @@ def _reached(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
 def _study(params: pd.DataFrame) -> optuna.Study:
     """A study in memory with a trial per row, numbered in order, each with the value 0; absent values are left out."""
     study = _silent_study()
-    spaces = {name: _distribution(params[name]) for name in map(str, params)}
+    names = [str(name) for name in params.columns]
+    spaces = {name: _distribution(params[name]) for name in names}
     plain = {
         name: params[name].astype(str) if isinstance(spaces[name], CategoricalDistribution) else params[name]
-        for name in map(str, params)
+        for name in names
     }
     for i in range(len(params)):
-        there = [name for name in params if not pd.isna(params[name].iloc[i])]
+        there = [name for name in names if not pd.isna(params[name].iloc[i])]
         study.add_trial(
             create_trial(
                 value=0.0,

@@ -1,8 +1,8 @@
 """The lane protocol: a worker that trains many trials in one process, by a function the sweep is given.
 
-`hydra.sweeper.lane_runner` names a function that is called with a `Desk` in each worker. It takes trials from the desk as
-long as it has room, trains them side by side, and finishes each when it is over; a trial it cannot take, it hands back
-to be run alone. Reports, verdicts and remedies go through each trial's own reporter, as in a worker of its own.
+`hydra.sweeper.lane_runner` names a function that is called with a `Desk` in each worker. It takes trials from the desk
+as long as it has room, trains them side by side, and finishes each when it is over; a trial it cannot take, it hands
+back to be run alone. Reports, verdicts and remedies go through each trial's own reporter, as in a worker of its own.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class Desk:
                 continue
             tell = _teller(config, folder)
             number = assignment.trial
-            return LaneTrial(number, job.cfg, folder, reporter, tell, assignment, job, config, findings)
+            return LaneTrial(
+                number, cast(DictConfig, job.cfg), folder, reporter, tell, assignment, job, config, findings
+            )
         return None
 
     def finish(self, trial: LaneTrial, returned: Any) -> None:
@@ -124,7 +126,7 @@ def in_lanes(runner: HydraRunner, lane_runner: LaneRunner, n_lanes: int | None, 
 
 
 def _teller(config: DictConfig, folder: Path) -> Callable[[str], None]:
-    """Writes lines where the job's log would go, in its format: a logger belongs to a process, and jobs share this one."""
+    """Writes lines to the job's log, in its format; not by a logger, which belongs to the process that jobs share."""
     logging_of_job = cast(dict[str, Any], OmegaConf.to_container(config.hydra.job_logging, resolve=True))
     handlers: Sequence[Any] = [h for h in (logging_of_job.get("handlers") or {}).values() if h.get("filename")]
     if not handlers:

@@ -138,8 +138,8 @@ class Scheduler:
     """Keeps `n_slots` workers full until `n_to_run` trials have been run, with no barrier between them.
 
     A worker that dies takes a trial of its own with it, which has failed. Trials that shared it are cut off, to be run
-    again: one of them was the cause at most. If the slot's next worker dies too before any of its trials has ended, they
-    have failed.
+    again: one of them was the cause at most. If the slot's next worker dies too before any of its trials has ended,
+    they have failed.
     n_to_run: trials to propose in this session, >= 0.
     max_failure_rate: share of failed trials, in [0, 1], above which no new trial is started. Judged over the trials
         that have ended, or over the first 10 (all, if there are fewer) while there are not so many.

@@ -24,8 +24,9 @@ class Settings:
 
     sampler, pruner: configs with `_target_`. direction: "minimize", "maximize", or a list of them.
     storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for the job's name.
-    n_trials: the total to reach. n_jobs: slots, or "auto". lanes: trials that each slot trains side by side as one model,
-    or "auto" for as many as pay; 1 for none. lane_runner: dotted name of a function (sweeps.lanes.Desk) that does it. max_failure_rate: in [0, 1].
+    n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
+    lanes: trials that each slot trains side by side as one model, or "auto" for as many as pay; 1 for none.
+    lane_runner: dotted name of the function (sweeps.lanes.Desk) that does it.
     custom_search_space: dotted name of a function (config, trial) that suggests more. enqueue: settings to run first.
     repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
     audit: dotted name of a function (config) that returns `sweeps.types.Finding`s before a trial runs, or None.

@@ -56,8 +56,20 @@ def audit_main(overrides: list[str]) -> None:
         raise SystemExit(f"trainer audit: {error}") from error
 
 
+def check_main(overrides: list[str]) -> None:
+    """Print whether a task can be trained in lanes; see `trainer.lanes.check`."""
+    from trainer.lanes.check import NotInLanesError, check_command  # functorch, which training alone need not load
+
+    try:
+        print(check_command(overrides))
+    except (BadInputError, NotInLanesError) as error:
+        raise SystemExit(f"trainer lanes-check: {error}") from error
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["audit"]:
         audit_main(sys.argv[2:])
+    elif sys.argv[1:2] == ["lanes-check"]:
+        check_main(sys.argv[2:])
     else:
         main()

@@ -24,9 +24,8 @@ from sweeps.space import Space, Value
 from sweeps.types import Finding
 from trainer.audit import RULES, Outlook, audit, outlook
 from trainer.checkpoint import load_best
-from trainer.settings import Settings, read
+from trainer.settings import CONF, Settings, read
 
-CONF = Path(__file__).parent.parent / "conf"
 N_SHOWN = 11
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -37,6 +37,10 @@ class Clipping(ABC):
     def __call__(self, weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:
         """The clipped gradients, and whether any of them was changed."""
 
+    def with_threshold(self, _threshold: Any) -> Clipping:
+        """The same rule with another threshold, if it has one."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoClipping(Clipping):
@@ -57,6 +61,10 @@ class Threshold(Clipping):
         # A tensor is let through unread: under vmap there is no number in it that could be looked at.
         if not isinstance(self.threshold, Tensor) and not float(self.threshold) > 0:
             raise ValueError(f"clip.threshold must be above 0; got {self.threshold}; use clip=none to clip nothing")
+
+    def with_threshold(self, threshold: Any) -> Threshold:
+        """The same rule with another threshold."""
+        return replace(self, threshold=threshold)
 
 
 @dataclass(frozen=True, kw_only=True)

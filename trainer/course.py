@@ -65,7 +65,7 @@ class Summary:
 
 @dataclass(slots=True)
 class Course:
-    """One run between two updates. Whoever trains it calls `advance` after each update, and `row` and `report` when due.
+    """One run between two updates: whoever trains it calls `advance` after each, and `row` and `report` when due.
 
     step: updates made. examples: seen, which is also the place in the data. lr_factor: what remedies have made of the
     scheduled rate. ended: "done", or why the run ended before its last step. rates: of every step, [n_steps], as far as
@@ -161,9 +161,7 @@ class Course:
 
     def summary(self, seconds: float, final: dict[str, float], tested: dict[str, float], kept: int | None) -> Summary:
         """How the run ended."""
-        return Summary(
-            self.step, self.examples, seconds, final, self.best, self.best_step, tested, kept, self.ended
-        )
+        return Summary(self.step, self.examples, seconds, final, self.best, self.best_step, tested, kept, self.ended)
 
     @property
     def _is_last(self) -> bool:

@@ -7,8 +7,6 @@ mask is hashed from what identifies it: the same in the solo loop, in any lane, 
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +28,7 @@ class StreamDropout(nn.Module):
         self.register_buffer(KEY, torch.zeros(2, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x of any shape; as it is in evaluation, or if p is 0."""
+        """X of any shape; as it is in evaluation, or if p is 0."""
         if not self.training or self.p == 0.0:
             return x
         uniform = hashed_uniform(self.stream_key, self.layer * 65536 + self.n_calls, x.numel()).view(x.shape)
@@ -62,7 +60,7 @@ def set_streams(dropouts: list[StreamDropout], seed: int, step: int) -> None:
 
 
 def hashed_uniform(key: Tensor, layer: int, n: int) -> Tensor:
-    """n numbers in [0, 1), float32 [n], for key (seed, step), int64 [2], and a layer (call).
+    """N numbers in [0, 1), float32 [n], for key (seed, step), int64 [2], and a layer (call).
 
     Each is 24 bits of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) at the element's place in the stream that the
     key chooses; all is arithmetic on int64, so it runs under vmap and on any device.
@@ -83,7 +81,7 @@ _M1, _M2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shifted(z, 30)) * _M1
     z = (z ^ _shifted(z, 27)) * _M2
-    return cast(Tensor, z ^ _shifted(z, 31))
+    return z ^ _shifted(z, 31)
 
 
 def _shifted(z: Tensor, by: int) -> Tensor:

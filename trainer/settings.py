@@ -21,6 +21,8 @@ from trainer.optim import OptimSettings
 from trainer.schedules import Schedule
 from trainer.tasks.base import Task
 
+CONF = Path(__file__).parent.parent / "conf"
+
 PRECISIONS: Mapping[str, torch.dtype] = {
     "float64": torch.float64,
     "float32": torch.float32,

@@ -26,6 +26,7 @@ from analysis.figures.style import (
     say_nothing,
     shape_name,
     shape_style,
+    states_of,
     value_limits,
 )
 from analysis.load import Sweep
@@ -71,11 +72,16 @@ def draw_curves(
     steps = lines_of(sweep, metric)
     smoothed = {trial: smooth(curve) for trial, curve in raw.items()}
     chosen = best_trial(sweep) if highlight is None else highlight
-    styles = {trial: _style(sweep, trial, chosen) for trial in raw}
-    handles = _lines(ax, raw, smoothed, styles)
-    if chosen in raw:
-        name = "best: trial" if highlight is None else "trial"
-        handles.insert(0, Line2D([], [], **STYLES["best"], label=f"{name} {chosen}"))
+    states = states_of(sweep, raw)
+    styles = {**states, chosen: "best"} if chosen in raw else states
+    _lines(ax, raw, smoothed, styles)
+    handles = []
+    for name, style in STYLES.items():
+        if name == "best" and chosen in raw:
+            handles.append(Line2D([], [], **style, label=f"{'best: ' if highlight is None else ''}trial {chosen}"))
+        elif n := list(states.values()).count(name):
+            label = f"{STATE_NAMES.get(name, name)} ({n})"
+            handles.append(Line2D([], [], **style, marker=ENDS.get(name, ""), label=label))
     handles += _marks(ax, REMEDY, "remedies", _values_at(smoothed, steps, _interventions(sweep)))
     if diagnosis is not None:
         stalls = diagnosis[diagnosis["shape"].isin(STALLED_SHAPES)]["since"].dropna()
@@ -133,20 +139,8 @@ def smooth(curve: Points) -> Points:
     return np.column_stack([curve[:, 0], means])
 
 
-def _style(sweep: Sweep, trial: int, chosen: int | None) -> str:
-    if trial == chosen:
-        return "best"
-    return str(sweep.trials["state"].get(trial, "running")) if len(sweep.trials) else "running"
-
-
-def _lines(
-    ax: Axes,
-    raw: dict[int, Points],
-    smoothed: dict[int, Points],
-    styles: dict[int, str],
-) -> list[Line2D]:
-    """Draws the curves by style, and the ends of those cut short; returns the legend's handles."""
-    handles = []
+def _lines(ax: Axes, raw: dict[int, Points], smoothed: dict[int, Points], styles: dict[int, str]) -> None:
+    """Draws the curves by style, and the ends of those cut short."""
     for name, style in STYLES.items():
         trials = [trial for trial in raw if styles[trial] == name]
         if not trials:
@@ -154,15 +148,10 @@ def _lines(
         if name == "best" or len(raw) <= N_CROWDED:
             add_lines(ax, [raw[t] for t in trials], **{**style, "linewidth": 0.6, "alpha": 0.25, "zorder": 1})
         add_lines(ax, [smoothed[t] for t in trials], **style)
-        single = [smoothed[t][0] for t in trials if len(raw[t]) == 1]
-        ax.plot(*np.reshape(single, (-1, 2)).T, linestyle="none", marker=".", color=style["color"])
-        ends = np.array([smoothed[t][-1] for t in trials])
-        if name in ENDS:
-            ax.plot(*ends.T, **{**style, "linestyle": "none", "marker": ENDS[name], "markersize": 5})
-        if name != "best":
-            label = f"{STATE_NAMES.get(name, name)} ({len(trials)})"
-            handles.append(Line2D([], [], **style, marker=ENDS.get(name, ""), label=label))
-    return handles
+        # A line of one report shows nothing.
+        dots = [smoothed[t][-1] for t in trials if name in ENDS or len(raw[t]) == 1]
+        marker = {"linestyle": "none", "marker": ENDS.get(name, "."), "markersize": 5}
+        ax.plot(*np.reshape(dots, (-1, 2)).T, **{**style, **marker})
 
 
 def _marks(ax: Axes, style: dict[str, Any], what: str, at: Points) -> list[Line2D]:

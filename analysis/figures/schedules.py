@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -21,6 +23,7 @@ from analysis.figures.style import (
 )
 from analysis.load import Sweep
 
+PLANNED: dict[str, Any] = {"color": "#777777", "linewidth": 0.7, "alpha": 0.7, "linestyle": ":"}
 END_MARKS = {"complete": "o", "running": ">", **ENDS}
 
 
@@ -40,22 +43,21 @@ def draw_schedules(ax: Axes, sweep: Sweep) -> None:
     highest = max(float(line[:, 1].max()) for line in [*taken.values(), *plans.values()])
     floor = highest * LOWEST_RATE
     chosen, handles = best_trial(sweep), []
-    add_lines(
-        ax, [above_zero(p, floor) for p in plans.values()], color="#777777", linewidth=0.6, alpha=0.5, linestyle=":"
-    )
+    add_lines(ax, [above_zero(plan, floor) for plan in plans.values()], **PLANNED)
+    states = states_of(sweep, [*dict.fromkeys([*plans, *taken])])
     for name, style in STYLES.items():
-        trials = [t for t in {**plans, **taken} if name == ("best" if t == chosen else _state(sweep, t))]
-        if not trials:
-            continue
-        lines = {t: above_zero(taken.get(t, np.empty((0, 2))), floor) for t in trials}
-        add_lines(ax, [line for line in lines.values() if len(line) > 1], **style)
+        lines = [above_zero(taken[t], floor) for t in taken if name == ("best" if t == chosen else states[t])]
         mark = END_MARKS.get("complete" if name == "best" else name, "o")
-        ends = np.array([line[-1] for line in lines.values() if len(line)]).reshape(-1, 2)
-        ax.plot(*ends.T, **{**style, "linestyle": "none", "marker": mark, "markersize": 5})
-        label = f"best: trial {chosen}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({len(trials)})"
-        handles.append(Line2D([], [], **style, marker=mark, label=label))
+        if lines:
+            add_lines(ax, lines, **style)
+            ends = np.array([line[-1] for line in lines])
+            ax.plot(*ends.T, **{**style, "linestyle": "none", "marker": mark, "markersize": 5})
+        n = list(states.values()).count(name)
+        label = f"best: trial {chosen}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
+        if lines or n:
+            handles.append(Line2D([], [], **style, marker=mark, label=label))
     if plans:
-        handles.append(Line2D([], [], color="#777777", linewidth=0.8, linestyle=":", label="planned"))
+        handles.append(Line2D([], [], **PLANNED, label="planned"))
     ax.autoscale_view()
     if highest > 0:
         ax.set_yscale("log")
@@ -68,11 +70,7 @@ def planned_rates(sweep: Sweep) -> dict[int, Points]:
     """Trial number to its planned (step, rate) corners, [n, 2]; trials without a plan are left out."""
     if "lr_plan" not in sweep.trials:
         return {}
-    plans = {
-        int(str(t)): np.array(p, dtype=np.float64) for t, p in sweep.trials["lr_plan"].items() if isinstance(p, list)
+    plans = sweep.trials["lr_plan"].items()
+    return {
+        int(str(trial)): np.array(plan, dtype=np.float64) for trial, plan in plans if isinstance(plan, list) and plan
     }
-    return {trial: plan for trial, plan in plans.items() if len(plan)}
-
-
-def _state(sweep: Sweep, trial: int) -> str:
-    return str(sweep.trials["state"].get(trial, "running"))

@@ -116,6 +116,12 @@ def above_zero(line: Points, floor: float) -> Points:
     return np.column_stack([line[:, 0], np.maximum(line[:, 1], floor)])
 
 
+def states_of(sweep: Sweep, trials: Iterable[int]) -> dict[int, str]:
+    """The state of each of these trials, those that the study does not know yet as running."""
+    known = sweep.trials["state"].to_dict() if len(sweep.trials) else {}
+    return {trial: str(known.get(trial, "running")) for trial in trials}
+
+
 def best_trial(sweep: Sweep) -> int | None:
     """The completed trial with the best objective, by the study's direction; None if there is none."""
     objective = sweep.trials["objective"].dropna() if len(sweep.trials) else pd.Series(dtype=float)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from trainer.data import Batches
 from trainer.course import Summary
+from trainer.data import Batches
 from trainer.loop import evaluate, start, train
 from trainer.settings import Settings, read
 

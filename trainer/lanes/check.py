@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from torch import nn
 
+from sweeps.errors import BadInputError
 from trainer.course import Hooks, Summary
 from trainer.lanes.group import Group, board
 from trainer.lanes.kind import NotInLanesError, kind_of
+from trainer.lanes.width import MOST_CHECKED, best_width
 from trainer.loop import seeded, start, train
-from trainer.settings import Settings
+from trainer.settings import CONF, Settings, read
 
 N_STEPS = 3
 # Relative difference of losses and gradient norms that rounding may make in so many steps, in float64 or bf16.
@@ -23,14 +27,14 @@ TOLERANCE = {"float64": 1e-7, "bf16": 0.1}
 
 # What torch says, and what to do about it.
 HINTS = (
-    (r"randomness", "its random numbers come from torch's one generator: use nn.Dropout modules, which get lanes' own"),
+    ("randomness", "its random numbers come from torch's one generator: use nn.Dropout modules, which get lanes' own"),
     (r"data-dependent control flow|\.item\(\)|is_nonzero", "it decides by a tensor's value: use torch.where or a mask"),
-    (r"nonzero|dynamic shape|masked_select", "the shape of a result depends on values: multiply by a mask instead"),
-    (r"(gru|lstm|rnn_tanh|rnn_relu)|_VF|flat_weights", "cuDNN's recurrences know one model only: use cells of your own, as model=lstm has"),
-    (r"pack_padded|packed", "packed sequences have no batching rule: pad, and mask the loss"),
-    (r"in-?place|inplace", "it writes in place into a tensor it made itself: make it with x.new_zeros, or use torch.where"),
-    (r"momentum=None|num_batches_tracked|running_mean", "this BatchNorm's statistics cannot be stacked: use GroupNorm, or momentum=0.1"),
-)  # fmt: skip
+    ("nonzero|dynamic shape|masked_select", "the shape of a result depends on values: multiply by a mask instead"),
+    ("gru|lstm|rnn_tanh|rnn_relu|flat_weights", "torch's recurrences know one model: write the cells, as model=lstm"),
+    ("packed", "packed sequences have no batching rule: pad, and mask the loss"),
+    ("in-?place", "it writes into a tensor it has made: make that with x.new_zeros, or use torch.where"),
+    ("running_mean|num_batches_tracked", "its running statistics cannot be stacked: use GroupNorm, or momentum=0.1"),
+)
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,33 @@ def check(run: Settings) -> Check:
     return Check(difference, n_weights)
 
 
+def check_command(overrides: Sequence[str]) -> str:
+    """`python -m trainer lanes-check ...`: what `check` and `best_width` say of the run these overrides ask for.
+
+    Raises BadInputError, and NotInLanesError if the run cannot be trained in lanes.
+    """
+    with initialize_config_dir(str(CONF), version_base=None, job_name="trainer"):
+        try:
+            run = read(compose("config", list(overrides)))
+        except HydraException as error:
+            raise BadInputError(str(error)) from error
+    found = check(run)
+    width = best_width(run, MOST_CHECKED)
+    verdict = "trains in lanes" if width.n_lanes > 1 else "can train in lanes, but alone it is faster here"
+    return (
+        f"{type(run.task).__name__} with {found.n_weights:,} weights {verdict}\n"
+        f"  the same: {N_STEPS} steps of two seeds differ from the solo loop by {found.difference:.1g}, relative\n"
+        f"  the speed: {width}"
+    )
+
+
 def _reports_alone(run: Settings) -> list[dict[str, float]]:
     reports: list[dict[str, float]] = []
     train(run, report=lambda _, **metrics: reports.append(metrics), **_deaf())
     return reports
 
 
-def _reports_together(runs: list[Settings]) -> tuple[list[dict[str, float]], int]:
+def _reports_together(runs: list[Settings]) -> tuple[list[list[dict[str, float]]], int]:
     reports: list[list[dict[str, float]]] = [[] for _ in runs]
     passengers, errors = [], []
 
@@ -98,7 +122,7 @@ def _reports_together(runs: list[Settings]) -> tuple[list[dict[str, float]], int
                 raise NotInLanesError(f"batch sizes change within the first {N_STEPS} steps ({mover.run.batches})")
     if errors:
         raise errors[0]
-    return reports, group.stack.n_weights  # type: ignore[return-value]
+    return reports, group.stack.n_weights
 
 
 def _deaf() -> dict[str, Any]:

@@ -33,8 +33,8 @@ EMPTY_SHARE = 0.25
 class Passenger:
     """A run in a lane: what the solo loop has in local variables.
 
-    state: the model and optimizer it began with; they also carry a lane's weights to a checkpoint. n_updates: made by the
-    optimizer's state so far. keep: the file for the best weights, or None. kept: (step, examples, n_updates) of the best.
+    state: the model and optimizer it began with; they also carry a lane's weights to a checkpoint. n_updates: made by
+    the optimizer so far. keep: the file for the best weights, or None. kept: (step, examples, n_updates) of the best.
     done: called with the summary, or with what was raised, when the run is over.
     """
 
@@ -177,7 +177,7 @@ class Group:
         return measured
 
     def _inputs(self, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """For each step and lane: examples [n_steps, n, batch], stream keys [n_steps, n, 2], coefficients [n_steps, 3, n]."""
+        """For each step and lane: places [n_steps, n, batch], keys [n_steps, n, 2], coefficients [n_steps, 3, n]."""
         n, size = len(self.lanes), self.kind.batch_size
         places = torch.zeros((n_steps, n, size), dtype=torch.int64)
         keys = torch.zeros((n_steps, n, 2), dtype=torch.int64)
@@ -203,7 +203,7 @@ class Group:
     def _batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets [n, batch, ...] at these places [n, batch]."""
         batch = self._train[places.reshape(-1)]
-        return batch.inputs.unflatten(0, places.shape), batch.targets.unflatten(0, places.shape)
+        return batch.inputs.reshape(*places.shape, *batch.inputs.shape[1:]), batch.targets.reshape(places.shape)
 
     def traced_step(self) -> Callable[[], object]:
         """One update of all lanes, always the same, for those who measure how long it takes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ class Kind:
     """What is equal in all lanes of a stack; everything else is a value of its own in each lane.
 
     structure: the modules with their plain attributes, parameters and buffers; see `structure_of`.
-    clip: with threshold 1, if it has one. flooded: whether the loss is kept above a level.
+    clip: with 1 for a threshold. flooded: whether the loss is kept above a level.
     """
 
     task: Task
@@ -63,7 +62,7 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
         structure=(structure_of(model), json.dumps(run.node["model"], sort_keys=True, default=str)),
         batch_size=batch_size,
         rule=rule,
-        clip=dataclasses.replace(run.clip, threshold=1.0) if hasattr(run.clip, "threshold") else run.clip,
+        clip=run.clip.with_threshold(1.0),
         reduction=run.loss.reduction,
         is_flooded=run.loss.flood is not None,
         n_accumulate=run.n_accumulate,
@@ -78,8 +77,8 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
 def structure_of(model: nn.Module) -> Hashable:
     """All of a model but the values of its parameters and buffers, to tell whether two models compute the same.
 
-    Modules with their types and plain attributes (numbers, texts, tuples of them), parameters and buffers with shapes and
-    whether they are trained. A custom module that keeps what it computes with in other objects is not seen through.
+    Modules with their types and plain attributes (numbers, texts, tuples of them), parameters and buffers with shapes
+    and whether they are trained. A custom module that keeps what it computes with in other objects is not seen through.
     """
     modules = tuple((name, type(module), _plain(vars(module))) for name, module in model.named_modules())
     params = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,10 +26,10 @@ EVAL_LANES = 64
 class Stack:
     """n lanes of one kind. Row k of every tensor in `rows` belongs to lane k, and nothing else of it exists.
 
-    rows: "weights" [n, n_weights] (the trained parameters, flat, in the model's order), the optimizer's moments of the
-    same shape, "decay" and "scale" where the kind has them, one number per lane for other settings, and
-    "buffer/NAME" for each buffer or parameter that is not trained. kept: copies of the weights, moments and buffers of the best weights so far.
-    The model given is the template; it and the run say what is alike in all lanes.
+    rows: "weights" [n, n_weights] (the trained parameters, flat, in the model's order), the optimizer's moments,
+    "decay" and "scale" of the same shape, one number per lane for other settings, and "buffer/NAME" for each buffer or
+    parameter that is not trained. kept: the weights, moments and buffers of each lane's best weights so far. The model
+    given is the template; it and the run say what is alike in all lanes.
     """
 
     def __init__(self, kind: Kind, run: Settings, model: nn.Module) -> None:
@@ -117,7 +116,9 @@ class Stack:
             for name in self._buffers:
                 buffers[name].copy_(state[f"buffer/{name}"])
 
-    def step(self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor, rows: dict[str, Tensor]) -> Tensor:
+    def step(
+        self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor, rows: dict[str, Tensor]
+    ) -> Tensor:
         """One update of every lane, in place in `rows`; what it measured, [3 + n_params, n].
 
         inputs, targets: [n, batch, ...]. keys: (seed, step) of each lane's dropout, int64 [n, 2]. coefficients: of
@@ -133,12 +134,14 @@ class Stack:
         result: Tensor = measured.T
         return result
 
-    def evaluate(self, weights: Tensor, buffers: Mapping[str, Tensor], examples: Examples, split: str) -> list[dict[str, float]]:
+    def evaluate(
+        self, weights: Tensor, buffers: Mapping[str, Tensor], examples: Examples, split: str
+    ) -> list[dict[str, float]]:
         """The task's measures for each row of weights [m, n_weights] and buffers; as `trainer.loop.evaluate`."""
         names: list[str] = []
 
         def one(row: Tensor, of_lane: dict[str, Tensor]) -> Tensor:
-            measures = self.kind.task.measures(self._model(self._views(row), of_lane), examples)  # type: ignore[arg-type]
+            measures = self.kind.task.measures(self._model(self._views(row), of_lane), examples)
             names[:] = measures
             return torch.stack([values.double().mean() for values in measures.values()])
 
@@ -173,15 +176,13 @@ class Stack:
 
         def objective(params: dict[str, Tensor], part: Examples) -> tuple[Tensor, Tensor]:
             with autocast(self._run):
-                losses = self.kind.task.loss(self._model(params, own), part)  # type: ignore[arg-type]
+                losses = self.kind.task.loss(self._model(params, own), part)
             total = losses.sum()
             return (total if self.kind.reduction == "sum" else total / n_examples), losses.detach().sum() / n_examples
 
         parts = [
             Examples(i, t)
-            for i, t in zip(
-                inputs.chunk(self.kind.n_accumulate), targets.chunk(self.kind.n_accumulate), strict=True
-            )
+            for i, t in zip(inputs.chunk(self.kind.n_accumulate), targets.chunk(self.kind.n_accumulate), strict=True)
         ]
         of_parts = [grad(objective, has_aux=True)(params, part) for part in parts]
         grads = [sum_of([g[name] for g, _ in of_parts]) for name in self._params]
@@ -190,9 +191,7 @@ class Stack:
             sign = torch.sign(loss - flood)
             grads = [g * sign for g in grads]
         norms = gradient_norms(grads)
-        clip = self.kind.clip
-        if hasattr(clip, "threshold"):
-            clip = dataclasses.replace(clip, threshold=threshold)
+        clip = self.kind.clip.with_threshold(threshold)
         grads, clipped = clip(list(params.values()), grads, norms)
         measured = torch.cat([torch.stack([loss, clipped.to(loss.dtype), total_norm(norms)]), norms])
         return torch.cat([g.reshape(-1) for g in grads]), measured
@@ -203,7 +202,7 @@ class Stack:
         return lambda *args, **kwargs: functional_call(self.template, values, args, kwargs)
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        pieces = flat.split(list(self._sizes.values()))
+        pieces = torch.split(flat, list(self._sizes.values()))
         return {name: piece.view(shape) for piece, (name, shape) in zip(pieces, self._params.items(), strict=True)}
 
     def _is_state(self, name: str) -> bool:
@@ -212,18 +211,23 @@ class Stack:
     def _row(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, run: Settings) -> dict[str, Tensor]:
         """What one lane holds for a run with this model and optimizer state."""
         params = [param for param in model.parameters() if param.requires_grad]
-        like = {"dtype": float_type(run), "device": run.device}
-        flat = torch.cat([param.detach().reshape(-1) for param in params]).to(**like)
+
+        def own(value: Tensor | float) -> Tensor:
+            return torch.as_tensor(value, dtype=float_type(run), device=run.device)
+
         groups = param_groups(model, run.optim)
-        row = {"weights": flat, "threshold": torch.tensor(float(getattr(run.clip, "threshold", 1.0)), **like)}
-        row["flood"] = torch.tensor(float(run.loss.flood or 0.0), **like)
-        row["decay"] = per_weight(groups, self._sizes, "weight_decay").to(**like)
-        row["scale"] = per_weight(groups, self._sizes, "lr_scale").to(**like)
-        row |= {name: torch.tensor(value, **like) for name, value in rows_of(run.optim).items()}
+        row = {
+            "weights": own(torch.cat([param.detach().reshape(-1) for param in params])),
+            "threshold": own(float(getattr(run.clip, "threshold", 1.0))),
+            "flood": own(run.loss.flood or 0.0),
+            "decay": own(per_weight(groups, self._sizes, "weight_decay")),
+            "scale": own(per_weight(groups, self._sizes, "lr_scale")),
+        }
+        row |= {name: own(value) for name, value in rows_of(run.optim).items()}
         for name in self.kind.rule.moments:
             saved = [optimizer.state[p].get(name) if optimizer is not None else None for p in params]
             known = [torch.zeros_like(p) if s is None else s for p, s in zip(params, saved, strict=True)]
-            row[name] = torch.cat([value.detach().reshape(-1) for value in known]).to(**like)
+            row[name] = own(torch.cat([value.detach().reshape(-1) for value in known]))
         buffers = _untrained(model)
         return row | {f"buffer/{name}": buffers[name].detach() for name in self._buffers}
 

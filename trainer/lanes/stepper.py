@@ -75,9 +75,7 @@ class Stepper:
     def _rows(self) -> list[Tensor]:
         return [self._stack.rows[name] for name in self._names]
 
-    def _plain(
-        self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor, *rows: Tensor
-    ) -> Tensor:
+    def _plain(self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor, *rows: Tensor) -> Tensor:
         return self._stack.step(inputs, targets, keys, coefficients, dict(zip(self._names, rows, strict=True)))
 
 
@@ -99,7 +97,7 @@ class CudaGraph:
         self._arguments = tuple(argument.clone() for argument in arguments)
         self._graph = torch.cuda.CUDAGraph()
         before = [row.clone() for row in rows]
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # torch's documentation of CUDA graphs asks for warm-up on a side stream
             for _ in range(3):

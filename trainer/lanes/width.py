@@ -21,6 +21,8 @@ WORTH = 1.1
 N_STEPS = 4
 # Share of the memory that is free which the lanes of one worker may take.
 MEMORY_SHARE = 0.4
+# lanes-check looks no further.
+MOST_CHECKED = 64
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Width:
 
     def __str__(self) -> str:
         if self.n_lanes == 1:
-            return f"lanes do not pay here: {self.steps_per_s:.0f} steps/s in the best stack, {self.alone_per_s:.0f} alone"
+            return (
+                f"lanes do not pay here: {self.steps_per_s:.0f} steps/s in the best stack, {self.alone_per_s:.0f} alone"
+            )
         ratio = self.steps_per_s / self.alone_per_s
         return f"{self.n_lanes} lanes per slot: {self.steps_per_s:.0f} trial-steps/s, {ratio:.1f} times one trial alone"
 
@@ -103,6 +107,4 @@ def _ignore(_: Summary | BaseException) -> None:
     pass
 
 
-_DEAF = Hooks(
-    report=lambda *_, **__: None, should_stop=lambda: False, plan=lambda *_: None, ask_remedy=lambda: None
-)
+_DEAF = Hooks(report=lambda *_, **__: None, should_stop=lambda: False, plan=lambda *_: None, ask_remedy=lambda: None)
