@@ -139,16 +139,21 @@ def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Est
     rows = sweep.curves[sweep.curves["metric"] == metric].sort_values(["trial", "step"], kind="stable")
     rows = rows.drop_duplicates(["trial", "step"], keep="last")
     of_trial = dict(tuple(rows.groupby("trial", sort=False)))
-    levels, errors, df = np.empty(len(done)), np.empty(len(done)), np.ones(len(done))
-    for i, number in enumerate(done.index):
-        own = of_trial[number]
-        said = signals(own["step"].to_numpy(), sign * own["value"].to_numpy(np.float64))
-        levels[i] = said.level if kind == "final" else said.best
-        errors[i] = (said.level_high - said.level) / Z
-        r, n = said.autocorrelation, min(said.n_reports, N_POINTS)
-        df[i] = max(1.0, (math.ceil(n / 2) - 2) * (1 - r) / (1 + r))
+    known = [
+        level(of_trial[n]["step"].to_numpy(), sign * of_trial[n]["value"].to_numpy(np.float64), kind)
+        for n in done.index
+    ]
+    levels, errors, df = np.array(known).T
     name = f"{'level' if kind == 'final' else 'smoothed best'} of {metric}"
     return tiers.from_curves(levels, errors, df), name, "curve"
+
+
+def level(steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "best"]) -> tuple[float, float, float]:
+    """(level, standard error, degrees of freedom) of the end of one curve, or of its smoothed best, by its signals."""
+    said = signals(steps, losses)
+    r, n = said.autocorrelation, min(said.n_reports, N_POINTS)
+    df = max(1.0, (math.ceil(n / 2) - 2) * (1 - r) / (1 + r))  # of the line through the last half
+    return said.level if kind == "final" else said.best, (said.level_high - said.level) / Z, df
 
 
 def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["final", "best"]] | None:

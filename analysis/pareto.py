@@ -1,0 +1,56 @@
+"""Settings by several criteria at once: result, speed, stability, cost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.load import Sweep
+from analysis.ranking import Ranking, rank
+from sweeps.signals import signals
+
+CRITERIA = ("tier", "steps_to_target", "noise", "seconds")
+
+
+def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
+    """The completed settings, one row each, best first, and which of them no other beats in everything.
+
+    Columns setting, tier, estimate (as in the ranking), steps_to_target (first step at which the watched metric is as
+    good as the median setting's best; infinite if it never is; mean over seeds), noise (of one report of the watched
+    metric around its course, by `sweeps.signals`; NaN without a curve), seconds (a run's, mean), on_front.
+    On the front is who is no worse than any other in tier, steps_to_target, noise and seconds, or better in one of
+    them: results that cannot be told apart count as equal. A criterion nobody has a number for decides nothing.
+    """
+    table = (rank(sweep) if ranking is None else ranking).table
+    table = table[table["tier"].notna()]
+    sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
+    curves = sweep.curves[sweep.curves["metric"] == sweep.metric].sort_values(["trial", "step"], kind="stable")
+    curves = curves.drop_duplicates(["trial", "step"], keep="last")
+    done = sweep.trials[(sweep.trials["state"] == "complete") & sweep.trials["setting"].isin(table["setting"])]
+    of_trial = {n: own for n, own in curves.groupby("trial") if n in done.index}
+    lowest = {n: sign * own["value"].to_numpy(np.float64) for n, own in of_trial.items()}
+    target = (
+        float(np.median([v[np.isfinite(v)].min(initial=math.inf) for v in lowest.values()])) if lowest else math.nan
+    )
+    numbers = pd.DataFrame(index=done.index, columns=["steps_to_target", "noise"], dtype=np.float64)
+    for n, own in of_trial.items():
+        steps = own["step"].to_numpy(np.float64)
+        reached = np.flatnonzero(lowest[n] <= target)
+        said = signals(steps, lowest[n])
+        numbers.loc[n] = [steps[reached[0]] if len(reached) else math.inf, said.noise]
+    numbers["seconds"] = done["seconds"].astype(float)
+    mean = numbers.groupby(done["setting"]).mean()
+    found = table[["setting", "tier", "estimate"]].join(mean, on="setting").reset_index(drop=True)
+    found["on_front"] = front(found[list(CRITERIA)].astype(float).to_numpy())
+    return found
+
+
+def front(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows no other row dominates; values [rows, criteria], smaller is better, NaN counts as infinitely bad."""
+    values = np.nan_to_num(values, nan=math.inf, posinf=math.inf)
+    no_worse = (values[:, None, :] <= values[None, :, :]).all(axis=2)
+    better = (values[:, None, :] < values[None, :, :]).any(axis=2)
+    return np.asarray(~(no_worse & better).any(axis=0))

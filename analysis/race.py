@@ -1,0 +1,99 @@
+"""The seeds that would settle a sweep's first place: `python -m analysis race DIR` queues and runs just those."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+
+from analysis.load import load, open_study
+from analysis.ranking import Ranking, rank
+from sweeps.study import counts_as_run
+
+# Seeds that are added at once at most: what they show may make the rest unnecessary.
+N_SEEDS_AT_ONCE = 4
+# Where no spread between seeds is known yet, fewer say nothing about it.
+N_SEEDS_FIRST = 2
+# The sweep's own options that a race sets: only the queue is run, to its end, with the seeds as queued.
+_OVERRIDDEN = ("hydra.sweep.dir", "hydra.sweeper.n_trials", "hydra.sweeper.repeats", "hydra/sweeper/pruner")
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What is to be run. repeats: (leading trial, repeat number, seed) for each run. command, and the folder for it."""
+
+    repeats: tuple[tuple[int, int, int], ...]
+    command: tuple[str, ...]
+    working_dir: Path
+
+    def __str__(self) -> str:
+        return shlex.join(self.command)
+
+
+def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Race:
+    """The runs that would settle first place: more seeds for each setting of the first tier; none if it is settled.
+
+    n_seeds: for each; left out: as many as the ranking says, at least 2 where nothing was repeated, at most 4.
+    Raises ValueError if the sweep has no seed to change, searches it, or is of no command we know.
+    """
+    study = open_study(folder)
+    config = OmegaConf.create(study.user_attrs.get("config", ""))
+    key = str(OmegaConf.select(config, "hydra.sweeper.seed_key", default="seed"))
+    first_seed = OmegaConf.select(config, key)
+    trials = study.get_trials(deepcopy=False)
+    if any(key in trial.params for trial in trials):
+        raise ValueError(f"{key} is searched in {folder}, so its trials have no seed that could be repeated")
+    if not isinstance(first_seed, int):
+        raise ValueError(
+            f"race counts seeds from the config's {key}, which is {first_seed} in {folder}; "
+            "run the sweep with hydra.sweeper.seed_key=KEY naming a whole number of the app's"
+        )
+    sessions = study.user_attrs.get("provenance", [])
+    if not sessions:
+        raise ValueError(f"{folder} does not say by which command it was run, so it cannot be continued")
+    repeats: list[tuple[int, int, int]] = []
+    if len(ranking.first) > 1:
+        for leader in ranking.first:
+            last = max(t.user_attrs.get("repeat", 0) for t in _runs(trials, leader))
+            numbers = range(last + 1, last + 1 + (n_seeds or _n_seeds(ranking)))
+            repeats += [(leader, number, first_seed + number) for number in numbers]
+    n_settings = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in trials)
+    kept = [a for a in sessions[-1]["command"] if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
+    values = (str(folder.absolute()), str(n_settings), "1", "none")
+    command = (*kept, *(f"{name}={value}" for name, value in zip(_OVERRIDDEN, values, strict=True)))
+    cwd = OmegaConf.to_container(config, resolve=False)
+    return Race(tuple(repeats), command, Path(_recorded_cwd(cwd)))
+
+
+def run_race(folder: Path, race: Race) -> Ranking:
+    """Queue the runs of a race, continue the sweep until they are done, and rank it anew.
+
+    Raises subprocess.CalledProcessError if the sweep's command fails; what is queued then stays so, and runs when
+    the sweep is next continued.
+    """
+    study = open_study(folder)
+    trials = study.get_trials(deepcopy=False)
+    for leader, number, seed in race.repeats:
+        attributes = {"repeat_of": leader, "repeat": number, "seed": seed}
+        study.enqueue_trial(trials[leader].params, user_attrs=attributes)
+    subprocess.run(race.command, cwd=race.working_dir, check=True)
+    return rank(load(folder))
+
+
+def _n_seeds(ranking: Ranking) -> int:
+    wanted = ranking.seeds_to_settle or N_SEEDS_AT_ONCE
+    least = 1 if ranking.noise_source == "seeds" else N_SEEDS_FIRST
+    return min(max(wanted, least), N_SEEDS_AT_ONCE)
+
+
+def _runs(trials: list[optuna.trial.FrozenTrial], leader: int) -> list[optuna.trial.FrozenTrial]:
+    return [t for t in trials if t.user_attrs.get("repeat_of", t.number) == leader]
+
+
+def _recorded_cwd(config: Any) -> str:
+    return str(config.get("hydra", {}).get("runtime", {}).get("cwd", "."))

@@ -1,0 +1,34 @@
+"""Tables of a command, in the terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def terminal() -> Console:
+    """Where commands print; where nobody sees a terminal's edge, a table should not be cut at 80 columns."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def as_table(frame: pd.DataFrame) -> Table:
+    """A frame's columns as a table for the terminal; numbers with four digits, NaN and absent values empty."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[column])
+        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(_cell(value)) for value in row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
