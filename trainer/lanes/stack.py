@@ -174,17 +174,19 @@ class Stack:
         params = self._views(weights)
         own = {**buffers, **dict.fromkeys(self._keys, key)}
 
-        def objective(params: dict[str, Tensor], part: Examples) -> tuple[Tensor, Tensor]:
+        # Buffers go in as arguments: what a transform captures, nothing inside it may write to.
+        def objective(
+            params: dict[str, Tensor], own: dict[str, Tensor], inputs: Tensor, targets: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            part = Examples(inputs, targets)
             with autocast(self._run):
                 losses = self.kind.task.loss(self._model(params, own), part)
             total = losses.sum()
             return (total if self.kind.reduction == "sum" else total / n_examples), losses.detach().sum() / n_examples
 
-        parts = [
-            Examples(i, t)
-            for i, t in zip(inputs.chunk(self.kind.n_accumulate), targets.chunk(self.kind.n_accumulate), strict=True)
-        ]
-        of_parts = [grad(objective, has_aux=True)(params, part) for part in parts]
+        n_parts = self.kind.n_accumulate
+        parts = zip(inputs.chunk(n_parts), targets.chunk(n_parts), strict=True)
+        of_parts = [grad(objective, has_aux=True)(params, own, *part) for part in parts]
         grads = [sum_of([g[name] for g, _ in of_parts]) for name in self._params]
         loss = sum_of([mean for _, mean in of_parts])
         if self.kind.is_flooded:

@@ -1,0 +1,164 @@
+"""What cannot be stacked is refused by name; nothing is trained that is not the task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from trainer.lanes.check import TOLERANCE, check, check_command
+from trainer.lanes.kind import NotInLanesError, kind_of, structure_of
+from trainer.lanes.width import best_width
+from trainer.settings import Settings, read
+from trainer.tasks.digits import Digits
+
+Compose = Callable[..., DictConfig]
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(8, 16, batch_first=True)
+        self.output = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.gru(x.squeeze(1))[0][:, -1])
+
+
+class Deciding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.output(x.flatten(1))
+        return y if y.sum() > 0 else 2 * y
+
+
+class Masking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.output(x.flatten(1))
+        return y - y[y > 0].mean()
+
+
+class Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(F.dropout(x.flatten(1), 0.5, self.training))
+
+
+class Remembering(nn.Module):
+    """Keeps a tensor that is neither parameter nor buffer from the first step to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(64, 10)
+        self.seen = [torch.randn(1).item()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(x.flatten(1)) * self.seen[0]
+
+
+def made_of(run: Settings, model: Callable[[], nn.Module]) -> Settings:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Custom(Digits):
+        def build_model(self, cfg: Any) -> nn.Module:
+            return model()
+
+    return dataclasses.replace(run, task=Custom())
+
+
+@pytest.fixture
+def run(compose: Compose) -> Settings:
+    return read(compose("task=digits", "batch_size=32"))
+
+
+@pytest.mark.parametrize(
+    ("model", "named", "advice"),
+    [
+        (Recurrent, "gru (GRU)", "write the cells"),
+        (Deciding, "the model (Deciding)", "torch.where"),
+        (Masking, "the model (Masking)", "mask"),
+        (Dropping, "the model (Dropping)", "nn.Dropout"),
+        (Remembering, "", "no parameter or buffer"),
+    ],
+)
+def test_what_cannot_be_stacked_is_named(run: Settings, model: Any, named: str, advice: str) -> None:
+    """The message names the module, what to use instead, and is one sentence."""
+    with pytest.raises(NotInLanesError) as error:
+        check(made_of(run, model))
+    assert named in str(error.value)
+    assert advice in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_batch_norm_keeps_each_lanes_statistics(run: Settings) -> None:
+    """BatchNorm's running statistics are buffers, stacked and updated for each lane."""
+    norm = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))  # noqa: E731
+    assert check(made_of(run, norm)).difference <= TOLERANCE["float64"]
+
+
+def test_frozen_parameters_are_the_lanes_own(run: Settings) -> None:
+    """A layer that is not trained, but drawn from the seed, differs from lane to lane as it does alone."""
+
+    def frozen() -> nn.Module:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        for param in model[1].parameters():
+            param.requires_grad = False
+        return model
+
+    assert check(made_of(run, frozen)).difference <= TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [(("precision=fp16",), "bf16 or float32"), (("optim=adam", "+optim.amsgrad=true"), "optim.amsgrad")],
+)
+def test_settings_that_lanes_do_not_have(compose: Compose, overrides: tuple[str, ...], reason: str) -> None:
+    """A setting without a stacked form is refused, never ignored."""
+    with pytest.raises(NotInLanesError, match=reason):
+        check(read(compose("task=digits", *overrides)))
+
+
+def test_what_differs_in_more_than_values_is_another_kind(run: Settings, compose: Compose) -> None:
+    """Batch size, width, optimizer and plain numbers inside modules separate; rates, seeds and thresholds do not."""
+
+    def kind(*overrides: str, size: int = 32) -> Any:
+        settings = read(compose("task=digits", "batch_size=32", *overrides))
+        return kind_of(settings, settings.task.build_model(settings.node), size)
+
+    same = ["optim.lr=0.3", "seed=7", "schedule=cosine", "steps=50", "optim.weight_decay=0"]
+    assert all(kind() == kind(override) for override in same)
+    assert kind("clip=norm", "clip.threshold=1") == kind("clip=norm", "clip.threshold=2")
+    other = ["model.n_hidden=64", "optim=adam", "optim.momentum=0.9", "clip=norm", "model.dropout=0.1", "test=true"]
+    kinds = [kind(), kind(size=64), *(kind(override) for override in other)]
+    assert len(set(kinds)) == len(kinds)
+    assert structure_of(nn.Dropout(0.1)) != structure_of(nn.Dropout(0.2))
+
+
+def test_the_command_says_whether_how_and_how_fast() -> None:
+    """lanes-check prints the size, the difference to the solo loop, and the lanes that pay."""
+    text = check_command(["task=digits", "model.n_hidden=8", "batch_size=8"])
+    assert "weights trains in lanes" in text
+    assert "relative" in text
+    assert "times one trial alone" in text
+
+
+def test_auto_takes_the_solo_loop_where_lanes_do_not_pay(run: Settings) -> None:
+    """With a clock on which every step takes the same time, wider is better up to the bound; with none left, 1."""
+    ticks = iter(range(10**6))
+    assert best_width(run, most=8, clock=lambda: float(next(ticks))).n_lanes == 8
+    assert best_width(run, most=1).n_lanes == 1
