@@ -86,7 +86,8 @@ def _add_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _rank(arguments: argparse.Namespace) -> None:
     from analysis.load import load
-    from analysis.ranking import pareto, rank
+    from analysis.pareto import pareto
+    from analysis.ranking import rank
 
     sweep = load(arguments.folder)
     if arguments.pareto:
@@ -118,7 +119,7 @@ def _race(arguments: argparse.Namespace) -> None:
     if not race.repeats:
         print("first place is settled: nothing to run", file=sys.stderr)
     elif arguments.dry_run:
-        print(race, file=sys.stderr)
+        print(f"in {race.working_dir}: {race}", file=sys.stderr)
     else:
         try:
             ranking = run_race(arguments.folder, race)
@@ -166,7 +167,7 @@ def _importance(arguments: argparse.Namespace) -> None:
         print(json.dumps({name: json.loads(frame.to_json(orient="records")) for name, frame in found.items()}))
         return
     console = terminal()
-    console.print("What separates the best tenth from all trials:", as_table(found["importance"]), sep="\n")
+    console.print("What separates the best trials from the rest:", as_table(found["importance"]), sep="\n")
     console.print("\nParameters whose effects do not just add up:", as_table(found["interactions"]), sep="\n")
     console.print("\nWhere the shapes of the curves live:", *found["shares"]["sentence"], sep="\n", markup=False)
 

@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 N_SHUFFLES = 100  # of the objective, for what chance alone would give
+N_BEST = 5  # trials at least, that the best are taken to be
 N_LEVELS = 3  # groups of equal size that a numeric parameter is cut into for interactions
 N_CUTS = 16  # thresholds tried per numeric parameter
 FEWEST = 5  # trials that a rule must hold for
@@ -31,12 +32,14 @@ CHANCE = 0.05
 
 
 def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
-    """How much each parameter separates the best tenth of the trials from all (PED-ANOVA, Watanabe 2023, by Optuna).
+    """How much each parameter separates the best trials from all (PED-ANOVA, Watanabe 2023, by Optuna).
+
+    The best are a tenth of the trials, but at least five.
 
     Index parameter, most important first; columns importance (shares, sum 1 unless all are 0), chance (what the
     parameter would reach by chance, from shuffled objectives; any one of them exceeds it in 5 % of sweeps),
     beyond_chance.
-    Pruned trials count: the method only asks which trials are among the best tenth, and what a pruned trial had reached
+    Pruned trials count: the method only asks which trials are among the best, and what a pruned trial had reached
     bounds what it would have been ranked by; one that diverged is worse than all. Left out, the region that was pruned
     would look unexplored rather than bad. Failed trials and duplicates do not count. Empty with fewer than 10 trials.
     """
@@ -170,9 +173,9 @@ def _silent_study() -> optuna.Study:
 
 
 def _distribution(values: pd.Series) -> BaseDistribution:
-    """A distribution that holds all values; logarithmic if they are positive and span a factor of 20."""
+    """A distribution that holds all values: of choices if they are few, logarithmic if they span a factor of 20."""
     values = values.dropna()
-    if not _is_numeric(values):
+    if not _is_numeric(values) or values.nunique() <= N_LEVELS:
         return CategoricalDistribution(sorted({str(v) for v in values}))
     low, high = float(values.min()), float(values.max())
     return FloatDistribution(low, high, log=low > 0 and high > 20 * low)
@@ -181,7 +184,8 @@ def _distribution(values: pd.Series) -> BaseDistribution:
 def _ped_anova(study: optuna.Study, values: Array) -> pd.Series:
     with warnings.catch_warnings():  # of a value that few trials have
         warnings.simplefilter("ignore", UserWarning)
-        found = PedAnovaImportanceEvaluator().evaluate(study, target=lambda trial: float(values[trial.number]))
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, N_BEST / len(values)))
+        found = evaluator.evaluate(study, target=lambda trial: float(values[trial.number]))
     return pd.Series(found).sort_index()
 
 

@@ -17,8 +17,10 @@ from sweeps.study import counts_as_run
 
 # Seeds that are added at once at most: what they show may make the rest unnecessary.
 N_SEEDS_AT_ONCE = 4
-# Where no spread between seeds is known yet, fewer say nothing about it.
-N_SEEDS_FIRST = 2
+# Settings that race at once at most, best first.
+N_SETTINGS_AT_ONCE = 8
+# Where no setting was repeated, seeds of fewer settings than this say too little of the spread between seeds.
+N_SETTINGS_FIRST = 4
 # The sweep's own options that a race sets: only the queue is run, to its end, with the seeds as queued.
 _OVERRIDDEN = ("hydra.sweep.dir", "hydra.sweeper.n_trials", "hydra.sweeper.repeats", "hydra/sweeper/pruner")
 
@@ -36,9 +38,10 @@ class Race:
 
 
 def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Race:
-    """The runs that would settle first place: more seeds for each setting of the first tier; none if it is settled.
+    """The runs that would settle first place: more seeds for the settings that may have it; none if it is settled.
 
-    n_seeds: for each; left out: as many as the ranking says, at least 2 where nothing was repeated, at most 4.
+    Those are the first tier, at most its best 8; where nothing was repeated, at least the best four settings.
+    n_seeds: for each; left out: as many as the ranking says, at most 4.
     Raises ValueError if the sweep has no seed to change, searches it, or is of no command we know.
     """
     study = open_study(folder)
@@ -57,11 +60,10 @@ def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Rac
     if not sessions:
         raise ValueError(f"{folder} does not say by which command it was run, so it cannot be continued")
     repeats: list[tuple[int, int, int]] = []
-    if len(ranking.first) > 1:
-        for leader in ranking.first:
-            last = max(t.user_attrs.get("repeat", 0) for t in _runs(trials, leader))
-            numbers = range(last + 1, last + 1 + (n_seeds or _n_seeds(ranking)))
-            repeats += [(leader, number, first_seed + number) for number in numbers]
+    for leader in contenders(ranking):
+        last = max(t.user_attrs.get("repeat", 0) for t in _runs(trials, leader))
+        numbers = range(last + 1, last + 1 + (n_seeds or min(ranking.seeds_to_settle or 50, N_SEEDS_AT_ONCE)))
+        repeats += [(leader, number, first_seed + number) for number in numbers]
     n_settings = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in trials)
     kept = [a for a in sessions[-1]["command"] if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
     values = (str(folder.absolute()), str(n_settings), "1", "none")
@@ -85,10 +87,14 @@ def run_race(folder: Path, race: Race) -> Ranking:
     return rank(load(folder))
 
 
-def _n_seeds(ranking: Ranking) -> int:
-    wanted = ranking.seeds_to_settle or N_SEEDS_AT_ONCE
-    least = 1 if ranking.noise_source == "seeds" else N_SEEDS_FIRST
-    return min(max(wanted, least), N_SEEDS_AT_ONCE)
+def contenders(ranking: Ranking) -> list[int]:
+    """The settings between which first place is open."""
+    ranked = [int(n) for n in ranking.table.loc[ranking.table["tier"].notna(), "setting"]]
+    n_first = len(ranking.first)
+    if len(ranked) < 2 or (n_first == 1 and ranking.noise_source == "seeds"):
+        return []
+    least = 2 if ranking.noise_source == "seeds" else N_SETTINGS_FIRST
+    return ranked[: min(max(n_first, least), N_SETTINGS_AT_ONCE)]
 
 
 def _runs(trials: list[optuna.trial.FrozenTrial], leader: int) -> list[optuna.trial.FrozenTrial]:

@@ -24,6 +24,9 @@ FEW_DEGREES = 5
 # A metric is what the objective was taken from if it says so in this share of the completed trials.
 SAME_SHARE = 0.9
 
+# Where no setting was repeated, fewer more seeds than this say nothing of the spread between seeds.
+N_SEEDS_FIRST = 2
+
 NoiseSource = Literal["seeds", "curve", "none"]
 
 
@@ -42,7 +45,8 @@ class Ranking:
         not even that is known: then all share one tier.
     smallest_difference: between the first place and the others, found in nine such sweeps of ten.
     seeds_to_settle: more seeds for each setting of the first tier after which its leader would stand alone if the
-        differences are as they seem; 0 if it does, None if more than 50 are needed or the noise is not known.
+        differences are as they seem; 0 if it does (never without repeats: then at least 2), None if more than 50 are
+        needed or the noise is not known.
     warnings: what the reader must know before believing the order, in sentences.
     """
 
@@ -106,7 +110,7 @@ def rank(sweep: Sweep) -> Ranking:
     rows: dict[int, dict[str, float]] = {}
     if known is not None:
         tier = tiers.tiers(known)
-        half = t.isf(tiers.ALPHA / 2, np.maximum(known.df, 1e-9)) * known.standard_error
+        half = t.isf(0.025, np.maximum(known.df, 1e-9)) * known.standard_error
         rows = {
             setting: {
                 "estimate": sign * known.mean[i],
@@ -123,9 +127,14 @@ def rank(sweep: Sweep) -> Ranking:
         noise=known.noise if known else math.nan,
         noise_source=source,  # type: ignore[arg-type]
         smallest_difference=tiers.smallest_difference(known) if known else math.nan,
-        seeds_to_settle=tiers.seeds_to_settle(known, tier) if known else None,
+        seeds_to_settle=_seeds_to_settle(known, tier, source) if known else None,
         warnings=tuple(_warnings(sweep, trials, done, known, source)),
     )
+
+
+def _seeds_to_settle(known: tiers.Estimates, tier: tiers.Indices, source: str) -> int | None:
+    needed = tiers.seeds_to_settle(known, tier)
+    return max(needed, N_SEEDS_FIRST) if source == "curve" and needed is not None and len(tier) > 1 else needed
 
 
 def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Estimates, str, str]:
@@ -194,7 +203,7 @@ def _table(trials: pd.DataFrame, ranked: dict[int, dict[str, float]], sign: floa
                 "n_seeds": int(runs["state"].eq("complete").sum()),
                 "state": state,
                 **(own or {"estimate": math.nan, "low": math.nan, "high": math.nan, "tier": None}),
-                "why": str(wrong.iloc[0] if len(wrong) else lead["why"]),
+                "why": _why(pd.Series(runs.loc[wrong.index[0]]) if len(wrong) else lead),
                 **({"sweep": lead["sweep"]} if "sweep" in runs else {}),
                 **{c: lead[c] for c in trials.columns if c.startswith("params.")},
                 "_place": place,
@@ -203,6 +212,14 @@ def _table(trials: pd.DataFrame, ranked: dict[int, dict[str, float]], sign: floa
     rows.sort(key=lambda row: row.pop("_place"))
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.astype({"tier": "Int64"})
+
+
+def _why(trial: pd.Series) -> str:
+    """How a trial ended, in a few words: the rule and step of a verdict, else its own sentence."""
+    rule = trial.get("verdict_rule")
+    if isinstance(rule, str) and rule:
+        return f"{trial['state']}: {rule} at step {trial['verdict_step']:,.0f}"
+    return str(trial["why"])
 
 
 def _warnings(
@@ -251,7 +268,8 @@ def _outcome(ranking: Ranking) -> list[str]:
         return [f"Setting {first[0]} is the only one that completed."]
     names = ", ".join(map(str, first[:8])) + (" …" if len(first) > 8 else "")
     if len(first) == 1:
-        said = [f"Setting {first[0]} is better than the other {n_ranked - 1} beyond noise."]
+        whose = {"seeds": "seeds", "curve": "their curves, with one seed each"}[ranking.noise_source]
+        said = [f"Setting {first[0]} is better than the other {n_ranked - 1}, beyond the noise of {whose}."]
     else:
         said = [f"{len(first)} of {n_ranked} settings share first place: {names}."]
         if ranking.noise_source == "none":

@@ -14,7 +14,9 @@ from scipy.stats import studentized_range, t
 Array = NDArray[np.float64]
 Indices = NDArray[Any]  # of integers
 
-ALPHA = 0.05  # how often settings that are truly equal may be split
+# How often settings that are truly equal may be split: 5 %, of which estimating how much settings differ in noise takes
+# about one (benchmarks/README.md).
+ALPHA = 0.04
 POWER = 0.9  # how often a difference of `smallest_difference` is found
 N_SEEDS_MOST = 50  # a first place that more seeds than this would be needed for is not worth settling
 

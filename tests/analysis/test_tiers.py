@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel, tukey_hsd
 
-from analysis.tiers import from_curves, from_seeds, seeds_to_settle, smallest_difference, tiers
+from analysis.tiers import ALPHA, from_curves, from_seeds, seeds_to_settle, smallest_difference, tiers
 
 
 def runs(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -25,16 +25,16 @@ def unpaired(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 @given(st.lists(st.floats(-5, 5), min_size=8, max_size=8), st.floats(-3, 3))
 def test_two_settings_with_shared_seeds_are_the_paired_t_test(noise: list[float], difference: float) -> None:
-    """Two settings are apart exactly if scipy's paired t test says so at 5 %, whatever the seeds do to both."""
+    """Two settings are apart exactly if scipy's paired t test says so, whatever the seeds do to both."""
     one, two = np.array(noise[:4]), np.array(noise[4:]) + difference
     if np.ptp(two - one) < 1e-6:
         return
     common = 100.0 * np.arange(4)
     p = ttest_rel(one + common, two + common).pvalue
-    if abs(p - 0.05) < 1e-6:
+    if abs(p - ALPHA) < 1e-6:
         return
     found = tiers(from_seeds(*runs([list(one + common), list(two + common)])))
-    assert (found.max() == 2) == (p < 0.05)
+    assert (found.max() == 2) == (p < ALPHA)
 
 
 def test_the_extremes_of_equal_noise_are_tukeys_test() -> None:
@@ -43,7 +43,7 @@ def test_the_extremes_of_equal_noise_are_tukeys_test() -> None:
     for shift in np.linspace(1.0, 6.0, 26):
         values = [list(base), list(base + 0.1), list(base + 0.2), list(base + shift)]
         p = tukey_hsd(*values).pvalue[0, 3]
-        assert (tiers(from_seeds(*unpaired(values)))[3] > 1) == (p <= 0.05), (shift, p)
+        assert (tiers(from_seeds(*unpaired(values)))[3] > 1) == (p <= ALPHA), (shift, p)
 
 
 def test_an_exploding_setting_does_not_blur_the_others() -> None:
@@ -93,7 +93,7 @@ def test_order_scale_and_offset_do_not_matter(order: list[int], scale: float, of
 
 @pytest.mark.parametrize("n_settings", [2, 6])
 def test_equal_settings_are_seldom_split(n_settings: int) -> None:
-    """Identical settings are split in about 5 % of sweeps (under 9 % of 300, which 5 % exceeds once in 500)."""
+    """Identical settings are split in at most 5 % of sweeps (under 9 % of 300, which 5 % exceeds once in 500)."""
     rng = np.random.default_rng(3)
     split = [
         tiers(from_seeds(*runs([list(v) for v in rng.normal(size=(n_settings, 3))]))).max() > 1 for _ in range(300)
