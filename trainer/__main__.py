@@ -58,7 +58,8 @@ def audit_main(overrides: list[str]) -> None:
 
 def check_main(overrides: list[str]) -> None:
     """Print whether a task can be trained in lanes; see `trainer.lanes.check`."""
-    from trainer.lanes.check import NotInLanesError, check_command  # functorch, which training alone need not load
+    from trainer.lanes.check import check_command  # functorch, which training alone need not load
+    from trainer.lanes.kind import NotInLanesError
 
     try:
         print(check_command(overrides))

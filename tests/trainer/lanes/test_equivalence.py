@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
+from optuna import TrialPruned
 
+from sweeps.types import Remedy, Verdict
+from trainer.checkpoint import load_best
 from trainer.course import Summary
-from trainer.loop import load_best
 from trainer.settings import Settings, read
 
 Compose = Callable[..., DictConfig]
@@ -165,3 +167,45 @@ def test_a_refilled_lane_changes_no_bit(compose: Compose, together: Any) -> None
     assert len(refilled[4].reports) == 4
     for i in (0, 2, 3):
         assert bits(steady[i]) == bits(refilled[i])
+
+
+@pytest.mark.parametrize("action", ["decay", "rewind"])
+def test_remedies(compose: Compose, alone: Any, together: Any, action: str) -> None:
+    """A lane that is told to lower its rate, or to go back to its best weights, does as the solo loop does."""
+    remedy = Remedy(action, 0.25, Verdict("stalled", 20, "it has stalled"))
+    runs = [
+        read(compose(*EXACT, "optim=adam", f"optim.lr={lr}", f"seed={i}", "steps=60"))
+        for i, lr in enumerate((0.004, 0.02, 0.01))
+    ]
+
+    def asked() -> dict[str, Any]:
+        calls = iter(range(1000))  # every run asks after each of its 12 reports
+        return {"ask_remedy": lambda: remedy if next(calls) % 12 == 5 else None}
+
+    one_by_one = [alone([run], **asked())[0] for run in runs]
+    beside = together(runs[:1], **asked())
+    assert_same(one_by_one[:1], beside, 1e-9)
+    calls = {i: iter(range(1000)) for i in range(3)}
+    turn = iter([i for _ in range(12) for i in range(3)])  # lanes report in their order
+    all_three = together(runs, ask_remedy=lambda: remedy if next(calls[next(turn)]) == 5 else None)
+    assert_same(one_by_one, all_three, 1e-9)
+    assert any("going on" in line for line in all_three[1].lines)
+
+
+def test_a_run_pruned_out_of_its_report_leaves_with_its_best_weights(
+    compose: Compose, together: Any, tmp_path: Path
+) -> None:
+    """TrialPruned ends that lane, after its checkpoint is written; the others go on to their end."""
+
+    def report(step: int, **metrics: float) -> None:
+        if step == 20 and next(turn) == 1:
+            raise TrialPruned("enough")
+
+    turn = iter(range(3))
+    runs = [read(compose(*SMALL, "steps=40", f"seed={i}", "optim.lr=0.01")) for i in range(3)]
+    files = [tmp_path / f"{i}.pt" for i in range(3)]
+    first, pruned, last = together(runs, files, report=report)
+    assert isinstance(pruned.outcome, TrialPruned)
+    assert isinstance(first.outcome, Summary)
+    assert isinstance(last.outcome, Summary)
+    assert load_best(files[1])["step"] <= 20

@@ -1,0 +1,71 @@
+"""A task that runs alone or, by `run_lanes`, several trials in one process, a step of each in turn."""
+
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+import hydra
+import optuna
+from hydra.core.config_store import ConfigStore
+
+import sweeps
+from sweeps.lanes import Desk
+
+CONFIG = {"x": 1.0, "n_steps": 6, "do": "train", "diary": None, "step_s": 0.0}
+
+
+def loss(cfg, step: int) -> float:
+    return math.nan if cfg.do == "diverge" and step > 2 else cfg.x / (step + 1)
+
+
+@hydra.main(version_base=None, config_path=None, config_name="lanes")
+def main(cfg) -> float:
+    for step in range(cfg.n_steps):
+        sweeps.report(step, loss=loss(cfg, step))
+    return loss(cfg, cfg.n_steps - 1)
+
+
+def run_lanes(desk: Desk) -> None:
+    n_lanes = desk.n_lanes or 3
+    desk.open(n_lanes)
+    desk.say(f"{n_lanes} lanes")
+    lanes = []
+    while True:
+        while (trial := desk.take(wait=not lanes)) is not None:
+            if trial.config.do == "alone":
+                desk.run_alone(trial)
+            else:
+                lanes.append([trial, 0])
+        if lanes and lanes[0][0].config.diary:
+            with Path(lanes[0][0].config.diary).open("a") as file:
+                file.write(f"{os.getpid()} {' '.join(str(t.number) for t, _ in lanes)}\n")
+        for lane in list(lanes):
+            trial, step = lane
+            trial.tell(f"step {step}")
+            time.sleep(trial.config.step_s)
+            if trial.config.do == "kill" and step == 3:
+                once = Path(trial.config.diary).with_name("killed")
+                if not once.exists() or trial.config.x > 1:
+                    once.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                if trial.config.do == "raise" and step == 2:
+                    raise ValueError("no step two")
+                trial.reporter.report(step, {"loss": loss(trial.config, step)})
+            except (optuna.TrialPruned, ValueError) as error:
+                desk.finish(trial, error)
+                lanes.remove(lane)
+                continue
+            lane[1] += 1
+            if lane[1] == trial.config.n_steps:
+                desk.finish(trial, loss(trial.config, step))
+                lanes.remove(lane)
+        desk.fill(3, 4)
+        desk.flush()
+
+
+if __name__ == "__main__":
+    ConfigStore.instance().store(name="lanes", node=CONFIG)
+    main()
