@@ -18,6 +18,7 @@ Indices = NDArray[Any]  # of integers
 # about one (benchmarks/README.md).
 ALPHA = 0.04
 POWER = 0.9  # how often a difference of `smallest_difference` is found
+ROUNDING = 1e-12  # relative error of a sum
 N_SEEDS_MOST = 50  # a first place that more seeds than this would be needed for is not worth settling
 
 
@@ -80,6 +81,9 @@ def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
     effects = covariance @ (within.T @ centred)
     mean = average @ value - shares @ (effects - effects.mean() if len(effects) else effects)
     residual = centred - within @ effects
+    rounding = ROUNDING * float(np.abs(value).max())
+    if np.abs(residual).max() < rounding:  # the same number for every seed: what is left is arithmetic, no noise
+        residual, mean = np.zeros_like(residual), np.round(mean / rounding) * rounding
     leverage = 1.0 / n_runs[setting] + np.einsum("ns,st,nt->n", within, covariance, within)
     df = np.maximum(n_runs - np.bincount(setting, leverage, minlength=k), 0.0)
     df[df < 1e-9] = 0.0

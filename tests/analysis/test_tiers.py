@@ -77,8 +77,11 @@ def test_unknown_noise_separates_nothing() -> None:
 
 def test_exact_repeats_are_apart_at_any_difference() -> None:
     """Settings whose seeds all give the same number differ as soon as the numbers do; equal ones tie."""
-    found = tiers(from_seeds(*unpaired([[1.0, 1.0], [1.0, 1.0], [1.1, 1.1]])))
-    assert list(found) == [1, 1, 2]
+    for third in (0.0, 1.0 / 3):
+        found = tiers(from_seeds(*runs([[0.1 + third + seed * third for seed in range(3)]] * 2 + [[1.1, 1.1, 1.1]])))
+        assert list(found) == ([1, 1, 2] if third == 0 else [1, 1, 1])
+    added = [0.1 + 0.2, 0.3, 0.4 - 0.1]  # equal but for rounding
+    assert list(tiers(from_seeds(*runs([added, added[::-1], [0.31] * 3])))) == [1, 1, 2]
 
 
 @given(st.permutations(range(5)), st.floats(0.1, 100), st.floats(-100, 100))

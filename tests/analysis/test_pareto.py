@@ -1,0 +1,53 @@
+"""Several criteria at once: who is on the front."""
+
+import numpy as np
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from optuna.study._multi_objective import _is_pareto_front
+
+from analysis.load import Sweep
+from analysis.pareto import front, pareto
+
+
+@given(arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=st.integers(0, 3).map(float)))
+def test_the_front_is_optunas(values: np.ndarray) -> None:
+    """The rows on the front are those that Optuna finds, ties included."""
+    assert list(front(values)) == list(_is_pareto_front(values, assume_unique_lexsorted=False))
+
+
+def test_a_criterion_without_numbers_decides_nothing() -> None:
+    """NaN throughout leaves the other criteria to decide; NaN in one row is the worst."""
+    values = np.array([[1.0, np.nan], [2.0, np.nan]])
+    assert list(front(values)) == [True, False]
+    assert list(front(np.array([[1.0, np.nan], [1.0, 5.0]]))) == [False, True]
+
+
+def test_a_tied_setting_that_is_faster_is_on_the_front() -> None:
+    """Of two settings that tie in their result, the one that gets there first wins; a bad cheap one is on it too."""
+    rng = np.random.default_rng(0)
+    steps = np.arange(0, 600, 10)
+    speed, end = {0: 50, 1: 150, 2: 50}, {0: 1.0, 1: 1.0, 2: 3.0}
+    curves = pd.concat(
+        pd.DataFrame(
+            {
+                "trial": n,
+                "step": steps,
+                "examples": np.nan,
+                "seconds": 0.0,
+                "metric": "loss",
+                "value": end[n] + 4 * np.exp(-steps / speed[n]) + rng.normal(0, 0.02, len(steps)),
+            }
+        )
+        for n in speed
+    )
+    last = curves.groupby("trial")["value"].last()
+    trials = pd.DataFrame({"setting": range(3), "state": "complete", "why": "completed", "objective": last})
+    trials = trials.assign(best=last, final=last, seed=np.nan, examples=np.nan, code="a", seconds=[9.0, 9.0, 1.0])
+    found = pareto(Sweep(name="s", metric="loss", directions=("minimize",), trials=trials, curves=curves))
+    found = found.set_index("setting")
+    assert found["tier"].to_dict() == {0: 1, 1: 1, 2: 2}
+    assert found["steps_to_target"][0] < found["steps_to_target"][1] < found["steps_to_target"][2] == np.inf
+    assert found["on_front"][0]
+    assert found["on_front"][2]

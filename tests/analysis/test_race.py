@@ -1,0 +1,63 @@
+"""Racing for first place: which seeds are run, and that they really are."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.load import load
+from analysis.race import contenders, plan_race
+from analysis.ranking import Ranking, rank
+
+APP = Path(__file__).parents[1] / "apps" / "conditional.py"
+
+
+def run(*arguments: str, cwd: Path) -> str:
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+
+def ranking(tier: list[int | None], source: str) -> Ranking:
+    table = pd.DataFrame({"setting": range(10, 10 + len(tier)), "tier": pd.array(tier, dtype="Int64")})
+    return Ranking(table, "objective", False, 0.1, source, 0.3, 3, ())  # type: ignore[arg-type]
+
+
+def test_who_races() -> None:
+    """The tied of the first tier race, at most the best eight; without repeats at least four; nobody once settled."""
+    assert contenders(ranking([1, 1, 2, 2, None], "seeds")) == [10, 11]
+    assert contenders(ranking([1, 2, 2], "seeds")) == []
+    assert contenders(ranking([1, 2, 2, 3, 4, None], "curve")) == [10, 11, 12, 13]
+    assert contenders(ranking([1] * 20, "none")) == list(range(10, 18))
+    assert contenders(ranking([1], "curve")) == []
+    assert contenders(ranking([None, None], "none")) == []
+
+
+def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
+    """The command adds seeds to the settings that tie, nothing else, counting on from the config's own seed."""
+    folder = tmp_path / "sweep"
+    run(str(APP), "--multirun", "hydra.sweeper.n_trials=5", "hydra/sweeper/sampler=grid", cwd=tmp_path)
+    before = load(folder)
+    assert rank(before).noise_source != "seeds"
+    race = plan_race(folder, rank(before), n_seeds=2)
+    assert {seed for _, _, seed in race.repeats} == {4, 5}
+    document = json.loads(
+        run("-m", "analysis", "race", "sweep", "--seeds", "2", "--json", cwd=tmp_path).splitlines()[-1]
+    )
+    assert document["noise_source"] == "seeds"
+    after = load(folder).trials
+    added = after.drop(index=before.trials.index)
+    assert sorted(zip(added["setting"], added["seed"], strict=True)) == sorted((n, s) for n, _, s in race.repeats)
+    assert (added["state"] == "complete").all()
+    lines = (tmp_path / "runs.txt").read_text().split("\n")[:-1]
+    assert sorted(line.split()[0] for line in lines[len(before.trials) :]) == ["4"] * 4 + ["5"] * 4
+
+
+def test_a_sweep_without_seed_cannot_race(tmp_path: Path) -> None:
+    """Where the config has no seed to change, the error names the option that says where it is."""
+    app = APP.with_name("parabola.py")
+    options = ["hydra/sweeper=iolaus", "hydra/sweeper/sampler=grid", "hydra.sweeper.report=null"]
+    run(str(app), "--multirun", *options, "lr=choice(0.1, 0.2)", f"hydra.sweep.dir={tmp_path / 's'}", cwd=tmp_path)
+    with pytest.raises(ValueError, match=r"hydra\.sweeper\.seed_key=KEY"):
+        plan_race(tmp_path / "s", rank(load(tmp_path / "s")))
