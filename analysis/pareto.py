@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.load import Sweep
-from analysis.ranking import Ranking, rank
+from analysis.ranking import Ranking, rank, reported
 from sweeps.signals import signals
 
 CRITERIA = ("tier", "steps_to_target", "noise", "seconds")
@@ -27,10 +27,8 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     table = (rank(sweep) if ranking is None else ranking).table
     table = table[table["tier"].notna()]
     sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
-    curves = sweep.curves[sweep.curves["metric"] == sweep.metric].sort_values(["trial", "step"], kind="stable")
-    curves = curves.drop_duplicates(["trial", "step"], keep="last")
     done = sweep.trials[(sweep.trials["state"] == "complete") & sweep.trials["setting"].isin(table["setting"])]
-    of_trial = {n: own for n, own in curves.groupby("trial") if n in done.index}
+    of_trial = {n: own for n, own in reported(sweep, sweep.metric).items() if n in done.index}
     lowest = {n: sign * own["value"].to_numpy(np.float64) for n, own in of_trial.items()}
     target = (
         float(np.median([v[np.isfinite(v)].min(initial=math.inf) for v in lowest.values()])) if lowest else math.nan

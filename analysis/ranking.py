@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.stats import t
 
 from analysis import tiers
+from analysis.early import likely_end
 from analysis.load import Sweep
 from sweeps.signals import N_POINTS, Z, signals
 
@@ -34,11 +35,11 @@ NoiseSource = Literal["seeds", "curve", "none"]
 class Ranking:
     """Settings, best first, and how well their order is known.
 
-    table: one row per setting; first the completed ones by tier and estimate, then those that did not complete by their
-        best, without tier. Columns setting (number of its first trial), trials (their numbers), n_seeds (completed),
-        state, estimate (mean of the seeds; without repeats the level of the curve; NaN unless completed), low, high
-        (95 %, Student's t, for this setting alone), tier (1 is first place; <NA> unless completed), why, and
-        `params.KEY`; in a comparison of sweeps also sweep.
+    table: one row per setting; first the completed ones by tier and estimate, then, without tier, those that did not
+        complete by their best, running ones by their likely end. Columns setting (number of its first trial), trials
+        (their numbers), n_seeds (completed), state, estimate (mean of the seeds; without repeats the level of the
+        curve; NaN unless completed), low, high (95 %, Student's t, for this setting alone), tier (1 is first place;
+        <NA> unless completed), why, and `params.KEY`; in a comparison of sweeps also sweep.
     of: what is ranked, such as "objective" or "level of val_loss". larger_is_better: its direction.
     noise: standard deviation of one run around its setting, typical. noise_source: "seeds"; "curve", where no setting
         was repeated: errors are then those of the level of each curve, and another seed may differ by more; "none" if
@@ -92,7 +93,14 @@ def rank(sweep: Sweep) -> Ranking:
     trials = sweep.trials
     if not len(trials):
         return Ranking(
-            _table(pd.DataFrame(), {}), "objective", False, math.nan, "none", math.nan, None, ("No trial has run.",)
+            _table(trials, {}, pd.Series(dtype=float)),
+            "objective",
+            False,
+            math.nan,
+            "none",
+            math.nan,
+            None,
+            ("No trial has run.",),
         )
     trials = trials[~trials["why"].astype(str).str.startswith("duplicate")]
     done = trials[trials["state"].eq("complete") & np.isfinite(trials["objective"].astype(float))]
@@ -121,7 +129,7 @@ def rank(sweep: Sweep) -> Ranking:
             for setting, i in settings.items()
         }
     return Ranking(
-        table=_table(trials, rows, sign),
+        table=_table(trials, rows, _outlook(sweep, trials, sign), sign),
         of=of,
         larger_is_better=sign < 0,
         noise=known.noise if known else math.nan,
@@ -145,16 +153,22 @@ def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Est
         values = sign * done["objective"].to_numpy(np.float64)
         return tiers.from_curves(values, unknown, np.ones(len(done))), "objective", "none"
     metric, kind = source
-    rows = sweep.curves[sweep.curves["metric"] == metric].sort_values(["trial", "step"], kind="stable")
-    rows = rows.drop_duplicates(["trial", "step"], keep="last")
-    of_trial = dict(tuple(rows.groupby("trial", sort=False)))
+    of_trial = reported(sweep, metric)
     known = [
         level(of_trial[n]["step"].to_numpy(), sign * of_trial[n]["value"].to_numpy(np.float64), kind)
         for n in done.index
     ]
     levels, errors, df = np.array(known).T
+    levels = np.where(np.isnan(levels), sign * done["objective"], levels)  # a curve that began with NaN
     name = f"{'level' if kind == 'final' else 'smoothed best'} of {metric}"
     return tiers.from_curves(levels, errors, df), name, "curve"
+
+
+def reported(sweep: Sweep, metric: str) -> dict[int, pd.DataFrame]:
+    """Each trial's rows of a metric, by rising step; of a step that was reported twice the last row."""
+    rows = sweep.curves[sweep.curves["metric"] == metric].sort_values(["trial", "step"], kind="stable")
+    rows = rows.drop_duplicates(["trial", "step"], keep="last")
+    return {int(str(trial)): own for trial, own in rows.groupby("trial", sort=False)}
 
 
 def level(steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "best"]) -> tuple[float, float, float]:
@@ -184,15 +198,32 @@ def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["fi
 _STATES = ("complete", "pruned", "running", "fail")
 
 
-def _table(trials: pd.DataFrame, ranked: dict[int, dict[str, float]], sign: float = 1.0) -> pd.DataFrame:
+def _outlook(sweep: Sweep, trials: pd.DataFrame, sign: float) -> pd.Series:
+    """What incomplete trials are ordered by, smaller is better: their best, of running ones the likely end."""
+    found = sign * trials["best"].astype(float)
+    running = trials.index[trials["state"] == "running"]
+    curves = reported(sweep, sweep.metric) if len(running) else {}
+    n_steps = int(sweep.curves["step"].max()) + 1 if curves else 0
+    for number in running.intersection(list(curves)):
+        steps, losses = curves[number]["step"].to_numpy(), sign * curves[number]["value"].to_numpy(np.float64)
+        planned = trials["n_steps"].get(number) if "n_steps" in trials else None
+        found[number] = likely_end(
+            signals(steps, losses), n_steps if planned is None or planned != planned else int(planned)
+        )
+    return found
+
+
+def _table(
+    trials: pd.DataFrame, ranked: dict[int, dict[str, float]], outlook: pd.Series, sign: float = 1.0
+) -> pd.DataFrame:
     columns = ["setting", "trials", "n_seeds", "state", "estimate", "low", "high", "tier", "why"]
     rows: list[dict[str, Any]] = []
     for setting, runs in trials.groupby("setting", sort=True) if len(trials) else ():
         number = int(str(setting))
         state = min(runs["state"], key=_STATES.index)
         lead = runs.loc[number] if number in runs.index else runs.iloc[0]
-        wrong = runs.loc[runs["state"] != "complete", "why"]
-        best = sign * float(runs["best"].astype(float).mean())
+        ended = runs[runs["state"] != "complete"]
+        best = float(outlook[runs.index].mean())
         place: tuple[object, ...] = (len(trials), _STATES.index(state), math.isnan(best), best)
         if own := ranked.get(number):
             place = (own["tier"], sign * float(own["estimate"]))
@@ -203,7 +234,7 @@ def _table(trials: pd.DataFrame, ranked: dict[int, dict[str, float]], sign: floa
                 "n_seeds": int(runs["state"].eq("complete").sum()),
                 "state": state,
                 **(own or {"estimate": math.nan, "low": math.nan, "high": math.nan, "tier": None}),
-                "why": _why(pd.Series(runs.loc[wrong.index[0]]) if len(wrong) else lead),
+                "why": _why((ended if len(ended) else runs).iloc[0]),
                 **({"sweep": lead["sweep"]} if "sweep" in runs else {}),
                 **{c: lead[c] for c in trials.columns if c.startswith("params.")},
                 "_place": place,
@@ -229,7 +260,7 @@ def _warnings(
     if known is None:
         return ["No trial has completed, so nothing is ranked."]
     if len(sweep.directions) > 1:
-        found.append(f"Of {len(sweep.directions)} objectives only the first is ranked; see pareto for all.")
+        found.append(f"Of {len(sweep.directions)} objectives only the first is ranked.")
     versions = done["code"].fillna("unknown").astype(str).value_counts() if "code" in done else pd.Series(dtype=int)
     if len(versions) > 1:
         counts = ", ".join(f"{n} of {code}" for code, n in versions.items())

@@ -172,6 +172,20 @@ def test_awkward_sweeps_are_ranked_too(state: str) -> None:
     assert rank(sweep(one.assign(objective=np.inf))).first == []
 
 
+def test_running_trials_are_ordered_by_their_likely_end() -> None:
+    """Of two running trials the one that still falls is first, though the other is lower by now; both have no tier."""
+    steps = np.arange(0, 100, 2)
+    falling, flat = 6.0 * (steps + 1.0) ** -0.4, np.full(50, 0.95)
+    curves = pd.DataFrame(
+        {"trial": np.repeat([1, 2], 50), "step": np.tile(steps, 2), "metric": "loss", "value": [*flat, *falling]}
+    )
+    trials = pd.DataFrame({"setting": [1, 2], "objective": [0.95, falling[-1]], "state": "running", "n_steps": 1000})
+    found = rank(sweep(trials.set_index(pd.Index([1, 2])), curves.assign(examples=np.nan, seconds=0.0)))
+    assert falling[-1] > 0.95
+    assert list(found.table["setting"]) == [2, 1]
+    assert found.table["tier"].isna().all()
+
+
 def test_sweeps_are_compared_in_one_ranking() -> None:
     """Two sweeps share one ranking; each row names its sweep and its trials there, and other code is warned of."""
     old = sweep(repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]}), name="old")
