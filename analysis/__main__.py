@@ -122,7 +122,7 @@ def _race(arguments: argparse.Namespace) -> None:
         print(f"in {race.working_dir}: {race}", file=sys.stderr)
     else:
         try:
-            ranking = run_race(arguments.folder, race)
+            ranking = run_race(arguments.folder, race, output=sys.stderr.fileno() if arguments.json else None)
         except subprocess.CalledProcessError as error:
             sys.exit(f"analysis: the sweep's command failed ({error.returncode}): {race}")
     _print_ranking(ranking, arguments.json)

@@ -24,7 +24,8 @@ class Sweep:
         reported), seconds, best and final (of the watched metric; NaN if it was never reported), objective (NaN unless
         completed; the first of several), seed (NaN unless repeats gave it one), setting (number of the leading trial),
         code (version it ran on, short), examples (last reported; NaN if never), folder, and `params.KEY` for each
-        parameter (missing where a trial has none). Trials cut off with their sweep are left out: their settings were run again.
+        parameter (missing where a trial has none).
+        Trials cut off with their sweep are left out: their settings were run again.
     curves: columns trial, step, seconds, metric, value; one row per metric and report.
     """
 

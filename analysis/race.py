@@ -72,9 +72,10 @@ def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Rac
     return Race(tuple(repeats), command, Path(_recorded_cwd(cwd)))
 
 
-def run_race(folder: Path, race: Race) -> Ranking:
+def run_race(folder: Path, race: Race, output: int | None = None) -> Ranking:
     """Queue the runs of a race, continue the sweep until they are done, and rank it anew.
 
+    output: the file descriptor for what the sweep prints (standard output).
     Raises subprocess.CalledProcessError if the sweep's command fails; what is queued then stays so, and runs when
     the sweep is next continued.
     """
@@ -83,7 +84,7 @@ def run_race(folder: Path, race: Race) -> Ranking:
     for leader, number, seed in race.repeats:
         attributes = {"repeat_of": leader, "repeat": number, "seed": seed}
         study.enqueue_trial(trials[leader].params, user_attrs=attributes)
-    subprocess.run(race.command, cwd=race.working_dir, check=True)
+    subprocess.run(race.command, cwd=race.working_dir, check=True, stdout=output)
     return rank(load(folder))
 
 

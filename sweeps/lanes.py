@@ -69,9 +69,9 @@ class Desk:
         """Send what has been reported to the driver, so that it can answer."""
         self._line.flush()
 
-    def take(self, wait: bool) -> LaneTrial | None:
-        """The next trial; None if there is none now and we do not wait. One that cannot begin is finished here."""
-        while (taken := self._line.take(wait)) is not None:
+    def take(self, wait_s: float | None = None) -> LaneTrial | None:
+        """The next trial; None if none comes in time (None: wait for ever). One that cannot begin is finished here."""
+        while (taken := self._line.take(wait_s)) is not None:
             assignment, reporter = taken
             try:
                 config, folder = self._runner.place(assignment, reporter)

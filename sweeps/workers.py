@@ -274,10 +274,10 @@ class Line:
         """Say that this worker is up, with room for so many trials; again whenever that changes."""
         self.send(Ready(n_lanes))
 
-    def take(self, wait: bool = True) -> tuple[Assignment, Reporter] | None:
-        """The next trial to run, with its line to the driver; None if there is none and we do not wait."""
+    def take(self, wait_s: float | None = None) -> tuple[Assignment, Reporter] | None:
+        """The next trial to run, with its line to the driver; None if none comes in time (None: wait for ever)."""
         try:
-            assignment = self._assignments.get(block=wait)
+            assignment = self._assignments.get(timeout=wait_s) if wait_s != 0 else self._assignments.get_nowait()
         except Empty:
             return None
         reporter = Reporter(self._watched, time.monotonic, self.flush)

@@ -24,7 +24,7 @@ from sweeps.space import Space, Value
 from sweeps.types import Finding
 from trainer.audit import RULES, Outlook, audit, outlook
 from trainer.checkpoint import load_best
-from trainer.settings import CONF, Settings, read
+from trainer.settings import CONF, read
 
 N_SHOWN = 11
 
@@ -68,7 +68,6 @@ def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[
     """Draw settings as Optuna's RandomSampler does (the one setting, if nothing is searched) and audit each."""
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study, blank = optuna.create_study(), optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING)
-    last: Settings | None = None
     audited = []
     for _ in range(n_samples if space.parameters else 1):
         values: dict[str, Value] = {}
@@ -76,8 +75,8 @@ def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[
             if parameter.is_active(values):
                 values[key] = sampler.sample_independent(study, blank, key, parameter.distribution)
         lines = space.overrides(values)
-        last = read(without_hydra(composer.compose(lines)), last)
-        view = outlook(last, last.node["audit"]["from_step"])
+        run = read(without_hydra(composer.compose(lines)))
+        view = outlook(run, run.node["audit"]["from_step"])
         audited.append(Audited(lines, view, audit(view)))
     return audited
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,24 +80,23 @@ class Settings:
     node: Mapping[str, Any]
 
 
-def read(cfg: DictConfig, last: Settings | None = None) -> Settings:
-    """The settings that a composed config describes.
+def read(cfg: DictConfig) -> Settings:
+    """The settings that a composed config describes. The data of the last task is kept, and not made twice.
 
-    last: other settings, whose data is taken over if the task is the same, to save making it again.
     Raises BadInputError, in one sentence, for what cannot be run.
     """
     try:
         node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         if not isinstance(node, dict):
             raise ValueError("the config is no mapping")
-        return _read({str(name): value for name, value in node.items()}, last)
+        return _read({str(name): value for name, value in node.items()})
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         raise BadInputError(str(error)) from error
 
 
-def _read(node: Mapping[str, Any], last: Settings | None) -> Settings:
+def _read(node: Mapping[str, Any]) -> Settings:
     task = _built(node, "task", Task)
-    splits = last.splits if last is not None and last.task == task else task.data()
+    splits = data_of(task)
     batch = node["batch"]
     _require(batch, "shuffle_buffer", "null or from 1 up", lambda v: v is None or _from_1(v), "batch.")
     check_buffer(splits.train.targets, batch["shuffle_buffer"])
@@ -140,6 +140,19 @@ def _read(node: Mapping[str, Any], last: Settings | None) -> Settings:
         resume=None if node["resume"] is None else Path(str(node["resume"])),
         node=node,
     )
+
+
+def data_of(task: Task) -> Splits:
+    """A task's data, which by its contract is the same at each call: a sweep's trials need not load it one by one."""
+    try:
+        return _last_data(task)
+    except TypeError:  # a setting of the task is a list, say, and has no hash
+        return task.data()
+
+
+@lru_cache(maxsize=1)
+def _last_data(task: Task) -> Splits:
+    return task.data()
 
 
 def _from_0(value: Any) -> bool:

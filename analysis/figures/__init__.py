@@ -5,7 +5,7 @@ from analysis.figures.curves import draw_by_shape, draw_curves
 from analysis.figures.gradients import draw_gradients
 from analysis.figures.map import draw_map
 from analysis.figures.ranking import draw_ranking
-from analysis.figures.schedules import draw_schedules
+from analysis.figures.schedules import draw_schedules, planned_rates
 from analysis.figures.timeline import draw_timeline
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "draw_ranking",
     "draw_schedules",
     "draw_timeline",
+    "planned_rates",
 ]

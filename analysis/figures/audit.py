@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.figures.style import BLUE, GREY, VERMILION, say_nothing
+from analysis.figures.style import BLUE, GREY, VERMILION, logarithmic, say_nothing
 from analysis.load import Sweep
 from analysis.pruning import Pruning
 
@@ -37,7 +37,7 @@ def draw_audit(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
     ax.axvline(pruning.good_rank + 0.5, color="black", linewidth=0.8, linestyle="--")
     low, high = float(objective.min()), float(objective.max())
     if low > 0 and high > 20 * low:
-        ax.set_yscale("log")
+        logarithmic(ax.yaxis)
     ax.legend(frameon=False, fontsize="small")
     n = len(pruning.audited)
     title = "no trial was audited" if not n else (

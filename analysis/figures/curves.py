@@ -23,6 +23,7 @@ from analysis.figures.style import (
     add_lines,
     best_trial,
     lines_of,
+    logarithmic,
     say_nothing,
     shape_name,
     shape_style,
@@ -95,7 +96,7 @@ def draw_curves(
         _rates(rate_ax, sweep, styles, ax, axis)
 
 
-def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFrame, n_columns: int = 4) -> None:
+def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFrame) -> None:
     """One panel per shape that occurs, most frequent first, all with the same limits; others' curves faint behind.
 
     diagnosis: index trial, columns shape and since (a step, or missing), which a mark in the shape's symbol shows.
@@ -105,9 +106,8 @@ def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFr
     if not curves or shapes.empty:
         say_nothing(figure.subplots(), f"no finite {sweep.metric} was reported")
         return
-    n_columns = min(n_columns, len(shapes))
-    n_rows = -(-len(shapes) // n_columns)
-    axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    n_rows = -(-len(shapes) // 4)
+    axes = figure.subplots(n_rows, -(-len(shapes) // n_rows), sharex=True, sharey=True, squeeze=False)
     # Behind the few of a shape, some of all the others are enough to see where they lie.
     behind = list(curves.values())[:: max(1, len(curves) // 50)]
     for ax, (shape, n) in zip(axes.flat, shapes.items(), strict=False):
@@ -191,7 +191,7 @@ def _rates(ax: Axes, sweep: Sweep, styles: dict[int, str], above: Axes, axis: st
     for name, style in STYLES.items():
         add_lines(ax, [rate for trial, rate in rates.items() if styles.get(trial) == name], **style)
     if highest > 0:
-        ax.set_yscale("log")
+        logarithmic(ax.yaxis)
     ax.autoscale_view()
     ax.set_xlim(above.get_xlim())
     ax.set_xlabel(AXIS_NAMES[axis])

@@ -10,7 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
 
-from analysis.figures.style import STATE_NAMES, best_trial, say_nothing, shape_name, shape_style, short_names
+from analysis.figures.style import (
+    STATE_NAMES,
+    best_trial,
+    logarithmic,
+    say_nothing,
+    shape_name,
+    shape_style,
+    short_names,
+)
 from analysis.load import Sweep
 
 # Marks of the states, where no diagnosis is at hand.
@@ -76,12 +84,11 @@ def _short(x: str, y: str) -> str:
 def _place(ax: Axes, values: pd.Series, which: str) -> pd.Series:
     """Positions on the axis `which` of `ax`, whose scale and ticks are set."""
     axis = ax.xaxis if which == "x" else ax.yaxis
-    scale = ax.set_xscale if which == "x" else ax.set_yscale
     is_number = values.map(lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool)).all()
     if is_number and values.nunique() > 6:
         numbers = values.astype(float)
         if numbers.min() > 0 and numbers.max() > SPREAD_LOG * numbers.min():
-            scale("log")
+            logarithmic(axis)
         return numbers
     choices = sorted(values.unique()) if is_number else sorted(values.astype(str).unique())
     place = values.map(choices.index) if is_number else values.astype(str).map(choices.index)

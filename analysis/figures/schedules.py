@@ -19,7 +19,9 @@ from analysis.figures.style import (
     add_lines,
     best_trial,
     lines_of,
+    logarithmic,
     say_nothing,
+    states_of,
 )
 from analysis.load import Sweep
 
@@ -60,7 +62,7 @@ def draw_schedules(ax: Axes, sweep: Sweep) -> None:
         handles.append(Line2D([], [], **PLANNED, label="planned"))
     ax.autoscale_view()
     if highest > 0:
-        ax.set_yscale("log")
+        logarithmic(ax.yaxis)
     ax.set_xlim(left=0)
     ax.legend(handles=handles, frameon=False, fontsize="small")
     ax.set_title("learning rates, and where each trial ended", loc="left", fontsize="medium")
@@ -70,7 +72,5 @@ def planned_rates(sweep: Sweep) -> dict[int, Points]:
     """Trial number to its planned (step, rate) corners, [n, 2]; trials without a plan are left out."""
     if "lr_plan" not in sweep.trials:
         return {}
-    plans = sweep.trials["lr_plan"].items()
-    return {
-        int(str(trial)): np.array(plan, dtype=np.float64) for trial, plan in plans if isinstance(plan, list) and plan
-    }
+    plans = ((int(str(trial)), plan) for trial, plan in sweep.trials["lr_plan"].items() if isinstance(plan, list))
+    return {trial: np.array(plan, dtype=np.float64) for trial, plan in plans if plan}

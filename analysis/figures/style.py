@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
+from matplotlib.ticker import LogFormatter, LogLocator
 from numpy.typing import NDArray
 
 from analysis.load import Sweep
@@ -77,6 +79,14 @@ def add_lines(ax: Axes, lines: Sequence[Points], **style: Any) -> None:
     ax.add_collection(LineCollection(list(lines), **{names.get(key, key): value for key, value in style.items()}))
 
 
+def logarithmic(axis: Axis) -> None:
+    """Make an axis logarithmic, its ticks plain numbers: 0.01 is read faster than a power of ten, and drawn faster."""
+    axis.axes.set(xscale="log") if axis is axis.axes.xaxis else axis.axes.set(yscale="log")
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.0, 0.4)))
+
+
 def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
     """Set the value axis of `ax` for curves [n, 2] so that a diverged one does not spoil it.
 
@@ -90,7 +100,7 @@ def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
     starts, ends = np.array([v[0] for v in values]), np.array([v[-1] for v in values])
     top = min(high, max(2 * np.median(starts), 2 * np.median(ends), low))
     if low > 0 and top > 20 * low:
-        ax.set_yscale("log")
+        logarithmic(ax.yaxis)
         ax.set_ylim(low * 0.9, top * 1.1)
     elif top > low:
         margin = 0.03 * (top - low)
@@ -129,6 +139,12 @@ def best_trial(sweep: Sweep) -> int | None:
         return None
     values = objective.to_numpy(dtype=np.float64)
     return int(objective.index[int(values.argmax() if sweep.directions[0] == "maximize" else values.argmin())])
+
+
+def varied(frame: pd.DataFrame) -> dict[str, str]:
+    """Columns `params.KEY` of more than one value, by KEY."""
+    columns = [c for c in map(str, frame.columns) if c.startswith("params.")]
+    return {c.removeprefix("params."): c for c in columns if frame[c].nunique(dropna=False) > 1}
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ def run_lanes(desk: Desk) -> None:
     desk.say(f"{n_lanes} lanes")
     lanes = []
     while True:
-        while (trial := desk.take(wait=not lanes)) is not None:
+        while (trial := desk.take(wait_s=0 if lanes else None)) is not None:
             if trial.config.do == "alone":
                 desk.run_alone(trial)
             else:

@@ -68,8 +68,7 @@ class Group:
         self.kind = kind
         self.stack = Stack(kind, run, model)
         self.lanes: list[Passenger | None] = []
-        self.n_lane_steps = self.n_full_lane_steps = 0
-        self._compile = compile
+        self.n_lane_steps = (0, 0)  # with a passenger, and in all
         self._stepper = Stepper(self.stack, compile)
         self._block = math.gcd(run.report_every, run.eval_every)
         self._train, self._val, self._test = (
@@ -110,14 +109,15 @@ class Group:
         ended: dict[int, dict[str, Tensor]] = {}
         rates = {lane: p.course.rates[p.course.step :] * p.course.lr_factor for lane, p in self._seated()}
         measured = self._train_block(n_steps, ended)
+        n_full = self.n_lane_steps[0]
         for lane, p in self._seated():
             own = min(n_steps, p.run.n_steps - p.course.step)
             p.window.append(measured[:own, :, lane])
             for _ in range(own):
                 p.course.advance()
             p.n_updates += own
-            self.n_full_lane_steps += own
-        self.n_lane_steps += n_steps * len(self.lanes)
+            n_full += own
+        self.n_lane_steps = (n_full, self.n_lane_steps[1] + n_steps * len(self.lanes))
 
         due = [lane for lane, p in self._seated() if p.course.reports or p.course.evaluates]
         measures = self._evaluate([lane for lane, p in self._seated() if p.course.evaluates], ended, self._val, "val")
@@ -272,7 +272,7 @@ class Group:
         seated = [lane for lane, _ in self._seated()]
         self.lanes = [self.lanes[lane] for lane in seated] + [None] * (n_lanes - len(seated))
         self.stack.resize(seated, n_lanes)
-        self._stepper = Stepper(self.stack, self._compile)
+        self._stepper.resized()
         self._step_s = math.inf
 
     def _seated(self) -> list[tuple[int, Passenger]]:

@@ -18,6 +18,10 @@ from trainer.loop import seeded, start
 from trainer.settings import Settings, read
 
 
+# A stack that begins with the lanes that happen to be there is made wider at once, so it waits this long for each.
+FILL_S = 0.2
+
+
 class Lanes:
     """Groups of lanes by kind; a group lasts while it has passengers. compile: see `Stepper`."""
 
@@ -25,7 +29,13 @@ class Lanes:
         self._compile = compile
         self._groups: dict[Kind, Group] = {}
         self._waiting: list[Passenger] = []
-        self.n_lane_steps = self.n_full_lane_steps = 0
+        self._n_steps_before = (0, 0)  # of groups that are gone
+
+    @property
+    def n_lane_steps(self) -> tuple[int, int]:
+        """Steps made, times lanes: with a passenger, and in all."""
+        counts = [self._n_steps_before, *(group.n_lane_steps for group in self._groups.values())]
+        return sum(full for full, _ in counts), sum(n for _, n in counts)
 
     @property
     def n_passengers(self) -> int:
@@ -59,8 +69,8 @@ class Lanes:
         for kind, group in list(self._groups.items()):
             group.make_narrow()
             if not group.passengers:
-                self.n_lane_steps += group.n_lane_steps
-                self.n_full_lane_steps += group.n_full_lane_steps
+                before, of_group = self._n_steps_before, group.n_lane_steps
+                self._n_steps_before = (before[0] + of_group[0], before[1] + of_group[1])
                 del self._groups[kind]
                 continue
             self._waiting += group.run_block()
@@ -72,7 +82,7 @@ def run_lanes(desk: Desk) -> None:
     room = _Room(desk)
     desk.open(room.n_trials)
     while True:
-        while (trial := desk.take(wait=lanes.n_passengers == 0)) is not None:
+        while (trial := desk.take(room.wait_s(lanes.n_passengers))) is not None:
             try:
                 run = read(trial.config)
                 room.consider(run)
@@ -86,8 +96,9 @@ def run_lanes(desk: Desk) -> None:
                 desk.finish(trial, error)
             if room.is_full(lanes.n_passengers):
                 break
+        room.has_begun = True
         lanes.run_block()
-        desk.fill(lanes.n_full_lane_steps, lanes.n_lane_steps)
+        desk.fill(*lanes.n_lane_steps)
         desk.flush()
 
 
@@ -98,11 +109,18 @@ class _Room:
         self._desk = desk
         self._n_lanes = desk.n_lanes
         self._checked: set[Hashable] = set()
+        self.has_begun = False
 
     @property
     def n_trials(self) -> int:
         """To ask the driver for; 1 until the first trial has shown how many lanes pay."""
         return 1 if self._n_lanes is None else self._n_lanes + _n_spare(self._n_lanes)
+
+    def wait_s(self, n_passengers: int) -> float | None:
+        """How long to wait for a trial: the first block waits for its lanes to fill, later ones do not."""
+        if n_passengers == 0:
+            return None
+        return 0 if self.has_begun else FILL_S
 
     def is_full(self, n_passengers: int) -> bool:
         """Whether no more lanes are to be opened for now."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -17,8 +18,8 @@ from trainer.lanes.stack import Stack
 
 log = logging.getLogger("trainer")
 
-# Tracing costs about this many plain steps; a stack resized sooner than that is better left alone.
-TRACE_AFTER = 50
+# Tracing costs about this many plain steps.
+TRACE_AFTER = 30
 # Compiling costs about this long per operation of the traced graph (measured: 128 of them 3 s, 710 of them 16 s), and
 # pays if the steps to come take this many times as long.
 COMPILE_S_PER_NODE = 0.023
@@ -28,49 +29,61 @@ Step = Callable[..., Tensor]
 
 
 class Stepper:
-    """Makes updates of a stack. compile: True, False, or None for where it pays. After a resize, make another one."""
+    """Makes updates of a stack. compile: True, False, or None for where it pays.
+
+    What was found out about a width is kept for when the stack has it again; a CUDA graph, which knows the very tensors it
+    was captured with, is not.
+    """
 
     def __init__(self, stack: Stack, compile: bool | None = None) -> None:  # noqa: A002 (torch's word)
         self._stack = stack
         self._names = list(stack.rows)
         self._compile = compile
-        self._n_steps = 0
-        self._step: Step = self._plain
-        self._is_final = False
+        self._n_steps: Counter[int] = Counter()  # by width
+        self._graphs: dict[int, Step] = {}
+        self._captured: CudaGraph | None = None
 
     def __call__(self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor) -> Tensor:
-        """One update of every lane; see `Stack.step`. The result is the caller's until the next call."""
-        if self._n_steps == TRACE_AFTER:
+        """One update of every lane; see `Stack.step`."""
+        width = self._stack.n_lanes
+        self._n_steps[width] += 1
+        if self._n_steps[width] > TRACE_AFTER and (
+            width not in self._graphs or (inputs.is_cuda and not self._captured)
+        ):
             self.trace(inputs, targets, keys, coefficients)
-        self._n_steps += 1
-        return self._step(inputs, targets, keys, coefficients, *self._rows())
+        step = self._captured or self._graphs.get(width, self._plain)
+        return step(inputs, targets, keys, coefficients, *self._rows())
+
+    def resized(self) -> None:
+        """The stack has other tensors now."""
+        self._captured = None
 
     def trace(self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor) -> None:
         """Replace the plain calls by a graph; nothing is updated. The arguments serve as examples."""
-        self._n_steps = max(self._n_steps, TRACE_AFTER + 1)
-        arguments = (inputs, targets, keys, coefficients, *(row.clone() for row in self._rows()))
-        graph = make_fx(self._plain)(*arguments)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        self._step = graph
-        if self._compile:
-            self._step = _compiled(graph, arguments)
+        width = self._stack.n_lanes
+        if width not in self._graphs:
+            arguments = (inputs, targets, keys, coefficients, *(row.clone() for row in self._rows()))
+            graph = make_fx(self._plain)(*arguments)
+            graph.graph.eliminate_dead_code()
+            graph.recompile()
+            self._graphs[width] = _compiled(graph, arguments) if self._compile else graph
         if inputs.is_cuda:
             try:
-                self._step = CudaGraph(self._step, (inputs, targets, keys, coefficients), self._rows())
+                step = self._graphs[width]
+                self._captured = CudaGraph(step, (inputs, targets, keys, coefficients), self._rows())
             except RuntimeError as error:
                 log.warning("lanes: no CUDA graph, going on without: %s", str(error).splitlines()[0])
 
     def compile_if_it_pays(self, seconds_to_come: float, *arguments: Tensor) -> None:
         """Compile a traced step if what is to come takes long enough."""
-        graph = self._step
-        if self._compile is None and isinstance(graph, torch.fx.GraphModule):
-            cost_s = COMPILE_S_PER_NODE * len(graph.graph.nodes)
-            if seconds_to_come > COMPILE_PAYS * cost_s:
-                began = time.perf_counter()
-                self._step = _compiled(graph, (*arguments, *(row.clone() for row in self._rows())))
-                log.info("lanes: step compiled in %.0f s", time.perf_counter() - began)
-            self._compile = False
+        width = self._stack.n_lanes
+        graph = self._graphs.get(width)
+        if self._compile is not None or arguments[0].is_cuda or not isinstance(graph, torch.fx.GraphModule):
+            return
+        if seconds_to_come > COMPILE_PAYS * COMPILE_S_PER_NODE * len(graph.graph.nodes):
+            began = time.perf_counter()
+            self._graphs[width] = _compiled(graph, (*arguments, *(row.clone() for row in self._rows())))
+            log.warning("lanes: step of %d lanes compiled in %.0f s", width, time.perf_counter() - began)
 
     def _rows(self) -> list[Tensor]:
         return [self._stack.rows[name] for name in self._names]
@@ -86,7 +99,7 @@ def _compiled(graph: torch.fx.GraphModule, arguments: tuple[Tensor, ...]) -> Ste
         compiled(*arguments)  # on copies: this is a real update
     except Exception as error:  # a missing C++ compiler, an operation without a lowering: of many types
         log.warning("lanes: torch.compile failed, going on without: %s", str(error).strip().splitlines()[0])
-        return graph
+        return graph.forward  # not the module: it is not to be tried again
     return compiled
 
 
