@@ -26,7 +26,7 @@ Flags = NDArray[np.bool_]
 N_SHUFFLES = 100  # of the objective, for what chance alone would give
 N_BEST = 5  # trials at least, that the best are taken to be
 N_LEVELS = 3  # groups of equal size that a numeric parameter is cut into for interactions
-N_CUTS = 16  # thresholds tried per numeric parameter
+N_CUTS = 24  # thresholds tried per numeric parameter
 FEWEST = 5  # trials that a rule must hold for
 CHANCE = 0.05
 

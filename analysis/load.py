@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,14 @@ class Sweep:
     trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case), why, steps (last
         reported), seconds, best and final (of the watched metric; NaN if it was never reported), objective (NaN unless
         completed; the first of several), seed (NaN unless repeats gave it one), setting (number of the leading trial),
-        code (version it ran on, short), examples (last reported; NaN if never), folder, and `params.KEY` for each
-        parameter (missing where a trial has none).
+        code (version it ran on, short), examples (last reported; NaN if never), n_steps and lr_plan (what it had
+        planned: updates, and corners [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step
+        (if a rule ended it), audited_step (where the pruner would have ended a trial that an audit let run on), slot,
+        started_s (seconds since the sweep's first start), device_seconds (its seconds on a slot), folder, and
+        `params.KEY` for each parameter (missing where a trial has none).
         Trials cut off with their sweep are left out: their settings were run again.
-    curves: columns trial, step, seconds, metric, value; one row per metric and report.
+    curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per metric and report.
+    provenance: one entry per session, oldest first, as `sweeps.provenance.collect` makes them.
     """
 
     name: str
@@ -34,11 +40,19 @@ class Sweep:
     directions: tuple[str, ...]
     trials: pd.DataFrame
     curves: pd.DataFrame
+    provenance: tuple[Mapping[str, Any], ...] = ()
 
     def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
         """One metric of one trial (default: the watched one), columns step and value, in the order reported."""
         rows = self.curves[(self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))]
         return rows[["step", "value"]].reset_index(drop=True)
+
+    def _repr_html_(self) -> str:
+        """See IPython: what it is in a line, then its trials."""
+        states = ", ".join(f"{n} {state}" for state, n in self.trials["state"].value_counts().items())
+        what = f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, {', '.join(self.directions)}"
+        table = self.trials.drop(columns="folder", errors="ignore")
+        return f"<p>{html.escape(what)}</p>" + table.to_html(max_rows=20, na_rep="", float_format="{:.4g}".format)
 
 
 def load(folder: Path) -> Sweep:
@@ -48,6 +62,8 @@ def load(folder: Path) -> Sweep:
     sessions = study.user_attrs.get("provenance", [])
     ran = [t for t in study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING and not was_interrupted(t)]
     trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
+    if len(trials):
+        trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
     curves = read_curves(folder / "curves").to_pandas()
     if len(trials):
         examples = curves[curves["metric"] == "examples"].groupby("trial")["value"].max()
@@ -57,8 +73,18 @@ def load(folder: Path) -> Sweep:
         metric=about.metric,
         directions=tuple(about.directions),
         trials=trials.set_index("number") if len(trials) else trials,
-        curves=curves,
+        curves=_with_examples(curves),
+        provenance=tuple(sessions),
     )
+
+
+def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves with the metric `examples` of the same trial and step beside each value."""
+    known = curves.loc[curves["metric"] == "examples", ["trial", "step", "value"]].drop_duplicates(["trial", "step"])
+    examples = known.set_index(["trial", "step"])["value"]
+    at = pd.MultiIndex.from_frame(curves[["trial", "step"]])
+    curves.insert(2, "examples", examples.reindex(at).to_numpy(float))
+    return curves
 
 
 def open_study(folder: Path) -> optuna.Study:
@@ -83,6 +109,12 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "seed": trial.user_attrs.get("seed", float("nan")),
         "setting": trial.user_attrs.get("repeat_of", trial.number),
         "code": f"{str(code.get('commit'))[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
+        **{name: trial.user_attrs.get(name) for name in ("n_steps", "lr_plan", "verdict_step", "audited_step")},
+        "verdict": trial.user_attrs.get("verdict", ""),
+        "verdict_rule": trial.user_attrs.get("verdict_rule", ""),
+        "slot": run.get("slot"),
+        "started_s": pd.Timestamp(trial.datetime_start),
+        "device_seconds": run.get("seconds"),
         "folder": run.get("folder", ""),
         **{f"params.{key}": value for key, value in trial.params.items()},
     }
