@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "verdict": trial.user_attrs.get("verdict", ""),
         "verdict_rule": trial.user_attrs.get("verdict_rule", ""),
         "slot": run.get("slot"),
-        "started_s": pd.Timestamp(trial.datetime_start),
+        "started_s": trial.datetime_start,
         "device_seconds": run.get("seconds"),
         "folder": run.get("folder", ""),
         **{f"params.{key}": value for key, value in trial.params.items()},

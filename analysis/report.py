@@ -2,53 +2,244 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import draw_curves
-from analysis.load import Sweep, load, open_study
-from sweeps.summary import Result, rank
+from analysis import figures, words
+from analysis.document import Block, Document, Items, Picture, Section, Table, as_html, as_markdown
+from analysis.figures.style import lines_of, shape_name, short_names, varied
+from analysis.importance import importance, shares
+from analysis.load import Sweep, load
+from analysis.pruning import pruning
+from analysis.ranking import Ranking, rank
+
+# Trials whose steps are worth numbers of examples further apart than this are compared on examples.
+EXAMPLES_APART = 1.05
 
 
 def write_report(folder: Path) -> Sequence[Path]:
-    """Write report/report.md and report/curves.png into a sweep's folder; returns their paths.
+    """Write report/index.html, report/report.md and the pictures of the latter into a sweep's folder.
 
-    Works on a sweep that still runs. Raises FileNotFoundError if the folder is no sweep.
+    Returns the paths of the two. Works on a sweep that still runs. Raises FileNotFoundError if the folder is no sweep.
     """
-    sweep = load(folder)
-    report = folder / "report"
-    report.mkdir(exist_ok=True)
-    figure_path, text_path = report / "curves.png", report / "report.md"
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        draw_curves(figure.subplots(), sweep)
-        figure.savefig(figure_path, dpi=150)
-    results = rank(open_study(folder))
-    text_path.write_text(_text(sweep, results), encoding="utf-8")
-    return [figure_path, text_path]
+    document = report(load(folder))
+    pictures = {picture.name: picture.png() for picture in document.pictures}
+    target = folder / "report"
+    target.mkdir(exist_ok=True)
+    for name, png in pictures.items():
+        (target / f"{name}.png").write_bytes(png)
+    page, text = target / "index.html", target / "report.md"
+    page.write_text(as_html(document, pictures), encoding="utf-8")
+    text.write_text(as_markdown(document), encoding="utf-8")
+    return [page, text]
 
 
-def _text(sweep: Sweep, results: Sequence[Result]) -> str:
-    states = ", ".join(f"{n} {state}" for state, n in Counter(r.state for r in results).most_common())
-    lines = [f"# {sweep.name}", "", f"{len(results)} trials ({states}).", "", "![All curves](curves.png)", ""]
-    keys = list(dict.fromkeys(key for r in results for key in r.params))
-    head = ["trial", "state", "objective", f"best {sweep.metric}", f"final {sweep.metric}", "steps", "why it ended"]
-    lines += [_row([*head, *keys]), _row(["---"] * (len(head) + len(keys)))]
-    for r in results:
-        values = " ".join(f"{v:.5g}" for v in r.values)
-        curve = ["" if np.isnan(v) else f"{v:.5g}" for v in (r.best, r.final)]
-        steps = "" if r.n_steps is None else str(r.n_steps)
-        params = [f"{v:.4g}" if isinstance(v := r.params.get(key, ""), float) else str(v) for key in keys]
-        lines.append(_row([str(r.number), r.state, values, *curve, steps, r.why, *params]))
-    return "\n".join(lines) + "\n"
+def report(sweep: Sweep) -> Document:
+    """What there is to say of a sweep; figures are drawn only when the document is written."""
+    ranking, diagnosis = rank(sweep), _diagnosis(sweep)
+    sections = [
+        _ranking(ranking),
+        _curves(sweep, diagnosis),
+        _shapes(sweep, diagnosis),
+        _parameters(sweep, diagnosis),
+        _schedules(sweep),
+        _gradients(sweep),
+        _pruning(sweep),
+        _machine(sweep),
+        _trials(sweep, diagnosis),
+        _origin(sweep),
+    ]
+    return Document(
+        title=sweep.name,
+        about=_about(sweep),
+        lead=words.paragraph(sweep, ranking, diagnosis),
+        sections=[section for section in sections if section.blocks],
+    )
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _diagnosis(sweep: Sweep) -> pd.DataFrame:
+    try:  # until analysis/diagnosis.py is there
+        from analysis.diagnosis import diagnose  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        return pd.DataFrame(columns=["shape", "since", "reason", "parameter", "cure", "advice"])
+    found: pd.DataFrame = diagnose(sweep)
+    return found
+
+
+def _about(sweep: Sweep) -> str:
+    """When, with which code, for how long."""
+    trials, said = sweep.trials, []
+    sessions = sweep.provenance
+    if sessions:
+        said.append(f"begun {sessions[0]['started']}")
+    if len(trials):
+        seconds = float(trials["seconds"].astype(float).sum())
+        said.append(f"{seconds:,.0f} s of training" if seconds < 7200 else f"{seconds / 3600:,.1f} h of training")
+        versions = trials["code"].dropna().astype(str)
+        said += [f"code {', '.join(dict.fromkeys(v for v in versions if v))}"] if versions.any() else []
+    return " · ".join(said)
+
+
+def _ranking(ranking: Ranking) -> Section:
+    table = ranking.table[ranking.table["tier"].notna()]
+    params = varied(table)
+    names = short_names(list(params))
+    frame = table[["tier", "setting", "n_seeds", "estimate", "low", "high", *params.values()]].rename(
+        columns={"n_seeds": "seeds", "estimate": ranking.of, "low": "95 % low", "high": "95 % high"}
+        | {column: names[name] for name, column in params.items()}
+    )
+    height = 1.2 + 0.22 * min(len(table), figures.ranking.N_SHOWN)
+    picture = Picture(
+        "ranking",
+        "Settings with their 95 % intervals, best on top. Settings of one tier cannot be told apart.",
+        lambda figure: figures.draw_ranking(figure.subplots(), ranking),
+        (8.0, height),
+    )
+    blocks: list[Block] = [Items(ranking.warnings)] if ranking.warnings else []
+    return Section("Ranking", [*blocks, picture, Table("Completed settings", frame)] if len(table) else blocks)
+
+
+def _curves(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
+    axis = _axis(sweep)
+
+    def draw(figure: Figure) -> None:
+        curves, rates = figure.subplots(2, 1, height_ratios=[4, 1])
+        figures.draw_curves(curves, sweep, diagnosis=diagnosis, axis=axis, rate_ax=rates)
+
+    caption = f"Every trial's {sweep.metric}, smoothed, on one axis of {'steps' if axis == 'step' else axis}."
+    return Section("Curves", [Picture("curves", caption, draw, (9.0, 5.5))])
+
+
+def _axis(sweep: Sweep) -> str:
+    """The axis on which trials compare: examples where a step is not worth the same number of them for all."""
+    if sweep.trials.empty:
+        return "step"
+    worth = (sweep.trials["examples"].astype(float) / sweep.trials["steps"].astype(float)).dropna()
+    return "examples" if len(worth) > 1 and worth.max() > EXAMPLES_APART * worth.min() else "step"
+
+
+def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
+    if diagnosis.empty:
+        return Section("Shapes", [])
+    counts = diagnosis["shape"].value_counts()
+    rows = []
+    for shape, n in counts.items():
+        own = diagnosis[diagnosis["shape"] == shape]
+        advice = own["advice"].mode()
+        rows.append((shape_name(str(shape)), n, f"{n / len(diagnosis):.0%}", advice.iloc[0] if len(advice) else ""))
+    summary = pd.DataFrame(rows, columns=["shape", "trials", "share", "what helps"])
+    ills = diagnosis[~diagnosis["shape"].isin(words.WELL)]
+    told = pd.DataFrame(
+        {
+            "trial": ills.index,
+            "shape": ills["shape"].map(shape_name),
+            "since step": ills["since"],
+            "why": ills["reason"],
+            "cure": [" ".join(cure) for cure in ills["cure"]],
+        }
+    )
+    n_rows = -(-len(counts) // 4)
+    picture = Picture(
+        "shapes",
+        "One panel per shape, on the same axes; the other trials faint behind. Marks: where it began.",
+        lambda figure: figures.draw_by_shape(figure, sweep, diagnosis),
+        (9.0, 0.8 + 2.0 * n_rows),
+    )
+    blocks: list[Block] = [picture, Table("How the trials converged", summary)]
+    where = shares(sweep, diagnosis)["sentence"].tolist()
+    blocks += ["Where in the search space (the best rule of one or two parameters for each shape):"] if where else []
+    blocks += [Items(where)] if where else []
+    blocks += [Table("What went wrong, trial by trial, and what would help", told)] if len(told) else []
+    return Section("How they converged", blocks)
+
+
+def _parameters(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
+    mattered = importance(sweep)
+    blocks: list[Block] = []
+    beyond = [str(name) for name in mattered.index[mattered["beyond_chance"].astype(bool)]] if len(mattered) else []
+    pair = list(dict.fromkeys([*beyond, *varied(sweep.trials)]))[:2]
+    if len(pair) == 2:
+        x, y = pair
+        caption = f"{x} and {y}{': the two that mattered most' if len(beyond) > 1 else ''}. Dark is good."
+        picture = Picture(
+            "map", caption, lambda figure: figures.draw_map(figure.subplots(), sweep, x, y, diagnosis), (7.5, 5.0)
+        )
+        blocks.append(picture)
+    if len(mattered):
+        frame = mattered.reset_index()
+        frame["beyond_chance"] = frame["beyond_chance"].map({True: "yes", False: "no"})
+        names_shown = {"chance": "by chance", "beyond_chance": "beyond chance"}
+        caption = "Which parameters separate the best tenth of the trials from the rest (PED-ANOVA)"
+        blocks.append(Table(caption, frame.rename(columns=names_shown)))
+    return Section("What mattered", blocks)
+
+
+def _schedules(sweep: Sweep) -> Section:
+    if not lines_of(sweep, "lr") and not figures.planned_rates(sweep):
+        return Section("Learning rates", [])
+    caption = "Learning rates as they were, and where each trial ended."
+    picture = Picture("schedules", caption, lambda figure: figures.draw_schedules(figure.subplots(), sweep))
+    return Section("Learning rates", [picture])
+
+
+def _gradients(sweep: Sweep) -> Section:
+    if not sweep.curves["metric"].str.startswith(figures.gradients.PREFIX).any():
+        return Section("Gradients", [])
+    caption = "Norms of the gradients in the first steps, on the same axes: trials that were clipped and that were not."
+    draw = lambda figure: figures.draw_gradients(figure, sweep)  # noqa: E731
+    return Section("Gradients", [Picture("gradients", caption, draw, (9.0, 4.5))])
+
+
+def _pruning(sweep: Sweep) -> Section:
+    found = pruning(sweep)
+    blocks: list[Block] = [" ".join(found.sentences())] if found.sentences() else []
+    if len(found.audited):
+        caption = "Trials that the pruner would have ended, among all that completed."
+        draw = lambda figure: figures.draw_audit(figure.subplots(), sweep, found)  # noqa: E731
+        blocks.append(Picture("audit", caption, draw, (7.0, 3.5)))
+    return Section("Trials ended early", blocks)
+
+
+def _machine(sweep: Sweep) -> Section:
+    n_slots = sweep.trials["slot"].nunique() if len(sweep.trials) else 0
+    if not n_slots:
+        return Section("Time", [])
+    draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep)  # noqa: E731
+    picture = Picture("timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots))
+    return Section("Time", [picture])
+
+
+def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
+    trials = sweep.trials
+    if trials.empty:
+        return Section("All trials", [])
+    params = [c for c in map(str, trials.columns) if c.startswith("params.")]
+    names = short_names([c.removeprefix("params.") for c in params])
+    frame = pd.DataFrame(
+        {
+            "trial": trials.index,
+            "state": trials["state"],
+            "shape": diagnosis["shape"].reindex(trials.index).fillna("").map(shape_name),
+            "objective": trials["objective"],
+            f"best {sweep.metric}": trials["best"],
+            f"final {sweep.metric}": trials["final"],
+            "steps": trials["steps"],
+            "seconds": trials["seconds"],
+            **{names[c.removeprefix("params.")]: trials[c] for c in params},
+            "why it ended": trials["why"],
+        }
+    )
+    return Section("All trials", [Table(f"{len(frame)} trials; a click on a heading sorts", frame)])
+
+
+def _origin(sweep: Sweep) -> Section:
+    sessions = [
+        f"{s['started']}: {shlex.join(s['command'])} (commit {s['code']['commit'] or 'unknown'}"
+        f"{', with changes' if s['code']['dirty'] else ''})"
+        for s in sweep.provenance
+    ]
+    return Section("Where this comes from", [Items(sessions)] if sessions else [])

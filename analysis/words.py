@@ -1,0 +1,106 @@
+"""A sweep in one paragraph: what was searched, what won and how certain that is, what went wrong most, what is next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.style import varied
+from analysis.load import Sweep
+from analysis.ranking import Ranking
+
+WELL = ("converged", "improving")  # shapes that are no ill
+SHAPE_WORDS = {
+    "exploded": "exploded",
+    "died": "died after an explosion of the gradients",
+    "fast_then_flat": "fell fast, then went flat",
+    "slow": "fell slowly all the way",
+    "oscillating": "oscillated",
+    "overfitting": "overfitted",
+    "underfitting": "underfitted",
+    "rebound": "rebounded",
+    "stalled": "stalled",
+    "improving": "were still improving at the end",
+    "converged": "converged",
+    "broken": "ended without a curve to judge",
+}
+STATE_WORDS = {"complete": "completed", "pruned": "ended early", "fail": "failed", "running": "still running"}
+N_NAMED = 6  # parameters, and cures half as many: more is a table
+
+
+def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame, cures: Sequence[str] = ()) -> str:
+    """The sweep in a few sentences, each said by numbers in `sweep`, `ranking` or `diagnosis`; nothing else is claimed.
+
+    ranking: of `analysis.ranking.rank`. diagnosis: of `analysis.diagnosis.diagnose`. cures: overrides worth trying
+    next, best first, as they would be typed.
+    """
+    if sweep.trials.empty:
+        return f"{sweep.name}: no trial has begun."
+    said = [searched(sweep), *won(ranking), *went_wrong(sweep, diagnosis)]
+    if cures:
+        said.append(f"To try next: {'; or '.join(cures[: N_NAMED // 2])}.")
+    return " ".join(said)
+
+
+def searched(sweep: Sweep) -> str:
+    """How many trials over which parameters, in which tried ranges, and how they ended."""
+    trials = sweep.trials
+    params = varied(trials)
+    named = [f"{name} ({_range(trials[column])})" for name, column in list(params.items())[:N_NAMED]]
+    more = len(params) - len(named)
+    what = f"{_n(len(trials), 'trial')} of {sweep.name}"
+    over = f" tried {_listed(named + ([f'{more} more parameters'] if more else []))}" if named else " ran"
+    counts = Counter(trials["state"])
+    return f"{what}{over}: {_listed([f'{n} {STATE_WORDS.get(state, state)}' for state, n in counts.most_common()])}."
+
+
+def won(ranking: Ranking) -> list[str]:
+    """Who came first and whether that is certain; says so if nothing can be said."""
+    outcome = [sentence for sentence in ranking.sentences() if sentence not in ranking.warnings]
+    if not ranking.first:
+        return ["No setting has completed, so none has won."]
+    lead = ranking.table.iloc[0]
+    interval = f" (95 % interval {lead['low']:.4g} to {lead['high']:.4g})" if np.isfinite(lead["low"]) else ""
+    params = varied(ranking.table)
+    values = [f"{name}={_value(lead[column])}" for name, column in params.items() if not pd.isna(lead[column])]
+    where = f", with {_listed(values)}" if 0 < len(values) <= N_NAMED else ""
+    leads = "leads" if len(ranking.first) > 1 else "won"
+    return [f"Setting {ranking.first[0]} {leads}: {ranking.of} {lead['estimate']:.4g}{interval}{where}.", *outcome]
+
+
+def went_wrong(sweep: Sweep, diagnosis: pd.DataFrame) -> list[str]:
+    """The most frequent ills, with counts."""
+    judged = diagnosis["shape"]
+    ills = judged[~judged.isin(WELL)].value_counts()
+    if not len(judged):
+        return []
+    if ills.empty:
+        return [f"None of the {_n(len(judged), 'trial')} shows an ill."]
+    counts = [f"{n} {SHAPE_WORDS.get(str(shape), str(shape))}" for shape, n in ills.head(3).items()]
+    said = [f"What went wrong most, of {_n(len(judged), 'trial')}: {_listed(counts)}."]
+    running = int((sweep.trials["state"] == "running").sum())
+    return [*said, f"The sweep was still running ({running}) when this was written."] if running else said
+
+
+def _n(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else ""
+
+
+def _range(values: pd.Series) -> str:
+    known = values.dropna()
+    choices = known.unique()
+    if len(choices) <= 4 or not pd.api.types.is_numeric_dtype(known):
+        shown = sorted(map(_value, choices)) if known.dtype == object else [_value(v) for v in sorted(choices)]
+        return ", ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
+    return f"{known.min():.3g} to {known.max():.3g}"
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
