@@ -1,6 +1,6 @@
 """Does the ranking keep its promises? Simulated sweeps of known truth, and real curves cut short.
 
-python benchmarks/ranking.py simulate            # about 15 minutes on one core
+python benchmarks/ranking.py simulate            # about 12 minutes on one core
 python benchmarks/ranking.py early ../shared/curves
 """
 
