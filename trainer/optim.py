@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+import torch._dynamo  # torch.optim loads it at its first use, a second in every worker; here it is loaded once, before
 from torch import nn
 
 KINDS: Mapping[str, type[torch.optim.Optimizer]] = {

@@ -17,7 +17,6 @@ from trainer.lanes.width import best_width
 from trainer.loop import seeded, start
 from trainer.settings import Settings, read
 
-
 # A stack that begins with the lanes that happen to be there is made wider at once, so it waits this long for each.
 FILL_S = 0.2
 
@@ -108,7 +107,7 @@ class _Room:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._n_lanes = desk.n_lanes
-        self._checked: set[Hashable] = set()
+        self._faults: dict[Hashable, str | None] = {}  # what keeps a kind of run out of lanes; None: nothing
         self.has_begun = False
 
     @property
@@ -131,18 +130,24 @@ class _Room:
 
         Raises NotInLanesError if it is not to run in lanes.
         """
-        model = json.dumps({**run.node["model"], "task": run.node["task"]}, sort_keys=True, default=str)
+        model = json.dumps([run.node["model"], run.node["task"]], sort_keys=True, default=str)
         kind = (model, run.precision, type(run.clip), run.optim.kind, run.loss.reduction, run.loss.flood is None)
-        if kind not in self._checked:
+        if kind not in self._faults:
+            self._faults[kind] = self._fault_of(run)
+            self._desk.open(1 if self._faults[kind] else self.n_trials)
+        if (fault := self._faults[kind]) is not None:
+            raise NotInLanesError(fault)
+
+    def _fault_of(self, run: Settings) -> str | None:
+        try:
             check(run)
-            self._checked.add(kind)
+        except NotInLanesError as error:
+            return str(error)
         if self._n_lanes is None:
             width = best_width(run, self._desk.most)
             self._n_lanes = width.n_lanes
             self._desk.say(str(width))
-            self._desk.open(self.n_trials)
-        if self._n_lanes == 1:
-            raise NotInLanesError("one lane is no faster than the solo loop")
+        return "the solo loop is as fast" if self._n_lanes == 1 else None
 
 
 def _n_spare(n_lanes: int) -> int:

@@ -31,8 +31,8 @@ Step = Callable[..., Tensor]
 class Stepper:
     """Makes updates of a stack. compile: True, False, or None for where it pays.
 
-    What was found out about a width is kept for when the stack has it again; a CUDA graph, which knows the very tensors it
-    was captured with, is not.
+    What was found out about a width is kept for when the stack has it again; a CUDA graph is not, since it knows the
+    very tensors it was captured with.
     """
 
     def __init__(self, stack: Stack, compile: bool | None = None) -> None:  # noqa: A002 (torch's word)
