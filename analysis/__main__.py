@@ -152,17 +152,21 @@ def _add_importance(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _importance(arguments: argparse.Namespace) -> None:
     import json
 
-    from analysis.diagnosis import diagnose
+    import pandas as pd
+
     from analysis.importance import importance, interactions, shares
     from analysis.load import load
     from analysis.tables import as_table, terminal
 
     sweep = load(arguments.folder)
-    found = {
-        "importance": importance(sweep).reset_index(),
-        "interactions": interactions(sweep),
-        "shares": shares(sweep, diagnose(sweep)),
-    }
+    found = {"importance": importance(sweep).reset_index(), "interactions": interactions(sweep)}
+    try:  # until analysis/diagnosis.py is there
+        from analysis.diagnosis import diagnose  # type: ignore[import-untyped, unused-ignore]
+    except ModuleNotFoundError:
+        diagnosis = pd.DataFrame({"shape": []})
+    else:
+        diagnosis = diagnose(sweep)
+    found["shares"] = shares(sweep, diagnosis)
     if arguments.json:
         print(json.dumps({name: json.loads(frame.to_json(orient="records")) for name, frame in found.items()}))
         return

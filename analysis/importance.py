@@ -41,7 +41,8 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
     beyond_chance.
     Pruned trials count: the method only asks which trials are among the best, and what a pruned trial had reached
     bounds what it would have been ranked by; one that diverged is worse than all. Left out, the region that was pruned
-    would look unexplored rather than bad. Failed trials and duplicates do not count. Empty with fewer than 10 trials.
+    would look unexplored rather than bad. Failed trials and duplicates do not count, the seeds of a setting count once.
+    Empty with fewer than 10 settings.
     """
     trials, values = _judged(sweep)
     columns = ["importance", "chance", "beyond_chance"]
@@ -63,7 +64,7 @@ def interactions(sweep: Sweep) -> pd.DataFrame:
     """Pairs of parameters whose effects on the rank of a trial do not just add up, strongest first.
 
     Columns first, second, share (of the variance of the ranks that the pair explains beyond both alone, in a two-way
-    table of thirds of the numeric parameters), p (F test, Holm over the pairs), trials. Pruned trials count as in
+    table of thirds of the numeric parameters), p (F test, Holm over the pairs), settings. Pruned trials count as in
     `importance`. Pairs with an empty table, or no trials to spare, are left out.
     """
     trials, values = _judged(sweep)
@@ -75,7 +76,7 @@ def interactions(sweep: Sweep) -> pd.DataFrame:
         if tested is not None:
             names_short = (one.removeprefix("params."), two.removeprefix("params."))
             rows.append((*names_short, *tested, len(trials)))
-    table = pd.DataFrame(rows, columns=["first", "second", "share", "p", "trials"])
+    table = pd.DataFrame(rows, columns=["first", "second", "share", "p", "settings"])
     table["p"] = _holm(table["p"].to_numpy())
     return table.sort_values("p", kind="stable").reset_index(drop=True)
 
@@ -98,22 +99,27 @@ def shares(sweep: Sweep, diagnosis: pd.DataFrame, seed: int = 0) -> pd.DataFrame
     rule), sentence.
     The rule is the one of highest weighted relative accuracy (Lavrač 1999) with at least 5 trials, a second parameter
     only if it adds beyond chance; reported only if shuffled shapes do as well in fewer than 1 of 20 cases. As the
-    rule was chosen on these trials, its share is a little flattering.
+    rule was chosen on these trials, its share is a little flattering. Of a setting with several seeds the first counts.
     """
     trials = sweep.trials.loc[sweep.trials.index.intersection(diagnosis.index)]
+    trials = trials.drop_duplicates("setting") if len(trials) else trials
     literals = list(_literals(trials))
+    rules, held = _rules(literals) if literals else ([], np.zeros((0, len(trials)), dtype=np.float32))
     columns = ["shape", "rule", "n", "n_shape", "share", "low", "high", "share_elsewhere", "covered", "sentence"]
     rng, rows = np.random.default_rng(seed), []
     shapes = diagnosis.loc[trials.index, "shape"]
     for shape, count in shapes.value_counts().items():
-        if 2 <= count < len(shapes) and literals:
-            row = _rule(str(shape), shapes.eq(shape).to_numpy(), literals, rng)
+        if 2 <= count < len(shapes):
+            row = _rule(str(shape), shapes.eq(shape).to_numpy(), literals, rules, held, rng)
             rows += [row] if row is not None else []
     return pd.DataFrame(rows, columns=columns)
 
 
 def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
-    """The trials that say something about their parameters, and a value for each, smaller is better, finite."""
+    """The settings that say something about their parameters (their first trials), and a value for each.
+
+    The mean over a setting's runs: counted singly, seeds would pass for independent settings. Smaller is better, finite.
+    """
     trials = sweep.trials
     if not len(trials):
         return trials, np.zeros(0)
@@ -124,7 +130,8 @@ def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
     values = sign * trials["objective"].astype(float).where(~pruned, _reached(sweep, trials))
     values = values.replace([np.inf, -np.inf], np.nan)
     worst = values.max() if values.notna().any() else 0.0
-    return trials, np.asarray(values.fillna(worst + 1.0 + abs(worst)), dtype=np.float64)
+    means = values.fillna(worst + 1.0 + abs(worst)).groupby(trials["setting"], sort=False).mean()
+    return trials.drop_duplicates("setting"), np.asarray(means, dtype=np.float64)
 
 
 def _varied(trials: pd.DataFrame) -> list[str]:
@@ -263,23 +270,41 @@ def _between(low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def _rule(shape: str, has_shape: Flags, literals: list[_Literal], rng: np.random.Generator) -> dict[str, object] | None:
-    holds = np.array([literal.holds for literal in literals])  # [literals, trials]
-    names = [literal.parameter for literal in literals]
-    possible = np.array([[a != b for b in names] for a in names]) | np.eye(len(names), dtype=bool)
-    both = np.where(possible, holds.astype(float) @ holds.T, 0.0)  # trials for which both hold; alone on the diagonal
-    shuffles = np.array([rng.permutation(has_shape) for _ in range(2 * N_SHUFFLES)])
-    by_chance = [_accuracy(holds, both, y) for y in shuffles]
-    alone = _accuracy(holds, both, has_shape)
-    single = int(np.diag(alone).argmax())
-    rule = (single, single)
-    pairs = np.unravel_index(int(alone.argmax()), alone.shape)
-    gain = float(alone[pairs] - alone[single, single])
-    if gain > np.quantile([a.max() - np.diag(a).max() for a in by_chance], 1 - CHANCE):
-        rule = (int(pairs[0]), int(pairs[1]))
-    if alone[rule] <= np.quantile([a.max() for a in by_chance], 1 - CHANCE):
+def _rules(literals: list[_Literal]) -> tuple[list[tuple[int, ...]], NDArray[np.float32]]:
+    """Every literal and every pair of two parameters that enough trials fit: places in `literals`, and [rules, trials]."""
+    one = [(i,) for i in range(len(literals))]
+    two = [(i, j) for i, j in itertools.combinations(range(len(literals)), 2)]
+    two = [(i, j) for i, j in two if literals[i].parameter != literals[j].parameter]
+    holds = np.array([literal.holds for literal in literals], dtype=np.float32)
+    both = holds[[i for i, _ in two]] * holds[[j for _, j in two]] if two else holds[:0]
+    held = np.concatenate([holds, both])
+    enough = held.sum(axis=1) >= FEWEST
+    return [rule for rule, is_enough in zip([*one, *two], enough, strict=True) if is_enough], held[enough]
+
+
+def _rule(
+    shape: str,
+    has_shape: Flags,
+    literals: list[_Literal],
+    rules: list[tuple[int, ...]],
+    held: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> dict[str, object] | None:
+    if not rules:
         return None
-    inside = holds[rule[0]] & holds[rule[1]]
+    shuffled = [rng.permutation(has_shape) for _ in range(2 * N_SHUFFLES)]
+    by_chance = _accuracy(held, np.array(shuffled))
+    accuracy = _accuracy(held, has_shape[None])[0]
+    n_single = sum(len(rule) == 1 for rule in rules)  # they come first
+    best = int(accuracy.argmax())
+    if best >= n_single > 0:
+        gain = accuracy[best] - accuracy[:n_single].max()
+        if gain <= np.quantile(by_chance.max(axis=1) - by_chance[:, :n_single].max(axis=1), 1 - CHANCE):
+            best = int(accuracy[:n_single].argmax())
+    if accuracy[best] <= np.quantile(by_chance.max(axis=1), 1 - CHANCE):
+        return None
+    rule = rules[best]
+    inside = held[best] > 0
     n, hits, count = int(inside.sum()), int((inside & has_shape).sum()), int(has_shape.sum())
     interval = binomtest(hits, n).proportion_ci(method="wilson")
     words = " and ".join(dict.fromkeys(literals[i].words for i in rule))
@@ -300,7 +325,11 @@ def _rule(shape: str, has_shape: Flags, literals: list[_Literal], rng: np.random
     }
 
 
-def _accuracy(holds: Flags, both: Array, has_shape: Flags) -> Array:
-    """Weighted relative accuracy of each pair of literals: trials in the rule with the shape beyond the usual share."""
-    hits = (holds * has_shape).astype(float) @ holds.T
-    return np.where(both >= FEWEST, (hits - both * has_shape.mean()) / len(has_shape), -1.0)
+def _accuracy(held: NDArray[np.float32], shapes: Flags) -> NDArray[np.float32]:
+    """Weighted relative accuracy, [shapes, rules]: trials in the rule with the shape, beyond the usual share.
+
+    shapes: [shapes, trials].
+    """
+    usual = shapes.mean(axis=1, dtype=np.float32)
+    hits = shapes.astype(np.float32) @ held.T
+    return np.asarray((hits - usual[:, None] * held.sum(axis=1)) / shapes.shape[1], dtype=np.float32)

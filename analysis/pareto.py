@@ -19,8 +19,8 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     """The completed settings, one row each, best first, and which of them no other beats in everything.
 
     Columns setting, tier, estimate (as in the ranking), steps_to_target (first step at which the watched metric is as
-    good as the median setting's best; infinite if it never is; mean over seeds), noise (of one report of the watched
-    metric around its course, by `sweeps.signals`; NaN without a curve), seconds (a run's, mean), on_front.
+    good as the median run's best; infinite if it never is), noise (of one report of the watched metric around its
+    course, by `sweeps.signals`; NaN without a curve), seconds (of a run), on_front; the median over the seeds of each.
     On the front is who is no worse than any other in tier, steps_to_target, noise and seconds, or better in one of
     them: results that cannot be told apart count as equal. A criterion nobody has a number for decides nothing.
     """
@@ -40,8 +40,8 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
         said = signals(steps, lowest[n])
         numbers.loc[n] = [steps[reached[0]] if len(reached) else math.inf, said.noise]
     numbers["seconds"] = done["seconds"].astype(float)
-    mean = numbers.groupby(done["setting"]).mean()
-    found = table[["setting", "tier", "estimate"]].join(mean, on="setting").reset_index(drop=True)
+    middle = numbers.groupby(done["setting"]).median()
+    found = table[["setting", "tier", "estimate"]].join(middle, on="setting").reset_index(drop=True)
     found["on_front"] = front(found[list(CRITERIA)].astype(float).to_numpy())
     return found
 

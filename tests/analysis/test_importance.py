@@ -13,7 +13,7 @@ from analysis.load import Sweep
 
 def sweep(trials: pd.DataFrame) -> Sweep:
     """A sweep with these trials; completed unless said."""
-    usual: dict[str, Any] = {"state": "complete", "why": "completed"}
+    usual: dict[str, Any] = {"state": "complete", "why": "completed", "setting": trials.index}
     frame = trials.assign(**{key: value for key, value in usual.items() if key not in trials})
     frame["final"] = frame["objective"]
     frame["objective"] = frame["objective"].where(frame["state"] == "complete")
@@ -70,6 +70,16 @@ def test_noise_alone_matters_to_nobody() -> None:
         for seed in range(5)
     ]
     assert np.mean(beyond) <= 0.2
+
+
+def test_seeds_are_not_settings() -> None:
+    """Running each setting with three seeds makes nothing more important than running it once."""
+    rng = np.random.default_rng(6)
+    once = drawn(40).assign(objective=rng.normal(size=40))
+    thrice = once.loc[once.index.repeat(3)].reset_index(drop=True)
+    thrice = thrice.assign(setting=thrice.index // 3 * 3)
+    pd.testing.assert_frame_equal(importance(sweep(once)), importance(sweep(thrice)))
+    assert list(interactions(sweep(thrice))["settings"].unique()) == [40]
 
 
 def test_importance_of_awkward_sweeps() -> None:
