@@ -118,7 +118,7 @@ def shares(sweep: Sweep, diagnosis: pd.DataFrame, seed: int = 0) -> pd.DataFrame
 def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
     """The settings that say something about their parameters (their first trials), and a value for each.
 
-    The mean over a setting's runs: counted singly, seeds would pass for independent settings. Smaller is better, finite.
+    The mean over a setting's runs: counted singly, seeds would pass for independent settings. Smaller is better.
     """
     trials = sweep.trials
     if not len(trials):

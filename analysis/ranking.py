@@ -352,8 +352,21 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     metrics = dict.fromkeys(sweep.metric for sweep in sweeps)
     if len(metrics) > 1:
         found.append(f"The sweeps watched different metrics: {', '.join(metrics)}.")
+    fixed = [_fixed(sweep) for sweep in sweeps]
+    shared = set.intersection(*fixed)
+    if any(own - shared for own in fixed):
+        own = "; ".join(f"{n}: {' '.join(sorted(f - shared)) or 'none'}" for n, f in zip(names, fixed, strict=True))
+        found.append(f"The sweeps were started with different options, so they may be of different tasks ({own}).")
     ranking = rank(joint)
     return replace(ranking, warnings=(*found, *ranking.warnings))
+
+
+def _fixed(sweep: Sweep) -> set[str]:
+    """What a sweep's last command fixed by options of the app's own, such as task=digits; also +sweep=NAME."""
+    command = [str(a) for a in sweep.provenance[-1]["command"]] if sweep.provenance else []
+    searched = {c.removeprefix("params.") for c in sweep.trials.columns}
+    options = {a for a in command if "=" in a and not a.lstrip("+~").startswith(("hydra.", "hydra/", "-"))}
+    return {a for a in options if a.lstrip("+~").partition("=")[0] not in searched}
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

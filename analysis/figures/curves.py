@@ -147,7 +147,8 @@ def _lines(ax: Axes, raw: dict[int, Points], smoothed: dict[int, Points], styles
             continue
         if name == "best" or len(raw) <= N_CROWDED:
             add_lines(ax, [raw[t] for t in trials], **{**style, "linewidth": 0.6, "alpha": 0.25, "zorder": 1})
-        add_lines(ax, [smoothed[t] for t in trials], **style)
+        faint = {"alpha": max(0.15, min(style.get("alpha", 1.0), N_CROWDED / len(trials)))}  # a crowd shows its density
+        add_lines(ax, [smoothed[t] for t in trials], **{**style, **faint})
         # A line of one report shows nothing.
         dots = [smoothed[t][-1] for t in trials if name in ENDS or len(raw[t]) == 1]
         marker = {"linestyle": "none", "marker": ENDS.get(name, "."), "markersize": 5}

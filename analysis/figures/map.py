@@ -30,8 +30,8 @@ def draw_map(ax: Axes, sweep: Sweep, x: str, y: str, diagnosis: pd.DataFrame | N
     """Every trial at its values of the parameters x and y (names without `params.`).
 
     Its mark is the shape of its curve (`diagnosis`; without it, how it ended), its colour the final value of the
-    watched metric: dark is good. Colours reach from the best to the ninth decile, so that exploded trials do not hide
-    the others; a trial that never reported a finite value is hollow; a ring marks the best. Choices stand side by side,
+    watched metric: dark is good. Colours end at three times the median's distance from the best, so that exploded trials do
+    not hide the others; a trial that never reported a finite value is hollow; a ring marks the best. Choices stand side by side,
     a little apart where trials share one. Trials that lack one of the two parameters are left out.
     """
     columns = [f"params.{x}", f"params.{y}"]
@@ -99,10 +99,12 @@ def _place(ax: Axes, values: pd.Series, which: str) -> pd.Series:
 
 
 def _colours(final: pd.Series, largest_is_best: bool) -> Normalize:
-    known = final.dropna()
-    if known.empty:
+    """From the best to three times as far from it as the median is, which an exploded trial does not move."""
+    known = final.dropna().to_numpy(dtype=np.float64)
+    if not len(known):
         return Normalize(0, 1)
-    low, high = known.quantile([0.1, 1.0] if largest_is_best else [0.0, 0.9])
+    best, median = (known.max() if largest_is_best else known.min()), np.median(known)
+    low, high = sorted((float(best), float(np.clip(best + 3 * (median - best), known.min(), known.max()))))
     if low > 0 and high > SPREAD_LOG * low:
         return LogNorm(low, high)
     return Normalize(low, high if high > low else low + 1)

@@ -36,29 +36,28 @@ STYLES: dict[str, dict[str, Any]] = {
 ENDS = {"pruned": "|", "fail": "x"}
 STATE_NAMES = {"complete": "completed", "fail": "failed"}
 
-# One mark per shape: filled ones went wrong early, open ones late, dots did well.
-SHAPE_MARKS: dict[str, tuple[str, str, bool]] = {  # marker, colour, filled
-    "exploded": ("X", VERMILION, True),
-    "died": ("P", BLACK, True),
-    "broken": ("*", BLACK, True),
-    "fast_then_flat": ("v", ORANGE, True),
-    "slow": (">", SKY, True),
-    "underfitting": ("s", PURPLE, True),
-    "oscillating": ("D", ORANGE, False),
-    "overfitting": ("s", VERMILION, False),
-    "rebound": ("^", PURPLE, False),
-    "stalled": ("v", BLACK, False),
-    "improving": ("o", BLUE, False),
-    "converged": ("o", GREEN, True),
+# One mark per shape, told apart without its colour.
+SHAPE_MARKS: dict[str, tuple[str, str]] = {
+    "exploded": ("X", VERMILION),
+    "died": ("P", BLACK),
+    "broken": ("*", BLACK),
+    "fast_then_flat": ("<", ORANGE),
+    "slow": (">", SKY),
+    "underfitting": ("s", PURPLE),
+    "oscillating": ("D", ORANGE),
+    "overfitting": ("p", VERMILION),
+    "rebound": ("^", PURPLE),
+    "stalled": ("d", BLACK),
+    "improving": ("v", BLUE),
+    "converged": ("o", GREEN),
 }
 SHAPE_NAMES = {"fast_then_flat": "fast, then flat", "improving": "still improving"}
 
 
 def shape_style(shape: str) -> dict[str, Any]:
     """Marker properties of a shape for `Axes.plot`, without a line."""
-    marker, color, filled = SHAPE_MARKS.get(shape, ("h", GREY, False))
-    face = color if filled else "none"
-    return {"linestyle": "none", "marker": marker, "color": color, "markerfacecolor": face, "markersize": 6}
+    marker, color = SHAPE_MARKS.get(shape, ("h", GREY))
+    return {"linestyle": "none", "marker": marker, "color": color, "markersize": 6}
 
 
 def shape_name(shape: str) -> str:

@@ -1,6 +1,7 @@
 """The ranking of a sweep's settings: seeds, curves, what it warns of."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,11 @@ def test_sweeps_are_compared_in_one_ranking() -> None:
     assert list(found.table["trials"]) == [(0, 1), (0, 1), (2, 3)]
     assert found.table["setting"].is_unique
     assert any("different code versions" in w for w in found.warnings)
+    command = ["python", "-m", "app", "task=digits", "variant=a", "hydra.sweeper.n_trials=3"]
+    digits = replace(new, provenance=({"command": command},))
+    (said,) = (w for w in compare([old, digits]).warnings if "different options" in w)
+    assert "new: task=digits" in said
+    assert "variant" not in said
     with pytest.raises(ValueError, match="different directions"):
         compare([old, sweep(repeated({"a": [1.0]}), direction="maximize")])
 

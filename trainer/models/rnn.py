@@ -27,8 +27,8 @@ class RNN(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [n_examples, n_classes] for tokens [n_examples, length]."""
-        # One product for all time steps; only the recurrence itself has to go step by step.
-        inputs = F.linear(self.embedding(tokens), self.W, self.b).unbind(1)
+        # W E + b for each symbol once, then looked up: only the recurrence itself has to go step by step.
+        inputs = F.embedding(tokens, F.linear(self.embedding.weight, self.W, self.b)).unbind(1)
         hidden = torch.tanh(inputs[0])
         for x in inputs[1:]:
             hidden = torch.tanh(x + F.linear(hidden, self.U))
