@@ -271,7 +271,7 @@ def _between(low: float, high: float) -> float:
 
 
 def _rules(literals: list[_Literal]) -> tuple[list[tuple[int, ...]], NDArray[np.float32]]:
-    """Every literal and every pair of two parameters that enough trials fit: places in `literals`, and [rules, trials]."""
+    """Literals, and pairs of two parameters, that enough trials fit: places in `literals`, and [rules, trials]."""
     one = [(i,) for i in range(len(literals))]
     two = [(i, j) for i, j in itertools.combinations(range(len(literals)), 2)]
     two = [(i, j) for i, j in two if literals[i].parameter != literals[j].parameter]

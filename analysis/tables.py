@@ -29,6 +29,7 @@ def as_table(frame: pd.DataFrame) -> Table:
 
 
 def cell(value: Any) -> str:
+    """A value for a reader: numbers with four digits, NaN and absent values empty."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -30,9 +30,9 @@ def draw_map(ax: Axes, sweep: Sweep, x: str, y: str, diagnosis: pd.DataFrame | N
     """Every trial at its values of the parameters x and y (names without `params.`).
 
     Its mark is the shape of its curve (`diagnosis`; without it, how it ended), its colour the final value of the
-    watched metric: dark is good. Colours end at three times the median's distance from the best, so that exploded trials do
-    not hide the others; a trial that never reported a finite value is hollow; a ring marks the best. Choices stand side by side,
-    a little apart where trials share one. Trials that lack one of the two parameters are left out.
+    watched metric: dark is good. Colours end at three times the median's distance from the best, so that exploded
+    trials do not hide the others; a trial that never reported a finite value is hollow; a ring marks the best. Choices
+    stand side by side, a little apart where trials share one. Trials that lack one of the two parameters are left out.
     """
     columns = [f"params.{x}", f"params.{y}"]
     ax.set_xlabel(x)
