@@ -364,7 +364,7 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
 def _fixed(sweep: Sweep) -> set[str]:
     """What a sweep's last command fixed by options of the app's own, such as task=digits; also +sweep=NAME."""
     command = [str(a) for a in sweep.provenance[-1]["command"]] if sweep.provenance else []
-    searched = {c.removeprefix("params.") for c in sweep.trials.columns}
+    searched = {c.removeprefix("params.") for c in sweep.trials.columns if c.startswith("params.")}
     options = {a for a in command if "=" in a and not a.lstrip("+~").startswith(("hydra.", "hydra/", "-"))}
     return {a for a in options if a.lstrip("+~").partition("=")[0] not in searched}
 

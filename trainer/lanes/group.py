@@ -70,7 +70,6 @@ class Group:
         self.lanes: list[Passenger | None] = []
         self.n_lane_steps = (0, 0)  # with a passenger, and in all
         self._stepper = Stepper(self.stack, compile)
-        self._block = math.gcd(run.report_every, run.eval_every)
         self._train, self._val, self._test = (
             examples.to(run.device, float_type(run)) for examples in (run.splits.train, run.splits.val, run.splits.test)
         )
@@ -151,12 +150,13 @@ class Group:
         return [p for _, p in movers]
 
     def _n_steps_of_block(self) -> int:
-        """To the next multiple of the block for all; a change of the batch size ends it earlier."""
-        n = self._block
+        """To the first report, evaluation or change of the batch size of any lane; ends of runs do not count."""
+        n = math.inf
         for _, p in self._seated():
-            n = min(n, *(s - p.course.step for s in p.run.batches.starts if s > p.course.step), n)
-            n = min(n, self._block - p.course.step % self._block)
-        return n
+            step = p.course.step
+            changes = [start - step for start in p.run.batches.starts if start > step]
+            n = min(n, *changes, *(every - step % every for every in (p.run.report_every, p.run.eval_every)))
+        return int(n)
 
     def _train_block(self, n_steps: int, ended: dict[int, dict[str, Tensor]]) -> NDArray[np.float64]:
         """Make the updates; returns what they measured, [n_steps, 3 + n_params, n_lanes], in one transfer."""
