@@ -1,7 +1,7 @@
 """Does the ranking keep its promises? Simulated sweeps of known truth, and real curves cut short.
 
 python benchmarks/ranking.py simulate            # about 12 minutes on one core
-python benchmarks/ranking.py early ../shared/curves
+python benchmarks/ranking.py early ../shared/curves/taskset_dev.parquet ../shared/curves/deepobs.parquet
 """
 
 from __future__ import annotations
@@ -110,22 +110,25 @@ def _share(count: int, n: int) -> str:
     return f"{100 * count / n:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def early(folder: Path) -> Iterator[str]:
-    """How well the order at a share of the budget is that of the end (Kendall's tau), by three estimates."""
+def early(paths: list[Path]) -> Iterator[str]:
+    """How well the order at a share of the budget is that of the end (Kendall's tau), by three estimates.
+
+    paths: Parquet or CSV files of whole curves, as `python -m analysis replay` takes them.
+    """
     yield "| curves | budget | order by | all trials | beyond last value | better half | beyond last value |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     every: dict[float, dict[str, list[tuple[float, float]]]] = {}
-    for name in ("taskset_dev", "deepobs"):
-        tasks = list(read(folder / f"{name}.parquet").values())
+    for path in paths:
+        tasks = list(read(path).values())
         for share in (0.25, 0.5):
             found: dict[str, list[tuple[float, float]]] = {}
             for curves in tasks:
                 for estimate, agreement in _agreements(curves, share).items():
                     found.setdefault(estimate, []).append(agreement)
                     every.setdefault(share, {}).setdefault(estimate, []).append(agreement)
-            yield from _lines(f"{name}, {len(tasks)} tasks", share, found)
-    for share, found in every.items():
-        yield from _lines(f"both, {len(found['last value'])} tasks", share, found)
+            yield from _lines(f"{path.stem}, {len(tasks)} tasks", share, found)
+    for share, found in every.items() if len(paths) > 1 else ():
+        yield from _lines(f"all, {len(found['last value'])} tasks", share, found)
 
 
 def _lines(name: str, share: float, found: dict[str, list[tuple[float, float]]]) -> Iterator[str]:
@@ -167,7 +170,7 @@ def _tau(a: Array, b: Array) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("simulate", "early"))
-    parser.add_argument("curves", type=Path, nargs="?", default=Path("../shared/curves"))
+    parser.add_argument("curves", type=Path, nargs="*", help="files of whole curves, for early")
     parser.add_argument("--sweeps", type=int, default=1000, help="simulated, for each case")
     arguments = parser.parse_args()
     started_s = time.monotonic()
