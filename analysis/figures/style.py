@@ -89,15 +89,15 @@ def logarithmic(axis: Axis) -> None:
 def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
     """Set the value axis of `ax` for curves [n, 2] so that a diverged one does not spoil it.
 
-    Up to twice the level at which most begin (or end, if that is higher), logarithmic if values span more than a factor
-    of 20 above 0; what lies higher leaves the frame.
+    The best value lies at the bottom, the level at which most begin (or end, if that is higher) half-way up or above;
+    what lies higher leaves the frame. Logarithmic if that is more than a factor of 20 above 0.
     """
     values = [curve[:, 1] for curve in curves if len(curve)]
     if not values:
         return
-    low, high = min(v.min() for v in values), max(v.max() for v in values)
-    starts, ends = np.array([v[0] for v in values]), np.array([v[-1] for v in values])
-    top = min(high, max(2 * np.median(starts), 2 * np.median(ends), low))
+    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    level = max(float(np.median([v[0] for v in values])), float(np.median([v[-1] for v in values])))
+    top = min(high, 2 * level - low) if level > low else high
     if low > 0 and top > 20 * low:
         logarithmic(ax.yaxis)
         ax.set_ylim(low * 0.9, top * 1.1)

@@ -1,6 +1,7 @@
 """Sweeps made up for the tests of figures and report."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from analysis.load import Sweep
 METRICS = ("loss", "lr", "examples", "clipped", "grad_norm", "grad_norm/W", "grad_norm/U")
 
 
+@cache
 def make_sweep(
     n_trials: int = 12,
     n_reports: int = 40,

@@ -1,45 +1,126 @@
-"""The figure of all curves, on ordinary and on awkward sweeps."""
+"""The figures, on ordinary and on awkward sweeps."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from analysis.figures import draw_curves
+from analysis import figures
+from analysis.diagnosis import SHAPES
+from analysis.figures.curves import smooth
+from analysis.figures.gradients import PREFIX
+from analysis.figures.style import SHAPE_MARKS, value_limits
 from analysis.load import Sweep
+from analysis.pruning import pruning
+from analysis.ranking import rank
 
 mpl.use("agg")
 
+Make = Callable[..., Sweep]
 
-def sweep(curves: dict[int, list[float]], states: dict[int, str], direction: str = "minimize") -> Sweep:
+AWKWARD: dict[str, dict[str, Any]] = {
+    "one trial, one report": {"n_trials": 1, "n_reports": 1},
+    "all pruned": {"state": "pruned"},
+    "all running": {"state": "running"},
+    "nothing finite": {"finite": False},
+    "larger is better, below 0": {"direction": "maximize"},
+    "repeats and audited": {"n_seeds": 3, "audit": True},
+    "1,000 trials": {"n_trials": 1000, "n_reports": 20},
+}
+
+
+def shapes(what: Sweep) -> pd.DataFrame:
+    """A diagnosis in which every shape occurs, if there are as many trials."""
+    n = len(what.trials)
+    since = [float(step) if i % 3 else np.nan for i, step in enumerate(what.trials["steps"])] if n else []
+    return pd.DataFrame({"shape": [SHAPES[i % len(SHAPES)] for i in range(n)], "since": since}, index=what.trials.index)
+
+
+def curves_and_rates(figure: Figure, what: Sweep) -> None:
+    above, below = figure.subplots(2, 1)
+    figures.draw_curves(above, what, diagnosis=shapes(what), axis="examples", rate_ax=below)
+
+
+DRAWN: dict[str, Callable[[Figure, Sweep], None]] = {
+    "curves": curves_and_rates,
+    "one trial": lambda figure, what: figures.draw_curves(figure.subplots(), what, highlight=0),
+    "by shape": lambda figure, what: figures.draw_by_shape(figure, what, shapes(what)),
+    "gradients": figures.draw_gradients,
+    "map": lambda figure, what: figures.draw_map(
+        figure.subplots(), what, "optim.lr", "schedule.decay_rate", shapes(what)
+    ),
+    "map of choices": lambda figure, what: figures.draw_map(figure.subplots(), what, "clip", "batch_size"),
+    "ranking": lambda figure, what: figures.draw_ranking(figure.subplots(), rank(what)),
+    "timeline": lambda figure, what: figures.draw_timeline(figure.subplots(), what),
+    "schedules": lambda figure, what: figures.draw_schedules(figure.subplots(), what),
+    "audit": lambda figure, what: figures.draw_audit(figure.subplots(), what, pruning(what)),
+}
+
+
+def drawn(draw: Callable[[Figure], None]) -> Figure:
+    figure = Figure(layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    draw(figure)
+    canvas.draw()
+    return figure
+
+
+def legend(ax: Axes) -> list[str]:
+    found = ax.get_legend()
+    return [text.get_text() for text in found.get_texts()] if found else []
+
+
+@pytest.mark.parametrize("given", AWKWARD.values(), ids=AWKWARD)
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_awkward_sweeps_are_drawn(
+    draw: Callable[[Figure, Sweep], None], given: dict[str, Any], made_sweep: Make
+) -> None:
+    """Whatever a sweep holds, each figure is drawn without a warning, and what has data says what its axes are."""
+    figure = drawn(lambda figure: draw(figure, made_sweep(**given)))
+    axes = [ax for ax in figure.axes if ax.get_visible()]
+    labelled = figure.get_supxlabel() + "".join(ax.get_xlabel() for ax in axes)
+    assert labelled or all(isinstance(ax.texts[0], Text) for ax in axes)
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_a_sweep_that_has_not_begun_is_drawn(draw: Callable[[Figure, Sweep], None], made_sweep: Make) -> None:
+    """With no trials and no curves, a figure says why it is empty."""
+    what = dataclasses.replace(made_sweep(1), trials=pd.DataFrame(), curves=made_sweep(1).curves.iloc[:0])
+    figure = drawn(lambda figure: draw(figure, what))
+    assert any("no " in text.get_text() for ax in figure.axes for text in ax.texts)
+
+
+def small(curves: dict[int, list[float]], states: dict[int, str], direction: str = "minimize") -> Sweep:
     """A sweep whose trials reported these losses at steps 0, 1, ..., and ended in these states."""
-    rows = [(t, step, float(step), "loss", v) for t, losses in curves.items() for step, v in enumerate(losses)]
+    rows = [(t, step, step, float(step), "loss", v) for t, losses in curves.items() for step, v in enumerate(losses)]
     objective = [curves[t][-1] if state == "complete" else np.nan for t, state in states.items()]
     trials = pd.DataFrame({"state": list(states.values()), "objective": objective}, index=list(states))
-    frame = pd.DataFrame(rows, columns=["trial", "step", "seconds", "metric", "value"])
+    frame = pd.DataFrame(rows, columns=["trial", "step", "examples", "seconds", "metric", "value"])
     return Sweep("s", "loss", (direction,), trials, frame)
 
 
-def drawn(what: Sweep) -> tuple[list[str], tuple[float, float]]:
-    """The legend's texts and the limits of the value axis, after really drawing."""
-    figure = Figure(layout="constrained")
-    ax = figure.subplots()
-    draw_curves(ax, what)
-    FigureCanvasAgg(figure).draw()
-    assert ax.get_xlabel() == "step (optimizer updates)"
-    assert ax.get_ylabel() == "loss"
-    legend = ax.get_legend()
-    return [text.get_text() for text in legend.get_texts()] if legend else [], ax.get_ylim()
+def all_curves(what: Sweep, **given: Any) -> Axes:
+    return drawn(lambda figure: figures.draw_curves(figure.subplots(), what, **given)).axes[0]
 
 
 def test_the_best_stands_out_by_its_direction() -> None:
     """The legend names the best completed trial, lowest or highest as the study asks, and counts the states."""
     curves = {0: [3.0, 2.0], 1: [3.0, 1.0], 2: [3.0]}
     states = {0: "complete", 1: "complete", 2: "pruned"}
-    assert drawn(sweep(curves, states))[0] == ["best: trial 1", "completed (2)", "pruned (1)"]
-    assert drawn(sweep(curves, states, "maximize"))[0][0] == "best: trial 0"
+    assert legend(all_curves(small(curves, states))) == ["best: trial 1", "completed (2)", "pruned (1)"]
+    assert legend(all_curves(small(curves, states, "maximize")))[0] == "best: trial 0"
+    assert legend(all_curves(small(curves, states), highlight=2))[0] == "trial 2"
 
 
 def test_a_diverged_curve_does_not_spoil_the_frame() -> None:
@@ -47,30 +128,101 @@ def test_a_diverged_curve_does_not_spoil_the_frame() -> None:
     ordinary = {t: [3.0 - 0.1 * t - 0.05 * step for step in range(20)] for t in range(5)}
     exploded = {5: [3.0 * 10.0**step for step in range(20)]}
     states = dict.fromkeys(ordinary, "complete") | {5: "pruned"}
-    _, (low, high) = drawn(sweep(ordinary | exploded, states))
+    low, high = all_curves(small(ordinary | exploded, states)).get_ylim()
     assert low < min(min(losses) for losses in ordinary.values())
     assert 3.0 < high < 10
 
 
-def test_a_remedy_is_marked() -> None:
-    """A remedy in the curves is drawn at the loss it was taken at, and counted."""
-    what = sweep({0: [3.0, 2.0, 1.0]}, {0: "complete"})
-    taken = pd.DataFrame([(0, 1, 1.0, "intervention/decay", 0.3)], columns=what.curves.columns)
-    with_remedy = Sweep(what.name, what.metric, what.directions, what.trials, pd.concat([what.curves, taken]))
-    assert "remedies (1)" in drawn(with_remedy)[0]
+def test_remedies_and_stalls_are_marked_where_they_were() -> None:
+    """A remedy lies on its trial's curve where it was taken, a stall where the diagnosis says; both are counted."""
+    what = small({0: [3.0, 2.0, 1.0]}, {0: "complete"})
+    taken = pd.DataFrame([(0, 1, 1, 1.0, "intervention/decay", 0.3)], columns=what.curves.columns)
+    what = dataclasses.replace(what, curves=pd.concat([what.curves, taken]))
+    diagnosis = pd.DataFrame({"shape": ["stalled"], "since": [2.0]}, index=[0])
+    ax = all_curves(what, diagnosis=diagnosis)
+    assert {"remedies (1)", "stalled from here (1)"} <= set(legend(ax))
+    marks = {line.get_marker(): line.get_xydata().tolist() for line in ax.lines}
+    assert marks["v"] == [[1.0, 2.0]]
+    assert marks["o"] == [[2.0, 1.0]]
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        sweep({0: [1.0]}, {0: "complete"}),
-        sweep({0: [1.0, 1.0, 1.0]}, {0: "running"}),
-        sweep({0: [np.nan, np.inf]}, {0: "pruned"}),
-        sweep({0: [-1.0, -5.0], 1: [0.0, -3.0]}, {0: "fail", 1: "pruned"}),
-        sweep({t: [1.0 + t, 0.5 + t] for t in range(1000)}, dict.fromkeys(range(1000), "complete")),
-    ],
-    ids=["one report", "flat and running", "nothing finite", "all ended early, negative", "1,000 trials"],
-)
-def test_awkward_sweeps_are_drawn(what: Sweep) -> None:
-    """Whatever a sweep holds, the figure is drawn without a warning."""
-    drawn(what)
+@given(arrays(float, st.integers(1, 200), elements=st.floats(-1e6, 1e6)))
+def test_smoothing_keeps_what_is_straight(values: np.ndarray) -> None:
+    """Smoothing neither shifts nor bends: a line stays as it is, ends stay where they were, values in their range."""
+    steps = np.arange(float(len(values)))
+    smoothed = smooth(np.column_stack([steps, values]))
+    line = np.column_stack([steps, 3 - 0.5 * steps])
+    np.testing.assert_allclose(smooth(line), line, atol=1e-9)
+    np.testing.assert_allclose(smoothed[[0, -1], 1], values[[0, -1]], atol=1e-6)
+    assert values.min() - 1e-6 <= smoothed[:, 1].min() <= smoothed[:, 1].max() <= values.max() + 1e-6
+
+
+@given(st.lists(arrays(float, (5, 2), elements=st.floats(-1e12, 1e12)), max_size=5))
+def test_limits_hold_the_best_value(curves: list[np.ndarray]) -> None:
+    """However far a curve goes, the lowest value is inside the frame, and the frame is not turned."""
+    ax = Figure().subplots()
+    value_limits(ax, curves)
+    low, high = ax.get_ylim()
+    assert low < high
+    if curves and np.ptp([c[:, 1] for c in curves]) > 0:
+        assert low <= min(c[:, 1].min() for c in curves)
+
+
+def test_panels_share_their_limits(made_sweep: Make) -> None:
+    """Small multiples are compared with one another, so all have the same axes (case 1's sin)."""
+    what = made_sweep(24)
+    for draw in (lambda f: figures.draw_by_shape(f, what, shapes(what)), lambda f: figures.draw_gradients(f, what)):
+        axes = [ax for ax in drawn(draw).axes if ax.get_visible()]
+        assert len(axes) > 1
+        assert len({(ax.get_xlim(), ax.get_ylim()) for ax in axes}) == 1
+
+
+def test_shapes_differ_without_colour() -> None:
+    """Every shape has a mark, and no two the same: a map printed in grey can be read."""
+    assert set(SHAPE_MARKS) == set(SHAPES)
+    assert len({marker for marker, _ in SHAPE_MARKS.values()}) == len(SHAPES)
+
+
+def test_gradients_tell_clipped_from_unclipped(made_sweep: Make) -> None:
+    """The legend counts trials by the share of steps that were clipped; a norm that became NaN ends in a cross."""
+    what = made_sweep(6, 40, "complete")
+    curves = what.curves.copy()
+    curves.loc[(curves["trial"] == 0) & (curves["metric"] == f"{PREFIX}W") & (curves["step"] > 100), "value"] = np.nan
+    figure = drawn(lambda f: figures.draw_gradients(f, dataclasses.replace(what, curves=curves), n_steps=400))
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said == ["clipped in most steps (4)", "never clipped (2)", "not finite from here"]
+    crosses = [line.get_xydata() for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert crosses[0][:, 0].tolist() == [100.0]
+    assert figure.axes[0].get_xlim() == (0, 400)
+
+
+def test_schedules_end_where_trials_ended(made_sweep: Make) -> None:
+    """The marks lie at the last step of each trial, by state; rates of 0 stay in the frame."""
+    what = made_sweep(6)
+    curves = what.curves.copy()
+    curves.loc[(curves["metric"] == "lr") & (curves["step"] > 200), "value"] = 0.0
+    ax = drawn(lambda f: figures.draw_schedules(f.subplots(), dataclasses.replace(what, curves=curves))).axes[0]
+    ends = {line.get_marker(): sorted(line.get_xdata()) for line in ax.lines}
+    for state, marker in (("pruned", "|"), ("fail", "x")):
+        assert ends[marker] == sorted(what.trials.loc[what.trials["state"] == state, "steps"])
+    bottom = min(y for line in ax.lines for y in line.get_ydata())
+    assert ax.get_ylim()[0] <= bottom
+    assert bottom > 0
+
+
+def test_the_timeline_says_how_much_of_the_slots_was_used(made_sweep: Make) -> None:
+    """Two slots, one busy all the time and one half of it, are in use 75 % of the time."""
+    what = made_sweep(2)
+    trials = what.trials.assign(started_s=[0.0, 0.0], seconds=[10.0, 5.0], slot=[0, 1])
+    ax = drawn(lambda f: figures.draw_timeline(f.subplots(), dataclasses.replace(what, trials=trials))).axes[0]
+    assert ax.get_title(loc="left") == "slots in use 75% of the time"
+    assert sorted(bar.get_width() for bar in ax.patches) == [5.0, 10.0]
+
+
+def test_tiers_are_set_apart(made_sweep: Make) -> None:
+    """Every tier of the ranking is named once, and a line stands between two."""
+    ranking = rank(made_sweep(20))
+    n_tiers = ranking.table["tier"].max()
+    ax = drawn(lambda f: figures.draw_ranking(f.subplots(), ranking)).axes[0]
+    assert [text.get_text() for text in ax.texts] == [f"tier {i + 1}" for i in range(n_tiers)]
+    assert sum(line.get_linestyle() == "--" for line in ax.lines) == n_tiers - 1
