@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
+import yaml
 from optuna.trial import TrialState
 
 from sweeps.curves import read_curves
@@ -33,6 +34,8 @@ class Sweep:
         Trials cut off with their sweep are left out: their settings were run again.
     curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per metric and report.
     provenance: one entry per session, oldest first, as `sweeps.provenance.collect` makes them.
+    config: as composed for the sweep, interpolations as they stand. space: key to its Optuna distribution as
+        `sweeps.space` signs it. Both empty where nothing is known.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Sweep:
     trials: pd.DataFrame
     curves: pd.DataFrame
     provenance: tuple[Mapping[str, Any], ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    space: Mapping[str, Any] = field(default_factory=dict)
 
     def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
         """One metric of one trial (default: the watched one), columns step and value, in the order reported."""
@@ -75,6 +80,8 @@ def load(folder: Path) -> Sweep:
         trials=trials.set_index("number") if len(trials) else trials,
         curves=_with_examples(curves),
         provenance=tuple(sessions),
+        config=yaml.load(study.user_attrs.get("config", "{}"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)),
+        space=study.user_attrs.get("search_space", {}),
     )
 
 

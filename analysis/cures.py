@@ -1,0 +1,276 @@
+"""What to change after a diagnosis, as overrides of the sweep's own config, and which of it the sweep can run itself.
+
+The table of case 4 says what to do about a shape; here it becomes values of the settings that this config has. Nothing
+is drawn at random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.facts import Facts
+
+if TYPE_CHECKING:
+    from analysis.diagnosis import Diagnosis
+    from analysis.load import Sweep
+
+# What settings are called, most usual first; the last part of a key counts.
+NAMES: Mapping[str, Sequence[str]] = {
+    "lr": ("lr", "learning_rate", "base_lr", "init_lr", "eta"),
+    "batch_size": ("batch_size", "train_batch_size", "bs"),
+    "threshold": ("threshold", "max_grad_norm", "grad_clip", "clip_norm", "max_norm", "clip_grad_norm"),
+    "decay_rate": ("decay_rate", "gamma"),
+    "decay_steps": ("decay_steps", "step_size"),
+    "weight_decay": ("weight_decay", "wd"),
+    "dropout": ("dropout", "p_dropout", "dropout_rate"),
+}
+# By these factors a learning rate is changed; how far in between is said by how far the trial is from its peers.
+LEAST, MOST = 3.0, 10.0
+END_SHARE = 0.01  # of the first rate at the end of a run: case 4's rule of thumb is a decay of at least 100 times
+SPENT = 0.1  # share of its highest below which a learning rate is spent
+GOOD_SHARE = 0.25  # of the trials, best first, whose rates are good ones
+N_PEERS = 4  # fewer other trials say nothing about rates
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """What to change. values: key to value, all together. advice: the same in words, with what no override can say."""
+
+    values: Mapping[str, Any]
+    advice: str
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """As typed on a command line: `optim.lr=0.03`, `clip=norm`; numbers with three digits."""
+        return tuple(f"{key}={as_text(value)}" for key, value in self.values.items())
+
+
+NO_CURE = Cure({}, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """The settings of one trial that a cure may turn.
+
+    values: all settings of the trial by key; its parameters, then its config's. searched: keys of its parameters.
+    ties: keys that are set as a share of the run by another: {"schedule.decay_steps": "decay_share"}.
+    choices: config group to the option chosen. good_rate: learning rate of the sweep's best trials, NaN if unknown.
+    has_trainer: whether schedule and clip are the reference trainer's groups.
+    """
+
+    values: Mapping[str, Any]
+    searched: frozenset[str] = frozenset()
+    ties: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)
+    good_rate: float = math.nan
+    has_trainer: bool = False
+
+    def key(self, role: str) -> str | None:
+        """The key of a setting by its role (of NAMES), None if the config has none: searched ones first."""
+        for name in NAMES[role]:
+            keys = [key for key in self.values if key.lstrip("+").rpartition(".")[2] == name]
+            if keys:
+                return min(keys, key=lambda key: (key not in self.searched, key.count("."), key))
+        return None
+
+    def number(self, role: str) -> float:
+        """A setting's value by its role; NaN if there is none, or it is no number."""
+        key = self.key(role)
+        value = self.values[key] if key is not None else None
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def all_knobs(sweep: Sweep) -> dict[int, Knobs]:
+    """The settings of each trial, by number."""
+    params = [str(column) for column in sweep.trials if str(column).startswith("params.")]
+    choices: Mapping[str, Any] = _at(sweep.config, "hydra", "runtime", "choices")
+    asked: Mapping[str, Any] = _at(sweep.config, "hydra", "sweeper", "params")
+    ties = {key: name for key, text in asked.items() if (name := _tied_to(str(text))) is not None}
+    config = _flat({key: value for key, value in sweep.config.items() if key != "hydra"})
+    has_trainer = str(config.get("schedule._target_", "")).startswith("trainer.")
+    found = {}
+    for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True):
+        own = {name.removeprefix("params."): _plain(row[name]) for name in params if row[name] == row[name]}
+        own = {key: value for key, value in own.items() if value is not None}
+        chosen = {**choices, **{key: value for key, value in own.items() if key in choices}}
+        other = [group for group in chosen if chosen[group] != choices.get(group)]
+        kept = {key: value for key, value in config.items() if key.partition(".")[0] not in other}
+        found[int(number)] = Knobs({**kept, **own}, frozenset(own), ties, chosen, has_trainer=has_trainer)
+    return _with_good_rates(sweep, found)
+
+
+def _with_good_rates(sweep: Sweep, knobs: Mapping[int, Knobs]) -> dict[int, Knobs]:
+    """Each trial with the rates of the best quarter of the others of its optimizer, where there are four at least."""
+    sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
+    ranked = [int(n) for n in (sign * sweep.trials["final"]).dropna().sort_values().index]
+    of_optimizer: dict[Any, list[int]] = {}
+    for number in ranked:
+        of_optimizer.setdefault(knobs[number].choices.get("optim"), []).append(number)
+    done = {}
+    for number, own in knobs.items():
+        peers = of_optimizer.get(own.choices.get("optim"), [])
+        best = [n for n in peers[: max(3, round(GOOD_SHARE * len(peers)))] if n != number]
+        rates = np.array([rate for n in best if (rate := knobs[n].number("lr")) > 0])
+        is_known = len(peers) > N_PEERS and len(rates)
+        done[number] = replace(own, good_rate=float(np.exp(np.log(rates).mean()))) if is_known else own
+    return done
+
+
+def cure(diagnosis: Diagnosis, facts: Facts, knobs: Knobs) -> Cure:
+    """What to change about a trial of this shape; NO_CURE for one that is well, words alone where no setting is known."""
+    match diagnosis.shape:
+        case "exploded" | "died":
+            return _calmer(facts, knobs)
+        case "slow" | "underfitting":
+            if _is_spent(facts):
+                return _slower_decay(facts, knobs)
+            return _calmer(facts, knobs) if _is_unstable(facts, knobs) else _other_rate(facts, knobs, up=True)
+        case "fast_then_flat" | "oscillating" | "stalled":
+            return _slower_decay(facts, knobs) if _is_spent(facts) else _lower_late(facts, knobs)
+        case "rebound":
+            return _lower_late(facts, knobs)
+        case "overfitting":
+            return _regularised(diagnosis, knobs)
+        case "broken":
+            return Cure({}, "read the trial's log")
+        case _:
+            return NO_CURE
+
+
+def _is_spent(facts: Facts) -> bool:
+    return facts.rate_share(0.5 * max(facts.n_steps, 1)) < SPENT
+
+
+def _is_unstable(facts: Facts, knobs: Knobs) -> bool:
+    """Whether a high, flat loss speaks of a rate too high: it has jumped, or rates of better trials are much lower."""
+    if facts.explosion is not None:
+        return True
+    s = facts.signals
+    jumped = s is not None and np.nanmax(facts.losses) > facts.start + 0.1 * facts.room + 4 * s.noise
+    return bool(jumped) or knobs.number("lr") > LEAST * knobs.good_rate
+
+
+def _calmer(facts: Facts, knobs: Knobs) -> Cure:
+    """A lower rate from the start, and clipping where there is none: at the norm usual before the explosion."""
+    lower = _other_rate(facts, knobs, up=False)
+    if knobs.has_trainer and knobs.choices.get("clip") == "none":
+        return Cure(
+            {**lower.values, "clip": "norm", "clip.threshold": _round(facts.usual_norm)}
+            if facts.usual_norm > 0
+            else lower.values,
+            f"{lower.advice}, and clip the gradients",
+        )
+    key = knobs.key("threshold")
+    if not lower.values and key is not None and knobs.number("threshold") > 0:
+        return Cure({key: _round(knobs.number("threshold") / MOST)}, "clip the gradients earlier")
+    return lower
+
+
+def _other_rate(facts: Facts, knobs: Knobs, *, up: bool) -> Cure:
+    """Another learning rate from the start: towards that of better trials, by 3 to 10 times."""
+    words = f"{'raise' if up else 'lower'} the learning rate and start again"
+    key, rate = knobs.key("lr"), knobs.number("lr")
+    if key is None or not rate > 0:
+        return Cure({}, words)
+    towards = knobs.good_rate / rate if up else rate / knobs.good_rate
+    factor = min(max(towards, LEAST), MOST) if math.isfinite(towards) else LEAST if up else MOST
+    return Cure({key: _round(rate * factor if up else rate / factor)}, words)
+
+
+def _lower_late(facts: Facts, knobs: Knobs) -> Cure:
+    """The same rate early, a lower one late: decay to a hundredth by the end; where it does so, a lower rate."""
+    words = "lower the rate late in the run: a faster decay"
+    end = facts.rate_share(max(facts.n_steps, 1))
+    if knobs.has_trainer and knobs.choices.get("schedule") == "constant":
+        return Cure({"schedule": "cosine"}, words)
+    if not end <= 2 * END_SHARE:
+        decay = _decay(facts, knobs)
+        if decay:
+            return Cure(decay, words)
+    lower = _other_rate(facts, knobs, up=False)
+    rate = knobs.number("lr")
+    key = knobs.key("lr")
+    return Cure({key: _round(rate / LEAST)} if key is not None and rate > 0 else {}, lower.advice)
+
+
+def _slower_decay(facts: Facts, knobs: Knobs) -> Cure:
+    """The rate is spent while the loss is high: decay over the whole run."""
+    words = "decay more slowly: the rate is spent while the loss is high"
+    decay = _decay(facts, knobs)
+    return Cure(decay, words) if decay else Cure(_other_rate(facts, knobs, up=True).values, words)
+
+
+def _decay(facts: Facts, knobs: Knobs) -> dict[str, Any]:
+    """An exponential's decay steps by which it ends at END_SHARE of its rate; empty if there is no such schedule."""
+    key, rate = knobs.key("decay_steps"), knobs.number("decay_rate")
+    key = key if key is not None else next((k for k in knobs.ties if k.endswith("decay_steps")), None)
+    if key is None or not 0 < rate < 1 or not facts.n_steps:
+        return {}
+    share = math.log(rate) / math.log(END_SHARE)
+    if key in knobs.ties:
+        return {knobs.ties[key]: _round(share)}
+    steps = max(1, round(share * facts.n_steps))
+    return {key: steps}
+
+
+def _regularised(diagnosis: Diagnosis, knobs: Knobs) -> Cure:
+    """Dropout and weight decay where there are such settings, and else the end at the best validation."""
+    words = "regularise: dropout, weight decay, more data; or end when validation is best"
+    values: dict[str, Any] = {}
+    dropout, decay = knobs.key("dropout"), knobs.key("weight_decay")
+    if dropout is not None and knobs.number("dropout") < 0.5:
+        values[dropout] = _round(min(0.5, max(0.3, 2 * knobs.number("dropout"))))
+    elif decay is not None:
+        values[decay] = _round(max(0.01, MOST * knobs.number("weight_decay")))
+    elif "steps" in knobs.values and diagnosis.since > 0:
+        values["steps"] = int(diagnosis.since)
+    return Cure(values, words)
+
+
+def as_text(value: Any) -> str:
+    """A value as Hydra's grammar reads it; texts with anything but plain characters are quoted."""
+    from sweeps.space import PLAIN_TEXT
+
+    if isinstance(value, str):
+        return value if PLAIN_TEXT.fullmatch(value) else "'" + value.replace("'", "\\'") + "'"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _round(value: float) -> float:
+    """Two digits: a cure is a guess, and looks like one."""
+    return float(f"{value:.2g}")
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _at(node: Any, *path: str) -> Any:
+    for name in path:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}
+
+
+def _tied_to(text: str) -> str | None:
+    """`${decay_share} run` is the parameter decay_share as a share of the run."""
+    name = text.removesuffix(" run")
+    if name != text and name.startswith("${") and name.endswith("}") and ":" not in name:
+        return name[2:-1]
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

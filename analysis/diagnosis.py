@@ -1,0 +1,239 @@
+"""The shape of each trial's loss, by the table of case 4, with the numbers that decided it and what to do about it.
+
+The rules are few and asked in order; the first that holds is the shape. All of them are about `sweeps.signals` of the
+training loss, measured by the *room*: the way from the loss before training to the lowest level that any trial of the
+sweep reached (alone, to the trial's own best).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analysis.facts import Facts
+from sweeps.signals import N_TAIL, Signals, log_time
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.load import Sweep
+
+SHAPES = (
+    "broken",
+    "exploded",
+    "died",
+    "overfitting",
+    "rebound",
+    "oscillating",
+    "underfitting",
+    "fast_then_flat",
+    "stalled",
+    "converged",
+    "slow",
+    "improving",
+)
+WELL = ("converged", "improving")
+
+N_REPORTS = 3  # fewer finite reports are no curve
+# Shares of the room:
+ROSE = 0.25  # a rise above the start that is an explosion if the loss stays high
+HIGH = 0.7  # what is left above the lowest: having fallen by less than the rest, a flat loss is high
+NEAR = 0.05  # what may be left above the lowest for a flat loss to have converged
+GAIN = 0.05  # what another doubling of the steps must promise for a loss to be called falling
+SLOW = 0.5  # what the best had fallen by this step that a falling loss must have, not to be slow
+REBOUND = 0.1  # of its own fall, climbed back
+GAP = 0.3  # of the fall of the training loss, between it and validation once both are stable
+SWING = 0.04  # amplitude of an oscillation
+EARLY = 1 / 3  # share of the run before which a loss that goes flat has fallen fast
+SPENT = 0.1  # share of its highest below which a learning rate is spent
+STRAIGHT = 0.5  # slope of the last half over the mean slope, above which a curve falls slowly all the way
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The shape of a curve (one of SHAPES), the step since when (NaN: from the start, or not of one step), and why.
+
+    reason: a sentence with the numbers that decided. parameter: whose gradient exploded first, or "".
+    """
+
+    shape: str
+    reason: str
+    since: float = math.nan
+    parameter: str = ""
+
+
+def diagnose_curve(facts: Facts) -> Diagnosis:
+    """The shape of one trial's curve. Costs about a millisecond; never raises for awkward curves."""
+    s = facts.signals
+    if s is None or (s.n_reports < N_REPORTS and s.diverged_at is None):
+        n = s.n_reports if s is not None else 0
+        return Diagnosis("broken", f"only {n} finite reports: {facts.ended or 'no curve to judge'}")
+    for rule in (_exploded, _died, _overfitting, _rebound, _oscillating, _flat):
+        found = rule(facts, s)
+        if found is not None:
+            return found
+    return _falling(facts, s)
+
+
+def _exploded(facts: Facts, s: Signals) -> Diagnosis | None:
+    """Not finite, running away, or above the start by a good part of the room without ever coming back low."""
+    if s.diverged_at is not None:
+        whose, parameter = _first_gradient(facts, s.diverged_at)
+        return Diagnosis("exploded", f"the loss diverges at step {s.diverged_at}{whose}", s.diverged_at, parameter)
+    finite = facts.losses[: s.n_reports]
+    peak_at = int(finite.argmax())
+    rise = float(finite[peak_at]) - facts.start - 4 * s.noise
+    scale = max(facts.room, 1e-9 * abs(facts.start))
+    if rise > ROSE * scale and s.level > facts.start - (1 - HIGH) * scale:
+        since = float(facts.steps[peak_at])
+        whose, parameter = _first_gradient(facts, since)
+        rises = f"rises from {facts.start:.4g} to {finite[peak_at]:.4g} at step {since:.0f}"
+        return Diagnosis("exploded", f"the loss {rises} and ends at {s.level:.4g}{whose}", since, parameter)
+    return None
+
+
+def _first_gradient(facts: Facts, step: float) -> tuple[str, str]:
+    """(words, parameter) of the gradient that exploded before a loss did; empty if none did."""
+    e = facts.explosion
+    if e is None or not e.parameter or e.step > step:
+        return "", ""
+    return f"; the gradient of {e.parameter} explodes first, at step {e.step}", e.parameter
+
+
+def _died(facts: Facts, s: Signals) -> Diagnosis | None:
+    """The gradient exploded and is about 0 from then on, while the loss is not low."""
+    e = facts.explosion
+    if e is None or e.dead_since is None or facts.fall > (1 - HIGH) * facts.room:
+        return None
+    times = f" to {e.times:.3g} times its median" if math.isfinite(e.times) else ""
+    whose = f" of {e.parameter}" if e.parameter else ""
+    reason = f"the gradient{whose} explodes{times} at step {e.step} and is about 0 from step {e.dead_since} on"
+    return Diagnosis("died", f"{reason}, at loss {s.level:.4g}", e.step, e.parameter)
+
+
+def _overfitting(facts: Facts, s: Signals) -> Diagnosis | None:
+    """Validation climbs while the training loss goes on falling, or both are stable and far apart."""
+    v = facts.validation
+    if v is None or v.n_reports < N_REPORTS or v.diverged_at is not None:
+        return None
+    validation_fall = facts.validation_start - v.best
+    if v.rebound > max(REBOUND * validation_fall, NEAR * facts.room) and s.level < facts.loss_then:
+        reason = (
+            f"validation is best, {v.best:.4g}, at step {v.best_step} and climbs to {v.level:.4g}, "
+            f"while training falls from {facts.loss_then:.4g} to {s.level:.4g}"
+        )
+        return Diagnosis("overfitting", reason, v.best_step)
+    gap = v.level - s.level
+    is_stable = not v.trend_high < 0 or -v.trend * log_time(v.step, 2 * v.step) < GAIN * validation_fall
+    if is_stable and facts.fall > 0 and gap > GAP * facts.fall and gap > 4 * (v.noise + s.noise):
+        return Diagnosis(
+            "overfitting", f"validation stays at {v.level:.4g}, {gap:.4g} above training at {s.level:.4g}", v.best_step
+        )
+    return None
+
+
+def _rebound(facts: Facts, s: Signals) -> Diagnosis | None:
+    """Low, then up again by a good part of its fall, and it is no swing of an oscillation."""
+    fall = facts.start - s.best
+    if s.rebound_since is None or s.rebound <= REBOUND * fall or fall <= 0:
+        return None
+    if _swings(facts, s) and s.rebound < 3 * s.amplitude:
+        return None
+    reason = (
+        f"the loss falls to {s.best:.4g} at step {s.rebound_since} and climbs back by {s.rebound:.4g} to {s.level:.4g}"
+    )
+    return Diagnosis("rebound", reason, s.rebound_since)
+
+
+def _swings(facts: Facts, s: Signals) -> bool:
+    return s.period_steps is not None and s.amplitude > SWING * facts.room
+
+
+def _oscillating(facts: Facts, s: Signals) -> Diagnosis | None:
+    """A period beyond chance whose swings are a good part of the room."""
+    if not _swings(facts, s):
+        return None
+    reason = f"the loss swings by {s.amplitude:.3g} up and down with a period of {s.period_steps:.0f} steps"
+    return Diagnosis("oscillating", f"{reason}, around {s.level:.4g} at the end")
+
+
+def _flat(facts: Facts, s: Signals) -> Diagnosis | None:
+    """No progress that matters at the end: high, early, late, or where the best of the sweep is."""
+    gain = max(-s.trend, 0.0) * log_time(s.step, 2 * s.step)
+    is_falling = s.trend_high < 0 and gain > GAIN * facts.room
+    if is_falling and s.stalled_since is None:
+        return None
+    left = facts.room - facts.fall
+    since = s.stalled_since if s.stalled_since is not None else _flat_since(facts, s)
+    at = f"flat at {s.level:.4g} since step {since:.0f} of {facts.n_steps}, noise {s.noise:.2g}"
+    if facts.fall <= (1 - HIGH) * facts.room or facts.room <= 4 * s.noise:
+        return Diagnosis("underfitting", f"{at}: it has hardly fallen from {facts.start:.4g}", since)
+    share = facts.rate_share(since)
+    rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
+    is_early = since < EARLY * max(facts.n_steps, s.step)
+    if not math.isnan(facts.lowest) and left <= max(NEAR * facts.room, 2 * s.noise):
+        return Diagnosis("converged", f"{at}, {left:.2g} above the lowest of the sweep", since)
+    if is_early and not share < SPENT:
+        return Diagnosis("fast_then_flat", f"{at}{rate}", since)
+    if math.isnan(facts.lowest):
+        return Diagnosis("converged", at, since)
+    return Diagnosis("stalled", f"{at}{rate}; another trial reached {facts.lowest:.4g}", since)
+
+
+def _flat_since(facts: Facts, s: Signals) -> float:
+    """Where a flat curve without a significant stall came near its end: within noise, or a tenth of its fall."""
+    near = s.level + max(2 * s.noise, 0.1 * max(facts.fall, 0.0))
+    above = (facts.losses[: s.n_reports] > near).nonzero()[0]
+    at = int(above[-1]) + 1 if len(above) else 0
+    return float(facts.steps[min(at, s.n_reports - 1)])
+
+
+def _falling(facts: Facts, s: Signals) -> Diagnosis:
+    """Still falling: slowly, against the best of the sweep at this step or in a straight line, or as it should."""
+    mean_slope = -facts.fall / max(s.step - float(facts.steps[0]), 1.0)
+    slope = f"by {-s.trend * 1000:.3g} per 1,000 steps"
+    at = f"still falling at step {s.step} {slope}, from {facts.start:.4g} to {s.level:.4g}"
+    if not math.isnan(facts.lowest_by_now):
+        best_fall = facts.start - facts.lowest_by_now
+        if facts.fall < SLOW * best_fall:
+            return Diagnosis("slow", f"{at}; the best trial had {facts.lowest_by_now:.4g} by then")
+    elif s.n_reports >= N_TAIL and s.trend < STRAIGHT * mean_slope:
+        return Diagnosis("slow", f"{at}, hardly less than from the start")
+    return Diagnosis("improving", at)
+
+
+def diagnose(sweep: Sweep) -> pd.DataFrame:
+    """The diagnosis of each trial that can be judged.
+
+    One row per trial, index trial (number); columns shape (of SHAPES), since (step; NaN if from the start or unknown),
+    reason (a sentence with the numbers that decided), parameter (whose gradient exploded first, or ""), cure (a tuple
+    of overrides, empty if there is none to give), advice (the cure in words, "" for a trial that is well). Trials that
+    run and have too few reports are left out.
+    """
+    import pandas as pd
+
+    from analysis.cures import Cure, all_knobs, cure
+    from analysis.facts import gather
+
+    rows = []
+    gathered = gather(sweep)
+    found = {number: diagnose_curve(facts) for number, facts in gathered.items()}
+    knobs = all_knobs(sweep)
+    for number, diagnosis in found.items():
+        if diagnosis.shape == "broken" and gathered[number].state == "running":
+            continue
+        remedy: Cure = cure(diagnosis, gathered[number], knobs[number])
+        rows.append(
+            {
+                "trial": number,
+                "shape": diagnosis.shape,
+                "since": diagnosis.since,
+                "reason": diagnosis.reason,
+                "parameter": diagnosis.parameter,
+                "cure": remedy.overrides,
+                "advice": remedy.advice,
+            }
+        )
+    columns = ["trial", "shape", "since", "reason", "parameter", "cure", "advice"]
+    return pd.DataFrame(rows, columns=columns).set_index("trial")
