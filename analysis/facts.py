@@ -173,7 +173,7 @@ def gather(sweep: Sweep) -> dict[int, Facts]:
 
 def _facts(
     number: int,
-    row: Mapping[str, Any],
+    row: Mapping[Any, Any],
     losses: Mapping[int, Curve],
     validations: Mapping[int, Curve],
     starts: tuple[float, float],
@@ -236,6 +236,8 @@ def split(curves: pd.DataFrame, metric: str | None) -> dict[int, Curve]:
     """One metric's curve of each trial: steps strictly rising (of a repeated step the last report), values."""
     rows = curves.loc[curves["metric"] == metric, ["trial", "step", "value"]]
     trial, step, value = (rows[name].to_numpy() for name in ("trial", "step", "value"))
+    if not len(trial):
+        return {}
     order = np.lexsort((np.arange(len(step)), step, trial))
     trial, step, value = trial[order], step[order], value[order].astype(float)
     last = np.ones(len(trial), bool)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import yaml
@@ -65,7 +68,9 @@ def load(folder: Path) -> Sweep:
     about = describe_sweep(folder)
     study = open_study(folder)
     sessions = study.user_attrs.get("provenance", [])
-    ran = [t for t in study.get_trials(deepcopy=False) if t.state is not TrialState.WAITING and not was_interrupted(t)]
+    with _no_collection():
+        known = study.get_trials(deepcopy=False)
+    ran = [t for t in known if t.state is not TrialState.WAITING and not was_interrupted(t)]
     trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
     if len(trials):
         trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
@@ -85,12 +90,29 @@ def load(folder: Path) -> Sweep:
     )
 
 
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection within: 100,000 new objects that all stay make it half of the time of reading a study."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
     """The curves with the metric `examples` of the same trial and step beside each value."""
-    known = curves.loc[curves["metric"] == "examples", ["trial", "step", "value"]].drop_duplicates(["trial", "step"])
-    examples = known.set_index(["trial", "step"])["value"]
-    at = pd.MultiIndex.from_frame(curves[["trial", "step"]])
-    curves.insert(2, "examples", examples.reindex(at).to_numpy(float))
+    known = curves.loc[curves["metric"] == "examples", ["trial", "step", "value"]]
+    examples = np.full(len(curves), np.nan)
+    if len(known):
+        n_steps = int(curves["step"].max()) + 1
+        keys, first = np.unique(known["trial"].to_numpy() * n_steps + known["step"].to_numpy(), return_index=True)
+        wanted = curves["trial"].to_numpy() * n_steps + curves["step"].to_numpy()
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        examples = np.where(keys[at] == wanted, known["value"].to_numpy(float)[first][at], np.nan)
+    curves.insert(2, "examples", examples)
     return curves
 
 

@@ -107,6 +107,7 @@ def read_curves(folder: Path) -> pa.Table:
         except FileNotFoundError:
             if attempt == 2:
                 raise
-    # Rows read twice, from a merged file and the files it replaces, are equal in all columns.
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    return table.group_by(SCHEMA.names).aggregate([]).sort_by(ORDER)
+    if len(tables) > 1:  # rows read twice, from a merged file and the files it replaces, are equal in all columns
+        table = table.group_by(SCHEMA.names).aggregate([])
+    return table.sort_by(ORDER)
