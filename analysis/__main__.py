@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    report = commands.add_parser("report", help="write report/ into a sweep's folder")
-    report.add_argument("folder", type=Path, help="a sweep's folder, such as multirun/quickstart")
-    report.set_defaults(run=_report)
+    _add_report(commands)
     _add_replay(commands)
     _add_rank(commands)
     _add_race(commands)
@@ -31,11 +29,18 @@ def main() -> None:
         sys.exit(f"analysis: {error}")
 
 
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser("report", help="write a sweep's report: one HTML page, and Markdown")
+    report.add_argument("folder", type=Path, help="a sweep's folder, such as multirun/quickstart, finished or running")
+    report.add_argument("--json", action="store_true", help="print the paths for machines")
+    report.set_defaults(run=_report)
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from analysis.report import write_report
 
-    for path in write_report(arguments.folder):
-        print(path)
+    page, text = write_report(arguments.folder)
+    print(json.dumps({"html": str(page), "markdown": str(text)}) if arguments.json else f"{page}\n{text}")
 
 
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -152,21 +157,17 @@ def _add_importance(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _importance(arguments: argparse.Namespace) -> None:
     import json
 
-    import pandas as pd
-
+    from analysis.diagnosis import diagnose
     from analysis.importance import importance, interactions, shares
     from analysis.load import load
     from analysis.tables import as_table, terminal
 
     sweep = load(arguments.folder)
-    found = {"importance": importance(sweep).reset_index(), "interactions": interactions(sweep)}
-    try:  # until analysis/diagnosis.py is there
-        from analysis.diagnosis import diagnose  # type: ignore[import-untyped, unused-ignore]
-    except ModuleNotFoundError:
-        diagnosis = pd.DataFrame({"shape": []})
-    else:
-        diagnosis = diagnose(sweep)
-    found["shares"] = shares(sweep, diagnosis)
+    found = {
+        "importance": importance(sweep).reset_index(),
+        "interactions": interactions(sweep),
+        "shares": shares(sweep, diagnose(sweep)),
+    }
     if arguments.json:
         print(json.dumps({name: json.loads(frame.to_json(orient="records")) for name, frame in found.items()}))
         return

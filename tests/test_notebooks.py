@@ -28,7 +28,7 @@ def test_they_are_kept_without_outputs(path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own machinery
 def test_they_run(name: str, tmp_path: Path) -> None:
     """Every cell runs in an empty folder, and tables and figures show as the last line of a cell."""
-    pytest.importorskip("analysis.diagnosis")  # until it is there
+    pytest.importorskip("analysis.convergence")  # until it is there
     notebook = read(name)
     folder = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=250, kernel_name="python3", resources=folder).execute()
