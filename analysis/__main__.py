@@ -37,6 +37,8 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    import json
+
     from analysis.report import write_report
 
     page, text = write_report(arguments.folder)

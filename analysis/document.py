@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -128,7 +129,7 @@ def as_html(document: Document, pictures: Mapping[str, bytes]) -> str:
 <header>
 <h1>{html.escape(document.title)}</h1>
 <p class="about">{html.escape(document.about)}</p>
-<p class="lead">{html.escape(document.lead)}</p>
+<p class="lead">{_inline(document.lead)}</p>
 <nav>{links}</nav>
 </header>
 {"".join(parts)}</main>
@@ -150,9 +151,9 @@ def _anchor(title: str) -> str:
 
 def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
     if isinstance(block, str):
-        return f"<p>{html.escape(block)}</p>\n"
+        return f"<p>{_inline(block)}</p>\n"
     if isinstance(block, Items):
-        return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in block.texts) + "</ul>\n"
+        return "<ul>" + "".join(f"<li>{_inline(text)}</li>" for text in block.texts) + "</ul>\n"
     if isinstance(block, Picture):
         caption = html.escape(block.caption)
         data = base64.b64encode(pictures[block.name]).decode("ascii")
@@ -162,6 +163,11 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
     rows = "".join(f"<tr>{''.join(map(_td, row))}</tr>\n" for row in block.frame.itertuples(index=False))
     caption = f"<caption>{html.escape(block.caption)}</caption>"
     return f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n'
+
+
+def _inline(text: str) -> str:
+    """Text with what stands between backticks as code, as in Markdown."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _th(name: Any, dtype: Any) -> str:
@@ -186,7 +192,8 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 sy
 main { max-width: 72rem; margin: 0 auto; padding: 1.5rem; }
 h1 { margin: 0; font-size: 1.8rem; }
 h2 { margin: 2.5rem 0 .5rem; font-size: 1.25rem; border-bottom: 1px solid var(--line); padding-bottom: .25rem; }
-p, li { max-width: 48rem; }
+p, li { max-width: 48rem; overflow-wrap: anywhere; }
+code { font-size: .9em; background: var(--band); padding: 0 .2em; border-radius: 3px; }
 a { color: var(--link); }
 .about, nav, figcaption, caption { color: var(--soft); font-size: .9rem; }
 .lead { font-size: 1.1rem; }

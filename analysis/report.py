@@ -10,7 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures, words
+from analysis.diagnosis import diagnose
 from analysis.document import Block, Document, Items, Picture, Section, Table, as_html, as_markdown
+from analysis.figures.map import N_CHOICES
 from analysis.figures.style import lines_of, shape_name, short_names, varied
 from analysis.importance import importance, shares
 from analysis.load import Sweep, load
@@ -40,7 +42,7 @@ def write_report(folder: Path) -> Sequence[Path]:
 
 def report(sweep: Sweep) -> Document:
     """What there is to say of a sweep; figures are drawn only when the document is written."""
-    ranking, diagnosis = rank(sweep), _diagnosis(sweep)
+    ranking, diagnosis = rank(sweep), diagnose(sweep)
     sections = [
         _ranking(ranking),
         _curves(sweep, diagnosis),
@@ -61,21 +63,12 @@ def report(sweep: Sweep) -> Document:
     )
 
 
-def _diagnosis(sweep: Sweep) -> pd.DataFrame:
-    try:  # until analysis/diagnosis.py is there
-        from analysis.diagnosis import diagnose  # type: ignore[import-untyped, unused-ignore]
-    except ImportError:
-        return pd.DataFrame(columns=["shape", "since", "reason", "parameter", "cure", "advice"])
-    found: pd.DataFrame = diagnose(sweep)
-    return found
-
-
 def _about(sweep: Sweep) -> str:
     """When, with which code, for how long."""
     trials, said = sweep.trials, []
     sessions = sweep.provenance
     if sessions:
-        said.append(f"begun {sessions[0]['started']}")
+        said.append(f"begun {str(sessions[0]['started'])[:16].replace('T', ' ')} UTC")
     if len(trials):
         seconds = float(trials["seconds"].astype(float).sum())
         said.append(f"{seconds:,.0f} s of training" if seconds < 7200 else f"{seconds / 3600:,.1f} h of training")
@@ -161,7 +154,7 @@ def _parameters(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     mattered = importance(sweep)
     blocks: list[Block] = []
     beyond = [str(name) for name in mattered.index[mattered["beyond_chance"].astype(bool)]] if len(mattered) else []
-    pair = list(dict.fromkeys([*beyond, *varied(sweep.trials)]))[:2]
+    pair = list(dict.fromkeys([*beyond, *_mappable(sweep.trials)]))[:2]
     if len(pair) == 2:
         x, y = pair
         caption = f"{x} and {y}{': the two that mattered most' if len(beyond) > 1 else ''}. Dark is good."
@@ -176,6 +169,16 @@ def _parameters(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
         caption = "Which parameters separate the best tenth of the trials from the rest (PED-ANOVA)"
         blocks.append(Table(caption, frame.rename(columns=names_shown)))
     return Section("What mattered", blocks)
+
+
+def _mappable(trials: pd.DataFrame) -> list[str]:
+    """The parameters that vary, those first that make a map: numbers, not a few choices, which most trials have."""
+
+    def place(item: tuple[str, str]) -> tuple[bool, int]:
+        values = trials[item[1]]
+        return values.nunique() <= N_CHOICES, -int(values.notna().sum())
+
+    return [name for name, _ in sorted(varied(trials).items(), key=place)]
 
 
 def _schedules(sweep: Sweep) -> Section:

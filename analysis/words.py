@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,21 +29,18 @@ SHAPE_WORDS = {
     "broken": "ended without a curve to judge",
 }
 STATE_WORDS = {"complete": "completed", "pruned": "ended early", "fail": "failed", "running": "still running"}
-N_NAMED = 6  # parameters, and cures half as many: more is a table
+N_NAMED = 6  # parameters: more is a table
+N_CURES = 3
 
 
-def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame, cures: Sequence[str] = ()) -> str:
+def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
     """The sweep in a few sentences, each said by numbers in `sweep`, `ranking` or `diagnosis`; nothing else is claimed.
 
-    ranking: of `analysis.ranking.rank`. diagnosis: of `analysis.diagnosis.diagnose`. cures: overrides worth trying
-    next, best first, as they would be typed.
+    ranking: of `analysis.ranking.rank`. diagnosis: of `analysis.diagnosis.diagnose`.
     """
     if sweep.trials.empty:
         return f"{sweep.name}: no trial has begun."
-    said = [searched(sweep), *won(ranking), *went_wrong(sweep, diagnosis)]
-    if cures:
-        said.append(f"To try next: {'; or '.join(cures[: N_NAMED // 2])}.")
-    return " ".join(said)
+    return " ".join([searched(sweep), *won(ranking), *went_wrong(diagnosis), *to_try(sweep, diagnosis)])
 
 
 def searched(sweep: Sweep) -> str:
@@ -67,11 +65,11 @@ def won(ranking: Ranking) -> list[str]:
     params = varied(ranking.table)
     values = [f"{name}={_value(lead[column])}" for name, column in params.items() if not pd.isna(lead[column])]
     where = f", with {_listed(values)}" if 0 < len(values) <= N_NAMED else ""
-    leads = "leads" if len(ranking.first) > 1 else "won"
+    leads = "leads" if len(ranking.first) > 1 else "came first"
     return [f"Setting {ranking.first[0]} {leads}: {ranking.of} {lead['estimate']:.4g}{interval}{where}.", *outcome]
 
 
-def went_wrong(sweep: Sweep, diagnosis: pd.DataFrame) -> list[str]:
+def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
     """The most frequent ills, with counts."""
     judged = diagnosis["shape"]
     ills = judged[~judged.isin(WELL)].value_counts()
@@ -80,9 +78,20 @@ def went_wrong(sweep: Sweep, diagnosis: pd.DataFrame) -> list[str]:
     if ills.empty:
         return [f"None of the {_n(len(judged), 'trial')} shows an ill."]
     counts = [f"{n} {SHAPE_WORDS.get(str(shape), str(shape))}" for shape, n in ills.head(3).items()]
-    said = [f"What went wrong most, of {_n(len(judged), 'trial')}: {_listed(counts)}."]
-    running = int((sweep.trials["state"] == "running").sum())
-    return [*said, f"The sweep was still running ({running}) when this was written."] if running else said
+    return [f"What went wrong most, of {_n(len(judged), 'trial')}: {_listed(counts)}."]
+
+
+def to_try(sweep: Sweep, diagnosis: pd.DataFrame) -> list[str]:
+    """The cures of the best trials that had an ill, each once."""
+    ill = diagnosis[~diagnosis["shape"].isin(WELL) & diagnosis["cure"].map(bool)]
+    final = sweep.trials["final"].reindex(ill.index).astype(float)
+    ordered = final.sort_values(ascending=sweep.directions[0] != "maximize").index
+    texts = {trial: " ".join(cure) for trial, cure in ill["cure"].items()}
+    cures: dict[str, Any] = {}
+    for trial in ordered:
+        cures.setdefault(texts[trial], trial)
+    named = [f"{cure} for trial {trial}" for cure, trial in list(cures.items())[:N_CURES]]
+    return [f"To try next: {'; '.join(named)}."] if named else []
 
 
 def _n(n: int, what: str) -> str:

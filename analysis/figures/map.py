@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
 
@@ -14,6 +15,7 @@ from analysis.figures.style import (
     STATE_NAMES,
     best_trial,
     logarithmic,
+    plain_ticks,
     say_nothing,
     shape_name,
     shape_style,
@@ -23,6 +25,7 @@ from analysis.load import Sweep
 
 # Marks of the states, where no diagnosis is at hand.
 STATE_MARKS = {"complete": "o", "pruned": "v", "running": ">", "fail": "X"}
+N_CHOICES = 6  # a number with no more values than this is drawn as a choice
 SPREAD_LOG = 20  # axes and colours whose largest value is this many times the smallest are logarithmic
 
 
@@ -44,7 +47,8 @@ def draw_map(ax: Axes, sweep: Sweep, x: str, y: str, diagnosis: pd.DataFrame | N
     if trials.empty:
         say_nothing(ax, f"no trial has both {x} and {y}")
         return
-    at = pd.DataFrame({"x": _place(ax, trials[columns[0]], "x"), "y": _place(ax, trials[columns[1]], "y")})
+    (at_x, choice_x), (at_y, choice_y) = _place(ax.xaxis, trials[columns[0]]), _place(ax.yaxis, trials[columns[1]])
+    at = _apart(pd.DataFrame({"x": at_x, "y": at_y}), choice_x, choice_y)
     final = trials["final"].astype(float).where(lambda v: np.isfinite(v))
     norm = _colours(final, sweep.directions[0] == "maximize")
     cmap = "cividis" if sweep.directions[0] != "maximize" else "cividis_r"
@@ -71,7 +75,9 @@ def draw_map(ax: Axes, sweep: Sweep, x: str, y: str, diagnosis: pd.DataFrame | N
         handles.append(Line2D([], [], **ring, markersize=9, label=f"best: trial {best}"))
     if drawn is not None:
         extend = "max" if sweep.directions[0] != "maximize" else "min"
-        ax.figure.colorbar(drawn, ax=ax, label=f"final {sweep.metric}", extend=extend, pad=0.01)
+        bar = ax.figure.colorbar(drawn, ax=ax, label=f"final {sweep.metric}", extend=extend, pad=0.01)
+        if isinstance(norm, LogNorm):
+            plain_ticks(bar.ax.yaxis)
     ax.legend(handles=handles, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=4)
     ax.set_title(f"{_short(x, y)}: final {sweep.metric} and shape", loc="left", fontsize="medium")
 
@@ -81,21 +87,30 @@ def _short(x: str, y: str) -> str:
     return f"{names[x]} × {names[y]}"
 
 
-def _place(ax: Axes, values: pd.Series, which: str) -> pd.Series:
-    """Positions on the axis `which` of `ax`, whose scale and ticks are set."""
-    axis = ax.xaxis if which == "x" else ax.yaxis
+def _place(axis: Axis, values: pd.Series) -> tuple[pd.Series, bool]:
+    """Positions on the axis, whose scale and ticks are set, and whether they are those of choices."""
     is_number = values.map(lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool)).all()
-    if is_number and values.nunique() > 6:
+    if is_number and values.nunique() > N_CHOICES:
         numbers = values.astype(float)
         if numbers.min() > 0 and numbers.max() > SPREAD_LOG * numbers.min():
             logarithmic(axis)
-        return numbers
+        return numbers, False
     choices = sorted(values.unique()) if is_number else sorted(values.astype(str).unique())
-    place = values.map(choices.index) if is_number else values.astype(str).map(choices.index)
     axis.set_ticks(range(len(choices)), [f"{c:g}" if is_number else c for c in choices])
-    # Apart by rank within a choice, the same in every drawing.
-    apart = place.groupby(place).transform(lambda own: np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else 0.0)
-    return place.astype(float) + apart
+    return (values if is_number else values.astype(str)).map(choices.index).astype(float), True
+
+
+def _apart(at: pd.DataFrame, choice_x: bool, choice_y: bool) -> pd.DataFrame:
+    """Points x, y that share a choice, or two, set a little apart, the same in every drawing."""
+    if not (choice_x or choice_y):
+        return at
+    shared = [axis for axis, is_choice in (("x", choice_x), ("y", choice_y)) if is_choice]
+    cells = at.groupby(shared)
+    rank, n = cells.cumcount(), cells["x"].transform("size")
+    n_columns = np.ceil(np.sqrt(n)) if len(shared) == 2 else n
+    spread = dict(zip(shared, (rank % n_columns, rank // n_columns), strict=False))
+    # Cells are half a choice wide; a row that is not full keeps its spacing.
+    return at.assign(**{a: at[a] + 0.5 * ((place + 0.5) / n_columns - 0.5) for a, place in spread.items()})
 
 
 def _colours(final: pd.Series, largest_is_best: bool) -> Normalize:

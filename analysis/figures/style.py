@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import LogFormatter, LogLocator
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from analysis.load import Sweep
@@ -79,11 +79,21 @@ def add_lines(ax: Axes, lines: Sequence[Points], **style: Any) -> None:
 
 
 def logarithmic(axis: Axis) -> None:
-    """Make an axis logarithmic, its ticks plain numbers: 0.01 is read faster than a power of ten, and drawn faster."""
+    """Make an axis logarithmic, with plain ticks."""
     axis.axes.set(xscale="log") if axis is axis.axes.xaxis else axis.axes.set(yscale="log")
+    plain_ticks(axis)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers: 0.01 is read faster than a power of ten, and drawn faster."""
+
+    def minor(value: float, _: float) -> str:
+        low, high = axis.get_view_interval()
+        return f"{value:g}" if high < 100 * low else ""
+
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
-    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.0, 0.4)))
+    axis.set_minor_formatter(minor)
 
 
 def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
