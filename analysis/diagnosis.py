@@ -183,7 +183,7 @@ def _flat(facts: Facts, s: Signals) -> Diagnosis | None:
 
 def _flat_since(facts: Facts, s: Signals) -> float:
     """Where a flat curve without a significant stall came near its end: within noise, or a tenth of its fall."""
-    near = s.level + max(2 * s.noise, 0.1 * max(facts.fall, 0.0))
+    near = s.level + max(4 * s.noise, 0.1 * max(facts.fall, 0.0))
     above = (facts.losses[: s.n_reports] > near).nonzero()[0]
     at = int(above[-1]) + 1 if len(above) else 0
     return float(facts.steps[min(at, s.n_reports - 1)])

@@ -298,11 +298,9 @@ def _course(n: int) -> Array:
     return np.asarray(q.T)
 
 
-@cache
-def _parabola(n: int) -> Array:
-    """Orthonormal constant, linear and quadratic rows, [3, n]."""
-    grid = np.linspace(-1, 1, n)
-    q, _ = np.linalg.qr(np.stack([np.ones(n), grid, grid * grid], axis=1))
+def _bend(time: Array) -> Array:
+    """Orthonormal rows that span a constant, t, t^2 and log(1 + 8 t) at times t from 0 to 1, [4, n]."""
+    q, _ = np.linalg.qr(np.stack([np.ones_like(time), time, time * time, np.log1p(8 * time)], axis=1))
     return np.asarray(q.T)
 
 
@@ -372,16 +370,17 @@ def _corner(x: Array, y: Array, begin: int, error: float) -> tuple[int, int, int
 
 
 def _oscillation(x: Array, y: Array) -> tuple[float | None, float]:
-    """(period in steps, amplitude) of the strongest sine around a parabola, (None, 0.0) if chance explains it.
+    """(period in steps, amplitude) of the strongest sine around a bend, (None, 0.0) if chance explains it.
 
-    Fisher's g test (1929) on the periodogram of the points, taken as equally spaced; at least three periods must fit.
+    Fisher's g test (1929) on the periodogram at the points' own times; at least three periods must fit.
     """
     n = len(y)
     if n < 2 * N_TAIL:
         return None, 0.0
-    basis = _parabola(n)
+    time = (x - x[0]) / (x[-1] - x[0])
+    basis = _bend(time)
     residual = y - basis.T @ (basis @ y)
-    power = np.abs(np.fft.rfft(residual))[1:] ** 2
+    power = _periodogram(time, residual)
     total = float(power.sum())
     k = int(power.argmax()) + 1
     if k < 3 or total <= 1e-20 * n * n * float(np.ptp(y)) ** 2:
@@ -390,3 +389,12 @@ def _oscillation(x: Array, y: Array) -> tuple[float | None, float]:
     if m * (1 - g) ** (m - 1) > 0.01:
         return None, 0.0
     return float(x[-1] - x[0]) / (n - 1) * n / k, 2 * math.sqrt(float(power[k - 1])) / n
+
+
+def _periodogram(time: Array, values: Array) -> Array:
+    """Power at 1, 2, ... n / 2 periods over times from 0 to 1; by Fourier's sum itself where they are not even."""
+    n = len(values)
+    if np.ptp(np.diff(time)) * n < 0.1:
+        return np.asarray(np.abs(np.fft.rfft(values))[1:] ** 2)
+    periods = np.arange(1, n // 2 + 1)
+    return np.asarray(np.abs(np.exp(-2j * np.pi * (n - 1) / n * np.outer(periods, time)) @ values) ** 2)
