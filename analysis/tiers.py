@@ -18,6 +18,8 @@ Indices = NDArray[Any]  # of integers
 # about one (benchmarks/README.md).
 ALPHA = 0.04
 POWER = 0.9  # how often a difference of `smallest_difference` is found
+# A spread from two or three seeds alone would separate nothing, not even a setting that exploded.
+LEAST_PRIOR_DF = 4.0
 ROUNDING = 1e-12  # relative error of a sum
 N_SEEDS_MOST = 50  # a first place that more seeds than this would be needed for is not worth settling
 
@@ -62,9 +64,10 @@ def from_curves(levels: Array, standard_errors: Array, df: Array) -> Estimates:
 def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
     """Runs [n] of settings 0..k-1 (all present). seed: runs with an equal number >= 0 are paired, -1 with none.
 
-    The model is value = setting + seed + error, by least squares; seeds that fewer than two repeated settings share
-    have no effect of their own. Settings may differ in noise: variances are drawn towards a common one as far as
-    the data say that they are alike (Smyth 2004, doi 10.2202/1544-6115.1027, eq. for d0 and s0).
+    The model is value = setting + seed + error, by least squares, in which settings that vary more between seeds weigh
+    less; seeds that fewer than two repeated settings share have no effect of their own. Settings may differ in noise:
+    variances are drawn towards a common one as far as the data say that they are alike, but at least as if that one
+    were known from 4 degrees of freedom (Smyth 2004, doi 10.2202/1544-6115.1027, eq. for d0 and s0).
     Variances are NaN if no setting has two runs.
     """
     k = int(setting.max()) + 1
@@ -72,24 +75,31 @@ def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
     members = np.zeros((len(value), k))
     members[np.arange(len(value)), setting] = 1.0
     average = (members / n_runs).T  # [k, n]
+    centred = value - members @ (average @ value)
+    weight = _weight(np.bincount(setting, centred**2, minlength=k).astype(np.float64), n_runs)[setting, None]
     shared = _shared_seeds(setting, seed, n_runs)
     dummies = (seed[:, None] == shared[None, :]).astype(np.float64)  # [n, seeds]
     shares = average @ dummies
     within = dummies - members @ shares
-    covariance = np.linalg.pinv(within.T @ within, hermitian=True)
-    centred = value - members @ (average @ value)
-    effects = covariance @ (within.T @ centred)
+    covariance = np.linalg.pinv(within.T @ (weight * within), hermitian=True)
+    effects = covariance @ ((weight * within).T @ centred)
     mean = average @ value - shares @ (effects - effects.mean() if len(effects) else effects)
     residual = centred - within @ effects
     rounding = ROUNDING * float(np.abs(value).max())
     if np.abs(residual).max() < rounding:  # the same number for every seed: what is left is arithmetic, no noise
         residual, mean = np.zeros_like(residual), np.round(mean / rounding) * rounding
-    leverage = 1.0 / n_runs[setting] + np.einsum("ns,st,nt->n", within, covariance, within)
+    leverage = 1.0 / n_runs[setting] + np.einsum("ns,st,nt->n", weight * within, covariance, within)
     df = np.maximum(n_runs - np.bincount(setting, leverage, minlength=k), 0.0)
     df[df < 1e-9] = 0.0
     squares = np.bincount(setting, residual**2, minlength=k).astype(np.float64)
     variance, df, noise, df_all = _moderated(squares, df)
     return Estimates(mean, variance, df, n_runs, noise, df_all, shares, covariance)
+
+
+def _weight(squares: Array, n_runs: Array) -> Array:
+    """How much each setting, [k], says of the seeds' effects: 1, less if its seeds vary more than is typical."""
+    variance, _, noise, _ = _moderated(squares, n_runs - 1)
+    return noise**2 / variance if noise > 0 else np.ones(len(n_runs))
 
 
 def _shared_seeds(setting: Indices, seed: Indices, n_runs: Array) -> Indices:
@@ -114,7 +124,7 @@ def _moderated(squares: Array, df: Array) -> tuple[Array, Array, float, float]:
         logs = np.log(own) - digamma(d / 2) + np.log(d / 2)
         excess = float(np.var(logs, ddof=1) - np.mean(polygamma(1, d / 2)))
         if excess > 0:
-            prior_df = 2 * _inverse_trigamma(excess)
+            prior_df = max(LEAST_PRIOR_DF, 2 * _inverse_trigamma(excess))
             prior = math.exp(float(np.mean(logs)) + float(digamma(prior_df / 2)) - math.log(prior_df / 2))
     if math.isinf(prior_df):
         return np.full(len(df), pooled), np.full(len(df), df_all), math.sqrt(pooled), df_all

@@ -56,6 +56,14 @@ def test_an_exploding_setting_does_not_blur_the_others() -> None:
     assert found[2] == 3
 
 
+def test_an_exploding_setting_does_not_blur_those_it_shares_seeds_with() -> None:
+    """The seeds' effects are learned from the quiet settings: a wild one with the same seeds leaves them apart."""
+    rng = np.random.default_rng(0)
+    quiet = np.array([2.0, 3.0, 4.0])[:, None] + rng.normal(0, 0.003, (3, 3))
+    wild = np.array([[30.0, 76.0, 40.0]])
+    assert list(tiers(from_seeds(*runs([list(v) for v in np.concatenate([quiet, wild])])))[:3]) == [1, 2, 3]
+
+
 def test_missing_seeds_are_made_up_for() -> None:
     """With strong effects of the seeds, a setting that ran only the hard seed is not thought worse for it."""
     rng = np.random.default_rng(0)
