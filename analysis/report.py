@@ -42,6 +42,8 @@ def write_report(folder: Path) -> Sequence[Path]:
 
 def report(sweep: Sweep) -> Document:
     """What there is to say of a sweep; figures are drawn only when the document is written."""
+    if sweep.trials.empty:
+        return Document(sweep.name, _about(sweep), words.searched(sweep), [])
     ranking, diagnosis = rank(sweep), diagnose(sweep)
     sections = [
         _ranking(ranking),

@@ -38,14 +38,14 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
 
     ranking: of `analysis.ranking.rank`. diagnosis: of `analysis.diagnosis.diagnose`.
     """
-    if sweep.trials.empty:
-        return f"{sweep.name}: no trial has begun."
     return " ".join([searched(sweep), *won(ranking), *went_wrong(diagnosis), *to_try(sweep, diagnosis)])
 
 
 def searched(sweep: Sweep) -> str:
     """How many trials over which parameters, in which tried ranges, and how they ended."""
     trials = sweep.trials
+    if trials.empty:
+        return f"No trial of {sweep.name} has begun."
     params = varied(trials)
     named = [f"{name} ({_range(trials[column])})" for name, column in list(params.items())[:N_NAMED]]
     more = len(params) - len(named)
@@ -60,7 +60,7 @@ def won(ranking: Ranking) -> list[str]:
     outcome = [sentence for sentence in ranking.sentences() if sentence not in ranking.warnings]
     if not ranking.first:
         return ["No setting has completed, so none has won."]
-    lead = ranking.table.iloc[0]
+    lead = ranking.table.astype(object).iloc[0]  # each value of its own type
     interval = f" (95 % interval {lead['low']:.4g} to {lead['high']:.4g})" if np.isfinite(lead["low"]) else ""
     params = varied(ranking.table)
     values = [f"{name}={_value(lead[column])}" for name, column in params.items() if not pd.isna(lead[column])]

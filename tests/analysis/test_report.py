@@ -1,0 +1,129 @@
+"""The report: one page that needs nothing else, and the same in Markdown."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.document import Document, Items, Picture, Section, Table, as_html, as_markdown
+from analysis.load import Sweep
+from analysis.report import report
+
+Make = Callable[..., Sweep]
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and keeps what a browser would fetch, the texts, and the cells."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.texts: list[str] = []
+        self.ids: list[str] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        given = dict(attrs)
+        self.fetched += [value or "" for key, value in attrs if key in ("src", "href")]
+        self.ids += [given["id"] or ""] if "id" in given else []
+        assert tag != "img" or given.get("alt")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def page_of(document: Document) -> str:
+    return as_html(document, {picture.name: picture.png() for picture in document.pictures})
+
+
+AWKWARD = {
+    "one trial": {"n_trials": 1, "n_reports": 1},
+    "all pruned": {"state": "pruned"},
+    "all running": {"state": "running"},
+    "nothing finite": {"finite": False},
+    "repeats, audited, larger is better": {"n_seeds": 3, "audit": True, "direction": "maximize"},
+}
+
+
+@pytest.mark.parametrize("given", AWKWARD.values(), ids=AWKWARD)
+def test_a_report_needs_nothing_else(given: dict[str, object], made_sweep: Make) -> None:
+    """Whatever the sweep, the page is whole, fetches nothing, and its links lead to sections; Markdown has the same."""
+    document = report(made_sweep(**given))
+    page = Page(page_of(document))
+    links = [target for target in page.fetched if target.startswith("#")]
+    assert [target[1:] for target in links] == page.ids
+    assert all(target.startswith(("#", "data:image/png;base64,")) for target in page.fetched)
+    assert document.lead in "".join(page.texts).replace("\n", " ")
+    text = as_markdown(document)
+    assert document.lead in text
+    for section in document.sections:
+        assert f"## {section.title}" in text
+    assert re.findall(r"!\[.*?\]\((.*?)\.png\)", text) == [picture.name for picture in document.pictures]
+
+
+def test_a_report_before_the_first_trial(made_sweep: Make) -> None:
+    """A sweep without trials has a report that says so."""
+    what = made_sweep(1)
+    document = report(dataclasses.replace(what, trials=pd.DataFrame(), curves=what.curves.iloc[:0]))
+    assert "No trial of made has begun." in "".join(Page(page_of(document)).texts)
+
+
+def test_500_trials_stay_below_5_mb(made_sweep: Make) -> None:
+    """The page of 500 trials of 100 reports, with six metrics each, is smaller than 5 MB."""
+    assert len(page_of(report(made_sweep(500, 100, audit=True))).encode()) < 5e6
+
+
+def test_what_users_name_is_text_not_markup() -> None:
+    """Names and reasons with <, & or | come out as they are, in HTML and in Markdown."""
+    frame = pd.DataFrame({"<b>": ["a|b & <script>"], "n": [0.123456789]})
+    document = Document(
+        "<t>", "x & y", "a `<code>` b", [Section("A & B", ["p <i>", Items(["<li>"]), Table("<c>", frame)])]
+    )
+    page = Page(as_html(document, {}))
+    assert {"<t>", "x & y", "<code>", "p <i>", "<li>", "<c>", "<b>", "a|b & <script>"} <= set(page.texts)
+    assert "0.1235" in page.texts
+    assert "| a\\|b & <script> | 0.1235 |" in as_markdown(document)
+
+
+def test_pictures_are_drawn_as_asked() -> None:
+    """A picture is a PNG of the size asked for, whatever the reader's own matplotlib settings."""
+    png = Picture("p", "c", lambda figure: figure.subplots().plot([1, 2]), (2.0, 1.0)).png()
+    assert png.startswith(b"\x89PNG")
+    assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == (240, 120)
+
+
+def test_the_command_writes_the_report(tmp_path: Path) -> None:
+    """`python -m analysis report DIR` on a real sweep writes page, Markdown and pictures, and prints their paths."""
+    app = Path(__file__).parent.parent / "apps" / "parabola.py"
+    sweep = [
+        sys.executable,
+        str(app),
+        "--multirun",
+        "hydra/sweeper=iolaus",
+        "lr=tag(log, interval(1e-3, 2))",
+        "hydra.sweeper.n_trials=4",
+    ]
+    where = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweeper.report=null"]
+    subprocess.run([*sweep, *where], check=True, capture_output=True, cwd=tmp_path, timeout=100)
+    command = [sys.executable, "-m", "analysis", "report", str(tmp_path / "sweep"), "--json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+    paths = json.loads(done.stdout)
+    assert "4 trials" in Path(paths["html"]).read_text()
+    text = Path(paths["markdown"]).read_text()
+    for name in re.findall(r"\]\((.*?\.png)\)", text):
+        assert (Path(paths["markdown"]).parent / name).stat().st_size > 1000

@@ -1,0 +1,102 @@
+"""The first paragraph: every sentence supported by numbers, no certainty that is not there."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.load import Sweep
+from analysis.ranking import Ranking, rank
+from analysis.words import paragraph, searched, to_try, went_wrong, won
+
+Make = Callable[..., Sweep]
+
+
+def diagnosed(what: Sweep, shapes: list[str], cures: list[tuple[str, ...]] | None = None) -> pd.DataFrame:
+    frame = pd.DataFrame({"shape": shapes}, index=what.trials.index)
+    return frame.assign(cure=cures or [()] * len(frame))
+
+
+def ranking(estimates: list[float], tiers: list[int], **given: object) -> Ranking:
+    table = pd.DataFrame(
+        {
+            "setting": range(len(tiers)),
+            "estimate": estimates,
+            "low": [e - 0.1 for e in estimates],
+            "high": [e + 0.1 for e in estimates],
+            "tier": pd.array(tiers, dtype="Int64"),
+            "params.optim.lr": [0.1 * (i + 1) for i in range(len(tiers))],
+            "params.same": 1,
+        }
+    )
+    usual = {
+        "of": "objective", "larger_is_better": False, "noise": 0.05, "noise_source": "seeds",
+        "smallest_difference": 0.2, "seeds_to_settle": 3, "warnings": ("Beware.",),
+    }  # fmt: skip
+    return Ranking(table=table, **{**usual, **given})  # type: ignore[arg-type]
+
+
+def test_what_was_searched_is_counted_and_ranged(made_sweep: Make) -> None:
+    """Trials, how they ended, and what was tried of each parameter that varies; fixed ones are not searched."""
+    what = made_sweep(6)
+    said = searched(dataclasses.replace(what, trials=what.trials.assign(**{"params.fixed": 3})))
+    lr = what.trials["params.optim.lr"]
+    assert said.startswith("6 trials of made tried ")
+    assert f"optim.lr ({lr.min():.3g} to {lr.max():.3g})" in said
+    assert "batch_size (32, 64)" in said
+    assert "fixed" not in said
+    assert said.endswith(": 3 completed, 2 ended early and 1 failed.")
+
+
+@pytest.mark.parametrize(("tiers", "certain"), [([1, 2, 2], True), ([1, 1, 2], False)])
+def test_a_shared_first_place_is_no_victory(tiers: list[int], certain: bool) -> None:
+    """A leader that cannot be told from the next only leads, and what would settle it is said; warnings stay out."""
+    said = " ".join(won(ranking([1.0, 1.05, 2.0], tiers)))
+    assert "objective 1 (95 % interval 0.9 to 1.1), with optim.lr=0.1" in said
+    assert ("Setting 0 came first" in said) is certain
+    assert ("Setting 0 leads" in said) is not certain
+    assert ("seeds" in said and "would settle it" in said) is not certain
+    assert "Beware" not in said
+
+
+def test_no_interval_is_claimed_where_none_is_known() -> None:
+    """Without noise there is no interval; without a completed setting there is no winner."""
+    unknown = ranking([1.0, 2.0], [1, 1], noise=math.nan, noise_source="none", smallest_difference=math.nan)
+    unknown = dataclasses.replace(unknown, table=unknown.table.assign(low=np.nan, high=np.nan))
+    assert "interval" not in " ".join(won(unknown))
+    none = dataclasses.replace(unknown, table=unknown.table.assign(tier=pd.array([None, None], dtype="Int64")))
+    assert won(none) == ["No setting has completed, so none has won."]
+
+
+def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:
+    """What went wrong is what the diagnosis counts; healthy shapes are no ills."""
+    what = made_sweep(6)
+    shapes = ["stalled", "exploded", "stalled", "converged", "improving", "stalled"]
+    assert went_wrong(diagnosed(what, shapes)) == ["What went wrong most, of 6 trials: 3 stalled and 1 exploded."]
+    assert went_wrong(diagnosed(what, ["converged"] * 6)) == ["None of the 6 trials shows an ill."]
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_cures_of_the_best_ill_trials_come_first(direction: str, made_sweep: Make) -> None:
+    """The most promising ill trials are cured first, each cure is named once, and the healthy need none."""
+    what = made_sweep(4, direction=direction)
+    sign = 1 if direction == "minimize" else -1
+    what = dataclasses.replace(what, trials=what.trials.assign(final=[sign * v for v in (3.0, 1.0, 2.0, 0.5)]))
+    cures = [("optim.lr=0.1",), ("optim.lr=0.2", "clip=norm"), ("optim.lr=0.1",), ("optim.lr=0.9",)]
+    said = to_try(what, diagnosed(what, ["slow", "stalled", "slow", "converged"], cures))
+    assert said == ["To try next: optim.lr=0.2 clip=norm for trial 1; optim.lr=0.1 for trial 2."]
+
+
+@pytest.mark.parametrize("state", [None, "complete", "pruned", "running"])
+@pytest.mark.parametrize("finite", [True, False])
+def test_a_paragraph_is_whole_sentences(state: str | None, finite: bool, made_sweep: Make) -> None:
+    """Whatever the sweep holds, the paragraph says nothing of nan or None and ends its sentences."""
+    what = made_sweep(8, state=state, finite=finite)
+    said = paragraph(what, rank(what), diagnosed(what, ["stalled"] * 8))
+    assert not re.search(r"\b(nan|None|inf)\b", said)
+    assert re.fullmatch(r"([^\s].*\.)", said)
+    assert searched(dataclasses.replace(what, trials=pd.DataFrame())) == "No trial of made has begun."
