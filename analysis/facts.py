@@ -232,10 +232,13 @@ def _order(name: str) -> int:
     return VALIDATION_PREFIXES.index(name.replace("/", "_").partition("_")[0])
 
 
-def split(curves: pd.DataFrame, metric: str | None) -> dict[int, Curve]:
-    """One metric's curve of each trial: steps strictly rising (of a repeated step the last report), values."""
-    rows = curves.loc[curves["metric"] == metric, ["trial", "step", "value"]]
-    trial, step, value = (rows[name].to_numpy() for name in ("trial", "step", "value"))
+def split(curves: pd.DataFrame, metric: str | None, column: str = "value") -> dict[int, Curve]:
+    """One metric's curve of each trial: steps strictly rising (of a repeated step the last report), values.
+
+    column: what of the rows to take, `value`, `seconds` or `examples`.
+    """
+    rows = curves.loc[curves["metric"] == metric, ["trial", "step", column]]
+    trial, step, value = (rows[name].to_numpy() for name in ("trial", "step", column))
     if not len(trial):
         return {}
     order = np.lexsort((np.arange(len(step)), step, trial))
@@ -267,9 +270,9 @@ class _Floor:
     """The lowest smoothed loss that any of several curves reached by a step; NaN for a single curve."""
 
     def __init__(self, curves: Mapping[int, Curve]) -> None:
-        smooth = [_smooth(*curve) for curve in curves.values()] if len(curves) > 1 else []
-        steps = np.concatenate([s for s, _ in smooth]) if smooth else np.empty(0)
-        lows = np.concatenate([v for _, v in smooth]) if smooth else np.empty(0)
+        courses = [smooth(*curve) for curve in curves.values()] if len(curves) > 1 else []
+        steps = np.concatenate([s for s, _ in courses]) if courses else np.empty(0)
+        lows = np.concatenate([v for _, v in courses]) if courses else np.empty(0)
         order = np.argsort(steps, kind="stable")
         self._steps, self._lows = steps[order], np.minimum.accumulate(lows[order])
 
@@ -278,7 +281,7 @@ class _Floor:
         return float(self._lows[i - 1]) if i else math.nan
 
 
-def _smooth(steps: Array, values: Array) -> Curve:
+def smooth(steps: Array, values: Array) -> Curve:
     """The smoothed loss as `signals` sees it, up to the first value that is not finite."""
     finite = np.isfinite(values)
     n = len(finite) if finite.all() else int(finite.argmin())
@@ -291,7 +294,7 @@ def _smooth(steps: Array, values: Array) -> Curve:
 
 
 def _level_at(steps: Array, values: Array, step: float) -> float:
-    x, y = _smooth(steps, values)
+    x, y = smooth(steps, values)
     return float(np.interp(step, x, y)) if len(x) else math.nan
 
 

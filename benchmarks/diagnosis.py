@@ -4,8 +4,8 @@
 
 A curve is its shape's course (see `COURSES`: the start is 1 and the lowest of the sweep 0, u is the share of the run),
 with autocorrelated noise, on irregular steps, scaled and shifted at random. Rules were developed on the set
-`development`; `held_out` has other seeds and wider ranges of every quantity. What a sweep knows of the other trials (the
-loss at the start and the lowest so far) comes from a good curve of the same sweep.
+`development`; `held_out` has other seeds and wider ranges of every quantity. What a sweep knows of the other trials
+(the loss at the start and the lowest so far) comes from a good curve of the same sweep.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def improving(u: Array, rng: np.random.Generator) -> Array:
 
 
 def broken(u: Array, rng: np.random.Generator) -> Array:
-    return 1 - 0.3 * u
+    return 1 - rng.uniform(0, 0.5) * u
 
 
 COURSES: dict[str, Course] = {

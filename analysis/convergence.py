@@ -1,0 +1,210 @@
+"""How each trial converged, in numbers, on an axis of steps, examples or seconds."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import CensoredData, ecdf
+
+from analysis.facts import Array, Facts, gather, loss_metrics, smooth, split
+from analysis.load import Sweep
+
+AXES = ("step", "examples", "seconds")
+
+
+def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -> pd.DataFrame:
+    """How each trial converged; one row per trial that ran, index trial (number).
+
+    Losses are in the metric's unit and to be minimised (a maximised metric has its sign changed), and are those of
+    the training loss (`analysis.facts.loss_metrics`); smoothing and every word are those of `sweeps.signals`.
+    Columns of places are on the axis: `step`, `examples` or `seconds` (since the trial began).
+
+    state, censored (it ended early: pruned, cut off, still running), last (where it ended), n_reports (finite ones);
+    start (the sweep's loss before training), best and best_at (smoothed), final (mean of the last three points, robust
+    to a spike), to_target (first place with a smoothed loss of at most `target`, NaN if never), reached;
+    area (mean of log loss along the axis, NaN if a loss is not positive: lower is both faster and lower),
+    half_way (where half of the way from start to best is done), late_slope (per unit of the axis, over the last half)
+    with late_slope_low and late_slope_high (one-sided 95 %), noise (of one report), stalled_since, rebound,
+    rebound_since, period, amplitude (0 if there is no oscillation), diverged_at;
+    val_gap (final validation loss minus final), clipped (share of steps),
+    exploded_at, exploded_times (the median of the norms before it), exploded_parameter, dead_since: of the gradient.
+    What was not reported or did not happen is NaN; a trial without a finite report has NaN throughout.
+
+    target: a loss. Left out, it is `default_target(sweep)`; the frame's `attrs["target"]` says which.
+    Raises ValueError for another axis, or for examples if no trial reports them.
+    """
+    if axis not in AXES:
+        raise ValueError(f"axis={axis!r} is none of {', '.join(AXES)}")
+    gathered = gather(sweep)
+    target = _default_target(gathered) if target is None else target
+    places = split(sweep.curves, loss_metrics(sweep)[0], axis) if axis != "step" else {}
+    if axis == "examples" and not any(np.isfinite(values).any() for _, values in places.values()):
+        raise ValueError(
+            "no trial reports `examples`, so there is no such axis; report(step, examples=...) or axis=step"
+        )
+    rows = {number: _row(facts, _place(axis, places.get(number)), target) for number, facts in gathered.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_row(_NOTHING, _nowhere, math.nan)))
+    table.index.name = "trial"
+    table.attrs |= {"target": target, "axis": axis}
+    return table
+
+
+_NOTHING = Facts(steps=np.empty(0), losses=np.empty(0), n_steps=0)
+
+
+def _nowhere(_: float | None) -> float:
+    return math.nan
+
+
+def _place(axis: str, known: tuple[Array, Array] | None) -> Callable[[float | None], float]:
+    """Where a step of this trial lies on the axis; NaN for no step."""
+    if axis == "step":
+        return lambda step: math.nan if step is None else float(step)
+    if known is None or not np.isfinite(known[1]).any():
+        return _nowhere
+    steps, values = known[0][np.isfinite(known[1])], known[1][np.isfinite(known[1])]
+    return lambda step: math.nan if step is None else float(np.interp(step, steps, values))
+
+
+def _row(facts: Facts, place: Callable[[float | None], float], target: float) -> dict[str, object]:
+    s, nan = facts.signals, math.nan
+    finite = s is not None and s.n_reports > 0
+    best, level, noise, trend, low, high = (
+        (s.best, s.level, s.noise, s.trend, s.trend_low, s.trend_high) if s is not None else (nan,) * 6
+    )
+    steps, losses = (
+        (facts.steps[: s.n_reports], facts.losses[: s.n_reports]) if s is not None else (_NOTHING.steps,) * 2
+    )
+    x, y = smooth(steps, losses)
+    reached = _first(x, y, target)
+    per = _steps_per_unit(facts, place)
+    e, v = facts.explosion, facts.validation
+    return {
+        "state": facts.state,
+        "censored": facts.state != "complete",
+        "last": place(float(facts.steps[-1])) if len(facts.steps) else nan,
+        "n_reports": s.n_reports if s is not None else 0,
+        "start": facts.start,
+        "best": best,
+        "best_at": place(s.best_step) if s is not None and finite else nan,
+        "final": level,
+        "to_target": place(reached),
+        "reached": reached is not None,
+        "area": _log_area(np.array([place(step) for step in steps]), losses),
+        "half_way": place(_first(x, y, (facts.start + best) / 2)),
+        "late_slope": trend * per,
+        "late_slope_low": low * per,
+        "late_slope_high": high * per,
+        "noise": noise,
+        "stalled_since": place(s.stalled_since) if s is not None else nan,
+        "rebound": s.rebound if s is not None else nan,
+        "rebound_since": place(s.rebound_since) if s is not None else nan,
+        "period": s.period_steps / per if s is not None and s.period_steps is not None else nan,
+        "amplitude": s.amplitude if s is not None else nan,
+        "diverged_at": place(s.diverged_at) if s is not None else nan,
+        "val_gap": v.level - level if v is not None else nan,
+        "clipped": facts.clipped,
+        "exploded_at": place(e.step) if e is not None else nan,
+        "exploded_times": e.times if e is not None else nan,
+        "exploded_parameter": e.parameter if e is not None else "",
+        "dead_since": place(e.dead_since) if e is not None else nan,
+    }
+
+
+def _first(steps: Array, losses: Array, level: float) -> float | None:
+    below = np.flatnonzero(losses <= level)
+    return float(steps[below[0]]) if len(below) else None
+
+
+def _steps_per_unit(facts: Facts, place: Callable[[float | None], float]) -> float:
+    """Steps per unit of the axis over the last half of the trial; NaN for fewer than two reports."""
+    if len(facts.steps) < 2:
+        return math.nan
+    begin, end = float(facts.steps[len(facts.steps) // 2 - 1]), float(facts.steps[-1])
+    width = place(end) - place(begin)
+    return (end - begin) / width if width > 0 else math.nan
+
+
+def _log_area(x: Array, losses: Array) -> float:
+    if len(x) < 2 or not np.all(losses > 0) or not x[-1] > x[0]:
+        return math.nan
+    return float(np.trapezoid(np.log(losses), x) / (x[-1] - x[0]))
+
+
+def default_target(sweep: Sweep) -> float:
+    """A loss that half of the completed trials reach: the median of their best smoothed losses; NaN if there is none.
+
+    Without a completed trial it is that of all trials.
+    """
+    return _default_target(gather(sweep))
+
+
+def _default_target(gathered: dict[int, Facts]) -> float:
+    best = {
+        state: [f.signals.best for f in gathered.values() if f.signals and state in (f.state, "")]
+        for state in ("complete", "")
+    }
+    known = np.array(best["complete"] or best[""])
+    known = known[np.isfinite(known)]
+    return float(np.median(known)) if len(known) else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class TimeToTarget:
+    """How long trials need to reach a loss, with those that did not in the count.
+
+    n_trials, n_reached. median, low, high: where half of the trials have reached the target, and its 95 % interval;
+    infinity where fewer than half ever do. at, share: the estimated share of trials that reached it by each place.
+    """
+
+    target: float
+    axis: str
+    n_trials: int
+    n_reached: int
+    median: float
+    low: float
+    high: float
+    at: Array
+    share: Array
+
+
+def time_to_target(table: pd.DataFrame) -> TimeToTarget:
+    """Kaplan and Meier's (1958) estimate of the time to the target, from the rows of a `convergence` table.
+
+    A trial that ended early had not reached the target by then: it is censored there, not dropped. One that diverged
+    never will: it is censored at the longest place of the table. Intervals: Greenwood's on the log-log scale, as
+    scipy has it. Pruned trials were ended because they did badly, which the estimate does not know: it is optimistic.
+    Raises ValueError for a table without trials that have a finite report.
+    """
+    rows = table[table["n_reports"] > 0]
+    if rows.empty:
+        raise ValueError("no trial has a finite report, so none has a time to a target")
+    longest = float(rows["last"].max())
+    reached = rows["reached"].to_numpy(bool)
+    ended = np.where(rows["diverged_at"].notna(), longest, rows["last"])
+    data = CensoredData(uncensored=rows.loc[reached, "to_target"].to_numpy(float), right=ended[~reached])
+    estimate = ecdf(data).cdf
+    median, low, high = (math.inf,) * 3
+    if reached.any():
+        with warnings.catch_warnings():  # scipy says where the formula has no bound; the bound is NaN there
+            warnings.simplefilter("ignore", RuntimeWarning)
+            interval = estimate.confidence_interval(method="log-log")
+        median, low, high = (
+            _crossing(estimate.quantiles, p)
+            for p in (estimate.probabilities, interval.high.probabilities, interval.low.probabilities)
+        )
+    target, axis = table.attrs.get("target", math.nan), table.attrs.get("axis", "step")
+    return TimeToTarget(
+        target, axis, len(rows), int(reached.sum()), median, low, high, estimate.quantiles, estimate.probabilities
+    )
+
+
+def _crossing(at: Array, share: Array) -> float:
+    """Where a share first is a half; infinity if never. Unknown bounds (NaN) do not cross."""
+    over = np.flatnonzero(np.nan_to_num(share) >= 0.5 - 1e-12)
+    return float(at[over[0]]) if len(over) else math.inf
