@@ -14,13 +14,15 @@ from analysis.diagnosis import diagnose
 from analysis.document import Block, Document, Items, Picture, Section, Table, as_html, as_markdown
 from analysis.figures.map import N_CHOICES
 from analysis.figures.style import lines_of, shape_name, short_names, varied
-from analysis.importance import importance, shares
+from analysis.importance import importance, interactions, shares
 from analysis.load import Sweep, load
+from analysis.pareto import pareto
 from analysis.pruning import pruning
 from analysis.ranking import Ranking, rank
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
+SIGNIFICANT = 0.05
 
 
 def write_report(folder: Path) -> Sequence[Path]:
@@ -46,7 +48,7 @@ def report(sweep: Sweep) -> Document:
         return Document(sweep.name, _about(sweep), words.searched(sweep), [])
     ranking, diagnosis = rank(sweep), diagnose(sweep)
     sections = [
-        _ranking(ranking),
+        _ranking(sweep, ranking),
         _curves(sweep, diagnosis),
         _shapes(sweep, diagnosis),
         _parameters(sweep, diagnosis),
@@ -79,7 +81,7 @@ def _about(sweep: Sweep) -> str:
     return " · ".join(said)
 
 
-def _ranking(ranking: Ranking) -> Section:
+def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     table = ranking.table[ranking.table["tier"].notna()]
     params = varied(table)
     names = short_names(list(params))
@@ -95,7 +97,12 @@ def _ranking(ranking: Ranking) -> Section:
         (8.0, height),
     )
     blocks: list[Block] = [Items(ranking.warnings)] if ranking.warnings else []
-    return Section("Ranking", [*blocks, picture, Table("Completed settings", frame)] if len(table) else blocks)
+    if len(table):
+        front = pareto(sweep, ranking)
+        front = front[front["on_front"]].drop(columns="on_front").rename(columns=lambda c: c.replace("_", " "))
+        caption = "Settings that no other beats in tier, speed, noise and seconds at once"
+        blocks += [picture, Table("Completed settings", frame), Table(caption, front)]
+    return Section("Ranking", blocks)
 
 
 def _curves(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
@@ -170,6 +177,10 @@ def _parameters(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
         names_shown = {"chance": "by chance", "beyond_chance": "beyond chance"}
         caption = "Which parameters separate the best tenth of the trials from the rest (PED-ANOVA)"
         blocks.append(Table(caption, frame.rename(columns=names_shown)))
+    together = interactions(sweep)
+    together = together[together["p"] < SIGNIFICANT]
+    if len(together):
+        blocks.append(Table("Pairs of parameters whose effects do not just add up (F test, Holm)", together))
     return Section("What mattered", blocks)
 
 

@@ -36,7 +36,9 @@ def test_commands_run(tmp_path: Path) -> None:
         words = [str(tmp_path / "multirun/quickstart") if word == "CURVES.parquet" else word for word in words]
         trains = words[2] == "trainer" and "audit" not in words
         run([*words, *SHORT] if trains else words, tmp_path)
-    assert (tmp_path / "multirun/quickstart/report/curves.png").stat().st_size > 10_000
+    report = tmp_path / "multirun/quickstart/report"
+    assert (report / "curves.png").stat().st_size > 10_000
+    assert "4 trials of quickstart tried" in (report / "index.html").read_text()
 
 
 def test_make_targets_exist() -> None:

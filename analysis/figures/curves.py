@@ -90,6 +90,7 @@ def draw_curves(
     value_limits(ax, raw.values())
     last = max(curve[-1, 0] for curve in raw.values())
     ax.set_xlim(0, max(last, 1) * 1.01)
+    ax.xaxis.set_major_formatter("{x:,.10g}")
     ax.legend(handles=handles, frameon=False, fontsize="small")
     ax.set_title(f"{sweep.name}: {len(sweep.trials)} trials", loc="left", fontsize="medium")
     if rate_ax is not None:
