@@ -87,8 +87,8 @@ def run_sweep(
         session = _record(optuna_study, settings, config, sweep_dir, gpus)
         progress = Progress(
             console,
-            plans.n_trials * plans.n_repeats,
-            plans.n_trials * plans.n_repeats - study.n_to_ask,
+            max(plans.n_trials * plans.n_repeats, study.n_to_ask),  # more may be queued than n_trials asks for
+            max(plans.n_trials * plans.n_repeats - study.n_to_ask, 0),
             len(slots),
             study.sign,
             settings.metric,
