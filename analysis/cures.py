@@ -59,16 +59,18 @@ class Knobs:
 
     values: all settings of the trial by key; its parameters, then its config's. searched: keys of its parameters.
     ties: keys that are set as a share of the run by another: {"schedule.decay_steps": "decay_share"}.
-    choices: config group to the option chosen. good_rate: learning rate of the sweep's best trials, NaN if unknown.
-    has_trainer: whether schedule and clip are the reference trainer's groups.
+    choices: config group to the option chosen. has_trainer: whether these are the reference trainer's groups.
+    step_scale: what clipping leaves of a usual step, 1 without. good_rate: the learning rate times that of the sweep's
+    best trials, NaN if unknown.
     """
 
     values: Mapping[str, Any]
     searched: frozenset[str] = frozenset()
     ties: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, str] = field(default_factory=dict)
-    good_rate: float = math.nan
     has_trainer: bool = False
+    step_scale: float = 1.0
+    good_rate: float = math.nan
 
     def key(self, role: str) -> str | None:
         """The key of a setting by its role (of NAMES), None if the config has none: searched ones first."""
@@ -84,9 +86,14 @@ class Knobs:
         value = self.values[key] if key is not None else None
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
+    @property
+    def towards_good(self) -> float:
+        """By what factor the learning rate would be that of the sweep's best trials; NaN if unknown."""
+        return self.good_rate / (self.number("lr") * self.step_scale)
 
-def all_knobs(sweep: Sweep) -> dict[int, Knobs]:
-    """The settings of each trial, by number."""
+
+def all_knobs(sweep: Sweep, facts: Mapping[int, Facts]) -> dict[int, Knobs]:
+    """The settings of each trial, by number. facts: of `analysis.facts.gather`."""
     params = [str(column) for column in sweep.trials if str(column).startswith("params.")]
     choices: Mapping[str, Any] = _at(sweep.config, "hydra", "runtime", "choices")
     asked: Mapping[str, Any] = _at(sweep.config, "hydra", "sweeper", "params")
@@ -100,7 +107,9 @@ def all_knobs(sweep: Sweep) -> dict[int, Knobs]:
         chosen = {**choices, **{key: value for key, value in own.items() if key in choices}}
         other = [group for group in chosen if chosen[group] != choices.get(group)]
         kept = {key: value for key, value in config.items() if key.partition(".")[0] not in other}
-        found[int(number)] = Knobs({**kept, **own}, frozenset(own), ties, chosen, has_trainer=has_trainer)
+        knobs = Knobs({**kept, **own}, frozenset(own), ties, chosen, has_trainer)
+        scale = knobs.number("threshold") / facts[int(number)].usual_norm if chosen.get("clip") == "norm" else math.nan
+        found[int(number)] = replace(knobs, step_scale=float(np.fmin(scale, 1.0)))
     return _with_good_rates(sweep, found)
 
 
@@ -115,23 +124,25 @@ def _with_good_rates(sweep: Sweep, knobs: Mapping[int, Knobs]) -> dict[int, Knob
     for number, own in knobs.items():
         peers = of_optimizer.get(own.choices.get("optim"), [])
         best = [n for n in peers[: max(3, round(GOOD_SHARE * len(peers)))] if n != number]
-        rates = np.array([rate for n in best if (rate := knobs[n].number("lr")) > 0])
+        rates = np.array([rate for n in best if (rate := knobs[n].number("lr") * knobs[n].step_scale) > 0])
         is_known = len(peers) > N_PEERS and len(rates)
         done[number] = replace(own, good_rate=float(np.exp(np.log(rates).mean()))) if is_known else own
     return done
 
 
 def cure(diagnosis: Diagnosis, facts: Facts, knobs: Knobs) -> Cure:
-    """What to change about a trial of this shape; NO_CURE for one that is well, words alone where no setting is known."""
+    """What to change about a trial of this shape; NO_CURE if it is well, words alone where no setting is known."""
     match diagnosis.shape:
         case "exploded" | "died":
             return _calmer(facts, knobs)
         case "slow" | "underfitting":
             if _is_spent(facts):
                 return _slower_decay(facts, knobs)
-            return _calmer(facts, knobs) if _is_unstable(facts, knobs) else _other_rate(facts, knobs, up=True)
+            return _calmer(facts, knobs) if _is_unstable(facts, knobs) else _other_rate(knobs, up=True)
         case "fast_then_flat" | "oscillating" | "stalled":
-            return _slower_decay(facts, knobs) if _is_spent(facts) else _lower_late(facts, knobs)
+            if _is_spent(facts):
+                return _slower_decay(facts, knobs)
+            return _other_rate(knobs, up=True) if knobs.towards_good > LEAST else _lower_late(facts, knobs)
         case "rebound":
             return _lower_late(facts, knobs)
         case "overfitting":
@@ -147,75 +158,80 @@ def _is_spent(facts: Facts) -> bool:
 
 
 def _is_unstable(facts: Facts, knobs: Knobs) -> bool:
-    """Whether a high, flat loss speaks of a rate too high: it has jumped, or rates of better trials are much lower."""
-    if facts.explosion is not None:
+    """Whether a high loss speaks of a rate too high: it has jumped, or the rates of better trials are much lower."""
+    if facts.explosion is not None and knobs.key("threshold") is None:
         return True
     s = facts.signals
     jumped = s is not None and np.nanmax(facts.losses) > facts.start + 0.1 * facts.room + 4 * s.noise
-    return bool(jumped) or knobs.number("lr") > LEAST * knobs.good_rate
+    return bool(jumped) or knobs.towards_good < 1 / LEAST
 
 
 def _calmer(facts: Facts, knobs: Knobs) -> Cure:
-    """A lower rate from the start, and clipping where there is none: at the norm usual before the explosion."""
-    lower = _other_rate(facts, knobs, up=False)
-    if knobs.has_trainer and knobs.choices.get("clip") == "none":
-        return Cure(
-            {**lower.values, "clip": "norm", "clip.threshold": _round(facts.usual_norm)}
-            if facts.usual_norm > 0
-            else lower.values,
-            f"{lower.advice}, and clip the gradients",
-        )
-    key = knobs.key("threshold")
-    if not lower.values and key is not None and knobs.number("threshold") > 0:
-        return Cure({key: _round(knobs.number("threshold") / MOST)}, "clip the gradients earlier")
+    """A lower rate from the start, and clipping where there is none: at the norm that was usual before an explosion."""
+    lower = _other_rate(knobs, up=False)
+    if knobs.has_trainer and knobs.choices.get("clip") == "none" and facts.usual_norm > 0:
+        clipping = {"clip": "norm", "clip.threshold": _round(facts.usual_norm)}
+        return Cure({**lower.values, **clipping}, f"{lower.advice}, and clip the gradients")
+    threshold, rate = knobs.key("threshold"), knobs.key("lr")
+    is_alone = threshold in knobs.searched and rate not in knobs.searched
+    if threshold is not None and is_alone and knobs.step_scale < 1:
+        value = knobs.number("threshold")
+        return Cure({threshold: _round(value / MOST)}, "clip the gradients at a lower threshold")
     return lower
 
 
-def _other_rate(facts: Facts, knobs: Knobs, *, up: bool) -> Cure:
+def _other_rate(knobs: Knobs, *, up: bool) -> Cure:
     """Another learning rate from the start: towards that of better trials, by 3 to 10 times."""
     words = f"{'raise' if up else 'lower'} the learning rate and start again"
     key, rate = knobs.key("lr"), knobs.number("lr")
     if key is None or not rate > 0:
         return Cure({}, words)
-    towards = knobs.good_rate / rate if up else rate / knobs.good_rate
-    factor = min(max(towards, LEAST), MOST) if math.isfinite(towards) else LEAST if up else MOST
+    factor = knobs.towards_good if up else 1 / knobs.towards_good
+    if math.isnan(factor):
+        factor = LEAST if up else MOST
+    factor = min(max(factor, LEAST), MOST)
     return Cure({key: _round(rate * factor if up else rate / factor)}, words)
 
 
 def _lower_late(facts: Facts, knobs: Knobs) -> Cure:
     """The same rate early, a lower one late: decay to a hundredth by the end; where it does so, a lower rate."""
     words = "lower the rate late in the run: a faster decay"
-    end = facts.rate_share(max(facts.n_steps, 1))
     if knobs.has_trainer and knobs.choices.get("schedule") == "constant":
         return Cure({"schedule": "cosine"}, words)
-    if not end <= 2 * END_SHARE:
-        decay = _decay(facts, knobs)
-        if decay:
-            return Cure(decay, words)
-    lower = _other_rate(facts, knobs, up=False)
-    rate = knobs.number("lr")
-    key = knobs.key("lr")
-    return Cure({key: _round(rate / LEAST)} if key is not None and rate > 0 else {}, lower.advice)
+    decay = _decay(facts, knobs, END_SHARE) if facts.rate_share(max(facts.n_steps, 1)) > 2 * END_SHARE else {}
+    if decay:
+        return Cure(decay, words)
+    key, rate = knobs.key("lr"), knobs.number("lr")
+    return Cure({key: _round(rate / LEAST)} if key is not None and rate > 0 else {}, "lower the learning rate")
 
 
 def _slower_decay(facts: Facts, knobs: Knobs) -> Cure:
-    """The rate is spent while the loss is high: decay over the whole run."""
+    """The rate is spent while the loss is high: decay to a tenth by the end, from a rate like that of better trials."""
     words = "decay more slowly: the rate is spent while the loss is high"
-    decay = _decay(facts, knobs)
-    return Cure(decay, words) if decay else Cure(_other_rate(facts, knobs, up=True).values, words)
+    decay = _decay(facts, knobs, SPENT)
+    if not decay:
+        return Cure(_other_rate(knobs, up=True).values, words)
+    if knobs.towards_good > LEAST:
+        return Cure({**decay, **_other_rate(knobs, up=True).values}, f"{words}; raise it, too")
+    return Cure(decay, words)
 
 
-def _decay(facts: Facts, knobs: Knobs) -> dict[str, Any]:
-    """An exponential's decay steps by which it ends at END_SHARE of its rate; empty if there is no such schedule."""
+def _decay(facts: Facts, knobs: Knobs, end: float) -> dict[str, Any]:
+    """Decay steps by which an exponential ends at a share of its rate; empty if there is no such schedule.
+
+    If that is no real change, a third or three times the steps there were.
+    """
     key, rate = knobs.key("decay_steps"), knobs.number("decay_rate")
     key = key if key is not None else next((k for k in knobs.ties if k.endswith("decay_steps")), None)
     if key is None or not 0 < rate < 1 or not facts.n_steps:
         return {}
-    share = math.log(rate) / math.log(END_SHARE)
+    share = math.log(rate) / math.log(end)
     if key in knobs.ties:
         return {knobs.ties[key]: _round(share)}
-    steps = max(1, round(share * facts.n_steps))
-    return {key: steps}
+    steps, before = share * facts.n_steps, knobs.number("decay_steps")
+    if not math.isnan(before):
+        steps = min(steps, before / LEAST) if end == END_SHARE else max(steps, before * LEAST)
+    return {key: max(1, round(steps))}
 
 
 def _regularised(diagnosis: Diagnosis, knobs: Knobs) -> Cure:

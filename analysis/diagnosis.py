@@ -219,7 +219,7 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
     rows = []
     gathered = gather(sweep)
     found = {number: diagnose_curve(facts) for number, facts in gathered.items()}
-    knobs = all_knobs(sweep)
+    knobs = all_knobs(sweep, gathered)
     for number, diagnosis in found.items():
         if diagnosis.shape == "broken" and gathered[number].state == "running":
             continue
