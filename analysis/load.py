@@ -137,7 +137,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "objective": trial.values[0] if trial.values and trial.state is TrialState.COMPLETE else float("nan"),
         "seed": trial.user_attrs.get("seed", float("nan")),
         "setting": trial.user_attrs.get("repeat_of", trial.number),
-        "code": f"{str(code.get('commit'))[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
+        "code": f"{(code.get('commit') or '')[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
         **{name: trial.user_attrs.get(name) for name in ("n_steps", "lr_plan", "verdict_step", "audited_step")},
         "verdict": trial.user_attrs.get("verdict", ""),
         "verdict_rule": trial.user_attrs.get("verdict_rule", ""),

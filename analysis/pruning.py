@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from analysis.load import Sweep
 
-GOOD_SHARE = 0.1  # ending a trial was wrong if it would have finished among this share of the best, at least the best
+GOOD_SHARE = 0.1  # ending a trial was wrong if it would have finished among this share of all trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,11 @@ class Pruning:
     saved_share: optimizer steps of these trials that were not run, as a share of what all ended and completed trials
         had planned; NaN if no plan is known (a trial without one is taken to plan as many steps as the longest).
     audited: spared trials that have finished, index trial; columns step (of the verdict), objective, rank (1 is the
-        best of all completed trials), wrong (rank within GOOD_SHARE of them).
+        best of all completed trials), wrong (rank within the best GOOD_SHARE of all trials, or first).
     n_wrong, wrong_low, wrong_high: how often ending would have been wrong, with the 95 % interval of the share
         (Wilson 1927); NaN without audited trials.
-    good_rank: the worst rank that counts as wrong to have ended.
+    good_rank: the worst rank that counts as wrong to have ended; trials that were ended count as worse than those
+        that completed.
     """
 
     n_ended: int
@@ -67,7 +68,7 @@ def pruning(sweep: Sweep) -> Pruning:
     rules = {str(rule): n for rule, n in Counter(ended["verdict_rule"].dropna()).most_common() if rule}
     done = trials[trials["state"] == "complete"]
     rank = done["objective"].rank(ascending=sweep.directions[0] != "maximize", method="min")
-    good_rank = max(1, math.ceil(GOOD_SHARE * len(done)))
+    good_rank = max(1, math.ceil(GOOD_SHARE * (len(done) + len(ended))))
     spared = done[done["audited_step"].notna()]
     audited = pd.DataFrame(
         {"step": spared["audited_step"], "objective": spared["objective"], "rank": rank.loc[spared.index].astype(int)}

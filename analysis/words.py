@@ -105,7 +105,8 @@ def _listed(texts: Sequence[str]) -> str:
 def _range(values: pd.Series) -> str:
     known = values.dropna()
     choices = known.unique()
-    if len(choices) <= 4 or not pd.api.types.is_numeric_dtype(known):
+    n_shown = 2 if pd.api.types.is_float_dtype(known) else 4
+    if len(choices) <= n_shown or not pd.api.types.is_numeric_dtype(known):
         shown = sorted(map(_value, choices)) if known.dtype == object else [_value(v) for v in sorted(choices)]
         return ", ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
     return f"{known.min():.3g} to {known.max():.3g}"

@@ -13,8 +13,8 @@ from analysis.pruning import Pruning
 def draw_audit(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
     """All completed trials in order of their objective, those that the pruner would have ended standing out.
 
-    Left of the line it would have been wrong to end them. The objective's axis is cut at twice the median, and
-    logarithmic if values span more than a factor of 20 above 0.
+    Left of the line it would have been wrong to end them. The objective's axis is logarithmic if values span more than
+    a factor of 20 above 0.
     """
     done = sweep.trials
     done = done[(done["state"] == "complete") & np.isfinite(done["objective"].astype(float))] if len(done) else done

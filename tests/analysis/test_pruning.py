@@ -33,6 +33,15 @@ def test_wrong_is_among_the_best_tenth(made_sweep: Make) -> None:
     assert "1 finished among the best 2: wrong in 25% (95 % interval 5% to 70%)" in " ".join(found.sentences())
 
 
+def test_ended_trials_count_among_all(made_sweep: Make) -> None:
+    """The best tenth is of all trials: 4 of 12 that were ended make it the best 2 of the 8 that completed."""
+    what = audited(made_sweep, [float(i) for i in range(12)], [1, 2])
+    trials = what.trials.assign(state=["complete"] * 8 + ["pruned"] * 4)
+    found = pruning(dataclasses.replace(what, trials=trials))
+    assert found.good_rank == 2
+    assert found.audited["wrong"].tolist() == [True, False]
+
+
 def test_direction_decides_who_is_best(made_sweep: Make) -> None:
     """Where larger is better, ending the trial with the largest value was wrong."""
     found = pruning(audited(made_sweep, [float(i) for i in range(5)], [0, 4], "maximize"))
