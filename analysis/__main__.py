@@ -22,6 +22,10 @@ def main() -> None:
     _add_race(commands)
     _add_compare(commands)
     _add_importance(commands)
+    _add_diagnose(commands)
+    _add_convergence(commands)
+    _add_next(commands)
+    _add_show(commands)
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
@@ -177,6 +181,107 @@ def _importance(arguments: argparse.Namespace) -> None:
     console.print("What separates the best trials from the rest:", as_table(found["importance"]), sep="\n")
     console.print("\nParameters whose effects do not just add up:", as_table(found["interactions"]), sep="\n")
     console.print("\nWhere the shapes of the curves live:", *found["shares"]["sentence"], sep="\n", markup=False)
+
+
+def _add_diagnose(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("diagnose", help="the shape of each trial's loss, why, and what to do about it")
+    command.add_argument("folder", type=Path, help="a sweep's folder")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.set_defaults(run=_diagnose)
+
+
+def _diagnose(arguments: argparse.Namespace) -> None:
+    from analysis.diagnosis import diagnose
+    from analysis.load import load
+
+    table = diagnose(load(arguments.folder)).reset_index()
+    if not arguments.json:
+        table = table.assign(cure=table["cure"].map(" ".join)).drop(columns=["parameter", "advice"])
+    _print_frame(table, arguments.json)
+
+
+def _add_convergence(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("convergence", help="how each trial converged, in numbers")
+    command.add_argument("folder", type=Path, help="a sweep's folder")
+    command.add_argument("--axis", choices=("step", "examples", "seconds"), default="step", help="of places (step)")
+    command.add_argument("--target", type=float, help="a loss to reach (default: what half of the trials reach)")
+    command.add_argument("--json", action="store_true", help="for machines, with all columns")
+    command.set_defaults(run=_convergence)
+
+
+def _convergence(arguments: argparse.Namespace) -> None:
+    from analysis.convergence import SHOWN, convergence, time_to_target
+    from analysis.load import load
+    from analysis.tables import as_table, terminal
+
+    table = convergence(load(arguments.folder), arguments.axis, arguments.target)
+    if arguments.json:
+        _print_frame(table.reset_index(), as_json=True)
+        return
+    console = terminal()
+    console.print(as_table(table.reset_index()[["trial", *SHOWN]]))
+    console.print(time_to_target(table).sentence(), markup=False, highlight=False)
+
+
+def _add_next(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("next", help="what to try next: the cures of ill trials, the most promising first")
+    command.add_argument("folder", type=Path, help="a sweep's folder")
+    command.add_argument("--n", type=_at_least_one, default=8, help="at most so many (8)")
+    command.add_argument("--enqueue", action="store_true", help="put those of the search space into the study's queue")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.set_defaults(run=_next)
+
+
+def _next(arguments: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    from analysis.diagnosis import diagnose
+    from analysis.load import load
+    from analysis.next_trials import as_frame, continuing, enqueue, next_trials
+    from analysis.tables import as_table, terminal
+
+    sweep = load(arguments.folder)
+    trials = next_trials(sweep, diagnose(sweep))[: arguments.n]
+    queued = enqueue(arguments.folder, trials) if arguments.enqueue else []
+    if arguments.json:
+        print(json.dumps([asdict(trial) | {"queued": trial in queued} for trial in trials]))
+        return
+    console = terminal()
+    if not trials:
+        console.print("No trial is ill in a way that has a cure.")
+        return
+    console.print(as_table(as_frame(trials)))
+    for trial in trials:
+        if trial.outside:
+            console.print(
+                f"\nOutside of the search space ({trial.outside}):\n  {trial.command}", markup=False, soft_wrap=True
+            )
+    if queued:
+        command = continuing(arguments.folder, sweep)
+        console.print(f"\n{len(queued)} queued. To run them:\n  {command}", markup=False, soft_wrap=True)
+
+
+def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("show", help="one trial: its setting, shape, convergence and cure")
+    command.add_argument("folder", type=Path, help="a sweep's folder")
+    command.add_argument("trial", type=int, help="its number")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.set_defaults(run=_show)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from analysis.load import load
+    from analysis.show import described
+    from analysis.tables import as_table, terminal
+
+    about = described(load(arguments.folder), arguments.trial)
+    if arguments.json:
+        print(about.to_json())
+        return
+    shown = about.map(lambda value: " ".join(value) if isinstance(value, tuple) else value).dropna()
+    shown = shown[shown.map(lambda value: value != "")]
+    terminal().print(as_table(shown.rename("value").rename_axis("of this trial").reset_index()))
 
 
 def _print_ranking(ranking: Ranking, as_json: bool) -> None:

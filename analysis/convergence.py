@@ -15,6 +15,11 @@ from analysis.facts import Array, Facts, gather, loss_metrics, smooth, split
 from analysis.load import Sweep
 
 AXES = ("step", "examples", "seconds")
+# The columns that a terminal has room for.
+SHOWN = (
+    "state", "last", "best", "best_at", "final", "to_target", "half_way", "late_slope", "noise", "stalled_since",
+    "rebound", "val_gap", "clipped", "exploded_at",
+)  # fmt: skip
 
 
 def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -> pd.DataFrame:
@@ -171,6 +176,15 @@ class TimeToTarget:
     high: float
     at: Array
     share: Array
+
+    def sentence(self) -> str:
+        """The estimate in words."""
+        unit = "steps" if self.axis == "step" else self.axis
+        within = f"{self.n_reached} of {self.n_trials} trials reached {self.target:.4g}"
+        if math.isinf(self.median):
+            bound = f" (with 95 % confidence not within {self.low:.4g} {unit})" if math.isfinite(self.low) else ""
+            return f"{within}; fewer than half ever do{bound}."
+        return f"{within}; half do within {self.median:.4g} {unit} (95 % interval {self.low:.4g} to {self.high:.4g})."
 
 
 def time_to_target(table: pd.DataFrame) -> TimeToTarget:

@@ -108,8 +108,10 @@ def all_knobs(sweep: Sweep, facts: Mapping[int, Facts]) -> dict[int, Knobs]:
         other = [group for group in chosen if chosen[group] != choices.get(group)]
         kept = {key: value for key, value in config.items() if key.partition(".")[0] not in other}
         knobs = Knobs({**kept, **own}, frozenset(own), ties, chosen, has_trainer)
-        scale = knobs.number("threshold") / facts[int(number)].usual_norm if chosen.get("clip") == "norm" else math.nan
-        found[int(number)] = replace(knobs, step_scale=float(np.fmin(scale, 1.0)))
+        if chosen.get("optim") == "sgd" and chosen.get("clip") == "norm":  # Adam's steps do not scale with gradients
+            scale = knobs.number("threshold") / facts[int(number)].usual_norm
+            knobs = replace(knobs, step_scale=float(np.fmin(scale, 1.0)))
+        found[int(number)] = knobs
     return _with_good_rates(sweep, found)
 
 
