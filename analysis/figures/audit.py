@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.figures.style import BLUE, GREY, VERMILION, logarithmic, say_nothing
+from analysis.figures.style import BLUE, GREY, LEGEND, VERMILION, logarithmic, say_nothing
 from analysis.load import Sweep
 from analysis.pruning import Pruning
 
@@ -38,7 +38,7 @@ def draw_audit(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
     low, high = float(objective.min()), float(objective.max())
     if low > 0 and high > 20 * low:
         logarithmic(ax.yaxis)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(**LEGEND)
     n = len(pruning.audited)
     title = "no trial was audited" if not n else (
         f"ending was wrong in {pruning.n_wrong} of {n} "

@@ -15,6 +15,7 @@ from analysis.figures.style import (
     BLACK,
     ENDS,
     GREY,
+    LEGEND,
     LOWEST_RATE,
     STATE_NAMES,
     STYLES,
@@ -34,6 +35,7 @@ from analysis.load import Sweep
 from sweeps.reporting import INTERVENTION
 
 N_SMOOTH_SHARE = 20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports
+STEPS = "{x:,.10g}"  # tick labels
 N_CROWDED = 60  # with more curves than this, raw ones behind the smoothed only make mud
 REMEDY: dict[str, Any] = {"marker": "v", "markersize": 6, "color": BLACK, "linestyle": "none", "zorder": 5}
 STALL: dict[str, Any] = {
@@ -90,8 +92,8 @@ def draw_curves(
     value_limits(ax, raw.values())
     last = max(curve[-1, 0] for curve in raw.values())
     ax.set_xlim(0, max(last, 1) * 1.01)
-    ax.xaxis.set_major_formatter("{x:,.10g}")
-    ax.legend(handles=handles, frameon=False, fontsize="small")
+    ax.xaxis.set_major_formatter(STEPS)
+    ax.legend(handles=handles, **LEGEND)
     ax.set_title(f"{sweep.name}: {len(sweep.trials)} trials", loc="left", fontsize="medium")
     if rate_ax is not None:
         _rates(rate_ax, sweep, styles, ax, axis)
@@ -196,6 +198,7 @@ def _rates(ax: Axes, sweep: Sweep, styles: dict[int, str], above: Axes, axis: st
         logarithmic(ax.yaxis)
     ax.autoscale_view()
     ax.set_xlim(above.get_xlim())
+    ax.xaxis.set_major_formatter(STEPS)
     ax.set_xlabel(AXIS_NAMES[axis])
     above.set_xlabel("")
     above.tick_params(labelbottom=False)

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from analysis.figures.style import (
     AXIS_NAMES,
     ENDS,
+    LEGEND,
     LOWEST_RATE,
     STATE_NAMES,
     STYLES,
@@ -64,7 +65,7 @@ def draw_schedules(ax: Axes, sweep: Sweep) -> None:
     if highest > 0:
         logarithmic(ax.yaxis)
     ax.set_xlim(left=0)
-    ax.legend(handles=handles, frameon=False, fontsize="small")
+    ax.legend(handles=handles, **LEGEND)
     ax.set_title("learning rates, and where each trial ended", loc="left", fontsize="medium")
 
 

@@ -33,6 +33,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "pruned": {"color": GREY, "linewidth": 0.7, "linestyle": "-", "zorder": 2},
     "fail": {"color": BLACK, "linewidth": 0.7, "linestyle": ":", "zorder": 2},
 }
+# For legends over lines: readable where they overlap.
+LEGEND: dict[str, Any] = {"fontsize": "small", "framealpha": 0.8, "edgecolor": "none"}
 ENDS = {"pruned": "|", "fail": "x"}
 STATE_NAMES = {"complete": "completed", "fail": "failed"}
 

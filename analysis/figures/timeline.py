@@ -12,7 +12,7 @@ from analysis.figures.style import BLACK, BLUE, GREEN, GREY, STATE_NAMES, VERMIL
 from analysis.load import Sweep
 
 BARS: dict[str, dict[str, Any]] = {
-    "best": {"facecolor": VERMILION},
+    "best": {"facecolor": VERMILION, "hatch": "xx"},
     "complete": {"facecolor": BLUE},
     "running": {"facecolor": GREEN, "hatch": "//"},
     "pruned": {"facecolor": "#cccccc"},
@@ -40,7 +40,8 @@ def draw_timeline(ax: Axes, sweep: Sweep) -> None:
     unit_s, unit = next((u for u in UNITS if end >= 2 * u[0]), UNITS[-1])
     slots = sorted(ran["slot"].astype(int).unique())
     place = ran["slot"].astype(int).map(slots.index).to_numpy()
-    kind = np.where(ran.index == best_trial(sweep), "best", ran["state"].astype(str))
+    best, states = best_trial(sweep), ran["state"].astype(str)
+    kind = np.where(ran.index == best, "best", states)
     handles = []
     for name, style in BARS.items():
         own = kind == name
@@ -48,13 +49,16 @@ def draw_timeline(ax: Axes, sweep: Sweep) -> None:
             # White edges keep short neighbours apart.
             edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5 if len(ran) <= 300 else 0.1}
             ax.barh(place[own], length[own] / unit_s, left=start[own] / unit_s, height=0.8, **style, **edge)
-            label = "best" if name == "best" else f"{STATE_NAMES.get(name, name)} ({own.sum()})"
+            n = int((states == name).sum())
+            label = f"best: trial {best}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
             handles.append(Patch(**style, label=label))
     if len(ran) <= N_NUMBERED:
         for number, middle, row, width, name in zip(ran.index, start + length / 2, place, length, kind, strict=True):
             if width > 0.02 * end:
                 color = "black" if name == "pruned" else "white"
-                ax.text(middle / unit_s, row, str(number), ha="center", va="center", fontsize="x-small", color=color)
+                box = {"facecolor": VERMILION, "edgecolor": "none", "pad": 1.0} if name == "best" else None
+                place_s = middle / unit_s
+                ax.text(place_s, row, str(number), ha="center", va="center", fontsize="x-small", color=color, bbox=box)
     ax.set_yticks(range(len(slots)), [str(slot) for slot in slots])
     ax.set_ylim(len(slots) - 0.5, -0.5)
     ax.set_xlim(0, end / unit_s * 1.01 or 1)

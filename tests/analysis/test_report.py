@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,3 +128,30 @@ def test_the_command_writes_the_report(tmp_path: Path) -> None:
     text = Path(paths["markdown"]).read_text()
     for name in re.findall(r"\]\((.*?\.png)\)", text):
         assert (Path(paths["markdown"]).parent / name).stat().st_size > 1000
+
+
+def test_tables_sort_in_a_browser(made_sweep: Make, tmp_path: Path) -> None:
+    """A click on a heading sorts a table by numbers, a second one turns it; nothing is fetched, no error is logged."""
+    browsers = pytest.importorskip("playwright.sync_api", reason="needs playwright and a chromium")
+    chromium = shutil.which("chromium") or pytest.skip("needs a chromium")
+    page_file = tmp_path / "index.html"
+    page_file.write_text(page_of(report(made_sweep(12))))
+    with browsers.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        troubles: list[str] = []
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("request", lambda asked: troubles.append(asked.url) if asked.url.startswith("http") else None)
+        page.goto(page_file.as_uri())
+        table = page.locator("#all-trials table")
+        column = table.locator("th").all_text_contents().index("objective") + 1
+        orders = []
+        for _ in range(2):
+            table.locator(f"th:nth-child({column}) button").click()
+            cells = table.locator(f"td:nth-child({column})").all_text_contents()
+            known = [float(cell) for cell in cells if cell]
+            assert cells[len(known) :] == [""] * (len(cells) - len(known))
+            orders.append(known)
+        browser.close()
+    assert orders == [sorted(orders[0]), sorted(orders[0], reverse=True)]
+    assert not troubles
