@@ -4,7 +4,7 @@ python benchmarks/lanes.py throughput [--rounds 4] [--only rnn]    # about 7 min
 python benchmarks/lanes.py throughput --gpu [--only rnn]           # on one card
 python benchmarks/lanes.py sweep [--seeds 3] [--ray PYTHON]        # about 5 minutes
 
-All sides run in every round, in random order. PYTHON: an interpreter with ray[tune] besides all that this project needs.
+All sides run in every round, in random order. PYTHON: an interpreter that has ray[tune] and all that this project needs.
 """
 
 import argparse

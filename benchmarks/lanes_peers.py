@@ -24,7 +24,7 @@ N_TRIALS, N_STEPS = 64, 300
 TRAINED = ["task=digits", "model=mlp", "clip=norm", f"steps={N_STEPS}", "report_every=10", "keep_best=false"]
 # Of successive halving, the same for all: rungs at 20, 60 and 180 steps.
 FIRST_RUNG, REDUCTION = 20, 3
-# Lanes that have been empty so long in a round without refill have no trial left to wait for.
+# A round without refill waits so long for its next trial before it begins with those it has.
 PATIENCE_S = 0.1
 
 
@@ -37,7 +37,6 @@ def run_hydra(arguments: list[str]) -> None:
     """`python -m trainer --multirun ...`, and the time when its modules are loaded."""
     import optuna  # noqa: F401
 
-    import sweeps.sweep
     import trainer.__main__  # noqa: F401
 
     ready()
@@ -151,15 +150,12 @@ class Rounds:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._desk, name)
 
-    def take(self, wait: bool) -> Any:
-        if wait:
+    def take(self, wait_s: float | None = None) -> Any:
+        """As `sweeps.lanes.Desk.take`, from which `run_lanes` asks without a limit when nothing is training."""
+        if wait_s is None:  # a round begins
             self._n_left = self._desk.n_lanes - 1
-            return self._desk.take(wait=True)
-        if not self._n_left:
-            return None
-        until = time.monotonic() + PATIENCE_S
-        while (trial := self._desk.take(wait=False)) is None and time.monotonic() < until:
-            time.sleep(0.002)
+            return self._desk.take(None)
+        trial = self._desk.take(PATIENCE_S) if self._n_left else None
         self._n_left = 0 if trial is None else self._n_left - 1
         return trial
 

@@ -27,10 +27,10 @@ FIXED = [f"steps={N_STEPS}", f"report_every={REPORT_EVERY}", "eval_every=1000000
 
 
 class Gate:
-    """Lets a process work only while it is timed. Call it with the units of work done since the last call.
+    """Lets a process work only while it is timed.
 
     The first call says that the process is ready, and after how many seconds. A message (seconds, n_threads) opens a
-    window; at the first call after its end the units and seconds go back. None ends the process.
+    window; at the first call after its end, the units of work done in it and the seconds go back. None ends the process.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -40,6 +40,7 @@ class Gate:
         self._began = time.perf_counter()
 
     def __call__(self, n: float) -> None:
+        """So many units have been done since the last call."""
         now = time.perf_counter()
         self._n += n
         if self._window_s is None:
@@ -137,7 +138,7 @@ def replayed(gate: Gate, overrides: Sequence[str]) -> None:
 
 
 def products(gate: Gate, n: int, size: int, device: str) -> None:
-    """n matrix products at a time, size x size each; the units are floating-point operations."""
+    """N matrix products at a time, size x size each; the units are floating-point operations."""
     a = torch.randn(n, size, size, device=device)
     b, out = torch.randn_like(a), torch.empty_like(a)
     n_calls = max(1, round(2e8 / (n * size**3)))
@@ -176,15 +177,19 @@ class Compiled(Task):
     compiled: Callable[..., Tensor]
 
     def data(self) -> Any:
+        """The other task's."""
         return self.task.data()
 
     def build_model(self, cfg: Any) -> nn.Module:
+        """The other task's."""
         return self.task.build_model(cfg)
 
     def loss(self, model: nn.Module, batch: Examples) -> Tensor:
+        """The other task's, compiled."""
         return self.compiled(model, batch)
 
     def measures(self, model: nn.Module, batch: Examples) -> dict[str, Tensor]:
+        """The other task's; not compiled, and not timed."""
         return self.task.measures(model, batch)
 
 
@@ -198,6 +203,7 @@ class TorchLSTM(nn.Module):
         self.output = nn.Linear(n_hidden, n_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """As `trainer.models.lstm.LSTM`."""
         logits: Tensor = self.output(self.lstm(self.embedding(tokens.t()))[0][-1])
         return logits
 

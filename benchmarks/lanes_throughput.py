@@ -54,6 +54,7 @@ class Crew:
         return sum(n / elapsed for n, elapsed in [pipe.recv() for pipe in at_work])
 
     def close(self) -> None:
+        """End the processes."""
         for process, pipe in self._members:
             pipe.send(None)
             process.join()
@@ -118,8 +119,7 @@ def _cpu_sides(workload: list[str]) -> list[Side]:
     if "model=lstm" in workload:
         library = Crew(2, alone, [*workload, "model._target_=lanes_sides.TorchLSTM"])
         sides.append(Side("solo, nn.LSTM, 2 processes", "solo", library, 2))
-    for width in WIDTHS:
-        sides.append(Side(f"{width} lanes", "lanes", Crew(2, in_lanes, workload, width, False), 2))
+    sides += [Side(f"{width} lanes", "lanes", Crew(2, in_lanes, workload, width, False), 2) for width in WIDTHS]
     auto = _auto_width(workload)
     if auto == 1:
         return [*sides, Side("lanes=auto: solo, 2 processes", "auto", solo, 2, 1, "lanes do not pay, says auto")]
@@ -168,25 +168,29 @@ def _measure(sides: list[Side], rounds: int, seconds: float) -> None:
 def _print_table(sides: list[Side], n_flops: int, limits: list[Side]) -> None:
     """Rates beside the best of the solo sides (by its median), round by round; and what would be possible at most."""
     best = max((side for side in sides if side.kind == "solo"), key=lambda side: statistics.median(side.rates))
-    print("| side | trial-steps/s | to the best solo side: min | median | max | GFLOP/s | |")
+    print("| side | trial-steps/s | to the best solo side: min | median | max | GFLOP/s | note |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for side in sides:
         ratios = [rate / reference for rate, reference in zip(side.rates, best.rates, strict=True)]
         low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
         name = f"**{side.name}**" if side is best else side.name
         rate = statistics.median(side.rates)
-        print(
-            f"| {name} | {rate:,.0f} | {low:.2f} | {middle:.2f} | {high:.2f} | {rate * n_flops / 1e9:,.1f} | {side.note} |"
+        row = (
+            name,
+            f"{rate:,.0f}",
+            *(f"{r:.2f}" for r in (low, middle, high)),
+            f"{rate * n_flops / 1e9:,.1f}",
+            side.note,
         )
+        print(f"| {' | '.join(row)} |")
     print()
     for limit in limits:
         rate = statistics.median(limit.rates) / n_flops
         ratio = rate / statistics.median(best.rates)
-        print(
-            f"At {limit.name}: {rate:,.0f} trial-steps/s ({n_flops / 1e6:.2f} MFLOP each), {ratio:.1f} times the best."
-        )
+        print(f"At the rate of {limit.name}: {rate:,.0f} trial-steps/s, {ratio:.1f} times the best solo side.")
     spread = max(max(s.rates) / min(s.rates) - 1 for s in (best, *(s for s in sides if s.kind == "auto")))
     print(
-        f"Over the rounds the best solo side and auto vary by up to {100 * spread:.0f} %: smaller differences are unseen."
+        f"{n_flops / 1e6:.2f} MFLOP a trial-step. The best solo side and auto vary by up to {100 * spread:.0f} % over the "
+        "rounds: smaller differences are unseen.",
+        flush=True,
     )
-    print("", end="", flush=True)
