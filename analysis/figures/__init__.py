@@ -7,6 +7,7 @@ from analysis.figures.map import draw_map
 from analysis.figures.ranking import draw_ranking
 from analysis.figures.schedules import draw_schedules, planned_rates
 from analysis.figures.timeline import draw_timeline
+from analysis.figures.trial import draw_trial
 
 __all__ = [
     "draw_audit",
@@ -17,5 +18,6 @@ __all__ = [
     "draw_ranking",
     "draw_schedules",
     "draw_timeline",
+    "draw_trial",
     "planned_rates",
 ]

@@ -21,6 +21,7 @@ from analysis.diagnosis import SHAPES
 from analysis.figures.curves import smooth
 from analysis.figures.gradients import PREFIX
 from analysis.figures.style import SHAPE_MARKS, value_limits
+from analysis.figures.timeline import lanes
 from analysis.load import Sweep
 from analysis.pruning import pruning
 from analysis.ranking import rank
@@ -217,6 +218,19 @@ def test_the_timeline_says_how_much_of_the_slots_was_used(made_sweep: Make) -> N
     ax = drawn(lambda f: figures.draw_timeline(f.subplots(), dataclasses.replace(what, trials=trials))).axes[0]
     assert ax.get_title(loc="left") == "slots in use 75% of the time"
     assert sorted(bar.get_width() for bar in ax.patches) == [5.0, 10.0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=30))
+def test_trials_of_one_lane_do_not_overlap(ran: list[tuple[int, int]]) -> None:
+    """Bars in one lane never overlap, and there are only as many lanes as trials that ran at once."""
+    start = np.array([s for s, _ in ran], dtype=float)
+    end = start + np.array([n for _, n in ran], dtype=float)
+    lane = lanes(start, end)
+    for own in range(lane.max(initial=-1) + 1):
+        order = np.argsort(start[lane == own])
+        assert (end[lane == own][order][:-1] <= start[lane == own][order][1:]).all()
+    at_once = max((int(((start <= t) & (t < end)).sum()) for t in start), default=0)
+    assert lane.max(initial=-1) + 1 == at_once
 
 
 def test_tiers_are_set_apart(made_sweep: Make) -> None:
