@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def main() -> None:
     show = commands.add_parser("show", help="print the ranked table of a sweep, finished or running")
     show.set_defaults(run=_show)
     dashboard = commands.add_parser("dashboard", help="open optuna-dashboard on a sweep")
-    dashboard.add_argument("--port", type=int, default=8080)
+    dashboard.add_argument("--port", type=int, default=8080, help="(8080; 0 for any that is free)")
     dashboard.set_defaults(run=_dashboard)
     for command in (show, dashboard):
         command.add_argument("folder", type=Path, help="a sweep's folder, such as multirun/quickstart")
@@ -40,13 +41,12 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _dashboard(arguments: argparse.Namespace) -> None:
-    about = describe_sweep(arguments.folder)
-    try:
-        from optuna_dashboard import run_server
-    except ImportError:
-        sys.exit("sweeps: the dashboard is not installed; pip install 'hydra-iolaus[dashboard]'")
-    # Its API has no password: this machine only.
-    run_server(open_backend(about.storage), host="127.0.0.1", port=arguments.port)
+    describe_sweep(arguments.folder)
+    try:  # by name: nothing of sweeps depends on analysis
+        serve = importlib.import_module("analysis.dashboard").serve
+    except ImportError as error:
+        sys.exit(f"sweeps: no dashboard: {error}; pip install 'hydra-iolaus[analysis,dashboard]'")
+    serve(arguments.folder, arguments.port)
 
 
 if __name__ == "__main__":

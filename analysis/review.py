@@ -1,0 +1,202 @@
+"""What a reviewer reads of a sweep in optuna-dashboard: attributes to sort by, a note on each trial, one on the study.
+
+Nothing of it is recorded while the sweep runs: a diagnosis may change with every trial that goes lower than the others
+did, a tier with every result, and after `tell` Optuna takes no more attributes. `analysis.dashboard` lays it over the
+study whenever someone looks; `write_notes` leaves the notes in the study at the end, where any dashboard shows them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import words
+from analysis.diagnosis import diagnose
+from analysis.figures.curves import STALLED_SHAPES
+from analysis.figures.style import shape_name, short_names, varied
+from analysis.load import Sweep, load, open_study
+from analysis.ranking import Ranking, objective_source, rank
+from analysis.tables import cell
+
+N_RANKED = 20  # settings in the study's note: more is a report
+# The last line of a note by us. A person's own words go below it, and stay.
+SIGNATURE = "*Written by Iolaus. What you add below this line is kept.*"
+# optuna-dashboard keeps notes in the study's system attributes, cut into parts of this length.
+PART_LENGTH = 2045
+
+Attributes = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class Review:
+    """A sweep as a reviewer sees it.
+
+    attributes: of each trial, by number: shape, tier, stalled_since (step), verdict (its rule), steps, examples,
+        seconds, best and final (of the watched metric), and with repeats setting and seed; what is unknown is left out.
+    notes: of each trial, Markdown. about: the note on the study, Markdown. objective: what the objective is of a
+        completed trial, such as "final val_loss"; "" if it is neither the last nor the best of a curve.
+    """
+
+    sweep: Sweep
+    diagnosis: pd.DataFrame
+    attributes: Mapping[int, Attributes]
+    notes: Mapping[int, str]
+    about: str
+    objective: str
+
+
+def review(sweep: Sweep, study_id: int) -> Review:
+    """What there is to say of a sweep, finished or running. study_id: Optuna's, for links from the study's note."""
+    diagnosis, ranking = diagnose(sweep), rank(sweep)
+    found = diagnosis.to_dict("index")
+    tiers = _tiers(ranking)
+    rows = dict(zip(map(int, sweep.trials.index), sweep.trials.to_dict("records"), strict=True))
+    return Review(
+        sweep=sweep,
+        diagnosis=diagnosis,
+        attributes={n: _attributes(row, found.get(n, {}), tiers.get(n), sweep) for n, row in rows.items()},
+        notes={n: _trial_note(row, found.get(n, {}), tiers.get(n)) for n, row in rows.items()},
+        about=_study_note(words.paragraph(sweep, ranking, diagnosis), ranking, study_id),
+        objective=_objective(sweep),
+    )
+
+
+def _tiers(ranking: Ranking) -> dict[int, int]:
+    """The tier of each trial that completed in a setting that has one."""
+    table = ranking.table[ranking.table["tier"].notna()]
+    return {int(n): int(tier) for numbers, tier in zip(table["trials"], table["tier"], strict=True) for n in numbers}
+
+
+def _attributes(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | None, sweep: Sweep) -> Attributes:
+    n_seeds = sweep.trials["seed"].nunique()
+    known = {
+        "shape": shape_name(found["shape"]) if found else "",
+        "tier": tier if row["state"] == "complete" else None,
+        "stalled_since": found["since"] if found and found["shape"] in STALLED_SHAPES else None,
+        "verdict": row["verdict_rule"],
+        **{name: row[name] for name in ("steps", "examples", "seconds", "best", "final")},
+        **({name: row[name] for name in ("setting", "seed")} if n_seeds > 1 else {}),
+    }
+    return {name: _short(value) for name, value in known.items() if not _is_unknown(value)}
+
+
+def _is_unknown(value: Any) -> bool:
+    return value is None or value is pd.NA or value == "" or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _short(value: Any) -> str | int | float:
+    if isinstance(value, str):
+        return value
+    number = float(f"{value:.6g}")
+    return int(number) if number.is_integer() else number
+
+
+def _objective(sweep: Sweep) -> str:
+    if not len(sweep.trials) or len(sweep.directions) > 1:
+        return ""
+    done = sweep.trials[sweep.trials["state"].eq("complete") & sweep.trials["objective"].notna()]
+    source = objective_source(sweep, done) if len(done) else None
+    return f"{source[1]} {source[0]}" if source else ""
+
+
+def _trial_note(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | None) -> str:
+    """Diagnosis, verdict and cure of one trial."""
+    lines = []
+    if found:
+        lines.append(f"**{shape_name(found['shape']).capitalize()}**: {_plain(found['reason'])}.")
+    if row["state"] != "running":
+        lines.append(f"**Ended**: {_plain(str(row['why']) or str(row['state']))}.")
+    cure = f"`{' '.join(found['cure'])}`" if found and found["cure"] else ""
+    if found and (found["advice"] or cure):
+        lines.append(f"**Cure**: {'; '.join(filter(None, (_plain(found['advice']), cure)))}.")
+    place = []
+    if tier is not None and row["state"] == "complete":
+        place.append(f"Tier {tier}{': shares first place, or has it alone' if tier == 1 else ''}.")
+    if row["folder"]:
+        place.append(f"Folder `{row['folder']}`.")
+    return "\n\n".join([*lines, " ".join(place)]).strip()
+
+
+def _study_note(paragraph: str, ranking: Ranking, study_id: int) -> str:
+    """The report's paragraph, then the first settings of the ranking, each with a link to its trials."""
+    shown = ranking.shown().head(N_RANKED)
+    if shown.empty:
+        return _plain(paragraph)
+    params = list(varied(ranking.table))
+    names = short_names(params)
+    frame = pd.DataFrame(
+        {
+            "tier": shown["tier"],
+            "setting": [
+                f"[{setting}](/dashboard/studies/{study_id}/trials?numbers={trials.replace(' ', '%2C')})"
+                for setting, trials in zip(shown["setting"], shown["trials"], strict=True)
+            ],
+            "seeds": shown["n_seeds"],
+            ranking.of: shown["estimate"],
+            "95 % low": shown["low"],
+            "95 % high": shown["high"],
+            "ended": [str(why).partition(":")[0] for why in shown["why"]],
+            **{names[name]: shown[name] for name in params},
+        }
+    )
+    more = len(ranking.table) - len(shown)
+    below = f"\n\n{more} more settings are in the report." if more > 0 else ""
+    return f"{_plain(paragraph)}\n\n{_markdown(frame)}{below}"
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    head = [map(str, frame.columns), ["---"] * len(frame.columns)]
+    rows = [[cell(value) for value in row] for row in frame.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(text.replace('|', '/') for text in row)} |" for row in [*head, *rows])
+
+
+def _plain(text: str) -> str:
+    """Text as Markdown that shows it: nothing in it is markup."""
+    return re.sub(r"([\\`*_<>\[\]|#~])", r"\\\1", text).replace("\n", " ").rstrip(".")
+
+
+def note_attributes(body: str, trial_id: int | None, stored: Mapping[str, Any], *, record: bool) -> dict[str, Any]:
+    """The system attributes of a study by which optuna-dashboard finds a note; empty if nothing is to be changed.
+
+    trial_id: Optuna's id, None for the note on the study. stored: the study's system attributes. What a person wrote
+    below SIGNATURE is kept, and a note without SIGNATURE is theirs and left alone. record: count the version up, so
+    that no open page writes over it; else the note is only shown.
+    """
+    prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
+    version = int(stored.get(f"{prefix}note_ver", 0))
+    parts: list[str] = []
+    while f"{prefix}note_str:{len(parts)}" in stored:
+        parts.append(str(stored[f"{prefix}note_str:{len(parts)}"]))
+    known = "".join(parts)
+    _, signature, theirs = known.partition(SIGNATURE)
+    if known.strip() and not signature:
+        return {}
+    text = f"{body}\n\n{SIGNATURE}{theirs}"
+    if text == known:
+        return {}
+    n_parts = max(math.ceil(len(text) / PART_LENGTH), len(parts))
+    return {
+        f"{prefix}note_ver": version + record,
+        **{f"{prefix}note_str:{i}": text[i * PART_LENGTH : (i + 1) * PART_LENGTH] for i in range(n_parts)},
+    }
+
+
+def write_notes(folder: Path) -> Sequence[Path]:
+    """Write the notes that have changed into the study of a sweep's folder. Returns no paths: nothing is made there."""
+    study = open_study(folder)
+    made = review(load(folder), study._study_id)
+    storage = study._storage
+    stored = storage.get_study_system_attrs(study._study_id)
+    changed = note_attributes(made.about, None, stored, record=True)
+    for trial in study.get_trials(deepcopy=False):
+        if trial.number in made.notes and trial.state.is_finished():
+            changed |= note_attributes(made.notes[trial.number], trial._trial_id, stored, record=True)
+    for key, value in changed.items():
+        storage.set_study_system_attr(study._study_id, key, value)
+    return ()
