@@ -1,4 +1,4 @@
-"""A sweep's folder as two tidy frames: its trials and its curves."""
+"""A sweep as two tidy frames, its trials and its curves: from its folder, or from what other tools recorded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
+from analysis.foreign import read_runs
 from sweeps.curves import read_curves
-from sweeps.folder import describe_sweep
+from sweeps.folder import SWEEP_FILE, describe_sweep
 from sweeps.study import was_interrupted
 
 
@@ -63,8 +64,72 @@ class Sweep:
         return f"<p>{html.escape(what)}</p>" + table.to_html(max_rows=20, na_rep="", float_format="{:.4g}".format)
 
 
-def load(folder: Path) -> Sweep:
-    """Read a sweep from its folder, while it runs or after. Raises FileNotFoundError if it is none."""
+def load(source: Path, metric: str | None = None, direction: str = "minimize") -> Sweep:
+    """Read a sweep from its folder, while it runs or after; or runs of other tools (`analysis.foreign.read_runs`).
+
+    metric, direction: what is watched in other tools' runs; left out, it is the one metric called `loss` or, without
+    it, the only one with `loss` in its name. A sweep's folder knows its own.
+    Raises FileNotFoundError if there is neither, ValueError if a file holds no curves or it is unclear what to watch.
+    """
+    if (source / SWEEP_FILE).is_file():
+        return _load_sweep(source)
+    return _load_runs(source, metric, direction)
+
+
+def _load_runs(source: Path, metric: str | None, direction: str) -> Sweep:
+    """Runs of another tool; each is its own setting unless a column says so, and complete unless it was censored."""
+    about, curves = read_runs(source)
+    known = list(curves["metric"].unique())
+    metric = metric or _loss_of(known, source)
+    if metric not in known:
+        raise ValueError(f"{source} has no metric {metric}; it has {', '.join(known)}")
+    if direction not in ("minimize", "maximize"):
+        raise ValueError(f"direction={direction!r} is neither minimize nor maximize")
+    watched = curves[curves["metric"] == metric].groupby("trial")
+    finite = curves[(curves["metric"] == metric) & np.isfinite(curves["value"])].groupby("trial")["value"]
+    last = curves.groupby("trial")[["step", "examples", "seconds"]].max()
+    was_censored = about.get("censored", pd.Series(False, about.index)).fillna(False).astype(bool)
+    defaults = {
+        "state": np.where(was_censored, "pruned", "complete"),
+        "why": np.where(was_censored, "pruned", "completed"),
+        "steps": watched["step"].max(),
+        "seconds": last["seconds"],
+        "best": finite.max() if direction == "maximize" else finite.min(),
+        "final": finite.last(),
+        "objective": finite.last().where(~was_censored),
+        "seed": float("nan"),
+        "setting": about.index,
+        "code": "",
+        "n_steps": about.get("budget", last["step"]),
+        "verdict": "",
+        "verdict_rule": "",
+        "device_seconds": last["seconds"],
+        "examples": last["examples"],
+        "folder": "",
+    }
+    missing = {name: value for name, value in defaults.items() if name not in about}
+    others = dict.fromkeys(("lr_plan", "verdict_step", "audited_step", "slot", "started_s"))
+    return Sweep(
+        name=source.stem,
+        metric=metric,
+        directions=(direction,),
+        trials=about.drop(columns=["censored", "budget"], errors="ignore").assign(**missing, **others).sort_index(),
+        curves=curves,
+    )
+
+
+def _loss_of(metrics: list[str], source: Path) -> str:
+    losses = [name for name in metrics if "loss" in name.lower()]
+    for candidates in (["loss"], metrics, losses):
+        if len(candidates) == 1 and candidates[0] in metrics:
+            return candidates[0]
+    training = [name for name in losses if "train" in name.lower()]
+    if len(training) == 1:
+        return training[0]
+    raise ValueError(f"{source} has the metrics {', '.join(metrics[:20])}: say which to watch, load(..., metric=NAME)")
+
+
+def _load_sweep(folder: Path) -> Sweep:
     about = describe_sweep(folder)
     study = open_study(folder)
     sessions = study.user_attrs.get("provenance", [])

@@ -1,0 +1,166 @@
+"""Runs that other tools recorded, as the rows of a sweep: Parquet, CSV, TensorBoard, exports of W&B and MLflow.
+
+`read_runs` gives the two frames that `analysis.load` makes a `Sweep` of. What a source does not say stays missing.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+# Our names of the columns of a file: theirs, in small letters.
+ALIASES = {
+    "trial": ("trial", "run_id", "run_uuid", "run", "run name", "run_name", "name", "_run"),
+    "step": ("step", "_step", "global_step", "iteration"),
+    "seconds": ("seconds", "_runtime", "relative time (process)"),
+    "metric": ("metric", "key", "tag"),
+    "value": ("value",),
+    "timestamp": ("timestamp", "_timestamp", "wall_time", "wall time"),
+}
+# Columns that are about a trial, not metrics of it.
+ABOUT = ("task", "seed", "setting", "code", "state", "why", "censored", "budget", "n_steps")
+CURVE_COLUMNS = ["trial", "step", "examples", "seconds", "metric", "value"]
+WANDB_CHART = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<bound>__MIN|__MAX)?$")
+
+
+def read_runs(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(trials, curves) of a file or a folder of TensorBoard event files.
+
+    trials: index number (as the file has it if those are whole numbers, else in order of appearance); columns name and
+    those of ABOUT and `params.KEY` that the source has. curves: the columns of a `Sweep`'s.
+
+    A Parquet or CSV file has one row per report, with columns `trial` and `step` (aliases: ALIASES) and either a column
+    per metric, or `metric` and `value`, as MLflow's download of metrics has (run_id, key, value, step, timestamp).
+    Optional: `examples`, `seconds` (or a `timestamp`, in seconds or milliseconds since any origin), those of ABOUT, and
+    `params.KEY`; of these the first of a trial counts. Without `trial` the file is one run. The CSV of a W&B chart has
+    `Step` and a column `RUN - METRIC` per run; its __MIN and __MAX are left out. In a TensorBoard folder each folder
+    with event files is a run; scalars are read, with `tensorboard` installed.
+    In a column per metric an empty cell is no report, but those after the last number of a gapless curve are NaN.
+
+    Raises FileNotFoundError if there is nothing, ValueError if what is there are no curves.
+    """
+    if source.is_dir():
+        return _tidy(_tensorboard(source), source)
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"no runs at {source}: give a sweep's folder, a Parquet or CSV file, or a TensorBoard folder"
+        )
+    frame = pd.read_parquet(source) if source.suffix in (".parquet", ".pq") else pd.read_csv(source)
+    charts = {str(c): m for c in frame.columns if (m := WANDB_CHART.match(str(c)))}
+    if charts:
+        return _tidy(_wandb_chart(frame, charts), source)
+    return _tidy(_renamed(frame), source)
+
+
+def _renamed(frame: pd.DataFrame) -> pd.DataFrame:
+    known = {str(column).lower(): column for column in frame.columns}
+    found = {}
+    for ours, theirs in ALIASES.items():
+        name = next((known[alias] for alias in theirs if alias in known), None)
+        if name is not None:
+            found[name] = ours
+    return frame.rename(columns=found)
+
+
+def _wandb_chart(frame: pd.DataFrame, charts: dict[str, re.Match[str]]) -> pd.DataFrame:
+    steps = _renamed(frame[[c for c in frame.columns if c not in charts]])
+    if "step" not in steps:
+        raise ValueError(
+            f"a W&B chart needs a Step column; this has {', '.join(map(str, frame.columns[:6]))}: export by step"
+        )
+    parts = [
+        pd.DataFrame({"trial": m["run"], "step": steps["step"], "metric": m["metric"], "value": frame[column]})
+        for column, m in charts.items()
+        if m["bound"] is None
+    ]
+    return pd.concat(parts, ignore_index=True).dropna(subset="value")
+
+
+def _tensorboard(folder: Path) -> pd.DataFrame:
+    runs = sorted({path.parent for path in folder.rglob("*tfevents*")})
+    if not runs:
+        raise FileNotFoundError(f"{folder} is no sweep (it has no sweep.yaml) and holds no TensorBoard event files")
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError as error:
+        raise ValueError("to read TensorBoard's event files: pip install tensorboard") from error
+    rows = []
+    for run in runs:
+        events = EventAccumulator(str(run), size_guidance={"scalars": 0, "tensors": 0})
+        events.Reload()
+        name = str(run.relative_to(folder)) if run != folder else folder.name
+        for tag in events.Tags()["scalars"]:
+            rows += [(name, e.step, tag, e.value, e.wall_time) for e in events.Scalars(tag)]
+        for tag in events.Tags()["tensors"]:  # scalars of TensorFlow 2
+            known = [(e, _scalar(e.tensor_proto)) for e in events.Tensors(tag)]
+            rows += [(name, e.step, tag, value, e.wall_time) for e, value in known if value is not None]
+    return pd.DataFrame(rows, columns=["trial", "step", "metric", "value", "timestamp"])
+
+
+def _scalar(proto: object) -> float | None:
+    from tensorboard.util.tensor_util import make_ndarray
+
+    value = make_ndarray(proto)
+    return float(value) if value.ndim == 0 and np.issubdtype(value.dtype, np.number) else None
+
+
+def _tidy(frame: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if "step" not in frame:
+        raise ValueError(f"{source} has no column step; it has {', '.join(map(str, frame.columns[:12]))}")
+    frame = frame.assign(trial=frame.get("trial", source.stem)).dropna(subset=["trial", "step"])
+    if "task" in frame and frame["task"].nunique() > 1:
+        frame["trial"] = frame["task"].astype(str) + "/" + frame["trial"].astype(str)
+    about = [c for c in frame.columns if c in ABOUT or str(c).startswith("params.")]
+    names = frame["trial"].drop_duplicates()
+    is_number = pd.api.types.is_integer_dtype(names)
+    numbers = dict(zip(names, names if is_number else range(len(names)), strict=True))
+    trials = frame.groupby("trial", sort=False)[about].first() if about else pd.DataFrame(index=names)
+    trials = trials.assign(name=trials.index.astype(str)).set_axis(
+        pd.Index([int(numbers[n]) for n in trials.index], name="number")
+    )
+    if "seconds" not in frame and "timestamp" in frame:
+        frame["seconds"] = _seconds(frame)
+    frame = frame.assign(trial=frame["trial"].map(numbers).astype(int), step=frame["step"].astype(int))
+    if not {"metric", "value"} <= set(frame.columns):
+        fixed = [c for c in ("trial", "step", "examples", "seconds") if c in frame]
+        metrics = [c for c in frame.columns if c not in (*fixed, *about, "timestamp") and _is_metric(frame[c])]
+        frame = frame.melt(fixed, metrics, var_name="metric", value_name="value")
+        frame = frame[_was_reported(frame)]
+    if frame.empty:
+        raise ValueError(f"{source} holds no curves: no column of numbers beside trial and step")
+    curves = frame.reindex(columns=CURVE_COLUMNS).astype({"value": float, "metric": str})
+    return trials, curves.sort_values(["trial", "step"], kind="stable", ignore_index=True)
+
+
+def _was_reported(frame: pd.DataFrame) -> pd.Series:
+    """Which values of a column per metric were reports: all numbers, and NaN at the end of a curve without gaps.
+
+    An empty cell and NaN look alike in a table. A metric reported now and then has gaps; one that diverged has none
+    before. A trial without any number reported its NaN.
+    """
+    number = frame["value"].notna()
+    curve = [frame["trial"], frame["metric"]]
+    n_before = number.groupby(curve).cumsum()
+    at = frame.groupby(["trial", "metric"]).cumcount() + 1
+    last = at.where(number, 0).groupby(curve).transform("max")
+    has_gaps = (n_before < at).where(at <= last, other=False).groupby(curve).transform("any")
+    some = number.groupby(curve).transform("any")
+    is_empty = ~number.groupby(frame["trial"]).transform("any")
+    return number | (some & ~has_gaps & (at > last)) | is_empty
+
+
+def _is_metric(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _seconds(frame: pd.DataFrame) -> pd.Series:
+    """Seconds since a trial's first report. Numbers beyond the year 5138 in seconds are milliseconds."""
+    time = frame["timestamp"]
+    if not pd.api.types.is_numeric_dtype(time):
+        time = (pd.to_datetime(time) - pd.Timestamp(0)) / pd.Timedelta(seconds=1)
+    elif time.max() > 1e11:
+        time = time / 1000
+    return time - time.groupby(frame["trial"]).transform("min")
