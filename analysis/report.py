@@ -16,6 +16,7 @@ from analysis.figures.map import N_CHOICES
 from analysis.figures.style import lines_of, shape_name, short_names, varied
 from analysis.importance import importance, interactions, shares
 from analysis.load import Sweep, load
+from analysis.next_trials import as_frame, next_trials
 from analysis.pareto import pareto
 from analysis.pruning import pruning
 from analysis.ranking import Ranking, rank
@@ -23,6 +24,7 @@ from analysis.ranking import Ranking, rank
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
 SIGNIFICANT = 0.05
+N_NEXT = 10  # cures shown; `python -m analysis next` has all
 
 
 def write_report(folder: Path) -> Sequence[Path]:
@@ -51,6 +53,7 @@ def report(sweep: Sweep) -> Document:
         _ranking(sweep, ranking),
         _curves(sweep, diagnosis),
         _shapes(sweep, diagnosis),
+        _next(sweep, diagnosis),
         _parameters(sweep, diagnosis),
         _schedules(sweep),
         _gradients(sweep),
@@ -157,6 +160,16 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     blocks += [Items(where)] if where else []
     blocks += [Table("What went wrong, trial by trial, and what would help", told)] if len(told) else []
     return Section("How they converged", blocks)
+
+
+def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
+    trials = next_trials(sweep, diagnosis)[:N_NEXT]
+    if not trials:
+        return Section("What to try next", [])
+    how = "`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's queue."
+    commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
+    blocks: list[Block] = [how, Table("Cures, the most promising first", as_frame(trials))]
+    return Section("What to try next", [*blocks, Items(commands)] if commands else blocks)
 
 
 def _parameters(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.figures.style import varied
 from analysis.load import Sweep
+from analysis.next_trials import NextTrial, next_trials
 from analysis.ranking import Ranking
 
 WELL = ("converged", "improving")  # shapes that are no ill
@@ -38,7 +38,7 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
 
     ranking: of `analysis.ranking.rank`. diagnosis: of `analysis.diagnosis.diagnose`.
     """
-    return " ".join([searched(sweep), *won(ranking), *went_wrong(diagnosis), *to_try(sweep, diagnosis)])
+    return " ".join([searched(sweep), *won(ranking), *went_wrong(diagnosis), *to_try(next_trials(sweep, diagnosis))])
 
 
 def searched(sweep: Sweep) -> str:
@@ -81,16 +81,15 @@ def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
     return [f"What went wrong most, of {_n(len(judged), 'trial')}: {_listed(counts)}."]
 
 
-def to_try(sweep: Sweep, diagnosis: pd.DataFrame) -> list[str]:
-    """The cures of the best trials that had an ill, each once."""
-    ill = diagnosis[~diagnosis["shape"].isin(WELL) & diagnosis["cure"].map(bool)]
-    final = sweep.trials["final"].reindex(ill.index).astype(float)
-    ordered = final.sort_values(ascending=sweep.directions[0] != "maximize").index
-    texts = {trial: " ".join(cure) for trial, cure in ill["cure"].items()}
-    cures: dict[str, Any] = {}
-    for trial in ordered:
-        cures.setdefault(texts[trial], trial)
-    named = [f"{cure} for trial {trial}" for cure, trial in list(cures.items())[:N_CURES]]
+def to_try(trials: Sequence[NextTrial]) -> list[str]:
+    """The first changes that `analysis.next_trials` would try, each with the first trials it would cure."""
+    changes: dict[str, list[str]] = {}
+    for trial in trials:
+        changes.setdefault(" ".join(trial.overrides), []).append(str(trial.cures[0]))
+    named = [
+        f"{change} for trial{'s' if len(of) > 1 else ''} {_listed(of[:N_CURES])}"
+        for change, of in list(changes.items())[:N_CURES]
+    ]
     return [f"To try next: {'; '.join(named)}."] if named else []
 
 

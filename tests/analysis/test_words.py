@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.load import Sweep
+from analysis.next_trials import NextTrial
 from analysis.ranking import Ranking, rank
 from analysis.words import paragraph, searched, to_try, went_wrong, won
 
@@ -80,15 +81,18 @@ def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:
     assert went_wrong(diagnosed(what, ["converged"] * 6)) == ["None of the 6 trials shows an ill."]
 
 
-@pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_cures_of_the_best_ill_trials_come_first(direction: str, made_sweep: Make) -> None:
-    """The most promising ill trials are cured first, each cure is named once, and the healthy need none."""
-    what = made_sweep(4, direction=direction)
-    sign = 1 if direction == "minimize" else -1
-    what = dataclasses.replace(what, trials=what.trials.assign(final=[sign * v for v in (3.0, 1.0, 2.0, 0.5)]))
-    cures = [("optim.lr=0.1",), ("optim.lr=0.2", "clip=norm"), ("optim.lr=0.1",), ("optim.lr=0.9",)]
-    said = to_try(what, diagnosed(what, ["slow", "stalled", "slow", "converged"], cures))
-    assert said == ["To try next: optim.lr=0.2 clip=norm for trial 1; optim.lr=0.1 for trial 2."]
+def test_a_few_cures_are_named_in_the_order_given() -> None:
+    """What to try is said as it would be typed, three changes, each with three trials at most; without any, nothing."""
+
+    def cure(trial: int, *overrides: str) -> NextTrial:
+        return NextTrial((trial, 99), "slow", overrides, "", {}, "", "")
+
+    same = [cure(n, "optim.lr=0.2", "clip=norm") for n in range(10, 15)]
+    assert to_try([cure(1, "optim.lr=0.1"), *same, cure(2, "schedule=cosine"), cure(3, "optim.lr=0.5")]) == [
+        "To try next: optim.lr=0.1 for trial 1; optim.lr=0.2 clip=norm for trials 10, 11 and 12; "
+        "schedule=cosine for trial 2."
+    ]
+    assert to_try([]) == []
 
 
 @pytest.mark.parametrize("state", [None, "complete", "pruned", "running"])
