@@ -20,6 +20,7 @@ from analysis.next_trials import as_frame, next_trials
 from analysis.pareto import pareto
 from analysis.pruning import pruning
 from analysis.ranking import Ranking, rank
+from analysis.review import write_notes
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
@@ -30,10 +31,11 @@ N_NEXT = 10  # cures shown; `python -m analysis next` has all
 def write_report(folder: Path) -> Sequence[Path]:
     """Write report/index.html, report/report.md and the pictures of the latter into a sweep's folder.
 
-    Returns the paths of the two. Works on a sweep that still runs. Takes about 3 s for 32 trials and 11 s for 500 on one
+    Returns the paths of the two. The notes for optuna-dashboard go into the study. Works on a sweep that still runs. Takes about 3 s for 32 trials and 11 s for 500 on one
     core, besides a second to import what it needs. Raises FileNotFoundError if the folder is no sweep.
     """
-    document = report(load(folder))
+    sweep = load(folder)
+    document = report(sweep)
     pictures = {picture.name: picture.png() for picture in document.pictures}
     target = folder / "report"
     target.mkdir(exist_ok=True)
@@ -42,6 +44,7 @@ def write_report(folder: Path) -> Sequence[Path]:
     page, text = target / "index.html", target / "report.md"
     page.write_text(as_html(document, pictures), encoding="utf-8")
     text.write_text(as_markdown(document), encoding="utf-8")
+    write_notes(folder, sweep)
     return [page, text]
 
 
