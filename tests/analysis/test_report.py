@@ -84,6 +84,7 @@ def test_a_report_before_the_first_trial(made_sweep: Make) -> None:
     assert "No trial of made has begun." in "".join(Page(page_of(document)).texts)
 
 
+@pytest.mark.slow
 def test_500_trials_stay_below_5_mb(made_sweep: Make) -> None:
     """The page of 500 trials of 100 reports, with six metrics each, is smaller than 5 MB."""
     assert len(page_of(report(made_sweep(500, 100, audit=True))).encode()) < 5e6
