@@ -2,27 +2,31 @@
 
 Nothing of it is recorded while the sweep runs: a diagnosis may change with every trial that goes lower than the others
 did, a tier with every result, and after `tell` Optuna takes no more attributes. `analysis.dashboard` lays it over the
-study whenever someone looks; `write_notes` leaves the notes in the study at the end, where any dashboard shows them.
+study whenever someone looks; with the report the notes go into the study itself, where any dashboard shows them.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.exceptions import StorageInternalError
 
 from analysis import words
 from analysis.diagnosis import diagnose
 from analysis.figures.curves import STALLED_SHAPES
 from analysis.figures.style import shape_name, short_names, varied
-from analysis.load import Sweep, load, open_study
+from analysis.load import Sweep, open_study
 from analysis.ranking import Ranking, objective_source, rank
 from analysis.tables import cell
+
+log = logging.getLogger(__name__)
 
 N_RANKED = 20  # settings in the study's note: more is a report
 # The last line of a note by us. A person's own words go below it, and stay.
@@ -109,9 +113,9 @@ def _trial_note(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | No
     """Diagnosis, verdict and cure of one trial."""
     lines = []
     if found:
-        lines.append(f"**{shape_name(found['shape']).capitalize()}**: {_plain(found['reason'])}.")
+        lines.append(f"**{shape_name(found['shape']).capitalize()}**: {_sentence(found['reason'])}")
     if row["state"] != "running":
-        lines.append(f"**Ended**: {_plain(str(row['why']) or str(row['state']))}.")
+        lines.append(f"**Ended**: {_sentence(str(row['why']) or str(row['state']))}")
     cure = f"`{' '.join(found['cure'])}`" if found and found["cure"] else ""
     if found and (found["advice"] or cure):
         lines.append(f"**Cure**: {'; '.join(filter(None, (_plain(found['advice']), cure)))}.")
@@ -158,7 +162,11 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 def _plain(text: str) -> str:
     """Text as Markdown that shows it: nothing in it is markup."""
-    return re.sub(r"([\\`*_<>\[\]|#~])", r"\\\1", text).replace("\n", " ").rstrip(".")
+    return re.sub(r"([\\`*<>\[\]|#~]|(?<!\w)_|_(?!\w))", r"\\\1", text).replace("\n", " ")
+
+
+def _sentence(text: str) -> str:
+    return f"{_plain(text).rstrip('.')}."
 
 
 def note_attributes(body: str, trial_id: int | None, stored: Mapping[str, Any], *, record: bool) -> dict[str, Any]:
@@ -187,16 +195,21 @@ def note_attributes(body: str, trial_id: int | None, stored: Mapping[str, Any], 
     }
 
 
-def write_notes(folder: Path) -> Sequence[Path]:
-    """Write the notes that have changed into the study of a sweep's folder. Returns no paths: nothing is made there."""
+def write_notes(folder: Path, sweep: Sweep) -> None:
+    """Write the notes that have changed into the study of a sweep's folder, on the study and its finished trials.
+
+    A study that cannot be written keeps the notes it has; a line in the log says so.
+    """
     study = open_study(folder)
-    made = review(load(folder), study._study_id)
+    made = review(sweep, study._study_id)
     storage = study._storage
     stored = storage.get_study_system_attrs(study._study_id)
     changed = note_attributes(made.about, None, stored, record=True)
     for trial in study.get_trials(deepcopy=False):
         if trial.number in made.notes and trial.state.is_finished():
             changed |= note_attributes(made.notes[trial.number], trial._trial_id, stored, record=True)
-    for key, value in changed.items():
-        storage.set_study_system_attr(study._study_id, key, value)
-    return ()
+    try:
+        for key, value in changed.items():
+            storage.set_study_system_attr(study._study_id, key, value)
+    except StorageInternalError as error:
+        log.warning("the notes for optuna-dashboard could not be written: %s", error.__cause__ or error)
