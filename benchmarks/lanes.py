@@ -1,10 +1,10 @@
 """Lanes against everything else: steps a second of one model, and whole sweeps.
 
-python benchmarks/lanes.py throughput [--rounds 4] [--only rnn]    # about 7 minutes on 2 cores
+python benchmarks/lanes.py throughput [--rounds 3] [--only rnn]    # about 7 minutes on 2 cores
 python benchmarks/lanes.py throughput --gpu [--only rnn]           # on one card
 python benchmarks/lanes.py sweep [--seeds 3] [--ray PYTHON]        # about 5 minutes
 
-All sides run in every round, in random order. PYTHON: an interpreter that has ray[tune] and all that this project needs.
+All sides run in every round, in random order. PYTHON: one that has ray[tune] and all that we need.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     throughput = commands.add_parser("throughput", help="trial-steps per second")
-    throughput.add_argument("--rounds", type=int, default=4)
+    throughput.add_argument("--rounds", type=int, default=3)
     throughput.add_argument("--seconds", type=float, default=0.6, help="of each side in each round, or one report's")
     throughput.add_argument("--only", nargs="*", help="models to measure; default: all")
     throughput.add_argument("--gpu", action="store_true", help="on a CUDA device, against what one would do there")

@@ -30,7 +30,7 @@ class Gate:
     """Lets a process work only while it is timed.
 
     The first call says that the process is ready, and after how many seconds. A message (seconds, n_threads) opens a
-    window; at the first call after its end, the units of work done in it and the seconds go back. None ends the process.
+    window; at the first call after its end, the units of work done and the seconds go back. None ends the process.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -114,7 +114,7 @@ def replayed(gate: Gate, overrides: Sequence[str]) -> None:
     batches = Batches(run.splits.train.to(run.device), run.seed)
     size = run.batches.at(0)
     place = batches.at(0, size)
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         for _ in range(3):
             update(run, state, place, run.optim.lr)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ WORKLOADS = {
     "transformer": ["task=digit_sum", "model=transformer"],
 }
 WIDTHS = (4, 8, 16, 32, 64)
+# A side is timed from report to report, which for wide stacks of these would take half a minute.
+WIDTHS_OF = {"cnn": (4, 8, 16), "transformer": (4, 8)}
 GPU_WIDTHS = (1, 8, 64, 512, 4096)
 N_GPU_PROCESSES = 8
 # Longest that a side may take to be ready: compiling, or thousands of lanes.
@@ -45,6 +48,8 @@ class Crew:
             if not ours.poll(SETUP_S):
                 raise RuntimeError(f"{side.__name__}{arguments} was not ready after {SETUP_S:.0f} s")
             self.notes.append(ours.recv())
+        name = f"{side.__name__} {' '.join(map(str, arguments))}"
+        print(f"ready after {self.notes[0]['setup_s']:.1f} s: {name}", file=sys.stderr, flush=True)
 
     def rate(self, n_processes: int, n_threads: int, seconds: float) -> float:
         """Units a second of the first n_processes together."""
@@ -90,7 +95,7 @@ def compare(names: list[str], rounds: int, seconds: float, on_gpu: bool) -> None
         for limit in limits:
             print(f"{limit.name}: {statistics.median(limit.rates) / 1e9:,.0f} GFLOP/s", flush=True)
         for name in names:
-            sides = (_gpu_sides if on_gpu else _cpu_sides)(WORKLOADS[name])
+            sides = (_gpu_sides if on_gpu else _cpu_sides)(name)
             _measure(sides, rounds, seconds)
             print(f"\n**{name}**\n")
             _print_table(sides, flops(WORKLOADS[name]), limits)
@@ -104,7 +109,8 @@ def _matrix_rates(on_gpu: bool) -> list[Side]:
     ]
 
 
-def _cpu_sides(workload: list[str]) -> list[Side]:
+def _cpu_sides(name: str) -> list[Side]:
+    workload = WORKLOADS[name]
     solo, compiled = Crew(2, alone, workload), Crew(2, alone, workload, True)
     stepped = Crew(2, in_lanes, workload, 1, True)
     model_s, step_s = (f"ready after {crew.notes[0]['setup_s']:.0f} s" for crew in (compiled, stepped))
@@ -119,7 +125,10 @@ def _cpu_sides(workload: list[str]) -> list[Side]:
     if "model=lstm" in workload:
         library = Crew(2, alone, [*workload, "model._target_=lanes_sides.TorchLSTM"])
         sides.append(Side("solo, nn.LSTM, 2 processes", "solo", library, 2))
-    sides += [Side(f"{width} lanes", "lanes", Crew(2, in_lanes, workload, width, False), 2) for width in WIDTHS]
+    sides += [
+        Side(f"{width} lanes", "lanes", Crew(2, in_lanes, workload, width, False), 2)
+        for width in WIDTHS_OF.get(name, WIDTHS)
+    ]
     auto = _auto_width(workload)
     if auto == 1:
         return [*sides, Side("lanes=auto: solo, 2 processes", "auto", solo, 2, 1, "lanes do not pay, says auto")]
@@ -132,8 +141,8 @@ def _cpu_sides(workload: list[str]) -> list[Side]:
     ]
 
 
-def _gpu_sides(workload: list[str]) -> list[Side]:
-    workload = [*workload, "device=cuda"]
+def _gpu_sides(name: str) -> list[Side]:
+    workload = [*WORKLOADS[name], "device=cuda"]
     solo = Crew(N_GPU_PROCESSES, alone, workload)
     sides = [
         Side("solo, eager", "solo", solo, 1),
@@ -190,7 +199,7 @@ def _print_table(sides: list[Side], n_flops: int, limits: list[Side]) -> None:
         print(f"At the rate of {limit.name}: {rate:,.0f} trial-steps/s, {ratio:.1f} times the best solo side.")
     spread = max(max(s.rates) / min(s.rates) - 1 for s in (best, *(s for s in sides if s.kind == "auto")))
     print(
-        f"{n_flops / 1e6:.2f} MFLOP a trial-step. The best solo side and auto vary by up to {100 * spread:.0f} % over the "
-        "rounds: smaller differences are unseen.",
+        f"{n_flops / 1e6:.2f} MFLOP a trial-step. The best solo side and auto vary by up to {100 * spread:.0f} % over "
+        "the rounds: smaller differences are unseen.",
         flush=True,
     )
