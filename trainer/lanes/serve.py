@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,12 @@ class Lanes:
         """Steps made, times lanes: with a passenger, and in all."""
         counts = [self._n_steps_before, *(group.n_lane_steps for group in self._groups.values())]
         return sum(full for full, _ in counts), sum(n for _, n in counts)
+
+    @property
+    def n_waiting_by_kind(self) -> list[int]:
+        """Runs that begin with the next block, counted by kind."""
+        kinds = [kind_of(p.run, p.state.model, p.course.size) for p in self._waiting]
+        return list(Counter(kinds).values())
 
     @property
     def n_passengers(self) -> int:
@@ -81,24 +88,39 @@ def run_lanes(desk: Desk) -> None:
     room = _Room(desk)
     desk.open(room.n_trials)
     while True:
-        while (trial := desk.take(room.wait_s(lanes.n_passengers))) is not None:
-            try:
-                run = read(trial.config)
-                room.consider(run)
-                hooks = _hooks(trial)
-                keep = trial.folder / "best.pt" if trial.config.keep_best else None
-                lanes.board(run, hooks, keep, partial(_finished, desk, trial))
-            except NotInLanesError as error:
-                desk.say(f"trains alone, not in lanes: {error}")
-                desk.run_alone(trial)
-            except Exception as error:
-                desk.finish(trial, error)
-            if room.is_full(lanes.n_passengers):
-                break
-        room.has_begun = True
+        boarded = _fill(desk, lanes, room)
+        if not room.begin(lanes.n_waiting_by_kind):
+            lanes = Lanes()
+            for trial in boarded:
+                _train_alone(desk, trial, room.why_alone)
+            continue
         lanes.run_block()
         desk.fill(*lanes.n_lane_steps)
         desk.flush()
+
+
+def _fill(desk: Desk, lanes: Lanes, room: _Room) -> list[LaneTrial]:
+    """Board trials as long as there is room and there are some; returns those that have."""
+    boarded = []
+    while (trial := desk.take(room.wait_s(lanes.n_passengers))) is not None:
+        try:
+            run = read(trial.config)
+            room.consider(run)
+            keep = trial.folder / "best.pt" if trial.config.keep_best else None
+            lanes.board(run, _hooks(trial), keep, partial(_finished, desk, trial))
+            boarded.append(trial)
+        except NotInLanesError as error:
+            _train_alone(desk, trial, str(error))
+        except Exception as error:
+            desk.finish(trial, error)
+        if room.is_full(lanes.n_passengers):
+            break
+    return boarded
+
+
+def _train_alone(desk: Desk, trial: LaneTrial, why: str) -> None:
+    desk.say(f"trains alone, not in lanes: {why}")
+    desk.run_alone(trial)
 
 
 class _Room:
@@ -108,7 +130,9 @@ class _Room:
         self._desk = desk
         self._n_lanes = desk.n_lanes
         self._faults: dict[Hashable, str | None] = {}  # what keeps a kind of run out of lanes; None: nothing
-        self.has_begun = False
+        self._pays_from = 1  # lanes in one stack
+        self._has_begun = False
+        self.why_alone = ""  # why nothing is to be trained in lanes any more
 
     @property
     def n_trials(self) -> int:
@@ -119,7 +143,7 @@ class _Room:
         """How long to wait for a trial: the first block waits for its lanes to fill, later ones do not."""
         if n_passengers == 0:
             return None
-        return 0 if self.has_begun else FILL_S
+        return 0 if self._has_begun else FILL_S
 
     def is_full(self, n_passengers: int) -> bool:
         """Whether no more lanes are to be opened for now."""
@@ -132,11 +156,29 @@ class _Room:
         """
         model = json.dumps([run.node["model"], run.node["task"]], sort_keys=True, default=str)
         kind = (model, run.precision, type(run.clip), run.optim.kind, run.loss.reduction, run.loss.flood is None)
+        if self.why_alone:
+            raise NotInLanesError(self.why_alone)
         if kind not in self._faults:
             self._faults[kind] = self._fault_of(run)
             self._desk.open(1 if self._faults[kind] else self.n_trials)
         if (fault := self._faults[kind]) is not None:
             raise NotInLanesError(fault)
+
+    def begin(self, n_by_kind: Sequence[int]) -> bool:
+        """Whether to train in lanes what has boarded; judged once, before the first block.
+
+        n_by_kind: how many runs of each kind there are. Where a search over batch sizes, say, spreads them over stacks
+        so thin that the solo loop is faster, all train alone, unless the user has asked for lanes by number.
+        """
+        mean = sum(n_by_kind) / max(len(n_by_kind), 1)
+        if not self._has_begun and n_by_kind and mean < self._pays_from:
+            self.why_alone = (
+                f"{sum(n_by_kind)} lanes are spread over {len(n_by_kind)} kinds of trials (batch sizes, shapes), and a "
+                f"stack pays from {self._pays_from} lanes on; more trials or a number for hydra.sweeper.lanes open more"
+            )
+            self._desk.open(1)
+        self._has_begun = self._has_begun or bool(n_by_kind)
+        return not (self.why_alone and n_by_kind)
 
     def _fault_of(self, run: Settings) -> str | None:
         try:
@@ -145,7 +187,7 @@ class _Room:
             return str(error)
         if self._n_lanes is None:
             width = best_width(run, self._desk.most)
-            self._n_lanes = width.n_lanes
+            self._n_lanes, self._pays_from = width.n_lanes, width.pays_from
             self._desk.say(str(width))
         return "the solo loop is as fast" if self._n_lanes == 1 else None
 

@@ -27,9 +27,13 @@ MOST_CHECKED = 64
 
 @dataclass(frozen=True)
 class Width:
-    """The number of lanes that pays, and the steps a second of all of them and of the solo loop."""
+    """The number of lanes that pays, and the steps a second of all of them and of the solo loop.
+
+    pays_from: the fewest lanes tried that were faster than the solo loop.
+    """
 
     n_lanes: int
+    pays_from: int
     steps_per_s: float
     alone_per_s: float
 
@@ -48,16 +52,18 @@ def best_width(run: Settings, most: int, clock: Callable[[], float] = time.perf_
     Takes about a second on a CPU. clock: seconds, any origin.
     """
     alone = 1 / _seconds_alone(run, clock)
+    pays_from = 0
     best, n_lanes, n_next = 0.0, 1, min(4, most)  # fewer than four never pay where four do not
     while 1 < n_next <= most:
         seconds, memory = _seconds_in_lanes(run, n_next, clock)
         if n_next / seconds < best * WORTH:
             break
         best, n_lanes = n_next / seconds, n_next
+        pays_from = pays_from or (n_lanes if best > alone else 0)
         n_next *= 2
         if memory is not None and memory * n_next > MEMORY_SHARE:
             break
-    return Width(n_lanes if best > alone else 1, best, alone)
+    return Width(n_lanes if best > alone else 1, pays_from or 1, best, alone)
 
 
 def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
