@@ -57,6 +57,8 @@ class Review:
 
 def review(sweep: Sweep, study_id: int) -> Review:
     """What there is to say of a sweep, finished or running. study_id: Optuna's, for links from the study's note."""
+    if sweep.trials.empty:
+        return Review(sweep, pd.DataFrame(), {}, {}, f"{_plain(sweep.name)}: no trial has begun.", "")
     diagnosis, ranking = diagnose(sweep), rank(sweep)
     found = diagnosis.to_dict("index")
     tiers = _tiers(ranking)
