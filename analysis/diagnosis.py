@@ -11,7 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.facts import Facts
+import numpy as np
+
+from analysis.facts import Facts, smooth
 from sweeps.signals import N_TAIL, Signals, log_time
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ WELL = ("converged", "improving")
 N_REPORTS = 3  # fewer finite reports are no curve
 # Shares of the room:
 ROSE = 0.25  # a rise above the start that is an explosion if the loss stays high
-HIGH = 0.7  # what is left above the lowest: having fallen by less than the rest, a flat loss is high
+HARDLY = 0.3  # a fall of less is hardly one: a flat loss is high, an explosion was not survived
 NEAR = 0.05  # what may be left above the lowest for a flat loss to have converged
 GAIN = 0.05  # what another doubling of the steps must promise for a loss to be called falling
 SLOW = 0.5  # what the best had fallen by this step that a falling loss must have, not to be slow
@@ -85,7 +87,7 @@ def _exploded(facts: Facts, s: Signals) -> Diagnosis | None:
     peak_at = int(finite.argmax())
     rise = float(finite[peak_at]) - facts.start - 4 * s.noise
     scale = max(facts.room, 1e-9 * abs(facts.start))
-    if rise > ROSE * scale and s.level > facts.start - (1 - HIGH) * scale:
+    if rise > ROSE * scale and s.level > facts.start - HARDLY * scale:
         since = float(facts.steps[peak_at])
         whose, parameter = _first_gradient(facts, since)
         rises = f"rises from {facts.start:.4g} to {finite[peak_at]:.4g} at step {since:.0f}"
@@ -104,7 +106,7 @@ def _first_gradient(facts: Facts, step: float) -> tuple[str, str]:
 def _died(facts: Facts, s: Signals) -> Diagnosis | None:
     """The gradient exploded and is about 0 from then on, while the loss is not low."""
     e = facts.explosion
-    if e is None or e.dead_since is None or facts.fall > (1 - HIGH) * facts.room:
+    if e is None or e.dead_since is None or facts.fall > HARDLY * facts.room:
         return None
     times = f" to {e.times:.3g} times its median" if math.isfinite(e.times) else ""
     whose = f" of {e.parameter}" if e.parameter else ""
@@ -126,7 +128,7 @@ def _overfitting(facts: Facts, s: Signals) -> Diagnosis | None:
         return Diagnosis("overfitting", reason, v.best_step)
     gap = v.level - s.level
     is_stable = not v.trend_high < 0 or -v.trend * log_time(v.step, 2 * v.step) < GAIN * validation_fall
-    if is_stable and facts.fall > 0 and gap > GAP * facts.fall and gap > 4 * (v.noise + s.noise):
+    if is_stable and gap > GAP * facts.fall > GAP * HARDLY * facts.room and gap > 4 * (v.noise + s.noise):
         return Diagnosis(
             "overfitting", f"validation stays at {v.level:.4g}, {gap:.4g} above training at {s.level:.4g}", v.best_step
         )
@@ -159,19 +161,24 @@ def _oscillating(facts: Facts, s: Signals) -> Diagnosis | None:
 
 
 def _flat(facts: Facts, s: Signals) -> Diagnosis | None:
-    """No progress that matters at the end: high, early, late, or where the best of the sweep is."""
+    """No progress that matters at the end: high, early, late, or where the best of the sweep is.
+
+    Since when is the stall that the signals see; a tail that creeps on can put that late, so that early is also what
+    came near its end early.
+    """
     gain = max(-s.trend, 0.0) * log_time(s.step, 2 * s.step)
     is_falling = s.trend_high < 0 and gain > GAIN * facts.room
     if is_falling and s.stalled_since is None:
         return None
     left = facts.room - facts.fall
-    since = s.stalled_since if s.stalled_since is not None else _flat_since(facts, s)
+    arrived = _arrived(facts, s)
+    since = s.stalled_since if s.stalled_since is not None else arrived
     at = f"flat at {s.level:.4g} since step {since:.0f} of {facts.n_steps}, noise {s.noise:.2g}"
-    if facts.fall <= (1 - HIGH) * facts.room or facts.room <= 4 * s.noise:
+    if facts.fall <= HARDLY * facts.room or facts.room <= 4 * s.noise:
         return Diagnosis("underfitting", f"{at}: it has hardly fallen from {facts.start:.4g}", since)
     share = facts.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
-    is_early = since < EARLY * max(facts.n_steps, s.step)
+    is_early = min(since, arrived) < EARLY * max(facts.n_steps, s.step)
     if not math.isnan(facts.lowest) and left <= max(NEAR * facts.room, 2 * s.noise):
         return Diagnosis("converged", f"{at}, {left:.2g} above the lowest of the sweep", since)
     if is_early and not share < SPENT:
@@ -181,12 +188,12 @@ def _flat(facts: Facts, s: Signals) -> Diagnosis | None:
     return Diagnosis("stalled", f"{at}{rate}; another trial reached {facts.lowest:.4g}", since)
 
 
-def _flat_since(facts: Facts, s: Signals) -> float:
-    """Where a flat curve without a significant stall came near its end: within noise, or a tenth of its fall."""
-    near = s.level + max(4 * s.noise, 0.1 * max(facts.fall, 0.0))
-    above = (facts.losses[: s.n_reports] > near).nonzero()[0]
-    at = int(above[-1]) + 1 if len(above) else 0
-    return float(facts.steps[min(at, s.n_reports - 1)])
+def _arrived(facts: Facts, s: Signals) -> float:
+    """The step at which the smoothed loss came to stay near its end: within its noise, or a tenth of its fall."""
+    steps, losses = smooth(facts.steps[: s.n_reports], facts.losses[: s.n_reports])
+    above = np.flatnonzero(losses > s.level + max(3 * s.noise, 0.1 * facts.fall))
+    after = int(above[-1]) + 1 if len(above) else 0
+    return float(steps[min(after, len(steps) - 1)])
 
 
 def _falling(facts: Facts, s: Signals) -> Diagnosis:

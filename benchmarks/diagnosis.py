@@ -6,6 +6,9 @@ A curve is its shape's course (see `COURSES`: the start is 1 and the lowest of t
 with autocorrelated noise, on irregular steps, scaled and shifted at random. Rules were developed on the set
 `development`; `held_out` has other seeds and wider ranges of every quantity. What a sweep knows of the other trials
 (the loss at the start and the lowest so far) comes from a good curve of the same sweep.
+
+The first look at a held-out set (seed 2026: 96.5 %) showed a rule that was wrong, the gap to validation of losses that
+hardly fall; it and what the development set showed were mended, and the seed was changed.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ class Ranges:
 
 SETS = {
     "development": Ranges(1, (40, 200), (0.003, 0.03), (0.0, 0.3), (0.1, 10.0), (0.0, 1.0)),
-    "held_out": Ranges(2026, (30, 500), (0.001, 0.04), (0.0, 0.5), (1e-3, 1e3), (0.0, 2.0)),
+    "held_out": Ranges(2027, (30, 500), (0.001, 0.04), (0.0, 0.5), (1e-3, 1e3), (0.0, 2.0)),
 }
 
 
