@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from analysis.tables import cell
 log = logging.getLogger(__name__)
 
 N_RANKED = 20  # settings in the study's note: more is a report
+N_LINKED = 20  # trials behind one link: the dashboard shows all of them on one page
 # The last line of a note by us. A person's own words go below it, and stay.
 SIGNATURE = "*Written by Iolaus. What you add below this line is kept.*"
 # optuna-dashboard keeps notes in the study's system attributes, cut into parts of this length.
@@ -62,13 +63,23 @@ def review(sweep: Sweep, study_id: int) -> Review:
     diagnosis, ranking = diagnose(sweep), rank(sweep)
     found = diagnosis.to_dict("index")
     tiers = _tiers(ranking)
+    n_tiers = max(tiers.values(), default=0)
     rows = dict(zip(map(int, sweep.trials.index), sweep.trials.to_dict("records"), strict=True))
     return Review(
         sweep=sweep,
         diagnosis=diagnosis,
         attributes={n: _attributes(row, found.get(n, {}), tiers.get(n), sweep) for n, row in rows.items()},
-        notes={n: _trial_note(row, found.get(n, {}), tiers.get(n)) for n, row in rows.items()},
-        about=_study_note(words.paragraph(sweep, ranking, diagnosis), ranking, study_id),
+        notes={n: _trial_note(row, found.get(n, {}), tiers.get(n), n_tiers) for n, row in rows.items()},
+        about="\n\n".join(
+            filter(
+                None,
+                (
+                    _plain(words.paragraph(sweep, ranking, diagnosis)),
+                    _shapes(diagnosis, study_id),
+                    _ranked(ranking, study_id),
+                ),
+            )
+        ),
         objective=_objective(sweep),
     )
 
@@ -111,7 +122,7 @@ def _objective(sweep: Sweep) -> str:
     return f"{source[1]} {source[0]}" if source else ""
 
 
-def _trial_note(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | None) -> str:
+def _trial_note(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | None, n_tiers: int) -> str:
     """Diagnosis, verdict and cure of one trial."""
     lines = []
     if found:
@@ -123,25 +134,40 @@ def _trial_note(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | No
         lines.append(f"**Cure**: {'; '.join(filter(None, (_plain(found['advice']), cure)))}.")
     place = []
     if tier is not None and row["state"] == "complete":
-        place.append(f"Tier {tier}{': shares first place, or has it alone' if tier == 1 else ''}.")
+        place.append(f"Tier {tier} of {n_tiers}.")
     if row["folder"]:
         place.append(f"Folder `{row['folder']}`.")
     return "\n\n".join([*lines, " ".join(place)]).strip()
 
 
-def _study_note(paragraph: str, ranking: Ranking, study_id: int) -> str:
-    """The report's paragraph, then the first settings of the ranking, each with a link to its trials."""
+def _shapes(diagnosis: pd.DataFrame, study_id: int) -> str:
+    """The shapes that occur, most frequent first, with links to their trials: the dashboard's table cannot filter."""
+    counts = diagnosis["shape"].value_counts()
+    links = []
+    for shape, n in counts.items():
+        numbers = [int(number) for number in diagnosis.index[diagnosis["shape"] == shape]]
+        first = "" if n <= N_LINKED else f", the first {N_LINKED}"
+        links.append(_link(f"{n} {shape_name(str(shape))}{first}", numbers[:N_LINKED], study_id))
+    return f"Trials by shape: {'; '.join(links)}." if links else ""
+
+
+def _link(text: str, trials: Sequence[int], study_id: int) -> str:
+    return f"[{text}](/dashboard/studies/{study_id}/trials?numbers={'%2C'.join(map(str, trials))})"
+
+
+def _ranked(ranking: Ranking, study_id: int) -> str:
+    """The first settings of the ranking as a table, each with a link to its trials."""
     shown = ranking.shown().head(N_RANKED)
     if shown.empty:
-        return _plain(paragraph)
+        return ""
     params = list(varied(ranking.table))
     names = short_names(params)
     frame = pd.DataFrame(
         {
             "tier": shown["tier"],
             "setting": [
-                f"[{setting}](/dashboard/studies/{study_id}/trials?numbers={trials.replace(' ', '%2C')})"
-                for setting, trials in zip(shown["setting"], shown["trials"], strict=True)
+                _link(str(setting), trials, study_id)
+                for setting, trials in zip(shown["setting"], ranking.table["trials"].head(N_RANKED), strict=True)
             ],
             "seeds": shown["n_seeds"],
             ranking.of: shown["estimate"],
@@ -153,7 +179,7 @@ def _study_note(paragraph: str, ranking: Ranking, study_id: int) -> str:
     )
     more = len(ranking.table) - len(shown)
     below = f"\n\n{more} more settings are in the report." if more > 0 else ""
-    return f"{_plain(paragraph)}\n\n{_markdown(frame)}{below}"
+    return _markdown(frame) + below
 
 
 def _markdown(frame: pd.DataFrame) -> str:

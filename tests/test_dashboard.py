@@ -305,7 +305,7 @@ def is_drawn(image: Any) -> bool:
 
 
 def test_in_a_browser(folder: Path, serve: Any, page: Any, tmp_path: Path) -> None:
-    """The study's page names the best trial; a pruned trial has note, picture and artifact; shapes can be filtered."""
+    """The study's page names the best trial; a pruned trial has note, picture, artifact; its attributes are columns."""
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     address = serve(folder)
@@ -320,15 +320,20 @@ def test_in_a_browser(folder: Path, serve: Any, page: Any, tmp_path: Path) -> No
     page.get_by_text("Cure: ").wait_for()
     assert is_drawn(page.get_by_alt_text("trial 2: curve and learning rate").first)
     page.get_by_text("trial-2.png").first.wait_for()
-    assert page.get_by_text("stalled", exact=True).count() == 1
+    assert "verdict stalled" in " ".join(page.inner_text("body").split())
     page.screenshot(path=tmp_path / "trial.png", full_page=True)
 
     page.goto(f"{address}/dashboard/studies/1/note")
     page.get_by_role("columnheader", name="tier").wait_for()
     assert is_drawn(page.get_by_alt_text("all curves").first)
     page.screenshot(path=tmp_path / "note.png", full_page=True)
-    page.get_by_role("table").get_by_role("link").first.click()
-    page.get_by_text("Tier 1:").wait_for()
+    page.locator("td").get_by_role("link").first.click()
+    page.get_by_text("Tier 1 of ").wait_for()
+
+    page.goto(f"{address}/dashboard/studies/1/smartSelection")
+    page.get_by_text("User Attribute stalled_since").wait_for()  # an axis of the parallel coordinates
+    page.get_by_role("columnheader", name="UserAttribute shape").wait_for()
+    page.get_by_role("columnheader", name="UserAttribute tier").get_by_role("button").click()  # sorts
     assert not errors
 
 

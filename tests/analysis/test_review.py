@@ -114,6 +114,18 @@ def test_the_study_note_is_the_reports_paragraph_with_the_ranking(made_sweep: Ma
     assert "10 more settings" in about
 
 
+def test_the_study_note_leads_to_the_trials_of_each_shape(made_sweep: MakeSweep) -> None:
+    """Every shape that occurs is a link to its trials, to the first twenty if there are more."""
+    made = review(made_sweep(60), 7)
+    found = re.findall(r"\[(\d+) ([^]]*)\]\(/dashboard/studies/7/trials\?numbers=([\d%C]+)\)", made.about)
+    linked = [(int(n), [int(number) for number in numbers.split("%2C")]) for n, _, numbers in found]
+    shapes = made.diagnosis["shape"].value_counts()
+    assert [n for n, _ in linked[: len(shapes)]] == list(shapes)
+    for (n, numbers), shape in zip(linked, shapes.index, strict=False):
+        assert len(numbers) == min(n, 20)
+        assert set(made.diagnosis["shape"].loc[numbers]) == {shape}
+
+
 @pytest.mark.parametrize("sweep", [(1,), (5, 40, "running"), (5, 40, "fail"), (3, 2)])
 def test_awkward_sweeps_are_reviewed(made_sweep: MakeSweep, sweep: tuple[object, ...]) -> None:
     """One trial, none that completed, hardly any reports, no finite value: there is a note on each."""
