@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.stats import CensoredData, ecdf
 
-from analysis.facts import Array, Facts, gather, loss_metrics, smooth, split
+from analysis.facts import Array, Curve, Facts, gather, loss_metrics, smooth, split
 from analysis.load import Sweep
 
 AXES = ("step", "examples", "seconds")
@@ -38,7 +37,7 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
     rebound_since, period, amplitude (0 if there is no oscillation), diverged_at;
     val_gap (final validation loss minus final), clipped (share of steps),
     exploded_at, exploded_times (the median of the norms before it), exploded_parameter, dead_since: of the gradient.
-    What was not reported or did not happen is NaN; a trial without a finite report has NaN throughout.
+    What was not reported or did not happen is NaN; a trial without a finite report has no number of its own.
 
     target: a loss. Left out, it is `default_target(sweep)`; the frame's `attrs["target"]` says which.
     Raises ValueError for another axis, or for examples if no trial reports them.
@@ -52,8 +51,13 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
         raise ValueError(
             "no trial reports `examples`, so there is no such axis; report(step, examples=...) or axis=step"
         )
-    rows = {number: _row(facts, _place(axis, places.get(number)), target) for number, facts in gathered.items()}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_row(_NOTHING, _nowhere, math.nan)))
+    nothing: Curve = (np.empty(0), np.empty(0))
+
+    def axes(number: int) -> _Axis:
+        return _Axis() if axis == "step" else _Axis(places.get(number, nothing))
+
+    rows = {number: _row(facts, axes(number), target) for number, facts in gathered.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_row(_NOTHING, _Axis(), math.nan)))
     table.index.name = "trial"
     table.attrs |= {"target": target, "axis": axis}
     return table
@@ -62,21 +66,28 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
 _NOTHING = Facts(steps=np.empty(0), losses=np.empty(0), n_steps=0)
 
 
-def _nowhere(_: float | None) -> float:
-    return math.nan
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Where the steps of a trial lie on an axis: known at some steps, straight in between. None: the steps are it."""
+
+    known: Curve | None = None
+
+    def along(self, steps: Array) -> Array:
+        """The places of steps."""
+        if self.known is None:
+            return steps
+        is_known = np.isfinite(self.known[1])
+        if not is_known.any():
+            return np.full(len(steps), np.nan)
+        return np.interp(steps, self.known[0][is_known], self.known[1][is_known])
+
+    def at(self, step: float | None) -> float:
+        """The place of one step; NaN for none."""
+        return math.nan if step is None else float(self.along(np.array([float(step)]))[0])
 
 
-def _place(axis: str, known: tuple[Array, Array] | None) -> Callable[[float | None], float]:
-    """Where a step of this trial lies on the axis; NaN for no step."""
-    if axis == "step":
-        return lambda step: math.nan if step is None else float(step)
-    if known is None or not np.isfinite(known[1]).any():
-        return _nowhere
-    steps, values = known[0][np.isfinite(known[1])], known[1][np.isfinite(known[1])]
-    return lambda step: math.nan if step is None else float(np.interp(step, steps, values))
-
-
-def _row(facts: Facts, place: Callable[[float | None], float], target: float) -> dict[str, object]:
+def _row(facts: Facts, axis: _Axis, target: float) -> dict[str, object]:
+    place = axis.at
     s, nan = facts.signals, math.nan
     finite = s is not None and s.n_reports > 0
     best, level, noise, trend, low, high = (
@@ -87,7 +98,7 @@ def _row(facts: Facts, place: Callable[[float | None], float], target: float) ->
     )
     x, y = smooth(steps, losses)
     reached = _first(x, y, target)
-    per = _steps_per_unit(facts, place)
+    per = _steps_per_unit(facts, axis)
     e, v = facts.explosion, facts.validation
     return {
         "state": facts.state,
@@ -100,7 +111,7 @@ def _row(facts: Facts, place: Callable[[float | None], float], target: float) ->
         "final": level,
         "to_target": place(reached),
         "reached": reached is not None,
-        "area": _log_area(np.array([place(step) for step in steps]), losses),
+        "area": _log_area(axis.along(steps), losses),
         "half_way": place(_first(x, y, (facts.start + best) / 2)),
         "late_slope": trend * per,
         "late_slope_low": low * per,
@@ -126,12 +137,12 @@ def _first(steps: Array, losses: Array, level: float) -> float | None:
     return float(steps[below[0]]) if len(below) else None
 
 
-def _steps_per_unit(facts: Facts, place: Callable[[float | None], float]) -> float:
+def _steps_per_unit(facts: Facts, axis: _Axis) -> float:
     """Steps per unit of the axis over the last half of the trial; NaN for fewer than two reports."""
     if len(facts.steps) < 2:
         return math.nan
     begin, end = float(facts.steps[len(facts.steps) // 2 - 1]), float(facts.steps[-1])
-    width = place(end) - place(begin)
+    width = axis.at(end) - axis.at(begin)
     return (end - begin) / width if width > 0 else math.nan
 
 

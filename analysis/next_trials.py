@@ -44,19 +44,20 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
     sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
     ill = diagnosis[diagnosis["cure"].map(len) > 0]
     order = (sign * sweep.trials["best"].reindex(ill.index).astype(float)).sort_values(kind="stable").index
-    run = {_same(_params(sweep, int(number))) for number in sweep.trials.index}
+    settings = _settings(sweep)
+    run = {_same(params) for params in settings.values()}
     found: dict[Any, NextTrial] = {}
     for number, row in zip(order, ill.loc[order].to_dict("records"), strict=True):
         changes = dict(_parsed(text) for text in row["cure"])
-        params, outside = _in_space(sweep, int(number), changes)
-        key = _same(params) if not outside else _same({**_params(sweep, int(number)), **changes})
+        params, outside = _in_space(sweep, {**settings[number], **changes}, changes)
+        key = _same(params) if not outside else _same({**settings[number], **changes})
         if key in run:
             continue
         if key in found:
             known = found[key]
             found[key] = NextTrial((*known.cures, int(number)), *_rest(known))
             continue
-        command = _command(sweep, {**_params(sweep, int(number)), **changes})
+        command = _command(sweep, {**settings[number], **changes})
         found[key] = NextTrial(
             (int(number),), row["shape"], row["cure"], row["advice"], {} if outside else params, outside, command
         )
@@ -106,14 +107,19 @@ def _same(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((key, as_text(value)) for key, value in params.items()))
 
 
-def _params(sweep: Sweep, number: int) -> dict[str, Any]:
-    row = sweep.trials.loc[[number]].filter(like="params.").iloc[0].dropna().to_dict()
-    return {str(key).removeprefix("params."): value for key, value in row.items()}
+def _settings(sweep: Sweep) -> dict[int, dict[str, Any]]:
+    """The parameters of each trial, without those that it has not."""
+    columns = sweep.trials.filter(like="params.")
+    keys = [str(column).removeprefix("params.") for column in columns]
+    rows = (zip(keys, row, strict=True) for row in columns.itertuples(index=False, name=None))
+    return {
+        int(number): {key: value for key, value in row if not pd.isna(value)}
+        for number, row in zip(sweep.trials.index, rows, strict=True)
+    }
 
 
-def _in_space(sweep: Sweep, number: int, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _in_space(sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """(the whole changed setting with the space's own values, "") or (what there is of it, what lies outside)."""
-    params = {**_params(sweep, number), **changes}
     setting: dict[str, Any] = {}
     outside: list[str] = []
     for key in [*sweep.space, *(key for key in changes if key not in sweep.space)]:
@@ -159,7 +165,7 @@ def _of_best(sweep: Sweep, key: str) -> Any:
     if column not in sweep.trials:
         return None
     having = sweep.trials[sweep.trials[column].notna() & sweep.trials["final"].notna()]
-    return having.loc[(sign * having["final"]).idxmin(), column] if len(having) else None
+    return having[column].iloc[int((sign * having["final"]).argmin())] if len(having) else None
 
 
 def _command(sweep: Sweep, values: Mapping[str, Any]) -> str:
