@@ -67,7 +67,7 @@ class Crew:
 
 @dataclass
 class Side:
-    """One line of a table. kind: solo, lanes, auto (the lanes that a sweep would take) or limit."""
+    """One line of a table. kind: solo, lanes, auto (the lanes that a sweep would take), reference or limit."""
 
     name: str
     kind: str
@@ -124,7 +124,7 @@ def _cpu_sides(name: str) -> list[Side]:
     ]
     if "model=lstm" in workload:
         library = Crew(2, alone, [*workload, "model._target_=lanes_sides.TorchLSTM"])
-        sides.append(Side("solo, nn.LSTM, 2 processes", "solo", library, 2))
+        sides.append(Side("for reference: solo, nn.LSTM, 2 processes", "reference", library, 2))
     sides += [
         Side(f"{width} lanes", "lanes", Crew(2, in_lanes, workload, width, False), 2)
         for width in WIDTHS_OF.get(name, WIDTHS)
