@@ -54,7 +54,7 @@ N_PICTURES_KEPT = 100
 def serve(folder: Path, port: int) -> None:
     """Serve the dashboard of a sweep's folder until interrupted. port: 0 for any that is free.
 
-    Raises FileNotFoundError if the folder is no sweep, BadInputError if the port is taken.
+    Raises what Board does, and BadInputError if the port is taken.
     """
     board = Board(folder)
     try:
@@ -71,13 +71,19 @@ def serve(folder: Path, port: int) -> None:
 
 
 class Board:
-    """The web application (WSGI): optuna-dashboard on the study as it was last reviewed."""
+    """The web application (WSGI): optuna-dashboard on the study as it was last reviewed.
+
+    Raises FileNotFoundError if the folder is no sweep, BadInputError if its study is not there.
+    """
 
     def __init__(self, folder: Path) -> None:
         about = describe_sweep(folder)
         self._folder = folder
         self._backend = open_backend(about.storage)
-        self._study_id = self._backend.get_study_id_from_name(about.study_name)
+        try:
+            self._study_id = self._backend.get_study_id_from_name(about.study_name)
+        except KeyError as error:
+            raise BadInputError(f"{about.storage} has no study {about.study_name}: was it kept in memory?") from error
         self.home = f"/dashboard/studies/{self._study_id}"
         self._seen: list[tuple[TrialState, int | None]] = []
         self.refresh()
