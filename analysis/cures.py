@@ -171,8 +171,9 @@ def _is_unstable(facts: Facts, knobs: Knobs) -> bool:
 def _calmer(facts: Facts, knobs: Knobs) -> Cure:
     """A lower rate from the start, and clipping where there is none: at the norm that was usual before an explosion."""
     lower = _other_rate(knobs, up=False)
-    if knobs.has_trainer and knobs.choices.get("clip") == "none" and facts.usual_norm > 0:
-        clipping = {"clip": "norm", "clip.threshold": _round(facts.usual_norm)}
+    if knobs.has_trainer and knobs.choices.get("clip") == "none":
+        usual = facts.usual_norm  # unknown if it exploded from the start: then as the config has it
+        clipping = {"clip": "norm"} | ({"clip.threshold": _round(usual)} if usual > 0 else {})
         return Cure({**lower.values, **clipping}, f"{lower.advice}, and clip the gradients")
     threshold, rate = knobs.key("threshold"), knobs.key("lr")
     is_alone = threshold in knobs.searched and rate not in knobs.searched

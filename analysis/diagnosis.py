@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.facts import Facts, smooth
+from analysis.facts import HARDLY, Facts, smooth
 from sweeps.signals import N_TAIL, Signals, log_time
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ WELL = ("converged", "improving")
 N_REPORTS = 3  # fewer finite reports are no curve
 # Shares of the room:
 ROSE = 0.25  # a rise above the start that is an explosion if the loss stays high
-HARDLY = 0.3  # a fall of less is hardly one: a flat loss is high, an explosion was not survived
 NEAR = 0.05  # what may be left above the lowest for a flat loss to have converged
 GAIN = 0.05  # what another doubling of the steps must promise for a loss to be called falling
 SLOW = 0.5  # what the best had fallen by this step that a falling loss must have, not to be slow
@@ -71,18 +70,23 @@ def diagnose_curve(facts: Facts) -> Diagnosis:
     if s is None or (s.n_reports < N_REPORTS and s.diverged_at is None):
         n = s.n_reports if s is not None else 0
         return Diagnosis("broken", f"only {n} finite reports: {facts.ended or 'no curve to judge'}")
-    for rule in (_exploded, _died, _overfitting, _rebound, _oscillating, _flat):
+    for rule in (_diverged, _died, _exploded, _overfitting, _rebound, _oscillating, _flat):
         found = rule(facts, s)
         if found is not None:
             return found
     return _falling(facts, s)
 
 
+def _diverged(facts: Facts, s: Signals) -> Diagnosis | None:
+    """Not finite, or running away."""
+    if s.diverged_at is None:
+        return None
+    whose, parameter = _first_gradient(facts, s.diverged_at)
+    return Diagnosis("exploded", f"the loss diverges at step {s.diverged_at}{whose}", s.diverged_at, parameter)
+
+
 def _exploded(facts: Facts, s: Signals) -> Diagnosis | None:
-    """Not finite, running away, or above the start by a good part of the room without ever coming back low."""
-    if s.diverged_at is not None:
-        whose, parameter = _first_gradient(facts, s.diverged_at)
-        return Diagnosis("exploded", f"the loss diverges at step {s.diverged_at}{whose}", s.diverged_at, parameter)
+    """Above the start by a good part of the room without ever coming back low."""
     finite = facts.losses[: s.n_reports]
     peak_at = int(finite.argmax())
     rise = float(finite[peak_at]) - facts.start - 4 * s.noise
@@ -108,7 +112,7 @@ def _died(facts: Facts, s: Signals) -> Diagnosis | None:
     e = facts.explosion
     if e is None or e.dead_since is None or facts.fall > HARDLY * facts.room:
         return None
-    times = f" to {e.times:.3g} times its median" if math.isfinite(e.times) else ""
+    times = f" to {e.times:.3g} times its median" if e.times < 1e6 else ""
     whose = f" of {e.parameter}" if e.parameter else ""
     reason = f"the gradient{whose} explodes{times} at step {e.step} and is about 0 from step {e.dead_since} on"
     return Diagnosis("died", f"{reason}, at loss {s.level:.4g}", e.step, e.parameter)

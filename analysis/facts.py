@@ -26,8 +26,10 @@ Curve = tuple[Array, Array]  # steps, strictly rising; values
 VALIDATION_PREFIXES = ("val", "valid", "dev", "test", "eval")
 # A gradient norm this many times the median of those before it has exploded (case 5: "k times its median") ...
 EXPLODED_TIMES = 10.0
-# ... and one that stays below this share of that median to the end is dead: in float32 saturated tanh units leave 1e-6.
+# ... and one that stays below this share of that median to the end is dead (its square, of the peak, if that is where
+# the run begins): saturated tanh units leave about 1e-6.
 DEAD_SHARE = 1e-2
+HARDLY = 0.3  # a share of the way from the start to the lowest loss: a fall of less is hardly one
 N_NORMS_BEFORE = 3  # reports before an explosion, for a median
 N_NORMS_DEAD = 4  # reports at the end, to call a gradient dead
 
@@ -36,9 +38,9 @@ N_NORMS_DEAD = 4  # reports at the end, to call a gradient dead
 class Explosion:
     """What the gradient norms of a trial show.
 
-    step: of the first report above EXPLODED_TIMES times the median before it, or not finite. times: how many times, at
-    the highest. parameter: whose norm did so first (of several: the most), "" if only the total is known.
-    dead_since: step from which the norm stays below DEAD_SHARE of the median before the explosion, None if it lives.
+    step: of the first report above EXPLODED_TIMES times the median, or not finite. times: how many times, at most.
+    parameter: whose norm did so first (of several at once, the most), "" if only the total is known.
+    dead_since: step from which that norm is about 0 to the end, None if it lives.
     """
 
     step: int
@@ -100,57 +102,59 @@ class Facts:
         return float(np.interp(step, *self.rates) / self.rates[1].max())
 
 
-def explosion(norms: Mapping[str, Curve]) -> Explosion | None:
+def explosion(norms: Mapping[str, Curve], *, can_die: bool = True) -> Explosion | None:
     """The first explosion among gradient norms, None if there is none.
 
-    norms: parameter to (steps, norms), "" for the norm over all. The first reports cannot explode, for want of a median
-    before them, but a gradient that is dead to the end without ever having exploded later has done so there.
+    norms: parameter to (steps, norms), "" for the norm over all. A norm explodes where it first is EXPLODED_TIMES the
+    median of those before it, three at least; one that is dead to the end after a peak earlier than that, where it is
+    so many times its median over the run. dead_since is that of the parameter that exploded first.
+    can_die: False for a loss that is low, which needs no gradient: then nothing counts as dead.
     """
-    found = [_explosion(name, *curve) for name, curve in norms.items() if len(curve[0])]
+    found = [_explosion(name, *curve, can_die=can_die) for name, curve in norms.items() if len(curve[0])]
     exploded = [e for e in found if e is not None]
-    if not exploded:
-        return None
-    named = [e for e in exploded if e.parameter] or exploded
-    first = min(named, key=lambda e: (e.step, -e.times))
-    total = next((e for e in exploded if not e.parameter), first)
-    return Explosion(min(first.step, total.step), first.times, first.parameter, total.dead_since)
+    dead = [e for e in exploded if e.dead_since is not None]  # what has died is no longer news where it flickers
+    named = [e for e in dead or exploded if e.parameter]
+    return min(named or exploded, key=lambda e: (e.step, -e.times), default=None)
 
 
-def _explosion(parameter: str, steps: Array, norms: Array) -> Explosion | None:
+def _explosion(parameter: str, steps: Array, norms: Array, *, can_die: bool) -> Explosion | None:
     finite = np.isfinite(norms)
-    usual = np.array([np.median(norms[:i][finite[:i]]) if finite[:i].any() else np.nan for i in range(len(norms))])
-    usual[:N_NORMS_BEFORE] = np.nan
+    dead = _dead_since(norms) if can_die else None
+    if dead is not None and int(norms.argmax()) < N_NORMS_BEFORE:
+        usual = np.full(len(norms), max(float(np.median(norms)), np.finfo(np.float32).tiny))
+    else:
+        usual = np.array([np.median(norms[:i][finite[:i]]) if finite[:i].any() else np.nan for i in range(len(norms))])
+        usual[:N_NORMS_BEFORE] = np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         times = np.where(finite, norms / usual, np.inf)
     high = np.flatnonzero(~finite | (times > EXPLODED_TIMES))
-    dead = _dead_since(norms)
     if not len(high):
-        if dead is None:
-            return None
-        at = int(np.argmax(norms[:dead])) if dead else 0
-        return Explosion(int(steps[at]), math.nan, parameter, int(steps[dead]))
+        return None
     at = int(high[0])
-    since = int(steps[dead]) if dead is not None and dead > at else None
-    return Explosion(int(steps[at]), float(times[at:][~np.isnan(times[at:])].max()), parameter, since)
+    peak = float(times[at:][~np.isnan(times[at:])].max())
+    return Explosion(int(steps[at]), peak, parameter, int(steps[dead]) if dead is not None else None)
 
 
-def _usual_norm(norms: Mapping[str, Curve]) -> float:
-    """The median norm over all parameters before an explosion; NaN if not reported."""
+def _usual_norm(norms: Mapping[str, Curve], exploded: Explosion | None) -> float:
+    """The median norm over all parameters before an explosion; NaN if not reported, or exploded from the start."""
     if "" not in norms:
         return math.nan
     steps, values = norms[""]
-    exploded = explosion({"": norms[""]})
-    before = values[steps < exploded.step] if exploded is not None and exploded.step > steps[0] else values
+    before = values[steps < exploded.step] if exploded is not None else values
     before = before[np.isfinite(before)]
-    return float(np.median(before)) if len(before) else math.nan
+    return float(np.median(before)) if len(before) >= N_NORMS_BEFORE else math.nan
 
 
 def _dead_since(norms: Array) -> int | None:
     """Index from which the norms stay about 0 to the end; None if they do not, for N_NORMS_DEAD reports at least."""
     if len(norms) < 2 * N_NORMS_DEAD or not np.isfinite(norms).all():
         return None
-    alive = np.flatnonzero(norms > DEAD_SHARE * np.median(norms[: max(N_NORMS_DEAD, int(np.argmax(norms)))]))
-    dead = int(alive[-1]) + 1 if len(alive) else len(norms)
+    peak = int(norms.argmax())
+    least = (
+        DEAD_SHARE * float(np.median(norms[:peak])) if peak >= N_NORMS_BEFORE else DEAD_SHARE**2 * float(norms[peak])
+    )
+    alive = np.flatnonzero(norms > least)
+    dead = int(alive[-1]) + 1 if len(alive) else 0
     return dead if 0 < dead <= len(norms) - N_NORMS_DEAD else None
 
 
@@ -187,6 +191,8 @@ def _facts(
     measured = validations.get(number)
     judged = signals(*measured) if measured is not None and len(measured[0]) else None
     planned = row.get("n_steps")
+    own_norms = norms.get(number, {})
+    exploded = explosion(own_norms, can_die=_is_high(steps, values, starts[0], floor.at(math.inf)))
     return Facts(
         steps=steps,
         losses=values,
@@ -199,11 +205,20 @@ def _facts(
         validation=judged,
         validation_start=starts[1],
         loss_then=_level_at(steps, values, judged.best_step) if judged is not None and len(steps) else math.nan,
-        explosion=explosion(norms.get(number, {})),
+        explosion=exploded,
         rates=rates.get(number) or _planned_rates(row.get("lr_plan")),
         clipped=float(np.mean(clipped[number][1])) if number in clipped else math.nan,
-        usual_norm=_usual_norm(norms.get(number, {})),
+        usual_norm=_usual_norm(own_norms, exploded),
     )
+
+
+def _is_high(steps: Array, values: Array, start: float, lowest: float) -> bool:
+    """Whether a loss ends nearer to the start than to the lowest of the sweep; alone, not far below its own start."""
+    if not len(steps):
+        return False
+    end, best = float(np.mean(values[-N_LEVEL:])), float(np.min(values[np.isfinite(values)], initial=math.inf))
+    first = start if not math.isnan(start) else float(values[0])
+    return not end < first - HARDLY * (first - float(np.fmin(lowest, best)))
 
 
 def loss_metrics(sweep: Sweep) -> tuple[str, str | None]:
@@ -261,9 +276,12 @@ def _signed(sweep: Sweep, metric: str | None) -> dict[int, Curve]:
 
 
 def _typical_start(curves: Mapping[int, Curve]) -> float:
-    """The loss before training: the median of the trials' first reports, NaN if there is none."""
+    """The loss before training: the lower quartile of the trials' first reports, NaN if there is none.
+
+    Not the median: those that exploded before their first report say nothing of the start.
+    """
     first = [values[0] for _, values in curves.values() if len(values) and np.isfinite(values[0])]
-    return float(np.median(first)) if first else math.nan
+    return float(np.quantile(first, 0.25)) if first else math.nan
 
 
 class _Floor:

@@ -97,8 +97,8 @@ def test_gradients_validation_and_clipping_are_there_if_reported():
     norms = np.where(STEPS < 500, 1.0, 1e-8)
     norms[STEPS == 500] = 100.0
     more = {"val_loss": falling(100) + 0.2, "clipped": np.full(100, 0.25), "grad_norm": norms, "grad_norm/W": norms}
-    row = convergence(sweep({0: falling(100)}, **more)).loc[0]
-    assert row["val_gap"] == pytest.approx(0.2)
+    row = convergence(sweep({0: falling(100, 0.9), 1: falling(100)}, **more)).loc[0]
+    assert row["val_gap"] == pytest.approx(falling(100)[-1] + 0.2 - falling(100, 0.9)[-1], abs=1e-3)
     assert row["clipped"] == 0.25
     assert (row["exploded_at"], row["exploded_parameter"], row["dead_since"]) == (500, "W", 510)
     assert row["exploded_times"] == pytest.approx(100)

@@ -100,15 +100,26 @@ def test_a_gradient_that_explodes_and_is_then_zero_has_died():
     e = explosion({"": (STEPS, norms), "U": (STEPS, norms), "W": (STEPS, first)})
     found = diagnose_curve(facts(CURVES["underfitting"] + NOISE, explosion=e))
     assert (found.shape, found.parameter, found.since) == ("died", "W", STEPS[29])
-    assert e.dead_since == STEPS[31]
+    assert e.dead_since == STEPS[30]
 
 
 def test_a_gradient_that_vanishes_because_all_is_learned_has_not_died():
-    """A loss that is low has no need of a gradient."""
+    """A loss that is low has no need of a gradient: neither that of a spike nor one that goes with the loss."""
     norms = np.where(np.arange(100) < 30, 1.0, 1e-7)
     norms[30] = 500
+    curves = {"loss": CURVES["converged"] + NOISE, "grad_norm": norms, "grad_norm/W": np.exp(-STEPS / 50)}
+    assert gather(sweep({0: curves}))[0].explosion.dead_since is None
     e = explosion({"": (STEPS, norms)})
     assert diagnose_curve(facts(CURVES["converged"] + NOISE, explosion=e)).shape == "converged"
+
+
+def test_what_exploded_before_the_first_report_has_died():
+    """Where the peak is the start of the run its median is of no use before it; a flicker of a dead norm is no news."""
+    dead = np.full(100, 1e-3)
+    dead[:3], dead[20] = (2800, 60, 30), 0.1
+    output = np.full(100, 350.0)
+    e = explosion({"": (STEPS, dead + output), "W": (STEPS, dead), "U": (STEPS, dead / 2), "output": (STEPS, output)})
+    assert (e.parameter, e.step, e.dead_since) == ("W", STEPS[0], STEPS[3])
 
 
 @given(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=60))
@@ -154,14 +165,14 @@ def test_alone_a_flat_curve_has_converged_unless_it_is_flat_early():
 
 
 def test_facts_know_the_other_trials():
-    """Start is the median of first reports, lowest that of any trial, smoothed; a reported rate is known."""
+    """Start is the lower quartile of first reports, lowest that of any trial, smoothed; a reported rate is known."""
     curves = {
         0: {"loss": CURVES["converged"], "lr": 0.1 * (1 - U)},
         1: {"loss": CURVES["slow"][:50]},
         2: {"loss": CURVES["slow"]},
     }
     known = gather(sweep(curves))
-    assert known[1].start == pytest.approx(np.median([c["loss"][0] for c in curves.values()]))
+    assert known[1].start == pytest.approx(np.quantile([c["loss"][0] for c in curves.values()], 0.25))
     assert known[1].lowest == pytest.approx(CURVES["converged"][-3:].mean())
     assert known[1].lowest_by_now == pytest.approx(CURVES["converged"][47:50].mean())
     assert known[0].rate_share(500) == pytest.approx(0.5 / 0.99)
