@@ -255,7 +255,9 @@ def _next(arguments: argparse.Namespace) -> None:
     for trial in trials:
         if trial.outside:
             console.print(
-                f"\nOutside of the search space ({trial.outside}):\n  {trial.command}", markup=False, soft_wrap=True
+                f"\nOutside of the search space ({trial.outside}):\n  {trial.command or ' '.join(trial.overrides)}",
+                markup=False,
+                soft_wrap=True,
             )
     if queued:
         command = continuing(arguments.folder, sweep)
