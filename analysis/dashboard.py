@@ -29,11 +29,10 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import wsgi
 
 from analysis.figures import draw_curves, draw_trial
-from analysis.load import load
+from analysis.load import load, open_study
 from analysis.review import Review, note_attributes, review
 from sweeps.errors import BadInputError
 from sweeps.folder import describe_sweep
-from sweeps.storage import open_backend
 
 log = logging.getLogger(__name__)
 
@@ -79,20 +78,21 @@ class Board:
     def __init__(self, folder: Path) -> None:
         about = describe_sweep(folder)
         self._folder = folder
-        self._backend = open_backend(about.storage)
         try:
-            self._study_id = self._backend.get_study_id_from_name(about.study_name)
+            study = open_study(folder)
         except KeyError as error:
             raise BadInputError(f"{about.storage} has no study {about.study_name}: was it kept in memory?") from error
+        self._backend, self._study_id = study._storage, study._study_id
         self.home = f"/dashboard/studies/{self._study_id}"
-        self._seen: list[tuple[TrialState, int | None]] = []
+        self._seen: object = None
         self.refresh()
 
     def refresh(self) -> None:
         """Review the sweep again if it has gone on."""
         trials = self._backend.get_all_trials(self._study_id, deepcopy=False)
-        seen = [(trial.state, trial.last_step) for trial in trials]
-        if self._seen == seen and seen:
+        curves = sorted(path.name for path in (self._folder / "curves").glob("*.parquet"))
+        seen = [(trial.state, trial.last_step) for trial in trials], curves
+        if self._seen == seen:
             return
         made = review(load(self._folder), self._study_id)
         self._seen = seen
