@@ -33,6 +33,8 @@ from sweeps.types import Outcome, Remedy, Verdict
 
 # How long a report may wait in the worker for company. Short enough to watch live, long enough to send in batches.
 BATCH_S = 0.1
+# Read from one worker before the others get their turn: one that never stops talking starves nobody.
+MOST_MESSAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,7 +394,7 @@ def drain(worker: Worker) -> tuple[list[FromWorker], bool]:
     ended = worker.pid_fd is not None and bool(select.select([worker.pid_fd], [], [], 0)[0])
     messages: list[FromWorker] = []
     try:
-        while worker.pipe.poll():
+        while (ended or len(messages) < MOST_MESSAGES) and worker.pipe.poll():
             messages.append(worker.pipe.recv())
     except (EOFError, OSError):
         ended = True
