@@ -1,3 +1,4 @@
+import io
 import math
 import re
 from collections.abc import Callable
@@ -8,12 +9,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from optuna_dashboard import get_note, save_note
 
+from analysis.figures import draw_trial
 from analysis.load import Sweep
 from analysis.review import N_RANKED, PART_LENGTH, SIGNATURE, note_attributes, review
 
-MakeSweep = Callable[..., Sweep]
+MadeSweep = Callable[..., Sweep]
 long_text = st.text(st.characters(codec="ascii"), max_size=50).map(lambda text: text * (1 + 3 * PART_LENGTH // 50))
 texts = (st.text(max_size=200) | long_text).filter(lambda text: SIGNATURE not in text)
 
@@ -64,7 +67,7 @@ def test_a_recorded_note_counts_its_version_up_and_a_shown_one_does_not() -> Non
 
 
 @pytest.mark.parametrize("n_seeds", [1, 2])
-def test_attributes_are_short_and_those_of_the_sweep(made_sweep: MakeSweep, n_seeds: int) -> None:
+def test_attributes_are_short_and_those_of_the_sweep(made_sweep: MadeSweep, n_seeds: int) -> None:
     """Every attribute is a word or a finite number: those of the trials' table, and shape and tier as judged."""
     sweep = made_sweep(n_seeds=n_seeds)
     made = review(sweep, 1)
@@ -81,7 +84,7 @@ def test_attributes_are_short_and_those_of_the_sweep(made_sweep: MakeSweep, n_se
         assert attributes.get("stalled_since", "") == (made.diagnosis.at[number, "since"] if flat else "")
 
 
-def test_a_trial_note_has_diagnosis_end_and_cure(made_sweep: MakeSweep) -> None:
+def test_a_trial_note_has_diagnosis_end_and_cure(made_sweep: MadeSweep) -> None:
     """A trial's note has the numbers of its diagnosis, how it ended, and its cure as overrides to copy."""
     made = review(made_sweep(), 1)
     assert len(made.notes) == 12
@@ -92,7 +95,7 @@ def test_a_trial_note_has_diagnosis_end_and_cure(made_sweep: MakeSweep) -> None:
     assert "**Ended**: pruned." in made.notes[2]
 
 
-def test_nothing_said_by_a_trial_is_markup(made_sweep: MakeSweep) -> None:
+def test_nothing_said_by_a_trial_is_markup(made_sweep: MadeSweep) -> None:
     """An error message shows as it is: no tag vanishes, no underscore turns text italic, no line ends a table."""
     sweep = made_sweep(1)
     sweep = replace(sweep, trials=sweep.trials.assign(why="failed: <class 'X'> _a_ *b* `c` [d](e)\n# f | val_loss"))
@@ -100,7 +103,7 @@ def test_nothing_said_by_a_trial_is_markup(made_sweep: MakeSweep) -> None:
     assert r"failed: \<class 'X'\> \_a\_ \*b\* \`c\` \[d\](e) \# f \| val_loss." in note
 
 
-def test_the_study_note_is_the_reports_paragraph_with_the_ranking(made_sweep: MakeSweep) -> None:
+def test_the_study_note_is_the_reports_paragraph_with_the_ranking(made_sweep: MadeSweep) -> None:
     """First the paragraph, then a table of the first settings by tier, each with a link to its trials."""
     sweep = made_sweep(60, n_seeds=2)
     about = review(sweep, 7).about
@@ -114,7 +117,7 @@ def test_the_study_note_is_the_reports_paragraph_with_the_ranking(made_sweep: Ma
     assert "10 more settings" in about
 
 
-def test_the_study_note_leads_to_the_trials_of_each_shape(made_sweep: MakeSweep) -> None:
+def test_the_study_note_leads_to_the_trials_of_each_shape(made_sweep: MadeSweep) -> None:
     """Every shape that occurs is a link to its trials, to the first twenty if there are more."""
     made = review(made_sweep(60), 7)
     found = re.findall(r"\[(\d+) ([^]]*)\]\(/dashboard/studies/7/trials\?numbers=([\d%C]+)\)", made.about)
@@ -127,7 +130,7 @@ def test_the_study_note_leads_to_the_trials_of_each_shape(made_sweep: MakeSweep)
 
 
 @pytest.mark.parametrize("sweep", [(1,), (5, 40, "running"), (5, 40, "fail"), (3, 2)])
-def test_awkward_sweeps_are_reviewed(made_sweep: MakeSweep, sweep: tuple[object, ...]) -> None:
+def test_awkward_sweeps_are_reviewed(made_sweep: MadeSweep, sweep: tuple[object, ...]) -> None:
     """One trial, none that completed, hardly any reports, no finite value: there is a note on each."""
     for finite in (True, False):
         made = review(made_sweep(*sweep, finite=finite), 1)
@@ -135,9 +138,42 @@ def test_awkward_sweeps_are_reviewed(made_sweep: MakeSweep, sweep: tuple[object,
         assert made.about
 
 
-def test_a_sweep_without_trials_is_reviewed(made_sweep: MakeSweep) -> None:
+def test_a_sweep_without_trials_is_reviewed(made_sweep: MadeSweep) -> None:
     """Before the first trial there is a note on the study, and none else."""
     sweep = made_sweep(1)
     made = review(replace(sweep, trials=pd.DataFrame(), curves=sweep.curves.head(0)), 1)
     assert "no trial has begun" in made.about
     assert not made.notes
+
+
+@pytest.mark.parametrize(
+    ("kind", "trial"),
+    [((12,), 2), ((12,), 5), ((1,), 0), ((3, 2), 1), ((5, 40, "running"), 0), ((200, 5), 100)],
+)
+@pytest.mark.parametrize("finite", [True, False])
+def test_the_picture_of_a_trial_is_drawn_whatever_it_reported(
+    made_sweep: MadeSweep, kind: tuple[object, ...], trial: int, finite: bool
+) -> None:
+    """Alone, among many, exploded, with hardly a report or no finite one: labelled axes, the same limits for all."""
+    made = review(made_sweep(*kind, finite=finite), 1)
+    figures = [Figure(layout="constrained") for _ in range(2)]
+    for figure, number in zip(figures, (trial, 0), strict=True):
+        draw_trial(figure, made.sweep, number, made.diagnosis)
+        figure.savefig(io.BytesIO(), format="png")
+    limits = [[(ax.get_xlim(), ax.get_ylim()) for ax in figure.axes[:1]] for figure in figures]
+    assert limits[0] == limits[1]
+    assert [ax.get_ylabel() for ax in figures[0].axes] == ["loss", "learning rate"]
+    assert figures[0].axes[1].get_xlabel() == "step (optimizer updates)"
+
+
+def test_the_picture_says_where_a_verdict_ended_the_trial(made_sweep: MadeSweep) -> None:
+    """A dashed line at the verdict's step, through curve and rate, named by its rule; no plan, no planned rate."""
+    sweep = made_sweep()
+    made = review(replace(sweep, trials=sweep.trials.drop(columns="lr_plan")), 1)
+    figure = Figure()
+    draw_trial(figure, made.sweep, 2, made.diagnosis)
+    for ax in figure.axes:
+        (line,) = [line for line in ax.lines if line.get_linestyle() == "--"]
+        assert set(line.get_xdata()) == {sweep.trials.at[2, "verdict_step"]}
+    assert "ended by rule stalled" in figure.axes[0].get_legend_handles_labels()[1]
+    assert "planned" not in figure.axes[1].get_legend_handles_labels()[1]
