@@ -24,16 +24,7 @@ def test_they_are_kept_without_outputs(path: Path) -> None:
         assert cell.get("execution_count") is None
 
 
-NOT_YET = pytest.mark.xfail(reason="analysis.load reads no CSV yet", strict=True)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("your_own_runs.ipynb", marks=NOT_YET),
-        pytest.param("analysis.ipynb", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ["your_own_runs.ipynb", pytest.param("analysis.ipynb", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own machinery
 def test_they_run(name: str, tmp_path: Path) -> None:
     """Every cell runs in an empty folder, and tables and figures show as the last line of a cell."""

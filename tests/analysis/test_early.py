@@ -8,7 +8,7 @@ from analysis.early import likely_end
 from sweeps.signals import signals
 
 
-@given(st.floats(0.2, 3.0), st.integers(0, 50))
+@given(st.floats(0.2, 1.5), st.integers(0, 50))  # steeper ones are flat within their noise by then
 def test_a_falling_curve_is_expected_to_fall_on(slope: float, seed: int) -> None:
     """The likely end of a clear power law lies between its level and a straight course in log time."""
     steps = np.arange(60)
