@@ -21,6 +21,7 @@ N_POINTS = 128  # a longer curve is averaged in blocks to this many points or fe
 N_LEVEL = 3  # points whose mean is "where the curve is now"
 N_TAIL = 8  # a flat stretch shorter than this many points is not called a stall
 Z = 1.645  # one-sided 95 %
+Z_FADED = 2.5  # for "progress has faded": one-sided 99.4 %, as about ten tails are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +85,18 @@ class Signals:
         """(level, low, high) to expect at a later step if the curve goes on as it does, straight in log time.
 
         Loss curves at a constant rate are close to power laws, so progress per *doubling* of the steps persists, not
-        progress per step. Knows nothing of a coming change of the learning rate. The interval holds noise and the error
-        of the slope, not that the course may bend: half way it held 72 % of the ends of TaskSet and 43 % of DeepOBS;
-        most others fell less than foreseen. Raises ValueError for an earlier step.
+        progress per step. Knows nothing of a coming change of the learning rate. The interval reaches from no progress
+        at all to twice what is foreseen, two one-sided 95 % errors of level and slope beyond both: asked at a quarter
+        or half of the run it held 97 % of the ends of TaskSet and 87 to 90 % of those of DeepOBS (overfitting, jumps);
+        benchmarks/README.md. Raises ValueError for an earlier step.
         """
         if step < self.step:
             raise ValueError(f"expected({step}) asks for a step before the last report, which is at {self.step}")
         reach = log_time(self.step, step + 1)
-        return (
-            self.level + self.trend * reach,
-            self.level_low + self.trend_low * reach,
-            self.level_high + self.trend_high * reach,
-        )
+        change = self.trend * reach
+        margin = 2 * math.hypot(self.level - self.level_low, (self.trend - self.trend_low) * reach)
+        ahead = self.level + change
+        return ahead, self.level + 2 * min(change, 0.0) - margin, max(ahead, self.level) + margin
 
 
 def log_time(step: int, n_steps: int) -> float:
@@ -329,12 +330,15 @@ def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, in
     """(since, low, high) steps of the stall the curve ends in, or None; error: noise, widened by the autocorrelation.
 
     A stall is the longest tail that shows no significant decline (95 %) and in which half the progress per doubling of
-    the steps of the stretch before it is excluded (97.7 %, as several tails are tried). A curve that never fell is
-    stalled from its first step, if it has 2 * N_TAIL points and fell by four noise levels at most. A steady decline
-    hidden in noise is no stall: its tail looks flat, but not flatter than what came before, nor is a power law's,
-    whose progress per doubling hardly fades. Least squares then place the corner.
+    the steps of the stretch before it is excluded (Z_FADED errors). A curve that never fell is stalled from its first
+    step, if it has 2 * N_TAIL points and a fall by two noise levels is excluded (95 %). A steady decline hidden in
+    noise is no stall: its tail looks flat, but not flatter than what came before, nor is a slow power law's, whose
+    progress per doubling hardly fades. At most 5 % of lines, exponentials, logarithms and power laws up to the exponent
+    0.3 are called stalled by mistake while their last half falls by a noise level or more and the noise of reports is
+    independent, about 10 % at an autocorrelation of 0.6 (benchmarks/README.md). Least squares then place the corner.
     """
     n = len(y)
+    rounding = 1e-14 * float(np.abs(y).max())
     start = None
     length = N_TAIL
     while length <= n:
@@ -346,9 +350,9 @@ def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, in
         if before >= 4:
             was, was_sxx = _line(x[-length - before : -length], y[-length - before : -length])
             half = 0.5 * (x[-length - before : -length].mean() + 1) / (x[-length:].mean() + 1)
-            if was < 0 and slope - half * was > 2 * math.hypot(se, half * error / math.sqrt(was_sxx)):
+            if was < 0 and slope - half * was > Z_FADED * math.hypot(se, half * error / math.sqrt(was_sxx)):
                 start = n - length
-        elif length == n and n >= 2 * N_TAIL and (Z * se - slope) * (x[-1] - x[0]) <= 4 * noise:
+        elif length == n and n >= 2 * N_TAIL and (Z * se - slope) * (x[-1] - x[0]) <= 2 * noise + rounding:
             return int(x[0]), int(x[0]), int(x[0])
         longer = int(length * 1.2) + 1
         length = n if length < n < longer else longer

@@ -45,12 +45,15 @@ def test_a_plateau_after_a_fall_is_stalled_since_its_corner():
         ((X + 1) ** -0.3, 0.01),
         (np.exp(-X / 60), 0.05),
         (1 / (1 + 0.05 * X), 0.02),
+        (-X / 100, 0.5),
+        (-np.log(X + 1), 0.7),
+        ((X + 1) ** -0.1, 0.04),
     ],
-    ids=["fast", "slow", "within noise", "without noise", "power law", "exponential", "1/t"],
+    ids=["fast", "slow", "within noise", "without noise", "power law", "exponential", "1/t", "half", "log", "slow law"],
 )
-def test_a_decline_is_called_a_stall_in_at_most_one_of_ten(truth, noise):
-    """False stalls on declining curves stay at the level claimed: about 5 %, tested at 10 % with 200 curves."""
-    assert sum(signals(X, noisy(truth, noise, seed)).stalled_since is not None for seed in range(200)) <= 20
+def test_a_decline_is_called_a_stall_in_at_most_one_of_twenty(truth, noise):
+    """False stalls stay at the 5 % claimed while the last half falls by a noise level (200 curves: 18 at the most)."""
+    assert sum(signals(X, noisy(truth, noise, seed)).stalled_since is not None for seed in range(200)) <= 18
 
 
 @pytest.mark.parametrize("level", [0.0, 0.693, -4.0, 1e6])
@@ -171,6 +174,18 @@ def test_expected_follows_a_logarithm_exactly():
     assert s.expected(s.step)[0] == s.level
     with pytest.raises(ValueError, match="before the last report"):
         s.expected(3)
+
+
+def test_the_interval_expected_reaches_from_no_progress_to_twice_what_is_foreseen():
+    """Without noise, a curve may stop or fall by twice the foreseen; a rising one is never promised a fall."""
+    s = signals(X, 3 - 0.2 * np.log(X + 1))
+    level, low, high = s.expected(399)
+    assert high >= s.level
+    assert low <= s.level - 2 * (s.level - level)
+    rising = signals(X, 1 + 0.01 * X)
+    level, low, high = rising.expected(399)
+    assert rising.level == pytest.approx(low)
+    assert level == pytest.approx(high)
 
 
 def test_log_time_is_the_integral_of_a_slope_that_fades():
