@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures, words
-from analysis.diagnosis import diagnose
+from analysis.diagnosis import WELL, diagnose
 from analysis.document import Block, Document, Items, Picture, Section, Table, as_html, as_markdown
 from analysis.figures.map import N_CHOICES
 from analysis.figures.style import lines_of, shape_name, short_names, varied
@@ -142,7 +142,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
         advice = own["advice"].mode()
         rows.append((shape_name(str(shape)), n, f"{n / len(diagnosis):.0%}", advice.iloc[0] if len(advice) else ""))
     summary = pd.DataFrame(rows, columns=["shape", "trials", "share", "what helps"])
-    ills = diagnosis[~diagnosis["shape"].isin(words.WELL)]
+    ills = diagnosis[~diagnosis["shape"].isin(WELL)]
     told = pd.DataFrame(
         {
             "trial": ills.index,

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.diagnosis import WELL
 from analysis.figures.style import varied
 from analysis.load import Sweep
 from analysis.next_trials import NextTrial, next_trials
 from analysis.ranking import Ranking
 
-WELL = ("converged", "improving")  # shapes that are no ill
 SHAPE_WORDS = {
     "exploded": "exploded",
     "died": "died after an explosion of the gradients",
