@@ -63,6 +63,9 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     replay.add_argument(
         "--rank-agreement", action="store_true", help="how early the order of the trials is that of the end"
     )
+    replay.add_argument(
+        "--forecast", action="store_true", help="how well it is known at a quarter of the run that nothing more will come"
+    )
     replay.add_argument("--figure", type=Path, help="where to draw compute against quality (replay.png)")
     replay.set_defaults(run=_replay)
 
@@ -81,6 +84,7 @@ def _replay(arguments: argparse.Namespace) -> None:
         n_seeds=arguments.seeds,
         as_json=arguments.json,
         agreement=arguments.rank_agreement,
+        forecast=arguments.forecast,
         figure=figure,
         tell=lambda name: print(f"replaying {name}", file=sys.stderr),
     ):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr, t
 
 from analysis.replay_curves import Curve, read
+from analysis.replay_forecast import judge, words
 from analysis.replay_rules import RULES, Move, Race, Rule
 from sweeps.signals import Array, signals
 
@@ -301,6 +302,7 @@ def main(
     n_seeds: int,
     as_json: bool,
     agreement: bool,
+    forecast: bool,
     figure: Path | None,
     tell: Callable[[str], None],
 ) -> Iterator[str]:
@@ -308,6 +310,7 @@ def main(
     tasks = read(path)
     found = summary(replay(tasks, rules, n_workers, n_seeds, tell))
     ranks = rank_agreement(tasks) if agreement else None
+    judged = judge(tasks, 0.25, n_workers, n_seeds) if forecast else None
     if figure is not None:
         picture = Figure(figsize=(7, 5), layout="constrained")
         FigureCanvasAgg(picture)
@@ -318,6 +321,8 @@ def main(
         document: dict[str, object] = {"rules": found}
         if ranks is not None:
             document["rank_agreement"] = json.loads(ranks.to_json(orient="index"))
+        if judged is not None:
+            document["forecast"] = judged
         yield json.dumps(document)
         return
     n_trials = sum(map(len, tasks.values()))
@@ -325,5 +330,7 @@ def main(
     yield table(found)
     if ranks is not None:
         yield "\nrank correlation with the end (Spearman)\n" + ranks.to_string(float_format="%.2f")
+    if judged is not None:
+        yield words(judged)
     if figure is not None:
         yield f"\n{figure}"

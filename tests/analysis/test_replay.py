@@ -28,6 +28,7 @@ from analysis.replay import (
     truth,
 )
 from analysis.replay_curves import Curve, read
+from analysis.replay_forecast import Forecasts, arrivals, forecasts, judge
 from analysis.replay_rules import RULES, AshaPromote, Move, Nothing, Optuna, Race, Stalled
 from sweeps.curves import CurveWriter
 from sweeps.pruners import StalledLoss
@@ -213,6 +214,53 @@ def test_the_order_of_a_sweep_is_compared_with_its_end():
     found = rank_agreement({"parallel": parallel, "crossing": crossing})
     assert found.loc["parallel"].tolist() == pytest.approx([1, 1, 1])
     assert found.loc["crossing"].tolist() == pytest.approx([-1, -1, -1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(n_workers=st.integers(1, 9), seed=st.integers(0, 99))
+def test_the_forecast_is_asked_in_the_sweep_that_is_replayed(n_workers, seed):
+    """Trials start in the order, and stay as long, as in the simulation in which only divergence ends them."""
+    found = curves()
+    starts, pace = arrivals(found, n_workers, seed)
+    reported: list[int] = []
+
+    class Order(Nothing):
+        def report(self, trial, steps, losses, plan):  # noqa: ARG002
+            reported.append(trial)
+            return Move.GO
+
+    simulate(found, Order(), n_workers, seed)
+    order = np.random.default_rng(seed).permutation(len(found))
+    n = np.array([min(len(c.steps), c.n_finite) for c in found])
+    times = sorted((starts[i] + pace[i] * k, i) for i in range(len(found)) for k in range(1, n[i] + 1))
+    assert [i for _, i in times] == [int(order[trial]) for trial in reported]
+
+
+def test_average_precision_is_that_of_scikit_learn():
+    """The measure is the usual one."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    chance, over = rng.random(200), rng.random(200) < 0.3
+    said = Forecasts(chance, over).average_precision
+    assert said == pytest.approx(metrics.average_precision_score(over, chance))
+
+
+def test_finished_peers_tell_what_comes_after_a_plateau():
+    """Curves alike at a quarter of the run, of which one kind falls later: peers know, the claimed chance is met."""
+    rng = np.random.default_rng(0)
+    steps = np.arange(40.0)
+    found = []
+    for _ in range(300):
+        drops = rng.random() < 0.5
+        losses = np.full(40, 2.0 if drops else 1.0) + 1e-4 * rng.normal(size=40)
+        losses[20:] -= 0.5 * drops
+        found.append(Curve(steps, losses, Plan(40)))
+    judged = judge({"task": found}, 0.25, 8, 1)
+    assert judged["average_precision"] > 0.95
+    late = forecasts(found, 0.25, 8, 0)
+    assert len(late.chance) == 300
+    # The first trials have no peers and say what a flat curve says; the rest are a coin that peers turn face up.
+    assert abs(late.chance.mean() - late.over.mean()) < 0.1
 
 
 def test_better_rules_lie_on_the_front():
