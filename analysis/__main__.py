@@ -64,7 +64,7 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--rank-agreement", action="store_true", help="how early the order of the trials is that of the end"
     )
     replay.add_argument(
-        "--forecast", action="store_true", help="how well it is known at a quarter of the run that nothing more will come"
+        "--forecast", action="store_true", help="how well a quarter of the run tells that nothing more will come"
     )
     replay.add_argument("--figure", type=Path, help="where to draw compute against quality (replay.png)")
     replay.set_defaults(run=_replay)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr, t
 
 from analysis.replay_curves import Curve, read
-from analysis.replay_forecast import judge, words
+from analysis.replay_forecast import judge
 from analysis.replay_rules import RULES, Move, Race, Rule
 from sweeps.signals import Array, signals
 
@@ -322,7 +322,7 @@ def main(
         if ranks is not None:
             document["rank_agreement"] = json.loads(ranks.to_json(orient="index"))
         if judged is not None:
-            document["forecast"] = judged
+            document["forecast"] = asdict(judged)
         yield json.dumps(document)
         return
     n_trials = sum(map(len, tasks.values()))
@@ -331,6 +331,6 @@ def main(
     if ranks is not None:
         yield "\nrank correlation with the end (Spearman)\n" + ranks.to_string(float_format="%.2f")
     if judged is not None:
-        yield words(judged)
+        yield f"\n{judged}"
     if figure is not None:
         yield f"\n{figure}"

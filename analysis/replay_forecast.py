@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,7 @@ def forecasts(curves: Sequence[Curve], share: float, n_workers: int, seed: int) 
 
 
 def arrivals(curves: Sequence[Curve], n_workers: int, seed: int) -> tuple[Array, Array]:
-    """(start [trials], time per report [trials]) in the simulation of that seed in which only divergence ends a trial."""
+    """Start and time per report [trials each] in the simulation of that seed in which only divergence ends a trial."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(curves))
     starts, pace = np.empty(len(curves)), np.empty(len(curves))
@@ -123,37 +124,41 @@ def _n_reports(curve: Curve, share: float) -> int:
     return int(np.searchsorted(curve.steps, share * (curve.plan.n_steps or 1)))
 
 
-def judge(tasks: Mapping[str, Sequence[Curve]], share: float, n_workers: int, n_seeds: int) -> dict[str, object]:
-    """Average precision (mean over tasks in which some trial was over, least) and the calibration of the chance.
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How good forecasts were.
 
-    calibration: per bin of the chance the number of forecasts, the mean claimed and the share realised.
+    average_precision: mean over the tasks in which some trial was over, and the least of them; None without such a
+    task. calibration: per bin of the chance the number of forecasts, the mean claimed and the share realised.
     """
+
+    share: float
+    average_precision: float | None
+    average_precision_least: float | None
+    calibration: list[dict[str, float]]
+
+    def __str__(self) -> str:
+        head = f'"improves by less than {IMPROVEMENT:.1%}", asked at {self.share:.0%} of the run: '
+        if self.average_precision is None:
+            return head + "every trial improved by more"
+        bins = pd.DataFrame(self.calibration).astype({"n": int}).to_string(index=False, float_format="%.3f")
+        least = self.average_precision_least
+        return f"{head}average precision {self.average_precision:.3f} (least task {least:.3f})\n{bins}"
+
+
+def judge(tasks: Mapping[str, Sequence[Curve]], share: float, n_workers: int, n_seeds: int) -> Judgement:
+    """Forecasts at `share` of the run for every task and seed, judged by what came."""
     found = {
         task: [forecasts(curves, share, n_workers, seed) for seed in range(n_seeds)] for task, curves in tasks.items()
     }
-    precision = {task: float(np.mean([f.average_precision for f in own])) for task, own in found.items()}
-    known = [p for p in precision.values() if np.isfinite(p)]
+    precision = [float(np.mean([f.average_precision for f in own])) for own in found.values()]
+    known = [p for p in precision if np.isfinite(p)]
     chance = np.concatenate([f.chance for own in found.values() for f in own])
     over = np.concatenate([f.over for own in found.values() for f in own])
-    bins = []
-    for low, high in zip(BINS, BINS[1:], strict=False):
-        own_bin = (chance >= low) & ((chance < high) | (high == 1.0))
-        if own_bin.any():
-            row = {"from": low, "to": high, "n": int(own_bin.sum())}
-            bins.append(row | {"claimed": float(chance[own_bin].mean()), "realised": float(over[own_bin].mean())})
-    return {
-        "share": share,
-        "average_precision": float(np.mean(known)) if known else None,
-        "average_precision_least": min(known) if known else None,
-        "calibration": bins,
-    }
-
-
-def words(judged: Mapping[str, object]) -> str:
-    """The judgement as text."""
-    precision, least = judged["average_precision"], judged["average_precision_least"]
-    head = f'\n"improves by less than {IMPROVEMENT:.1%}", asked at {judged["share"]:.0%} of the run: '
-    if not isinstance(precision, float) or not isinstance(least, float):
-        return head + "every trial improved by more"
-    calibration = pd.DataFrame(judged["calibration"]).to_string(index=False, float_format="%.3f")
-    return f"{head}average precision {precision:.3f} (least task {least:.3f})\n{calibration}"
+    calibration = []
+    for low, high in pairwise(BINS):
+        inside = (chance >= low) & ((chance < high) | (high == 1.0))
+        if inside.any():
+            row = {"from": low, "to": high, "n": float(inside.sum())}
+            calibration.append(row | {"claimed": float(chance[inside].mean()), "realised": float(over[inside].mean())})
+    return Judgement(share, float(np.mean(known)) if known else None, min(known, default=None), calibration)

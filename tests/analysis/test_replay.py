@@ -225,7 +225,7 @@ def test_the_forecast_is_asked_in_the_sweep_that_is_replayed(n_workers, seed):
     reported: list[int] = []
 
     class Order(Nothing):
-        def report(self, trial, steps, losses, plan):  # noqa: ARG002
+        def report(self, trial, steps, losses, plan):
             reported.append(trial)
             return Move.GO
 
@@ -256,7 +256,7 @@ def test_finished_peers_tell_what_comes_after_a_plateau():
         losses[20:] -= 0.5 * drops
         found.append(Curve(steps, losses, Plan(40)))
     judged = judge({"task": found}, 0.25, 8, 1)
-    assert judged["average_precision"] > 0.95
+    assert judged.average_precision > 0.95
     late = forecasts(found, 0.25, 8, 0)
     assert len(late.chance) == 300
     # The first trials have no peers and say what a flat curve says; the rest are a coin that peers turn face up.
