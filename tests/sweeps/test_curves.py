@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,3 +149,21 @@ def test_a_sweep_that_reported_nothing_has_empty_curves(tmp_path: Path) -> None:
     table = read_curves(tmp_path / "curves")
     assert (table.column_names, len(table)) == (COLUMNS, 0)
     assert not (tmp_path / "curves").exists()
+
+
+def test_writing_does_not_import_pandas(tmp_path: Path) -> None:
+    """The driver would serve nobody for the second that takes in the middle of a sweep."""
+    script = f"""
+import sys
+from pathlib import Path
+from sweeps.curves import CurveWriter
+from sweeps.reporting import Row
+writer = CurveWriter(Path({str(tmp_path)!r}), "session", lambda: 0.0)
+for step in range(2):
+    writer.add(0, [Row(step, 0.0, {{"loss": 1.0}})])
+    writer.flush()
+writer.close()
+sys.exit("pandas" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert read_curves(tmp_path).num_rows == 2

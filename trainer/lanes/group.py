@@ -25,8 +25,10 @@ from trainer.lanes.stepper import Stepper
 from trainer.loop import State, float_type
 from trainer.settings import Settings
 
-# Lanes may stand empty up to this share of the stack before it is made narrower.
-EMPTY_SHARE = 0.25
+# Lanes may stand empty up to this share of the stack before it is made narrower, if the steps to come then take less
+# by this many times what tracing them has taken.
+EMPTY_SHARE = 0.5
+NARROWER_PAYS = 2
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ class Group:
         self._train, self._val, self._test = (
             examples.to(run.device, float_type(run)) for examples in (run.splits.train, run.splits.val, run.splits.test)
         )
-        self._step_s = math.inf
+        self._step_s: float | None = None  # the least so far, as the step is now
 
     @property
     def passengers(self) -> list[Passenger]:
@@ -91,9 +93,13 @@ class Group:
             self.stack.write(lane, passenger.state.model, passenger.state.optimizer, passenger.run)
 
     def make_narrow(self) -> None:
-        """Drop empty lanes if they are many: what they compute is thrown away."""
-        n = len(self.passengers)
-        if n < len(self.lanes) * (1 - EMPTY_SHARE):
+        """Drop empty lanes if they are many and what they would compute in vain takes longer than a new trace."""
+        n, width = len(self.passengers), len(self.lanes)
+        if n >= width * (1 - EMPTY_SHARE):
+            return
+        steps_to_come = max((p.run.n_steps - p.course.step for p in self.passengers), default=0)
+        saved_s = steps_to_come * (self._step_s or 0.0) * (1 - n / width)
+        if n == 0 or saved_s > NARROWER_PAYS * self._stepper.trace_s:
             self._resize(n)
 
     def run_block(self) -> list[Passenger]:
@@ -162,18 +168,19 @@ class Group:
         """Make the updates; returns what they measured, [n_steps, 3 + n_params, n_lanes], in one transfer."""
         places, keys, coefficients = self._inputs(n_steps)
         ends = {lane: p.run.n_steps - p.course.step for lane, p in self._seated()}
+        longest = max(ends.values(), default=0)
+        if self._stepper.prepare(longest, self._step_s, (*self._batch(places[0]), keys[0], coefficients[0])):
+            self._step_s = None
         results = []
         began = time.perf_counter()
         for i in range(n_steps):
-            arguments = (*self._batch(places[i]), keys[i], coefficients[i])
-            results.append(self._stepper(*arguments))
+            results.append(self._stepper(*self._batch(places[i]), keys[i], coefficients[i]))
             for lane, end in ends.items():
                 if end == i + 1 < n_steps:  # the rest of the block is not its business
                     ended[lane] = self.stack.snapshot(lane)
         measured = torch.stack(results).double().cpu().numpy()
-        self._step_s = min(self._step_s, (time.perf_counter() - began) / n_steps)
-        longest = max((end for end in ends.values()), default=0)
-        self._stepper.compile_if_it_pays(self._step_s * longest, *arguments)
+        step_s = (time.perf_counter() - began) / n_steps
+        self._step_s = step_s if self._step_s is None else min(self._step_s, step_s)
         return measured
 
     def _inputs(self, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -269,11 +276,12 @@ class Group:
         write_best(p.keep, {**about, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
     def _resize(self, n_lanes: int) -> None:
+        n_lanes = self._stepper.width_for(n_lanes, round(n_lanes / (1 - EMPTY_SHARE)))
         seated = [lane for lane, _ in self._seated()]
         self.lanes = [self.lanes[lane] for lane in seated] + [None] * (n_lanes - len(seated))
         self.stack.resize(seated, n_lanes)
         self._stepper.resized()
-        self._step_s = math.inf
+        self._step_s = None
 
     def _seated(self) -> list[tuple[int, Passenger]]:
         return [(lane, p) for lane, p in enumerate(self.lanes) if p is not None]

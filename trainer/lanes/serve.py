@@ -102,7 +102,10 @@ def run_lanes(desk: Desk) -> None:
 def _fill(desk: Desk, lanes: Lanes, room: _Room) -> list[LaneTrial]:
     """Board trials as long as there is room and there are some; returns those that have."""
     boarded = []
-    while (trial := desk.take(room.wait_s(lanes.n_passengers))) is not None:
+    while not room.is_full(lanes.n_passengers):
+        trial = desk.take(room.wait_s(lanes.n_passengers))
+        if trial is None:
+            break
         try:
             run = read(trial.config)
             room.consider(run)
@@ -113,8 +116,6 @@ def _fill(desk: Desk, lanes: Lanes, room: _Room) -> list[LaneTrial]:
             _train_alone(desk, trial, str(error))
         except Exception as error:
             desk.finish(trial, error)
-        if room.is_full(lanes.n_passengers):
-            break
     return boarded
 
 

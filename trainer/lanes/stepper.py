@@ -18,8 +18,8 @@ from trainer.lanes.stack import Stack
 
 log = logging.getLogger("trainer")
 
-# Tracing costs about this many plain steps.
-TRACE_AFTER = 30
+# Tracing costs (0.15 to 0.5 s) about what it saves over half as many steps.
+TRACE_PAYS_STEPS = 120
 # Compiling costs about this long per operation of the traced graph (measured: 128 of them 3 s, 710 of them 16 s), and
 # pays if the steps to come, which it makes about twice as fast, take this many times as long.
 COMPILE_S_PER_NODE = 0.023
@@ -42,17 +42,42 @@ class Stepper:
         self._n_steps: Counter[int] = Counter()  # by width
         self._graphs: dict[int, Step] = {}
         self._captured: CudaGraph | None = None
+        self._may_capture = True
+        self.trace_s = 0.0  # the last trace took
 
     def __call__(self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor) -> Tensor:
         """One update of every lane; see `Stack.step`."""
         width = self._stack.n_lanes
         self._n_steps[width] += 1
-        if self._n_steps[width] > TRACE_AFTER and (
-            width not in self._graphs or (inputs.is_cuda and not self._captured)
-        ):
-            self.trace(inputs, targets, keys, coefficients)
         step = self._captured or self._graphs.get(width, self._plain)
         return step(inputs, targets, keys, coefficients, *self._rows())
+
+    def prepare(self, n_to_come: int, step_s: float | None, arguments: tuple[Tensor, Tensor, Tensor, Tensor]) -> bool:
+        """Make the step cheaper if that pays for the steps to come; whether it was. Nothing is updated.
+
+        step_s: what a step takes as it is now; None if that is not known. arguments: those of a step, as examples.
+        """
+        width, graph = self._stack.n_lanes, self._graphs.get(self._stack.n_lanes)
+        if graph is None:
+            if self._n_steps[width] + n_to_come < TRACE_PAYS_STEPS:
+                return False
+            self.trace(*arguments)
+            return True
+        if arguments[0].is_cuda and not self._captured and self._may_capture:
+            self._capture(graph, arguments)
+            return True
+        if self._compile is not None or arguments[0].is_cuda or not isinstance(graph, torch.fx.GraphModule):
+            return False
+        if (step_s or 0.0) * n_to_come < COMPILE_PAYS * COMPILE_S_PER_NODE * len(graph.graph.nodes):
+            return False
+        began = time.perf_counter()
+        self._graphs[width] = _compiled(graph, (*arguments, *(row.clone() for row in self._rows())))
+        log.warning("lanes: step of %d lanes compiled in %.0f s", width, time.perf_counter() - began)
+        return True
+
+    def width_for(self, least: int, most: int) -> int:
+        """The narrowest of these widths that need not be traced again, or the least."""
+        return min((width for width in self._graphs if least <= width <= most), default=least)
 
     def resized(self) -> None:
         """The stack has other tensors now."""
@@ -62,28 +87,24 @@ class Stepper:
         """Replace the plain calls by a graph; nothing is updated. The arguments serve as examples."""
         width = self._stack.n_lanes
         if width not in self._graphs:
+            began = time.perf_counter()
             arguments = (inputs, targets, keys, coefficients, *(row.clone() for row in self._rows()))
             graph = make_fx(self._plain)(*arguments)
             graph.graph.eliminate_dead_code()
             graph.recompile()
+            self.trace_s = time.perf_counter() - began
             self._graphs[width] = _compiled(graph, arguments) if self._compile else graph
         if inputs.is_cuda:
-            try:
-                step = self._graphs[width]
-                self._captured = CudaGraph(step, (inputs, targets, keys, coefficients), self._rows())
-            except RuntimeError as error:
-                log.warning("lanes: no CUDA graph, going on without: %s", str(error).splitlines()[0])
+            self._capture(self._graphs[width], (inputs, targets, keys, coefficients))
 
-    def compile_if_it_pays(self, seconds_to_come: float, *arguments: Tensor) -> None:
-        """Compile a traced step if what is to come takes long enough."""
-        width = self._stack.n_lanes
-        graph = self._graphs.get(width)
-        if self._compile is not None or arguments[0].is_cuda or not isinstance(graph, torch.fx.GraphModule):
+    def _capture(self, step: Step, arguments: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        if not self._may_capture:
             return
-        if seconds_to_come > COMPILE_PAYS * COMPILE_S_PER_NODE * len(graph.graph.nodes):
-            began = time.perf_counter()
-            self._graphs[width] = _compiled(graph, (*arguments, *(row.clone() for row in self._rows())))
-            log.warning("lanes: step of %d lanes compiled in %.0f s", width, time.perf_counter() - began)
+        try:
+            self._captured = CudaGraph(step, arguments, self._rows())
+        except RuntimeError as error:
+            self._may_capture = False  # it would fail before every block
+            log.warning("lanes: no CUDA graph, going on without: %s", str(error).splitlines()[0])
 
     def _rows(self) -> list[Tensor]:
         return [self._stack.rows[name] for name in self._names]
