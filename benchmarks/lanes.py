@@ -2,7 +2,7 @@
 
 python benchmarks/lanes.py throughput [--rounds 3] [--only rnn]    # about 7 minutes on 2 cores
 python benchmarks/lanes.py throughput --gpu [--only rnn]           # on one card
-python benchmarks/lanes.py sweep [--seeds 3] [--ray PYTHON]        # about 5 minutes
+python benchmarks/lanes.py sweep [--seeds 3] [--steps 300] [--ray PYTHON]    # about 5 minutes
 
 All sides run in every round, in random order. PYTHON: one that has ray[tune] and all that we need.
 """
@@ -25,6 +25,7 @@ def main() -> None:
     throughput.add_argument("--gpu", action="store_true", help="on a CUDA device, against what one would do there")
     sweep = commands.add_parser("sweep", help="wall time of 64 trials x 300 steps")
     sweep.add_argument("--seeds", type=int, default=3)
+    sweep.add_argument("--steps", type=int, default=300, help="of a trial; a multiple of 30")
     sweep.add_argument("--ray", help="interpreter with ray[tune]; without it Ray Tune is left out")
     sweep.add_argument("--only", help="contenders whose name contains this")
     arguments = parser.parse_args()
@@ -36,6 +37,7 @@ def main() -> None:
             raise SystemExit(f"lanes.py: no model {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
         compare(names, arguments.rounds, arguments.seconds, arguments.gpu)
     else:
+        os.environ["LANES_STEPS"] = str(arguments.steps)  # for all contenders' processes
         from lanes_sweep import compare_sweeps
 
         compare_sweeps(arguments.seeds, arguments.ray, arguments.only)

@@ -1,12 +1,14 @@
 """The contenders of lanes_sweep.py, each in a process of its own: python lanes_peers.py CONTENDER SEED [OPTIONS].
 
 When all it imports is loaded, a contender notes the time in the file `ready` of its working directory. All train by
-`trainer.loop.train` and report the training loss every 10 steps.
+`trainer.loop.train` and report the training loss 30 times.
+The environment variable LANES_STEPS sets how many steps a trial has (300).
 """
 
 import dataclasses
 import json
 import multiprocessing
+import os
 import runpy
 import sys
 import time
@@ -20,10 +22,11 @@ from hydra.core.global_hydra import GlobalHydra
 from trainer.loop import train
 from trainer.settings import CONF, Settings, read
 
-N_TRIALS, N_STEPS = 64, 300
-TRAINED = ["task=digits", "model=mlp", "clip=norm", f"steps={N_STEPS}", "report_every=10", "keep_best=false"]
-# Of successive halving, the same for all: rungs at 20, 60 and 180 steps.
-FIRST_RUNG, REDUCTION = 20, 3
+N_TRIALS, N_STEPS = 64, int(os.environ.get("LANES_STEPS", "300"))
+EVERY = N_STEPS // 30
+TRAINED = ["task=digits", "model=mlp", "clip=norm", f"steps={N_STEPS}", f"report_every={EVERY}", "keep_best=false"]
+# Of successive halving, the same for all: rungs at 20, 60 and 180 of 300 steps.
+FIRST_RUNG, REDUCTION = N_STEPS // 15, 3
 # A round without refill waits so long for its next trial before it begins with those it has.
 PATIENCE_S = 0.1
 
