@@ -37,7 +37,8 @@ class Passenger:
 
     state: the model and optimizer it began with; they also carry a lane's weights to a checkpoint. n_updates: made by
     the optimizer so far. keep: the file for the best weights, or None. kept: (step, examples, n_updates) of the best.
-    done: called with the summary, or with what was raised, when the run is over.
+    carried: the state of its best weights, while it moves to another stack. done: called with the summary, or with what
+    was raised, when the run is over.
     """
 
     run: Settings
@@ -49,6 +50,7 @@ class Passenger:
     n_updates: int = 0
     smoothed: SmoothedLoss = field(default_factory=SmoothedLoss)
     kept: tuple[int, int, int] | None = None
+    carried: dict[str, Tensor] = field(default_factory=dict)
     window: list[NDArray[np.float64]] = field(default_factory=list)
     began_s: float = field(default_factory=time.perf_counter)
 
@@ -91,6 +93,9 @@ class Group:
         for lane, passenger in zip(empty, newcomers, strict=False):
             self.lanes[lane] = passenger
             self.stack.write(lane, passenger.state.model, passenger.state.optimizer, passenger.run)
+            for name, value in passenger.carried.items():
+                self.stack.kept[name][lane] = value
+            passenger.carried = {}
 
     def make_narrow(self) -> None:
         """Drop empty lanes if they are many and what they would compute in vain takes longer than a new trace."""
@@ -152,6 +157,7 @@ class Group:
         movers = [(lane, p) for lane, p in self._seated() if p.course.size != self.kind.batch_size]
         for lane, p in movers:
             self.stack.read(self.stack.snapshot(lane), p.n_updates, p.state.model, p.state.optimizer)
+            p.carried = {name: kept[lane].clone() for name, kept in self.stack.kept.items()}
             self.lanes[lane] = None
         return [p for _, p in movers]
 

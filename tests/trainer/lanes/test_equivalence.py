@@ -209,3 +209,23 @@ def test_a_run_pruned_out_of_its_report_leaves_with_its_best_weights(
     assert isinstance(first.outcome, Summary)
     assert isinstance(last.outcome, Summary)
     assert load_best(files[1])["step"] <= 20
+
+
+def test_best_weights_move_with_a_run_whose_batch_size_changes(
+    compose: Compose, alone: Any, together: Any, tmp_path: Path
+) -> None:
+    """A run that moves to the stack of its next batch size keeps the best weights it had, not those it moves with."""
+    wild = "schedule.stages=[{lr: 0.005, decay_rate: 1, decay_steps: 1, length_steps: 5}, {lr: 0.1, decay_rate: 1, "
+    schedule = ("schedule=staged", wild + "decay_steps: 1, length_steps: 1}]", "batch.schedule=[[0,8],[10,16]]")
+    run = read(compose(*EXACT, *schedule, "optim=adam", "steps=30"))
+    remedy = Remedy("rewind", 1e-3, Verdict("stalled", 20, "it has stalled"))
+    results = {}
+    for name, train in (("solo", alone), ("lane", together)):
+        asked = iter(range(6))
+        remedied = {"ask_remedy": lambda asked=asked: remedy if next(asked) == 3 else None}
+        results[name] = [*train([run], [tmp_path / f"{name}.pt"]), *train([run], **remedied)]
+    assert_same(results["solo"], results["lane"], 1e-6)
+    a, b = load_best(tmp_path / "solo.pt"), load_best(tmp_path / "lane.pt")
+    assert a["step"] == b["step"] == 5
+    torch.testing.assert_close(b["model"], a["model"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(b["optimizer"]["state"], a["optimizer"]["state"], rtol=1e-9, atol=1e-9)
