@@ -13,7 +13,7 @@ from trainer.course import Hooks, Summary
 from trainer.data import Batches
 from trainer.lanes.group import Group, board
 from trainer.lanes.kind import kind_of
-from trainer.loop import seeded, start, update
+from trainer.loop import float_type, seeded, start, update
 from trainer.settings import Settings
 
 # A wider stack is tried as long as it is this much faster per lane; beyond, it only makes more trials wait together.
@@ -49,13 +49,18 @@ class Width:
 def best_width(run: Settings, most: int, clock: Callable[[], float] = time.perf_counter) -> Width:
     """Double the lanes until it pays no more, up to `most`, and compare the best with the solo loop.
 
-    Takes about a second on a CPU. clock: seconds, any origin.
+    Takes about a second on a CPU. A stack for which the GPU's memory is too small ends the search. clock: seconds, any
+    origin.
     """
+    run = dataclasses.replace(run, resume=None)
     alone = 1 / _seconds_alone(run, clock)
     pays_from = 0
     best, n_lanes, n_next = 0.0, 1, min(4, most)  # fewer than four never pay where four do not
     while 1 < n_next <= most:
-        seconds, memory = _seconds_in_lanes(run, n_next, clock)
+        try:
+            seconds, memory = _seconds_in_lanes(run, n_next, clock)
+        except torch.OutOfMemoryError:
+            break
         if n_next / seconds < best * WORTH:
             break
         best, n_lanes = n_next / seconds, n_next
@@ -70,7 +75,7 @@ def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
     """Of one step of the solo loop."""
     with seeded(run.seed, run.device):
         state = start(run)
-        batches = Batches(run.splits.train.to(run.device), run.seed, run.shuffle_buffer)
+        batches = Batches(run.splits.train.to(run.device, float_type(run)), run.seed, run.shuffle_buffer)
         size = run.batches.at(state.step)
 
         def step() -> None:
@@ -81,7 +86,7 @@ def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
 
 def _seconds_in_lanes(run: Settings, n_lanes: int, clock: Callable[[], float]) -> tuple[float, float | None]:
     """Of one traced step of n_lanes lanes, and the share of the free memory that each of them takes (GPU only)."""
-    short = dataclasses.replace(run, n_steps=10**6, report_every=1, eval_every=1)
+    short = dataclasses.replace(run, n_steps=1, report_every=1, eval_every=1)
     free = torch.cuda.mem_get_info(run.device)[0] if run.device.type == "cuda" else 0
     passengers = []
     for i in range(n_lanes):

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from trainer.lanes import width
 from trainer.lanes.check import TOLERANCE, check, check_command
 from trainer.lanes.kind import NotInLanesError, kind_of, structure_of
 from trainer.lanes.width import best_width
@@ -162,3 +164,31 @@ def test_auto_takes_the_solo_loop_where_lanes_do_not_pay(run: Settings) -> None:
     ticks = iter(range(10**6))
     assert best_width(run, most=8, clock=lambda: float(next(ticks))).n_lanes == 8
     assert best_width(run, most=1).n_lanes == 1
+
+
+@pytest.mark.parametrize("precision", ["float64", "bf16"])
+def test_auto_measures_in_each_precision(compose: Compose, precision: str) -> None:
+    """The lanes that pay are measured with inputs of the type that the run trains with."""
+    assert best_width(read(compose("task=digits", "batch_size=8", f"precision={precision}")), most=4).n_lanes in (1, 4)
+
+
+def test_auto_stops_where_memory_does(run: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A width that does not fit into the GPU's memory is not taken, and the narrower ones are still there."""
+    measure = width._seconds_in_lanes
+
+    def scarce(run: Settings, n_lanes: int, clock: Callable[[], float]) -> tuple[float, float | None]:
+        if n_lanes > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(run, n_lanes, clock)
+
+    monkeypatch.setattr(width, "_seconds_in_lanes", scarce)
+    ticks = iter(range(10**6))
+    assert best_width(run, most=16, clock=lambda: float(next(ticks))).n_lanes == 4
+
+
+def test_auto_plans_no_more_rates_than_it_takes_steps(run: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured does not depend on how long a schedule takes to be laid out."""
+    planned: list[int] = []
+    monkeypatch.setattr("trainer.course.planned_rates", lambda run, top: planned.append(run.n_steps) or np.full(9, top))
+    best_width(run, most=4)
+    assert max(planned) < 10
