@@ -133,14 +133,16 @@ class CudaGraph:
         before = [row.clone() for row in rows]
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # torch's documentation of CUDA graphs asks for warm-up on a side stream
-            for _ in range(3):
-                step(*self._arguments, *rows)
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(self._graph):
-            self._result = step(*self._arguments, *rows)
-        for row, was in zip(rows, before, strict=True):
-            row.copy_(was)
+        try:
+            with torch.cuda.stream(side):  # torch's documentation of CUDA graphs asks for warm-up on a side stream
+                for _ in range(3):
+                    step(*self._arguments, *rows)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(self._graph):
+                self._result = step(*self._arguments, *rows)
+        finally:  # also where it fails: the warm-up has made real updates
+            for row, was in zip(rows, before, strict=True):
+                row.copy_(was)
 
     def __call__(self, *arguments: Tensor) -> Tensor:
         """One replay. The rows are those of the capture, whatever is given for them."""
