@@ -101,12 +101,13 @@ def _add_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _rank(arguments: argparse.Namespace) -> None:
     from analysis.load import load
-    from analysis.pareto import pareto
+    from analysis.pareto import pareto, shown
     from analysis.ranking import rank
 
     sweep = load(arguments.folder)
     if arguments.pareto:
-        _print_frame(pareto(sweep), arguments.json)
+        found = pareto(sweep)
+        _print_frame(found if arguments.json else shown(found), arguments.json)
     else:
         _print_ranking(rank(sweep), arguments.json)
 

@@ -19,10 +19,12 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     """The completed settings, one row each, best first, and which of them no other beats in everything.
 
     Columns setting, tier, estimate (as in the ranking), steps_to_target (first step at which the watched metric is as
-    good as the median run's best; infinite if it never is), noise (of one report of the watched metric around its
-    course, by `sweeps.signals`; NaN without a curve), seconds (of a run), on_front; the median over the seeds of each.
+    good as the target, the median run's best; infinite if it never is), noise (of one report of the watched metric
+    around its course, by `sweeps.signals`; NaN without a curve), seconds (of a run), on_front; the median over the
+    seeds of each.
     On the front is who is no worse than any other in tier, steps_to_target, noise and seconds, or better in one of
-    them: results that cannot be told apart count as equal. A criterion nobody has a number for decides nothing.
+    them: results that cannot be told apart count as equal, and so do all that never reach the target, behind those
+    that do. A criterion nobody has a number for decides nothing. The frame's `attrs` say metric and target.
     """
     table = (rank(sweep) if ranking is None else ranking).table
     table = table[table["tier"].notna()]
@@ -43,7 +45,18 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     middle = numbers.groupby(done["setting"]).median()
     found = table[["setting", "tier", "estimate"]].join(middle, on="setting").reset_index(drop=True)
     found["on_front"] = front(found[list(CRITERIA)].astype(float).to_numpy())
+    found.attrs |= {"metric": sweep.metric, "target": target}
     return found
+
+
+def shown(found: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `pareto` for a reader: the target is named, and a setting that never reaches it says so."""
+    steps = found["steps_to_target"].astype(object).mask(np.isinf(found["steps_to_target"]), "not reached")
+    names = {c: c.replace("_", " ") for c in found.columns}
+    target = found.attrs["target"]
+    if math.isfinite(target):
+        names["steps_to_target"] = f"steps to {found.attrs['metric']} {target:.4g}"
+    return found.assign(steps_to_target=steps).rename(columns=names)
 
 
 def front(values: NDArray[np.float64]) -> NDArray[np.bool_]:

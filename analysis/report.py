@@ -17,7 +17,7 @@ from analysis.figures.style import lines_of, shape_name, short_names, varied
 from analysis.importance import importance, interactions, shares
 from analysis.load import Sweep, load
 from analysis.next_trials import as_frame, next_trials
-from analysis.pareto import pareto
+from analysis.pareto import pareto, shown
 from analysis.pruning import pruning
 from analysis.ranking import Ranking, rank
 from analysis.review import write_notes
@@ -107,7 +107,7 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     blocks: list[Block] = [Items(ranking.warnings)] if ranking.warnings else []
     if len(table):
         front = pareto(sweep, ranking)
-        front = front[front["on_front"]].drop(columns="on_front").rename(columns=lambda c: c.replace("_", " "))
+        front = shown(front[front["on_front"]].drop(columns="on_front"))
         caption = "Settings that no other beats in tier, speed, noise and seconds at once"
         blocks += [picture, Table("Completed settings", frame), Table(caption, front)]
     return Section("Ranking", blocks)

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from optuna.study._multi_objective import _is_pareto_front
 
 from analysis.load import Sweep
-from analysis.pareto import front, pareto
+from analysis.pareto import front, pareto, shown
 
 
 @given(arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=st.integers(0, 3).map(float)))
@@ -24,8 +25,8 @@ def test_a_criterion_without_numbers_decides_nothing() -> None:
     assert list(front(np.array([[1.0, np.nan], [1.0, 5.0]]))) == [False, True]
 
 
-def test_a_tied_setting_that_is_faster_is_on_the_front() -> None:
-    """Of two settings that tie in their result, the one that gets there first wins; a bad cheap one is on it too."""
+def fast_slow_and_bad() -> Sweep:
+    """Settings 0 and 1 tie, 0 is faster; 2 ends far above them, but costs least."""
     rng = np.random.default_rng(0)
     steps = np.arange(0, 600, 10)
     speed, end = {0: 50, 1: 150, 2: 50}, {0: 1.0, 1: 1.0, 2: 3.0}
@@ -45,9 +46,24 @@ def test_a_tied_setting_that_is_faster_is_on_the_front() -> None:
     last = curves.groupby("trial")["value"].last()
     trials = pd.DataFrame({"setting": range(3), "state": "complete", "why": "completed", "objective": last})
     trials = trials.assign(best=last, final=last, seed=np.nan, examples=np.nan, code="a", seconds=[9.0, 9.0, 1.0])
-    found = pareto(Sweep(name="s", metric="loss", directions=("minimize",), trials=trials, curves=curves))
-    found = found.set_index("setting")
+    return Sweep(name="s", metric="loss", directions=("minimize",), trials=trials, curves=curves)
+
+
+def test_a_tied_setting_that_is_faster_is_on_the_front() -> None:
+    """Of two settings that tie in their result, the one that gets there first wins; a bad cheap one is on it too."""
+    found = pareto(fast_slow_and_bad()).set_index("setting")
     assert found["tier"].to_dict() == {0: 1, 1: 1, 2: 2}
     assert found["steps_to_target"][0] < found["steps_to_target"][1] < found["steps_to_target"][2] == np.inf
     assert found["on_front"][0]
     assert found["on_front"][2]
+
+
+def test_a_target_that_was_not_reached_is_said() -> None:
+    """A reader sees the target and "not reached", never "inf"; who does not reach it is behind all who do."""
+    found = pareto(fast_slow_and_bad())
+    table = shown(found)
+    (heading,) = [str(name) for name in table.columns if str(name).startswith("steps to loss ")]
+    assert float(heading.split()[-1]) == pytest.approx(found.attrs["target"], rel=1e-3)
+    assert table[heading].map(type).tolist() == [float, float, str]
+    assert table[heading].iloc[2] == "not reached"
+    assert list(front(np.array([[1.0, np.inf], [1.0, 500.0], [1.0, np.inf]]))) == [False, True, False]
