@@ -123,7 +123,11 @@ def _reports_together(runs: list[Settings]) -> tuple[list[list[dict[str, float]]
         hooks = Hooks(report=lambda _, own=own, **metrics: own.append(metrics), **_deaf())
         passengers.append(board(run, state, hooks, None, done))
     model = passengers[0].state.model
-    group = Group(kind_of(runs[0], model, runs[0].batches.at(0)), runs[0], model)
+    kind = kind_of(runs[0], model, runs[0].batches.at(0))
+    try:
+        group = Group(kind, runs[0], model)
+    except Exception as error:  # copy.deepcopy calls what the modules define
+        raise NotInLanesError(f"the model cannot be copied (copy.deepcopy says: {str(error)[:200]})") from error
     group.admit(passengers)
     with _named_failures(group.stack.template):
         while group.passengers:

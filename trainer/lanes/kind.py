@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from trainer.clipping import Clipping
 from trainer.lanes.rules import Rule, rule_of
@@ -57,7 +58,7 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
         rule = rule_of(run.optim, param_groups(model, run.optim))
     except ValueError as error:
         raise NotInLanesError(str(error)) from error
-    return Kind(
+    kind = Kind(
         task=run.task,
         structure=(structure_of(model), json.dumps(run.node["model"], sort_keys=True, default=str)),
         batch_size=batch_size,
@@ -72,6 +73,14 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
         eval_every=run.eval_every,
         tests=run.test,
     )
+    try:
+        hash(kind)
+    except TypeError as error:
+        raise NotInLanesError(
+            f"trials are told apart by the settings of the task and the plain attributes of the modules, but: {error}; "
+            "take tuples"
+        ) from error
+    return kind
 
 
 def structure_of(model: nn.Module) -> Hashable:
@@ -80,7 +89,9 @@ def structure_of(model: nn.Module) -> Hashable:
     Modules with their types and plain attributes (numbers, texts, tuples of them), parameters and buffers with shapes
     and whether they are trained. A custom module that keeps what it computes with in other objects is not seen through.
     """
-    modules = tuple((name, type(module), _plain(vars(module))) for name, module in model.named_modules())
+    modules = tuple(
+        (name, type_before_parametrizations(module), _plain(vars(module))) for name, module in model.named_modules()
+    )
     params = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())
     buffers = tuple((name, tuple(b.shape), b.dtype) for name, b in model.named_buffers())
     return modules, params, buffers

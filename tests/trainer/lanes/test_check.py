@@ -62,6 +62,45 @@ class Dropping(nn.Module):
         return self.output(F.dropout(x.flatten(1), 0.5, self.training))
 
 
+class Tupled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(64, 10)
+        self.sizes = ([64], 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(x.flatten(1))
+
+
+class Derived(nn.Module):
+    """Has a tensor that is computed from a parameter: copy.deepcopy refuses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(64, 10)
+        self.twice = 2 * self.output.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(x.flatten(1))
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+class Parametrized(nn.Module):
+    """Torch gives each of its parametrized modules a class of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(64, 10)
+        nn.utils.parametrize.register_parametrization(self.output, "weight", Doubled())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(x.flatten(1))
+
+
 class Remembering(nn.Module):
     """Keeps a tensor that is neither parameter nor buffer from the first step to the next."""
 
@@ -105,6 +144,27 @@ def test_what_cannot_be_stacked_is_named(run: Settings, model: Any, named: str, 
     assert named in str(error.value)
     assert advice in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_copied_or_told_apart_is_refused(run: Settings) -> None:
+    """A model that deepcopy refuses, or a list where a kind is told apart, runs alone: no trial fails by it."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Listed(Digits):
+        words: Any
+
+    with pytest.raises(NotInLanesError, match="the model cannot be copied"):
+        check(made_of(run, Derived))
+    for refused in (made_of(run, Tupled), dataclasses.replace(run, task=Listed(words=["a"]))):
+        with pytest.raises(NotInLanesError, match="unhashable type: 'list'; take tuples"):
+            check(refused)
+    check(dataclasses.replace(run, task=Listed(words=("a",))))
+
+
+def test_parametrized_modules_share_a_stack(run: Settings) -> None:
+    """Two models with the same parametrizations have one structure, and train as they do alone."""
+    assert structure_of(Parametrized()) == structure_of(Parametrized())
+    assert check(made_of(run, Parametrized)).difference <= TOLERANCE["float64"]
 
 
 def test_batch_norm_keeps_each_lanes_statistics(run: Settings) -> None:
