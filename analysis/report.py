@@ -36,7 +36,8 @@ def write_report(folder: Path) -> Sequence[Path]:
     import what it needs. Raises FileNotFoundError if the folder is no sweep.
     """
     sweep = load(folder)
-    document = report(sweep)
+    ranking, diagnosis = rank(sweep), diagnose(sweep)
+    document = report(sweep, ranking, diagnosis)
     pictures = {picture.name: picture.png() for picture in document.pictures}
     target = folder / "report"
     target.mkdir(exist_ok=True)
@@ -45,15 +46,19 @@ def write_report(folder: Path) -> Sequence[Path]:
     page, text = target / "index.html", target / "report.md"
     page.write_text(as_html(document, pictures), encoding="utf-8")
     text.write_text(as_markdown(document), encoding="utf-8")
-    write_notes(folder, sweep)
+    write_notes(folder, sweep, ranking, diagnosis)
     return [page, text]
 
 
-def report(sweep: Sweep) -> Document:
-    """What there is to say of a sweep; figures are drawn only when the document is written."""
+def report(sweep: Sweep, ranking: Ranking | None = None, diagnosis: pd.DataFrame | None = None) -> Document:
+    """What there is to say of a sweep; figures are drawn only when the document is written.
+
+    ranking, diagnosis: of `rank` and `diagnose`, where they have been made before.
+    """
     if sweep.trials.empty:
         return Document(sweep.name, _about(sweep), words.searched(sweep), [])
-    ranking, diagnosis = rank(sweep), diagnose(sweep)
+    ranking = rank(sweep) if ranking is None else ranking
+    diagnosis = diagnose(sweep) if diagnosis is None else diagnosis
     sections = [
         _ranking(sweep, ranking),
         _curves(sweep, diagnosis),

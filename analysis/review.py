@@ -49,6 +49,7 @@ class Review:
     """
 
     sweep: Sweep
+    ranking: Ranking
     diagnosis: pd.DataFrame
     attributes: Mapping[int, Attributes]
     notes: Mapping[int, str]
@@ -56,17 +57,24 @@ class Review:
     objective: str
 
 
-def review(sweep: Sweep, study_id: int) -> Review:
-    """What there is to say of a sweep, finished or running. study_id: Optuna's, for links from the study's note."""
+def review(
+    sweep: Sweep, study_id: int, ranking: Ranking | None = None, diagnosis: pd.DataFrame | None = None
+) -> Review:
+    """What there is to say of a sweep, finished or running. study_id: Optuna's, for links from the study's note.
+
+    ranking, diagnosis: of `rank` and `diagnose`, where they have been made before.
+    """
+    ranking = rank(sweep) if ranking is None else ranking
+    diagnosis = diagnose(sweep) if diagnosis is None else diagnosis
     if sweep.trials.empty:
-        return Review(sweep, pd.DataFrame(), {}, {}, f"{_plain(sweep.name)}: no trial has begun.", "")
-    diagnosis, ranking = diagnose(sweep), rank(sweep)
+        return Review(sweep, ranking, diagnosis, {}, {}, f"{_plain(sweep.name)}: no trial has begun.", "")
     found = diagnosis.to_dict("index")
     tiers = _tiers(ranking)
     n_tiers = max(tiers.values(), default=0)
     rows = dict(zip(map(int, sweep.trials.index), sweep.trials.to_dict("records"), strict=True))
     return Review(
         sweep=sweep,
+        ranking=ranking,
         diagnosis=diagnosis,
         attributes={n: _attributes(row, found.get(n, {}), tiers.get(n), sweep) for n, row in rows.items()},
         notes={n: _trial_note(row, found.get(n, {}), tiers.get(n), n_tiers) for n, row in rows.items()},
@@ -223,13 +231,14 @@ def note_attributes(body: str, trial_id: int | None, stored: Mapping[str, Any], 
     }
 
 
-def write_notes(folder: Path, sweep: Sweep) -> None:
+def write_notes(folder: Path, sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> None:
     """Write the notes that have changed into the study of a sweep's folder, on the study and its finished trials.
 
+    ranking, diagnosis: of `rank` and `diagnose`.
     A study that cannot be written keeps the notes it has; a line in the log says so.
     """
     study = open_study(folder)
-    made = review(sweep, study._study_id)
+    made = review(sweep, study._study_id, ranking, diagnosis)
     storage = study._storage
     stored = storage.get_study_system_attrs(study._study_id)
     changed = note_attributes(made.about, None, stored, record=True)

@@ -10,11 +10,17 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
+from optuna_dashboard import get_note
 
+import analysis.report as report_module
+import analysis.review as review_module
+from analysis.diagnosis import diagnose
 from analysis.document import Document, Items, Picture, Section, Table, as_html, as_markdown
 from analysis.load import Sweep
+from analysis.ranking import rank
 from analysis.report import report
 
 Make = Callable[..., Sweep]
@@ -129,6 +135,20 @@ def test_the_command_writes_the_report(tmp_path: Path) -> None:
     text = Path(paths["markdown"]).read_text()
     for name in re.findall(r"\]\((.*?\.png)\)", text):
         assert (Path(paths["markdown"]).parent / name).stat().st_size > 1000
+
+
+def test_a_report_judges_the_sweep_once(tmp_path: Path, made_sweep: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page, Markdown and notes come from one ranking and one diagnosis."""
+    sweep, judged = made_sweep(6), []
+    study = optuna.create_study(study_name="made", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    for module in (report_module, review_module):
+        monkeypatch.setattr(module, "rank", lambda sweep: judged.append("rank") or rank(sweep))
+        monkeypatch.setattr(module, "diagnose", lambda sweep: judged.append("diagnose") or diagnose(sweep))
+    monkeypatch.setattr(report_module, "load", lambda folder: sweep)
+    monkeypatch.setattr(review_module, "open_study", lambda folder: study)
+    report_module.write_report(tmp_path)
+    assert judged == ["rank", "diagnose"]
+    assert "6 trials of made" in get_note(study)
 
 
 def test_tables_sort_in_a_browser(made_sweep: Make, tmp_path: Path) -> None:
