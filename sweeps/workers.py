@@ -272,6 +272,7 @@ class Line:
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._reporters: dict[int, Reporter] = {}
+        self._stopped: dict[int, Verdict] = {}  # trials that wait to be taken
         threading.Thread(target=self._talk, name="sweeps-line", daemon=True).start()
 
     def open(self, n_lanes: int = 1) -> None:
@@ -287,6 +288,8 @@ class Line:
         reporter = Reporter(self._watched, time.monotonic, self.flush)
         with self._lock:
             self._reporters[assignment.trial] = reporter
+            if (verdict := self._stopped.pop(assignment.trial, None)) is not None:
+                reporter.stop(verdict)
         return assignment, reporter
 
     def finish(self, trial: int, outcome: Outcome) -> None:
@@ -323,8 +326,10 @@ class Line:
     def _deliver(self, message: Stopped | Offered) -> None:
         with self._lock:
             reporter = self._reporters.get(message.trial)
+            if reporter is None and isinstance(message, Stopped):
+                self._stopped[message.trial] = message.verdict  # it has not begun, or was over before this came
         if reporter is None:
-            return  # the trial was over before the message came
+            return
         if isinstance(message, Stopped):
             reporter.stop(message.verdict)
         else:

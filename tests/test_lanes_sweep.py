@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps.curves import read_curves
+from sweeps.types import Verdict
+from sweeps.workers import Assignment, Line, Nursery, Said, Stopped, WorkerSpec, drain
 
 LANES = ["hydra.sweeper.lane_runner=lanes.run_lanes", "hydra.sweeper.lanes=3", "hydra.sweeper.n_jobs=1"]
 X = "x=interval(0.1, 1)"
@@ -52,6 +55,37 @@ def test_each_lane_ends_its_own_way(sweep: Any, study: Any, tmp_path: Path) -> N
     assert "ValueError" in (tmp_path / "study" / str(by["raise"].number) / "output.log").read_text()
     assert by["diverge"].state is TrialState.PRUNED
     assert by["diverge"].user_attrs["verdict_rule"] == "diverged"
+
+
+def test_a_trial_that_waits_for_a_lane_can_be_stopped() -> None:
+    """An order to stop that comes before the worker has taken the trial is not lost."""
+
+    def serve(line: Line) -> None:
+        line.open(2)
+        taken = line.take()
+        line.say("taken")
+        while taken and not taken[1].should_stop():  # what was sent before has arrived then
+            time.sleep(0.01)
+        waited = line.take()
+        line.say(str(waited and waited[1].should_stop()))
+        line.take()
+
+    def said() -> str:
+        while True:
+            for message in drain(worker)[0]:
+                if isinstance(message, Said):
+                    return message.text
+            time.sleep(0.01)
+
+    with Nursery(serve, "loss") as nursery:
+        worker = nursery.spawn(WorkerSpec(0))
+        for trial in (1, 2):
+            worker.pipe.send(Assignment(trial, ()))
+        assert said() == "taken"
+        for trial in (2, 1):
+            worker.pipe.send(Stopped(trial, Verdict("repeats", 0, "another seed was pruned")))
+        assert said() == "True"
+        worker.close()
 
 
 def test_lanes_lost_with_their_worker_are_run_again(sweep: Any, study: Any, tmp_path: Path) -> None:
