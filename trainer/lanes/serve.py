@@ -161,7 +161,7 @@ class _Room:
             raise NotInLanesError(self.why_alone)
         if kind not in self._faults:
             self._faults[kind] = self._fault_of(run)
-            self._desk.open(1 if self._faults[kind] else self.n_trials)
+            self._desk.open(1 if all(self._faults.values()) else self.n_trials)
         if (fault := self._faults[kind]) is not None:
             raise NotInLanesError(fault)
 
