@@ -152,7 +152,7 @@ class Group:
             for name, value in ended.get(lane, {}).items():
                 self.stack.kept[name][lane] = value
         for lane, metrics in rows.items():
-            self._report(lane, metrics)
+            self._report(lane, metrics, measures, ended)
         self._finish([lane for lane, p in self._seated() if p.course.is_over], measures, ended)
         movers = [(lane, p) for lane, p in self._seated() if p.course.size != self.kind.batch_size]
         for lane, p in movers:
@@ -238,7 +238,13 @@ class Group:
         means = self.stack.evaluate(rows["weights"], self.stack.buffers_of(rows), examples, split)
         return dict(zip(lanes, means, strict=True))
 
-    def _report(self, lane: int, metrics: dict[str, float]) -> None:
+    def _report(
+        self,
+        lane: int,
+        metrics: dict[str, float],
+        measures: dict[int, dict[str, float]],
+        ended: dict[int, dict[str, Tensor]],
+    ) -> None:
         p = self._at(lane)
         try:
             remedy = p.course.report(metrics)
@@ -249,6 +255,9 @@ class Group:
             if remedy.action == "rewind" and p.kept is not None:
                 self.stack.rewind(lane)
                 p.n_updates = p.kept[2]
+                ended.pop(lane, None)
+                if p.course.ended != "done":
+                    measures.pop(lane, None)
             p.course.comply(remedy, None if p.kept is None else p.kept[0])
 
     def _finish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -229,3 +230,26 @@ def test_best_weights_move_with_a_run_whose_batch_size_changes(
     assert a["step"] == b["step"] == 5
     torch.testing.assert_close(b["model"], a["model"], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(b["optimizer"]["state"], a["optimizer"]["state"], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_rewind_at_the_last_report_counts_for_the_test(
+    compose: Compose, alone: Any, together: Any, stops: bool
+) -> None:
+    """A run told to go back at its last step, or as it is stopped, is measured with the weights it has gone back to."""
+    remedy = Remedy("rewind", 0.25, Verdict("stalled", 12, "it has stalled"))
+    runs = [read(compose(*EXACT, "optim.lr=0.3", "test=true", f"steps={n}", f"seed={n}")) for n in (12, 40)]
+
+    def hooks(n_before: int) -> dict[str, Any]:
+        reports, asked = itertools.count(), itertools.count()
+        return {
+            "ask_remedy": lambda: remedy if next(reports) == n_before else None,
+            "should_stop": lambda: next(asked) == n_before and stops,
+        }
+
+    solo = alone(runs[:1], **hooks(2))[0].outcome  # after those of steps 5 and 10
+    lane = together(runs, **hooks(4))[0].outcome  # of both
+    assert solo.kept_step == 5
+    assert lane.ended == solo.ended
+    assert lane.final == pytest.approx(solo.final, rel=1e-9)
+    assert lane.tested == pytest.approx(solo.tested, rel=1e-9)
