@@ -21,6 +21,14 @@ from sweeps.curves import read_curves
 from sweeps.folder import SWEEP_FILE, describe_sweep
 from sweeps.study import was_interrupted
 
+# What every sweep's trials have, with its type before there is one.
+TRIAL_COLUMNS = {
+    **dict.fromkeys(("state", "why", "code", "verdict", "verdict_rule", "folder", "lr_plan"), object),
+    "setting": np.int64,
+    **dict.fromkeys(("steps", "seconds", "best", "final", "objective", "seed", "examples", "n_steps"), np.float64),
+    **dict.fromkeys(("verdict_step", "audited_step", "slot", "started_s", "device_seconds"), np.float64),
+}
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -50,6 +58,12 @@ class Sweep:
     provenance: tuple[Mapping[str, Any], ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """A sweep before its first trial has the columns of all others, so that nobody need ask whether it has any."""
+        if "state" not in self.trials:
+            columns = {name: pd.Series(dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()}
+            object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
 
     def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
         """One metric of one trial (default: the watched one), columns step and value, in the order reported."""

@@ -217,6 +217,7 @@ def _table(
     trials: pd.DataFrame, ranked: dict[int, dict[str, float]], outlook: pd.Series, sign: float = 1.0
 ) -> pd.DataFrame:
     columns = ["setting", "trials", "n_seeds", "state", "estimate", "low", "high", "tier", "why"]
+    columns += ["sweep"] if "sweep" in trials else []
     rows: list[dict[str, Any]] = []
     for setting, runs in trials.groupby("setting", sort=True) if len(trials) else ():
         number = int(str(setting))
