@@ -23,7 +23,7 @@ from sweeps.study import was_interrupted
 
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
-    **dict.fromkeys(("state", "why", "code", "verdict", "verdict_rule", "folder", "lr_plan"), object),
+    **dict.fromkeys(("state", "why", "infeasible", "code", "verdict", "verdict_rule", "folder", "lr_plan"), object),
     "setting": np.int64,
     **dict.fromkeys(("steps", "seconds", "best", "final", "objective", "seed", "examples", "n_steps"), np.float64),
     **dict.fromkeys(("verdict_step", "audited_step", "slot", "started_s", "device_seconds"), np.float64),
@@ -38,12 +38,12 @@ class Sweep:
     trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case), why, steps (last
         reported), seconds, best and final (of the watched metric; NaN if it was never reported), objective (NaN unless
         completed; the first of several), seed (NaN unless repeats gave it one), setting (number of the leading trial),
-        code (version it ran on, short), examples (last reported; NaN if never), n_steps and lr_plan (what it had
-        planned: updates, and corners [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step
-        (if a rule ended it), audited_step (where the pruner would have ended a trial that an audit let run on), slot,
-        started_s (seconds since the sweep's first start), device_seconds (its seconds on a slot), folder, and
-        `params.KEY` for each parameter (missing where a trial has none).
-        Trials cut off with their sweep are left out: their settings were run again.
+        infeasible (the names of the constraints it breaks, "" if none), code (version it ran on, short), examples (last
+        reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners [step, rate]; missing if
+        it did not say), verdict, verdict_rule and verdict_step (if a rule ended it), audited_step (where the pruner
+        would have ended a trial that an audit let run on), slot, started_s (seconds since the sweep's first start),
+        device_seconds (its seconds on a slot), folder, and `params.KEY` for each parameter (missing where a trial has
+        none). Trials cut off with their sweep are left out: their settings were run again.
     curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per metric and report.
     provenance: one entry per session, oldest first, as `sweeps.provenance.collect` makes them.
     config: as composed for the sweep, interpolations as they stand. space: key to its Optuna distribution as
@@ -113,6 +113,7 @@ def _load_runs(source: Path, metric: str | None, direction: str) -> Sweep:
         "objective": finite.last().where(~was_censored),
         "seed": float("nan"),
         "setting": about.index,
+        "infeasible": "",
         "code": "",
         "n_steps": about.get("budget", last["step"]),
         "verdict": "",
@@ -216,6 +217,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "objective": trial.values[0] if trial.values and trial.state is TrialState.COMPLETE else float("nan"),
         "seed": trial.user_attrs.get("seed", float("nan")),
         "setting": trial.user_attrs.get("repeat_of", trial.number),
+        "infeasible": ", ".join(name for name, amount in trial.constraints.items() if not amount <= 0),
         "code": f"{(code.get('commit') or '')[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
         **{name: trial.user_attrs.get(name) for name in ("n_steps", "lr_plan", "verdict_step", "audited_step")},
         "verdict": trial.user_attrs.get("verdict", ""),

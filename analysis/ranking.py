@@ -35,9 +35,10 @@ NoiseSource = Literal["seeds", "curve", "none"]
 class Ranking:
     """Settings, best first, and how well their order is known.
 
-    table: one row per setting; first the completed ones by tier and estimate, then, without tier, those that did not
-        complete by their best, running ones by their likely end. Columns setting (number of its first trial), trials
-        (their numbers), n_seeds (completed), state, estimate (mean of the seeds; without repeats the level of the
+    table: one row per setting; first the completed ones by tier and estimate, then, without tier, those that completed
+        but break a constraint by their objective, then those that did not complete by their best, running ones by their
+        likely end. Columns setting (number of its first trial), trials (their numbers), n_seeds (completed), state
+        (Optuna's, or infeasible), estimate (mean of the seeds; without repeats the level of the
         curve; NaN unless completed), low, high (95 %, Student's t, for this setting alone), tier (1 is first place;
         <NA> unless completed), why, and `params.KEY`; in a comparison of sweeps also sweep.
     of: what is ranked, such as "objective" or "level of val_loss". larger_is_better: its direction.
@@ -87,8 +88,9 @@ def rank(sweep: Sweep) -> Ranking:
     """The settings of a sweep, best first, in tiers of those that cannot be told apart.
 
     Runs of one setting with several seeds count as its seeds; seeds that settings share are paired. Results taken over
-    by a duplicate count once. A setting whose seeds did not all complete is ranked by those that did, with a warning.
-    A sweep without a completed trial has no tier. See `analysis.tiers` for the statistics.
+    by a duplicate count once. A setting of which a run breaks a constraint has no tier. A setting whose seeds did not
+    all complete is ranked by those that did, with a warning. A sweep without a completed trial has no tier. See
+    `analysis.tiers` for the statistics.
     """
     trials = sweep.trials
     if not len(trials):
@@ -102,7 +104,7 @@ def rank(sweep: Sweep) -> Ranking:
             None,
             ("No trial has run.",),
         )
-    trials = trials[~trials["why"].astype(str).str.startswith("duplicate")]
+    trials = _with_infeasible(trials[~trials["why"].astype(str).str.startswith("duplicate")])
     done = trials[trials["state"].eq("complete") & np.isfinite(trials["objective"].astype(float))]
     sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
     settings = {int(s): i for i, s in enumerate(dict.fromkeys(done["setting"]))}
@@ -137,6 +139,20 @@ def rank(sweep: Sweep) -> Ranking:
         smallest_difference=tiers.smallest_difference(known) if known else math.nan,
         seeds_to_settle=_seeds_to_settle(known, tier, source) if known else None,
         warnings=tuple(_warnings(sweep, trials, done, known, source)),
+    )
+
+
+def _with_infeasible(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials, those that completed in a setting that breaks a constraint in the state `infeasible`."""
+    if "infeasible" not in trials:
+        return trials
+    completed = trials["state"].eq("complete")
+    broken = trials["infeasible"].fillna("").where(completed, "").groupby(trials["setting"])
+    of_setting = broken.transform(lambda names: ", ".join(dict.fromkeys(filter(None, names))))
+    is_infeasible = completed & of_setting.ne("")
+    return trials.assign(
+        state=trials["state"].mask(is_infeasible, "infeasible"),
+        why=trials["why"].mask(is_infeasible, "infeasible: breaks " + of_setting.astype(str)),
     )
 
 
@@ -195,12 +211,16 @@ def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["fi
     return None
 
 
-_STATES = ("complete", "pruned", "running", "fail")
+_STATES = ("complete", "infeasible", "pruned", "running", "fail")
 
 
 def _outlook(sweep: Sweep, trials: pd.DataFrame, sign: float) -> pd.Series:
-    """What incomplete trials are ordered by, smaller is better: their best, of running ones the likely end."""
+    """What trials without tier are ordered by, smaller is better.
+
+    Their best, of running ones the likely end, of infeasible ones the objective.
+    """
     found = sign * trials["best"].astype(float)
+    found = found.mask(trials["state"].eq("infeasible"), sign * trials["objective"].astype(float))
     running = trials.index[trials["state"] == "running"]
     curves = reported(sweep, sweep.metric) if len(running) else {}
     n_steps = int(sweep.curves["step"].max()) + 1 if curves else 0
@@ -258,8 +278,14 @@ def _warnings(
     sweep: Sweep, trials: pd.DataFrame, done: pd.DataFrame, known: tiers.Estimates | None, source: str
 ) -> list[str]:
     found = []
+    broken = trials[trials["state"].eq("infeasible")].drop_duplicates("setting")
+    if len(broken):
+        which = ", ".join(
+            f"{int(n)} ({why.partition(': ')[2]})" for n, why in zip(broken["setting"], broken["why"], strict=True)
+        )
+        found.append(f"Infeasible, so ranked after all that keep the constraints: {which}.")
     if known is None:
-        return ["No trial has completed, so nothing is ranked."]
+        return [*found, f"No {'feasible ' if found else ''}trial has completed, so nothing is ranked."]
     if len(sweep.directions) > 1:
         found.append(f"Of {len(sweep.directions)} objectives only the first is ranked.")
     versions = done["code"].fillna("unknown").astype(str).value_counts() if "code" in done else pd.Series(dtype=int)

@@ -24,6 +24,7 @@ N_ROWS_SHOWN = 40
 # Between columns, and what the reason for an ending is given before parameters are left out.
 GAP, WHY_WIDTH = 2, 12
 
+INFEASIBLE = "infeasible"
 _ORDER = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.RUNNING: 2, TrialState.FAIL: 3}
 
 
@@ -51,7 +52,8 @@ class Result:
 def rank(study: optuna.Study) -> list[Result]:
     """All settings that ran, best first: completed ones by objective, then pruned ones by their best, then failed ones.
 
-    With several objectives, those on the Pareto front come first and the order is otherwise by the first objective.
+    Those that completed but break a constraint come after the other completed ones, in the state infeasible. With
+    several objectives, those on the Pareto front come first and the order is otherwise by the first objective.
     Interrupted trials are left out: the same settings are queued again.
     """
     sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
@@ -61,9 +63,10 @@ def rank(study: optuna.Study) -> list[Result]:
         if trial.state in _ORDER and not was_interrupted(trial):
             settings.setdefault(trial.user_attrs.get("repeat_of", trial.number), []).append(trial)
 
-    def place(result: Result) -> tuple[int, bool, float]:
+    def place(result: Result) -> tuple[int, bool, bool, float]:
         value = result.values[0] if result.values else result.best
-        return _ORDER[_state(result)], result.number not in front, math.inf if math.isnan(value) else sign * value
+        order = math.inf if math.isnan(value) else sign * value
+        return _ORDER[_state(result)], result.state == INFEASIBLE, result.number not in front, order
 
     def _state(result: Result) -> TrialState:
         return min((t.state for t in settings[result.number]), key=lambda state: _ORDER[state])
@@ -77,7 +80,8 @@ def _merged(runs: Sequence[Result]) -> Result:
         return runs[0]
     completed = [run.values for run in runs if run.values]
     means = tuple(statistics.fmean(values) for values in zip(*completed, strict=True))
-    first = next((run for run in runs if not run.values), runs[0])  # says what went wrong, if anything did
+    wrong = (run for run in runs if not run.values or run.state == INFEASIBLE)
+    first = next(wrong, runs[0])  # says what went wrong, if anything did
     return replace(
         runs[0],
         state=first.state,
@@ -107,6 +111,9 @@ def _result(trial: FrozenTrial) -> Result:
     state, _, reason = why.partition(": ")
     if "verdict_rule" in trial.user_attrs and state == "pruned":
         reason = f"{trial.user_attrs['verdict_rule']} at step {trial.user_attrs['verdict_step']:,}"
+    broken = ", ".join(name for name, amount in trial.constraints.items() if not amount <= 0)
+    if broken and trial.state is TrialState.COMPLETE:
+        state, reason = INFEASIBLE, f"breaks {broken}"
     run = _run(trial)
     return Result(
         trial.number,
@@ -211,9 +218,9 @@ def save_results(study: optuna.Study, path: Path) -> None:
     content: dict[str, Any] = {"name": "optuna"}
     trials = study.get_trials(deepcopy=False)
     if len(study.directions) == 1:
-        best = next((result for result in rank(study) if result.values), None)
+        best = next((result for result in rank(study) if result.values and result.state != INFEASIBLE), None)
         if best is None:
-            content["best_params"] = None  # no trial has completed
+            content["best_params"] = None  # no feasible trial has completed
         else:
             content |= {"best_params": dict(best.params), "best_value": best.values[0], "best_trial": best.number}
             content |= {"best_folder": _run(trials[best.number]).get("folder", "")}

@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 
 from analysis.convergence import convergence
 from analysis.diagnosis import diagnose
-from analysis.load import load
+from analysis.load import load, open_study
 
 STEPS = np.arange(1, 41)
 
@@ -221,6 +221,15 @@ def test_a_sweeps_folder_with_its_config_and_examples(tmp_path):
     assert sweep.curves["examples"].notna().sum() == 2
     assert (sweep.config, sweep.space) == ({}, {})
     assert sweep.trials["examples"].tolist() == pytest.approx([math.nan, 128.0], nan_ok=True)
+
+
+def test_constraints_are_carried(tmp_path):
+    """The names of the constraints that a trial breaks are in its row; one that keeps them has none."""
+    make_sweep(tmp_path / "s", 1, 10)
+    study = open_study(tmp_path / "s")
+    for amounts in ({"memory": 3.0, "time": 1.0}, {"memory": -1.0, "time": 0.0}):
+        study.add_trial(create_trial(value=0.0, constraints=amounts))
+    assert load(tmp_path / "s").trials["infeasible"].tolist()[-2:] == ["memory, time", ""]
 
 
 @pytest.mark.slow

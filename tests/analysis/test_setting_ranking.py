@@ -212,3 +212,19 @@ def test_the_table_is_fit_for_json() -> None:
     trials = repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]})
     text = json.dumps(as_document(rank(sweep(trials))), allow_nan=False)
     assert [row["setting"] for row in json.loads(text)["settings"]] == [0, 2]
+
+
+def test_infeasible_settings_come_after_feasible_ones() -> None:
+    """A completed setting that breaks a constraint has no tier, stands below those that keep it, and is named."""
+    trials = repeated({"a": [0.1, 0.1], "b": [2.0, 2.2], "c": [3.0, 3.2], "d": [0.05]})
+    trials = trials.assign(infeasible=["", "memory", "", "", "", "", ""], state=["complete"] * 6 + ["pruned"])
+    found = rank(sweep(trials))
+    assert list(found.table["setting"]) == [2, 4, 0, 6]
+    assert list(found.table["state"]) == ["complete", "complete", "infeasible", "pruned"]
+    assert found.table["tier"].isna().tolist() == [False, False, True, True]
+    assert found.table["why"].iloc[2] == "infeasible: breaks memory"
+    assert found.first[0] == 2
+    assert found.warnings[0] == "Infeasible, so ranked after all that keep the constraints: 0 (breaks memory)."
+    none = rank(sweep(trials.iloc[:2]))
+    assert none.first == []
+    assert none.warnings[-1] == "No feasible trial has completed, so nothing is ranked."

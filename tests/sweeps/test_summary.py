@@ -204,3 +204,10 @@ def test_a_sweep_without_a_result_says_so(tmp_path: Path, directions: tuple[str,
     study = study_of({"state": TrialState.FAIL}, {"state": TrialState.PRUNED}, directions=directions)
     expected = {"best_params": None} if len(directions) == 1 else {"solutions": []}
     assert saved(study, tmp_path) == {"name": "optuna", **expected}
+
+
+def test_what_breaks_a_constraint_is_not_the_best() -> None:
+    """An infeasible trial stands below all feasible completed ones, named as such, and is never the saved best."""
+    study = study_of({"value": 0.1, "constraints": {"memory": 2.0}}, {"value": 0.5, "constraints": {"memory": -1.0}})
+    assert [(result.number, result.state) for result in rank(study)] == [(1, "complete"), (0, "infeasible")]
+    assert "breaks memory" in shown(study)
