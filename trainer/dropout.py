@@ -38,12 +38,14 @@ class StreamDropout(nn.Module):
 
 def own_streams(model: nn.Module) -> nn.Module:
     """The model with each nn.Dropout in it replaced by a StreamDropout."""
-    dropouts = [(name, module) for name, module in model.named_modules() if type(module) is nn.Dropout]
-    for layer, (name, module) in enumerate(dropouts):
+    named = model.named_modules(remove_duplicate=False)  # a dropout may be used in several places
+    dropouts = [(name, module) for name, module in named if type(module) is nn.Dropout]
+    layers = {module: StreamDropout(module.p, i) for i, module in enumerate(dict.fromkeys(m for _, m in dropouts))}
+    for name, module in dropouts:
         if not name:
-            return StreamDropout(module.p, layer)
+            return layers[module]
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, StreamDropout(module.p, layer))
+        setattr(model.get_submodule(parent), child, layers[module])
     return model
 
 

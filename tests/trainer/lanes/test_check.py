@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from trainer.dropout import own_streams
 from trainer.lanes import width
 from trainer.lanes.check import TOLERANCE, check, check_command
 from trainer.lanes.kind import NotInLanesError, kind_of, structure_of
@@ -101,6 +102,19 @@ class Parametrized(nn.Module):
         return self.output(x.flatten(1))
 
 
+class Sharing(nn.Module):
+    """Drops out by one module in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), self.dropout, nn.Linear(32, 16))
+        self.output = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.dropout(self.layers(x)))
+
+
 class Remembering(nn.Module):
     """Keeps a tensor that is neither parameter nor buffer from the first step to the next."""
 
@@ -165,6 +179,12 @@ def test_parametrized_modules_share_a_stack(run: Settings) -> None:
     """Two models with the same parametrizations have one structure, and train as they do alone."""
     assert structure_of(Parametrized()) == structure_of(Parametrized())
     assert check(made_of(run, Parametrized)).difference <= TOLERANCE["float64"]
+
+
+def test_a_dropout_in_several_places_has_masks_of_its_own(run: Settings) -> None:
+    """A dropout module that a model has under two names draws from the trial's own stream under both."""
+    assert not any(type(module) is nn.Dropout for module in own_streams(Sharing()).modules())
+    assert check(made_of(run, Sharing)).difference <= TOLERANCE["float64"]
 
 
 def test_batch_norm_keeps_each_lanes_statistics(run: Settings) -> None:
