@@ -275,7 +275,10 @@ class Group:
 
     def _leave(self, lane: int, outcome: Summary | BaseException) -> None:
         p = self._at(lane)
-        self._write(lane)
+        try:
+            self._write(lane)
+        except Exception as error:  # such as a folder that is gone: the other lanes are not to die of it
+            outcome = outcome if isinstance(outcome, BaseException) else error
         self.lanes[lane] = None
         p.done(outcome)
 

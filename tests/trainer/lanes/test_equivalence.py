@@ -253,3 +253,12 @@ def test_a_rewind_at_the_last_report_counts_for_the_test(
     assert lane.ended == solo.ended
     assert lane.final == pytest.approx(solo.final, rel=1e-9)
     assert lane.tested == pytest.approx(solo.tested, rel=1e-9)
+
+
+def test_a_checkpoint_that_cannot_be_written_fails_its_own_run(compose: Compose, together: Any, tmp_path: Path) -> None:
+    """Where a run's folder is gone, that run has failed, and its neighbours go on to their end."""
+    runs = [read(compose(*SMALL, "steps=20", f"seed={i}")) for i in range(2)]
+    failed, other = together(runs, [tmp_path / "gone" / "best.pt", tmp_path / "best.pt"])
+    assert isinstance(failed.outcome, Exception)
+    assert "gone" in str(failed.outcome)
+    assert isinstance(other.outcome, Summary)
