@@ -252,7 +252,8 @@ class Pictures:
         figure = Figure(figsize=(8, 5), layout="constrained", dpi=100)
         if number is None:
             above, below = figure.subplots(2, 1, height_ratios=[4, 1])
-            draw_curves(above, self._review.sweep, diagnosis=self._review.diagnosis, rate_ax=below)
+            made = self._review
+            draw_curves(above, made.sweep, diagnosis=made.diagnosis, ranking=made.ranking, rate_ax=below)
         else:
             draw_trial(figure, self._review.sweep, number, self._review.diagnosis)
         png = io.BytesIO()

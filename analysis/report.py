@@ -61,14 +61,14 @@ def report(sweep: Sweep, ranking: Ranking | None = None, diagnosis: pd.DataFrame
     diagnosis = diagnose(sweep) if diagnosis is None else diagnosis
     sections = [
         _ranking(sweep, ranking),
-        _curves(sweep, diagnosis),
+        _curves(sweep, ranking, diagnosis),
         _shapes(sweep, diagnosis),
         _next(sweep, diagnosis),
-        _parameters(sweep, diagnosis),
-        _schedules(sweep),
+        _parameters(sweep, ranking, diagnosis),
+        _schedules(sweep, ranking),
         _gradients(sweep),
         _pruning(sweep),
-        _machine(sweep),
+        _machine(sweep, ranking),
         _trials(sweep, diagnosis),
         _origin(sweep),
     ]
@@ -118,12 +118,12 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     return Section("Ranking", blocks)
 
 
-def _curves(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
+def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
     axis = _axis(sweep)
 
     def draw(figure: Figure) -> None:
         curves, rates = figure.subplots(2, 1, height_ratios=[4, 1])
-        figures.draw_curves(curves, sweep, diagnosis=diagnosis, axis=axis, rate_ax=rates)
+        figures.draw_curves(curves, sweep, diagnosis=diagnosis, ranking=ranking, axis=axis, rate_ax=rates)
 
     caption = f"Every trial's {sweep.metric}, smoothed, on one axis of {'steps' if axis == 'step' else axis}."
     return Section("Curves", [Picture("curves", caption, draw, (9.0, 5.5))])
@@ -182,7 +182,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     return Section("What to try next", [*blocks, Items(commands)] if commands else blocks)
 
 
-def _parameters(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
+def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
     mattered = importance(sweep)
     blocks: list[Block] = []
     beyond = [str(name) for name in mattered.index[mattered["beyond_chance"].astype(bool)]] if len(mattered) else []
@@ -190,10 +190,8 @@ def _parameters(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     if len(pair) == 2:
         x, y = pair
         caption = f"{x} and {y}{': the two that mattered most' if len(beyond) > 1 else ''}. Dark is good."
-        picture = Picture(
-            "map", caption, lambda figure: figures.draw_map(figure.subplots(), sweep, x, y, diagnosis), (7.5, 5.0)
-        )
-        blocks.append(picture)
+        draw = lambda figure: figures.draw_map(figure.subplots(), sweep, x, y, diagnosis, ranking=ranking)  # noqa: E731
+        blocks.append(Picture("map", caption, draw, (7.5, 5.0)))
     if len(mattered):
         frame = mattered.reset_index()
         frame["beyond_chance"] = frame["beyond_chance"].map({True: "yes", False: "no"})
@@ -217,12 +215,12 @@ def _mappable(trials: pd.DataFrame) -> list[str]:
     return [name for name, _ in sorted(varied(trials).items(), key=place)]
 
 
-def _schedules(sweep: Sweep) -> Section:
+def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
     if not lines_of(sweep, "lr") and not figures.planned_rates(sweep):
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
-    picture = Picture("schedules", caption, lambda figure: figures.draw_schedules(figure.subplots(), sweep))
-    return Section("Learning rates", [picture])
+    draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
+    return Section("Learning rates", [Picture("schedules", caption, draw)])
 
 
 def _gradients(sweep: Sweep) -> Section:
@@ -243,11 +241,11 @@ def _pruning(sweep: Sweep) -> Section:
     return Section("Trials ended early", blocks)
 
 
-def _machine(sweep: Sweep) -> Section:
+def _machine(sweep: Sweep, ranking: Ranking) -> Section:
     n_slots = sweep.trials["slot"].nunique() if len(sweep.trials) else 0
     if not n_slots:
         return Section("Time", [])
-    draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep)  # noqa: E731
+    draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
     picture = Picture("timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots))
     return Section("Time", [picture])
 

@@ -59,7 +59,8 @@ def won(ranking: Ranking) -> list[str]:
     """Who came first and whether that is certain; says so if nothing can be said."""
     outcome = [sentence for sentence in ranking.sentences() if sentence not in ranking.warnings]
     if not ranking.first:
-        return ["No setting has completed, so none has won."]
+        feasible = "feasible " if ranking.table["state"].eq("infeasible").any() else ""
+        return [f"No {feasible}setting has completed, so none has won."]
     lead = ranking.table.astype(object).iloc[0]  # each value of its own type
     interval = f" (95 % interval {lead['low']:.4g} to {lead['high']:.4g})" if np.isfinite(lead["low"]) else ""
     params = varied(ranking.table)

@@ -32,6 +32,7 @@ from analysis.figures.style import (
     value_limits,
 )
 from analysis.load import Sweep
+from analysis.ranking import Ranking
 from sweeps.reporting import INTERVENTION
 
 N_SMOOTH_SHARE = 20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports
@@ -50,18 +51,19 @@ def draw_curves(
     metric: str | None = None,
     *,
     diagnosis: pd.DataFrame | None = None,
+    ranking: Ranking | None = None,
     highlight: int | None = None,
     axis: str = "step",
     rate_ax: Axes | None = None,
 ) -> None:
     """All curves of one metric (default: the watched one) on one pair of axes: step, examples or seconds against value.
 
-    Smoothed (a centred mean over a twentieth of the curve), the raw curve faint behind it. The best completed trial, or
-    `highlight`, stands out; pruned and failed ones end in a mark; a triangle shows where a remedy lowered the rate (or
-    went back to the best weights), a ring where a trial stalled (`diagnosis`: of `analysis.diagnosis.diagnose`).
-    rate_ax: where to draw the learning rates beneath, on the same axis, if the trials report `lr`.
-    The axis is logarithmic if values span more than a factor of 20 above 0. Values far above where trials start, and
-    non-finite ones, leave the frame.
+    Smoothed (a centred mean over a twentieth of the curve), the raw curve faint behind it. The first of the ranking
+    (`ranking`: of `analysis.ranking.rank`), or `highlight`, stands out; pruned and failed ones end in a mark; a
+    triangle shows where a remedy lowered the rate (or went back to the best weights), a ring where a trial stalled
+    (`diagnosis`: of `analysis.diagnosis.diagnose`). rate_ax: where to draw the learning rates beneath, on the same
+    axis, if the trials report `lr`. The axis is logarithmic if values span more than a factor of 20 above 0. Values far
+    above where trials start, and non-finite ones, leave the frame.
     """
     metric = metric or sweep.metric
     ax.set_xlabel(AXIS_NAMES[axis])
@@ -74,7 +76,7 @@ def draw_curves(
         return
     steps = lines_of(sweep, metric)
     smoothed = {trial: smooth(curve) for trial, curve in raw.items()}
-    chosen = best_trial(sweep) if highlight is None else highlight
+    chosen = best_trial(sweep, ranking) if highlight is None else highlight
     states = states_of(sweep, raw)
     styles = {**states, chosen: "best"} if chosen in raw else states
     _lines(ax, raw, smoothed, styles)

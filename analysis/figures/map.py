@@ -22,6 +22,7 @@ from analysis.figures.style import (
     short_names,
 )
 from analysis.load import Sweep
+from analysis.ranking import Ranking
 
 # Marks of the states, where no diagnosis is at hand.
 STATE_MARKS = {"complete": "o", "pruned": "v", "running": ">", "fail": "X"}
@@ -29,13 +30,22 @@ N_CHOICES = 6  # a number with no more values than this is drawn as a choice
 SPREAD_LOG = 20  # axes and colours whose largest value is this many times the smallest are logarithmic
 
 
-def draw_map(ax: Axes, sweep: Sweep, x: str, y: str, diagnosis: pd.DataFrame | None = None) -> None:
+def draw_map(
+    ax: Axes,
+    sweep: Sweep,
+    x: str,
+    y: str,
+    diagnosis: pd.DataFrame | None = None,
+    *,
+    ranking: Ranking | None = None,
+) -> None:
     """Every trial at its values of the parameters x and y (names without `params.`).
 
     Its mark is the shape of its curve (`diagnosis`; without it, how it ended), its colour the final value of the
     watched metric: dark is good. Colours end at three times the median's distance from the best, so that exploded
-    trials do not hide the others; a trial that never reported a finite value is hollow; a ring marks the best. Choices
-    stand side by side, a little apart where trials share one. Trials that lack one of the two parameters are left out.
+    trials do not hide the others; a trial that never reported a finite value is hollow; a ring marks the first of the
+    `ranking`. Choices stand side by side, a little apart where trials share one. Trials that lack one of the two
+    parameters are left out.
     """
     columns = [f"params.{x}", f"params.{y}"]
     ax.set_xlabel(x)
@@ -68,7 +78,7 @@ def draw_map(ax: Axes, sweep: Sweep, x: str, y: str, diagnosis: pd.DataFrame | N
         label = STATE_NAMES.get(str(name), str(name)) if diagnosis is None else shape_name(str(name))
         label = f"{label} ({len(members)})"
         handles.append(Line2D([], [], linestyle="none", marker=marker, color="#777777", markersize=6, label=label))
-    best = best_trial(sweep)
+    best = best_trial(sweep, ranking)
     if best is not None and best in at.index:
         ring: dict[str, Any] = {"linestyle": "none", "marker": "o", "markerfacecolor": "none", "color": "black"}
         ax.plot(at["x"].loc[best], at["y"].loc[best], **ring, markersize=14)

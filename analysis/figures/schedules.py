@@ -25,15 +25,16 @@ from analysis.figures.style import (
     states_of,
 )
 from analysis.load import Sweep
+from analysis.ranking import Ranking
 
 PLANNED: dict[str, Any] = {"color": "#777777", "linewidth": 0.7, "alpha": 0.7, "linestyle": ":"}
 END_MARKS = {"complete": "o", "running": ">", **ENDS}
 
 
-def draw_schedules(ax: Axes, sweep: Sweep) -> None:
+def draw_schedules(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> None:
     """Each trial's learning rate over its steps: as reported (metric `lr`), and faint as planned beyond its end.
 
-    The mark at the end says how it ended; the best trial stands out. Rates of 0 are drawn at the bottom.
+    The mark at the end says how it ended; the first of the `ranking` stands out. Rates of 0 are drawn at the bottom.
     Plans come from the column `lr_plan` of the trials (corners (step, rate), linear in between), if there is one.
     """
     ax.set_xlabel(AXIS_NAMES["step"])
@@ -45,7 +46,7 @@ def draw_schedules(ax: Axes, sweep: Sweep) -> None:
         return
     highest = max(float(line[:, 1].max()) for line in [*taken.values(), *plans.values()])
     floor = highest * LOWEST_RATE
-    chosen, handles = best_trial(sweep), []
+    chosen, handles = best_trial(sweep, ranking), []
     add_lines(ax, [above_zero(plan, floor) for plan in plans.values()], **PLANNED)
     states = states_of(sweep, [*dict.fromkeys([*plans, *taken])])
     for name, style in STYLES.items():

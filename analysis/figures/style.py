@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from analysis.load import Sweep
+from analysis.ranking import Ranking, rank
 
 Points = NDArray[np.float64]  # [n, 2]: x, y
 
@@ -143,13 +144,15 @@ def states_of(sweep: Sweep, trials: Iterable[int]) -> dict[int, str]:
     return {trial: str(known.get(trial, "running")) for trial in trials}
 
 
-def best_trial(sweep: Sweep) -> int | None:
-    """The completed trial with the best objective, by the study's direction; None if there is none."""
-    objective = sweep.trials["objective"].dropna() if len(sweep.trials) else pd.Series(dtype=float)
-    if objective.empty:
-        return None
-    values = objective.to_numpy(dtype=np.float64)
-    return int(objective.index[int(values.argmax() if sweep.directions[0] == "maximize" else values.argmin())])
+def best_trial(sweep: Sweep, ranking: Ranking | None = None) -> int | None:
+    """The first completed run of the setting that the ranking puts first; None if it has none.
+
+    ranking: of `analysis.ranking.rank`; made anew if left out.
+    """
+    first = (rank(sweep) if ranking is None else ranking).table.head(1)
+    runs = sweep.trials.reindex(first["trials"].iloc[0]) if first["tier"].notna().any() else sweep.trials.head(0)
+    completed = runs.index[runs["state"].eq("complete")]
+    return int(completed[0]) if len(completed) else None
 
 
 def varied(frame: pd.DataFrame) -> dict[str, str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.figures.style import BLACK, BLUE, GREEN, GREY, STATE_NAMES, VERMILION, best_trial, say_nothing
 from analysis.load import Sweep
+from analysis.ranking import Ranking
 
 BARS: dict[str, dict[str, Any]] = {
     "best": {"facecolor": VERMILION, "hatch": "xx"},
@@ -24,7 +25,7 @@ N_LANES_NUMBERED = 2
 N_NUMBERED = 60  # with more trials than this their numbers do not fit into the bars
 
 
-def draw_timeline(ax: Axes, sweep: Sweep) -> None:
+def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> None:
     """A bar per trial on its slot, from its start to its end, in time since the sweep's first start.
 
     Trials that ran side by side on one slot (in lanes) lie under one another. The title says for which share of the
@@ -49,7 +50,7 @@ def draw_timeline(ax: Axes, sweep: Sweep) -> None:
     n_lanes = int(lane.max()) + 1
     height = 0.8 / n_lanes
     place = slot - 0.4 + height * (lane + 0.5)
-    best, states = best_trial(sweep), ran["state"].astype(str)
+    best, states = best_trial(sweep, ranking), ran["state"].astype(str)
     kind = np.where(ran.index == best, "best", states)
     handles = []
     for name, style in BARS.items():

@@ -20,7 +20,7 @@ from analysis import figures
 from analysis.diagnosis import SHAPES
 from analysis.figures.curves import smooth
 from analysis.figures.gradients import PREFIX
-from analysis.figures.style import SHAPE_MARKS, value_limits
+from analysis.figures.style import SHAPE_MARKS, best_trial, value_limits
 from analysis.figures.timeline import lanes
 from analysis.load import Sweep
 from analysis.pruning import pruning
@@ -107,6 +107,9 @@ def small(curves: dict[int, list[float]], states: dict[int, str], direction: str
     rows = [(t, step, step, float(step), "loss", v) for t, losses in curves.items() for step, v in enumerate(losses)]
     objective = [curves[t][-1] if state == "complete" else np.nan for t, state in states.items()]
     trials = pd.DataFrame({"state": list(states.values()), "objective": objective}, index=list(states))
+    trials = trials.assign(
+        why=trials["state"], setting=trials.index, seed=np.nan, best=[min(own) for own in curves.values()]
+    )
     frame = pd.DataFrame(rows, columns=["trial", "step", "examples", "seconds", "metric", "value"])
     return Sweep("s", "loss", (direction,), trials, frame)
 
@@ -132,6 +135,16 @@ def test_a_diverged_curve_does_not_spoil_the_frame() -> None:
     low, high = all_curves(small(ordinary | exploded, states)).get_ylim()
     assert low < min(min(losses) for losses in ordinary.values())
     assert 3.0 < high < 10
+
+
+def test_the_best_is_the_rankings_first() -> None:
+    """What every figure calls the best is the first of the ranking, not whoever's last report was lowest by luck."""
+    lucky = [3.0, 2.0, 1.6, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 0.9]
+    steady = [3.0, 2.0, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    what = small({0: lucky, 1: steady}, {0: "complete", 1: "complete"})
+    ranking = rank(what)
+    assert ranking.first[0] == best_trial(what) == best_trial(what, ranking) == 1
+    assert "best: trial 1" in legend(all_curves(what, ranking=ranking))
 
 
 def test_remedies_and_stalls_are_marked_where_they_were() -> None:
