@@ -37,8 +37,8 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
     The best are a tenth of the trials, but at least five.
 
     Index parameter, most important first; columns importance (shares, sum 1 unless all are 0), chance (what the
-    parameter would reach by chance, from shuffled objectives; any one of them exceeds it in 5 % of sweeps),
-    beyond_chance.
+    parameter would reach by chance, from shuffled objectives, in the same unit; any one of them exceeds it in 5 % of
+    sweeps; 1, the most there can be, where chance alone reaches more than all parameters did), beyond_chance.
     Pruned trials count: the method only asks which trials are among the best, and what a pruned trial had reached
     bounds what it would have been ranked by; one that diverged is worse than all. Left out, the region that was pruned
     would look unexplored rather than bad. Failed trials and duplicates do not count, the seeds of a setting count once.
@@ -54,7 +54,8 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
     found = _ped_anova(study, values)
     shuffled = pd.DataFrame([_ped_anova(study, rng.permutation(values)) for _ in range(N_SHUFFLES)])
     total = found.sum() or 1.0
-    table = pd.DataFrame({"importance": found / total, "chance": shuffled.quantile(1 - CHANCE / len(params)) / total})
+    chance = (shuffled.quantile(1 - CHANCE / len(params)) / total).clip(upper=1)  # no share exceeds 1
+    table = pd.DataFrame({"importance": found / total, "chance": chance})
     table["beyond_chance"] = table["importance"] > table["chance"]
     table.index = pd.Index([name.removeprefix("params.") for name in table.index], name="parameter")
     return table.sort_values("importance", ascending=False)

@@ -72,6 +72,16 @@ def test_noise_alone_matters_to_nobody() -> None:
     assert np.mean(beyond) <= 0.2
 
 
+def test_chance_is_a_share() -> None:
+    """What chance would reach is at most 1, as every importance is, also where the parameters explain nothing."""
+    rng = np.random.default_rng(7)
+    found = [importance(sweep(drawn(12, seed).assign(objective=rng.normal(size=12)))) for seed in range(4)]
+    table = pd.concat(found)
+    assert table["chance"].between(0, 1).all()
+    assert table["chance"].max() == 1
+    assert not table.loc[table["chance"] == 1, "beyond_chance"].any()
+
+
 def test_seeds_are_not_settings() -> None:
     """Running each setting with three seeds makes nothing more important than running it once."""
     rng = np.random.default_rng(6)
