@@ -35,7 +35,7 @@ def main() -> None:
 
 def _show(arguments: argparse.Namespace) -> None:
     about = describe_sweep(arguments.folder)
-    study = optuna.load_study(study_name=about.study_name, storage=open_backend(about.storage))
+    study = optuna.load_study(study_name=about.study_name, storage=open_backend(about.storage, only_reads=True))
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(summary.table(summary.rank(study), about.metric, len(study.directions)))
 

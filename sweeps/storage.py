@@ -284,16 +284,17 @@ class LiveStorage(BaseStorage):
         return copy.deepcopy(trials) if deepcopy else trials
 
 
-def open_backend(url: str) -> BaseStorage:
+def open_backend(url: str, *, only_reads: bool = False) -> BaseStorage:
     """Connect to a database; SQLite so that readers do not block the writer and one queued trial goes to one asker.
 
-    Raises StorageError if it cannot be reached.
+    only_reads: for looking at a study: waits for no writer, and lets none wait. Raises StorageError if it cannot be
+    reached.
     """
     if in_memory(url):
         return optuna.storages.InMemoryStorage()  # SQLite's own would be another database in each thread
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
-        if url.startswith("sqlite"):
+        if url.startswith("sqlite") and not only_reads:
             _use_wal(storage.engine)
     except Exception as error:
         raise StorageError(f"cannot open the storage {url}: {_first_line(error)}; {_hint(error)}") from error

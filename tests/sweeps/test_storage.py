@@ -191,6 +191,24 @@ def test_a_database_that_stays_locked_is_an_error_and_no_hang(url: str, tmp_path
 
 
 @pytest.mark.usefixtures("hurried")
+def test_looking_waits_for_no_writer_and_lets_none_wait(url: str, tmp_path: Path) -> None:
+    """While another process holds the write lock all is read; while a reader is at it, writes go through."""
+    storage = LiveStorage(open_backend(url))
+    study = make_trials(storage)
+    storage.flush()
+    with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        seen = optuna.load_study(study_name=study.study_name, storage=open_backend(url, only_reads=True)).trials
+        other.execute("ROLLBACK")
+        assert [told(trial) for trial in seen] == [told(trial) for trial in study.trials]
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM trials").fetchone()  # a reader in the middle of its reading
+        study.ask()
+        storage.flush()
+    storage.close()
+
+
+@pytest.mark.usefixtures("hurried")
 def test_a_short_lock_is_waited_for(url: str, tmp_path: Path) -> None:
     """A database that comes back within our patience has lost nothing, written behind or asked for."""
     storage = LiveStorage(open_backend(url))
