@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class Sweep:
         device_seconds (its seconds on a slot), folder, and `params.KEY` for each parameter (missing where a trial has
         none). Trials cut off with their sweep are left out: their settings were run again.
     curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per metric and report.
-    provenance: one entry per session, oldest first, as `sweeps.provenance.collect` makes them.
+    provenance: one entry per session, oldest first, as `sweeps.provenance.collect` makes them; `race` is true of those
+        that `analysis.race` started.
     config: as composed for the sweep, interpolations as they stand. space: key to its Optuna distribution as
         `sweeps.space` signs it. Both empty where nothing is known.
     """
@@ -194,6 +195,12 @@ def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
         examples = np.where(keys[at] == wanted, known["value"].to_numpy(float)[first][at], np.nan)
     curves.insert(2, "examples", examples)
     return curves
+
+
+def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The command that the sweep was last run by, races aside; empty if it is not known."""
+    commands = [session["command"] for session in sessions if not session.get("race")]
+    return [str(part) for part in commands[-1]] if commands else []
 
 
 def open_study(folder: Path) -> optuna.Study:

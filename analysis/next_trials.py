@@ -13,7 +13,7 @@ import pandas as pd
 from optuna.distributions import CategoricalDistribution, json_to_distribution
 
 from analysis.cures import as_text
-from analysis.load import Sweep, open_study
+from analysis.load import Sweep, open_study, own_command
 from sweeps.study import counts_as_run
 
 
@@ -91,10 +91,11 @@ def continuing(folder: Path, sweep: Sweep) -> str:
     """The sweep's own command, reaching far enough to run what is queued; "" if it is not known."""
     trials = open_study(folder).get_trials(deepcopy=False)
     n_trials = sum("repeat_of" not in t.user_attrs and (counts_as_run(t) or t.state.name == "WAITING") for t in trials)
-    if not sweep.provenance:
+    command = own_command(sweep.provenance)
+    if not command:
         return ""
     set_here = ("hydra.sweeper.n_trials", "hydra.sweep.dir")
-    kept = [part for part in sweep.provenance[-1]["command"] if part.partition("=")[0] not in set_here]
+    kept = [part for part in command if part.partition("=")[0] not in set_here]
     return shlex.join([*kept, f"hydra.sweep.dir={folder.absolute()}", f"hydra.sweeper.n_trials={n_trials}"])
 
 
@@ -170,9 +171,9 @@ def _of_best(sweep: Sweep, key: str) -> Any:
 
 def _command(sweep: Sweep, values: Mapping[str, Any]) -> str:
     """One run of the app with these values: the sweep's command without what makes it a sweep."""
-    if not sweep.provenance:
+    command = own_command(sweep.provenance)
+    if not command:
         return ""
-    command = sweep.provenance[-1]["command"]
     keys = {key.lstrip("+~") for key in values}
     kept = [
         part

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 import optuna
 from omegaconf import OmegaConf
 
-from analysis.load import load, open_study
+from analysis.load import load, open_study, own_command
 from analysis.ranking import Ranking, rank
+from sweeps.folder import SWEEP_FILE
 from sweeps.study import counts_as_run
 
 # Seeds that are added at once at most: what they show may make the rest unnecessary.
@@ -56,8 +59,8 @@ def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Rac
             f"race counts seeds from the config's {key}, which is {first_seed} in {folder}; "
             "run the sweep with hydra.sweeper.seed_key=KEY naming a whole number of the app's"
         )
-    sessions = study.user_attrs.get("provenance", [])
-    if not sessions:
+    own = own_command(study.user_attrs.get("provenance", []))
+    if not own:
         raise ValueError(f"{folder} does not say by which command it was run, so it cannot be continued")
     repeats: list[tuple[int, int, int]] = []
     for leader in contenders(ranking):
@@ -65,7 +68,7 @@ def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Rac
         numbers = range(last + 1, last + 1 + (n_seeds or min(ranking.seeds_to_settle or 50, N_SEEDS_AT_ONCE)))
         repeats += [(leader, number, first_seed + number) for number in numbers]
     n_settings = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in trials)
-    kept = [a for a in sessions[-1]["command"] if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
+    kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
     values = (str(folder.absolute()), str(n_settings), "1", "none")
     command = (*kept, *(f"{name}={value}" for name, value in zip(_OVERRIDDEN, values, strict=True)))
     cwd = OmegaConf.to_container(config, resolve=False)
@@ -75,17 +78,37 @@ def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Rac
 def run_race(folder: Path, race: Race, output: int | None = None) -> Ranking:
     """Queue the runs of a race, continue the sweep until they are done, and rank it anew.
 
-    output: the file descriptor for what the sweep prints (standard output).
-    Raises subprocess.CalledProcessError if the sweep's command fails; what is queued then stays so, and runs when
-    the sweep is next continued.
+    What the sweep says of itself stays as it was but for one more session, which is marked as a race: whoever goes on
+    with the sweep goes on with its own options. output: the file descriptor for what the sweep prints (standard
+    output). Raises subprocess.CalledProcessError if the sweep's command fails; what is queued then stays so, and runs
+    when the sweep is next continued.
     """
     study = open_study(folder)
     trials = study.get_trials(deepcopy=False)
     for leader, number, seed in race.repeats:
         attributes = {"repeat_of": leader, "repeat": number, "seed": seed}
         study.enqueue_trial(trials[leader].params, user_attrs=attributes)
-    subprocess.run(race.command, cwd=race.working_dir, check=True, stdout=output)
+    with _description_kept(folder, study):
+        subprocess.run(race.command, cwd=race.working_dir, check=True, stdout=output)
     return rank(load(folder))
+
+
+@contextlib.contextmanager
+def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
+    """Afterwards the sweep's description is that of before, with sessions that were added within marked as races."""
+    texts = {path: path.read_text() for path in (folder / SWEEP_FILE, folder / "multirun.yaml") if path.is_file()}
+    about, known = OmegaConf.load(folder / SWEEP_FILE), study.user_attrs
+    n_before = len(known.get("provenance", []))
+    try:
+        yield
+    finally:
+        sessions = open_study(folder).user_attrs.get("provenance", [])
+        sessions = [*sessions[:n_before], *({**session, "race": True} for session in sessions[n_before:])]
+        study.set_user_attr("provenance", sessions)
+        study.set_user_attr("config", known.get("config", ""))
+        for path, text in texts.items():
+            path.write_text(text)
+        OmegaConf.save(OmegaConf.merge(about, {"sessions": sessions}), folder / SWEEP_FILE)
 
 
 def contenders(ranking: Ranking) -> list[int]:

@@ -15,7 +15,7 @@ from scipy.stats import t
 
 from analysis import tiers
 from analysis.early import likely_end
-from analysis.load import Sweep
+from analysis.load import Sweep, own_command
 from sweeps.signals import N_POINTS, Z, signals
 
 # Settings that saw numbers of examples further apart than this share are not on one axis.
@@ -390,7 +390,7 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
 
 def _fixed(sweep: Sweep) -> set[str]:
     """What a sweep's last command fixed by options of the app's own, such as task=digits; also +sweep=NAME."""
-    command = [str(a) for a in sweep.provenance[-1]["command"]] if sweep.provenance else []
+    command = own_command(sweep.provenance)
     searched = {c.removeprefix("params.") for c in sweep.trials.columns if c.startswith("params.")}
     options = {a for a in command if "=" in a and not a.lstrip("+~").startswith(("hydra.", "hydra/", "-"))}
     return {a for a in options if a.lstrip("+~").partition("=")[0] not in searched}

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from analysis.load import load
-from analysis.race import contenders, plan_race
+from analysis.next_trials import continuing
+from analysis.race import contenders, plan_race, run_race
 from analysis.ranking import Ranking, rank
 
 APP = Path(__file__).parents[1] / "apps" / "conditional.py"
@@ -50,6 +53,25 @@ def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     assert (added["state"] == "complete").all()
     lines = (tmp_path / "runs.txt").read_text().splitlines()[len(before.trials) :]
     assert sorted(int(line.split()[0]) for line in lines) == sorted(seed for _, _, seed in race.repeats)
+
+
+def test_a_race_leaves_no_options_behind(tmp_path: Path) -> None:
+    """After a race, finished or failed, the sweep describes and continues itself as before; its session is kept."""
+    folder = tmp_path / "sweep"
+    run(str(APP), "--multirun", "hydra.sweeper.n_trials=5", "hydra/sweeper/sampler=grid", cwd=tmp_path)
+    before, described = load(folder), OmegaConf.load(folder / "sweep.yaml")
+    on = continuing(folder, before)
+    race = plan_race(folder, rank(before), n_seeds=1)
+    run_race(folder, race)
+    after, now = load(folder), OmegaConf.load(folder / "sweep.yaml")
+    assert {**now, "sessions": 0} == {**described, "sessions": 0}
+    assert [session.get("race", False) for session in after.provenance] == [False, True]
+    assert list(now.sessions) == list(after.provenance)
+    assert after.config == before.config
+    assert continuing(folder, after) == on
+    with pytest.raises(subprocess.CalledProcessError):
+        run_race(folder, replace(race, repeats=(), command=("false",)))
+    assert OmegaConf.load(folder / "sweep.yaml") == now
 
 
 def test_a_sweep_without_seed_cannot_race(tmp_path: Path) -> None:
