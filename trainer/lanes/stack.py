@@ -19,8 +19,10 @@ from trainer.loop import autocast, float_type
 from trainer.optim import param_groups
 from trainer.settings import Settings
 
-# Validation takes this many lanes at a time, so that its memory does not grow with the stack.
+# Validation takes so many lanes at a time, and of long validation sets no more than so many examples of all lanes, so
+# that its memory does not grow with the stack.
 EVAL_LANES = 64
+EVAL_EXAMPLES = 2**16
 
 
 class Stack:
@@ -145,11 +147,12 @@ class Stack:
             names[:] = measures
             return torch.stack([values.double().mean() for values in measures.values()])
 
+        n_lanes = max(1, min(EVAL_LANES, EVAL_EXAMPLES // max(len(examples), 1)))
         self.template.eval()
         with torch.no_grad(), autocast(self._run):
             chunks = [
-                vmap(one)(weights[i : i + EVAL_LANES], {n: b[i : i + EVAL_LANES] for n, b in buffers.items()})
-                for i in range(0, len(weights), EVAL_LANES)
+                vmap(one)(weights[i : i + n_lanes], {n: b[i : i + n_lanes] for n, b in buffers.items()})
+                for i in range(0, len(weights), n_lanes)
             ]
         self.template.train()
         return [{f"{split}_{n}": v for n, v in zip(names, row, strict=True)} for row in torch.cat(chunks).tolist()]

@@ -16,7 +16,9 @@ from optuna import TrialPruned
 from sweeps.types import Remedy, Verdict
 from trainer.checkpoint import load_best
 from trainer.course import Summary
+from trainer.lanes import stack
 from trainer.settings import Settings, read
+from trainer.tasks.digit_sum import DigitSum
 
 Compose = Callable[..., DictConfig]
 SMALL = ("task.n_train=200", "task.n_val=50", "task.n_test=50", "batch_size=16", "report_every=5", "eval_every=20")
@@ -262,3 +264,19 @@ def test_a_checkpoint_that_cannot_be_written_fails_its_own_run(compose: Compose,
     assert isinstance(failed.outcome, Exception)
     assert "gone" in str(failed.outcome)
     assert isinstance(other.outcome, Summary)
+
+
+@pytest.mark.parametrize(("most", "n_chunks"), [(2**16, 1), (120, 2), (10, 3)])
+def test_validation_takes_fewer_lanes_where_it_has_more_examples(
+    compose: Compose, together: Any, monkeypatch: pytest.MonkeyPatch, most: int, n_chunks: int
+) -> None:
+    """What is evaluated at once, examples times lanes, is bounded, but for one lane; the measures are the same."""
+    calls: list[int] = []
+    measures = DigitSum.measures
+    monkeypatch.setattr(DigitSum, "measures", lambda *given: calls.append(1) or measures(*given))
+    runs = [read(compose(*EXACT, "steps=5", f"seed={i}")) for i in range(3)]
+    whole = together(runs)
+    calls.clear()
+    monkeypatch.setattr(stack, "EVAL_EXAMPLES", most)
+    assert_same(whole, together(runs), 1e-12)
+    assert len(calls) == n_chunks
