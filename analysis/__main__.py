@@ -169,13 +169,14 @@ def _importance(arguments: argparse.Namespace) -> None:
     import json
 
     from analysis.diagnosis import diagnose
-    from analysis.importance import importance, interactions, shares
+    from analysis.importance import CHANCE, importance, in_words, interactions, shares
     from analysis.load import load
     from analysis.tables import as_table, terminal
 
     sweep = load(arguments.folder)
+    mattered = importance(sweep)
     found = {
-        "importance": importance(sweep).reset_index(),
+        "importance": mattered.reset_index(),
         "interactions": interactions(sweep),
         "shares": shares(sweep, diagnose(sweep)),
     }
@@ -184,8 +185,12 @@ def _importance(arguments: argparse.Namespace) -> None:
         return
     console = terminal()
     console.print("What separates the best trials from the rest:", as_table(found["importance"]), sep="\n")
-    console.print("\nParameters whose effects do not just add up:", as_table(found["interactions"]), sep="\n")
-    console.print("\nWhere the shapes of the curves live:", *found["shares"]["sentence"], sep="\n", markup=False)
+    console.print(in_words(mattered), markup=False, highlight=False)
+    together = found["interactions"][found["interactions"]["p"] < CHANCE]
+    pairs = as_table(together) if len(together) else "none, as far as these trials can tell"
+    console.print("\nPairs of parameters whose effects do not just add up:", pairs, sep="\n")
+    rules = found["shares"]["sentence"].tolist() or ["nowhere in particular, as far as these trials can tell"]
+    console.print("\nWhere the shapes of the curves live:", *rules, sep="\n", markup=False)
 
 
 def _add_diagnose(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -264,6 +269,8 @@ def _next(arguments: argparse.Namespace) -> None:
                 markup=False,
                 soft_wrap=True,
             )
+    if not arguments.enqueue and any(trial.params for trial in trials):
+        console.print("\n--enqueue puts those of the search space into the sweep's queue.", markup=False)
     if queued:
         command = continuing(arguments.folder, sweep)
         console.print(f"\n{len(queued)} queued. To run them:\n  {command}", markup=False, soft_wrap=True)

@@ -28,7 +28,7 @@ N_BEST = 5  # trials at least, that the best are taken to be
 N_LEVELS = 3  # groups of equal size that a numeric parameter is cut into for interactions
 N_CUTS = 24  # thresholds tried per numeric parameter
 FEWEST = 5  # trials that a rule must hold for
-CHANCE = 0.05
+CHANCE = 0.05  # p below which an effect is told
 
 
 def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
@@ -59,6 +59,18 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
     table["beyond_chance"] = table["importance"] > table["chance"]
     table.index = pd.Index([name.removeprefix("params.") for name in table.index], name="parameter")
     return table.sort_values("importance", ascending=False)
+
+
+def in_words(importances: pd.DataFrame) -> str:
+    """What a table of `importance` says, in a sentence."""
+    if importances.empty:
+        return (
+            "Which parameters matter cannot be told: fewer than 10 settings completed or were pruned, or none varies."
+        )
+    beyond = importances.index[importances["beyond_chance"].astype(bool)]
+    if not len(beyond):
+        return "No parameter separates the best from the rest beyond what chance would do."
+    return f"Beyond chance: {', '.join(map(str, beyond))}."
 
 
 def interactions(sweep: Sweep) -> pd.DataFrame:

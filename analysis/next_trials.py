@@ -156,7 +156,7 @@ def _range(signature: Mapping[str, Any]) -> str:
     known = signature["attributes"]
     if "choices" in known:
         return f"choice({', '.join(map(str, known['choices']))})"
-    return f"{known['low']} to {known['high']}"
+    return f"{known['low']:g} to {known['high']:g}"
 
 
 def _of_best(sweep: Sweep, key: str) -> Any:

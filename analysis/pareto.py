@@ -24,10 +24,11 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     seeds of each.
     On the front is who is no worse than any other in tier, steps_to_target, noise and seconds, or better in one of
     them: results that cannot be told apart count as equal, and so do all that never reach the target, behind those
-    that do. A criterion nobody has a number for decides nothing. The frame's `attrs` say metric and target.
+    that do. A criterion nobody has a number for decides nothing. The frame's `attrs` say what the
+    estimate is `of`, metric and target.
     """
-    table = (rank(sweep) if ranking is None else ranking).table
-    table = table[table["tier"].notna()]
+    ranking = rank(sweep) if ranking is None else ranking
+    table = ranking.table[ranking.table["tier"].notna()]
     sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
     done = sweep.trials[(sweep.trials["state"] == "complete") & sweep.trials["setting"].isin(table["setting"])]
     of_trial = {n: own for n, own in reported(sweep, sweep.metric).items() if n in done.index}
@@ -45,14 +46,14 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     middle = numbers.groupby(done["setting"]).median()
     found = table[["setting", "tier", "estimate"]].join(middle, on="setting").reset_index(drop=True)
     found["on_front"] = front(found[list(CRITERIA)].astype(float).to_numpy())
-    found.attrs |= {"metric": sweep.metric, "target": target}
+    found.attrs |= {"of": ranking.of, "metric": sweep.metric, "target": target}
     return found
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:
     """Rows of `pareto` for a reader: the target is named, and a setting that never reaches it says so."""
     steps = found["steps_to_target"].astype(object).mask(np.isinf(found["steps_to_target"]), "not reached")
-    names = {c: c.replace("_", " ") for c in found.columns}
+    names = {c: c.replace("_", " ") for c in found.columns} | {"estimate": found.attrs["of"]}
     target = found.attrs["target"]
     if math.isfinite(target):
         names["steps_to_target"] = f"steps to {found.attrs['metric']} {target:.4g}"

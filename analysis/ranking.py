@@ -72,11 +72,14 @@ class Ranking:
         return [*_outcome(self), *self.warnings]
 
     def shown(self) -> pd.DataFrame:
-        """The table for a reader: parameters that vary, trials as text, no empty columns."""
+        """The table for a reader: what is ranked by name, parameters that vary, trials where a setting has several."""
         table = self.table.assign(trials=[" ".join(map(str, numbers)) for numbers in self.table["trials"]])
         params = [c for c in table.columns if c.startswith("params.")]
-        fixed = [c for c in params if table[c].nunique(dropna=False) < 2]
-        return table.drop(columns=fixed).rename(columns={c: c.removeprefix("params.") for c in params})
+        left_out = [c for c in params if table[c].nunique(dropna=False) < 2]
+        left_out += ["trials"] if len(table) and table["trials"].eq(table["setting"].astype(str)).all() else []
+        names = {c: c.removeprefix("params.") for c in params}
+        names |= {"n_seeds": "seeds", "estimate": self.of, "low": "95 % low", "high": "95 % high"}
+        return table.drop(columns=left_out).rename(columns=names)
 
     def _repr_html_(self) -> str:
         """See IPython: the table with the outcome below."""
@@ -340,8 +343,8 @@ def _outcome(ranking: Ranking) -> list[str]:
     if math.isfinite(ranking.noise):
         whose = {"seeds": "between seeds of one setting", "curve": "of a curve's level"}[ranking.noise_source]
         said.append(
-            f"Noise {whose}: {ranking.noise:.3g}; the smallest lead that this sweep would have seen: "
-            f"{ranking.smallest_difference:.3g} (in 90 % of such sweeps)."
+            f"Noise {whose}: {ranking.noise:.3g}; a lead of {ranking.smallest_difference:.3g} would be seen in 90 % of "
+            "such sweeps, a smaller one in fewer."
         )
     return said
 

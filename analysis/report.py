@@ -14,7 +14,7 @@ from analysis.diagnosis import WELL, diagnose
 from analysis.document import Block, Document, Items, Picture, Section, Table, as_html, as_markdown
 from analysis.figures.map import N_CHOICES
 from analysis.figures.style import lines_of, shape_name, short_names, varied
-from analysis.importance import importance, interactions, shares
+from analysis.importance import CHANCE, importance, in_words, interactions, shares
 from analysis.load import Sweep, load
 from analysis.next_trials import as_frame, next_trials
 from analysis.pareto import pareto, shown
@@ -24,7 +24,6 @@ from analysis.review import write_notes
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
-SIGNIFICANT = 0.05
 N_NEXT = 10  # cures shown; `python -m analysis next` has all
 
 
@@ -144,8 +143,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     rows = []
     for shape, n in counts.items():
         own = diagnosis[diagnosis["shape"] == shape]
-        advice = own["advice"].mode()
-        rows.append((shape_name(str(shape)), n, f"{n / len(diagnosis):.0%}", advice.iloc[0] if len(advice) else ""))
+        rows.append((shape_name(str(shape)), n, f"{n / len(diagnosis):.0%}", _counted(own["advice"])))
     summary = pd.DataFrame(rows, columns=["shape", "trials", "share", "what helps"])
     ills = diagnosis[~diagnosis["shape"].isin(WELL)]
     told = pd.DataFrame(
@@ -170,6 +168,12 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     blocks += [Items(where)] if where else []
     blocks += [Table("What went wrong, trial by trial, and what would help", told)] if len(told) else []
     return Section("How they converged", blocks)
+
+
+def _counted(advice: pd.Series) -> str:
+    """Each advice once, the most frequent first, with how many trials it is for where there are several."""
+    counts = advice[advice != ""].value_counts()
+    return "; ".join(f"{text} ({n})" if len(counts) > 1 else str(text) for text, n in counts.items())
 
 
 def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
@@ -197,9 +201,9 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
         frame["beyond_chance"] = frame["beyond_chance"].map({True: "yes", False: "no"})
         names_shown = {"chance": "by chance", "beyond_chance": "beyond chance"}
         caption = "Which parameters separate the best tenth of the trials from the rest (PED-ANOVA)"
-        blocks.append(Table(caption, frame.rename(columns=names_shown)))
+        blocks += [in_words(mattered), Table(caption, frame.rename(columns=names_shown))]
     together = interactions(sweep)
-    together = together[together["p"] < SIGNIFICANT]
+    together = together[together["p"] < CHANCE]
     if len(together):
         blocks.append(Table("Pairs of parameters whose effects do not just add up (F test, Holm)", together))
     return Section("What mattered", blocks)

@@ -177,10 +177,7 @@ def _ranked(ranking: Ranking, study_id: int) -> str:
                 _link(str(setting), trials, study_id)
                 for setting, trials in zip(shown["setting"], ranking.table["trials"].head(N_RANKED), strict=True)
             ],
-            "seeds": shown["n_seeds"],
-            ranking.of: shown["estimate"],
-            "95 % low": shown["low"],
-            "95 % high": shown["high"],
+            **{name: shown[name] for name in ("seeds", ranking.of, "95 % low", "95 % high")},
             "ended": [str(why).partition(":")[0] for why in shown["why"]],
             **{names[name]: shown[name] for name in params},
         }

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+WRITTEN_OUT = (1e3, 1e9)  # 64000 is read faster than 6.4e+04
+
 
 def terminal() -> Console:
     """Where commands print; where nobody sees a terminal's edge, a table should not be cut at 80 columns."""
@@ -29,7 +31,9 @@ def as_table(frame: pd.DataFrame) -> Table:
 
 
 def cell(value: Any) -> str:
-    """A value for a reader: numbers with four digits, NaN and absent values empty."""
+    """A value for a reader: numbers with four digits, whole thousands with all, NaN and absent values empty."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if WRITTEN_OUT[0] <= abs(value) < WRITTEN_OUT[1] else f"{value:.4g}"

@@ -61,7 +61,7 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
             ax.barh(place[own], length[own] / unit_s, left=start[own] / unit_s, height=height, **style, **edge)
             n = int((states == name).sum())
             label = f"best: trial {best}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
-            handles.append(Patch(**style, label=label))
+            handles.append(Patch(**style, **edge, label=label))
     if len(ran) <= N_NUMBERED and n_lanes <= N_LANES_NUMBERED:
         for number, middle, row, width, name in zip(ran.index, start + length / 2, place, length, kind, strict=True):
             if width > 0.02 * end:

@@ -26,6 +26,7 @@ def ranking(estimates: list[float], tiers: list[int], **given: object) -> Rankin
     table = pd.DataFrame(
         {
             "setting": range(len(tiers)),
+            "state": "complete",
             "estimate": estimates,
             "low": [e - 0.1 for e in estimates],
             "high": [e + 0.1 for e in estimates],
@@ -71,6 +72,8 @@ def test_no_interval_is_claimed_where_none_is_known() -> None:
     assert "interval" not in " ".join(won(unknown))
     none = dataclasses.replace(unknown, table=unknown.table.assign(tier=pd.array([None, None], dtype="Int64")))
     assert won(none) == ["No setting has completed, so none has won."]
+    infeasible = dataclasses.replace(none, table=none.table.assign(state=["infeasible", "pruned"]))
+    assert won(infeasible) == ["No feasible setting has completed, so none has won."]
 
 
 def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:

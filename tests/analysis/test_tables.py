@@ -1,0 +1,48 @@
+"""What readers see of numbers and tables."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.importance import in_words
+from analysis.load import Sweep
+from analysis.ranking import rank
+from analysis.report import _counted
+from analysis.tables import cell
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(64000.0, "64000"), (-1234.5, "-1234"), (999.96, "1000"), (0.012345, "0.01235"), (1.5e-7, "1.5e-07"),
+     (2e12, "2e+12"), (math.nan, ""), (None, ""), (pd.NA, ""), (3, "3"), (True, "True"), (np.float64(2), "2")],
+)  # fmt: skip
+def test_numbers_are_read_at_a_glance(value: object, text: str) -> None:
+    """Four digits, thousands written out, nothing for what is not known."""
+    assert cell(value) == text
+
+
+def test_a_ranking_says_what_it_ranks_and_nothing_twice(made_sweep: Callable[..., Sweep]) -> None:
+    """The estimate has its name; the trials of a setting are listed only where there are several."""
+    once, thrice = rank(made_sweep(12)), rank(made_sweep(12, n_seeds=3))
+    assert "level of loss" in once.shown()
+    assert "trials" not in once.shown()
+    assert thrice.shown()["trials"].iloc[0].count(" ") == 2
+
+
+@pytest.mark.parametrize(
+    ("beyond", "text"),
+    [([], "cannot be told"), ([False, False], "No parameter separates"), ([False, True], "Beyond chance: b.")],
+)
+def test_importance_is_said_in_words(beyond: list[bool], text: str) -> None:
+    """A table whose every row is chance says so, and one that could not be made says why."""
+    assert text in in_words(pd.DataFrame({"beyond_chance": beyond}, index=["a", "b"][: len(beyond)]))
+
+
+def test_advice_that_differs_within_a_shape_is_counted() -> None:
+    """Where some trials of a shape need the opposite of others, both are said."""
+    assert _counted(pd.Series(["raise", "lower", "raise", ""])) == "raise (2); lower (1)"
+    assert _counted(pd.Series(["lower", "lower"])) == "lower"
+    assert _counted(pd.Series(["", ""])) == ""
