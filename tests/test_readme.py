@@ -38,7 +38,7 @@ def test_commands_run(tmp_path: Path) -> None:
         run([*words, *SHORT] if trains else words, tmp_path)
     report = tmp_path / "multirun/quickstart/report"
     assert (report / "curves.png").stat().st_size > 10_000
-    assert "4 trials of quickstart tried" in (report / "index.html").read_text()
+    assert re.search(r"\d+ trials of quickstart tried", (report / "index.html").read_text())
 
 
 def test_make_targets_exist() -> None:
