@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from optuna import TrialPruned
 from torch import Tensor, nn
 
-from trainer.checkpoint import SmoothedLoss, write_best
+from trainer.checkpoint import WRITE_S, SmoothedLoss, write_best
 from trainer.course import Course, Hooks, Summary
 from trainer.data import Batches, Examples
 from trainer.lanes.kind import Kind
@@ -53,6 +53,7 @@ class Passenger:
     carried: dict[str, Tensor] = field(default_factory=dict)
     window: list[NDArray[np.float64]] = field(default_factory=list)
     began_s: float = field(default_factory=time.perf_counter)
+    written_s: float = field(default_factory=time.perf_counter)  # when its best weights were last, or could have been
 
 
 def board(
@@ -151,8 +152,14 @@ class Group:
         for lane in improved:
             for name, value in ended.get(lane, {}).items():
                 self.stack.kept[name][lane] = value
+        for lane in improved:
+            if time.perf_counter() - self._at(lane).written_s >= WRITE_S:
+                failure = self._write(lane)
+                if failure is not None:
+                    self._leave(lane, failure)
         for lane, metrics in rows.items():
-            self._report(lane, metrics, measures, ended)
+            if self.lanes[lane] is not None:
+                self._report(lane, metrics, measures, ended)
         self._finish([lane for lane, p in self._seated() if p.course.is_over], measures, ended)
         movers = [(lane, p) for lane, p in self._seated() if p.course.size != self.kind.batch_size]
         for lane, p in movers:
@@ -275,23 +282,28 @@ class Group:
 
     def _leave(self, lane: int, outcome: Summary | BaseException) -> None:
         p = self._at(lane)
-        try:
-            self._write(lane)
-        except Exception as error:  # such as a folder that is gone: the other lanes are not to die of it
-            outcome = outcome if isinstance(outcome, BaseException) else error
+        failure = self._write(lane)
         self.lanes[lane] = None
-        p.done(outcome)
+        p.done(outcome if failure is None or isinstance(outcome, BaseException) else failure)
 
-    def _write(self, lane: int) -> None:
-        """The best weights of a lane to their file, as the solo loop writes them."""
+    def _write(self, lane: int) -> Exception | None:
+        """The best weights of a lane to their file, as the solo loop writes them.
+
+        Returns what went wrong, such as a folder that is gone: the other lanes are not to die of it.
+        """
         p = self._at(lane)
         if p.keep is None or p.kept is None:
-            return
+            return None
         step, examples, n_updates = p.kept
         model, optimizer = p.state.model, p.state.optimizer
         self.stack.read({name: kept[lane] for name, kept in self.stack.kept.items()}, n_updates, model, optimizer)
         about: dict[str, Any] = {"step": step, "examples": examples, "smoothed_loss": p.smoothed.lowest}
-        write_best(p.keep, {**about, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        p.written_s = time.perf_counter()
+        try:
+            write_best(p.keep, {**about, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        except Exception as error:
+            return error
+        return None
 
     def _resize(self, n_lanes: int) -> None:
         n_lanes = self._stepper.width_for(n_lanes, round(n_lanes / (1 - EMPTY_SHARE)))

@@ -89,19 +89,27 @@ class Stepper:
         if width not in self._graphs:
             began = time.perf_counter()
             arguments = (inputs, targets, keys, coefficients, *(row.clone() for row in self._rows()))
-            graph = make_fx(self._plain)(*arguments)
-            graph.graph.eliminate_dead_code()
-            graph.recompile()
+            self._graphs[width] = self._traced(arguments)
             self.trace_s = time.perf_counter() - began
-            self._graphs[width] = _compiled(graph, arguments) if self._compile else graph
         if inputs.is_cuda:
             self._capture(self._graphs[width], (inputs, targets, keys, coefficients))
+
+    def _traced(self, arguments: tuple[Tensor, ...]) -> Step:
+        try:
+            graph = make_fx(self._plain)(*arguments)
+        except Exception as error:  # of many types: what vmap takes tracing may not
+            log.warning("lanes: the step cannot be traced, going on without: %s", str(error).strip().splitlines()[0])
+            return self._plain
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        return _compiled(graph, arguments) if self._compile else graph
 
     def _capture(self, step: Step, arguments: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
         if not self._may_capture:
             return
         try:
-            self._captured = CudaGraph(step, arguments, self._rows())
+            with torch.cuda.device(arguments[0].device):  # streams and graphs are those of the current device
+                self._captured = CudaGraph(step, arguments, self._rows())
         except RuntimeError as error:
             self._may_capture = False  # it would fail before every block
             log.warning("lanes: no CUDA graph, going on without: %s", str(error).splitlines()[0])
@@ -148,5 +156,6 @@ class CudaGraph:
         """One replay. The rows are those of the capture, whatever is given for them."""
         for place, argument in zip(self._arguments, arguments, strict=False):
             place.copy_(argument, non_blocking=True)
-        self._graph.replay()
+        with torch.cuda.device(self._result.device):
+            self._graph.replay()
         return self._result.clone()

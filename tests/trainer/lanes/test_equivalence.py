@@ -16,7 +16,7 @@ from optuna import TrialPruned
 from sweeps.types import Remedy, Verdict
 from trainer.checkpoint import load_best
 from trainer.course import Summary
-from trainer.lanes import stack
+from trainer.lanes import group, stack, stepper
 from trainer.settings import Settings, read
 from trainer.tasks.digit_sum import DigitSum
 
@@ -264,6 +264,34 @@ def test_a_checkpoint_that_cannot_be_written_fails_its_own_run(compose: Compose,
     assert isinstance(failed.outcome, Exception)
     assert "gone" in str(failed.outcome)
     assert isinstance(other.outcome, Summary)
+
+
+def test_best_weights_are_written_while_a_run_goes_on(
+    compose: Compose, together: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is killed loses some seconds of a lane's best weights, not all of them."""
+    monkeypatch.setattr(group, "WRITE_S", 0.0)
+    run = read(compose(*SMALL, "steps=20", "seed=1"))
+    path = tmp_path / "best.pt"
+    there: list[bool] = []
+    together([run], [path], should_stop=lambda: there.append(path.exists()))
+    assert there[0]
+
+
+def test_a_step_that_cannot_be_traced_is_made_as_before(
+    compose: Compose, together: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What vmap takes but tracing does not trains on with plain calls, and a line says so."""
+    runs = [read(compose(*EXACT, "steps=20", f"seed={i}")) for i in range(2)]
+    monkeypatch.setattr(stepper, "TRACE_PAYS_STEPS", 5)
+    traced = together(runs)
+
+    def refuse(_: object) -> Callable[..., object]:
+        raise RuntimeError("no tracing of this")
+
+    monkeypatch.setattr(stepper, "make_fx", refuse)
+    assert_same(traced, together(runs), 1e-12)
+    assert "cannot be traced, going on without: no tracing of this" in caplog.text
 
 
 @pytest.mark.parametrize(("most", "n_chunks"), [(2**16, 1), (120, 2), (10, 3)])
