@@ -27,7 +27,7 @@ def main() -> None:
     sweep.add_argument("--seeds", type=int, default=3)
     sweep.add_argument("--steps", type=int, default=300, help="of a trial; a multiple of 30")
     sweep.add_argument("--ray", help="interpreter with ray[tune]; without it Ray Tune is left out")
-    sweep.add_argument("--only", help="contenders whose name contains this")
+    sweep.add_argument("--only", nargs="*", default=[""], help="contenders whose name contains one of these")
     arguments = parser.parse_args()
     if arguments.command == "throughput":
         from lanes_throughput import WORKLOADS, compare

@@ -141,9 +141,9 @@ def measure(name: str, seed: int, python: str) -> Measured:
         return Measured(wall_s, float((folder / "ready").read_text()) - began_s, min(values), n_steps)
 
 
-def compare_sweeps(n_seeds: int, ray: str | None, only: str | None) -> None:
+def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
     """Print a table of all contenders."""
-    names = [name for name in CONTENDERS if (only or "") in name and (ray or "Ray" not in name)]
+    names = [name for name in CONTENDERS if any(part in name for part in only) and (ray or "Ray" not in name)]
     if ray is None:
         print("Ray Tune is left out: give --ray an interpreter that has ray[tune].")
     seen: dict[str, list[Measured]] = {name: [] for name in names}
