@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.tables import cell
+from analysis.tables import cell, holds_numbers
 
 DPI = 120
 
@@ -159,8 +159,9 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
         data = base64.b64encode(pictures[block.name]).decode("ascii")
         image = f'<img src="data:image/png;base64,{data}" alt="{caption}" style="max-width:{block.size_in[0]:g}in">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>\n"
-    head = "".join(map(_th, block.frame.columns, block.frame.dtypes))
-    rows = "".join(f"<tr>{''.join(map(_td, row))}</tr>\n" for row in block.frame.itertuples(index=False))
+    numbers = [holds_numbers(column) for _, column in block.frame.items()]
+    head = "".join(map(_th, block.frame.columns, numbers))
+    rows = "".join(f"<tr>{''.join(map(_td, row, numbers))}</tr>\n" for row in block.frame.itertuples(index=False))
     caption = f"<caption>{html.escape(block.caption)}</caption>"
     return f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n'
 
@@ -170,15 +171,17 @@ def _inline(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
-def _th(name: Any, dtype: Any) -> str:
-    kind = " class=n" if pd.api.types.is_numeric_dtype(dtype) else ""
+def _th(name: Any, is_number: bool) -> str:
+    kind = " class=n" if is_number else ""
     return f'<th scope="col"{kind}><button>{html.escape(str(name))}</button></th>'
 
 
-def _td(value: Any) -> str:
+def _td(value: Any, is_number: bool) -> str:
+    """A cell. is_number: whether its column is one of numbers."""
     text = html.escape(cell(value))
     if not text or isinstance(value, bool | str) or not isinstance(value, int | float | np.number):
-        return f"<td{' class=long' if len(text) > 40 else ''}>{text}</td>"
+        kind = " class=n" if is_number and text else " class=long" if len(text) > 40 else ""
+        return f"<td{kind}>{text}</td>"
     number = float(value)
     return f'<td class=n data-v="{number:.9g}">{text}</td>' if math.isfinite(number) else f"<td class=n>{text}</td>"
 

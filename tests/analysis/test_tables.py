@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.document import Document, Section, Table, as_html
 from analysis.importance import in_words
 from analysis.load import Sweep
 from analysis.ranking import rank
 from analysis.report import _counted
-from analysis.tables import cell
+from analysis.tables import as_table, cell
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,17 @@ from analysis.tables import cell
 def test_numbers_are_read_at_a_glance(value: object, text: str) -> None:
     """Four digits, thousands written out, nothing for what is not known."""
     assert cell(value) == text
+
+
+def test_a_word_among_numbers_stands_with_them() -> None:
+    """A column of numbers with a word in place of some is to the right throughout, on the page and in the terminal."""
+    frame = pd.DataFrame(
+        {"steps": pd.Series([280.0, "not reached"], dtype=object), "why": ["a", None], "is": [True, False]}
+    )
+    page = as_html(Document("", "", "", [Section("s", [Table("c", frame)])]), {})
+    assert '<th scope="col" class=n><button>steps' in page
+    assert "<td class=n>not reached</td>" in page
+    assert [column.justify for column in as_table(frame).columns] == ["right", "left", "left"]
 
 
 def test_a_ranking_says_what_it_ranks_and_nothing_twice(made_sweep: Callable[..., Sweep]) -> None:
