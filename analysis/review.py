@@ -228,10 +228,12 @@ def note_attributes(body: str, trial_id: int | None, stored: Mapping[str, Any], 
     }
 
 
-def write_notes(folder: Path, sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> None:
+def write_notes(
+    folder: Path, sweep: Sweep, ranking: Ranking | None = None, diagnosis: pd.DataFrame | None = None
+) -> None:
     """Write the notes that have changed into the study of a sweep's folder, on the study and its finished trials.
 
-    ranking, diagnosis: of `rank` and `diagnose`.
+    ranking, diagnosis: of `rank` and `diagnose`, where they have been made before.
     A study that cannot be written keeps the notes it has; a line in the log says so.
     """
     study = open_study(folder)
