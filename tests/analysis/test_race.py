@@ -45,7 +45,11 @@ def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     assert rank(before).noise_source != "seeds"
     race = plan_race(folder, rank(before), n_seeds=2)
     assert {seed for _, _, seed in race.repeats} == {4, 5}
-    document = json.loads(run("-m", "analysis", "race", "sweep", "--seeds", "2", "--json", cwd=tmp_path))
+    command = [sys.executable, "-m", "analysis", "race", "sweep", "--seeds", "2", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    document = json.loads(done.stdout)
+    assert done.stderr.rstrip().endswith("hydra.sweeper.n_trials=5")
+    assert "pruner=none" not in done.stderr.splitlines()[-1]
     assert document["noise_source"] == "seeds"
     after = load(folder).trials
     added = after.drop(index=before.trials.index)
