@@ -77,8 +77,10 @@ def run_sweep(
         optuna_study = open_study(storage, name, settings.directions, sampler, pruner, space)
         # The lock on the folder makes us the only driver of a study in it: whatever runs there is an orphan.
         is_shared = settings.storage is not None
-        for number in take_over(optuna_study, _driver_is_alive, orphan_age_s=ORPHAN_AGE_S if is_shared else 0.0):
-            log.info("trial %d was cut off when its sweep died; its setting is queued again", number)
+        orphan_age_s = ORPHAN_AGE_S if is_shared else 0.0
+        if cut_off := list(take_over(optuna_study, _driver_is_alive, orphan_age_s=orphan_age_s)):
+            numbers = ", ".join(map(str, cut_off))
+            log.info("cut off when the sweep died, their settings are queued again: trials %s", numbers)
         study = SweepStudy(optuna_study, storage, space, plans, _driver_name() if is_shared else None)
         console = _console()
         if study.n_to_ask == 0:

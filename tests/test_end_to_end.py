@@ -160,7 +160,7 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
     assert run.wait().code == -signal.SIGKILL
 
     done = sweep("trouble.py", *settings).ok()
-    assert "was cut off when its sweep died" in done.out + done.err
+    assert "cut off when the sweep died" in done.out + done.err
     trials = study().trials
     completed = Counter(t.params["x"] for t in trials if t.state is TrialState.COMPLETE)
     assert completed == Counter(range(14))
