@@ -31,7 +31,7 @@ def write_report(folder: Path) -> Sequence[Path]:
     """Write report/index.html, report/report.md and the pictures of the latter into a sweep's folder.
 
     Returns the paths of the two. The notes for optuna-dashboard go into the study (`analysis.review.write_notes`).
-    Works on a sweep that still runs. Takes about 3 s for 32 trials and 11 s for 500 on one core, besides a second to
+    Works on a sweep that still runs. Takes about 3 s for 32 trials and 7 s for 500 on one core, besides a second to
     import what it needs. Raises FileNotFoundError if the folder is no sweep.
     """
     sweep = load(folder)
