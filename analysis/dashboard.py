@@ -32,7 +32,6 @@ from analysis.figures import draw_curves, draw_trial
 from analysis.load import load, open_study
 from analysis.review import Review, note_attributes, review
 from sweeps.errors import BadInputError
-from sweeps.folder import describe_sweep
 
 log = logging.getLogger(__name__)
 
@@ -72,16 +71,12 @@ def serve(folder: Path, port: int) -> None:
 class Board:
     """The web application (WSGI): optuna-dashboard on the study as it was last reviewed.
 
-    Raises FileNotFoundError if the folder is no sweep, BadInputError if its study is not there.
+    Raises FileNotFoundError if the folder is no sweep, or has lost its study.
     """
 
     def __init__(self, folder: Path) -> None:
-        about = describe_sweep(folder)
         self._folder = folder
-        try:
-            study = open_study(folder)
-        except KeyError as error:
-            raise BadInputError(f"{about.storage} has no study {about.study_name}: was it kept in memory?") from error
+        study = open_study(folder)
         self._backend, self._study_id = study._storage, study._study_id
         self.home = f"/dashboard/studies/{self._study_id}"
         self._seen: object = None

@@ -204,9 +204,12 @@ def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def open_study(folder: Path) -> optuna.Study:
-    """The Optuna study of a sweep's folder."""
+    """The Optuna study of a sweep's folder. Raises FileNotFoundError if it is none, or its study is gone."""
     about = describe_sweep(folder)
-    return optuna.load_study(study_name=about.study_name, storage=about.storage)
+    try:
+        return optuna.load_study(study_name=about.study_name, storage=about.storage)
+    except KeyError as error:
+        raise FileNotFoundError(f"{about.storage} has no study {about.study_name}: was it kept in memory?") from error
 
 
 def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:

@@ -341,7 +341,7 @@ def test_in_a_browser(folder: Path, serve: Any, page: Any, tmp_path: Path) -> No
 def test_a_storage_that_lost_its_study_is_refused(folder: Path) -> None:
     """The message says what is missing where, before anything is served."""
     (folder / "study.db").unlink()
-    with pytest.raises(BadInputError, match=r"study.db.* has no study made"):
+    with pytest.raises(FileNotFoundError, match=r"study.db.* has no study made"):
         Board(folder)
 
 

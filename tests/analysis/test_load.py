@@ -223,6 +223,13 @@ def test_a_sweeps_folder_with_its_config_and_examples(tmp_path):
     assert sweep.trials["examples"].tolist() == pytest.approx([math.nan, 128.0], nan_ok=True)
 
 
+def test_a_sweep_that_lost_its_study_says_so(tmp_path):
+    """A study that was kept in memory is gone with its sweep: the error names study and storage."""
+    (tmp_path / "sweep.yaml").write_text("study_name: s\nstorage: null\n")
+    with pytest.raises(FileNotFoundError, match=r"study\.db has no study s: was it kept in memory"):
+        load(tmp_path)
+
+
 def test_constraints_are_carried(tmp_path):
     """The names of the constraints that a trial breaks are in its row; one that keeps them has none."""
     make_sweep(tmp_path / "s", 1, 10)
