@@ -153,7 +153,7 @@ def test_a_cure_outside_of_the_space_is_a_command():
     table.at[1, "cure"] = ("optim.lr=5.0",)
     table.at[2, "cure"] = ("clip=norm",)
     found = {t.cures: t for t in next_trials(made, table)}
-    assert found[(1,)].outside == "optim.lr=5 is not in 0.001 to 1.0"
+    assert found[(1,)].outside == "optim.lr=5 is not in 0.001 to 1"
     assert found[(2,)].outside == "clip is not searched"
     assert found[(2,)].command.endswith("clip=norm")
     assert not found[(1,)].params
