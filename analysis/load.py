@@ -79,13 +79,14 @@ class Sweep:
         return f"<p>{html.escape(what)}</p>" + table.to_html(max_rows=20, na_rep="", float_format="{:.4g}".format)
 
 
-def load(source: Path, metric: str | None = None, direction: str = "minimize") -> Sweep:
+def load(source: str | Path, metric: str | None = None, direction: str = "minimize") -> Sweep:
     """Read a sweep from its folder, while it runs or after; or runs of other tools (`analysis.foreign.read_runs`).
 
     metric, direction: what is watched in other tools' runs; left out, it is the one metric called `loss` or, without
     it, the only one with `loss` in its name. A sweep's folder knows its own.
     Raises FileNotFoundError if there is neither, ValueError if a file holds no curves or it is unclear what to watch.
     """
+    source = Path(source)
     if (source / SWEEP_FILE).is_file():
         return _load_sweep(source)
     return _load_runs(source, metric, direction)

@@ -28,6 +28,11 @@ SAME_SHARE = 0.9
 # Where no setting was repeated, fewer more seeds than this say nothing of the spread between seeds.
 N_SEEDS_FIRST = 2
 
+# The noise of a curve of few reports is that of all of them. If the last half, of so many or more, has less than this
+# share of it, what came before was an explosion, say, and the last half alone tells the end.
+LEAST_TAIL = 8
+CALMED_SHARE = 0.2
+
 NoiseSource = Literal["seeds", "curve", "none"]
 
 
@@ -193,6 +198,10 @@ def reported(sweep: Sweep, metric: str) -> dict[int, pd.DataFrame]:
 def level(steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "best"]) -> tuple[float, float, float]:
     """(level, standard error, degrees of freedom) of the end of one curve, or of its smoothed best, by its signals."""
     said = signals(steps, losses)
+    n_tail = len(losses) // 2
+    if kind == "final" and n_tail >= LEAST_TAIL:
+        tail = signals(steps[-n_tail:], losses[-n_tail:])
+        said = tail if tail.noise < CALMED_SHARE * said.noise else said
     r, n = said.autocorrelation, min(said.n_reports, N_POINTS)
     df = max(1.0, (math.ceil(n / 2) - 2) * (1 - r) / (1 + r))  # of the line through the last half
     return said.level if kind == "final" else said.best, (said.level_high - said.level) / Z, df

@@ -54,9 +54,10 @@ def from_curves(levels: Array, standard_errors: Array, df: Array) -> Estimates:
 
     Says how well these runs are known, not how another seed would have done.
     """
-    known = standard_errors[np.isfinite(standard_errors)]
-    noise = float(np.median(known)) if len(known) else math.nan
-    variance = np.where(np.isfinite(standard_errors), standard_errors, np.nan) ** 2
+    is_known = np.isfinite(standard_errors)
+    own_df = np.where(is_known, df, 0.0)
+    variance, df, noise, _ = _moderated(own_df * np.where(is_known, standard_errors, 0.0) ** 2, own_df)
+    variance = np.where(is_known, variance, np.nan)
     nothing = np.zeros((len(levels), 0)), np.zeros((0, 0))
     return Estimates(levels, variance, df, np.ones(len(levels)), noise, math.inf, *nothing)
 

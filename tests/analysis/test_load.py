@@ -63,7 +63,7 @@ def test_mlflows_download_of_metrics(runs, tmp_path):
         }
     )
     rows.to_csv(tmp_path / "metrics.csv", index=False)
-    sweep = load(tmp_path / "metrics.csv")
+    sweep = load(str(tmp_path / "metrics.csv"))  # a notebook gives text
     assert sweep.metric == "train_loss"
     assert sweep.trials["name"].tolist() == ["r3", "r5", "r8"]
     assert sweep.trials["seconds"].tolist() == [19.5] * 3

@@ -143,6 +143,20 @@ def test_without_repeats_the_curves_tell_the_noise() -> None:
     assert ((found.table["low"] < found.table["estimate"]) & (found.table["estimate"] < found.table["high"])).all()
 
 
+def test_an_explosion_that_calmed_down_does_not_share_first_place() -> None:
+    """What a curve did long before its end is no reason to think that its end might be as low as the leader's.
+
+    The values are the validation losses of two trials of the quickstart sweep.
+    """
+    calm = [2.8, 2.5, 2.2, 2.1, 2.0, 1.9, 1.7, 1.6, 1.4, 1.4, 1.3, 1.3, 1.2, 1.1, 1.1, 1.0, 0.98, 0.94, 0.93, 0.89]
+    exploded = [178, 166, 224, 142, 166, 120, 85, 61, 54, 48, 39, 32, 29, 14, 14, 7.6, 4.1, 6.0, 4.9, 4.5]
+    rows = [(n, step, value) for n, losses in enumerate([calm, exploded]) for step, value in enumerate(losses)]
+    curves = pd.DataFrame(rows, columns=["trial", "step", "value"]).assign(metric="loss", examples=1.0, seconds=1.0)
+    trials = pd.DataFrame({"setting": [0, 1], "objective": [0.89, 4.5]})
+    ranking = rank(sweep(trials, curves))
+    assert ranking.table["tier"].tolist() == [1, 2]
+
+
 def test_the_curve_is_that_of_the_objective() -> None:
     """An objective that is another metric's last value takes its noise from that metric, not from the watched one."""
     curves = pd.concat([curves_of([1.0, 2.0], 0.3), curves_of([5.0, 6.0], 0.01, "val_loss")])
