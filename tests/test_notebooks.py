@@ -24,7 +24,7 @@ def test_they_are_kept_without_outputs(path: Path) -> None:
         assert cell.get("execution_count") is None
 
 
-@pytest.mark.parametrize("name", ["your_own_runs.ipynb", pytest.param("analysis.ipynb", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own machinery
 def test_they_run(name: str, tmp_path: Path) -> None:
     """Every cell runs in an empty folder, and tables and figures show as the last line of a cell."""
