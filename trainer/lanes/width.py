@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,7 +88,11 @@ def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
 def _seconds_in_lanes(run: Settings, n_lanes: int, clock: Callable[[], float]) -> tuple[float, float | None]:
     """Of one traced step of n_lanes lanes, and the share of the free memory that each of them takes (GPU only)."""
     short = dataclasses.replace(run, n_steps=1, report_every=1, eval_every=1)
-    free = torch.cuda.mem_get_info(run.device)[0] if run.device.type == "cuda" else 0
+    free = 0
+    if run.device.type == "cuda":
+        gc.collect()  # what narrower stacks have left behind is not theirs any more, but would count as used
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info(run.device)[0]
     passengers = []
     for i in range(n_lanes):
         with seeded(run.seed + i, run.device):
