@@ -31,7 +31,8 @@ class Standing:
     goal: the loss it would have to reach, see `Peers.goal`. best_of_all: the lowest loss any trial has shown.
     n_complete: finished trials. winners_here: the loss at this step which all but the worst tenth of the finished
     trials at or below `goal` had undercut; -inf while none has finished.
-    gain_after: by how much, at most, finished peers improved from this step on; NaN while none has finished.
+    gain_after: by how much, at most, the quarter of the finished peers that stood nearest to it at this step improved
+    from there on; NaN while none has finished.
     """
 
     n_peers: int
@@ -110,7 +111,8 @@ class Peers:
             if not len(winners):
                 winners = complete[[int(best[complete].argmin())]]
             winners_here = float(np.quantile(here[winners], 0.9))
-            gain = float((here[complete] - best[complete]).max())
+            nearest = complete[np.abs(here[complete] - here[row]).argsort()[: -(-len(complete) // 4)]]
+            gain = float((here[nearest] - np.nanmin(self._levels[nearest, column:], axis=1)).max())
         gone = (fate == Fate.STOPPED) & ~was_here
         return Standing(
             n_peers=int(was_here.sum()) - 1 + int(gone.sum()),

@@ -221,7 +221,7 @@ def _out_of_reach(s: Signals, n_steps: int, reach: float, here: Standing, sign: 
     )
     if here.n_complete:
         numbers |= {"winners_here": sign * here.winners_here, "gain_after": here.gain_after}
-        text += f", finished ones improved by at most {here.gain_after:.3g} from here"
+        text += f"; finished ones that stood nearest to it improved by at most {here.gain_after:.3g} from here"
     if s.stalled_since is not None:
         numbers["stalled_since"] = float(s.stalled_since)
     return Verdict("out_of_reach" if s.stalled_since is None else "stalled", s.step, text, numbers)
