@@ -30,6 +30,8 @@ EXPLODED_TIMES = 10.0
 # the run begins): saturated tanh units leave about 1e-6.
 DEAD_SHARE = 1e-2
 HARDLY = 0.3  # a share of the way from the start to the lowest loss: a fall of less is hardly one
+ALIKE = 0.25  # first reports this share of the room apart are one start ...
+ALIKE_SHARE = 1 / 3  # ... if so many of them are
 N_NORMS_BEFORE = 3  # reports before an explosion, for a median
 N_NORMS_DEAD = 4  # reports at the end, to call a gradient dead
 
@@ -55,8 +57,8 @@ class Facts:
 
     steps, losses: the training loss (the watched metric where no other is reported), NaN and infinity included.
     n_steps: as planned; the last step if no plan is known. ended: how, in a sentence.
-    start: loss before training, from the first reports of all trials. lowest: the lowest level that any trial of the
-    sweep reached, lowest_by_now: by this trial's last step; NaN where there is no other trial.
+    start: loss before training, from the first reports (of all trials where they agree). lowest: the lowest level that
+    any trial of the sweep reached, lowest_by_now: by this trial's last step; NaN where there is no other trial.
     validation: its signals, None if it is not reported; loss_then: the training loss when validation was best.
     rates: the learning rate (steps, values), None if unknown. clipped: mean share of clipped steps, NaN if unknown.
     """
@@ -162,7 +164,7 @@ def gather(sweep: Sweep) -> dict[int, Facts]:
     """The facts of each trial that ran, by number. Losses of a maximised metric change their sign."""
     training, validation = loss_metrics(sweep)
     losses, validations = _signed(sweep, training), _signed(sweep, validation)
-    starts = _typical_start(losses), _typical_start(validations)
+    starts = _starts(losses), _starts(validations)
     floor = _Floor(losses)
     norms: dict[int, dict[str, Curve]] = {}
     for metric in (m for m in sweep.curves["metric"].unique() if m.partition("/")[0] == "grad_norm"):
@@ -180,7 +182,7 @@ def _facts(
     row: Mapping[Any, Any],
     losses: Mapping[int, Curve],
     validations: Mapping[int, Curve],
-    starts: tuple[float, float],
+    starts: tuple[Mapping[int, float], Mapping[int, float]],
     floor: _Floor,
     norms: Mapping[int, Mapping[str, Curve]],
     rates: Mapping[int, Curve],
@@ -192,18 +194,19 @@ def _facts(
     judged = signals(*measured) if measured is not None and len(measured[0]) else None
     planned = row.get("n_steps")
     own_norms = norms.get(number, {})
-    exploded = explosion(own_norms, can_die=_is_high(steps, values, starts[0], floor.at(math.inf)))
+    start, validation_start = (of.get(number, math.nan) for of in starts)
+    exploded = explosion(own_norms, can_die=_is_high(steps, values, start, floor.at(math.inf)))
     return Facts(
         steps=steps,
         losses=values,
         n_steps=int(planned) if planned is not None and planned == planned else int(steps[-1]) if len(steps) else 0,
         ended=str(row.get("why", "")),
         state=str(row.get("state", "")),
-        start=starts[0],
+        start=start,
         lowest=floor.at(math.inf),
         lowest_by_now=floor.at(float(steps[-1])) if len(steps) else math.nan,
         validation=judged,
-        validation_start=starts[1],
+        validation_start=validation_start,
         loss_then=_level_at(steps, values, judged.best_step) if judged is not None and len(steps) else math.nan,
         explosion=exploded,
         rates=rates.get(number) or _planned_rates(row.get("lr_plan")),
@@ -275,13 +278,24 @@ def _signed(sweep: Sweep, metric: str | None) -> dict[int, Curve]:
     return {trial: (steps, sign * values) for trial, (steps, values) in split(sweep.curves, metric).items()}
 
 
-def _typical_start(curves: Mapping[int, Curve]) -> float:
-    """The loss before training: the lower quartile of the trials' first reports, NaN if there is none.
+def _starts(curves: Mapping[int, Curve]) -> dict[int, float]:
+    """Each trial's loss before training: the lower quartile of all first reports where they agree, else its own.
 
-    Not the median: those that exploded before their first report say nothing of the start.
+    Not the median: those that exploded before their first report say nothing of the start. Where first reports are far
+    apart (an epoch's mean, models of different size), a trial's own counts if it is higher. Left out: trials of
+    which neither is finite.
     """
-    first = [values[0] for _, values in curves.values() if len(values) and np.isfinite(values[0])]
-    return float(np.quantile(first, 0.25)) if first else math.nan
+    first = {trial: float(values[0]) for trial, (_, values) in curves.items() if len(values)}
+    known = np.array([value for value in first.values() if math.isfinite(value)])
+    if not len(known):
+        return {}
+    common = float(np.quantile(known, 0.25))
+    room = common - min(
+        float(np.min(values, initial=math.inf, where=np.isfinite(values))) for _, values in curves.values()
+    )
+    if float(np.mean(np.abs(known - common) <= ALIKE * room)) >= ALIKE_SHARE:
+        return dict.fromkeys(curves, common)
+    return {trial: max(common, value) if math.isfinite(value) else common for trial, value in first.items()}
 
 
 class _Floor:

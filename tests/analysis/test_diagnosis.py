@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from analysis.diagnosis import SHAPES, diagnose, diagnose_curve
 from analysis.facts import Facts, explosion, gather, loss_metrics, split
-from analysis.load import Sweep
+from analysis.load import Sweep, load
 from sweeps.signals import signals
 
 STEPS = np.arange(1, 101) * 10.0
@@ -232,3 +232,27 @@ def test_a_sweep_without_curves_is_all_broken():
     """Nothing reported, nothing judged, no error."""
     made = sweep({0: {"loss": np.ones(3)}})
     assert list(diagnose(replace(made, curves=made.curves.iloc[:0]))["shape"]) == ["broken"]
+
+
+def of_csv(folder, steps, curves):
+    """The diagnoses of curves [trial][report] that another tool wrote."""
+    rows = [(i, step, loss) for i, own in curves.items() for step, loss in zip(steps, own, strict=True)]
+    pd.DataFrame(rows, columns=["trial", "step", "loss"]).to_csv(folder / "runs.csv", index=False)
+    return diagnose(load(folder / "runs.csv"))
+
+
+def test_a_slow_curve_is_no_explosion_where_first_reports_differ(tmp_path):
+    """Where trials first report at very different losses, one that only ever fell has not exploded."""
+    epochs = np.arange(1, 31)
+    rates = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.003)
+    found = of_csv(tmp_path, epochs, {i: 0.4 + 1.9 * np.exp(-6 * rate * epochs) for i, rate in enumerate(rates)})
+    assert set(found["shape"]) == {"converged", "improving", "slow"}
+    assert found["shape"][7] == "slow"
+
+
+def test_an_explosion_before_the_first_report_is_seen_by_the_others(tmp_path):
+    """A trial whose first report is already far above where the others begin has exploded, if it stays there."""
+    steps = np.arange(0, 300, 10)
+    well = {i: 2.3 * np.exp(-steps / (50 + 20 * i)) for i in range(4)}
+    found = of_csv(tmp_path, steps, well | {4: np.full(30, 40.0), 5: np.full(30, 90.0)})
+    assert list(found["shape"][[4, 5]]) == ["exploded", "exploded"]
