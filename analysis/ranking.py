@@ -16,7 +16,7 @@ from scipy.stats import t
 from analysis import tiers
 from analysis.early import likely_end
 from analysis.load import Sweep, own_command
-from sweeps.signals import N_POINTS, Z, signals
+from sweeps.signals import despike, signals, thin
 
 # Settings that saw numbers of examples further apart than this share are not on one axis.
 EXAMPLES_APART = 0.05
@@ -28,10 +28,10 @@ SAME_SHARE = 0.9
 # Where no setting was repeated, fewer more seeds than this say nothing of the spread between seeds.
 N_SEEDS_FIRST = 2
 
-# The noise of a curve of few reports is that of all of them. If the last half, of so many or more, has less than this
-# share of it, what came before was an explosion, say, and the last half alone tells the end.
-LEAST_TAIL = 8
-CALMED_SHARE = 0.2
+# The end of a curve is read off a line through its last half, this many points of it at most. Fewer are noisier, more
+# bend: of 4 to 16 (and of thirds and quarters) 8 held the true end of falling, flat, dropping and calmed curves best.
+END_POINTS = 8
+LEAST_POINTS = 4
 
 NoiseSource = Literal["seeds", "curve", "none"]
 
@@ -196,15 +196,50 @@ def reported(sweep: Sweep, metric: str) -> dict[int, pd.DataFrame]:
 
 
 def level(steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "best"]) -> tuple[float, float, float]:
-    """(level, standard error, degrees of freedom) of the end of one curve, or of its smoothed best, by its signals."""
+    """(level, standard error, degrees of freedom) of the end of one curve, or of its smoothed best with that error.
+
+    The end is where a line through the last points stands at the last step, so that a loss that still falls is not
+    behind itself, and what came before has no say; but never beyond what the last three have shown. Single spikes are
+    clipped, except in the last two reports: those may be a drop. The error is widened by the autocorrelation of the
+    last 32 points (none is seen in fewer than 16); infinite for fewer than 4.
+    NaN for a curve that begins with NaN.
+    """
     said = signals(steps, losses)
-    n_tail = len(losses) // 2
-    if kind == "final" and n_tail >= LEAST_TAIL:
-        tail = signals(steps[-n_tail:], losses[-n_tail:])
-        said = tail if tail.noise < CALMED_SHARE * said.noise else said
-    r, n = said.autocorrelation, min(said.n_reports, N_POINTS)
-    df = max(1.0, (math.ceil(n / 2) - 2) * (1 - r) / (1 + r))  # of the line through the last half
-    return said.level if kind == "final" else said.best, (said.level_high - said.level) / Z, df
+    n = said.n_reports
+    _, x = thin(steps[:n], steps[:n].astype(np.float64))
+    _, y = thin(steps[:n], losses[:n])
+    if len(y) < LEAST_POINTS:
+        return said.level if kind == "final" else said.best, math.inf, 1.0
+    m = max(LEAST_POINTS, min(len(y) // 2, END_POINTS))
+    r = 0.0
+    if len(y) >= 2 * END_POINTS:  # fewer say nothing of what is a spike, nor how long the noise lasts
+        y, r = np.append(despike(y)[:-2], y[-2:]), said.autocorrelation
+    end, error, df = _end_of_line(x[-m:], y[-m:], float(steps[n - 1]), r)
+    shown = (*y[-3:], losses[n - 1])  # a bent curve is no reason to foresee more than it has shown
+    end = min(max(end, float(min(shown))), float(max(shown)))
+    return end if kind == "final" else said.best, error, df
+
+
+def _end_of_line(x: tiers.Array, y: tiers.Array, at: float, autocorrelation: float) -> tuple[float, float, float]:
+    """(value at `at`, standard error, degrees of freedom) of a line through points with autocorrelated noise.
+
+    Positive values are fitted by an exponential if that is nearer to them: what has exploded comes down by factors.
+    """
+    m, ahead, x = len(x), at - float(x.mean()), x - x.mean()
+    squares = float(x @ x)
+    widened = (1 + autocorrelation) / (1 - autocorrelation)
+    df = max(m - 2 * widened, 1.0)  # two terms take up as much as so many independent points
+    relative = math.sqrt((1 / m + ahead**2 / squares) * widened / df)
+    line = y.mean() + (x @ y) / squares * x
+    end = float(y.mean() + (x @ y) / squares * ahead)
+    error = float(np.linalg.norm(y - line)) * relative
+    if y.min() > 0:
+        logs = np.log(y)
+        log_line = logs.mean() + (x @ logs) / squares * x
+        if np.linalg.norm(y - np.exp(log_line)) < np.linalg.norm(y - line):
+            end = math.exp(logs.mean() + (x @ logs) / squares * ahead)
+            error = end * float(np.linalg.norm(logs - log_line)) * relative
+    return end, error, df
 
 
 def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["final", "best"]] | None:

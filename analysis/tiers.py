@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, polygamma
-from scipy.stats import studentized_range, t
+from scipy.stats import f, studentized_range, t
 
 Array = NDArray[np.float64]
 Indices = NDArray[Any]  # of integers
@@ -20,6 +20,10 @@ ALPHA = 0.04
 POWER = 0.9  # how often a difference of `smallest_difference` is found
 # A spread from two or three seeds alone would separate nothing, not even a setting that exploded.
 LEAST_PRIOR_DF = 4.0
+# A setting that varies this many times as much as the typical one, by more than chance (p below OUTLYING), has
+# exploded, say: it is judged by itself, and has no say in how much others vary.
+OUTLYING_TIMES = 10.0
+OUTLYING = 1e-3
 ROUNDING = 1e-12  # relative error of a sum
 N_SEEDS_MOST = 50  # a first place that more seeds than this would be needed for is not worth settling
 
@@ -113,6 +117,27 @@ def _shared_seeds(setting: Indices, seed: Indices, n_runs: Array) -> Indices:
 
 def _moderated(squares: Array, df: Array) -> tuple[Array, Array, float, float]:
     """(variance [k], df [k], noise, df of all) from sums of squared residuals; NaN where nothing is known."""
+    outlying = _outlying(squares, df)
+    variance, drawn_df, noise, df_all = _drawn_together(np.where(outlying, 0, squares), np.where(outlying, 0, df))
+    own = np.divide(squares, df, out=np.full(len(df), np.nan), where=df > 0)
+    return np.where(outlying, own, variance), np.where(outlying, df, drawn_df), noise, df_all
+
+
+def _outlying(squares: Array, df: Array) -> NDArray[np.bool_]:
+    """Which settings, [k], vary far more than the typical one, the lower median of those that vary."""
+    found = np.zeros(len(df), dtype=bool)
+    known = np.flatnonzero((df > 0) & (squares > 0))
+    if len(known) < 2:
+        return found
+    own = squares[known] / df[known]
+    times = own / np.quantile(own, 0.5, method="lower")
+    by_chance = f.sf(times, df[known], df[known].sum() - df[known])
+    found[known] = (times > OUTLYING_TIMES**2) & (by_chance < OUTLYING)
+    return found
+
+
+def _drawn_together(squares: Array, df: Array) -> tuple[Array, Array, float, float]:
+    """The same for settings none of which stands out, by Smyth's moderation."""
     df_all = float(df.sum())
     if df_all == 0:
         return np.full(len(df), np.nan), df, math.nan, 0.0

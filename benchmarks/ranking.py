@@ -54,7 +54,7 @@ def simulate(n_sweeps: int) -> Iterator[str]:
         ("autocorrelated 0.5", 0.5, 0.0),
         ("seeds differ too", 0.0, 1.0),
     ):
-        for k, n in ((2, 100), (8, 30), (8, 100), (8, 1000)):
+        for k, n in ((2, 100), (8, 10), (8, 30), (8, 100), (8, 1000)):
             yield _row(name, k, n, n_sweeps, _drawn_curves(correlation, spread))
 
 

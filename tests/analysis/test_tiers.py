@@ -127,3 +127,25 @@ def test_more_seeds_settle_what_they_were_said_to() -> None:
     again = from_seeds(*unpaired([list(drawn), list(rng.permutation(drawn) + 1.0)]))
     assert list(tiers(again)) == [1, 2]
     assert seeds_to_settle(again, tiers(again)) == 0
+
+
+def test_one_that_exploded_has_no_say_in_how_the_quiet_ones_vary():
+    """A setting that varies ten thousand times as much as the others changes neither their errors nor their order."""
+    quiet = np.array([0.4, 1.4, 1.4, 1.4]), np.full(4, 0.017), np.full(4, 58.0)
+    alone = from_curves(*quiet)
+    beside = from_curves(*(np.append(q, x) for q, x in zip(quiet, (1200.0, 370.0, 5.0), strict=True)))
+    assert beside.standard_error[:4] == pytest.approx(alone.standard_error)
+    assert beside.standard_error[4] == pytest.approx(370.0)
+    assert list(tiers(beside)[:4]) == list(tiers(alone)) == [1, 2, 2, 2]
+
+
+def test_a_clear_winner_is_found_beside_one_that_exploded():
+    """Three seeds of each setting: a lead of a hundred standard deviations stands, though another setting exploded."""
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(50):
+        means, spreads = np.array([0.5, 1.5, 1.5, 1.5, 500.0]), np.array([0.01, 0.01, 0.01, 0.01, 100.0])
+        values = rng.normal(means, spreads, (3, 5)).T
+        known = from_seeds(*unpaired(values.tolist()))
+        found += (tiers(known) == 1).sum() == 1
+    assert found >= 42
