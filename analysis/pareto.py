@@ -46,7 +46,7 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     middle = numbers.groupby(done["setting"]).median()
     found = table[["setting", "tier", "estimate"]].join(middle, on="setting").reset_index(drop=True)
     found["on_front"] = front(found[list(CRITERIA)].astype(float).to_numpy())
-    found.attrs |= {"of": ranking.of, "metric": sweep.metric, "target": target}
+    found.attrs |= {"of": ranking.of, "metric": sweep.metric, "target": sign * target}
     return found
 
 

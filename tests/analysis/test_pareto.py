@@ -1,5 +1,7 @@
 """Several criteria at once: who is on the front."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,3 +69,13 @@ def test_a_target_that_was_not_reached_is_said() -> None:
     assert table[heading].map(type).tolist() == [float, float, str]
     assert table[heading].iloc[2] == "not reached"
     assert list(front(np.array([[1.0, np.inf], [1.0, 500.0], [1.0, np.inf]]))) == [False, True, False]
+
+
+def test_a_maximised_target_has_the_sign_of_its_metric() -> None:
+    """Turned over and maximised, the same sweep has the same front, and its target's sign is the metric's."""
+    made = fast_slow_and_bad()
+    trials = made.trials.assign(**{name: -made.trials[name] for name in ("objective", "best", "final")})
+    curves = made.curves.assign(value=-made.curves["value"])
+    found = pareto(replace(made, directions=("maximize",), trials=trials, curves=curves))
+    assert found.attrs["target"] == pytest.approx(-pareto(made).attrs["target"])
+    assert found["on_front"].tolist() == pareto(made)["on_front"].tolist()
