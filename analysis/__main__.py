@@ -206,12 +206,13 @@ def _add_diagnose(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _diagnose(arguments: argparse.Namespace) -> None:
-    from analysis.diagnosis import diagnose
+    from analysis.diagnosis import diagnose, shape_name
     from analysis.load import load
 
     table = diagnose(load(arguments.folder)).reset_index()
     if not arguments.json:
-        table = table.assign(cure=table["cure"].map(" ".join)).drop(columns=["parameter", "advice"])
+        table = table.assign(cure=table["cure"].map(" ".join), shape=table["shape"].map(shape_name))
+        table = table.drop(columns=["parameter", "advice"])
     _print_frame(table, arguments.json)
 
 
@@ -290,6 +291,7 @@ def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _show(arguments: argparse.Namespace) -> None:
+    from analysis.diagnosis import shape_name
     from analysis.load import load
     from analysis.show import described
     from analysis.tables import as_table, terminal
@@ -299,6 +301,8 @@ def _show(arguments: argparse.Namespace) -> None:
         print(about.to_json())
         return
     shown = about.map(lambda value: " ".join(value) if isinstance(value, tuple) else value).dropna()
+    if "shape" in shown:
+        shown["shape"] = shape_name(shown["shape"])
     shown = shown[shown.map(lambda value: value != "")]
     terminal().print(as_table(shown.rename("value").rename_axis("of this trial").reset_index()))
 

@@ -36,6 +36,7 @@ SHAPES = (
     "improving",
 )
 WELL = ("converged", "improving")
+SHAPE_NAMES = {"fast_then_flat": "fast, then flat", "improving": "still improving"}
 
 N_REPORTS = 3  # fewer finite reports are no curve
 # Shares of the room:
@@ -75,6 +76,11 @@ class Diagnosis:
     reason: str
     since: float = math.nan
     parameter: str = ""
+
+
+def shape_name(shape: str) -> str:
+    """A shape for a reader, the same wherever one is named."""
+    return SHAPE_NAMES.get(shape, shape)
 
 
 def diagnose_curve(facts: Facts) -> Diagnosis:

@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures, words
-from analysis.diagnosis import WELL, diagnose
+from analysis.diagnosis import WELL, diagnose, shape_name
 from analysis.document import Block, Document, Items, Picture, Section, Table, as_html, as_markdown
 from analysis.figures.map import N_CHOICES
-from analysis.figures.style import lines_of, shape_name, short_names, varied
+from analysis.figures.style import counted, lines_of, short_names, varied
 from analysis.importance import CHANCE, importance, in_words, interactions, shares
 from analysis.load import Sweep, load
 from analysis.next_trials import as_frame, next_trials
@@ -108,13 +108,12 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
         lambda figure: figures.draw_ranking(figure.subplots(), ranking),
         (8.0, height),
     )
-    blocks: list[Block] = [Items(ranking.warnings)] if ranking.warnings else []
-    if len(table):
-        front = pareto(sweep, ranking)
-        front = shown(front[front["on_front"]].drop(columns="on_front"))
-        caption = "Settings that no other beats in tier, speed, noise and seconds at once"
-        blocks += [picture, Table("Completed settings", frame), Table(caption, front)]
-    return Section("Ranking", blocks)
+    if table.empty:
+        return Section("Ranking", [])
+    front = pareto(sweep, ranking)
+    front = shown(front[front["on_front"]].drop(columns="on_front"))
+    caption = "Settings that no other beats in tier, speed, noise and seconds at once"
+    return Section("Ranking", [picture, Table("Completed settings", frame), Table(caption, front)])
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
@@ -274,7 +273,7 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
             "why it ended": trials["why"],
         }
     )
-    return Section("All trials", [Table(f"{len(frame)} trials; a click on a heading sorts", frame)])
+    return Section("All trials", [Table(f"{counted(len(frame), 'trial')}; a click on a heading sorts", frame)])
 
 
 def _origin(sweep: Sweep) -> Section:

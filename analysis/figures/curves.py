@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from analysis.diagnosis import shape_name
 from analysis.figures.style import (
     AXIS_NAMES,
     BLACK,
@@ -23,10 +24,10 @@ from analysis.figures.style import (
     above_zero,
     add_lines,
     best_trial,
+    counted,
     lines_of,
     logarithmic,
     say_nothing,
-    shape_name,
     shape_style,
     states_of,
     value_limits,
@@ -96,7 +97,7 @@ def draw_curves(
     ax.set_xlim(0, max(last, 1) * 1.01)
     ax.xaxis.set_major_formatter(STEPS)
     ax.legend(handles=handles, **LEGEND)
-    ax.set_title(f"{sweep.name}: {len(sweep.trials)} trials", loc="left", fontsize="medium")
+    ax.set_title(f"{sweep.name}: {counted(len(sweep.trials), 'trial')}", loc="left", fontsize="medium")
     if rate_ax is not None:
         _rates(rate_ax, sweep, styles, ax, axis)
 
