@@ -94,7 +94,9 @@ def _replay(arguments: argparse.Namespace) -> None:
 def _add_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("rank", help="which settings are truly better, in tiers of those that tie")
     command.add_argument("folder", type=Path, help="a sweep's folder")
-    command.add_argument("--pareto", action="store_true", help="by final loss, speed, stability and cost at once")
+    command.add_argument(
+        "--pareto", action="store_true", help="by all objectives at once; if there is one, by speed and so on, too"
+    )
     command.add_argument("--json", action="store_true", help="for machines")
     command.set_defaults(run=_rank)
 

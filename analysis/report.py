@@ -112,7 +112,8 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
         return Section("Ranking", [])
     front = pareto(sweep, ranking)
     front = shown(front[front["on_front"]].drop(columns="on_front"))
-    caption = "Settings that no other beats in tier, speed, noise and seconds at once"
+    what = "all objectives" if len(sweep.directions) > 1 else "tier, speed, noise and seconds"
+    caption = f"Settings that no other beats in {what} at once"
     return Section("Ranking", [picture, Table("Completed settings", frame), Table(caption, front)])
 
 

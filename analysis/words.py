@@ -12,11 +12,13 @@ from analysis.diagnosis import WELL, shape_name
 from analysis.figures.style import counted, varied
 from analysis.load import Sweep
 from analysis.next_trials import NextTrial, next_trials
+from analysis.pareto import pareto
 from analysis.ranking import Ranking
 
 STATE_WORDS = {"complete": "completed", "pruned": "ended early", "fail": "failed", "running": "still running"}
 N_NAMED = 6  # parameters: more is a table
 N_CURES = 3
+N_FRONT = 8  # settings
 
 
 def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
@@ -25,7 +27,9 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
     ranking: of `analysis.ranking.rank`. diagnosis: of `analysis.diagnosis.diagnose`.
     """
     ills = went_wrong(diagnosis) if len(sweep.curves) else []  # a task that reports no curves is not broken for it
-    return " ".join([searched(sweep), *won(ranking), *ills, *to_try(next_trials(sweep, diagnosis))])
+    return " ".join(
+        [searched(sweep), *won(ranking), *on_front(sweep, ranking), *ills, *to_try(next_trials(sweep, diagnosis))]
+    )
 
 
 def searched(sweep: Sweep) -> str:
@@ -56,6 +60,16 @@ def won(ranking: Ranking) -> list[str]:
     leads = "is the only one that completed" if is_alone else "leads" if len(ranking.first) > 1 else "came first"
     said = f"Setting {ranking.first[0]} {leads}: {ranking.of} {lead['estimate']:.4g}{interval}{where}."
     return [said, *(ranking.warnings if is_alone else ranking.sentences())]
+
+
+def on_front(sweep: Sweep, ranking: Ranking) -> list[str]:
+    """Of several objectives, who no other beats in all of them; nothing of one."""
+    if len(sweep.directions) < 2 or not ranking.first:
+        return []
+    found = pareto(sweep, ranking)
+    front = found.loc[found["on_front"], "setting"]
+    named = _listed([*map(str, front[:N_FRONT]), *([f"{len(front) - N_FRONT} more"] if len(front) > N_FRONT else [])])
+    return [f"By all {len(sweep.directions)} objectives at once, no other setting beats {named}."]
 
 
 def went_wrong(diagnosis: pd.DataFrame) -> list[str]:

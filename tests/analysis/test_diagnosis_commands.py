@@ -42,7 +42,7 @@ def test_diagnose_prints_a_row_per_trial(runs, capsys, monkeypatch):
 def test_a_shape_has_one_name_wherever_a_person_reads_it(capsys, monkeypatch, tmp_path):
     """Terminal and figures say "fast, then flat"; machines get the identifier."""
     courses = (np.exp(-STEPS / 30), 0.6 + 0.4 * np.exp(-STEPS / 2))
-    frames = [pd.DataFrame({"trial": n, "step": STEPS, "loss": c}) for n, c in enumerate(courses)]
+    frames = [pd.DataFrame({"trial": n, "step": STEPS, "loss": c, "params.lr": 0.1}) for n, c in enumerate(courses)]
     pd.concat(frames).to_csv(tmp_path / "runs.csv", index=False)
     told = "diagnose", str(tmp_path / "runs.csv")
     assert json.loads(said(capsys, monkeypatch, *told, "--json"))[1]["shape"] == "fast_then_flat"

@@ -56,7 +56,7 @@ def test_what_was_searched_is_counted_and_ranged(made_sweep: Make) -> None:
 
 @pytest.mark.parametrize(("tiers", "certain"), [([1, 2, 2], True), ([1, 1, 2], False)])
 def test_a_shared_first_place_is_no_victory(tiers: list[int], certain: bool) -> None:
-    """A leader that cannot be told from the next only leads, and what would settle it is said, and the warnings after it."""
+    """A leader that cannot be told from the next only leads, and what would settle it is said, then the warnings."""
     said = " ".join(won(ranking([1.0, 1.05, 2.0], tiers)))
     assert "objective 1 (95 % interval 0.9 to 1.1), with optim.lr=0.1" in said
     assert ("Setting 0 came first" in said) is certain
