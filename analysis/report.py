@@ -104,7 +104,7 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     height = 1.2 + 0.22 * min(len(table), figures.ranking.N_SHOWN)
     picture = Picture(
         "ranking",
-        "Settings with their 95 % intervals, best on top. Settings of one tier cannot be told apart.",
+        "Settings, named by their first trial, best on top. Settings of one tier cannot be told apart.",
         lambda figure: figures.draw_ranking(figure.subplots(), ranking),
         (8.0, height),
     )
@@ -121,7 +121,9 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
     axis = _axis(sweep)
 
     def draw(figure: Figure) -> None:
-        curves, rates = figure.subplots(2, 1, height_ratios=[4, 1])
+        has_rates = bool(lines_of(sweep, "lr", axis))
+        curves, *rest = figure.subplots(2, 1, height_ratios=[4, 1]) if has_rates else (figure.subplots(),)
+        rates = rest[0] if rest else None
         figures.draw_curves(curves, sweep, diagnosis=diagnosis, ranking=ranking, axis=axis, rate_ax=rates)
 
     caption = f"Every trial's {sweep.metric}, smoothed, on one axis of {'steps' if axis == 'step' else axis}."
@@ -159,7 +161,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     picture = Picture(
         "shapes",
         "One panel per shape, on the same axes; the other trials faint behind. Marks: where it began.",
-        lambda figure: figures.draw_by_shape(figure, sweep, diagnosis),
+        lambda figure: figures.draw_by_shape(figure, sweep, diagnosis, axis=_axis(sweep)),
         (9.0, 0.8 + 2.0 * n_rows),
     )
     blocks: list[Block] = [picture, Table("How the trials converged", summary)]
