@@ -52,12 +52,12 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     ax.set_ylim(len(rows) - 0.4, -0.6)
     limits = _limits(ranking, rows)
     ax.set_xlim(limits)
-    for at, estimate in zip(place, rows["estimate"].astype(float), strict=True):
-        if not limits[0] <= estimate <= limits[1]:
-            is_right = estimate > limits[1]
+    for row, value in zip(place, rows["estimate"].astype(float), strict=True):
+        if not limits[0] <= value <= limits[1]:
+            is_right = value > limits[1]
             ax.annotate(
-                f"{estimate:.4g} →" if is_right else f"← {estimate:.4g}",
-                (0.99 if is_right else 0.01, at),
+                f"{value:.4g} →" if is_right else f"← {value:.4g}",
+                (0.99 if is_right else 0.01, row),
                 xycoords=("axes fraction", "data"),
                 ha="right" if is_right else "left",
                 va="center",
