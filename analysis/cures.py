@@ -215,7 +215,7 @@ def _slower_decay(facts: Facts, knobs: Knobs) -> Cure:
     if not decay:
         return Cure(_other_rate(knobs, up=True).values, words)
     if knobs.towards_good > LEAST:
-        return Cure({**decay, **_other_rate(knobs, up=True).values}, f"{words}; raise it, too")
+        return Cure({**decay, **_other_rate(knobs, up=True).values}, f"{words}, and raise it")
     return Cure(decay, words)
 
 

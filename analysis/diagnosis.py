@@ -211,7 +211,8 @@ def _flat(facts: Facts, s: Signals) -> Diagnosis | None:
     since = s.stalled_since if s.stalled_since is not None else arrived
     at = f"flat at {facts.own(s.level):.4g} since step {since:.0f} of {facts.n_steps}, noise {s.noise:.2g}"
     if facts.fall <= HARDLY * facts.room or facts.room <= 4 * s.noise:
-        hardly = f"it has hardly {_way('fallen', facts.sign)} from {facts.own(facts.start):.4g}"
+        hardly = "hardly" if facts.fall > 0 else "not"
+        hardly = f"it has {hardly} {_way('fallen', facts.sign)} from {facts.own(facts.start):.4g}"
         return Diagnosis("underfitting", f"{at}: {hardly}", since)
     share = facts.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"

@@ -202,12 +202,18 @@ def test_a_maximised_metric_is_told_of_as_it_was_reported():
     assert "the accuracy diverges" in found["exploded"]
     assert "the accuracy rises to" in found["rebound"]
     assert "falls back by" in found["rebound"]
-    assert "hardly risen from" in found["underfitting"]
+    assert "risen from" in found["underfitting"]
     assert "below the highest of the sweep" in found["converged"]
     assert "still rising" in found["improving"]
     assert re.search(r"another trial reached (0\.99|1)", found["stalled"])
     high = facts(np.minimum(1 + 3 * U, 1.6) + NOISE, metric="accuracy", sign=-1.0, start=1.0)
     assert re.match(r"the accuracy falls from -1 to -1\.6\d* at", diagnose_curve(high).reason)
+
+
+def test_a_loss_that_ends_above_its_start_has_not_hardly_fallen():
+    """Flat a little below the start it has hardly fallen, above it not at all."""
+    assert "hardly fallen" in diagnose_curve(facts(0.95 + NOISE)).reason
+    assert "has not fallen" in diagnose_curve(facts(1.05 + NOISE)).reason
 
 
 def test_validation_is_told_of_as_it_was_reported_too():

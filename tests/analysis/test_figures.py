@@ -330,3 +330,12 @@ def test_the_legend_leaves_the_ends_of_rising_curves_free(made_sweep: Make) -> N
         drawn(lambda f: figures.draw_curves(f.subplots(), made_sweep(1))).axes[0].get_title(loc="left")
         == "made: 1 trial"
     )
+
+
+def test_a_trial_shorter_than_a_pixel_is_seen(made_sweep: Make) -> None:
+    """Trials of a second in a sweep of hours, sessions apart, leave marks in the timeline, in their colours."""
+    what = made_sweep(state="complete")
+    late = what.trials["started_s"].where(what.trials.index < 6, 36000.0)
+    what = dataclasses.replace(what, trials=what.trials.assign(started_s=late, seconds=0.05))
+    ax = drawn(lambda f: figures.draw_timeline(f.subplots(), what)).axes[0]
+    assert all(bar.get_edgecolor() == bar.get_facecolor() for bar in ax.patches)
