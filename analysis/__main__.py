@@ -94,7 +94,9 @@ def _replay(arguments: argparse.Namespace) -> None:
 def _add_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("rank", help="which settings are truly better, in tiers of those that tie")
     command.add_argument("folder", type=Path, help="a sweep's folder")
-    command.add_argument("--pareto", action="store_true", help="by final loss, speed, stability and cost at once")
+    command.add_argument(
+        "--pareto", action="store_true", help="by all objectives at once; if there is one, by speed and so on, too"
+    )
     command.add_argument("--json", action="store_true", help="for machines")
     command.set_defaults(run=_rank)
 
@@ -206,12 +208,13 @@ def _add_diagnose(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _diagnose(arguments: argparse.Namespace) -> None:
-    from analysis.diagnosis import diagnose
+    from analysis.diagnosis import diagnose, shape_name
     from analysis.load import load
 
     table = diagnose(load(arguments.folder)).reset_index()
     if not arguments.json:
-        table = table.assign(cure=table["cure"].map(" ".join)).drop(columns=["parameter", "advice"])
+        table = table.assign(cure=table["cure"].map(" ".join), shape=table["shape"].map(shape_name))
+        table = table.drop(columns=["parameter", "advice"])
     _print_frame(table, arguments.json)
 
 
@@ -290,6 +293,7 @@ def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _show(arguments: argparse.Namespace) -> None:
+    from analysis.diagnosis import shape_name
     from analysis.load import load
     from analysis.show import described
     from analysis.tables import as_table, terminal
@@ -299,6 +303,8 @@ def _show(arguments: argparse.Namespace) -> None:
         print(about.to_json())
         return
     shown = about.map(lambda value: " ".join(value) if isinstance(value, tuple) else value).dropna()
+    if "shape" in shown:
+        shown["shape"] = shape_name(shown["shape"])
     shown = shown[shown.map(lambda value: value != "")]
     terminal().print(as_table(shown.rename("value").rename_axis("of this trial").reset_index()))
 

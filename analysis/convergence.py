@@ -24,14 +24,15 @@ SHOWN = (
 def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -> pd.DataFrame:
     """How each trial converged; one row per trial that ran, index trial (number).
 
-    Losses are in the metric's unit and to be minimised (a maximised metric has its sign changed), and are those of
-    the training loss (`analysis.facts.loss_metrics`); smoothing and every word are those of `sweeps.signals`.
+    Losses are as reported (where the metric is maximised, lower is to be read as higher), and are those of the
+    training loss (`analysis.facts.loss_metrics`); smoothing and every word are those of `sweeps.signals`.
     Columns of places are on the axis: `step`, `examples` or `seconds` (since the trial began).
 
     state, censored (it ended early: pruned, cut off, still running), last (where it ended), n_reports (finite ones);
     start (the sweep's loss before training), best and best_at (smoothed), final (mean of the last three points, robust
     to a spike), to_target (first place with a smoothed loss of at most `target`, NaN if never), reached;
-    area (mean of log loss along the axis, NaN if a loss is not positive: lower is both faster and lower),
+    area (mean of log loss along the axis, NaN if a loss is not positive, or for an accuracy: lower is both faster and
+    lower),
     half_way (where half of the way from start to best is done), late_slope (per unit of the axis, over the last half)
     with late_slope_low and late_slope_high (one-sided 95 %), noise (of one report), stalled_since, rebound,
     rebound_since, period, amplitude (0 if there is no oscillation), diverged_at;
@@ -39,7 +40,7 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
     exploded_at, exploded_times (the median of the norms before it), exploded_parameter, dead_since: of the gradient.
     What was not reported or did not happen is NaN; a trial without a finite report has no number of its own.
 
-    target: a loss. Left out, it is `default_target(sweep)`; the frame's `attrs["target"]` says which.
+    target: a loss, as reported. Left out, it is `default_target(sweep)`; the frame's `attrs["target"]` says which.
     Raises ValueError for another axis, or for examples if no trial reports them.
     """
     if axis not in AXES:
@@ -97,7 +98,7 @@ def _row(facts: Facts, axis: _Axis, target: float) -> dict[str, object]:
         (facts.steps[: s.n_reports], facts.losses[: s.n_reports]) if s is not None else (_NOTHING.steps,) * 2
     )
     x, y = smooth(steps, losses)
-    reached = _first(x, y, target)
+    reached = _first(x, y, facts.sign * target)
     per = _steps_per_unit(facts, axis)
     e, v = facts.explosion, facts.validation
     return {
@@ -105,17 +106,17 @@ def _row(facts: Facts, axis: _Axis, target: float) -> dict[str, object]:
         "censored": facts.state != "complete",
         "last": place(float(facts.steps[-1])) if len(facts.steps) else nan,
         "n_reports": s.n_reports if s is not None else 0,
-        "start": facts.start,
-        "best": best,
+        "start": facts.own(facts.start),
+        "best": facts.own(best),
         "best_at": place(s.best_step) if s is not None and finite else nan,
-        "final": level,
+        "final": facts.own(level),
         "to_target": place(reached),
         "reached": reached is not None,
         "area": _log_area(axis.along(steps), losses),
         "half_way": place(_first(x, y, (facts.start + best) / 2)),
-        "late_slope": trend * per,
-        "late_slope_low": low * per,
-        "late_slope_high": high * per,
+        "late_slope": facts.own(trend) * per,
+        "late_slope_low": facts.own(low if facts.sign > 0 else high) * per,
+        "late_slope_high": facts.own(high if facts.sign > 0 else low) * per,
         "noise": noise,
         "stalled_since": place(s.stalled_since) if s is not None else nan,
         "rebound": s.rebound if s is not None else nan,
@@ -123,7 +124,7 @@ def _row(facts: Facts, axis: _Axis, target: float) -> dict[str, object]:
         "period": s.period_steps / per if s is not None and s.period_steps is not None else nan,
         "amplitude": s.amplitude if s is not None else nan,
         "diverged_at": place(s.diverged_at) if s is not None else nan,
-        "val_gap": v.level - level if v is not None else nan,
+        "val_gap": facts.validation_sign * v.level - facts.own(level) if v is not None else nan,
         "clipped": facts.clipped,
         "exploded_at": place(e.step) if e is not None else nan,
         "exploded_times": e.times if e is not None else nan,
@@ -155,6 +156,7 @@ def _log_area(x: Array, losses: Array) -> float:
 def default_target(sweep: Sweep) -> float:
     """A loss that half of the completed trials reach: the median of their best smoothed losses; NaN if there is none.
 
+    As reported, so an accuracy where that is maximised.
     Without a completed trial it is that of all trials.
     """
     return _default_target(gather(sweep))
@@ -162,7 +164,7 @@ def default_target(sweep: Sweep) -> float:
 
 def _default_target(gathered: dict[int, Facts]) -> float:
     best = {
-        state: [f.signals.best for f in gathered.values() if f.signals and state in (f.state, "")]
+        state: [f.own(f.signals.best) for f in gathered.values() if f.signals and state in (f.state, "")]
         for state in ("complete", "")
     }
     known = np.array(best["complete"] or best[""])

@@ -210,12 +210,12 @@ def _lower_late(facts: Facts, knobs: Knobs) -> Cure:
 
 def _slower_decay(facts: Facts, knobs: Knobs) -> Cure:
     """The rate is spent while the loss is high: decay to a tenth by the end, from a rate like that of better trials."""
-    words = "decay more slowly: the rate is spent while the loss is high"
+    words = "decay more slowly: the rate is spent too early"
     decay = _decay(facts, knobs, SPENT)
     if not decay:
         return Cure(_other_rate(knobs, up=True).values, words)
     if knobs.towards_good > LEAST:
-        return Cure({**decay, **_other_rate(knobs, up=True).values}, f"{words}; raise it, too")
+        return Cure({**decay, **_other_rate(knobs, up=True).values}, f"{words}, and raise it")
     return Cure(decay, words)
 
 

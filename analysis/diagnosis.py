@@ -36,6 +36,7 @@ SHAPES = (
     "improving",
 )
 WELL = ("converged", "improving")
+SHAPE_NAMES = {"fast_then_flat": "fast, then flat", "improving": "still improving"}
 
 N_REPORTS = 3  # fewer finite reports are no curve
 # Shares of the room:
@@ -51,11 +52,24 @@ SPENT = 0.1  # share of its highest below which a learning rate is spent
 STRAIGHT = 0.5  # slope of the last half over the mean slope, above which a curve falls slowly all the way
 
 
+# What a maximised metric does while its loss, of the opposite sign, does this.
+MIRRORED = {
+    "falls": "rises",
+    "rises": "falls",
+    "fallen": "risen",
+    "falling": "rising",
+    "climbs": "falls",
+    "above": "below",
+    "lowest": "highest",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """The shape of a curve (one of SHAPES), the step since when (NaN: from the start, or not of one step), and why.
 
-    reason: a sentence with the numbers that decided. parameter: whose gradient exploded first, or "".
+    reason: a sentence with the numbers that decided, as they were reported. parameter: whose gradient exploded first,
+    or "".
     """
 
     shape: str
@@ -64,12 +78,18 @@ class Diagnosis:
     parameter: str = ""
 
 
+def shape_name(shape: str) -> str:
+    """A shape for a reader, the same wherever one is named."""
+    return SHAPE_NAMES.get(shape, shape)
+
+
 def diagnose_curve(facts: Facts) -> Diagnosis:
     """The shape of one trial's curve. Costs about a millisecond; never raises for awkward curves."""
     s = facts.signals
     if s is None or (s.n_reports < N_REPORTS and s.diverged_at is None):
         n = s.n_reports if s is not None else 0
-        return Diagnosis("broken", f"only {n} finite reports: {facts.ended or 'no curve to judge'}")
+        reports = f"only {n} finite report{'s' if n > 1 else ''}" if n else "no finite report"
+        return Diagnosis("broken", f"{reports}: {facts.ended or 'no curve to judge'}")
     for rule in (_diverged, _died, _exploded, _overfitting, _rebound, _oscillating, _flat):
         found = rule(facts, s)
         if found is not None:
@@ -77,12 +97,19 @@ def diagnose_curve(facts: Facts) -> Diagnosis:
     return _falling(facts, s)
 
 
+def _way(word: str, sign: float) -> str:
+    """A word of MIRRORED for the metric as it is reported."""
+    return word if sign > 0 else MIRRORED[word]
+
+
 def _diverged(facts: Facts, s: Signals) -> Diagnosis | None:
     """Not finite, or running away."""
     if s.diverged_at is None:
         return None
     whose, parameter = _first_gradient(facts, s.diverged_at)
-    return Diagnosis("exploded", f"the loss diverges at step {s.diverged_at}{whose}", s.diverged_at, parameter)
+    return Diagnosis(
+        "exploded", f"the {facts.metric} diverges at step {s.diverged_at}{whose}", s.diverged_at, parameter
+    )
 
 
 def _exploded(facts: Facts, s: Signals) -> Diagnosis | None:
@@ -94,8 +121,11 @@ def _exploded(facts: Facts, s: Signals) -> Diagnosis | None:
     if rise > ROSE * scale and s.level > facts.start - HARDLY * scale:
         since = float(facts.steps[peak_at])
         whose, parameter = _first_gradient(facts, since)
-        rises = f"rises from {facts.start:.4g} to {finite[peak_at]:.4g} at step {since:.0f}"
-        return Diagnosis("exploded", f"the loss {rises} and ends at {s.level:.4g}{whose}", since, parameter)
+        reason = (
+            f"the {facts.metric} {_way('rises', facts.sign)} from {facts.own(facts.start):.4g} to "
+            f"{facts.own(finite[peak_at]):.4g} at step {since:.0f} and ends at {facts.own(s.level):.4g}{whose}"
+        )
+        return Diagnosis("exploded", reason, since, parameter)
     return None
 
 
@@ -115,7 +145,7 @@ def _died(facts: Facts, s: Signals) -> Diagnosis | None:
     times = f" to {e.times:.3g} times its median" if e.times < 1e6 else ""
     whose = f" of {e.parameter}" if e.parameter else ""
     reason = f"the gradient{whose} explodes{times} at step {e.step} and is about 0 from step {e.dead_since} on"
-    return Diagnosis("died", f"{reason}, at loss {s.level:.4g}", e.step, e.parameter)
+    return Diagnosis("died", f"{reason}, at {facts.metric} {facts.own(s.level):.4g}", e.step, e.parameter)
 
 
 def _overfitting(facts: Facts, s: Signals) -> Diagnosis | None:
@@ -124,18 +154,19 @@ def _overfitting(facts: Facts, s: Signals) -> Diagnosis | None:
     if v is None or v.n_reports < N_REPORTS or v.diverged_at is not None:
         return None
     validation_fall = facts.validation_start - v.best
+    best, level = facts.validation_sign * v.best, facts.validation_sign * v.level
     if v.rebound > max(REBOUND * validation_fall, NEAR * facts.room) and s.level < facts.loss_then:
         reason = (
-            f"validation is best, {v.best:.4g}, at step {v.best_step} and climbs to {v.level:.4g}, "
-            f"while training falls from {facts.loss_then:.4g} to {s.level:.4g}"
+            f"validation is best, {best:.4g}, at step {v.best_step} and {_way('climbs', facts.validation_sign)} to "
+            f"{level:.4g}, while training {_way('falls', facts.sign)} from {facts.own(facts.loss_then):.4g} to "
+            f"{facts.own(s.level):.4g}"
         )
         return Diagnosis("overfitting", reason, v.best_step)
     gap = v.level - s.level
     is_stable = not v.trend_high < 0 or -v.trend * log_time(v.step, 2 * v.step) < GAIN * validation_fall
     if is_stable and gap > GAP * facts.fall > GAP * HARDLY * facts.room and gap > 4 * (v.noise + s.noise):
-        return Diagnosis(
-            "overfitting", f"validation stays at {v.level:.4g}, {gap:.4g} above training at {s.level:.4g}", v.best_step
-        )
+        apart = f"{gap:.4g} {_way('above', facts.sign)} training at {facts.own(s.level):.4g}"
+        return Diagnosis("overfitting", f"validation stays at {level:.4g}, {apart}", v.best_step)
     return None
 
 
@@ -147,7 +178,8 @@ def _rebound(facts: Facts, s: Signals) -> Diagnosis | None:
     if _swings(facts, s) and s.rebound < 3 * s.amplitude:
         return None
     reason = (
-        f"the loss falls to {s.best:.4g} at step {s.rebound_since} and climbs back by {s.rebound:.4g} to {s.level:.4g}"
+        f"the {facts.metric} {_way('falls', facts.sign)} to {facts.own(s.best):.4g} at step {s.rebound_since} and "
+        f"{_way('climbs', facts.sign)} back by {s.rebound:.4g} to {facts.own(s.level):.4g}"
     )
     return Diagnosis("rebound", reason, s.rebound_since)
 
@@ -160,8 +192,8 @@ def _oscillating(facts: Facts, s: Signals) -> Diagnosis | None:
     """A period beyond chance whose swings are a good part of the room."""
     if not _swings(facts, s):
         return None
-    reason = f"the loss swings by {s.amplitude:.3g} up and down with a period of {s.period_steps:.0f} steps"
-    return Diagnosis("oscillating", f"{reason}, around {s.level:.4g} at the end")
+    reason = f"the {facts.metric} swings by {s.amplitude:.3g} up and down with a period of {s.period_steps:.0f} steps"
+    return Diagnosis("oscillating", f"{reason}, around {facts.own(s.level):.4g} at the end")
 
 
 def _flat(facts: Facts, s: Signals) -> Diagnosis | None:
@@ -177,19 +209,22 @@ def _flat(facts: Facts, s: Signals) -> Diagnosis | None:
     left = facts.room - facts.fall
     arrived = _arrived(facts, s)
     since = s.stalled_since if s.stalled_since is not None else arrived
-    at = f"flat at {s.level:.4g} since step {since:.0f} of {facts.n_steps}, noise {s.noise:.2g}"
+    at = f"flat at {facts.own(s.level):.4g} since step {since:.0f} of {facts.n_steps}, noise {s.noise:.2g}"
     if facts.fall <= HARDLY * facts.room or facts.room <= 4 * s.noise:
-        return Diagnosis("underfitting", f"{at}: it has hardly fallen from {facts.start:.4g}", since)
+        hardly = "hardly" if facts.fall > 0 else "not"
+        hardly = f"it has {hardly} {_way('fallen', facts.sign)} from {facts.own(facts.start):.4g}"
+        return Diagnosis("underfitting", f"{at}: {hardly}", since)
     share = facts.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
     is_early = min(since, arrived) < EARLY * max(facts.n_steps, s.step)
     if not math.isnan(facts.lowest) and left <= max(NEAR * facts.room, 2 * s.noise):
-        return Diagnosis("converged", f"{at}, {left:.2g} above the lowest of the sweep", since)
+        place = f"{left:.2g} {_way('above', facts.sign)} the {_way('lowest', facts.sign)} of the sweep"
+        return Diagnosis("converged", f"{at}, {place}", since)
     if is_early and not share < SPENT:
         return Diagnosis("fast_then_flat", f"{at}{rate}", since)
     if math.isnan(facts.lowest):
         return Diagnosis("converged", at, since)
-    return Diagnosis("stalled", f"{at}{rate}; another trial reached {facts.lowest:.4g}", since)
+    return Diagnosis("stalled", f"{at}{rate}; another trial reached {facts.own(facts.lowest):.4g}", since)
 
 
 def _arrived(facts: Facts, s: Signals) -> float:
@@ -204,11 +239,12 @@ def _falling(facts: Facts, s: Signals) -> Diagnosis:
     """Still falling: slowly, against the best of the sweep at this step or in a straight line, or as it should."""
     mean_slope = -facts.fall / max(s.step - float(facts.steps[0]), 1.0)
     slope = f"by {-s.trend * 1000:.3g} per 1,000 steps"
-    at = f"still falling at step {s.step} {slope}, from {facts.start:.4g} to {s.level:.4g}"
+    still = f"still {_way('falling', facts.sign)} at step {s.step}"
+    at = f"{still} {slope}, from {facts.own(facts.start):.4g} to {facts.own(s.level):.4g}"
     if not math.isnan(facts.lowest_by_now):
         best_fall = facts.start - facts.lowest_by_now
         if facts.fall < SLOW * best_fall:
-            return Diagnosis("slow", f"{at}; the best trial had {facts.lowest_by_now:.4g} by then")
+            return Diagnosis("slow", f"{at}; the best trial had {facts.own(facts.lowest_by_now):.4g} by then")
     elif s.n_reports >= N_TAIL and s.trend < STRAIGHT * mean_slope:
         return Diagnosis("slow", f"{at}, hardly less than from the start")
     return Diagnosis("improving", at)

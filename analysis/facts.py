@@ -53,7 +53,7 @@ class Explosion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """One trial, as far as it is known. All losses are to be minimised.
+    """One trial, as far as it is known. All losses are to be minimised; `own` gives them as they were reported.
 
     steps, losses: the training loss (the watched metric where no other is reported), NaN and infinity included.
     n_steps: as planned; the last step if no plan is known. ended: how, in a sentence.
@@ -61,6 +61,8 @@ class Facts:
     any trial of the sweep reached, lowest_by_now: by this trial's last step; NaN where there is no other trial.
     validation: its signals, None if it is not reported; loss_then: the training loss when validation was best.
     rates: the learning rate (steps, values), None if unknown. clipped: mean share of clipped steps, NaN if unknown.
+    metric: what the training loss was reported as. sign, validation_sign: -1 if that metric, or the validation's, is
+    maximised.
     """
 
     steps: Array
@@ -78,6 +80,9 @@ class Facts:
     rates: Curve | None = None
     clipped: float = math.nan
     usual_norm: float = math.nan
+    metric: str = "loss"
+    sign: float = 1.0
+    validation_sign: float = 1.0
     signals: Signals | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +101,10 @@ class Facts:
     def fall(self) -> float:
         """How far this loss has fallen at its end; negative if it rose."""
         return self.start - self.signals.level if self.signals is not None else math.nan
+
+    def own(self, loss: float) -> float:
+        """A level or slope of the training loss as its metric has it; 0 has no sign."""
+        return self.sign * loss + 0.0
 
     def rate_share(self, step: float) -> float:
         """The learning rate at a step as a share of its highest; NaN if unknown."""
@@ -164,6 +173,7 @@ def gather(sweep: Sweep) -> dict[int, Facts]:
     """The facts of each trial that ran, by number. Losses of a maximised metric change their sign."""
     training, validation = loss_metrics(sweep)
     losses, validations = _signed(sweep, training), _signed(sweep, validation)
+    signs = _sign(sweep, training), _sign(sweep, validation)
     starts = _starts(losses), _starts(validations)
     floor = _Floor(losses)
     norms: dict[int, dict[str, Curve]] = {}
@@ -172,7 +182,9 @@ def gather(sweep: Sweep) -> dict[int, Facts]:
             norms.setdefault(trial, {})[metric.partition("/")[2]] = curve
     rates, clipped = split(sweep.curves, "lr"), split(sweep.curves, "clipped")
     return {
-        int(number): _facts(int(number), row, losses, validations, starts, floor, norms, rates, clipped)
+        int(number): _facts(
+            int(number), row, training, signs, losses, validations, starts, floor, norms, rates, clipped
+        )
         for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True)
     }
 
@@ -180,6 +192,8 @@ def gather(sweep: Sweep) -> dict[int, Facts]:
 def _facts(
     number: int,
     row: Mapping[Any, Any],
+    metric: str,
+    signs: tuple[float, float],
     losses: Mapping[int, Curve],
     validations: Mapping[int, Curve],
     starts: tuple[Mapping[int, float], Mapping[int, float]],
@@ -212,6 +226,9 @@ def _facts(
         rates=rates.get(number) or _planned_rates(row.get("lr_plan")),
         clipped=float(np.mean(clipped[number][1])) if number in clipped else math.nan,
         usual_norm=_usual_norm(own_norms, exploded),
+        metric=metric,
+        sign=signs[0],
+        validation_sign=signs[1],
     )
 
 
@@ -272,10 +289,15 @@ def split(curves: pd.DataFrame, metric: str | None, column: str = "value") -> di
 
 
 def _signed(sweep: Sweep, metric: str | None) -> dict[int, Curve]:
-    """One metric's curves, to be minimised. The watched one goes with the study; no other loss is maximised."""
-    is_loss = metric is None or (metric != sweep.metric and "loss" in metric)
-    sign = -1.0 if sweep.directions[0] == "maximize" and not is_loss else 1.0
+    """One metric's curves, to be minimised."""
+    sign = _sign(sweep, metric)
     return {trial: (steps, sign * values) for trial, (steps, values) in split(sweep.curves, metric).items()}
+
+
+def _sign(sweep: Sweep, metric: str | None) -> float:
+    """-1 if a metric is maximised. The watched one goes with the study; no other loss is maximised."""
+    is_loss = metric is None or (metric != sweep.metric and "loss" in metric)
+    return -1.0 if sweep.directions[0] == "maximize" and not is_loss else 1.0
 
 
 def _starts(curves: Mapping[int, Curve]) -> dict[int, float]:

@@ -17,6 +17,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 from scipy.stats import binomtest, f, rankdata
 
+from analysis.diagnosis import shape_name
 from analysis.load import Sweep
 from analysis.ranking import objective_source
 
@@ -333,7 +334,7 @@ def _rule(
         "high": float(interval.high),
         "share_elsewhere": elsewhere,
         "covered": hits / count,
-        "sentence": f"{words}: {hits / n:.0%} {shape.replace('_', ' ')} ({hits} of {n}; "
+        "sentence": f"{words}: {hits / n:.0%} {shape_name(shape)} ({hits} of {n}; "
         f"95 % interval {interval.low:.0%} to {interval.high:.0%}), elsewhere {elsewhere:.0%}",
     }
 

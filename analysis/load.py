@@ -43,7 +43,8 @@ class Sweep:
         it did not say), verdict, verdict_rule and verdict_step (if a rule ended it), audited_step (where the pruner
         would have ended a trial that an audit let run on), slot, started_s (seconds since the sweep's first start),
         device_seconds (its seconds on a slot), folder, and `params.KEY` for each parameter (missing where a trial has
-        none). Trials cut off with their sweep are left out: their settings were run again.
+        none); of several objectives also objective_2 and so on. Trials cut off with their sweep are left out: their
+        settings were run again.
     curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per metric and report.
     provenance: one entry per session, oldest first, as `sweeps.provenance.collect` makes them; `race` is true of those
         that `analysis.race` started.
@@ -216,6 +217,7 @@ def open_study(folder: Path) -> optuna.Study:
 def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:
     run = trial.user_attrs.get("run", {})
     session = run.get("session")
+    values = trial.values if trial.values and trial.state is TrialState.COMPLETE else []
     code = sessions[session]["code"] if session is not None and session < len(sessions) else {}
     return {
         "number": trial.number,
@@ -225,7 +227,8 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "seconds": run.get("seconds"),
         "best": run.get("best", float("nan")),
         "final": run.get("final", float("nan")),
-        "objective": trial.values[0] if trial.values and trial.state is TrialState.COMPLETE else float("nan"),
+        "objective": values[0] if values else float("nan"),
+        **{f"objective_{i}": value for i, value in enumerate(values[1:], start=2)},
         "seed": trial.user_attrs.get("seed", float("nan")),
         "setting": trial.user_attrs.get("repeat_of", trial.number),
         "infeasible": ", ".join(name for name, amount in trial.constraints.items() if not amount <= 0),

@@ -13,6 +13,7 @@ import pandas as pd
 from optuna.distributions import CategoricalDistribution, json_to_distribution
 
 from analysis.cures import as_text
+from analysis.diagnosis import shape_name
 from analysis.load import Sweep, open_study, own_command
 from sweeps.study import counts_as_run
 
@@ -70,7 +71,7 @@ def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
         {
             "change": [" ".join(t.overrides) for t in trials],
             "of trial": [", ".join(map(str, t.cures)) for t in trials],
-            "because": [t.shape.replace("_", " ") for t in trials],
+            "because": [shape_name(t.shape) for t in trials],
             "advice": [t.advice for t in trials],
             "where": ["by command, see below" if t.outside else "in the search space" for t in trials],
         }

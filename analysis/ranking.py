@@ -334,7 +334,10 @@ def _warnings(
     if known is None:
         return [*found, f"No {'feasible ' if found else ''}trial has completed, so nothing is ranked."]
     if len(sweep.directions) > 1:
-        found.append(f"Of {len(sweep.directions)} objectives only the first is ranked.")
+        found.append(
+            f"Of {len(sweep.directions)} objectives only the first is ranked; `python -m analysis rank DIR --pareto` "
+            "goes by all of them."
+        )
     versions = done["code"].fillna("unknown").astype(str).value_counts() if "code" in done else pd.Series(dtype=int)
     if len(versions) > 1:
         counts = ", ".join(f"{n} of {code}" for code, n in versions.items())
@@ -371,7 +374,7 @@ def _outcome(ranking: Ranking) -> list[str]:
     n_ranked = int(table["tier"].notna().sum())
     if n_ranked == 1:
         return [f"Setting {first[0]} is the only one that completed."]
-    names = ", ".join(map(str, first[:8])) + (" …" if len(first) > 8 else "")
+    names = ", ".join(map(str, first[:8])) + (f" and {len(first) - 8} more" if len(first) > 8 else "")
     if len(first) == 1:
         whose = {"seeds": "seeds", "curve": "their curves, with one seed each"}[ranking.noise_source]
         said = [f"Setting {first[0]} is better than the other {n_ranked - 1}, beyond the noise of {whose}."]

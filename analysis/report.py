@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures, words
-from analysis.diagnosis import WELL, diagnose
+from analysis.diagnosis import WELL, diagnose, shape_name
 from analysis.document import Block, Document, Items, Picture, Section, Table, as_html, as_markdown
 from analysis.figures.map import N_CHOICES
-from analysis.figures.style import lines_of, shape_name, short_names, varied
+from analysis.figures.style import counted, lines_of, short_names, varied
 from analysis.importance import CHANCE, importance, in_words, interactions, shares
 from analysis.load import Sweep, load
 from analysis.next_trials import as_frame, next_trials
@@ -104,24 +104,26 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     height = 1.2 + 0.22 * min(len(table), figures.ranking.N_SHOWN)
     picture = Picture(
         "ranking",
-        "Settings with their 95 % intervals, best on top. Settings of one tier cannot be told apart.",
+        "Settings, named by their first trial, best on top. Settings of one tier cannot be told apart.",
         lambda figure: figures.draw_ranking(figure.subplots(), ranking),
         (8.0, height),
     )
-    blocks: list[Block] = [Items(ranking.warnings)] if ranking.warnings else []
-    if len(table):
-        front = pareto(sweep, ranking)
-        front = shown(front[front["on_front"]].drop(columns="on_front"))
-        caption = "Settings that no other beats in tier, speed, noise and seconds at once"
-        blocks += [picture, Table("Completed settings", frame), Table(caption, front)]
-    return Section("Ranking", blocks)
+    if table.empty:
+        return Section("Ranking", [])
+    front = pareto(sweep, ranking)
+    front = shown(front[front["on_front"]].drop(columns="on_front"))
+    what = "all objectives" if len(sweep.directions) > 1 else "tier, speed, noise and seconds"
+    caption = f"Settings that no other beats in {what} at once"
+    return Section("Ranking", [picture, Table("Completed settings", frame), Table(caption, front)])
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
     axis = _axis(sweep)
 
     def draw(figure: Figure) -> None:
-        curves, rates = figure.subplots(2, 1, height_ratios=[4, 1])
+        has_rates = bool(lines_of(sweep, "lr", axis))
+        curves, *rest = figure.subplots(2, 1, height_ratios=[4, 1]) if has_rates else (figure.subplots(),)
+        rates = rest[0] if rest else None
         figures.draw_curves(curves, sweep, diagnosis=diagnosis, ranking=ranking, axis=axis, rate_ax=rates)
 
     caption = f"Every trial's {sweep.metric}, smoothed, on one axis of {'steps' if axis == 'step' else axis}."
@@ -159,7 +161,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     picture = Picture(
         "shapes",
         "One panel per shape, on the same axes; the other trials faint behind. Marks: where it began.",
-        lambda figure: figures.draw_by_shape(figure, sweep, diagnosis),
+        lambda figure: figures.draw_by_shape(figure, sweep, diagnosis, axis=_axis(sweep)),
         (9.0, 0.8 + 2.0 * n_rows),
     )
     blocks: list[Block] = [picture, Table("How the trials converged", summary)]
@@ -274,7 +276,7 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
             "why it ended": trials["why"],
         }
     )
-    return Section("All trials", [Table(f"{len(frame)} trials; a click on a heading sorts", frame)])
+    return Section("All trials", [Table(f"{counted(len(frame), 'trial')}; a click on a heading sorts", frame)])
 
 
 def _origin(sweep: Sweep) -> Section:

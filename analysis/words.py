@@ -8,29 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.diagnosis import WELL
-from analysis.figures.style import varied
+from analysis.diagnosis import WELL, shape_name
+from analysis.figures.style import counted, varied
 from analysis.load import Sweep
 from analysis.next_trials import NextTrial, next_trials
+from analysis.pareto import pareto
 from analysis.ranking import Ranking
 
-SHAPE_WORDS = {
-    "exploded": "exploded",
-    "died": "died after an explosion of the gradients",
-    "fast_then_flat": "fell fast, then went flat",
-    "slow": "fell slowly all the way",
-    "oscillating": "oscillated",
-    "overfitting": "overfitted",
-    "underfitting": "underfitted",
-    "rebound": "rebounded",
-    "stalled": "stalled",
-    "improving": "were still improving at the end",
-    "converged": "converged",
-    "broken": "ended without a curve to judge",
-}
 STATE_WORDS = {"complete": "completed", "pruned": "ended early", "fail": "failed", "running": "still running"}
 N_NAMED = 6  # parameters: more is a table
 N_CURES = 3
+N_FRONT = 8  # settings
 
 
 def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
@@ -38,7 +26,10 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
 
     ranking: of `analysis.ranking.rank`. diagnosis: of `analysis.diagnosis.diagnose`.
     """
-    return " ".join([searched(sweep), *won(ranking), *went_wrong(diagnosis), *to_try(next_trials(sweep, diagnosis))])
+    ills = went_wrong(diagnosis) if len(sweep.curves) else []  # a task that reports no curves is not broken for it
+    return " ".join(
+        [searched(sweep), *won(ranking), *on_front(sweep, ranking), *ills, *to_try(next_trials(sweep, diagnosis))]
+    )
 
 
 def searched(sweep: Sweep) -> str:
@@ -49,15 +40,14 @@ def searched(sweep: Sweep) -> str:
     params = varied(trials)
     named = [f"{name} ({_range(trials[column])})" for name, column in list(params.items())[:N_NAMED]]
     more = len(params) - len(named)
-    what = f"{_n(len(trials), 'trial')} of {sweep.name}"
+    what = f"{counted(len(trials), 'trial')} of {sweep.name}"
     over = f" tried {_listed(named + ([f'{more} more parameters'] if more else []))}" if named else " ran"
     counts = Counter(trials["state"])
     return f"{what}{over}: {_listed([f'{n} {STATE_WORDS.get(state, state)}' for state, n in counts.most_common()])}."
 
 
 def won(ranking: Ranking) -> list[str]:
-    """Who came first and whether that is certain; says so if nothing can be said."""
-    outcome = [sentence for sentence in ranking.sentences() if sentence not in ranking.warnings]
+    """Who came first, whether that is certain, and what to know before believing it; or that nothing can be said."""
     if not ranking.first:
         feasible = "feasible " if ranking.table["state"].eq("infeasible").any() else ""
         return [f"No {feasible}setting has completed, so none has won."]
@@ -66,8 +56,20 @@ def won(ranking: Ranking) -> list[str]:
     params = varied(ranking.table)
     values = [f"{name}={_value(lead[column])}" for name, column in params.items() if not pd.isna(lead[column])]
     where = f", with {_listed(values)}" if 0 < len(values) <= N_NAMED else ""
-    leads = "leads" if len(ranking.first) > 1 else "came first"
-    return [f"Setting {ranking.first[0]} {leads}: {ranking.of} {lead['estimate']:.4g}{interval}{where}.", *outcome]
+    is_alone = ranking.table["tier"].notna().sum() == 1
+    leads = "is the only one that completed" if is_alone else "leads" if len(ranking.first) > 1 else "came first"
+    said = f"Setting {ranking.first[0]} {leads}: {ranking.of} {lead['estimate']:.4g}{interval}{where}."
+    return [said, *(ranking.warnings if is_alone else ranking.sentences())]
+
+
+def on_front(sweep: Sweep, ranking: Ranking) -> list[str]:
+    """Of several objectives, who no other beats in all of them; nothing of one."""
+    if len(sweep.directions) < 2 or not ranking.first:
+        return []
+    found = pareto(sweep, ranking)
+    front = found.loc[found["on_front"], "setting"]
+    named = _listed([*map(str, front[:N_FRONT]), *([f"{len(front) - N_FRONT} more"] if len(front) > N_FRONT else [])])
+    return [f"By all {len(sweep.directions)} objectives at once, no other setting beats {named}."]
 
 
 def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
@@ -77,9 +79,9 @@ def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
     if not len(judged):
         return []
     if ills.empty:
-        return [f"None of the {_n(len(judged), 'trial')} shows an ill."]
-    counts = [f"{n} {SHAPE_WORDS.get(str(shape), str(shape))}" for shape, n in ills.head(3).items()]
-    return [f"What went wrong most, of {_n(len(judged), 'trial')}: {_listed(counts)}."]
+        return [f"None of the {len(judged):,} trials shows an ill." if len(judged) > 1 else "It shows no ill."]
+    counts = [f"{shape_name(str(shape))} ({n})" for shape, n in ills.head(3).items()]
+    return [f"What went wrong most, of {counted(len(judged), 'trial')}: {'; '.join(counts)}."]
 
 
 def to_try(trials: Sequence[NextTrial]) -> list[str]:
@@ -92,10 +94,6 @@ def to_try(trials: Sequence[NextTrial]) -> list[str]:
         for change, of in list(changes.items())[:N_CURES]
     ]
     return [f"To try next: {'; '.join(named)}."] if named else []
-
-
-def _n(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def _listed(texts: Sequence[str]) -> str:

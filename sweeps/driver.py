@@ -301,7 +301,8 @@ class Driver:
         if outcome.ending in (Ending.PRUNED, Ending.DIVERGED):
             for sibling in self._study.siblings(trial):
                 reason = f"another seed of its setting, trial {trial}, was {outcome.ending}: {outcome.reason}"
-                self._handle(s.Judged(sibling, Verdict("repeats", 0, reason)))
+                step = max(self._study.watched(sibling).final_step, 0)
+                self._handle(s.Judged(sibling, Verdict("repeats", step, reason)))
 
     def _close(self) -> None:
         for worker in self._workers.values():

@@ -11,6 +11,38 @@ from optuna.trial import TrialState
 
 APP = Path(__file__).parent / "apps" / "conditional.py"
 
+# Of two seeds one reports to step 30 and waits; the other diverges once that is so.
+SEEDS_APART = """
+import time
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+
+import sweeps
+
+AT_30 = Path(__file__).with_name("at_30")
+ConfigStore.instance().store("config", {"x": 1, "seed": 0})
+
+
+@hydra.main(version_base=None, config_name="config")
+def main(cfg):
+    if cfg.seed == 0:
+        for step in (10, 20, 30):
+            sweeps.report(step, loss=1.0)
+        time.sleep(1)
+        AT_30.touch()
+    while not AT_30.exists():
+        time.sleep(0.05)
+    while True:
+        time.sleep(0.05)
+        sweeps.report(30, loss=1.0 if cfg.seed == 0 else float("nan"))
+
+
+if __name__ == "__main__":
+    main()
+"""
+
 
 @pytest.fixture
 def sweep(tmp_path: Path):
@@ -78,3 +110,17 @@ def test_infeasible_settings_cost_nothing(sweep) -> None:
         assert ("hot" in trial.constraints) == (trial in ruled_out)
     assert ruled_out[0].constraints["hot"] == pytest.approx(ruled_out[0].params["lr"] - 0.5)
     assert "is too hot" in printed
+
+
+def test_a_seed_given_up_for_another_ends_where_it_was(tmp_path: Path) -> None:
+    """A trial that ends because another seed of its setting did has the step it had reached as that of its verdict."""
+    (tmp_path / "app.py").write_text(SEEDS_APART)
+    command = [sys.executable, "app.py", "--multirun", "hydra/sweeper=iolaus", "hydra.sweep.dir=sweep"]
+    command += ["hydra.sweeper.n_trials=2", "hydra.sweeper.repeats=2", "hydra.sweeper.n_jobs=2", "x=choice(1)"]
+    done = subprocess.run(
+        [*command, "hydra.sweeper.report=null"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/sweep/study.db").trials
+    assert trials[0].user_attrs["verdict_rule"] == "repeats"
+    assert trials[0].user_attrs["verdict_step"] == 30

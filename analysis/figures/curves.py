@@ -9,7 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
+from analysis.diagnosis import shape_name
 from analysis.figures.style import (
     AXIS_NAMES,
     BLACK,
@@ -23,10 +25,10 @@ from analysis.figures.style import (
     above_zero,
     add_lines,
     best_trial,
+    counted,
     lines_of,
     logarithmic,
     say_nothing,
-    shape_name,
     shape_style,
     states_of,
     value_limits,
@@ -95,18 +97,22 @@ def draw_curves(
     last = max(curve[-1, 0] for curve in raw.values())
     ax.set_xlim(0, max(last, 1) * 1.01)
     ax.xaxis.set_major_formatter(STEPS)
-    ax.legend(handles=handles, **LEGEND)
-    ax.set_title(f"{sweep.name}: {len(sweep.trials)} trials", loc="left", fontsize="medium")
+    is_rising = metric == sweep.metric and sweep.directions[0] == "maximize"
+    ax.legend(handles=handles, loc="lower right" if is_rising else "best", **LEGEND)  # not over the ends of the best
+    ax.set_title(f"{sweep.name}: {counted(len(sweep.trials), 'trial')}", loc="left", fontsize="medium")
     if rate_ax is not None:
         _rates(rate_ax, sweep, styles, ax, axis)
 
 
-def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFrame) -> None:
+def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFrame, *, axis: str = "step") -> None:
     """One panel per shape that occurs, most frequent first, all with the same limits; others' curves faint behind.
 
     diagnosis: index trial, columns shape and since (a step, or missing), which a mark in the shape's symbol shows.
+    axis: step, examples or seconds. A title says how many trials have the shape, and where they are if none is in the
+    frame.
     """
-    curves = {trial: smooth(curve) for trial, curve in lines_of(sweep, sweep.metric).items()}
+    curves = {trial: smooth(curve) for trial, curve in lines_of(sweep, sweep.metric, axis).items()}
+    steps = lines_of(sweep, sweep.metric)
     shapes = diagnosis["shape"].value_counts()
     if not curves or shapes.empty:
         say_nothing(figure.subplots(), f"no finite {sweep.metric} was reported")
@@ -115,20 +121,28 @@ def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFr
     axes = figure.subplots(n_rows, -(-len(shapes) // n_rows), sharex=True, sharey=True, squeeze=False)
     # Behind the few of a shape, some of all the others are enough to see where they lie.
     behind = list(curves.values())[:: max(1, len(curves) // 50)]
+    value_limits(axes.flat[0], curves.values())
+    low, high = axes.flat[0].get_ylim()
     for ax, (shape, n) in zip(axes.flat, shapes.items(), strict=False):
         numbers = diagnosis.index[diagnosis["shape"] == shape]
         add_lines(ax, behind, color=GREY, linewidth=0.5, alpha=0.25)
         own = [curves[trial] for trial in numbers if trial in curves]
         style = shape_style(str(shape))
         add_lines(ax, own, color=style["color"], linewidth=0.9, alpha=max(0.25, min(0.9, 10 / max(len(own), 1))))
-        at = _values_at(curves, curves, list(diagnosis.loc[numbers, "since"].dropna().items()))
+        at = _values_at(curves, steps, list(diagnosis.loc[numbers, "since"].dropna().items()))
         ax.plot(at[:, 0], at[:, 1], **{**style, "markersize": 4})
-        ax.set_title(f"{shape_name(str(shape))} ({n})", loc="left", fontsize="medium")
-    for ax in axes.flat[len(shapes) :]:
-        ax.set_visible(False)
-    value_limits(axes.flat[0], curves.values())
+        is_in_frame = any(((low <= curve[:, 1]) & (curve[:, 1] <= high)).any() for curve in own)
+        where = "" if is_in_frame else ", above the frame" if own else ", no curve"
+        ax.set_title(f"{shape_name(str(shape))} ({n}{where})", loc="left", fontsize="medium")
+    n_columns = axes.shape[1]
+    for i in range(len(shapes), axes.size):
+        axes.flat[i].set_visible(False)
+        axes.flat[i - n_columns].tick_params(labelbottom=True)
+    axes.flat[0].set_ylim(low, high)
     axes.flat[0].set_xlim(0, max(curve[-1, 0] for curve in curves.values()) or 1)
-    figure.supxlabel(AXIS_NAMES["step"], fontsize="medium")
+    axes.flat[0].xaxis.set_major_locator(MaxNLocator(3))  # a panel has room for three numbers
+    axes.flat[0].xaxis.set_major_formatter(STEPS)
+    figure.supxlabel(AXIS_NAMES[axis], fontsize="medium")
     figure.supylabel(sweep.metric, fontsize="medium")
 
 

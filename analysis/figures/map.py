@@ -11,13 +11,13 @@ from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
 
+from analysis.diagnosis import shape_name
 from analysis.figures.style import (
     STATE_NAMES,
     best_trial,
     logarithmic,
     plain_ticks,
     say_nothing,
-    shape_name,
     shape_style,
     short_names,
 )

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from analysis.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, say_nothing
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analysis.ranking import Ranking
 
 N_SHOWN = 25
@@ -19,11 +21,12 @@ TIER_STYLES = ((VERMILION, "o"), (BLUE, "s"), (ORANGE, "D"))  # from the fourth 
 def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     """The n_shown best completed settings, best on top: estimate and 95 % interval, a line between tiers.
 
-    Settings of one tier cannot be told apart. A setting without interval is a mark alone.
+    Settings of one tier cannot be told apart. A setting without interval is a mark alone; one far behind is an arrow
+    at the edge, with its estimate. Settings are named by the number of their first trial.
     """
     table = ranking.table[ranking.table["tier"].notna() & np.isfinite(ranking.table["estimate"].astype(float))]
     ax.set_xlabel(ranking.of)
-    ax.set_ylabel("setting (number of its first trial)")
+    ax.set_ylabel("setting")
     if table.empty:
         say_nothing(ax, "no setting has completed")
         return
@@ -47,7 +50,20 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     labels = [f"{n} ({k} seeds)" if k > 1 else str(n) for n, k in zip(rows["setting"], seeds, strict=True)]
     ax.set_yticks(place, labels, fontsize="small")
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    _limits(ax, rows["estimate"].to_numpy(float), ranking.smallest_difference)
+    limits = _limits(ranking, rows)
+    ax.set_xlim(limits)
+    for row, value in zip(place, rows["estimate"].astype(float), strict=True):
+        if not limits[0] <= value <= limits[1]:
+            is_right = value > limits[1]
+            ax.annotate(
+                f"{value:.4g} →" if is_right else f"← {value:.4g}",
+                (0.99 if is_right else 0.01, row),
+                xycoords=("axes fraction", "data"),
+                ha="right" if is_right else "left",
+                va="center",
+                fontsize="small",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+            )
     below = len(table) - len(rows)
     title = f"95 % intervals from the noise {'between seeds' if ranking.noise_source == 'seeds' else 'of each curve'}"
     if ranking.noise_source == "none":
@@ -56,9 +72,18 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     ax.grid(axis="x", alpha=0.3)
 
 
-def _limits(ax: Axes, estimate: np.ndarray, smallest_difference: float) -> None:
-    """Limits by the estimates: one very uncertain setting must not make all others a single point."""
-    low, high = float(estimate.min()), float(estimate.max())
-    around = max(high - low, smallest_difference if np.isfinite(smallest_difference) else 0.0, 1e-3 * abs(low), 1e-12)
-    shown = ax.get_xlim()
-    ax.set_xlim(max(shown[0], low - around), min(shown[1], high + around))
+def _limits(ranking: Ranking, rows: pd.DataFrame) -> tuple[float, float]:
+    """Limits for the estimates up to three times as far from the best as the median, with their usual intervals.
+
+    For all of them, if the others are not even twice as far. So neither one that exploded nor one that is hardly known
+    makes all others a single point.
+    """
+    estimate = rows["estimate"].to_numpy(float)
+    distance = np.abs(estimate - (estimate.max() if ranking.larger_is_better else estimate.min()))
+    reached = distance[distance <= 3 * np.median(distance)].max()
+    near = estimate[distance <= (reached if distance.max() > 2 * reached else np.inf)]
+    low, high = float(near.min()), float(near.max())
+    reach = (rows["high"] - rows["low"]).astype(float) / 2
+    usual = float(reach[np.isfinite(reach)].median())
+    margin = max(0.1 * (high - low), 0.0 if np.isnan(usual) else 1.2 * usual, 1e-3 * abs(low), 1e-12)
+    return low - margin, high + margin

@@ -54,18 +54,12 @@ SHAPE_MARKS: dict[str, tuple[str, str]] = {
     "improving": ("v", BLUE),
     "converged": ("o", GREEN),
 }
-SHAPE_NAMES = {"fast_then_flat": "fast, then flat", "improving": "still improving"}
 
 
 def shape_style(shape: str) -> dict[str, Any]:
     """Marker properties of a shape for `Axes.plot`, without a line."""
     marker, color = SHAPE_MARKS.get(shape, ("h", GREY))
     return {"linestyle": "none", "marker": marker, "color": color, "markersize": 6}
-
-
-def shape_name(shape: str) -> str:
-    """A shape in words."""
-    return SHAPE_NAMES.get(shape, shape)
 
 
 def say_nothing(ax: Axes, why: str) -> None:
@@ -159,6 +153,11 @@ def varied(frame: pd.DataFrame) -> dict[str, str]:
     """Columns `params.KEY` of more than one value, by KEY."""
     columns = [c for c in map(str, frame.columns) if c.startswith("params.")]
     return {c.removeprefix("params."): c for c in columns if frame[c].nunique(dropna=False) > 1}
+
+
+def counted(n: int, what: str) -> str:
+    """How many: "1 trial", "1,200 trials"."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

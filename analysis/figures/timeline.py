@@ -22,6 +22,7 @@ BARS: dict[str, dict[str, Any]] = {
 }
 UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 N_LANES_NUMBERED = 2
+THINNEST = 0.001  # of the time drawn: less than a pixel
 N_NUMBERED = 60  # with more trials than this their numbers do not fit into the bars
 
 
@@ -56,9 +57,13 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     for name, style in BARS.items():
         own = kind == name
         if own.any():
-            # White edges keep short neighbours apart.
+            # White edges keep neighbours apart; a bar that would vanish between its own has one of its colour.
             edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5 if len(ran) <= 300 else 0.1}
-            ax.barh(place[own], length[own] / unit_s, left=start[own] / unit_s, height=height, **style, **edge)
+            edges = np.where(length[own] > THINNEST * end, "white", style["facecolor"])
+            ax.barh(
+                place[own], length[own] / unit_s, left=start[own] / unit_s, height=height, **style,
+                **{**edge, "edgecolor": edges},
+            )  # fmt: skip
             n = int((states == name).sum())
             label = f"best: trial {best}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
             handles.append(Patch(**style, **edge, label=label))

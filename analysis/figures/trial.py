@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure, SubFigure
 
+from analysis.diagnosis import shape_name
 from analysis.figures.curves import smooth
 from analysis.figures.schedules import planned_rates
 from analysis.figures.style import (
@@ -21,7 +22,6 @@ from analysis.figures.style import (
     lines_of,
     logarithmic,
     say_nothing,
-    shape_name,
     shape_style,
     value_limits,
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -55,6 +56,29 @@ def test_the_area_of_a_constant_is_its_logarithm():
     table = convergence(sweep({0: np.full(100, 0.5), 1: np.full(100, -0.5)}))
     assert table.loc[0, "area"] == pytest.approx(math.log(0.5))
     assert math.isnan(table.loc[1, "area"])
+
+
+def test_a_maximised_metric_keeps_its_sign():
+    """An accuracy of 1 - loss has the loss's numbers turned back: levels, slope with its interval, gap, and target."""
+    noise = 0.01 * np.random.default_rng(0).normal(size=100)
+    losses = {0: falling(200) + noise, 1: falling(400) + noise}
+    low = convergence(sweep(losses, val_loss=falling(200) + 0.2))
+    turned = {n: 1 - values for n, values in losses.items()}
+    made = sweep(turned, val_accuracy=0.8 - falling(200))
+    made = dataclasses.replace(
+        made, curves=made.curves.replace({"loss": "accuracy"}), metric="accuracy", directions=("maximize",)
+    )
+    high = convergence(made)
+    assert high.attrs["target"] == default_target(made) == pytest.approx(1 - low.attrs["target"])
+    for name in ("start", "best", "final"):
+        assert high[name].tolist() == pytest.approx((1 - low[name]).tolist())
+    for name, of in {"late_slope": "late_slope", "late_slope_low": "late_slope_high", "val_gap": "val_gap"}.items():
+        assert high[name].tolist() == pytest.approx((-low[of]).tolist())
+    for name in ("noise", "rebound", "half_way", "to_target", "best_at"):
+        assert high[name].tolist() == pytest.approx(low[name].tolist(), nan_ok=True)
+    given = convergence(made, target=0.5)
+    assert given["to_target"].tolist() == convergence(sweep(losses), target=0.5)["to_target"].tolist()
+    assert f"reached {high.attrs['target']:.4g}" in time_to_target(high).sentence()
 
 
 @pytest.mark.parametrize(("axis", "per_step"), [("examples", 32.0), ("seconds", 0.01)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -187,6 +188,44 @@ def test_a_maximised_metric_is_turned_over():
     made = replace(made, metric="accuracy", directions=("maximize",))
     assert loss_metrics(made) == ("accuracy", "val_accuracy")
     assert list(diagnose(made)["shape"]) == ["converged", "slow"]
+
+
+def test_a_maximised_metric_is_told_of_as_it_was_reported():
+    """What is read of an accuracy is its own: no negative number, its name, and it rises where a loss would fall."""
+    made = sweep({n: {"accuracy": 1 - 0.5 * (losses + NOISE)} for n, losses in enumerate(CURVES.values())})
+    made = replace(made, metric="accuracy", directions=("maximize",))
+    found = diagnose(made).set_index("shape")["reason"]
+    assert set(found.index) == set(CURVES)
+    for reason in found:
+        assert "loss" not in reason
+        assert not re.search(r"(?<![\w.])-\d", reason)
+    assert "the accuracy diverges" in found["exploded"]
+    assert "the accuracy rises to" in found["rebound"]
+    assert "falls back by" in found["rebound"]
+    assert "risen from" in found["underfitting"]
+    assert "below the highest of the sweep" in found["converged"]
+    assert "still rising" in found["improving"]
+    assert re.search(r"another trial reached (0\.99|1)", found["stalled"])
+    high = facts(np.minimum(1 + 3 * U, 1.6) + NOISE, metric="accuracy", sign=-1.0, start=1.0)
+    assert re.match(r"the accuracy falls from -1 to -1\.6\d* at", diagnose_curve(high).reason)
+
+
+def test_a_loss_that_ends_above_its_start_has_not_hardly_fallen():
+    """Flat a little below the start it has hardly fallen, above it not at all."""
+    assert "hardly fallen" in diagnose_curve(facts(0.95 + NOISE)).reason
+    assert "has not fallen" in diagnose_curve(facts(1.05 + NOISE)).reason
+
+
+def test_validation_is_told_of_as_it_was_reported_too():
+    """A training loss falls while validation accuracy falls; of two accuracies training rises above validation."""
+    losses, turning = np.exp(-3 * U), 0.8 - np.abs(U - 0.4)
+    mixed = sweep({0: {"loss": losses, "val_accuracy": turning}})
+    (reason,) = diagnose(replace(mixed, metric="val_accuracy", directions=("maximize",)))["reason"]
+    assert re.search(r"validation is best, 0\.79\d*, at step 4\d\d and falls to 0\.2", reason)
+    assert re.search(r"while training falls from 0\.3\d* to 0\.05", reason)
+    apart = sweep({0: {"accuracy": 1 - np.exp(-15 * U), "val_accuracy": 0.6 * (1 - np.exp(-15 * U))}})
+    (reason,) = diagnose(replace(apart, metric="accuracy", directions=("maximize",)))["reason"]
+    assert reason == "validation stays at 0.6, 0.4 below training at 1"
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,19 @@ def test_diagnose_prints_a_row_per_trial(runs, capsys, monkeypatch):
     assert records[1]["cure"] == ["lr=0.15"]
 
 
+def test_a_shape_has_one_name_wherever_a_person_reads_it(capsys, monkeypatch, tmp_path):
+    """Terminal and figures say "fast, then flat"; machines get the identifier."""
+    courses = (np.exp(-STEPS / 30), 0.6 + 0.4 * np.exp(-STEPS / 2))
+    frames = [pd.DataFrame({"trial": n, "step": STEPS, "loss": c, "params.lr": 0.1}) for n, c in enumerate(courses)]
+    pd.concat(frames).to_csv(tmp_path / "runs.csv", index=False)
+    told = "diagnose", str(tmp_path / "runs.csv")
+    assert json.loads(said(capsys, monkeypatch, *told, "--json"))[1]["shape"] == "fast_then_flat"
+    for command in (told, ("show", told[1], "1"), ("next", told[1])):
+        text = said(capsys, monkeypatch, *command)
+        assert "fast, then flat" in text
+        assert "fast_then_flat" not in text
+
+
 def test_convergence_prints_numbers_and_the_time_to_a_target(runs, capsys, monkeypatch):
     """The sentence counts the trials that did not arrive."""
     text = said(capsys, monkeypatch, "convergence", runs, "--target", "0.5")

@@ -1,6 +1,7 @@
 """The figures, on ordinary and on awkward sweeps."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from analysis.figures.style import SHAPE_MARKS, best_trial, value_limits
 from analysis.figures.timeline import lanes
 from analysis.load import Sweep
 from analysis.pruning import pruning
-from analysis.ranking import rank
+from analysis.ranking import Ranking, rank
 
 mpl.use("agg")
 
@@ -253,3 +254,88 @@ def test_tiers_are_set_apart(made_sweep: Make) -> None:
     ax = drawn(lambda f: figures.draw_ranking(f.subplots(), ranking)).axes[0]
     assert [text.get_text() for text in ax.texts] == [f"tier {i + 1}" for i in range(n_tiers)]
     assert sum(line.get_linestyle() == "--" for line in ax.lines) == n_tiers - 1
+
+
+def spread(**changes: float) -> Ranking:
+    """Settings of a tier each, at 1.0 to 1.8, but those named (s2=10.65), with intervals of 0.1 either way."""
+    estimate = pd.Series({f"s{i}": 1 + 0.2 * i for i in range(5)} | changes).to_numpy()
+    table = pd.DataFrame({"setting": range(5), "n_seeds": 1, "estimate": estimate, "tier": range(1, 6)})
+    table = table.assign(low=estimate - 0.1, high=estimate + 0.1)
+    return Ranking(table, "level of loss", False, 0.05, "curve", 0.2, 2, ())
+
+
+@pytest.mark.parametrize(("sign", "said"), [(1.0, "10.65 →"), (-1.0, "← -10.65")])
+def test_one_exploded_setting_squashes_no_others(sign: float, said: str) -> None:
+    """A setting many times as far from the best as the median is an arrow with its number at the edge."""
+    ranking = spread(s4=10.65)
+    low, high = ("low", "high") if sign > 0 else ("high", "low")
+    turned = {"estimate": sign * ranking.table["estimate"], "low": sign * ranking.table[low]}
+    table = ranking.table.assign(**turned, high=sign * ranking.table[high])
+    ranking = dataclasses.replace(ranking, table=table, larger_is_better=sign < 0)
+    ax = drawn(lambda f: figures.draw_ranking(f.subplots(), ranking)).axes[0]
+    left, right = ax.get_xlim()
+    assert right - left < 1.5
+    assert [text.get_text() for text in ax.texts if "10.65" in text.get_text()] == [said]
+
+
+def test_one_setting_lies_in_its_frame() -> None:
+    """A setting that is alone has its whole interval in the frame, and the label beside it is not cut off."""
+    ranking = spread()
+    ranking = dataclasses.replace(ranking, table=ranking.table.head(1), smallest_difference=np.nan)
+    figure = Figure((8.0, 1.42), layout="constrained")
+    ax = figure.subplots()
+    figures.draw_ranking(ax, ranking)
+    FigureCanvasAgg(figure).draw()
+    assert ax.get_xlim()[0] < 0.9
+    assert ax.get_xlim()[1] > 1.1
+    label = ax.yaxis.label.get_window_extent()
+    assert label.y0 >= 0
+    assert label.y1 <= figure.bbox.height
+
+
+def test_small_multiples_have_the_axis_of_the_curves(made_sweep: Make) -> None:
+    """Panels are drawn on the axis that is asked for, their marks on their curves, and their numbers do not touch."""
+    what = made_sweep()
+    figure = drawn(lambda f: figures.draw_by_shape(f, what, shapes(what), axis="examples"))
+    panel = figure.axes[0]
+    assert figure.get_supxlabel() == "examples seen"
+    examples = what.curves.loc[what.curves["metric"] == "loss", "examples"]
+    assert panel.get_xlim()[1] == examples.max()
+    marks = [x for ax in figure.axes for line in ax.lines for x in line.get_xdata()]
+    assert marks
+    assert set(marks) <= set(examples)
+    boxes = [label.get_window_extent() for label in figure.axes[-1].get_xticklabels()]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_a_panel_without_a_line_says_why(made_sweep: Make) -> None:
+    """Curves that lie above the frame, or that nobody reported, are counted with the reason why none is seen."""
+    what = made_sweep(12, state="complete")
+    high, silent = what.curves["trial"] < 2, what.curves["trial"] == 2
+    curves = what.curves.assign(value=what.curves["value"].mask(high, what.curves["value"] + 1e4))[~silent]
+    shape = ["exploded", "exploded", "broken", *["slow"] * 9]
+    diagnosis = pd.DataFrame({"shape": shape, "since": np.nan}, index=what.trials.index)
+    figure = drawn(lambda f: figures.draw_by_shape(f, dataclasses.replace(what, curves=curves), diagnosis))
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles[:3] == ["slow (9)", "exploded (2, above the frame)", "broken (1, no curve)"]
+
+
+def test_the_legend_leaves_the_ends_of_rising_curves_free(made_sweep: Make) -> None:
+    """Where the watched metric rises, the best ends on the top right, so the legend is below."""
+    figure = drawn(lambda f: figures.draw_curves(f.subplots(), made_sweep(direction="maximize")))
+    (ax,) = figure.axes
+    assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().get_points()[:, 1].mean()
+    assert ax.get_title(loc="left") == "made: 12 trials"
+    assert (
+        drawn(lambda f: figures.draw_curves(f.subplots(), made_sweep(1))).axes[0].get_title(loc="left")
+        == "made: 1 trial"
+    )
+
+
+def test_a_trial_shorter_than_a_pixel_is_seen(made_sweep: Make) -> None:
+    """Trials of a second in a sweep of hours, sessions apart, leave marks in the timeline, in their colours."""
+    what = made_sweep(state="complete")
+    late = what.trials["started_s"].where(what.trials.index < 6, 36000.0)
+    what = dataclasses.replace(what, trials=what.trials.assign(started_s=late, seconds=0.05))
+    ax = drawn(lambda f: figures.draw_timeline(f.subplots(), what)).axes[0]
+    assert all(bar.get_edgecolor() == bar.get_facecolor() for bar in ax.patches)

@@ -1,6 +1,10 @@
 """Several criteria at once: who is on the front."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -8,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from optuna.study._multi_objective import _is_pareto_front
 
-from analysis.load import Sweep
+from analysis.load import Sweep, load
 from analysis.pareto import front, pareto, shown
+from analysis.ranking import rank
+from analysis.words import on_front
 
 
 @given(arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=st.integers(0, 3).map(float)))
@@ -67,3 +73,41 @@ def test_a_target_that_was_not_reached_is_said() -> None:
     assert table[heading].map(type).tolist() == [float, float, str]
     assert table[heading].iloc[2] == "not reached"
     assert list(front(np.array([[1.0, np.inf], [1.0, 500.0], [1.0, np.inf]]))) == [False, True, False]
+
+
+def test_a_maximised_target_has_the_sign_of_its_metric() -> None:
+    """Turned over and maximised, the same sweep has the same front, and its target's sign is the metric's."""
+    made = fast_slow_and_bad()
+    trials = made.trials.assign(**{name: -made.trials[name] for name in ("objective", "best", "final")})
+    curves = made.curves.assign(value=-made.curves["value"])
+    found = pareto(replace(made, directions=("maximize",), trials=trials, curves=curves))
+    assert found.attrs["target"] == pytest.approx(-pareto(made).attrs["target"])
+    assert found["on_front"].tolist() == pareto(made)["on_front"].tolist()
+
+
+@pytest.fixture
+def two_objectives(tmp_path: Path) -> tuple[Sweep, optuna.Study]:
+    """A sweep that minimises one objective and maximises another, with a pruned trial, as its folder holds it."""
+    (tmp_path / "sweep.yaml").write_text(
+        "study_name: s\nstorage: null\ndirections: [minimize, maximize]\nmetric: loss\nobjective: null\n"
+    )
+    directions = ["minimize", "maximize"]
+    study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}", directions=directions)
+    for values in np.random.default_rng(0).integers(0, 6, (12, 2)).astype(float).tolist():
+        study.add_trial(optuna.create_trial(values=values))
+    study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL))
+    return load(tmp_path), study
+
+
+def test_several_objectives_are_the_criteria(two_objectives: tuple[Sweep, optuna.Study]) -> None:
+    """The front of a sweep with several objectives is the study's own, each in its direction, and so it is told."""
+    sweep, study = two_objectives
+    found = pareto(sweep)
+    best = {trial.number for trial in study.best_trials}
+    assert set(found.loc[found["on_front"], "setting"]) == best
+    assert 0 < len(best) < len(found) == 12
+    assert found.set_index("setting")[["objective", "objective_2"]].loc[3].tolist() == study.trials[3].values
+    assert list(shown(found)) == ["setting", "objective 1 (minimized)", "objective 2 (maximized)", "on front"]
+    (sentence,) = on_front(sweep, rank(sweep))
+    assert all(str(number) in sentence for number in best)
+    assert on_front(fast_slow_and_bad(), rank(fast_slow_and_bad())) == []

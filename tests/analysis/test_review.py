@@ -117,6 +117,14 @@ def test_the_study_note_is_the_reports_paragraph_with_the_ranking(made_sweep: Ma
     assert "10 more settings" in about
 
 
+def test_the_study_note_has_what_to_know_before_believing_the_order(made_sweep: MadeSweep) -> None:
+    """Every warning of the ranking is in the note, before the table."""
+    made = review(made_sweep(60), 7)
+    assert made.ranking.warnings
+    for warning in made.ranking.warnings:
+        assert warning in made.about.partition("\n\n")[0].replace("\\", "")
+
+
 def test_the_study_note_leads_to_the_trials_of_each_shape(made_sweep: MadeSweep) -> None:
     """Every shape that occurs is a link to its trials, to the first twenty if there are more."""
     made = review(made_sweep(60), 7)

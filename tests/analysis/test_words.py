@@ -56,13 +56,29 @@ def test_what_was_searched_is_counted_and_ranged(made_sweep: Make) -> None:
 
 @pytest.mark.parametrize(("tiers", "certain"), [([1, 2, 2], True), ([1, 1, 2], False)])
 def test_a_shared_first_place_is_no_victory(tiers: list[int], certain: bool) -> None:
-    """A leader that cannot be told from the next only leads, and what would settle it is said; warnings stay out."""
+    """A leader that cannot be told from the next only leads, and what would settle it is said, then the warnings."""
     said = " ".join(won(ranking([1.0, 1.05, 2.0], tiers)))
     assert "objective 1 (95 % interval 0.9 to 1.1), with optim.lr=0.1" in said
     assert ("Setting 0 came first" in said) is certain
     assert ("Setting 0 leads" in said) is not certain
     assert ("seeds" in said and "would settle it" in said) is not certain
-    assert "Beware" not in said
+    assert said.endswith("Beware.")
+
+
+def test_one_setting_alone_is_said_to_be_alone_once() -> None:
+    """Who has nobody to be compared with has not come first, and it is said in one sentence; one trial is no trials."""
+    alone, *more = won(ranking([1.0], [1]))
+    assert alone.startswith("Setting 0 is the only one that completed: objective 1 (")
+    assert more == ["Beware."]
+    assert went_wrong(pd.DataFrame({"shape": ["converged"]})) == ["It shows no ill."]
+
+
+def test_a_sweep_that_reports_no_curves_is_not_ill_for_it(made_sweep: Make) -> None:
+    """Trials that nobody can judge by a curve, as the task reports none, have not gone wrong."""
+    what = made_sweep(6)
+    silent = dataclasses.replace(what, curves=what.curves.head(0))
+    assert "broken (6)" in paragraph(what, rank(what), diagnosed(what, ["broken"] * 6))
+    assert "broken" not in paragraph(silent, rank(silent), diagnosed(silent, ["broken"] * 6))
 
 
 def test_no_interval_is_claimed_where_none_is_known() -> None:
@@ -80,7 +96,9 @@ def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:
     """What went wrong is what the diagnosis counts; healthy shapes are no ills."""
     what = made_sweep(6)
     shapes = ["stalled", "exploded", "stalled", "converged", "improving", "stalled"]
-    assert went_wrong(diagnosed(what, shapes)) == ["What went wrong most, of 6 trials: 3 stalled and 1 exploded."]
+    assert went_wrong(diagnosed(what, shapes)) == ["What went wrong most, of 6 trials: stalled (3); exploded (1)."]
+    shapes = ["fast_then_flat", "slow", *["converged"] * 4]
+    assert went_wrong(diagnosed(what, shapes)) == ["What went wrong most, of 6 trials: fast, then flat (1); slow (1)."]
     assert went_wrong(diagnosed(what, ["converged"] * 6)) == ["None of the 6 trials shows an ill."]
 
 
