@@ -45,7 +45,8 @@ class Ranking:
         likely end. Columns setting (number of its first trial), trials (their numbers), n_seeds (completed), state
         (Optuna's, or infeasible), estimate (mean of the seeds; without repeats the level of the
         curve; NaN unless completed), low, high (95 %, Student's t, for this setting alone), tier (1 is first place;
-        <NA> unless completed), why, and `params.KEY`; in a comparison of sweeps also sweep.
+        <NA> unless completed), why, and `params.KEY`; in a comparison of sweeps also sweep, of runs of other tools that
+        have one also name (of the first run).
     of: what is ranked, such as "objective" or "level of val_loss". larger_is_better: its direction.
     noise: standard deviation of one run around its setting, typical. noise_source: "seeds"; "curve", where no setting
         was repeated: errors are then those of the level of each curve, and another seed may differ by more; "none" if
@@ -223,6 +224,7 @@ def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["fi
     return None
 
 
+_REPEATS = "Repeats would tell: runs with a column `setting` that names the first of each."
 _STATES = ("complete", "infeasible", "pruned", "running", "fail")
 
 
@@ -249,7 +251,7 @@ def _table(
     trials: pd.DataFrame, ranked: dict[int, dict[str, float]], outlook: pd.Series, sign: float = 1.0
 ) -> pd.DataFrame:
     columns = ["setting", "trials", "n_seeds", "state", "estimate", "low", "high", "tier", "why"]
-    columns += ["sweep"] if "sweep" in trials else []
+    columns += [c for c in ("sweep", "name") if c in trials]
     rows: list[dict[str, Any]] = []
     for setting, runs in trials.groupby("setting", sort=True) if len(trials) else ():
         number = int(str(setting))
@@ -263,6 +265,7 @@ def _table(
         rows.append(
             {
                 "setting": number,
+                **({"name": lead["name"]} if "name" in runs else {}),
                 "trials": tuple(int(n) for n in runs.get("number", runs.index)),
                 "n_seeds": int(runs["state"].eq("complete").sum()),
                 "state": state,
@@ -320,7 +323,7 @@ def _warnings(
     if source == "curve":
         found.append(
             "No setting was repeated: the noise is that of each curve, and another seed may differ by more. "
-            "`python -m analysis race DIR` runs the seeds that would tell."
+            + ("`python -m analysis race DIR` runs the seeds that would tell." if sweep.provenance else _REPEATS)
         )
     elif source == "none" and len(done) > 1:
         found.append("Nothing is known about the noise (no repeats, no curve of the objective): no order is certain.")
