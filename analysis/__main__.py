@@ -247,6 +247,9 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     table = _named(diagnose(sweep), sweep)
     if not arguments.json:
         table = table.assign(cure=table["cure"].map(" ".join)).drop(columns=["parameter", "advice"])
+    if table.empty and not arguments.json:
+        print(f"No trial has a curve of {sweep.metric} that could be judged.")
+        return
     _print_frame(table, arguments.json)
 
 

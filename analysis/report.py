@@ -118,6 +118,8 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
+    if not lines_of(sweep, sweep.metric):
+        return Section("Curves", [])
     axis = _axis(sweep)
 
     def draw(figure: Figure) -> None:
@@ -162,7 +164,8 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
         lambda figure: figures.draw_by_shape(figure, sweep, diagnosis),
         (9.0, 0.8 + 2.0 * n_rows),
     )
-    blocks: list[Block] = [picture, Table("How the trials converged", summary)]
+    blocks: list[Block] = [picture] if lines_of(sweep, sweep.metric) else []
+    blocks += [Table("How the trials converged", summary)]
     where = shares(sweep, diagnosis)["sentence"].tolist()
     blocks += ["Where in the search space (the best rule of one or two parameters for each shape):"] if where else []
     blocks += [Items(where)] if where else []
