@@ -69,6 +69,9 @@ def _named(table: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     report = commands.add_parser("report", help="write a sweep's report: one HTML page, and Markdown")
     _add_source(report)
+    report.add_argument(
+        "--out", type=Path, help="the folder to write to (report/ in a sweep's folder, NAME_report/ beside other runs)"
+    )
     report.add_argument("--json", action="store_true", help="print the paths for machines")
     report.set_defaults(run=_report)
 
@@ -78,7 +81,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     from analysis.report import write_report
 
-    page, text = write_report(arguments.folder)
+    page, text = write_report(arguments.folder, _loaded(arguments), arguments.out)
     print(json.dumps({"html": str(page), "markdown": str(text)}) if arguments.json else f"{page}\n{text}")
 
 

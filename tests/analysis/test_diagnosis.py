@@ -230,9 +230,8 @@ def test_a_table_has_a_row_for_each_trial_that_can_be_judged():
 
 def test_a_trial_without_a_curve_is_ill_only_if_it_failed():
     """One that only returned its result, was pruned at once, never ran or repeats a failed one has no diagnosis."""
-    made = sweep(
-        {n: {"loss": np.ones(3)} for n in range(6)}, ["complete", "pruned", "pruned", "fail", "fail", "running"]
-    )
+    states = ["complete", "pruned", "pruned", "fail", "fail", "running"]
+    made = sweep({n: {"loss": np.ones(3)} for n in range(6)}, state=states)
     whys = ["completed", "infeasible: too hot", "duplicate: of trial 2", "failed: Error", "duplicate: of trial 3", ""]
     found = diagnose(replace(made, curves=made.curves.iloc[:0], trials=made.trials.assign(why=whys)))
     assert found["reason"].to_dict() == {3: "no finite report: failed: Error"}
