@@ -174,7 +174,8 @@ def _race(arguments: argparse.Namespace) -> None:
     for leader, _, seed in race.repeats:
         print(f"setting {leader} with seed {seed}", file=sys.stderr)
     if not race.repeats:
-        print("first place is settled: nothing to run", file=sys.stderr)
+        settled = "first place is settled: nothing to run"
+        print(settled if ranking.first else "no setting has completed: nothing to race", file=sys.stderr)
     elif arguments.dry_run:
         print(f"in {race.working_dir}: {race}", file=sys.stderr)
     else:
