@@ -181,12 +181,20 @@ def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Est
     of_trial = reported(sweep, metric)
     known = [
         level(of_trial[n]["step"].to_numpy(), sign * of_trial[n]["value"].to_numpy(np.float64), kind)
-        for n in done.index
+        if is_whole
+        else (math.nan, math.nan, 1.0)
+        for n, is_whole in _is_written(sweep, done).items()
     ]
     levels, errors, df = np.array(known).T
-    levels = np.where(np.isnan(levels), sign * done["objective"], levels)  # a curve that began with NaN
+    levels = np.where(np.isnan(levels), sign * done["objective"], levels)  # not written yet, or it began with NaN
     name = f"{'level' if kind == 'final' else 'smoothed best'} of {metric}"
     return tiers.from_curves(levels, errors, df), name, "curve"
+
+
+def _is_written(sweep: Sweep, done: pd.DataFrame) -> pd.Series:
+    """Whether each trial's curve is on disk to its last report; while a sweep runs, a result may be there before."""
+    last = sweep.curves[sweep.curves["metric"] == sweep.metric].groupby("trial")["step"].max()
+    return ~(last.reindex(done.index).fillna(-1) < done.get("steps", pd.Series(np.nan, done.index)).astype(float))
 
 
 def reported(sweep: Sweep, metric: str) -> dict[int, pd.DataFrame]:
@@ -209,8 +217,12 @@ def level(steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "bes
 
 
 def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["final", "best"]] | None:
-    """The metric whose last ("final") or best value is the objective of the completed trials; None if none is."""
+    """The metric whose last ("final") or best value is the objective of the completed trials; None if none is.
+
+    Trials whose curve is not all on disk yet do not count.
+    """
     largest = sweep.directions[0] == "maximize"
+    done = done[_is_written(sweep, done)]
     curves = sweep.curves[sweep.curves["trial"].isin(done.index)]
     names = curves["metric"].unique()
     for metric in sorted(names, key=lambda name: (name != sweep.metric, name)):
