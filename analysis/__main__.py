@@ -339,7 +339,7 @@ def _show(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     from analysis.show import described
-    from analysis.tables import as_table, terminal
+    from analysis.tables import as_table, cell, terminal
 
     sweep = _loaded(arguments)
     about = described(sweep, arguments.trial)
@@ -348,8 +348,8 @@ def _show(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(about.to_json())
         return
-    shown = about.map(lambda value: " ".join(value) if isinstance(value, tuple) else value).dropna()
-    shown = shown[shown.map(lambda value: value != "")]
+    shown = about.map(lambda value: cell(" ".join(value) if isinstance(value, tuple) else value))  # texts stand left
+    shown = shown[shown != ""]
     terminal().print(as_table(shown.rename("value").rename_axis("of this trial").reset_index()))
 
 
@@ -357,13 +357,16 @@ def _print_ranking(ranking: Ranking, as_json: bool) -> None:
     import json
 
     from analysis.ranking import as_document
-    from analysis.tables import as_table, terminal
+    from analysis.tables import as_table, short_names, terminal
 
     if as_json:
         print(json.dumps(as_document(ranking)))
         return
     console = terminal()
-    console.print(as_table(ranking.shown()))
+    table = ranking.shown()
+    params = [c.removeprefix("params.") for c in map(str, ranking.table.columns) if c.startswith("params.")]
+    names = short_names([name for name in params if name in table])
+    console.print(as_table(table.rename(columns={key: name for key, name in names.items() if name not in table})))
     for sentence in ranking.sentences():
         console.print(sentence, markup=False, highlight=False)
 

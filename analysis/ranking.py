@@ -183,7 +183,7 @@ def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Est
         level(of_trial[n]["step"].to_numpy(), sign * of_trial[n]["value"].to_numpy(np.float64), kind)
         if is_whole
         else (math.nan, math.nan, 1.0)
-        for n, is_whole in _is_written(sweep, done).items()
+        for n, is_whole in zip(done.index, _is_written(sweep, done), strict=True)
     ]
     levels, errors, df = np.array(known).T
     levels = np.where(np.isnan(levels), sign * done["objective"], levels)  # not written yet, or it began with NaN
