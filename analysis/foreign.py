@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 # Our names of the columns of a file: theirs, in small letters.
 ALIASES = {
@@ -68,7 +69,8 @@ def read_runs(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     `Step` and a column `RUN - METRIC` per run; its __MIN and __MAX are left out. In a TensorBoard folder each folder
     with event files is a run; scalars and hyperparameters are read, with `tensorboard` installed; the folder that
     `SummaryWriter.add_hparams` makes within a run's belongs to that run.
-    In a column per metric an empty cell is no report, but those after the last number of a gapless curve are NaN.
+    In a column per metric an empty cell is no report, but those after the last number of a gapless curve are NaN (not
+    in a row with something that never was reported together with it).
 
     Raises FileNotFoundError if there is nothing, ValueError if what is there are no curves, or rows lack their trial.
     """
@@ -181,8 +183,9 @@ def _tidy(frame: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, pd.DataFrame
     if not {"metric", "value"} <= set(frame.columns):
         fixed = [c for c in ("trial", "step", "examples", "seconds") if c in frame]
         metrics = [c for c in frame.columns if c not in (*fixed, *about, "timestamp") and _is_metric(frame[c])]
+        is_alike = _goes_with(frame[metrics].notna().to_numpy(np.int64)).ravel(order="F")
         frame = frame.melt(fixed, metrics, var_name="metric", value_name="value")
-        frame = frame[_was_reported(frame)]
+        frame = frame[_was_reported(frame, is_alike)]
     if frame.empty:
         raise ValueError(f"{source} holds no curves: no column of numbers beside trial and step")
     curves = frame.reindex(columns=CURVE_COLUMNS).astype({"value": float, "metric": str})
@@ -201,11 +204,21 @@ def _as_ours(trials: pd.DataFrame) -> pd.DataFrame:
     return trials
 
 
-def _was_reported(frame: pd.DataFrame) -> pd.Series:
+def _goes_with(number: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a row [rows, metrics] holds only what is also reported together with a metric, as 1 and 0.
+
+    If not it is a report of another kind, such as the test accuracy at the end: that the loss has no number there says
+    nothing of the loss.
+    """
+    never_together = (number.T @ number == 0).astype(np.int64)
+    return np.asarray(number @ never_together == 0)
+
+
+def _was_reported(frame: pd.DataFrame, is_alike: NDArray[np.bool_]) -> pd.Series:
     """Which values of a column per metric were reports: all numbers, and NaN at the end of a curve without gaps.
 
     An empty cell and NaN look alike in a table. A metric reported now and then has gaps; one that diverged has none
-    before. A trial without any number reported its NaN.
+    before. A trial without any number reported its NaN. is_alike: of `_goes_with`.
     """
     number = frame["value"].notna()
     curve = [frame["trial"], frame["metric"]]
@@ -215,7 +228,7 @@ def _was_reported(frame: pd.DataFrame) -> pd.Series:
     has_gaps = (n_before < at).where(at <= last, other=False).groupby(curve).transform("any")
     some = number.groupby(curve).transform("any")
     is_empty = ~number.groupby(frame["trial"]).transform("any")
-    return number | (some & ~has_gaps & (at > last)) | is_empty
+    return number | (some & ~has_gaps & (at > last) & is_alike) | is_empty
 
 
 def _is_metric(column: pd.Series) -> bool:

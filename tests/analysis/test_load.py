@@ -199,6 +199,17 @@ def test_a_run_that_diverged_is_not_ranked(tmp_path):
     assert rank(sweep).first == [0]
 
 
+def test_a_row_of_another_kind_is_no_divergence(tmp_path):
+    """A last row with the test accuracy only, as W&B exports it, says nothing of the loss; NaN before it does."""
+    frame = pd.DataFrame({"trial": 0, "step": STEPS, "loss": course(0.1), "epoch": 1.0, "test_acc": np.nan})
+    frame.loc[39, ["loss", "test_acc"]] = [np.nan, 0.9]
+    frame.to_csv(tmp_path / "r.csv", index=False)
+    assert load(tmp_path / "r.csv").trials.loc[0, ["state", "objective"]].tolist() == ["complete", course(0.1)[38]]
+    frame.loc[35:, "loss"] = np.nan
+    frame.to_csv(tmp_path / "r.csv", index=False)
+    assert load(tmp_path / "r.csv").trials.loc[0, "why"] == "diverged at step 36"
+
+
 @pytest.mark.parametrize(
     ("metric", "direction"),
     [
