@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.load import Sweep
     from analysis.ranking import Ranking
 
 
@@ -33,9 +35,43 @@ def main() -> None:
         sys.exit(f"analysis: {error}")
 
 
+def _add_source(command: argparse.ArgumentParser, several: bool = False) -> None:
+    """What every command that reads runs is told of them; `_loaded` reads them."""
+    which = "a sweep's folder, such as multirun/quickstart, finished or running; or runs of other tools"
+    if several:
+        command.add_argument("folders", type=Path, nargs="+", metavar="folder", help=which)
+    else:
+        command.add_argument("folder", type=Path, help=which)
+    command.add_argument("--metric", metavar="NAME", help="what is watched, in runs of other tools (default: the loss)")
+    command.add_argument(
+        "--direction", choices=("minimize", "maximize"), help="of that metric (default: what its name says)"
+    )
+
+
+def _loaded(arguments: argparse.Namespace, source: Path | None = None) -> Sweep:
+    from analysis.load import is_sweep, load
+
+    source = source or arguments.folder
+    sweep = load(source, arguments.metric, arguments.direction)
+    if arguments.direction is None and sweep.directions[0] == "maximize" and not is_sweep(source):
+        print(f"{sweep.metric} is taken to be better when it is higher (else: --direction minimize)", file=sys.stderr)
+    return sweep
+
+
+def _named(table: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
+    """The rows of trials, as columns; beside each number the name of the run, where other tools gave it one."""
+    table = table.reset_index()
+    if "name" in sweep.trials:
+        table.insert(1, "name", table["trial"].map(sweep.trials["name"]))
+    return table
+
+
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     report = commands.add_parser("report", help="write a sweep's report: one HTML page, and Markdown")
-    report.add_argument("folder", type=Path, help="a sweep's folder, such as multirun/quickstart, finished or running")
+    _add_source(report)
+    report.add_argument(
+        "--out", type=Path, help="the folder to write to (report/ in a sweep's folder, NAME_report/ beside other runs)"
+    )
     report.add_argument("--json", action="store_true", help="print the paths for machines")
     report.set_defaults(run=_report)
 
@@ -45,7 +81,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     from analysis.report import write_report
 
-    page, text = write_report(arguments.folder)
+    page, text = write_report(arguments.folder, _loaded(arguments), arguments.out)
     print(json.dumps({"html": str(page), "markdown": str(text)}) if arguments.json else f"{page}\n{text}")
 
 
@@ -93,7 +129,7 @@ def _replay(arguments: argparse.Namespace) -> None:
 
 def _add_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("rank", help="which settings are truly better, in tiers of those that tie")
-    command.add_argument("folder", type=Path, help="a sweep's folder")
+    _add_source(command)
     command.add_argument(
         "--pareto", action="store_true", help="by all objectives at once; if there is one, by speed and so on, too"
     )
@@ -102,16 +138,20 @@ def _add_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _rank(arguments: argparse.Namespace) -> None:
-    from analysis.load import load
+    import json
+
     from analysis.pareto import pareto, shown
     from analysis.ranking import rank
 
-    sweep = load(arguments.folder)
-    if arguments.pareto:
-        found = pareto(sweep)
-        _print_frame(found if arguments.json else shown(found), arguments.json)
-    else:
+    sweep = _loaded(arguments)
+    if not arguments.pareto:
         _print_ranking(rank(sweep), arguments.json)
+        return
+    found = pareto(sweep)
+    if arguments.json:
+        print(json.dumps(_plain(found.attrs) | {"settings": _plain(found)}))
+    else:
+        _print_frame(shown(found), as_json=False)
 
 
 def _add_race(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -136,7 +176,8 @@ def _race(arguments: argparse.Namespace) -> None:
     for leader, _, seed in race.repeats:
         print(f"setting {leader} with seed {seed}", file=sys.stderr)
     if not race.repeats:
-        print("first place is settled: nothing to run", file=sys.stderr)
+        settled = "first place is settled: nothing to run"
+        print(settled if ranking.first else "no setting has completed: nothing to race", file=sys.stderr)
     elif arguments.dry_run:
         print(f"in {race.working_dir}: {race}", file=sys.stderr)
     else:
@@ -153,21 +194,20 @@ def _race(arguments: argparse.Namespace) -> None:
 
 def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("compare", help="the settings of several sweeps in one ranking")
-    command.add_argument("folders", type=Path, nargs="+", help="sweeps' folders")
+    _add_source(command, several=True)
     command.add_argument("--json", action="store_true", help="for machines")
     command.set_defaults(run=_compare)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from analysis.load import load
     from analysis.ranking import compare
 
-    _print_ranking(compare([load(folder) for folder in arguments.folders]), arguments.json)
+    _print_ranking(compare([_loaded(arguments, folder) for folder in arguments.folders]), arguments.json)
 
 
 def _add_importance(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("importance", help="which parameters mattered, for the result and for each shape")
-    command.add_argument("folder", type=Path, help="a sweep's folder")
+    _add_source(command)
     command.add_argument("--json", action="store_true", help="for machines")
     command.set_defaults(run=_importance)
 
@@ -177,10 +217,9 @@ def _importance(arguments: argparse.Namespace) -> None:
 
     from analysis.diagnosis import diagnose
     from analysis.importance import CHANCE, importance, in_words, interactions, shares
-    from analysis.load import load
     from analysis.tables import as_table, terminal
 
-    sweep = load(arguments.folder)
+    sweep = _loaded(arguments)
     mattered = importance(sweep)
     found = {
         "importance": mattered.reset_index(),
@@ -202,25 +241,28 @@ def _importance(arguments: argparse.Namespace) -> None:
 
 def _add_diagnose(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("diagnose", help="the shape of each trial's loss, why, and what to do about it")
-    command.add_argument("folder", type=Path, help="a sweep's folder")
+    _add_source(command)
     command.add_argument("--json", action="store_true", help="for machines")
     command.set_defaults(run=_diagnose)
 
 
 def _diagnose(arguments: argparse.Namespace) -> None:
     from analysis.diagnosis import diagnose, shape_name
-    from analysis.load import load
 
-    table = diagnose(load(arguments.folder)).reset_index()
+    sweep = _loaded(arguments)
+    table = _named(diagnose(sweep), sweep)
     if not arguments.json:
         table = table.assign(cure=table["cure"].map(" ".join), shape=table["shape"].map(shape_name))
         table = table.drop(columns=["parameter", "advice"])
+    if table.empty and not arguments.json:
+        print(f"No trial has a curve of {sweep.metric} that could be judged.")
+        return
     _print_frame(table, arguments.json)
 
 
 def _add_convergence(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("convergence", help="how each trial converged, in numbers")
-    command.add_argument("folder", type=Path, help="a sweep's folder")
+    _add_source(command)
     command.add_argument("--axis", choices=("step", "examples", "seconds"), default="step", help="of places (step)")
     command.add_argument("--target", type=float, help="a loss to reach (default: what half of the trials reach)")
     command.add_argument("--json", action="store_true", help="for machines, with all columns")
@@ -228,22 +270,30 @@ def _add_convergence(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _convergence(arguments: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
     from analysis.convergence import SHOWN, convergence, time_to_target
-    from analysis.load import load
     from analysis.tables import as_table, terminal
 
-    table = convergence(load(arguments.folder), arguments.axis, arguments.target)
+    sweep = _loaded(arguments)
+    found = convergence(sweep, arguments.axis, arguments.target)
+    table = _named(found, sweep)
+    time = time_to_target(found) if found["n_reports"].gt(0).any() else None
     if arguments.json:
-        _print_frame(table.reset_index(), as_json=True)
+        about = {"target": found.attrs["target"], "time_to_target": time and asdict(time)}
+        print(json.dumps(_plain(about) | {"trials": _plain(table)}))
         return
     console = terminal()
-    console.print(as_table(table.reset_index()[["trial", *SHOWN]]))
-    console.print(time_to_target(table).sentence(), markup=False, highlight=False)
+    if table["last"].notna().any():
+        console.print(as_table(table[[c for c in ("trial", "name", *SHOWN) if c in table]]))
+    nothing = f"No trial has a finite report of {sweep.metric}, so there is nothing to measure."
+    console.print(time.sentence() if time else nothing, markup=False, highlight=False)
 
 
 def _add_next(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("next", help="what to try next: the cures of ill trials, the most promising first")
-    command.add_argument("folder", type=Path, help="a sweep's folder")
+    _add_source(command)
     command.add_argument("--n", type=_at_least_one, default=8, help="at most so many (8)")
     command.add_argument("--enqueue", action="store_true", help="put those of the search space into the study's queue")
     command.add_argument("--json", action="store_true", help="for machines")
@@ -255,11 +305,10 @@ def _next(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from analysis.diagnosis import diagnose
-    from analysis.load import load
     from analysis.next_trials import as_frame, continuing, enqueue, next_trials
     from analysis.tables import as_table, terminal
 
-    sweep = load(arguments.folder)
+    sweep = _loaded(arguments)
     trials = next_trials(sweep, diagnose(sweep))[: arguments.n]
     queued = enqueue(arguments.folder, trials) if arguments.enqueue else []
     if arguments.json:
@@ -271,12 +320,9 @@ def _next(arguments: argparse.Namespace) -> None:
         return
     console.print(as_table(as_frame(trials)))
     for trial in trials:
-        if trial.outside:
-            console.print(
-                f"\nOutside of the search space ({trial.outside}):\n  {trial.command or ' '.join(trial.overrides)}",
-                markup=False,
-                soft_wrap=True,
-            )
+        if trial.command and trial.outside:
+            outside = f"\nOutside of the search space ({trial.outside}):\n  {trial.command}"
+            console.print(outside, markup=False, soft_wrap=True)
     if not arguments.enqueue and any(trial.params for trial in trials):
         console.print("\n--enqueue puts those of the search space into the sweep's queue.", markup=False)
     if queued:
@@ -286,26 +332,30 @@ def _next(arguments: argparse.Namespace) -> None:
 
 def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("show", help="one trial: its setting, shape, convergence and cure")
-    command.add_argument("folder", type=Path, help="a sweep's folder")
+    _add_source(command)
     command.add_argument("trial", type=int, help="its number")
     command.add_argument("--json", action="store_true", help="for machines")
     command.set_defaults(run=_show)
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from analysis.diagnosis import shape_name
-    from analysis.load import load
-    from analysis.show import described
-    from analysis.tables import as_table, terminal
+    import pandas as pd
 
-    about = described(load(arguments.folder), arguments.trial)
+    from analysis.diagnosis import shape_name
+    from analysis.show import described
+    from analysis.tables import as_table, cell, terminal
+
+    sweep = _loaded(arguments)
+    about = described(sweep, arguments.trial)
+    if "name" in sweep.trials:
+        about = pd.concat([pd.Series({"name": sweep.trials["name"][arguments.trial]}), about])
     if arguments.json:
         print(about.to_json())
         return
-    shown = about.map(lambda value: " ".join(value) if isinstance(value, tuple) else value).dropna()
+    shown = about.map(lambda value: cell(" ".join(value) if isinstance(value, tuple) else value))  # texts stand left
+    shown = shown[shown != ""]
     if "shape" in shown:
         shown["shape"] = shape_name(shown["shape"])
-    shown = shown[shown.map(lambda value: value != "")]
     terminal().print(as_table(shown.rename("value").rename_axis("of this trial").reset_index()))
 
 
@@ -313,13 +363,16 @@ def _print_ranking(ranking: Ranking, as_json: bool) -> None:
     import json
 
     from analysis.ranking import as_document
-    from analysis.tables import as_table, terminal
+    from analysis.tables import as_table, short_names, terminal
 
     if as_json:
         print(json.dumps(as_document(ranking)))
         return
     console = terminal()
-    console.print(as_table(ranking.shown()))
+    table = ranking.shown()
+    params = [c.removeprefix("params.") for c in map(str, ranking.table.columns) if c.startswith("params.")]
+    names = short_names([name for name in params if name in table])
+    console.print(as_table(table.rename(columns={key: name for key, name in names.items() if name not in table})))
     for sentence in ranking.sentences():
         console.print(sentence, markup=False, highlight=False)
 
@@ -328,6 +381,17 @@ def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:
     from analysis.tables import as_table, terminal
 
     print(frame.to_json(orient="records")) if as_json else terminal().print(as_table(frame))
+
+
+def _plain(what: pd.DataFrame | Mapping[Any, Any]) -> Any:
+    """The rows of a frame as records, or a mapping, as plain data for JSON; NaN and infinity become None."""
+    import json
+
+    import pandas as pd
+
+    frame = what if isinstance(what, pd.DataFrame) else pd.DataFrame([what])
+    rows = json.loads(frame.to_json(orient="records", double_precision=15))
+    return rows if isinstance(what, pd.DataFrame) else rows[0]
 
 
 def _at_least_one(text: str) -> int:

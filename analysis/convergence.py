@@ -177,7 +177,8 @@ class TimeToTarget:
     """How long trials need to reach a loss, with those that did not in the count.
 
     n_trials, n_reached. median, low, high: where half of the trials have reached the target, and its 95 % interval;
-    infinity where fewer than half ever do. at, share: the estimated share of trials that reached it by each place.
+    infinity where fewer than half have by the last place any trial got to, `until`. at, share: the estimated share of
+    trials that reached it by each place.
     """
 
     target: float
@@ -187,6 +188,7 @@ class TimeToTarget:
     median: float
     low: float
     high: float
+    until: float
     at: Array
     share: Array
 
@@ -196,8 +198,9 @@ class TimeToTarget:
         within = f"{self.n_reached} of {self.n_trials} trials reached {self.target:.4g}"
         if math.isinf(self.median):
             bound = f" (with 95 % confidence not within {self.low:.4g} {unit})" if math.isfinite(self.low) else ""
-            return f"{within}; fewer than half ever do{bound}."
-        return f"{within}; half do within {self.median:.4g} {unit} (95 % interval {self.low:.4g} to {self.high:.4g})."
+            return f"{within}; fewer than half do within {self.until:.4g} {unit}{bound}."
+        high = f"{self.low:.4g} to {self.high:.4g}" if math.isfinite(self.high) else f"from {self.low:.4g} on, or never"
+        return f"{within}; half do within {self.median:.4g} {unit} (95 % interval {high})."
 
 
 def time_to_target(table: pd.DataFrame) -> TimeToTarget:
@@ -205,7 +208,9 @@ def time_to_target(table: pd.DataFrame) -> TimeToTarget:
 
     A trial that ended early had not reached the target by then: it is censored there, not dropped. One that diverged
     never will: it is censored at the longest place of the table. Intervals: Greenwood's on the log-log scale, as
-    scipy has it. Pruned trials were ended because they did badly, which the estimate does not know: it is optimistic.
+    scipy has it; where it has no upper bound because all trials have arrived, six or more, it is the last arrival
+    (beyond which the median lies with a chance of 1 in 2^n). Pruned trials were ended because they did badly, which the
+    estimate does not know: it is optimistic.
     Raises ValueError for a table without trials that have a finite report.
     """
     rows = table[table["n_reports"] > 0]
@@ -225,9 +230,20 @@ def time_to_target(table: pd.DataFrame) -> TimeToTarget:
             _crossing(estimate.quantiles, p)
             for p in (estimate.probabilities, interval.high.probabilities, interval.low.probabilities)
         )
-    target, axis = table.attrs.get("target", math.nan), table.attrs.get("axis", "step")
+        low = min(low, median)  # where everybody has reached it, the formula has no bounds
+        if reached.all() and 0.5 ** len(rows) < 0.025:  # then they are those of the order of the places
+            high = min(high, float(estimate.quantiles[-1]))
     return TimeToTarget(
-        target, axis, len(rows), int(reached.sum()), median, low, high, estimate.quantiles, estimate.probabilities
+        target=table.attrs.get("target", math.nan),
+        axis=table.attrs.get("axis", "step"),
+        n_trials=len(rows),
+        n_reached=int(reached.sum()),
+        median=median,
+        low=low,
+        high=high,
+        until=longest,
+        at=estimate.quantiles,
+        share=estimate.probabilities,
     )
 
 

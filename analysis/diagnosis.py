@@ -255,8 +255,9 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
 
     One row per trial, index trial (number); columns shape (of SHAPES), since (step; NaN if from the start or unknown),
     reason (a sentence with the numbers that decided), parameter (whose gradient exploded first, or ""), cure (a tuple
-    of overrides, empty if there is none to give), advice (the cure in words, "" for a trial that is well). Trials that
-    run and have too few reports are left out.
+    of overrides, empty if there is none to give), advice (the cure in words, "" for a trial that is well). A trial with
+    too few reports for a curve is left out unless it failed: it still runs, was pruned at once, never ran (a duplicate,
+    ruled out by an audit), or only returns its result.
     """
     import pandas as pd
 
@@ -268,9 +269,10 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
     found = {number: diagnose_curve(facts) for number, facts in gathered.items()}
     knobs = all_knobs(sweep, gathered)
     for number, diagnosis in found.items():
-        if diagnosis.shape == "broken" and gathered[number].state == "running":
+        facts = gathered[number]
+        if diagnosis.shape == "broken" and (facts.state != "fail" or facts.ended.startswith("duplicate")):
             continue
-        remedy: Cure = cure(diagnosis, gathered[number], knobs[number])
+        remedy: Cure = cure(diagnosis, facts, knobs[number])
         rows.append(
             {
                 "trial": number,

@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
-from analysis.foreign import read_runs
+from analysis.foreign import names_a_loss, names_a_score, read_runs
 from sweeps.curves import read_curves
 from sweeps.folder import SWEEP_FILE, describe_sweep
 from sweeps.study import was_interrupted
@@ -80,40 +80,59 @@ class Sweep:
         return f"<p>{html.escape(what)}</p>" + table.to_html(max_rows=20, na_rep="", float_format="{:.4g}".format)
 
 
-def load(source: str | Path, metric: str | None = None, direction: str = "minimize") -> Sweep:
+def load(source: str | Path, metric: str | None = None, direction: str | None = None) -> Sweep:
     """Read a sweep from its folder, while it runs or after; or runs of other tools (`analysis.foreign.read_runs`).
 
-    metric, direction: what is watched in other tools' runs; left out, it is the one metric called `loss` or, without
-    it, the only one with `loss` in its name. A sweep's folder knows its own.
-    Raises FileNotFoundError if there is neither, ValueError if a file holds no curves or it is unclear what to watch.
+    metric: what is watched in other tools' runs; left out, it is the one metric called `loss` or, without it, the only
+    one with `loss` in its name, or the only one there is. direction: minimize or maximize; left out, the metric's name
+    says it (`analysis.foreign.names_a_score`). A sweep's folder knows its own.
+    Of other tools' runs those that never reported the watched metric are left out. One whose last value of it is not
+    finite has diverged: its state is pruned and it has no objective.
+    Raises FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what to watch or
+    in which direction, or a sweep is asked for another metric or direction than its own.
     """
     source = Path(source)
-    if (source / SWEEP_FILE).is_file():
-        return _load_sweep(source)
-    return _load_runs(source, metric, direction)
+    if direction not in (None, "minimize", "maximize"):
+        raise ValueError(f"direction={direction!r} is neither minimize nor maximize")
+    if not is_sweep(source):
+        return _load_runs(source, metric, direction)
+    sweep = _load_sweep(source)
+    if metric not in (None, sweep.metric) or direction not in (None, sweep.directions[0]):
+        asked = " and ".join(f"{n} {v}" for n, v in (("metric", metric), ("direction", direction)) if v is not None)
+        own = f"{sweep.directions[0]}s {sweep.metric}"
+        raise ValueError(f"{source} is a sweep that {own}; asked was {asked}: leave --metric and --direction away")
+    return sweep
 
 
-def _load_runs(source: Path, metric: str | None, direction: str) -> Sweep:
-    """Runs of another tool; each is its own setting unless a column says so, and complete unless it was censored."""
+def is_sweep(source: Path) -> bool:
+    """Whether a path is a sweep's folder; else it can only hold runs of other tools."""
+    return (source / SWEEP_FILE).is_file()
+
+
+def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep:
+    """Runs of another tool; each is its own setting unless a column says so, and complete unless it ended early."""
     about, curves = read_runs(source)
     known = list(curves["metric"].unique())
     metric = metric or _loss_of(known, source)
     if metric not in known:
         raise ValueError(f"{source} has no metric {metric}; it has {', '.join(known)}")
-    if direction not in ("minimize", "maximize"):
-        raise ValueError(f"direction={direction!r} is neither minimize nor maximize")
-    watched = curves[curves["metric"] == metric].groupby("trial")
-    finite = curves[(curves["metric"] == metric) & np.isfinite(curves["value"])].groupby("trial")["value"]
+    direction = direction or _direction_of(metric, source)
+    watched = curves[curves["metric"] == metric]
+    about, curves = about[about.index.isin(watched["trial"])], curves[curves["trial"].isin(watched["trial"])]
+    finite = watched[np.isfinite(watched["value"])].groupby("trial")
+    ends = watched.drop_duplicates("trial", keep="last").set_index("trial")["value"]
     last = curves.groupby("trial")[["step", "examples", "seconds"]].max()
     was_censored = about.get("censored", pd.Series(False, about.index)).fillna(False).astype(bool)
+    state = about.get("state", pd.Series("complete", about.index)).mask(was_censored, "pruned")
+    diverged = state.eq("complete") & ~np.isfinite(ends.reindex(about.index))
+    after = watched[watched["step"] > watched["trial"].map(finite["step"].max()).fillna(-np.inf)]
+    diverged_at = after.groupby("trial")["step"].min().reindex(about.index)
+    why = about.get("why", state.replace({"complete": "completed"}))
     defaults = {
-        "state": np.where(was_censored, "pruned", "complete"),
-        "why": np.where(was_censored, "pruned", "completed"),
-        "steps": watched["step"].max(),
+        "steps": watched.groupby("trial")["step"].max(),
         "seconds": last["seconds"],
-        "best": finite.max() if direction == "maximize" else finite.min(),
-        "final": finite.last(),
-        "objective": finite.last().where(~was_censored),
+        "best": finite["value"].max() if direction == "maximize" else finite["value"].min(),
+        "final": ends,
         "seed": float("nan"),
         "setting": about.index,
         "infeasible": "",
@@ -127,13 +146,13 @@ def _load_runs(source: Path, metric: str | None, direction: str) -> Sweep:
     }
     missing = {name: value for name, value in defaults.items() if name not in about}
     others = dict.fromkeys(("lr_plan", "verdict_step", "audited_step", "slot", "started_s"))
-    return Sweep(
-        name=source.stem,
-        metric=metric,
-        directions=(direction,),
-        trials=about.drop(columns=["censored", "budget"], errors="ignore").assign(**missing, **others).sort_index(),
-        curves=curves,
-    )
+    decided = {
+        "state": state.mask(diverged, "pruned"),
+        "why": why.mask(diverged, "diverged at step " + diverged_at.map("{:.0f}".format)),
+        "objective": ends.where(state.eq("complete") & ~diverged),
+    }
+    trials = about.drop(columns=["censored", "budget"], errors="ignore").assign(**missing, **others, **decided)
+    return Sweep(source.stem, metric, (direction,), trials.sort_index(), curves.reset_index(drop=True))
 
 
 def _loss_of(metrics: list[str], source: Path) -> str:
@@ -144,7 +163,21 @@ def _loss_of(metrics: list[str], source: Path) -> str:
     training = [name for name in losses if "train" in name.lower()]
     if len(training) == 1:
         return training[0]
-    raise ValueError(f"{source} has the metrics {', '.join(metrics[:20])}: say which to watch, load(..., metric=NAME)")
+    raise ValueError(
+        f"{source} has the metrics {', '.join(metrics[:20])}: say which to watch, "
+        "--metric NAME (load(..., metric=NAME))"
+    )
+
+
+def _direction_of(metric: str, source: Path) -> str:
+    if names_a_loss(metric):
+        return "minimize"
+    if names_a_score(metric):
+        return "maximize"
+    raise ValueError(
+        f"is {metric} of {source} better when it is lower or higher? give --direction minimize or --direction maximize "
+        "(load(..., direction=NAME))"
+    )
 
 
 def _load_sweep(folder: Path) -> Sweep:

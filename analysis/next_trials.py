@@ -66,16 +66,19 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
 
 
 def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
-    """For a table: columns change, of trial, because, advice, where."""
-    return pd.DataFrame(
+    """For a table: columns change, of trial, because, advice, and where it can be run, if anything here can."""
+    table = pd.DataFrame(
         {
             "change": [" ".join(t.overrides) for t in trials],
             "of trial": [", ".join(map(str, t.cures)) for t in trials],
             "because": [shape_name(t.shape) for t in trials],
             "advice": [t.advice for t in trials],
-            "where": ["by command, see below" if t.outside else "in the search space" for t in trials],
+            "where": [
+                "in the search space" if t.params else "by command, see below" if t.command else "" for t in trials
+            ],
         }
     )
+    return table if table["where"].any() else table.drop(columns="where")
 
 
 def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:

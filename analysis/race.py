@@ -12,8 +12,10 @@ from typing import Any
 
 import optuna
 from omegaconf import OmegaConf
+from optuna.trial import TrialState
 
 from analysis.load import load, open_study, own_command
+from analysis.next_trials import continuing
 from analysis.ranking import Ranking, rank
 from sweeps.folder import SWEEP_FILE
 from sweeps.study import counts_as_run
@@ -45,7 +47,8 @@ def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Rac
 
     Those are the first tier, at most its best 8; where nothing was repeated, at least the best four settings.
     n_seeds: for each; left out: as many as the ranking says, at most 4.
-    Raises ValueError if the sweep has no seed to change, searches it, or is of no command we know.
+    Raises ValueError if the sweep has no seed to change, searches it, or is of no command we know; also if other
+    settings are queued, which a race would run too, and without the sweep's pruner.
     """
     study = open_study(folder)
     config = OmegaConf.create(study.user_attrs.get("config", ""))
@@ -67,6 +70,12 @@ def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Rac
         last = max(t.user_attrs.get("repeat", 0) for t in _runs(trials, leader))
         numbers = range(last + 1, last + 1 + (n_seeds or min(ranking.seeds_to_settle or 50, N_SEEDS_AT_ONCE)))
         repeats += [(leader, number, first_seed + number) for number in numbers]
+    queued = [t.number for t in trials if t.state is TrialState.WAITING and "repeat_of" not in t.user_attrs]
+    if repeats and queued:
+        raise ValueError(
+            f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), which a race would run "
+            f"too, without the sweep's pruner. Run them first:\n  {continuing(folder, load(folder))}"
+        )
     n_settings = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in trials)
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
     values = (str(folder.absolute()), str(n_settings), "1", "none")

@@ -45,7 +45,8 @@ class Ranking:
         likely end. Columns setting (number of its first trial), trials (their numbers), n_seeds (completed), state
         (Optuna's, or infeasible), estimate (mean of the seeds; without repeats the level of the
         curve; NaN unless completed), low, high (95 %, Student's t, for this setting alone), tier (1 is first place;
-        <NA> unless completed), why, and `params.KEY`; in a comparison of sweeps also sweep.
+        <NA> unless completed), why, and `params.KEY`; in a comparison of sweeps also sweep, of runs of other tools that
+        have one also name (of the first run).
     of: what is ranked, such as "objective" or "level of val_loss". larger_is_better: its direction.
     noise: standard deviation of one run around its setting, typical. noise_source: "seeds"; "curve", where no setting
         was repeated: errors are then those of the level of each curve, and another seed may differ by more; "none" if
@@ -180,12 +181,20 @@ def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Est
     of_trial = reported(sweep, metric)
     known = [
         level(of_trial[n]["step"].to_numpy(), sign * of_trial[n]["value"].to_numpy(np.float64), kind)
-        for n in done.index
+        if is_whole
+        else (math.nan, math.nan, 1.0)
+        for n, is_whole in zip(done.index, _is_written(sweep, done), strict=True)
     ]
     levels, errors, df = np.array(known).T
-    levels = np.where(np.isnan(levels), sign * done["objective"], levels)  # a curve that began with NaN
+    levels = np.where(np.isnan(levels), sign * done["objective"], levels)  # not written yet, or it began with NaN
     name = f"{'level' if kind == 'final' else 'smoothed best'} of {metric}"
     return tiers.from_curves(levels, errors, df), name, "curve"
+
+
+def _is_written(sweep: Sweep, done: pd.DataFrame) -> pd.Series:
+    """Whether each trial's curve is on disk to its last report; while a sweep runs, a result may be there before."""
+    last = sweep.curves[sweep.curves["metric"] == sweep.metric].groupby("trial")["step"].max()
+    return ~(last.reindex(done.index).fillna(-1) < done.get("steps", pd.Series(np.nan, done.index)).astype(float))
 
 
 def reported(sweep: Sweep, metric: str) -> dict[int, pd.DataFrame]:
@@ -243,8 +252,12 @@ def _end_of_line(x: tiers.Array, y: tiers.Array, at: float, autocorrelation: flo
 
 
 def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["final", "best"]] | None:
-    """The metric whose last ("final") or best value is the objective of the completed trials; None if none is."""
+    """The metric whose last ("final") or best value is the objective of the completed trials; None if none is.
+
+    Trials whose curve is not all on disk yet do not count.
+    """
     largest = sweep.directions[0] == "maximize"
+    done = done[_is_written(sweep, done)]
     curves = sweep.curves[sweep.curves["trial"].isin(done.index)]
     names = curves["metric"].unique()
     for metric in sorted(names, key=lambda name: (name != sweep.metric, name)):
@@ -258,6 +271,7 @@ def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["fi
     return None
 
 
+_REPEATS = "Repeats would tell: runs with a column `setting` that names the first of each."
 _STATES = ("complete", "infeasible", "pruned", "running", "fail")
 
 
@@ -284,7 +298,7 @@ def _table(
     trials: pd.DataFrame, ranked: dict[int, dict[str, float]], outlook: pd.Series, sign: float = 1.0
 ) -> pd.DataFrame:
     columns = ["setting", "trials", "n_seeds", "state", "estimate", "low", "high", "tier", "why"]
-    columns += ["sweep"] if "sweep" in trials else []
+    columns += [c for c in ("sweep", "name") if c in trials]
     rows: list[dict[str, Any]] = []
     for setting, runs in trials.groupby("setting", sort=True) if len(trials) else ():
         number = int(str(setting))
@@ -298,6 +312,7 @@ def _table(
         rows.append(
             {
                 "setting": number,
+                **({"name": lead["name"]} if "name" in runs else {}),
                 "trials": tuple(int(n) for n in runs.get("number", runs.index)),
                 "n_seeds": int(runs["state"].eq("complete").sum()),
                 "state": state,
@@ -358,7 +373,7 @@ def _warnings(
     if source == "curve":
         found.append(
             "No setting was repeated: the noise is that of each curve, and another seed may differ by more. "
-            "`python -m analysis race DIR` runs the seeds that would tell."
+            + ("`python -m analysis race DIR` runs the seeds that would tell." if sweep.provenance else _REPEATS)
         )
     elif source == "none" and len(done) > 1:
         found.append("Nothing is known about the noise (no repeats, no curve of the objective): no order is certain.")

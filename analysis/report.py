@@ -15,7 +15,7 @@ from analysis.document import Block, Document, Items, Picture, Section, Table, a
 from analysis.figures.map import N_CHOICES
 from analysis.figures.style import counted, lines_of, short_names, varied
 from analysis.importance import CHANCE, importance, in_words, interactions, shares
-from analysis.load import Sweep, load
+from analysis.load import Sweep, is_sweep, load
 from analysis.next_trials import as_frame, next_trials
 from analysis.pareto import pareto, shown
 from analysis.pruning import pruning
@@ -27,26 +27,36 @@ EXAMPLES_APART = 1.05
 N_NEXT = 10  # cures shown; `python -m analysis next` has all
 
 
-def write_report(folder: Path) -> Sequence[Path]:
-    """Write report/index.html, report/report.md and the pictures of the latter into a sweep's folder.
+def write_report(source: Path, sweep: Sweep | None = None, out: Path | None = None) -> Sequence[Path]:
+    """Write index.html, report.md and the pictures of the latter: what there is to say of a sweep.
 
-    Returns the paths of the two. The notes for optuna-dashboard go into the study (`analysis.review.write_notes`).
-    Works on a sweep that still runs. Takes about 3 s for 32 trials and 7 s for 500 on one core, besides a second to
-    import what it needs. Raises FileNotFoundError if the folder is no sweep.
+    source: its folder, or the runs of other tools. sweep: of `load(source)`, where it has been read before. out: the
+    folder to write to; left out, it is report/ in a sweep's folder and NAME_report/ beside runs of other tools.
+    Returns the paths of the two. The notes for optuna-dashboard go into the study, if there is one
+    (`analysis.review.write_notes`). Works on a sweep that still runs. Takes about 3 s for 32 trials and 7 s for 500 on
+    one core, besides a second to import what it needs. Raises what `load` raises.
     """
-    sweep = load(folder)
+    sweep = load(source) if sweep is None else sweep
     ranking, diagnosis = rank(sweep), diagnose(sweep)
     document = report(sweep, ranking, diagnosis)
     pictures = {picture.name: picture.png() for picture in document.pictures}
-    target = folder / "report"
-    target.mkdir(exist_ok=True)
+    target = out or _beside(source)
+    target.mkdir(parents=True, exist_ok=True)
     for name, png in pictures.items():
         (target / f"{name}.png").write_bytes(png)
     page, text = target / "index.html", target / "report.md"
     page.write_text(as_html(document, pictures), encoding="utf-8")
     text.write_text(as_markdown(document), encoding="utf-8")
-    write_notes(folder, sweep, ranking, diagnosis)
+    if is_sweep(source):
+        write_notes(source, sweep, ranking, diagnosis)
     return [page, text]
+
+
+def _beside(source: Path) -> Path:
+    if is_sweep(source):
+        return source / "report"
+    path = source if source.name else source.resolve()  # `.` has no name
+    return path.with_name(f"{path.name if path.is_dir() else path.stem}_report")
 
 
 def report(sweep: Sweep, ranking: Ranking | None = None, diagnosis: pd.DataFrame | None = None) -> Document:
@@ -118,6 +128,8 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
+    if not lines_of(sweep, sweep.metric):
+        return Section("Curves", [])
     axis = _axis(sweep)
 
     def draw(figure: Figure) -> None:
@@ -164,7 +176,8 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
         lambda figure: figures.draw_by_shape(figure, sweep, diagnosis, axis=_axis(sweep)),
         (9.0, 0.8 + 2.0 * n_rows),
     )
-    blocks: list[Block] = [picture, Table("How the trials converged", summary)]
+    blocks: list[Block] = [picture] if lines_of(sweep, sweep.metric) else []
+    blocks += [Table("How the trials converged", summary)]
     where = shares(sweep, diagnosis)["sentence"].tolist()
     blocks += ["Where in the search space (the best rule of one or two parameters for each shape):"] if where else []
     blocks += [Items(where)] if where else []
@@ -182,9 +195,9 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     trials = next_trials(sweep, diagnosis)[:N_NEXT]
     if not trials:
         return Section("What to try next", [])
-    how = "`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's queue."
+    how = ["`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's queue."]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
-    blocks: list[Block] = [how, Table("Cures, the most promising first", as_frame(trials))]
+    blocks: list[Block] = [*(how if sweep.space else []), Table("Cures, the most promising first", as_frame(trials))]
     return Section("What to try next", [*blocks, Items(commands)] if commands else blocks)
 
 

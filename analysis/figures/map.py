@@ -42,10 +42,10 @@ def draw_map(
     """Every trial at its values of the parameters x and y (names without `params.`).
 
     Its mark is the shape of its curve (`diagnosis`; without it, how it ended), its colour the final value of the
-    watched metric: dark is good. Colours end at three times the median's distance from the best, so that exploded
-    trials do not hide the others; a trial that never reported a finite value is hollow; a ring marks the first of the
-    `ranking`. Choices stand side by side, a little apart where trials share one. Trials that lack one of the two
-    parameters are left out.
+    watched metric, or the objective where no trial reported that: dark is good. Colours end at three times the median's
+    distance from the best, so that exploded trials do not hide the others; a trial that never reported a finite value
+    is hollow; a ring marks the first of the `ranking`. Choices stand side by side, a little apart where trials share
+    one. Trials that lack one of the two parameters are left out.
     """
     columns = [f"params.{x}", f"params.{y}"]
     ax.set_xlabel(x)
@@ -60,6 +60,9 @@ def draw_map(
     (at_x, choice_x), (at_y, choice_y) = _place(ax.xaxis, trials[columns[0]]), _place(ax.yaxis, trials[columns[1]])
     at = _apart(pd.DataFrame({"x": at_x, "y": at_y}), choice_x, choice_y)
     final = trials["final"].astype(float).where(lambda v: np.isfinite(v))
+    what = f"final {sweep.metric}"
+    if final.isna().all():  # trials that only return their result
+        final, what = trials["objective"].astype(float), "objective"
     norm = _colours(final, sweep.directions[0] == "maximize")
     cmap = "cividis" if sweep.directions[0] != "maximize" else "cividis_r"
     kind = trials["state"].astype(str) if diagnosis is None else diagnosis["shape"].reindex(trials.index).fillna("")
@@ -75,7 +78,7 @@ def draw_map(
                 linewidths=0.6,
             )  # fmt: skip
         ax.scatter(unknown["x"], unknown["y"], s=42, marker=marker, facecolors="none", edgecolors="#777777")
-        label = STATE_NAMES.get(str(name), str(name)) if diagnosis is None else shape_name(str(name))
+        label = STATE_NAMES.get(str(name), str(name)) if diagnosis is None else shape_name(str(name)) or "no curve"
         label = f"{label} ({len(members)})"
         handles.append(Line2D([], [], linestyle="none", marker=marker, color="#777777", markersize=6, label=label))
     best = best_trial(sweep, ranking)
@@ -85,11 +88,11 @@ def draw_map(
         handles.append(Line2D([], [], **ring, markersize=9, label=f"best: trial {best}"))
     if drawn is not None:
         extend = "max" if sweep.directions[0] != "maximize" else "min"
-        bar = ax.figure.colorbar(drawn, ax=ax, label=f"final {sweep.metric}", extend=extend, pad=0.01)
+        bar = ax.figure.colorbar(drawn, ax=ax, label=what, extend=extend, pad=0.01)
         if isinstance(norm, LogNorm):
             plain_ticks(bar.ax.yaxis)
     ax.legend(handles=handles, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=4)
-    ax.set_title(f"{_short(x, y)}: final {sweep.metric} and shape", loc="left", fontsize="medium")
+    ax.set_title(f"{_short(x, y)}: {what} and shape", loc="left", fontsize="medium")
 
 
 def _short(x: str, y: str) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.load import Sweep
 from analysis.ranking import Ranking, rank
+from analysis.tables import short_names as short_names
 
 Points = NDArray[np.float64]  # [n, 2]: x, y
 
@@ -158,13 +159,3 @@ def varied(frame: pd.DataFrame) -> dict[str, str]:
 def counted(n: int, what: str) -> str:
     """How many: "1 trial", "1,200 trials"."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """`optim.lr` as `lr`: the last part of each dotted key, and as much before it as tells it from the others."""
-    names = {}
-    for key in keys:
-        parts = key.split(".")
-        ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        names[key] = next(end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1)
-    return names

@@ -166,6 +166,27 @@ def test_nobody_reaching_the_target_is_said():
     table = convergence(sweep({0: falling(100), 1: falling(100)}), target=0.01)
     found = time_to_target(table)
     assert math.isinf(found.median)
-    assert "0 of 2 trials reached 0.01; fewer than half" in found.sentence()
+    assert "0 of 2 trials reached 0.01; fewer than half do within" in found.sentence()
     with pytest.raises(ValueError, match="no trial has a finite report"):
         time_to_target(table[table["n_reports"] > 1000])
+
+
+def arrivals(times: list[float], last: float = 100) -> pd.DataFrame:
+    """A `convergence` table of trials that ran to `last` and arrived at these steps; NaN: they did not."""
+    of = {"n_reports": 10, "to_target": times, "reached": np.isfinite(times), "last": last, "diverged_at": np.nan}
+    return pd.DataFrame(of)
+
+
+def test_a_bound_is_never_above_its_own_estimate():
+    """Where all arrive at once the formula has none: low is the estimate, high what the number of trials allows."""
+    few, many = time_to_target(arrivals([30] * 5)), time_to_target(arrivals([30] * 8))
+    assert (few.low, few.median, few.high) == (30, 30, math.inf)
+    assert few.sentence().endswith("half do within 30 steps (95 % interval from 30 on, or never).")
+    assert (many.low, many.median, many.high) == (30, 30, 30)
+    spread = time_to_target(arrivals([10, 20, 30, 40, 50, 60]))
+    assert spread.low <= spread.median <= spread.high <= 60
+
+
+def test_what_lies_beyond_the_last_step_is_not_claimed():
+    """Trials that were still on their way at the end may arrive later: the sentence says up to where it knows."""
+    assert "fewer than half do within 100 steps" in time_to_target(arrivals([10, *[np.nan] * 5])).sentence()

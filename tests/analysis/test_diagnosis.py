@@ -267,12 +267,6 @@ def test_a_table_has_a_row_for_each_trial_that_can_be_judged():
     assert found.index.name == "trial"
 
 
-def test_a_sweep_without_curves_is_all_broken():
-    """Nothing reported, nothing judged, no error."""
-    made = sweep({0: {"loss": np.ones(3)}})
-    assert list(diagnose(replace(made, curves=made.curves.iloc[:0]))["shape"]) == ["broken"]
-
-
 def of_csv(folder, steps, curves):
     """The diagnoses of curves [trial][report] that another tool wrote."""
     rows = [(i, step, loss) for i, own in curves.items() for step, loss in zip(steps, own, strict=True)]
@@ -295,3 +289,18 @@ def test_an_explosion_before_the_first_report_is_seen_by_the_others(tmp_path):
     well = {i: 2.3 * np.exp(-steps / (50 + 20 * i)) for i in range(4)}
     found = of_csv(tmp_path, steps, well | {4: np.full(30, 40.0), 5: np.full(30, 90.0)})
     assert list(found["shape"][[4, 5]]) == ["exploded", "exploded"]
+
+
+def test_a_trial_without_a_curve_is_ill_only_if_it_failed():
+    """One that only returned its result, was pruned at once, never ran or repeats a failed one has no diagnosis."""
+    states = ["complete", "pruned", "pruned", "fail", "fail", "running"]
+    made = sweep({n: {"loss": np.ones(3)} for n in range(6)}, state=states)
+    whys = ["completed", "infeasible: too hot", "duplicate: of trial 2", "failed: Error", "duplicate: of trial 3", ""]
+    found = diagnose(replace(made, curves=made.curves.iloc[:0], trials=made.trials.assign(why=whys)))
+    assert found["reason"].to_dict() == {3: "no finite report: failed: Error"}
+    assert found["shape"].tolist() == ["broken"]
+
+
+def test_one_report_is_counted_as_one():
+    """The reason has its grammar."""
+    assert diagnose_curve(facts(np.ones(1))).reason.startswith("only 1 finite report:")

@@ -16,6 +16,7 @@ from optuna.trial import TrialState, create_trial
 from analysis.convergence import convergence
 from analysis.diagnosis import diagnose
 from analysis.load import load, open_study
+from analysis.ranking import rank
 
 STEPS = np.arange(1, 41)
 
@@ -141,7 +142,7 @@ def test_tasks_seeds_and_what_was_censored_are_taken_over(runs, tmp_path):
     [
         ({"trial": [0], "loss": [1.0]}, "no column step"),
         ({"trial": [0], "step": [0]}, "no column of numbers"),
-        ({"trial": [0], "step": [0], "a": [1.0], "b": [1.0]}, "metric=NAME"),
+        ({"trial": [0], "step": [0], "a": [1.0], "b": [1.0]}, "--metric NAME .*metric=NAME"),
     ],
 )
 def test_what_is_unclear_is_refused(tmp_path, frame, message):
@@ -149,6 +150,13 @@ def test_what_is_unclear_is_refused(tmp_path, frame, message):
     pd.DataFrame(frame).to_csv(tmp_path / "r.csv", index=False)
     with pytest.raises(ValueError, match=message):
         load(tmp_path / "r.csv")
+
+
+def test_a_file_that_is_no_table_is_named(tmp_path):
+    """The error of an empty file says which."""
+    (tmp_path / "e.csv").write_text("")
+    with pytest.raises(ValueError, match=r"e\.csv cannot be read as a table"):
+        load(tmp_path / "e.csv")
 
 
 def test_nothing_there_is_said(tmp_path):
@@ -161,6 +169,131 @@ def test_nothing_there_is_said(tmp_path):
     frame.to_csv(tmp_path / "r.csv", index=False)
     with pytest.raises(ValueError, match="no metric acc"):
         load(tmp_path / "r.csv", metric="acc")
+
+
+def file_of(path: Path, courses: dict[object, np.ndarray], metric: str = "loss", **columns: list) -> Path:
+    """A CSV file of these runs; columns: a value for each."""
+    frames = [
+        pd.DataFrame(
+            {"run": name, "step": np.arange(len(course)), metric: course} | {c: v[i] for c, v in columns.items()}
+        )
+        for i, (name, course) in enumerate(courses.items())
+    ]
+    pd.concat(frames).to_csv(path, index=False)
+    return path
+
+
+def test_a_run_that_diverged_is_not_ranked(tmp_path):
+    """A run whose last value is not finite has no objective, however low it was before; so has one that never was."""
+    low = np.where(STEPS < 36, course(0.0), np.nan)
+    courses = {
+        "good": course(0.3),
+        "diverged": low,
+        "never": np.full(40, np.nan),
+        "endless": np.append(course(0), np.inf),
+    }
+    sweep = load(file_of(tmp_path / "r.csv", courses))
+    assert sweep.trials["state"].tolist() == ["complete", "pruned", "pruned", "pruned"]
+    assert sweep.trials["why"].tolist()[1:] == [f"diverged at step {n}" for n in (35, 0, 40)]
+    assert sweep.trials["objective"].isna().tolist() == sweep.trials["final"].map(np.isfinite).map(np.invert).tolist()
+    assert rank(sweep).first == [0]
+
+
+def test_a_row_of_another_kind_is_no_divergence(tmp_path):
+    """A last row with the test accuracy only, as W&B exports it, says nothing of the loss; NaN before it does."""
+    frame = pd.DataFrame({"trial": 0, "step": STEPS, "loss": course(0.1), "epoch": 1.0, "test_acc": np.nan})
+    frame.loc[39, ["loss", "test_acc"]] = [np.nan, 0.9]
+    frame.to_csv(tmp_path / "r.csv", index=False)
+    assert load(tmp_path / "r.csv").trials.loc[0, ["state", "objective"]].tolist() == ["complete", course(0.1)[38]]
+    frame.loc[35:, "loss"] = np.nan
+    frame.to_csv(tmp_path / "r.csv", index=False)
+    assert load(tmp_path / "r.csv").trials.loc[0, "why"] == "diverged at step 36"
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("accuracy", "maximize"), ("val_acc", "maximize"), ("ROC_AUC", "maximize"), ("macro/f1", "maximize"),
+        ("R2", "maximize"), ("mIoU", "maximize"), ("episode_reward", "maximize"), ("acc@1", "maximize"),
+        ("val_nll", "minimize"), ("Perplexity", "minimize"), ("rmse", "minimize"), ("test_err", "minimize"),
+        ("f1_loss", "minimize"), ("brier_score", "minimize"),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_metric_says_its_direction(tmp_path, metric, direction):
+    """Losses and errors are minimised, accuracies and scores maximised, unless the caller says otherwise."""
+    path = file_of(tmp_path / "r.csv", {"a": course(0.1)}, metric)
+    assert (load(path).metric, load(path).directions) == (metric, (direction,))
+    assert load(path, direction="minimize").directions == ("minimize",)
+
+
+@pytest.mark.parametrize("metric", ["speed", "pace", "f10", "macro"])
+def test_a_metric_of_no_known_direction_is_refused(tmp_path, metric):
+    """A guess would rank the worst run first: the error says what to give."""
+    path = file_of(tmp_path / "r.csv", {"a": course(0.1)}, metric)
+    with pytest.raises(
+        ValueError, match=rf"is {metric} of .*r\.csv better .* --direction minimize or --direction maxi"
+    ):
+        load(path)
+    assert load(path, direction="maximize").trials["best"].item() == pytest.approx(course(0.1)[0])
+
+
+def test_a_sweep_keeps_its_own_direction_and_metric(tmp_path):
+    """Asked for another, it refuses and says what it has; asked for its own, it gives that."""
+    make_sweep(tmp_path / "s", 1, 10)
+    assert load(tmp_path / "s", "loss", "minimize").directions == ("minimize",)
+    for asked in ({"direction": "maximize"}, {"metric": "val_loss"}):
+        with pytest.raises(ValueError, match="minimizes loss; asked was"):
+            load(tmp_path / "s", **asked)
+
+
+def test_states_of_other_tools_are_taken_as_ours(tmp_path):
+    """W&B's and MLflow's words become states, and stay as the reason; an unknown one has completed."""
+    words = ["finished", "crashed", "FAILED", "killed", "running", "archived", None]
+    sweep = load(file_of(tmp_path / "r.csv", {f"r{i}": course(0.1) for i in range(7)}, state=words))
+    states = ["complete", "fail", "fail", "fail", "running", "complete", "complete"]
+    assert sweep.trials["state"].tolist() == states
+    assert sweep.trials["why"].tolist() == [*(w.lower() for w in words[:-1]), "completed"]
+    assert sweep.trials["objective"].notna().tolist() == [state == "complete" for state in states]
+    assert len(rank(sweep).table) == 7
+
+
+def test_a_setting_in_words_is_that_of_its_first_trial(tmp_path):
+    """Runs of one word repeat each other; a run without is its own setting."""
+    courses = {f"r{i}": course(0.1) for i in range(5)}
+    trials = load(file_of(tmp_path / "r.csv", courses, setting=["a", "b", "a", None, "b"])).trials
+    assert trials["setting"].tolist() == [0, 1, 0, 3, 1]
+
+
+def test_rows_without_a_run_are_refused(tmp_path):
+    """Which run they are of is not known, and dropping them would hide one: the error counts them."""
+    path = file_of(tmp_path / "r.csv", {"a": course(0.1), "": course(0.2)})
+    with pytest.raises(ValueError, match=r"40 of 80 rows of .*r\.csv have no trial"):
+        load(path)
+
+
+def test_runs_that_never_reported_what_is_watched_are_left_out(tmp_path):
+    """They have nothing to be judged by, neither a row nor a curve."""
+    frame = pd.DataFrame({"trial": [0, 0, 1], "step": [0, 1, 0], "loss": [1.0, 0.5, np.nan], "acc": [0.1, 0.2, 0.3]})
+    frame.to_csv(tmp_path / "r.csv", index=False)
+    sweep = load(tmp_path / "r.csv")
+    assert sweep.trials.index.tolist() == sweep.curves["trial"].unique().tolist() == [0]
+
+
+def test_hyperparameters_of_tensorboard_belong_to_their_run(tmp_path):
+    """`add_hparams` writes a folder within the run's: it is no run of its own but has the run's parameters."""
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    for n in range(3):
+        with SummaryWriter(str(tmp_path / f"run {n}")) as writer:
+            for step, value in zip(STEPS, course(0.1 * n), strict=True):
+                writer.add_scalar("nll", value, int(step))
+            writer.add_hparams({"lr": 0.1 * n, "optimizer": "adam", "nesterov": n > 0}, {"hparam/nll": 0.1})
+    trials = load(tmp_path).trials
+    assert trials["name"].tolist() == ["run 0", "run 1", "run 2"]
+    assert trials["params.lr"].tolist() == pytest.approx([0.0, 0.1, 0.2])
+    assert trials["params.optimizer"].tolist() == ["adam"] * 3
+    assert trials["params.nesterov"].tolist() == [False, True, True]
 
 
 def copy_first_trial(database: Path, n_copies: int) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from analysis.load import load
+from analysis.load import load, open_study
 from analysis.next_trials import continuing
 from analysis.race import contenders, plan_race, run_race
 from analysis.ranking import Ranking, rank
@@ -85,3 +85,30 @@ def test_a_sweep_without_seed_cannot_race(tmp_path: Path) -> None:
     run(str(app), "--multirun", *options, "lr=choice(0.1, 0.2)", f"hydra.sweep.dir={tmp_path / 's'}", cwd=tmp_path)
     with pytest.raises(ValueError, match=r"hydra\.sweeper\.seed_key=KEY"):
         plan_race(tmp_path / "s", rank(load(tmp_path / "s")))
+
+
+def test_what_else_is_queued_is_not_raced(tmp_path: Path) -> None:
+    """A race refuses while other settings wait, names them and the command that runs them; seeds that wait are its own.
+
+    Without it they would run unasked, and without the sweep's pruner.
+    """
+    folder = tmp_path / "sweep"
+    run(str(APP), "--multirun", "hydra.sweeper.n_trials=5", "hydra/sweeper/sampler=grid", cwd=tmp_path)
+    made, study = rank(load(folder)), open_study(folder)
+    leader = made.first[0]
+    study.enqueue_trial(study.trials[leader].params, user_attrs={"repeat_of": leader, "repeat": 1, "seed": 4})
+    assert plan_race(folder, made, n_seeds=1).repeats
+    study.enqueue_trial({"clip": "none", "lr": 0.2})
+    with pytest.raises(ValueError, match=rf"trials {len(study.trials) - 1}\b.*\n.*conditional.py .*n_trials=6"):
+        plan_race(folder, made, n_seeds=1)
+    assert not plan_race(folder, replace(made, table=made.table.head(1))).repeats
+
+
+def test_a_sweep_of_failures_is_not_settled(tmp_path: Path) -> None:
+    """Where no setting has completed there is nobody to race, which is no first place."""
+    failing = [sys.executable, str(APP), "--multirun", "hydra.sweeper.n_trials=2", "runs=no/such/folder"]
+    subprocess.run(failing, cwd=tmp_path, check=False, capture_output=True)
+    command = [sys.executable, "-m", "analysis", "race", "sweep"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "no setting has completed: nothing to race" in done.stderr
+    assert "settled" not in done.stderr

@@ -13,10 +13,12 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from optuna_dashboard import get_note
 
 import analysis.report as report_module
 import analysis.review as review_module
+from analysis.__main__ import main
 from analysis.diagnosis import diagnose
 from analysis.document import Document, Items, Picture, Section, Table, as_html, as_markdown
 from analysis.load import Sweep
@@ -90,6 +92,30 @@ def test_a_report_before_the_first_trial(made_sweep: Make) -> None:
     assert "No trial of made has begun." in "".join(Page(page_of(document)).texts)
 
 
+def test_trials_that_only_return_a_result_have_no_empty_figures(made_sweep: Make) -> None:
+    """Without a curve there is none to draw and no shape; the map is coloured by the objective."""
+    what = made_sweep(12, state="complete")
+    what = dataclasses.replace(what, trials=what.trials.assign(final=float("nan")), curves=what.curves.iloc[:0])
+    document = report(what)
+    assert not {"curves", "shapes"} & {picture.name for picture in document.pictures}
+    figure = Figure()
+    next(picture for picture in document.pictures if picture.name == "map").draw(figure)
+    assert "objective" in {ax.get_ylabel() for ax in figure.axes}
+    assert "no curve (12)" in {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+
+
+def test_runs_of_other_tools_have_a_report_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report of a file lies beside it, or where it was asked for; nothing else is written, no command told."""
+    rows = [{"trial": n, "step": step, "acc": 1 - (1 + n) / (step + 2)} for n in range(3) for step in range(20)]
+    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
+    for more, where in (([], "runs_report"), (["--out", str(tmp_path / "a" / "b")], "a/b")):
+        monkeypatch.setattr(sys, "argv", ["analysis", "report", str(tmp_path / "runs.csv"), *more])
+        main()
+        assert "3 trials of runs" in (tmp_path / where / "index.html").read_text()
+        assert "python -m analysis" not in (tmp_path / where / "report.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "runs.csv", "runs_report"]
+
+
 @pytest.mark.slow
 def test_500_trials_stay_below_5_mb(made_sweep: Make) -> None:
     """The page of 500 trials of 100 reports, with six metrics each, is smaller than 5 MB."""
@@ -146,6 +172,7 @@ def test_a_report_judges_the_sweep_once(tmp_path: Path, made_sweep: Make, monkey
         monkeypatch.setattr(module, "diagnose", lambda sweep: judged.append("diagnose") or diagnose(sweep))
     monkeypatch.setattr(report_module, "load", lambda folder: sweep)
     monkeypatch.setattr(review_module, "open_study", lambda folder: study)
+    (tmp_path / "sweep.yaml").touch()
     report_module.write_report(tmp_path)
     assert judged == ["rank", "diagnose"]
     assert "6 trials of made" in get_note(study)

@@ -208,6 +208,20 @@ def test_the_curve_is_that_of_the_objective() -> None:
     assert list(found.table["tier"]) == [1, 2]
 
 
+@pytest.mark.parametrize("n_there", [0, 20])
+def test_a_result_may_come_before_its_curve(n_there: int) -> None:
+    """Of a running sweep one curve may end before its trial did: the others' noise is known, and its own is not."""
+    curves = curves_of([0.2 * n for n in range(8)], 0.01)
+    last = curves.groupby("trial")["value"].last()
+    trials = pd.DataFrame({"setting": range(8), "objective": last, "steps": curves["step"].max()})
+    found = rank(sweep(trials, curves[(curves["trial"] != 3) | (curves["step"] < curves["step"].iloc[n_there])]))
+    assert (found.noise_source, found.of) == ("curve", "level of loss")
+    table = found.table.set_index("setting")
+    assert table["low"].isna().to_dict() == {n: n == 3 for n in range(8)}
+    assert table["estimate"][3] == pytest.approx(last[3])
+    assert not any("Nothing is known" in warning for warning in found.warnings)
+
+
 def test_nothing_known_is_one_tier() -> None:
     """An objective without curve or repeats gives an order but no claim: one tier and a warning."""
     found = rank(sweep(pd.DataFrame({"setting": range(3), "objective": [3.0, 1.0, 2.0]})))

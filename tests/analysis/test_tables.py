@@ -1,12 +1,14 @@
 """What readers see of numbers and tables."""
 
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.__main__ import main
 from analysis.document import Document, Section, Table, as_html
 from analysis.importance import in_words
 from analysis.load import Sweep
@@ -58,3 +60,27 @@ def test_advice_that_differs_within_a_shape_is_counted() -> None:
     assert _counted(pd.Series(["raise", "lower", "raise", ""])) == "raise (2); lower (1)"
     assert _counted(pd.Series(["lower", "lower"])) == "lower"
     assert _counted(pd.Series(["", ""])) == ""
+
+
+def test_the_ranking_in_the_terminal_has_short_names_that_stay_unique(tmp_path, capsys, monkeypatch) -> None:
+    """A parameter is named by its last part, unless that is the name of another column; its path would be folded."""
+    rows = [
+        {"trial": n, "step": step, "loss": 1 + n + 1 / (step + 1), "params.a.very.long.path": n, "params.other.tier": n}
+        for n in range(3)
+        for step in range(30)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
+    monkeypatch.setattr(sys, "argv", ["analysis", "rank", str(tmp_path / "runs.csv")])
+    main()
+    heading = capsys.readouterr().out.splitlines()[0].split()
+    assert heading[-4:] == ["tier", "why", "path", "other.tier"]
+
+
+def test_texts_about_one_trial_stand_left(tmp_path, capsys, monkeypatch) -> None:
+    """`show` has texts as long as the page is wide: to the right of it their beginnings would be sought."""
+    rows = [{"trial": 0, "step": step, "loss": 1 / (step + 1)} for step in range(30)]
+    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
+    monkeypatch.setattr(sys, "argv", ["analysis", "show", str(tmp_path / "runs.csv"), "0"])
+    main()
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert all(line[heading.index("value")] != " " for line in lines)
