@@ -111,6 +111,13 @@ def test_a_non_finite_loss_ends_a_trial_at_that_report(bad):
     assert "step 7" in trial.user_attrs["verdict"]
 
 
+def test_losses_of_any_size_are_judged_alike():
+    """Losses whose squares overflow neither raise nor warn, and the same trials stop at the same steps."""
+    curves = sweep()
+    huge = [[loss * 2.0**600 for loss in curve] for curve in curves]
+    assert last_steps(run(huge, StalledLoss(n_steps=N))) == last_steps(run(curves, StalledLoss(n_steps=N)))
+
+
 @pytest.mark.parametrize("pruner", [StalledLoss(n_steps=100), StalledLoss()], ids=["with horizon", "without"])
 def test_a_flat_curve_stops_without_peers(pruner):
     """The first trial of a study is stopped when its loss stands still, horizon known or not."""
