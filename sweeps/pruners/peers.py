@@ -99,6 +99,12 @@ class Peers:
         k = min(n, math.ceil(n_best * math.cbrt(n)))
         return float(np.partition(self._best[:n], k - 1)[k - 1])
 
+    def leads(self, trial: int) -> bool:
+        """Whether none that runs or has finished has shown a lower loss; a trial that is alone leads."""
+        row, n = self._row(trial), len(self._rows)
+        rivals = (self._fate[:n] == Fate.RUNNING) | (self._fate[:n] == Fate.COMPLETE)
+        return bool(self._best[row] <= self._best[:n].min(where=rivals, initial=math.inf))
+
     def standing(self, trial: int, step: int, goal: float) -> Standing:
         """The standing of a trial at the step of its last report. KeyError if it is unknown."""
         row, n, column = self._rows[trial], len(self._rows), step // self._width_steps

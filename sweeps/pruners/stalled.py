@@ -62,13 +62,14 @@ class Judge:
     ) -> Verdict | None:
         """now: `trend(steps, losses)`, as told to `peers`. sign: -1 if the losses are negated values, for words.
 
-        Without plan.n_steps only a stall of the curve itself ends the trial; on its last step nothing does.
+        Without plan.n_steps only a stall of the curve itself ends the trial, and not while it leads those that run or
+        have finished, even if it is alone: otherwise none might ever finish. On the last step nothing ends it.
         """
         n_steps = plan.n_steps
         if len(losses) < MIN_REPORTS or (n_steps is not None and now.step >= n_steps - 1):
             return None
         if n_steps is None:
-            return self._alone(steps, losses, plan, sign)
+            return None if peers.leads(trial) else self._alone(steps, losses, plan, sign)
         # Where no rates are announced, the first finished trials must show whether early order means anything here.
         caution = self.caution * (1 if plan.lr else 1 + FIRST_CAUTION / (1 + peers.n_complete / FIRST_COMPLETE))
         goal = peers.goal(trial, BEST_PER_CUBE_ROOT * caution)
@@ -107,7 +108,8 @@ class StalledLoss(VerdictPruner):
     """Stops trials whose loss has stalled or diverged, with the reason; see `Judge` for the rule.
 
     n_steps: steps a trial makes if nobody stops it; a trial's own user attribute `n_steps` goes before, and without
-        either it is taken from the longest finished trial. caution: 1 is the default, 2 keeps nearly every winner for
+        either it is taken from the longest finished trial; until one has finished, the best that runs is not stopped.
+        caution: 1 is the default, 2 keeps nearly every winner for
         half as much compute again. direction: of the reported value; by default the study's, and "minimize" in a
         study of several objectives. NaN and infinity end a trial at the report in which they come.
     A trial's user attribute `lr_plan`, corners (step, rate), tells the rule of learning rates to come.

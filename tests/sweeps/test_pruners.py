@@ -118,14 +118,44 @@ def test_losses_of_any_size_are_judged_alike():
     assert last_steps(run(huge, StalledLoss(n_steps=N))) == last_steps(run(curves, StalledLoss(n_steps=N)))
 
 
-@pytest.mark.parametrize("pruner", [StalledLoss(n_steps=100), StalledLoss()], ids=["with horizon", "without"])
-def test_a_flat_curve_stops_without_peers(pruner):
-    """The first trial of a study is stopped when its loss stands still, horizon known or not."""
-    curve = [1.0 - 0.02 * step for step in range(20)] + [0.6] * 80
-    trial = run([curve], pruner).trials[0]
+FLAT = [1.0 - 0.02 * step for step in range(20)] + [0.6] * 80
+
+
+def test_a_flat_curve_stops_without_peers():
+    """The first trial of a study is stopped when its loss stands still and its length is known."""
+    trial = run([FLAT], StalledLoss(n_steps=100)).trials[0]
     assert trial.state is TrialState.PRUNED
     assert 30 <= trial.last_step <= 60
     assert trial.user_attrs["verdict"].startswith("stalled since step")
+
+
+def test_while_the_length_is_unknown_the_best_that_runs_goes_on():
+    """Without a length anywhere the stalled are stopped, but never the best of those that run, so one finishes."""
+    study = optuna.create_study(pruner=StalledLoss())
+    running = {study.ask(): level for level in (0.3, 0.0, 0.6, 0.2)}
+    stopped = {}
+    diverged = study.ask()
+    for step, loss in enumerate((-5.0, math.nan)):  # what a lost trial had shown protects and threatens nobody
+        diverged.report(loss, step)
+    study.tell(diverged, state=TrialState.PRUNED)
+    for step, loss in enumerate(FLAT):
+        for trial, level in list(running.items()):
+            trial.report(loss + level, step)
+            if trial.should_prune():
+                stopped[running.pop(trial)] = step
+                study.tell(trial, state=TrialState.PRUNED)
+    assert list(running.values()) == [0.0]
+    assert sorted(stopped) == [0.2, 0.3, 0.6]
+    assert all(30 <= step <= 60 for step in stopped.values())
+
+
+def test_a_study_of_unknown_length_has_finished_trials():
+    """One trial after the other, with nobody saying how long they are: the first finishes, the best is kept."""
+    curves = sweep(30)
+    study = run(curves, StalledLoss())
+    assert study.trials[0].state is TrialState.COMPLETE
+    assert study.trials[int(np.argmin([min(c) for c in curves]))].state is TrialState.COMPLETE
+    assert sum(last_steps(study)) < 0.7 * 30 * N
 
 
 def test_a_falling_curve_runs_on_without_peers():
@@ -135,10 +165,9 @@ def test_a_falling_curve_runs_on_without_peers():
 
 def test_a_plateau_before_a_planned_drop_is_no_stall():
     """A trial that is flat, but whose rate will fall tenfold, waits for it; with the rate constant it does not."""
-    curve = [1.0 - 0.02 * step for step in range(20)] + [0.6] * 80
     drop = Plan(100, ((0, 0.1), (89, 0.1), (90, 0.01)))
-    assert run([curve], StalledLoss(), drop).trials[0].last_step >= 89
-    assert run([curve], StalledLoss(), Plan(100, ((0, 0.1), (99, 0.1)))).trials[0].last_step < 60
+    assert run([FLAT], StalledLoss(), drop).trials[0].last_step >= 89
+    assert run([FLAT], StalledLoss(), Plan(100, ((0, 0.1), (99, 0.1)))).trials[0].last_step < 60
 
 
 def test_trials_stay_while_they_are_where_winners_were():
