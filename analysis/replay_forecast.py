@@ -141,8 +141,10 @@ class Judgement:
     too_short: list[str]
 
     def __str__(self) -> str:
-        short = f"too short to be asked: {', '.join(self.too_short)}"
-        return "\n".join([self._answers()] * bool(self.calibration) + [short] * bool(self.too_short))
+        answers = [self._answers()] if self.calibration else []
+        if self.too_short:
+            answers.append(f"too short to be asked at {self.share:.0%}: {', '.join(self.too_short)}")
+        return "\n".join(answers)
 
     def _answers(self) -> str:
         head = f'"improves by less than {IMPROVEMENT:.1%}", asked at {self.share:.0%} of the run: '

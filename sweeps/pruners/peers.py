@@ -30,9 +30,9 @@ class Standing:
     n_peers: others that reached this step, or were stopped before it. n_better: those with a lower loss here.
     goal: the loss it would have to reach, see `Peers.goal`. best_of_all: the lowest loss any trial has shown.
     n_complete: finished trials. winners_here: the loss at this step which all but the worst tenth of the finished
-    trials at or below `goal` had undercut; -inf while none has finished.
+    trials at or below `goal` had undercut; -inf if none that has finished reported here.
     gain_after: by how much, at most, the quarter of the finished peers that stood nearest to it at this step improved
-    from there on; NaN while none has finished.
+    from there on; NaN if none did.
     """
 
     n_peers: int

@@ -272,10 +272,10 @@ def test_a_task_too_short_to_be_asked_is_named():
     late = [Curve(1e9 + np.arange(40.0), np.linspace(1, 0, 40), Plan(10**9 + 40)) for _ in range(12)]
     lost = [Curve(np.arange(40.0), np.full(40, math.nan), Plan(40)) for _ in range(12)]
     hopeless = judge({"short": short, "late": late, "lost": lost}, 0.25, 4, 1)
-    assert str(hopeless) == "too short to be asked: short, late, lost"
+    assert str(hopeless) == "too short to be asked at 25%: short, late, lost"
     some = judge({"long": curves(diverging=False), "short": short}, 0.25, 4, 1)
     assert some.calibration
-    assert str(some).endswith("too short to be asked: short")
+    assert str(some).endswith("too short to be asked at 25%: short")
 
 
 def test_bad_curves_are_named(tmp_path):

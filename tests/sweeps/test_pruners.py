@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.pruners import AllOf, AnyOf, Audit, Interval, StalledLoss, VerdictPruner, WarmUp, verdict_of
+from sweeps.pruners.compose import parts
 from sweeps.pruners.verdicts import plan_of
 from sweeps.types import Plan, Verdict
 
@@ -264,6 +265,55 @@ def test_a_pruner_serves_one_study_after_the_other():
     assert last_steps(run(sweep(), pruner)) == first
 
 
+def test_studies_of_one_name_are_not_one():
+    """What was seen in a study does not count in another of the same name in another storage."""
+    seen = {}
+    shared = StalledLoss(n_steps=N)
+    for name, pruner in (("fresh", StalledLoss(n_steps=N)), ("used", shared)):
+        if name == "used":
+            other = optuna.create_study(study_name="same", pruner=shared)
+            other.optimize(lambda trial: [trial.report(-9.0 - s, s) or trial.should_prune() for s in range(N)][-1], 9)
+        study = optuna.create_study(study_name="same", pruner=pruner)
+        for curve in sweep():
+            trial = study.ask()
+            ends = [step for step, loss in enumerate(curve) if trial.report(loss, step) or trial.should_prune()]
+            study.tell(trial, curve[-1])
+            seen.setdefault(name, []).append(ends)
+    assert seen["fresh"] == seen["used"]
+
+
+def test_a_verdict_of_a_stall_tells_a_slope_that_is_flat():
+    """The slope in words and numbers is that of the stall, not of the way down: it does not fall by 4 of its errors."""
+    found = []
+    for seed in range(60):
+        losses = np.maximum(1 - np.arange(45) / 25, 0) + 0.01 * np.random.default_rng(seed).normal(size=45)
+        study, trial = frozen(losses)
+        verdict = StalledLoss(n_steps=60).verdict(study, trial)
+        if verdict is not None:
+            error = float(verdict.reason.split("±")[1].split()[0]) / 10
+            assert f"slope {verdict.numbers['slope'] * 10:+.3g}" in verdict.reason
+            found.append(verdict.numbers["slope"] / error)
+    assert len(found) > 10
+    assert min(found) > -4
+
+
+def test_numbers_that_are_not_known_are_left_out_of_the_sentence():
+    """Where no finished peer has reported at this step, nothing is said of what they went on to gain."""
+    study = optuna.create_study()
+    for i in range(4):  # finished, but long before
+        trial = study.ask()
+        trial.report(0.1 * i, 0)
+        study.tell(trial, 0.1 * i)
+    for i in range(8):
+        trial = study.ask()
+        for step in range(3, 15):
+            trial.report(i + math.exp(-step), step)
+    verdict = StalledLoss(n_steps=N).verdict(study, study.trials[-1])
+    assert verdict is not None
+    assert "nan" not in verdict.reason
+    assert all(math.isfinite(number) for number in verdict.numbers.values())
+
+
 def test_threads_of_one_study_share_a_pruner():
     """study.optimize(n_jobs=4) works: every trial ends, the best completes."""
     curves = sweep(24)
@@ -327,6 +377,14 @@ def test_all_of_joins_the_reasons():
     assert verdict is not None
     assert (verdict.rule, verdict.reason, verdict.numbers) == ("a+b", "a at 1; and b at 1", {"step": 1})
     assert AllOf([Always(), optuna.pruners.NopPruner()]).verdict(*frozen([1.0])) is None
+
+
+def test_a_combination_has_the_parts_it_asks():
+    """Through every combination, however nested; any other pruner is one part."""
+    median, stalled, nop = optuna.pruners.MedianPruner(), StalledLoss(), optuna.pruners.NopPruner()
+    nested = Audit(AnyOf([WarmUp(Interval(median, 2), 3), AllOf([stalled, nop])]))
+    assert list(parts(nested)) == [median, stalled, nop]
+    assert list(parts(median)) == [median]
 
 
 @pytest.mark.parametrize("combine", [AnyOf, AllOf])
