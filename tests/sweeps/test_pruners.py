@@ -283,18 +283,18 @@ def test_studies_of_one_name_are_not_one():
 
 
 def test_a_verdict_of_a_stall_tells_a_slope_that_is_flat():
-    """The slope in words and numbers is that of the stall, not of the way down: it does not fall by 4 of its errors."""
+    """The slope in words and numbers is that of the stall, not of the way down to it: within 2.5 errors of flat."""
     found = []
-    for seed in range(60):
-        losses = np.maximum(1 - np.arange(45) / 25, 0) + 0.01 * np.random.default_rng(seed).normal(size=45)
+    for seed in range(40):
+        losses = np.exp(-np.arange(80) / 12) + 0.02 * np.random.default_rng(seed).normal(size=80)
         study, trial = frozen(losses)
-        verdict = StalledLoss(n_steps=60).verdict(study, trial)
+        verdict = StalledLoss(n_steps=100).verdict(study, trial)
         if verdict is not None:
             error = float(verdict.reason.split("±")[1].split()[0]) / 10
             assert f"slope {verdict.numbers['slope'] * 10:+.3g}" in verdict.reason
             found.append(verdict.numbers["slope"] / error)
     assert len(found) > 10
-    assert min(found) > -4
+    assert min(found) > -2.5
 
 
 def test_numbers_that_are_not_known_are_left_out_of_the_sentence():
