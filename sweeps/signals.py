@@ -51,7 +51,8 @@ class Signals:
     n_reports: finite reports before the first non-finite one; with 0 of them every loss below is NaN.
     level, level_low, level_high: smoothed loss at `step` and its interval.
     noise: robust standard deviation of one point around the local course; autocorrelation: of these residuals, lag 1.
-    trend, trend_low, trend_high: slope of the last half.
+    trend, trend_low, trend_high: slope of the last half. Its interval and the level's are 1.645 standard errors, which
+        on short curves hold less than 95 %: about 87 % at 6 reports, 93 % at 20.
     best, best_step: lowest smoothed loss (mean of three) and its step: the checkpoint to keep.
     stalled_since: step since which there has been no progress beyond noise, None while there is progress or it is too
         early to tell; (stalled_low, stalled_high) is where the data allow that step to be.
