@@ -274,7 +274,11 @@ def table(found: Sequence[Mapping[str, object]]) -> str:
 def _cell(value: object, half: object) -> str:
     if not isinstance(value, float):
         return "-"
-    return f"{value:.3f}" + (f" ±{half:.3f}" if isinstance(half, float) else "")
+    return _shown(value) + (f" ±{_shown(half)}" if isinstance(half, float) else "")
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}" if value < 1e6 else f"{value:.3g}"
 
 
 def draw_pareto(axes: Axes, found: Sequence[Mapping[str, object]]) -> None:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from sweeps.pruners.verdicts import plan_of
+from sweeps.reporting import INTERVENTION
 from sweeps.signals import Array
 from sweeps.types import Plan
+
+READERS: Mapping[str, Callable[..., pd.DataFrame]] = {
+    ".parquet": pd.read_parquet,
+    ".csv": pd.read_csv,
+    ".csv.gz": pd.read_csv,
+    ".tsv": pd.read_table,
+    ".tsv.gz": pd.read_table,
+}
+# A column for what a trial had announced, which no file has.
+ANNOUNCED = "announced rates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +46,37 @@ class Curve:
 
 
 def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
-    """The curves of each task in a sweep's folder, a Parquet or a CSV file.
+    """The curves of each task in a sweep's folder, or a file named .parquet, .csv, .csv.gz, .tsv or .tsv.gz.
 
     Files have the columns trial, step, loss (or `metric`), optionally lr, task, budget (steps of a whole trial) and
-    censored; other columns are ignored. In a sweep's folder the watched metric is taken, negated where larger is
-    better, and trials that were pruned are censored: how they would have gone on is not known.
-    Raises FileNotFoundError, and ValueError if columns are missing or no curve is left.
+    censored; other columns are ignored. lr is taken for the schedule that was announced, but not for a trial whose rows
+    end before its budget: nobody knew that they would, so it counts as one that announced nothing.
+    In a sweep's folder the watched metric is taken, negated where larger is better, and trials that were pruned are
+    censored: how they would have gone on is not known. Rates are those a trial had planned (its `lr_plan`), none if it
+    planned none or a remedy has changed the plan under way.
+    Raises FileNotFoundError, and ValueError if columns or cells of task, trial or step are missing, for a file of
+    another kind, and if no curve is left.
     """
+    task = path.stem
     if path.is_dir():
         frame = _of_sweep(path)
     elif not path.is_file():
         raise FileNotFoundError(f"no curves at {path}: give a sweep's folder, a Parquet or a CSV file")
     else:
-        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-        frame = frame.rename(columns={metric: "loss"})
+        kind = next((kind for kind in READERS if path.name.lower().endswith(kind)), None)
+        if kind is None:
+            raise ValueError(f"{path}: cannot tell what it holds; give a sweep's folder or a file {', '.join(READERS)}")
+        frame, task = READERS[kind](path).rename(columns={metric: "loss"}), path.name[: -len(kind)]
     missing = {"trial", "step", "loss"} - set(frame.columns)
     if missing:
         raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}")
     if "task" not in frame:
-        frame["task"] = path.stem
+        frame["task"] = task
+    frame["step"] = pd.to_numeric(frame["step"], errors="coerce").replace([np.inf, -np.inf], np.nan)
+    for column in ("task", "trial", "step"):
+        if n_blank := int(frame[column].isna().sum()):
+            what = "no number" if column == "step" else "blank"
+            raise ValueError(f"{path}: the column {column} is {what} in {n_blank} of {len(frame)} rows")
     tasks = {str(task): _curves(rows) for task, rows in frame.groupby("task", sort=True)}
     if not any(tasks.values()):
         raise ValueError(f"{path} holds no curves")
@@ -71,11 +96,17 @@ def _curve(own: pd.DataFrame, longest: int) -> Curve:
         n_steps = int(own["budget"].max())
     else:  # that a curve will end early, by divergence or at a target, nobody knows while it runs
         n_steps = longest if censored or not np.isfinite(losses[-1]) else int(steps[-1]) + 1
-    lr: tuple[tuple[int, float], ...] = ()
-    if "lr" in own and own["lr"].notna().any():
-        known = own[own["lr"].notna()]
-        lr = tuple(zip(known["step"].astype(int), known["lr"].astype(float), strict=True))
+    lr = own[ANNOUNCED].iloc[0] if ANNOUNCED in own else _schedule(own, n_steps)
     return Curve(steps, losses, Plan(n_steps, lr), censored)
+
+
+def _schedule(own: pd.DataFrame, n_steps: int) -> tuple[tuple[int, float], ...]:
+    """The rates in a file's rows, empty if the rows end more than a report before the trial's end."""
+    steps = own["step"].to_numpy()
+    if "lr" not in own or steps[-1] + (steps[-1] - steps[-2:][0]) < n_steps - 1:
+        return ()
+    known = own[own["lr"].notna()]
+    return tuple(zip(known["step"].astype(int), known["lr"].astype(float), strict=True))
 
 
 def _of_sweep(folder: Path) -> pd.DataFrame:
@@ -84,11 +115,12 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     sweep = load(folder)
     sign = -1.0 if sweep.directions == ("maximize",) else 1.0
     rows = sweep.curves.drop_duplicates(["trial", "step", "metric"], keep="last")
-    of = {name: rows.loc[rows["metric"] == name, ["trial", "step", "value"]] for name in (sweep.metric, "lr")}
-    frame = of[sweep.metric].rename(columns={"value": "loss"})
-    frame = frame.assign(loss=sign * frame["loss"]).merge(of["lr"].rename(columns={"value": "lr"}), "left")
+    watched = rows.loc[rows["metric"] == sweep.metric, ["trial", "step", "value"]]
+    frame = watched.assign(loss=sign * watched["value"])
+    remedied = set(rows.loc[rows["metric"].str.startswith(INTERVENTION), "trial"])
     states = sweep.trials["state"]
-    trials = {trial.number: trial for trial in open_study(folder).get_trials(deepcopy=False)}
-    frame["budget"] = frame["trial"].map(lambda n: trials[n].user_attrs.get(Plan.N_STEPS_ATTR))
+    plans = {trial.number: plan_of(trial) for trial in open_study(folder).get_trials(deepcopy=False)}
+    frame["budget"] = frame["trial"].map(lambda n: plans[n].n_steps)
+    frame[ANNOUNCED] = frame["trial"].map(lambda n: () if n in remedied else plans[n].lr)
     frame["censored"] = frame["trial"].map(lambda n: states.get(n) in ("pruned", "running"))
     return frame[frame["trial"].isin(states[states != "fail"].index)]

@@ -23,6 +23,7 @@ Flags = NDArray[np.bool_]
 IMPROVEMENT = 1e-3  # "will improve" means: its best falls by this share of itself or more
 N_NEIGHBOURS = 25
 N_FINISHED_LEAST = 10  # with fewer finished trials the curve speaks for itself
+N_FEATURES = 6
 BINS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
 
 
@@ -49,7 +50,7 @@ def forecasts(curves: Sequence[Curve], share: float, n_workers: int, seed: int) 
     # A trial that will diverge or reach a target ends earlier; that it finished is known either way.
     ended_at = starts + pace * np.array([min(len(c.steps), c.n_finite + 1) for c in curves])
     trends = [trend(curves[i].steps[: seen[i]], curves[i].losses[: seen[i]]) for i in asked]
-    features = np.array([_features(t, curves[i]) for t, i in zip(trends, asked, strict=True)]).reshape(len(asked), -1)
+    features = np.array([_features(t, curves[i]) for t, i in zip(trends, asked, strict=True)]).reshape(-1, N_FEATURES)
     over = np.array([_is_over(curves[i], seen[i]) for i in asked], dtype=bool)
     own = np.array([_own_chance(t, curves[i]) for t, i in zip(trends, asked, strict=True)])
     chance = np.empty(len(asked))
@@ -130,14 +131,22 @@ class Judgement:
 
     average_precision: mean over the tasks in which some trial was over, and the least of them; None without such a
     task. calibration: per bin of the chance the number of forecasts, the mean claimed and the share realised.
+    too_short: tasks in which nothing could be asked, as no trial had three finite reports by then and one after.
     """
 
     share: float
     average_precision: float | None
     average_precision_least: float | None
     calibration: list[dict[str, float]]
+    too_short: list[str]
 
     def __str__(self) -> str:
+        answers = [self._answers()] if self.calibration else []
+        if self.too_short:
+            answers.append(f"too short to be asked at {self.share:.0%}: {', '.join(self.too_short)}")
+        return "\n".join(answers)
+
+    def _answers(self) -> str:
         head = f'"improves by less than {IMPROVEMENT:.1%}", asked at {self.share:.0%} of the run: '
         if self.average_precision is None:
             return head + "every trial improved by more"
@@ -161,4 +170,5 @@ def judge(tasks: Mapping[str, Sequence[Curve]], share: float, n_workers: int, n_
         if inside.any():
             row = {"from": low, "to": high, "n": float(inside.sum())}
             calibration.append(row | {"claimed": float(chance[inside].mean()), "realised": float(over[inside].mean())})
-    return Judgement(share, float(np.mean(known)) if known else None, min(known, default=None), calibration)
+    too_short = [task for task, own in found.items() if not any(len(f.over) for f in own)]
+    return Judgement(share, float(np.mean(known)) if known else None, min(known, default=None), calibration, too_short)

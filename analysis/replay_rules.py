@@ -142,7 +142,8 @@ class Plateau(Nothing):
 
     def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
         """Stop on four values that hardly differ."""
-        return Move.STOP if len(losses) >= 4 and float(np.std(losses[-4:])) < 0.01 else Move.GO
+        with np.errstate(over="ignore"):  # a spread too large to be squared is no plateau
+            return Move.STOP if len(losses) >= 4 and float(np.std(losses[-4:])) < 0.01 else Move.GO
 
 
 class AshaPromote:

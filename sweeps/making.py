@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweeps.errors import BadInputError, one_line
 from sweeps.pruners import Audit
+from sweeps.pruners.compose import parts
 from sweeps.settings import Settings
 from sweeps.space import Space, checked_setting
 from sweeps.study import OnStall, Plans
@@ -75,15 +76,20 @@ def _class_name(config: Any) -> str:
 
 
 def make_pruner(config: Any, n_directions: int, audit_fraction: float) -> optuna.pruners.BasePruner:
-    """The pruner; none if the config is empty. Raises BadInputError if it cannot judge several objectives."""
+    """The pruner; none if the config is empty. Raises BadInputError if it or a part of it cannot judge many objectives.
+
+    Of Optuna's own only a threshold can judge several: the others ask the study for its one direction.
+    """
     pruner = make(config, "pruner") if config else optuna.pruners.NopPruner()
     if isinstance(pruner, optuna.pruners.NopPruner):
         return pruner
-    if n_directions > 1 and type(pruner).__module__.startswith("optuna."):
-        raise BadInputError(
-            f"{type(pruner).__name__} judges one objective and there are {n_directions}; "
-            "use hydra/sweeper/pruner=stalled, which judges the watched metric, or none"
-        )
+    for part in parts(pruner) if n_directions > 1 else ():
+        needs_no_direction = isinstance(part, optuna.pruners.NopPruner | optuna.pruners.ThresholdPruner)
+        if type(part).__module__.startswith("optuna.") and not needs_no_direction:
+            raise BadInputError(
+                f"{type(part).__name__} judges one objective and there are {n_directions}; "
+                "use hydra/sweeper/pruner=stalled, which judges the watched metric, or none"
+            )
     return Audit(pruner, audit_fraction) if audit_fraction > 0 else pruner
 
 

@@ -57,6 +57,8 @@ class Reporter:
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._plan: Plan | None = None
+        self._n_steps: float = math.inf
+        self._is_whole = False
         self._folder: str | None = None
         self._verdict: Verdict | None = None
         self._heeded = False
@@ -94,7 +96,10 @@ class Reporter:
         return remedy
 
     def report(self, step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> None:
-        """Take one report; raise TrialPruned if the trial must stop, or has just diverged."""
+        """Take one report; raise TrialPruned if the trial must stop, or has just diverged.
+
+        At its last planned step only divergence ends it: its result is there, and stopping would save nothing.
+        """
         if os.getpid() != self._pid:
             return  # a child process of the trial (a data loader, say) has no line to the driver
         row = Row(_checked_step(step), self._clock() - self._start_s, _checked_metrics(step, metrics))
@@ -102,6 +107,7 @@ class Reporter:
         with self._lock:
             self._rows.append(row)
             self._last_step = row.step
+            self._is_whole = row.step >= self._n_steps - 1 and math.isfinite(value)
             ignored = self._remedy if self._remedy_was_open else None
             self._remedy_was_open = self._remedy is not None
         if ignored is not None:
@@ -116,7 +122,7 @@ class Reporter:
 
     def should_stop(self) -> bool:
         """Whether the trial must end; a task that has been told so and returns counts as stopped."""
-        self._heeded = self._heeded or self._verdict is not None
+        self._heeded = self._heeded or (self._verdict is not None and not self._is_whole)
         return self._heeded
 
     def plan(self, plan: Plan) -> None:
@@ -124,6 +130,7 @@ class Reporter:
         if os.getpid() == self._pid:
             with self._lock:
                 self._plan = plan
+                self._n_steps = math.inf if plan.n_steps is None else plan.n_steps
 
     def place(self, folder: str) -> None:
         """Say where this trial's files are."""

@@ -2,13 +2,14 @@
 
 The only definition of these words here: the pruner asks while a trial runs, the analysis asks afterwards. Numpy only,
 no peers, no clock. Adding a constant to a loss changes no answer; multiplying it multiplies the answers in its unit.
+Losses may have any scale; only an answer that is itself beyond the largest float is infinite.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -50,7 +51,8 @@ class Signals:
     n_reports: finite reports before the first non-finite one; with 0 of them every loss below is NaN.
     level, level_low, level_high: smoothed loss at `step` and its interval.
     noise: robust standard deviation of one point around the local course; autocorrelation: of these residuals, lag 1.
-    trend, trend_low, trend_high: slope of the last half.
+    trend, trend_low, trend_high: slope of the last half. Its interval and the level's are 1.645 standard errors, which
+        on short curves hold less than 95 %: about 87 % at 6 reports, 93 % at 20.
     best, best_step: lowest smoothed loss (mean of three) and its step: the checkpoint to keep.
     stalled_since: step since which there has been no progress beyond noise, None while there is progress or it is too
         early to tell; (stalled_low, stalled_high) is where the data allow that step to be.
@@ -99,6 +101,14 @@ class Signals:
         return ahead, self.level + 2 * min(change, 0.0) - margin, max(ahead, self.level) + margin
 
 
+# The fields of Trend and of Signals in the curve's unit, or in it per step.
+TREND_LOSSES = ("level", "level_se", "slope", "slope_se", "best")
+SIGNALS_LOSSES = (
+    *("level", "level_low", "level_high", "noise", "trend", "trend_low", "trend_high"),
+    *("best", "rebound", "amplitude"),
+)
+
+
 def log_time(step: int, n_steps: int) -> float:
     """Steps at the present slope worth those left from `step` to `n_steps` if progress is straight in log time.
 
@@ -140,11 +150,11 @@ class LossCurve:
         self._pending.append(loss)
         if len(self._pending) == self.block:
             self.steps.append(step)
-            self.losses.append(sum(self._pending) / self.block)
+            self.losses.append(sum(loss / self.block for loss in self._pending))
             self._pending.clear()
             if len(self.losses) == 2 * N_POINTS:
                 self.steps = self.steps[1::2]
-                self.losses = [(a + b) / 2 for a, b in zip(self.losses[::2], self.losses[1::2], strict=True)]
+                self.losses = [a / 2 + b / 2 for a, b in zip(self.losses[::2], self.losses[1::2], strict=True)]
                 self.block *= 2
 
     def signals(self) -> Signals:
@@ -177,13 +187,17 @@ def trend(steps: Array, losses: Array) -> Trend:
     """The trend of a finite curve of at least one report (thinned to N_POINTS); the cheap part of `signals`."""
     best_at = int(losses.argmin())
     best, best_step, step = float(losses[best_at]), int(steps[best_at]), int(steps[-1])
+    scale = _scale(best, float(losses[losses.argmax()]))
+    if scale != 1:
+        t = trend(steps, losses / scale)
+        return replace(t, **{name: getattr(t, name) * scale for name in TREND_LOSSES})
     x, y = thin(steps, losses)
     level = float(y[-N_LEVEL:].mean())
     width = min(len(y), max(4, -(-len(y) // 2)))
     if width < 3:
         slope = 0.0 if width == 1 else float((y[1] - y[0]) / (x[1] - x[0]))
         return Trend(step, level, math.inf, slope, math.inf, best, best_step)
-    x, y = x[-width:] - x[-width:].mean(), y[-width:] - y[-width:].mean()
+    x, y = x[-width:] - x[-width:].sum() / width, y[-width:] - y[-width:].sum() / width
     sxx = float(x @ x)
     slope = float(x @ y) / sxx
     residual = y - slope * x
@@ -213,6 +227,11 @@ def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLik
     if n == 0:
         first, nan = int(all_steps[0]), math.nan
         return Signals(first, 0, nan, nan, nan, nan, nan, nan, nan, nan, nan, first, diverged_at=diverged)
+    scale = _scale(float(all_losses[:n].min()), float(all_losses[:n].max()))
+    if scale != 1:
+        with_end = n + 1  # the report that ended it is kept, if there is one
+        s = signals(all_steps[:with_end], all_losses[:with_end] / scale)
+        return replace(s, **{name: getattr(s, name) * scale for name in SIGNALS_LOSSES})
     x, raw = thin(all_steps[:n], all_losses[:n])
     y = despike(raw)
     t = trend(x, y)
@@ -254,6 +273,12 @@ def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLik
         period_steps=period,
         amplitude=amplitude,
     )
+
+
+def _scale(lowest: float, highest: float) -> float:
+    """1.0, or the power of two at the largest of these losses if its square would overflow or vanish."""
+    largest = max(-lowest, highest)
+    return 1.0 if 1e-100 < largest < 1e100 or not largest else 2.0 ** (math.frexp(largest)[1] - 1)
 
 
 def despike(losses: Array) -> Array:

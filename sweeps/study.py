@@ -34,8 +34,8 @@ from sweeps.storage import LiveStorage
 from sweeps.types import Ending, Outcome, Plan, Remedy, Verdict
 from sweeps.watched import WatchedCurve
 
-# Rules whose verdict a lower learning rate may answer.
-CURABLE = ("stalled", "rebound")
+# Rules whose verdict a lower learning rate may answer, also where others agree with them.
+CURABLE = frozenset({"stalled", "rebound"})
 # A remedy is given this share of the run to show itself (without a plan, of twice the run so far): a chosen value, long
 # enough for a rate that was too high to settle, short enough that two remedies cost less than a third of a run.
 SPARED_SHARE = 0.15
@@ -237,7 +237,7 @@ class SweepStudy:
         if verdict is None or step < curve.spared_until:
             return None
         rule = self._plans.on_stall
-        if verdict.rule not in CURABLE or rule.action == "prune" or curve.n_remedies >= rule.n_times:
+        if CURABLE.isdisjoint(verdict.rules) or rule.action == "prune" or curve.n_remedies >= rule.n_times:
             return verdict
         curve.n_remedies += 1
         curve.spared_until = math.inf  # until the trial has taken it; one that never asks for it ends itself

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 class Verdict:
     """Why a trial was ended before its time.
 
-    rule: the name of the rule that fired, e.g. "diverged", "StalledLoss", "MedianPruner".
+    rule: the name of the rule that fired, e.g. "diverged", "stalled", "MedianPruner"; of several that had to agree,
+        joined by "+".
     step: the step of the report at which it fired (optimizer updates, from 0).
     reason: one sentence for a reader, with the numbers in it.
     numbers: the same numbers for machines; finite or not, never None.
@@ -26,6 +27,11 @@ class Verdict:
     def __post_init__(self) -> None:
         if not self.reason:
             raise ValueError(f"verdict {self.rule!r} at step {self.step} has no reason: say why the trial was ended")
+
+    @property
+    def rules(self) -> frozenset[str]:
+        """The names of the rules that fired."""
+        return frozenset(self.rule.split("+"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,14 @@ REFUSED = {
         "MedianPruner judges one objective and there are 2",
         "none",
     ),
+    "several objectives, one pruner in a combination": (
+        [
+            *(X, "hydra.sweeper.direction=[minimize,minimize]", "hydra.sweeper.study_name=n"),
+            "+hydra.sweeper.pruner={_target_:sweeps.pruners.AnyOf,pruners:[{_target_:optuna.pruners.MedianPruner}]}",
+        ],
+        "MedianPruner judges one objective and there are 2",
+        "none",
+    ),
 }
 
 

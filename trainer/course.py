@@ -68,8 +68,9 @@ class Course:
     """One run between two updates: whoever trains it calls `advance` after each, and `row` and `report` when due.
 
     step: updates made. examples: seen, which is also the place in the data. lr_factor: what remedies have made of the
-    scheduled rate. ended: "done", or why the run ended before its last step. rates: of every step, [n_steps], as far as
-    they are known: a schedule that looks at the loss makes new ones at each evaluation.
+    scheduled rate. ended: "done", or why the run ended before its last step. rates: of every step, [n_steps], with the
+    remedies from the steps on at which they were taken, as far as they are known: a schedule that looks at the loss
+    makes new ones at each evaluation.
     """
 
     run: Settings
@@ -103,7 +104,7 @@ class Course:
     @property
     def lr(self) -> float:
         """The rate of the next update."""
-        return float(self.rates[self.step]) * self.lr_factor
+        return float(self.rates[self.step])
 
     @property
     def reports(self) -> bool:
@@ -134,7 +135,7 @@ class Course:
             self.hooks.tell(self._line(lr, metrics))
             if isinstance(self.run.schedule, LossDriven):
                 self._plateau = self.run.schedule.next(self._plateau, _watched(self.run.schedule.watch, measured))
-                self.rates = self._planned()
+                self.rates = self._planned() * self.lr_factor
         return metrics
 
     def report(self, metrics: Mapping[str, float]) -> Remedy | None:
@@ -153,6 +154,7 @@ class Course:
     def comply(self, remedy: Remedy, kept_step: int | None) -> None:
         """Lower the rates to come; the weights are the caller's business. kept_step: of the best weights."""
         self.lr_factor *= remedy.factor
+        self.rates = np.concatenate([self.rates[: self.step], self.rates[self.step :] * remedy.factor])
         back = f" with the weights of step {kept_step}" if remedy.action == "rewind" else ""
         self.hooks.tell(
             f"step {self.step}: {remedy.verdict.reason}; going on{back} at {self.lr_factor:.3g} times the planned rate"
@@ -178,7 +180,7 @@ class Course:
     def _announce(self) -> None:
         """Say how long the run will be and, where they are known, which rates lie ahead."""
         known = not isinstance(self.run.schedule, LossDriven)
-        self.hooks.plan(self.run.n_steps, corners(self.rates * self.lr_factor) if known else ())
+        self.hooks.plan(self.run.n_steps, corners(self.rates) if known else ())
 
     def _line(self, lr: float, metrics: Mapping[str, float]) -> str:
         width = len(str(self.run.n_steps))

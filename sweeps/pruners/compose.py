@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import optuna
@@ -102,6 +102,20 @@ class Audit(VerdictPruner):
         if "audited" not in study._storage.get_trial(trial._trial_id).user_attrs:  # the copy given may be an older one
             set_attributes(study, trial, audited=verdict.reason, audited_step=verdict.step)
         return None
+
+
+def parts(pruner: BasePruner) -> Iterator[BasePruner]:
+    """The pruners that a combination asks in the end; a pruner that is none of those here is its own only part."""
+    match pruner:
+        case AnyOf() | AllOf():
+            inner = pruner._pruners
+        case WarmUp() | Interval() | Audit():
+            inner = (pruner._pruner,)
+        case _:
+            yield pruner
+            return
+    for one in inner:
+        yield from parts(one)
 
 
 def _at_least_one(name: str, pruners: Sequence[BasePruner]) -> tuple[BasePruner, ...]:

@@ -30,9 +30,9 @@ class Standing:
     n_peers: others that reached this step, or were stopped before it. n_better: those with a lower loss here.
     goal: the loss it would have to reach, see `Peers.goal`. best_of_all: the lowest loss any trial has shown.
     n_complete: finished trials. winners_here: the loss at this step which all but the worst tenth of the finished
-    trials at or below `goal` had undercut; -inf while none has finished.
+    trials at or below `goal` had undercut; -inf if none that has finished reported here.
     gain_after: by how much, at most, the quarter of the finished peers that stood nearest to it at this step improved
-    from there on; NaN while none has finished.
+    from there on; NaN if none did.
     """
 
     n_peers: int
@@ -98,6 +98,12 @@ class Peers:
         n = len(self._rows)
         k = min(n, math.ceil(n_best * math.cbrt(n)))
         return float(np.partition(self._best[:n], k - 1)[k - 1])
+
+    def leads(self, trial: int) -> bool:
+        """Whether none that runs or has finished has shown a lower loss; a trial that is alone leads."""
+        row, n = self._row(trial), len(self._rows)
+        rivals = (self._fate[:n] == Fate.RUNNING) | (self._fate[:n] == Fate.COMPLETE)
+        return bool(self._best[row] <= self._best[:n].min(where=rivals, initial=math.inf))
 
     def standing(self, trial: int, step: int, goal: float) -> Standing:
         """The standing of a trial at the step of its last report. KeyError if it is unknown."""

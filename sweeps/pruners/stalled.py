@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import optuna
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -62,13 +65,14 @@ class Judge:
     ) -> Verdict | None:
         """now: `trend(steps, losses)`, as told to `peers`. sign: -1 if the losses are negated values, for words.
 
-        Without plan.n_steps only a stall of the curve itself ends the trial; on its last step nothing does.
+        Without plan.n_steps only a stall of the curve itself ends the trial, and not while it leads those that run or
+        have finished, even if it is alone: otherwise none might ever finish. On the last step nothing ends it.
         """
         n_steps = plan.n_steps
         if len(losses) < MIN_REPORTS or (n_steps is not None and now.step >= n_steps - 1):
             return None
         if n_steps is None:
-            return self._alone(steps, losses, plan, sign)
+            return None if peers.leads(trial) else self._alone(steps, losses, plan, sign)
         # Where no rates are announced, the first finished trials must show whether early order means anything here.
         caution = self.caution * (1 if plan.lr else 1 + FIRST_CAUTION / (1 + peers.n_complete / FIRST_COMPLETE))
         goal = peers.goal(trial, BEST_PER_CUBE_ROOT * caution)
@@ -87,7 +91,7 @@ class Judge:
         safe = min(SAFE_SHARE_MOST, SAFE_SHARE * n_steps / (now.step + 1))
         if here.n_better < safe * (here.n_peers + 1):
             return None
-        return _out_of_reach(signals(steps, losses), n_steps, reach, here, sign)
+        return _out_of_reach(signals(steps, losses), steps, losses, n_steps, reach, here, sign)
 
     def _alone(self, steps: Array, losses: Array, plan: Plan, sign: float) -> Verdict | None:
         if len(losses) < 2 * N_TAIL or rate_changes(plan, int(steps[-1])):
@@ -99,15 +103,16 @@ class Judge:
         whole, share = (plan.n_steps, ALONE_SHARE) if plan.n_steps else (s.step + 1 - int(steps[0]), 0.5)
         if s.step - s.stalled_since < min(0.9, share * self.caution) * whole:
             return None
-        numbers = {"stalled_since": float(s.stalled_since), "slope": sign * s.trend, "noise": s.noise}
-        return Verdict("stalled", s.step, _course(s, sign), numbers)
+        words, numbers = _course(s, steps, losses, sign)
+        return Verdict("stalled", s.step, words, numbers)
 
 
 class StalledLoss(VerdictPruner):
     """Stops trials whose loss has stalled or diverged, with the reason; see `Judge` for the rule.
 
     n_steps: steps a trial makes if nobody stops it; a trial's own user attribute `n_steps` goes before, and without
-        either it is taken from the longest finished trial. caution: 1 is the default, 2 keeps nearly every winner for
+        either it is taken from the longest finished trial; until one has finished, the best that runs is not stopped.
+        caution: 1 is the default, 2 keeps nearly every winner for
         half as much compute again. direction: of the reported value; by default the study's, and "minimize" in a
         study of several objectives. NaN and infinity end a trial at the report in which they come.
     A trial's user attribute `lr_plan`, corners (step, rate), tells the rule of learning rates to come.
@@ -125,7 +130,8 @@ class StalledLoss(VerdictPruner):
         if direction not in (None, "minimize", "maximize"):
             raise ValueError(f"direction={direction!r}: give 'minimize' or 'maximize', or leave it out")
         self._n_steps, self._judge, self._direction = n_steps, Judge(caution), direction
-        self._study: str | None = None
+        self._storage: Callable[[], BaseStorage | None] = lambda: None  # weakly: of the study it has learned from
+        self._study_id = -1
         self._peers = Peers()
         self._settled: set[int] = set()
         self._n_seen: dict[int, int] = {}
@@ -159,8 +165,9 @@ class StalledLoss(VerdictPruner):
 
     def _learn(self, study: optuna.Study, judged: int, sign: float) -> None:
         """Bring the table up to date with every trial but the one to be judged."""
-        if self._study != study.study_name:
-            self._study, self._longest_steps = study.study_name, 0
+        if self._storage() is not study._storage or self._study_id != study._study_id:  # names are no identity
+            self._storage, self._study_id = weakref.ref(study._storage), study._study_id
+            self._longest_steps = 0
             self._peers, self._settled, self._n_seen = Peers(), set(), {}
         for other in study.get_trials(deepcopy=False):
             number = other.number
@@ -195,18 +202,26 @@ def rate_changes(plan: Plan, step: int) -> bool:
     return min(later) * RATE_CHANGE <= rate or max(later) >= rate * RATE_CHANGE
 
 
-def _course(s: Signals, sign: float) -> str:
+def _course(s: Signals, steps: Array, losses: Array, sign: float) -> tuple[str, dict[str, float]]:
+    """The slope now, of the last half of the reports since the stall began or of all, in words and numbers."""
+    if s.stalled_since is None:
+        course, slope, error = "still moving", s.trend, (s.trend_high - s.trend) / Z
+        numbers = {"slope": sign * slope, "noise": s.noise}
+    else:  # the last half of all may still hold a piece of the way down
+        flat = trend(steps[steps >= s.stalled_since], losses[steps >= s.stalled_since])
+        course, slope, error = f"stalled since step {s.stalled_since:,}", flat.slope, flat.slope_se
+        numbers = {"slope": sign * slope, "noise": s.noise, "stalled_since": float(s.stalled_since)}
     unit = 10 ** max(0, round(math.log10(max(s.step, 1))) - 1)
-    error = (s.trend_high - s.trend) / Z * unit
     span = "step" if unit == 1 else f"{unit:,} steps"
-    stalled = "still moving" if s.stalled_since is None else f"stalled since step {s.stalled_since:,}"
-    return f"{stalled}: slope {sign * s.trend * unit:+.3g} ± {error:.2g} per {span} at noise {s.noise:.2g}"
+    moving = f"slope {sign * slope * unit:+.3g} ± {error * unit:.2g} per {span}"
+    return f"{course}: {moving if math.isfinite(error) else 'too recently for a slope'} at noise {s.noise:.2g}", numbers
 
 
-def _out_of_reach(s: Signals, n_steps: int, reach: float, here: Standing, sign: float) -> Verdict:
-    numbers = {
-        "slope": sign * s.trend,
-        "noise": s.noise,
+def _out_of_reach(
+    s: Signals, steps: Array, losses: Array, n_steps: int, reach: float, here: Standing, sign: float
+) -> Verdict:
+    words, numbers = _course(s, steps, losses, sign)
+    numbers |= {
         "level": sign * s.level,
         "reach": sign * reach,
         "goal": sign * here.goal,
@@ -215,13 +230,11 @@ def _out_of_reach(s: Signals, n_steps: int, reach: float, here: Standing, sign: 
         "n_better": float(here.n_better),
     }
     text = (
-        f"{_course(s, sign)}; at best it gets to {sign * reach:.4g} by step {n_steps:,}, "
+        f"{words}; at best it gets to {sign * reach:.4g} by step {n_steps:,}, "
         f"{sign * here.goal:.4g} is needed (best so far {sign * here.best_of_all:.4g}); "
         f"{here.n_better} of {here.n_peers} peers are ahead of it here"
     )
-    if here.n_complete:
+    if math.isfinite(here.gain_after):
         numbers |= {"winners_here": sign * here.winners_here, "gain_after": here.gain_after}
         text += f"; finished ones that stood nearest to it improved by at most {here.gain_after:.3g} from here"
-    if s.stalled_since is not None:
-        numbers["stalled_since"] = float(s.stalled_since)
     return Verdict("out_of_reach" if s.stalled_since is None else "stalled", s.step, text, numbers)

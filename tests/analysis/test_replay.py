@@ -59,6 +59,15 @@ def frame(task: str, found: list[Curve]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def test_losses_of_any_size_can_be_replayed():
+    """Ten to the two hundred times the losses: no error, no warning, the same measures."""
+    own = curves(12)
+    huge = [Curve(c.steps, c.losses * 2.0**660, c.plan) for c in own]
+    rules = ["stalled", "median"]  # those that know no absolute sizes
+    pd.testing.assert_frame_equal(replay({"": own}, rules, 4, 1), replay({"": huge}, rules, 4, 1))
+    assert len(replay({"": huge}, list(RULES), 4, 1)) == len(RULES)
+
+
 def race(found: list[Curve], seed: int = 0) -> Race:
     return Race(max(c.plan.n_steps or 0 for c in found), len(found[0].steps), seed)
 
@@ -150,7 +159,7 @@ def test_a_task_without_a_finite_loss_has_no_regret():
 
 def test_files_are_read_alike(tmp_path):
     """Parquet, CSV and shuffled rows give the same curves; a schedule, a budget and censoring are taken over."""
-    rows = frame("a", curves(4, 6)).assign(lr=0.1, budget=9)
+    rows = frame("a", curves(4, 6)).assign(lr=0.1, budget=7)
     rows["censored"] = rows["trial"] == 2
     rows.to_parquet(tmp_path / "c.parquet")
     rows.sample(frac=1, random_state=0).to_csv(tmp_path / "c.csv", index=False)
@@ -159,7 +168,7 @@ def test_files_are_read_alike(tmp_path):
     for one, other in zip(parquet["a"], csv["a"], strict=True):
         np.testing.assert_allclose(one.losses, other.losses)
         assert one.plan == other.plan
-    assert parquet["a"][0].plan == Plan(9, tuple((s, 0.1) for s in range(6)))
+    assert parquet["a"][0].plan == Plan(7, tuple((s, 0.1) for s in range(6)))
     assert [c.censored for c in parquet["a"]] == [False, False, True, False]
 
 
@@ -191,8 +200,82 @@ def test_a_sweeps_folder_is_read(tmp_path):
     (tmp_path / "sweep.yaml").write_text("study_name: s\nmetric: acc\ndirections: [maximize]\nstorage: null\n")
     (found,) = read(tmp_path).values()
     np.testing.assert_allclose(found[0].losses, [0, -0.1, -0.2, -0.3, -0.4])
-    assert found[1].plan == Plan(5, ((0, 0.5), (1, 0.5)))
+    assert found[1].plan == Plan(5)
     assert [c.censored for c in found] == [False, True]
+
+
+def test_a_schedule_is_known_only_as_far_as_it_was_announced(tmp_path):
+    """A trial's rows that end early, cut or diverged, tell nothing of rates; whole ones tell them all."""
+    steps = {"whole": range(0, 100, 2), "diverges": range(40), "cut": range(60), "lost": range(0, 100, 2)}
+    rows = [(trial, step, 1.0, 0.1 if step < 50 else 0.01) for trial, own in steps.items() for step in own]
+    frame = pd.DataFrame(rows, columns=["trial", "step", "loss", "lr"])
+    frame["censored"] = frame["trial"] == "cut"
+    frame.loc[(frame["trial"] == "diverges") & (frame["step"] == 39), "loss"] = math.nan
+    frame.loc[(frame["trial"] == "lost") & (frame["step"] > 30), "loss"] = math.nan  # but its rows go on
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    cut, diverges, lost, whole = read(tmp_path / "c.csv")["c"]
+    assert [c.plan.n_steps for c in (cut, diverges, lost, whole)] == [99] * 4
+    assert cut.plan.lr == diverges.plan.lr == ()
+    assert whole.plan.lr == lost.plan.lr == tuple((s, 0.1 if s < 50 else 0.01) for s in range(0, 100, 2))
+
+
+def test_a_sweeps_schedule_is_the_one_its_trials_had_planned(tmp_path):
+    """Rates that were reported are no plan, and a plan that a remedy has changed under way was not known before."""
+    study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db")
+    writer = CurveWriter(tmp_path / "curves", "x", time.monotonic)
+    for number in range(3):
+        trial = study.ask()
+        if number:
+            trial.set_user_attr("lr_plan", [[0, 0.5], [4, 0.1]])
+        writer.add(number, [Row(s, float(s), {"loss": 1.0 - s / 9, "lr": 0.5}) for s in range(5)])
+        study.tell(trial, 0.5)
+    writer.add(2, [Row(3, 9.0, {"intervention/decay": 0.3})])
+    writer.close()
+    (tmp_path / "sweep.yaml").write_text("study_name: s\nmetric: loss\ndirections: [minimize]\nstorage: null\n")
+    (found,) = read(tmp_path).values()
+    assert [c.plan.lr for c in found] == [(), ((0, 0.5), (4, 0.1)), ()]
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.CSV", "c.csv.gz", "C.TSV", "c.tsv.gz", "c.parquet", "c.Parquet"])
+def test_a_files_name_tells_how_to_read_it(tmp_path, name):
+    """Tables with commas or tabs, packed or not, and Parquet, in whatever case; the task is the name without that."""
+    frame, path = pd.DataFrame({"trial": [1, 1], "step": [0, 1], "loss": [1.0, 0.5]}), tmp_path / name
+    if "parquet" in name.lower():
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, sep="\t" if "tsv" in name.lower() else ",", index=False)
+    ((task, (curve,)),) = read(path).items()
+    assert task == name[0]
+    assert curve.losses.tolist() == [1.0, 0.5]
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    """The message names the file and what is read."""
+    (tmp_path / "c.xlsx").write_text("trial")
+    with pytest.raises(ValueError, match=r"c\.xlsx: .* \.parquet, \.csv, \.csv\.gz, \.tsv"):
+        read(tmp_path / "c.xlsx")
+
+
+@pytest.mark.parametrize(("column", "bad"), [("task", None), ("trial", None), ("step", None), ("step", math.inf)])
+def test_a_missing_cell_is_counted_not_dropped(tmp_path, column, bad):
+    """A row that belongs to no task, trial or step is an error that names the column and how many there are."""
+    frame = pd.DataFrame({"task": ["a", "b"] * 3, "trial": [1.0, 1.0] * 3, "step": np.arange(6.0), "loss": 1.0})
+    frame.loc[[2, 5], column] = bad
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    with pytest.raises(ValueError, match=f"the column {column} is .* in 2 of 6 rows"):
+        read(tmp_path / "c.csv")
+
+
+def test_a_task_too_short_to_be_asked_is_named():
+    """Short curves, steps that begin late, and curves that were never finite are told; the other tasks are judged."""
+    short = [Curve(np.arange(8.0), np.linspace(1, 0, 8), Plan(8)) for _ in range(12)]
+    late = [Curve(1e9 + np.arange(40.0), np.linspace(1, 0, 40), Plan(10**9 + 40)) for _ in range(12)]
+    lost = [Curve(np.arange(40.0), np.full(40, math.nan), Plan(40)) for _ in range(12)]
+    hopeless = judge({"short": short, "late": late, "lost": lost}, 0.25, 4, 1)
+    assert str(hopeless) == "too short to be asked at 25%: short, late, lost"
+    some = judge({"long": curves(diverging=False), "short": short}, 0.25, 4, 1)
+    assert some.calibration
+    assert str(some).endswith("too short to be asked at 25%: short")
 
 
 def test_bad_curves_are_named(tmp_path):

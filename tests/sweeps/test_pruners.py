@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.pruners import AllOf, AnyOf, Audit, Interval, StalledLoss, VerdictPruner, WarmUp, verdict_of
+from sweeps.pruners.compose import parts
 from sweeps.pruners.verdicts import plan_of
 from sweeps.types import Plan, Verdict
 
@@ -111,14 +112,51 @@ def test_a_non_finite_loss_ends_a_trial_at_that_report(bad):
     assert "step 7" in trial.user_attrs["verdict"]
 
 
-@pytest.mark.parametrize("pruner", [StalledLoss(n_steps=100), StalledLoss()], ids=["with horizon", "without"])
-def test_a_flat_curve_stops_without_peers(pruner):
-    """The first trial of a study is stopped when its loss stands still, horizon known or not."""
-    curve = [1.0 - 0.02 * step for step in range(20)] + [0.6] * 80
-    trial = run([curve], pruner).trials[0]
+def test_losses_of_any_size_are_judged_alike():
+    """Losses whose squares overflow neither raise nor warn, and the same trials stop at the same steps."""
+    curves = sweep()
+    huge = [[loss * 2.0**600 for loss in curve] for curve in curves]
+    assert last_steps(run(huge, StalledLoss(n_steps=N))) == last_steps(run(curves, StalledLoss(n_steps=N)))
+
+
+FLAT = [1.0 - 0.02 * step for step in range(20)] + [0.6] * 80
+
+
+def test_a_flat_curve_stops_without_peers():
+    """The first trial of a study is stopped when its loss stands still and its length is known."""
+    trial = run([FLAT], StalledLoss(n_steps=100)).trials[0]
     assert trial.state is TrialState.PRUNED
     assert 30 <= trial.last_step <= 60
     assert trial.user_attrs["verdict"].startswith("stalled since step")
+
+
+def test_while_the_length_is_unknown_the_best_that_runs_goes_on():
+    """Without a length anywhere the stalled are stopped, but never the best of those that run, so one finishes."""
+    study = optuna.create_study(pruner=StalledLoss())
+    running = {study.ask(): level for level in (0.3, 0.0, 0.6, 0.2)}
+    stopped = {}
+    diverged = study.ask()
+    for step, loss in enumerate((-5.0, math.nan)):  # what a lost trial had shown protects and threatens nobody
+        diverged.report(loss, step)
+    study.tell(diverged, state=TrialState.PRUNED)
+    for step, loss in enumerate(FLAT):
+        for trial, level in list(running.items()):
+            trial.report(loss + level, step)
+            if trial.should_prune():
+                stopped[running.pop(trial)] = step
+                study.tell(trial, state=TrialState.PRUNED)
+    assert list(running.values()) == [0.0]
+    assert sorted(stopped) == [0.2, 0.3, 0.6]
+    assert all(30 <= step <= 60 for step in stopped.values())
+
+
+def test_a_study_of_unknown_length_has_finished_trials():
+    """One trial after the other, with nobody saying how long they are: the first finishes, the best is kept."""
+    curves = sweep(30)
+    study = run(curves, StalledLoss())
+    assert study.trials[0].state is TrialState.COMPLETE
+    assert study.trials[int(np.argmin([min(c) for c in curves]))].state is TrialState.COMPLETE
+    assert sum(last_steps(study)) < 0.7 * 30 * N
 
 
 def test_a_falling_curve_runs_on_without_peers():
@@ -128,10 +166,9 @@ def test_a_falling_curve_runs_on_without_peers():
 
 def test_a_plateau_before_a_planned_drop_is_no_stall():
     """A trial that is flat, but whose rate will fall tenfold, waits for it; with the rate constant it does not."""
-    curve = [1.0 - 0.02 * step for step in range(20)] + [0.6] * 80
     drop = Plan(100, ((0, 0.1), (89, 0.1), (90, 0.01)))
-    assert run([curve], StalledLoss(), drop).trials[0].last_step >= 89
-    assert run([curve], StalledLoss(), Plan(100, ((0, 0.1), (99, 0.1)))).trials[0].last_step < 60
+    assert run([FLAT], StalledLoss(), drop).trials[0].last_step >= 89
+    assert run([FLAT], StalledLoss(), Plan(100, ((0, 0.1), (99, 0.1)))).trials[0].last_step < 60
 
 
 def test_trials_stay_while_they_are_where_winners_were():
@@ -228,6 +265,55 @@ def test_a_pruner_serves_one_study_after_the_other():
     assert last_steps(run(sweep(), pruner)) == first
 
 
+def test_studies_of_one_name_are_not_one():
+    """What was seen in a study does not count in another of the same name in another storage."""
+    seen = {}
+    shared = StalledLoss(n_steps=N)
+    for name, pruner in (("fresh", StalledLoss(n_steps=N)), ("used", shared)):
+        if name == "used":
+            other = optuna.create_study(study_name="same", pruner=shared)
+            other.optimize(lambda trial: [trial.report(-9.0 - s, s) or trial.should_prune() for s in range(N)][-1], 9)
+        study = optuna.create_study(study_name="same", pruner=pruner)
+        for curve in sweep():
+            trial = study.ask()
+            ends = [step for step, loss in enumerate(curve) if trial.report(loss, step) or trial.should_prune()]
+            study.tell(trial, curve[-1])
+            seen.setdefault(name, []).append(ends)
+    assert seen["fresh"] == seen["used"]
+
+
+def test_a_verdict_of_a_stall_tells_a_slope_that_is_flat():
+    """The slope in words and numbers is that of the stall, not of the way down to it: within 2.5 errors of flat."""
+    found = []
+    for seed in range(40):
+        losses = np.exp(-np.arange(80) / 12) + 0.02 * np.random.default_rng(seed).normal(size=80)
+        study, trial = frozen(losses)
+        verdict = StalledLoss(n_steps=100).verdict(study, trial)
+        if verdict is not None:
+            error = float(verdict.reason.split("±")[1].split()[0]) / 10
+            assert f"slope {verdict.numbers['slope'] * 10:+.3g}" in verdict.reason
+            found.append(verdict.numbers["slope"] / error)
+    assert len(found) > 10
+    assert min(found) > -2.5
+
+
+def test_numbers_that_are_not_known_are_left_out_of_the_sentence():
+    """Where no finished peer has reported at this step, nothing is said of what they went on to gain."""
+    study = optuna.create_study()
+    for i in range(4):  # finished, but long before
+        trial = study.ask()
+        trial.report(0.1 * i, 0)
+        study.tell(trial, 0.1 * i)
+    for i in range(8):
+        trial = study.ask()
+        for step in range(3, 15):
+            trial.report(i + math.exp(-step), step)
+    verdict = StalledLoss(n_steps=N).verdict(study, study.trials[-1])
+    assert verdict is not None
+    assert "nan" not in verdict.reason
+    assert all(math.isfinite(number) for number in verdict.numbers.values())
+
+
 def test_threads_of_one_study_share_a_pruner():
     """study.optimize(n_jobs=4) works: every trial ends, the best completes."""
     curves = sweep(24)
@@ -291,6 +377,14 @@ def test_all_of_joins_the_reasons():
     assert verdict is not None
     assert (verdict.rule, verdict.reason, verdict.numbers) == ("a+b", "a at 1; and b at 1", {"step": 1})
     assert AllOf([Always(), optuna.pruners.NopPruner()]).verdict(*frozen([1.0])) is None
+
+
+def test_a_combination_has_the_parts_it_asks():
+    """Through every combination, however nested; any other pruner is one part."""
+    median, stalled, nop = optuna.pruners.MedianPruner(), StalledLoss(), optuna.pruners.NopPruner()
+    nested = Audit(AnyOf([WarmUp(Interval(median, 2), 3), AllOf([stalled, nop])]))
+    assert list(parts(nested)) == [median, stalled, nop]
+    assert list(parts(median)) == [median]
 
 
 @pytest.mark.parametrize("combine", [AnyOf, AllOf])

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
-from sweeps.pruners import VerdictPruner
+from sweeps.pruners import AllOf, VerdictPruner
 from sweeps.reporting import Reporter
 from sweeps.space import parse_space
 from sweeps.storage import LiveStorage
@@ -17,11 +17,14 @@ VERDICT = Verdict("stalled", 7, "stalled since step 3")
 REMEDY = Remedy("decay", 0.5, VERDICT)
 
 
-class AlwaysStalled(VerdictPruner):
-    """Finds a stall at every report."""
+class Always(VerdictPruner):
+    """Gives a verdict by this rule at every report."""
+
+    def __init__(self, rule: str = "stalled") -> None:
+        self.rule = rule
 
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict:
-        return Verdict("stalled", trial.last_step or 0, "stalled")
+        return Verdict(self.rule, trial.last_step or 0, self.rule)
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_remedies_are_bounded_and_given_time(on_stall: OnStall) -> None:
     """A stall is answered by n_times remedies, each spared for a share of the run once it is taken, then by the end."""
     storage = LiveStorage(optuna.storages.InMemoryStorage())
     space = parse_space({}, ["+x=5"], lambda _: [], lambda _: False)
-    made = open_study(storage, "s", ["minimize"], None, AlwaysStalled(), space)
+    made = open_study(storage, "s", ["minimize"], None, Always(), space)
     study = SweepStudy(made, storage, space, Plans(n_trials=1, on_stall=on_stall), "here:1")
     proposal = study.ask()
     assert proposal is not None
@@ -75,6 +78,26 @@ def test_remedies_are_bounded_and_given_time(on_stall: OnStall) -> None:
         step += 150
     assert isinstance(study.report(trial, step, 1.0), Verdict)
     assert math.isfinite(study.watched(trial).spared_until)
+
+
+@pytest.mark.parametrize(
+    ("pruner", "kind"),
+    [
+        (AllOf([Always("stalled"), Always("MedianPruner")]), Remedy),
+        (AllOf([Always("MedianPruner"), Always("rebound")]), Remedy),
+        (AllOf([Always("MedianPruner"), Always("out_of_reach")]), Verdict),
+        (Always("out_of_reach"), Verdict),
+    ],
+)
+def test_a_stall_among_rules_that_agree_is_answered(pruner: VerdictPruner, kind: type) -> None:
+    """A joined verdict is met by a remedy if one of its rules is one that a lower rate may answer."""
+    storage = LiveStorage(optuna.storages.InMemoryStorage())
+    space = parse_space({}, ["+x=5"], lambda _: [], lambda _: False)
+    made = open_study(storage, "s", ["minimize"], None, pruner, space)
+    study = SweepStudy(made, storage, space, Plans(n_trials=1, on_stall=OnStall("decay")), "here:1")
+    proposal = study.ask()
+    assert proposal is not None
+    assert isinstance(study.report(proposal.trial, 5, 1.0), kind)
 
 
 @pytest.mark.parametrize(("action", "factor"), [("pray", 0.5), ("decay", 1.0), ("rewind", 0.0)])

@@ -29,6 +29,38 @@ reports = st.lists(
 )
 
 
+def test_a_trial_is_not_stopped_at_its_last_report() -> None:
+    """A verdict that comes when all planned steps are made changes nothing; before it ends, and without a plan too."""
+    reporter = make()
+    reporter.plan(Plan(10))
+    reporter.take()  # the driver has the plan by then
+    reporter.report(8, {"loss": 1.0})
+    reporter.stop(VERDICT)
+    for step in (9, 10):  # steps may count the updates made or start at 0
+        reporter.report(step, {"loss": 1.0})
+        assert not reporter.should_stop()
+    assert not reporter.heeded
+    for plan in (Plan(12), Plan(None)):
+        other = make()
+        other.plan(plan)
+        other.stop(VERDICT)
+        with pytest.raises(optuna.TrialPruned, match="enough"):
+            other.report(10, {"loss": 1.0})
+        assert other.heeded
+
+
+def test_a_trial_that_diverges_at_its_last_report_is_ended() -> None:
+    """Its result is not a number, whether or not a rule had wanted to stop it."""
+    for verdict in (None, VERDICT):
+        reporter = make()
+        reporter.plan(Plan(10))
+        if verdict is not None:
+            reporter.stop(verdict)
+        with pytest.raises(optuna.TrialPruned):
+            reporter.report(9, {"loss": math.nan})
+        assert reporter.heeded
+
+
 @given(reports=reports, cuts=st.sets(st.integers(0, 20)))
 def test_every_report_is_taken_once_and_in_order(reports: Any, cuts: set[int]) -> None:
     """Whenever batches are taken, together they are the reports; taking again gives nothing."""

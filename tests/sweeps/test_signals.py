@@ -218,6 +218,40 @@ def test_multiplying_the_loss_changes_no_verdict(seed, n, scale, kind):
         assert getattr(b, name) == pytest.approx(scale * getattr(a, name), rel=1e-9, abs=1e-12 * scale)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 300),
+    power=st.sampled_from([-1000, -600, -400, 300, 500, 510, 600, 1020]),
+)
+def test_a_loss_of_any_size_is_told_as_one_of_ordinary_size(seed, n, power):
+    """Where squares overflow or vanish, signals and trend are those of the curve times a power of two, exactly."""
+    losses = noisy(np.maximum(0.5 - np.linspace(0, 1, n), 0), 0.05, seed)
+    scale = 2.0**power
+    for tell in (lambda y: signals(range(n), y), lambda y: trend(np.arange(float(n)), y)):
+        ordinary, extreme = dataclasses.asdict(tell(losses)), dataclasses.asdict(tell(losses * scale))
+        without_unit = {name for name in ordinary if "step" in name or name in ("n_reports", "autocorrelation")}
+        without_unit |= {"stalled_since", "stalled_low", "stalled_high", "diverged_at", "rebound_since"}
+        for name, value in ordinary.items():
+            assert extreme[name] == (value if name in without_unit else pytest.approx(value * scale, rel=1e-9, abs=0))
+
+
+@settings(max_examples=200, deadline=None)
+@given(losses=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=300))
+def test_any_finite_floats_have_signals_without_a_warning(losses):
+    """Up to the largest float nothing raises or warns; level and best are finite and within the losses."""
+    steps = np.arange(float(len(losses)))
+    curve = LossCurve()
+    for step, loss in enumerate(losses):
+        curve.add(step, loss)
+    slack = 1 + 1e-9
+    for said in (signals(steps, losses), trend(steps, np.array(losses)), curve.signals()):
+        largest = max(map(abs, losses)) * slack
+        assert math.isfinite(said.level)
+        assert abs(said.level) <= largest
+        assert abs(said.best) <= largest
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), shift=st.sampled_from([-1000.0, 3.0, 5e4]))
 def test_adding_a_constant_changes_no_verdict(seed, shift):

@@ -103,6 +103,16 @@ def test_decay_lowers_every_rate_to_come(compose: Compose) -> None:
     assert plans[1][1][-1][1] == pytest.approx(plans[0][1][-1][1] * 0.25)
 
 
+def test_a_remedy_leaves_the_plan_of_the_steps_made_as_it_was(compose: Compose) -> None:
+    """What is told after remedies holds the rates that were used, and the lowered ones from each remedy on."""
+    cfg = compose(*SMALL, "optim.lr=0.01", "schedule=exponential", "schedule.decay_steps=20")
+    remedies = {step: Remedy("decay", 0.25, Verdict("stalled", step, "stalled")) for step in (20, 30)}
+    _, plans = run(cfg, remedies)
+    first, _, last = (np.interp(np.arange(40), *zip(*lr, strict=True)) for _, lr in plans)
+    factor = np.repeat([1.0, 0.25, 0.0625], [20, 10, 10])
+    np.testing.assert_allclose(last, first * factor, atol=2e-5)
+
+
 def test_rewind_goes_back_to_the_best_weights(compose: Compose, tmp_path: Path) -> None:
     """A rewind puts the best weights back: a run wrecked in between goes on as from the best report."""
     stages = [

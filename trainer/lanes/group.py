@@ -118,7 +118,7 @@ class Group:
             return []
         n_steps = self._n_steps_of_block()
         ended: dict[int, dict[str, Tensor]] = {}
-        rates = {lane: p.course.rates[p.course.step :] * p.course.lr_factor for lane, p in self._seated()}
+        rates = {lane: p.course.rates[p.course.step :] for lane, p in self._seated()}
         measured = self._train_block(n_steps, ended)
         n_full = self.n_lane_steps[0]
         for lane, p in self._seated():
@@ -209,7 +209,7 @@ class Group:
             places[:own, lane] = p.batches.places(p.course.examples, own * size).view(own, size)
             keys[:, lane, 0] = p.run.seed
             keys[:, lane, 1] = torch.arange(step, step + n_steps)
-            lr = p.course.rates[step : step + own] * p.course.lr_factor
+            lr = p.course.rates[step : step + own]
             t = p.n_updates + np.arange(own, dtype=np.float64)
             settings = {name: np.float64(value) for name, value in own_settings(p.run.optim).items()}
             coefficients[:own, :, lane] = self.kind.rule.coefficients(lr, t, settings).T  # type: ignore[arg-type]
