@@ -234,7 +234,8 @@ def _end_of_line(x: tiers.Array, y: tiers.Array, at: float, autocorrelation: flo
 
     Positive values are fitted by an exponential if that is nearer to them: what has exploded comes down by factors.
     """
-    m, ahead, x = len(x), at - float(x.mean()), x - x.mean()
+    scale = float(np.abs(y).max()) or 1.0  # squares of losses that exploded overflow
+    m, ahead, x, y = len(x), at - float(x.mean()), x - x.mean(), y / scale
     squares = float(x @ x)
     widened = (1 + autocorrelation) / (1 - autocorrelation)
     df = max(m - 2 * widened, 1.0)  # two terms take up as much as so many independent points
@@ -248,7 +249,7 @@ def _end_of_line(x: tiers.Array, y: tiers.Array, at: float, autocorrelation: flo
         if np.linalg.norm(y - np.exp(log_line)) < np.linalg.norm(y - line):
             end = math.exp(logs.mean() + (x @ logs) / squares * ahead)
             error = end * float(np.linalg.norm(logs - log_line)) * relative
-    return end, error, df
+    return end * scale, error * scale, df
 
 
 def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["final", "best"]] | None:

@@ -149,3 +149,9 @@ def test_a_clear_winner_is_found_beside_one_that_exploded():
         known = from_seeds(*unpaired(values.tolist()))
         found += (tiers(known) == 1).sum() == 1
     assert found >= 42
+
+
+def test_an_error_whose_square_overflows_is_large_and_no_more():
+    """A level of 1e200 is in the last tier, without a warning from numpy (warnings are errors in tests)."""
+    known = from_curves(np.array([1.0, 2.0, 3.0, 1e200]), np.array([0.1, 0.1, 0.1, 1e190]), np.full(4, 6.0))
+    assert list(tiers(known)) == [1, 2, 3, 4]
