@@ -205,7 +205,7 @@ def rate_changes(plan: Plan, step: int) -> bool:
 def _course(s: Signals, steps: Array, losses: Array, sign: float) -> tuple[str, dict[str, float]]:
     """The slope now, of the last half of the reports since the stall began or of all, in words and numbers."""
     if s.stalled_since is None:
-        course, slope, error = "still moving", s.trend, (s.trend_high - s.trend) / Z
+        course, slope, error = "no clear stall", s.trend, (s.trend_high - s.trend) / Z
         numbers = {"slope": sign * slope, "noise": s.noise}
     else:  # the last half of all may still hold a piece of the way down
         flat = trend(steps[steps >= s.stalled_since], losses[steps >= s.stalled_since])
