@@ -185,9 +185,8 @@ def _race(arguments: argparse.Namespace) -> None:
             ranking = run_race(arguments.folder, race, output=sys.stderr.fileno() if arguments.json else None)
         except subprocess.CalledProcessError as error:
             sys.exit(f"analysis: the sweep's command failed ({error.returncode}): {race}")
-        own = continuing(
-            arguments.folder, load(arguments.folder)
-        )  # what the race said of continuing is its own command
+        # What the race printed of continuing is its own command.
+        own = continuing(arguments.folder, load(arguments.folder))
         print(f"to go on with the sweep, raise n_trials in its own command:\n  {own}", file=sys.stderr)
     _print_ranking(ranking, arguments.json)
 

@@ -117,7 +117,7 @@ def all_knobs(sweep: Sweep, facts: Mapping[int, Facts]) -> dict[int, Knobs]:
 
 def _with_good_rates(sweep: Sweep, knobs: Mapping[int, Knobs]) -> dict[int, Knobs]:
     """Each trial with the rates of the best quarter of the others of its optimizer, where there are four at least."""
-    sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
+    sign = sweep.sign
     ranked = [int(n) for n in (sign * sweep.trials["final"]).dropna().sort_values().index]
     of_optimizer: dict[Any, list[int]] = {}
     for number in ranked:

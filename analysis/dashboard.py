@@ -32,6 +32,7 @@ from analysis.figures import draw_curves, draw_trial
 from analysis.load import load, open_study
 from analysis.review import Review, note_attributes, review
 from sweeps.errors import BadInputError
+from sweeps.study import broken_constraints
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ class ReviewedStorage:
         """See optuna.storages.BaseStorage: the best of those that keep all constraints, if there is one."""
         best = self._backend.get_best_trial(study_id)
         done = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
-        feasible = [trial for trial in done if all(amount <= 0 for amount in trial.constraints.values())]
+        feasible = [trial for trial in done if not broken_constraints(trial)]
         if not feasible:
             return best
         is_largest = self._backend.get_study_directions(study_id)[0] is StudyDirection.MAXIMIZE

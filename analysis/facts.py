@@ -169,22 +169,35 @@ def _dead_since(norms: Array) -> int | None:
     return dead if 0 < dead <= len(norms) - N_NORMS_DEAD else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """One metric of all trials: name ("" for none), sign (-1 if maximised), curves to be minimised, their `_starts`."""
+
+    name: str
+    sign: float
+    curves: Mapping[int, Curve]
+    starts: Mapping[int, float]
+
+    @classmethod
+    def of(cls, sweep: Sweep, name: str | None) -> _Metric:
+        """The watched one goes with the study; no other loss is maximised."""
+        is_loss = name is None or (name != sweep.metric and "loss" in name)
+        sign = 1.0 if is_loss else sweep.sign
+        curves = {trial: (steps, sign * values) for trial, (steps, values) in split(sweep.curves, name).items()}
+        return cls(name or "", sign, curves, _starts(curves))
+
+
 def gather(sweep: Sweep) -> dict[int, Facts]:
     """The facts of each trial that ran, by number. Losses of a maximised metric change their sign."""
-    training, validation = loss_metrics(sweep)
-    losses, validations = _signed(sweep, training), _signed(sweep, validation)
-    signs = _sign(sweep, training), _sign(sweep, validation)
-    starts = _starts(losses), _starts(validations)
-    floor = _Floor(losses)
+    training, validation = (_Metric.of(sweep, name) for name in loss_metrics(sweep))
+    floor = _Floor(training.curves)
     norms: dict[int, dict[str, Curve]] = {}
     for metric in (m for m in sweep.curves["metric"].unique() if m.partition("/")[0] == "grad_norm"):
         for trial, curve in split(sweep.curves, metric).items():
             norms.setdefault(trial, {})[metric.partition("/")[2]] = curve
     rates, clipped = split(sweep.curves, "lr"), split(sweep.curves, "clipped")
     return {
-        int(number): _facts(
-            int(number), row, training, signs, losses, validations, starts, floor, norms, rates, clipped
-        )
+        int(number): _facts(int(number), row, training, validation, floor, norms, rates, clipped)
         for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True)
     }
 
@@ -192,23 +205,20 @@ def gather(sweep: Sweep) -> dict[int, Facts]:
 def _facts(
     number: int,
     row: Mapping[Any, Any],
-    metric: str,
-    signs: tuple[float, float],
-    losses: Mapping[int, Curve],
-    validations: Mapping[int, Curve],
-    starts: tuple[Mapping[int, float], Mapping[int, float]],
+    training: _Metric,
+    validation: _Metric,
     floor: _Floor,
     norms: Mapping[int, Mapping[str, Curve]],
     rates: Mapping[int, Curve],
     clipped: Mapping[int, Curve],
 ) -> Facts:
     nothing: Curve = (np.empty(0), np.empty(0))
-    steps, values = losses.get(number, nothing)
-    measured = validations.get(number)
+    steps, values = training.curves.get(number, nothing)
+    measured = validation.curves.get(number)
     judged = signals(*measured) if measured is not None and len(measured[0]) else None
     planned = row.get("n_steps")
     own_norms = norms.get(number, {})
-    start, validation_start = (of.get(number, math.nan) for of in starts)
+    start = training.starts.get(number, math.nan)
     exploded = explosion(own_norms, can_die=_is_high(steps, values, start, floor.at(math.inf)))
     return Facts(
         steps=steps,
@@ -220,15 +230,15 @@ def _facts(
         lowest=floor.at(math.inf),
         lowest_by_now=floor.at(float(steps[-1])) if len(steps) else math.nan,
         validation=judged,
-        validation_start=validation_start,
+        validation_start=validation.starts.get(number, math.nan),
         loss_then=_level_at(steps, values, judged.best_step) if judged is not None and len(steps) else math.nan,
         explosion=exploded,
         rates=rates.get(number) or _planned_rates(row.get("lr_plan")),
         clipped=float(np.mean(clipped[number][1])) if number in clipped else math.nan,
         usual_norm=_usual_norm(own_norms, exploded),
-        metric=metric,
-        sign=signs[0],
-        validation_sign=signs[1],
+        metric=training.name,
+        sign=training.sign,
+        validation_sign=validation.sign,
     )
 
 
@@ -288,24 +298,12 @@ def split(curves: pd.DataFrame, metric: str | None, column: str = "value") -> di
     }
 
 
-def _signed(sweep: Sweep, metric: str | None) -> dict[int, Curve]:
-    """One metric's curves, to be minimised."""
-    sign = _sign(sweep, metric)
-    return {trial: (steps, sign * values) for trial, (steps, values) in split(sweep.curves, metric).items()}
-
-
-def _sign(sweep: Sweep, metric: str | None) -> float:
-    """-1 if a metric is maximised. The watched one goes with the study; no other loss is maximised."""
-    is_loss = metric is None or (metric != sweep.metric and "loss" in metric)
-    return -1.0 if sweep.directions[0] == "maximize" and not is_loss else 1.0
-
-
 def _starts(curves: Mapping[int, Curve]) -> dict[int, float]:
     """Each trial's loss before training: the lower quartile of all first reports where they agree, else its own.
 
     Not the median: those that exploded before their first report say nothing of the start. Where first reports are far
-    apart (an epoch's mean, models of different size), a trial's own counts if it is higher. Left out: trials of
-    which neither is finite.
+    apart (an epoch's mean, models of different size), a trial's own counts if it is higher. Empty if none is
+    finite.
     """
     first = {trial: float(values[0]) for trial, (_, values) in curves.items() if len(values)}
     known = np.array([value for value in first.values() if math.isfinite(value)])

@@ -139,7 +139,7 @@ def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
         return trials, np.zeros(0)
     own = ~trials["why"].astype(str).str.startswith("duplicate")
     trials = trials[own & trials["state"].isin(["complete", "pruned"])]
-    sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
+    sign = sweep.sign
     pruned = trials["state"].eq("pruned")
     values = sign * trials["objective"].astype(float).where(~pruned, _reached(sweep, trials))
     values = values.replace([np.inf, -np.inf], np.nan)

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from analysis.foreign import names_a_loss, names_a_score, read_runs
 from sweeps.curves import read_curves
 from sweeps.folder import SWEEP_FILE, describe_sweep
-from sweeps.study import was_interrupted
+from sweeps.study import broken_constraints, was_interrupted
 
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -66,6 +66,11 @@ class Sweep:
         if "state" not in self.trials:
             columns = {name: pd.Series(dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()}
             object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
+
+    @property
+    def sign(self) -> float:
+        """What the first objective and the watched metric are multiplied by to be minimised: -1 if it is maximised."""
+        return -1.0 if self.directions[0] == "maximize" else 1.0
 
     def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
         """One metric of one trial (default: the watched one), columns step and value, in the order reported."""
@@ -264,7 +269,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         **{f"objective_{i}": value for i, value in enumerate(values[1:], start=2)},
         "seed": trial.user_attrs.get("seed", float("nan")),
         "setting": trial.user_attrs.get("repeat_of", trial.number),
-        "infeasible": ", ".join(name for name, amount in trial.constraints.items() if not amount <= 0),
+        "infeasible": ", ".join(broken_constraints(trial)),
         "code": f"{(code.get('commit') or '')[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
         **{name: trial.user_attrs.get(name) for name in ("n_steps", "lr_plan", "verdict_step", "audited_step")},
         "verdict": trial.user_attrs.get("verdict", ""),

@@ -42,7 +42,7 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
     one of a trial that never left the start. Nothing is drawn at random: what a cured setting needs besides, such as
     the threshold of a clipping it did not have, is taken from the best trial that has it.
     """
-    sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
+    sign = sweep.sign
     ill = diagnosis[diagnosis["cure"].map(len) > 0]
     order = (sign * sweep.trials["best"].reindex(ill.index).astype(float)).sort_values(kind="stable").index
     settings = _settings(sweep)
@@ -165,7 +165,7 @@ def _range(signature: Mapping[str, Any]) -> str:
 
 def _of_best(sweep: Sweep, key: str) -> Any:
     """The value of a parameter in the best trial that has it."""
-    sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
+    sign = sweep.sign
     column = f"params.{key}"
     if column not in sweep.trials:
         return None

@@ -36,7 +36,7 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     done = sweep.trials[(sweep.trials["state"] == "complete") & sweep.trials["setting"].isin(table["setting"])]
     if len(sweep.directions) > 1:
         return _by_objectives(sweep.directions, table[["setting"]], done)
-    sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
+    sign = sweep.sign
     of_trial = {n: own for n, own in reported(sweep, sweep.metric).items() if n in done.index}
     lowest = {n: sign * own["value"].to_numpy(np.float64) for n, own in of_trial.items()}
     target = (

@@ -115,7 +115,7 @@ def rank(sweep: Sweep) -> Ranking:
         )
     trials = _with_infeasible(trials[~trials["why"].astype(str).str.startswith("duplicate")])
     done = trials[trials["state"].eq("complete") & np.isfinite(trials["objective"].astype(float))]
-    sign = -1.0 if sweep.directions[0] == "maximize" else 1.0
+    sign = sweep.sign
     settings = {int(s): i for i, s in enumerate(dict.fromkeys(done["setting"]))}
     index = done["setting"].map(settings).to_numpy(np.int64)
     if not len(done):

@@ -13,7 +13,7 @@ from analysis import figures, words
 from analysis.diagnosis import WELL, diagnose, shape_name
 from analysis.document import Block, Document, Items, Picture, Section, Table, as_html, as_markdown
 from analysis.figures.map import N_CHOICES
-from analysis.figures.style import counted, lines_of, short_names, varied
+from analysis.figures.style import lines_of, varied
 from analysis.importance import CHANCE, importance, in_words, interactions, shares
 from analysis.load import Sweep, is_sweep, load
 from analysis.next_trials import as_frame, next_trials
@@ -21,6 +21,7 @@ from analysis.pareto import pareto, shown
 from analysis.pruning import pruning
 from analysis.ranking import Ranking, rank
 from analysis.review import write_notes
+from analysis.tables import counted, short_names
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
@@ -134,8 +135,7 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
 
     def draw(figure: Figure) -> None:
         has_rates = bool(lines_of(sweep, "lr", axis))
-        curves, *rest = figure.subplots(2, 1, height_ratios=[4, 1]) if has_rates else (figure.subplots(),)
-        rates = rest[0] if rest else None
+        curves, rates = figure.subplots(2, 1, height_ratios=[4, 1]) if has_rates else (figure.subplots(), None)
         figures.draw_curves(curves, sweep, diagnosis=diagnosis, ranking=ranking, axis=axis, rate_ax=rates)
 
     caption = f"Every trial's {sweep.metric}, smoothed, on one axis of {'steps' if axis == 'step' else axis}."

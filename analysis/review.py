@@ -21,10 +21,10 @@ from optuna.exceptions import StorageInternalError
 from analysis import words
 from analysis.diagnosis import diagnose, shape_name
 from analysis.figures.curves import STALLED_SHAPES
-from analysis.figures.style import short_names, varied
+from analysis.figures.style import varied
 from analysis.load import Sweep, open_study
 from analysis.ranking import Ranking, objective_source, rank
-from analysis.tables import cell
+from analysis.tables import cell, short_names
 
 log = logging.getLogger(__name__)
 

@@ -54,3 +54,8 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
         ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
         names[key] = next(end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1)
     return names
+
+
+def counted(n: int, what: str) -> str:
+    """How many: "1 trial", "1,200 trials"."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

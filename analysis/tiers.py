@@ -59,11 +59,10 @@ def from_curves(levels: Array, standard_errors: Array, df: Array) -> Estimates:
     Says how well these runs are known, not how another seed would have done.
     """
     is_known = np.isfinite(standard_errors)
-    standard_errors = np.minimum(
-        standard_errors, 1e70
-    )  # the fourth power of more overflows, and it is no less hopeless
+    # The fourth power of more overflows, and it is no less hopeless.
+    known = np.minimum(np.where(is_known, standard_errors, 0.0), 1e70)
     own_df = np.where(is_known, df, 0.0)
-    variance, df, noise, _ = _moderated(own_df * np.where(is_known, standard_errors, 0.0) ** 2, own_df)
+    variance, df, noise, _ = _moderated(own_df * known**2, own_df)
     variance = np.where(is_known, variance, np.nan)
     nothing = np.zeros((len(levels), 0)), np.zeros((0, 0))
     return Estimates(levels, variance, df, np.ones(len(levels)), noise, math.inf, *nothing)

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.diagnosis import WELL, shape_name
-from analysis.figures.style import counted, varied
+from analysis.figures.style import varied
 from analysis.load import Sweep
 from analysis.next_trials import NextTrial, next_trials
 from analysis.pareto import pareto
 from analysis.ranking import Ranking
+from analysis.tables import counted
 
 STATE_WORDS = {"complete": "completed", "pruned": "ended early", "fail": "failed", "running": "still running"}
 N_NAMED = 6  # parameters: more is a table

@@ -406,6 +406,11 @@ def was_interrupted(trial: FrozenTrial) -> bool:
     return trial.state is TrialState.FAIL and str(trial.user_attrs.get("why", "")).startswith(Ending.INTERRUPTED)
 
 
+def broken_constraints(trial: FrozenTrial) -> list[str]:
+    """The names of the constraints that a trial does not keep; one that is NaN is not kept."""
+    return [name for name, amount in trial.constraints.items() if not amount <= 0]
+
+
 def _age_s(trial: FrozenTrial) -> float:
     return (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
 

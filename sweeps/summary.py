@@ -17,7 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.study import was_interrupted
+from sweeps.study import broken_constraints, was_interrupted
 
 # A terminal's screenful or two; the report holds all.
 N_ROWS_SHOWN = 40
@@ -111,7 +111,7 @@ def _result(trial: FrozenTrial) -> Result:
     state, _, reason = why.partition(": ")
     if "verdict_rule" in trial.user_attrs and state == "pruned":
         reason = f"{trial.user_attrs['verdict_rule']} at step {trial.user_attrs['verdict_step']:,}"
-    broken = ", ".join(name for name, amount in trial.constraints.items() if not amount <= 0)
+    broken = ", ".join(broken_constraints(trial))
     if broken and trial.state is TrialState.COMPLETE:
         state, reason = INFEASIBLE, f"breaks {broken}"
     run = _run(trial)

@@ -25,7 +25,6 @@ from analysis.figures.style import (
     above_zero,
     add_lines,
     best_trial,
-    counted,
     lines_of,
     logarithmic,
     say_nothing,
@@ -35,6 +34,7 @@ from analysis.figures.style import (
 )
 from analysis.load import Sweep
 from analysis.ranking import Ranking
+from analysis.tables import counted
 from sweeps.reporting import INTERVENTION
 
 N_SMOOTH_SHARE = 20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports

@@ -19,10 +19,10 @@ from analysis.figures.style import (
     plain_ticks,
     say_nothing,
     shape_style,
-    short_names,
 )
 from analysis.load import Sweep
 from analysis.ranking import Ranking
+from analysis.tables import short_names
 
 # Marks of the states, where no diagnosis is at hand.
 STATE_MARKS = {"complete": "o", "pruned": "v", "running": ">", "fail": "X"}

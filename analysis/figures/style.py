@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from analysis.load import Sweep
 from analysis.ranking import Ranking, rank
-from analysis.tables import short_names as short_names
 
 Points = NDArray[np.float64]  # [n, 2]: x, y
 
@@ -154,8 +153,3 @@ def varied(frame: pd.DataFrame) -> dict[str, str]:
     """Columns `params.KEY` of more than one value, by KEY."""
     columns = [c for c in map(str, frame.columns) if c.startswith("params.")]
     return {c.removeprefix("params."): c for c in columns if frame[c].nunique(dropna=False) > 1}
-
-
-def counted(n: int, what: str) -> str:
-    """How many: "1 trial", "1,200 trials"."""
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
