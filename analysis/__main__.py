@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.load import Sweep
-    from analysis.ranking import Ranking
+    from iolaus.analysis.data.sweep import Sweep
+    from iolaus.analysis.ranking.rank import Ranking
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def _add_source(command: argparse.ArgumentParser, several: bool = False) -> None
 
 
 def _loaded(arguments: argparse.Namespace, source: Path | None = None) -> Sweep:
-    from analysis.load import is_sweep, load
+    from iolaus.analysis.data.sweep import is_sweep, load
 
     source = source or arguments.folder
     sweep = load(source, arguments.metric, arguments.direction)
@@ -79,7 +79,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _report(arguments: argparse.Namespace) -> None:
     import json
 
-    from analysis.report import write_report
+    from iolaus.analysis.report.report import write_report
 
     page, text = write_report(arguments.folder, _loaded(arguments), arguments.out)
     print(json.dumps({"html": str(page), "markdown": str(text)}) if arguments.json else f"{page}\n{text}")
@@ -107,8 +107,8 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _replay(arguments: argparse.Namespace) -> None:
-    from analysis import replay
-    from analysis.replay_rules import RULES
+    from iolaus.analysis.replay import comparison as replay
+    from iolaus.analysis.replay.rules import RULES
 
     figure = arguments.figure
     if figure is None and not arguments.json:
@@ -140,8 +140,8 @@ def _add_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _rank(arguments: argparse.Namespace) -> None:
     import json
 
-    from analysis.pareto import pareto, shown
-    from analysis.ranking import rank
+    from iolaus.analysis.ranking.pareto import pareto, shown
+    from iolaus.analysis.ranking.rank import rank
 
     sweep = _loaded(arguments)
     if not arguments.pareto:
@@ -166,10 +166,10 @@ def _add_race(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _race(arguments: argparse.Namespace) -> None:
     import subprocess
 
-    from analysis.load import load
-    from analysis.next_trials import continuing
-    from analysis.race import plan_race, run_race
-    from analysis.ranking import rank
+    from iolaus.analysis.data.sweep import load
+    from iolaus.analysis.diagnosis.next_trials import continuing
+    from iolaus.analysis.ranking.rank import rank
+    from iolaus.analysis.ranking.top_up import plan_race, run_race
 
     ranking = rank(load(arguments.folder))
     race = plan_race(arguments.folder, ranking, arguments.seeds)
@@ -199,7 +199,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from analysis.ranking import compare
+    from iolaus.analysis.ranking.rank import compare
 
     _print_ranking(compare([_loaded(arguments, folder) for folder in arguments.folders]), arguments.json)
 
@@ -214,9 +214,9 @@ def _add_importance(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _importance(arguments: argparse.Namespace) -> None:
     import json
 
-    from analysis.diagnosis import diagnose
-    from analysis.importance import CHANCE, importance, in_words, interactions, shares
-    from analysis.tables import as_table, terminal
+    from iolaus.analysis.diagnosis.shapes import diagnose
+    from iolaus.analysis.importance import CHANCE, importance, in_words, interactions, shares
+    from iolaus.analysis.report.terminal import as_table, terminal
 
     sweep = _loaded(arguments)
     mattered = importance(sweep)
@@ -246,7 +246,7 @@ def _add_diagnose(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _diagnose(arguments: argparse.Namespace) -> None:
-    from analysis.diagnosis import diagnose, shape_name
+    from iolaus.analysis.diagnosis.shapes import diagnose, shape_name
 
     sweep = _loaded(arguments)
     table = _named(diagnose(sweep), sweep)
@@ -272,8 +272,8 @@ def _convergence(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from analysis.convergence import SHOWN, convergence, time_to_target
-    from analysis.tables import as_table, terminal
+    from iolaus.analysis.diagnosis.convergence import SHOWN, convergence, time_to_target
+    from iolaus.analysis.report.terminal import as_table, terminal
 
     sweep = _loaded(arguments)
     found = convergence(sweep, arguments.axis, arguments.target)
@@ -303,9 +303,9 @@ def _next(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from analysis.diagnosis import diagnose
-    from analysis.next_trials import as_frame, continuing, enqueue, next_trials
-    from analysis.tables import as_table, terminal
+    from iolaus.analysis.diagnosis.next_trials import as_frame, continuing, enqueue, next_trials
+    from iolaus.analysis.diagnosis.shapes import diagnose
+    from iolaus.analysis.report.terminal import as_table, terminal
 
     sweep = _loaded(arguments)
     trials = next_trials(sweep, diagnose(sweep))[: arguments.n]
@@ -340,9 +340,9 @@ def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _show(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
-    from analysis.diagnosis import shape_name
-    from analysis.show import described
-    from analysis.tables import as_table, cell, terminal
+    from iolaus.analysis.diagnosis.shapes import shape_name
+    from iolaus.analysis.report.terminal import as_table, cell, terminal
+    from iolaus.analysis.report.trial import described
 
     sweep = _loaded(arguments)
     about = described(sweep, arguments.trial)
@@ -361,8 +361,8 @@ def _show(arguments: argparse.Namespace) -> None:
 def _print_ranking(ranking: Ranking, as_json: bool) -> None:
     import json
 
-    from analysis.ranking import as_document
-    from analysis.tables import as_table, short_names, terminal
+    from iolaus.analysis.ranking.rank import as_document
+    from iolaus.analysis.report.terminal import as_table, short_names, terminal
 
     if as_json:
         print(json.dumps(as_document(ranking)))
@@ -377,7 +377,7 @@ def _print_ranking(ranking: Ranking, as_json: bool) -> None:
 
 
 def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:
-    from analysis.tables import as_table, terminal
+    from iolaus.analysis.report.terminal import as_table, terminal
 
     print(frame.to_json(orient="records")) if as_json else terminal().print(as_table(frame))
 

@@ -17,9 +17,9 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 from scipy.stats import binomtest, f, rankdata
 
-from analysis.diagnosis import shape_name
-from analysis.load import Sweep
-from analysis.ranking import objective_source
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.analysis.ranking.rank import objective_source
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]

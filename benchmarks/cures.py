@@ -27,13 +27,13 @@ import torch
 from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
-from analysis.cures import all_knobs, as_text
-from analysis.diagnosis import WELL, diagnose
-from analysis.facts import gather
-from analysis.load import Sweep
-from sweeps.errors import BadInputError
-from trainer.loop import train
-from trainer.settings import read
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis.features import gather
+from iolaus.analysis.diagnosis.fixes import all_knobs, as_text
+from iolaus.analysis.diagnosis.shapes import WELL, diagnose
+from iolaus.sweeps.errors import BadInputError
+from iolaus.trainer.loop import train
+from iolaus.trainer.settings import read
 
 CONF = Path(__file__).parents[1] / "conf"
 SETS = {"development": 1, "reported": 2026}

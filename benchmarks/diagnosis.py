@@ -1,4 +1,4 @@
-"""Are the shapes right? Curves of known truth, drawn with noise and irregular steps, against `analysis.diagnosis`.
+"""Are the shapes right? Curves of known truth, drawn with noise and irregular steps, against `iolaus.analysis.diagnosis.shapes`.
 
     python benchmarks/diagnosis.py [--n 200] [--set held_out|development] [--figure benchmarks/diagnosis.png]
 
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from analysis.diagnosis import SHAPES, diagnose_curve
-from analysis.facts import Facts, explosion
-from sweeps.signals import signals
+from iolaus.analysis.diagnosis.features import Facts, explosion
+from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose_curve
+from iolaus.sweeps.signals import signals
 
 Array = NDArray[np.float64]
 Course = Callable[[Array, np.random.Generator], Array]

@@ -1,7 +1,7 @@
 """The contenders of lanes_sweep.py, each in a process of its own: python lanes_peers.py CONTENDER SEED [OPTIONS].
 
 When all it imports is loaded, a contender notes the time in the file `ready` of its working directory. All train by
-`trainer.loop.train` and report the training loss 30 times.
+`iolaus.trainer.loop.train` and report the training loss 30 times.
 The environment variable LANES_STEPS sets how many steps a trial has (300).
 """
 
@@ -19,8 +19,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from trainer.loop import train
-from trainer.settings import CONF, Settings, read
+from iolaus.trainer.loop import train
+from iolaus.trainer.settings import CONF, Settings, read
 
 N_TRIALS, N_STEPS = 64, int(os.environ.get("LANES_STEPS", "300"))
 EVERY = N_STEPS // 30
@@ -40,7 +40,7 @@ def run_hydra(arguments: list[str]) -> None:
     """`python -m trainer --multirun ...`, and the time when its modules are loaded."""
     import optuna  # noqa: F401
 
-    import trainer.__main__  # noqa: F401
+    import iolaus.trainer.__main__  # noqa: F401
 
     ready()
     sys.argv = ["trainer", "--multirun", *TRAINED, *arguments]
@@ -154,7 +154,7 @@ class Rounds:
         return getattr(self._desk, name)
 
     def take(self, wait_s: float | None = None) -> Any:
-        """As `sweeps.lanes.Desk.take`, from which `run_lanes` asks without a limit when nothing is training."""
+        """As `iolaus.sweeps.run.lanes.Desk.take`, from which `run_lanes` asks without a limit when nothing is training."""
         if wait_s is None:  # a round begins
             self._n_left = self._desk.n_lanes - 1
             return self._desk.take(None)
@@ -165,7 +165,7 @@ class Rounds:
 
 def run_in_rounds(desk: Any) -> None:
     """The lane runner of "no refill"."""
-    from trainer.lanes.serve import run_lanes
+    from iolaus.trainer.lanes.serve import run_lanes
 
     run_lanes(Rounds(desk))
 

@@ -11,14 +11,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from trainer.course import Hooks
-from trainer.data import Batches, Examples
-from trainer.lanes.group import Group, board
-from trainer.lanes.kind import kind_of
-from trainer.lanes.width import best_width
-from trainer.loop import State, seeded, start, train, update
-from trainer.settings import CONF, Settings, read
-from trainer.tasks.base import Task
+from iolaus.trainer.course import Hooks
+from iolaus.trainer.data import Batches, Examples
+from iolaus.trainer.lanes.group import Group, board
+from iolaus.trainer.lanes.kind import kind_of
+from iolaus.trainer.lanes.width import best_width
+from iolaus.trainer.loop import State, seeded, start, train, update
+from iolaus.trainer.settings import CONF, Settings, read
+from iolaus.trainer.tasks.base import Task
 
 REPORT_EVERY = 50  # steps
 # The runs never end while they are measured; validation is left out on all sides.
@@ -203,7 +203,7 @@ class TorchLSTM(nn.Module):
         self.output = nn.Linear(n_hidden, n_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """As `trainer.models.lstm.LSTM`."""
+        """As `iolaus.trainer.models.lstm.LSTM`."""
         logits: Tensor = self.output(self.lstm(self.embedding(tokens.t()))[0][-1])
         return logits
 

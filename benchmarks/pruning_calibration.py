@@ -15,9 +15,9 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.replay import truth
-from analysis.replay_curves import Curve, read
-from sweeps.signals import LossCurve, log_time, signals, trend
+from iolaus.analysis.replay.comparison import truth
+from iolaus.analysis.replay.curves import Curve, read
+from iolaus.sweeps.signals import LossCurve, log_time, signals, trend
 
 X = np.arange(100.0)
 T = X + 1

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.load import load
-from analysis.replay import replay
-from analysis.replay_curves import Curve, read
+from iolaus.analysis.data.sweep import load
+from iolaus.analysis.replay.comparison import replay
+from iolaus.analysis.replay.curves import Curve, read
 
 KINDS = {
     "multistep": ("schedule=multistep",),

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, kendalltau, rankdata, t
 
-from analysis import tiers
-from analysis.early import likely_end
-from analysis.ranking import level
-from analysis.replay_curves import Curve, read
-from sweeps.signals import signals
+from iolaus.analysis.ranking import tiers
+from iolaus.analysis.ranking.extrapolation import likely_end
+from iolaus.analysis.ranking.rank import level
+from iolaus.analysis.replay.curves import Curve, read
+from iolaus.sweeps.signals import signals
 
 Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int, int], Array]

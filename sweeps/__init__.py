@@ -1,5 +1,1 @@
-"""Asynchronous, pruning, resumable sweeps of any training function, on Hydra and Optuna."""
-
-from sweeps.reporting import plan, remedy, report, should_stop
-
-__all__ = ["plan", "remedy", "report", "should_stop"]
+"""Running sweeps: what is searched, who runs what, what the study keeps, and which trials are stopped."""

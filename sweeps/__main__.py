@@ -10,10 +10,10 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from sweeps import summary
-from sweeps.errors import SweepError
-from sweeps.folder import describe_sweep
-from sweeps.storage import open_backend
+from iolaus.sweeps.errors import SweepError
+from iolaus.sweeps.study import summary
+from iolaus.sweeps.study.backend import open_backend
+from iolaus.sweeps.study.folder import describe_sweep
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def _show(arguments: argparse.Namespace) -> None:
 def _dashboard(arguments: argparse.Namespace) -> None:
     describe_sweep(arguments.folder)
     try:  # by name: nothing of sweeps depends on analysis
-        serve = importlib.import_module("analysis.dashboard").serve
+        serve = importlib.import_module("iolaus.analysis.report.dashboard").serve
     except ImportError as error:
         sys.exit(f"sweeps: no dashboard: {error}; pip install 'hydra-iolaus[analysis,dashboard]'")
     serve(arguments.folder, arguments.port)

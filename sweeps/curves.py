@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.reporting import Row
+from iolaus.sweeps.reporting import Row
 
 FLUSH_S = 2.0
 # Small files are merged when there are this many. While two names hold the same rows a reader may see both for some

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, SupportsFloat, SupportsIndex
 
-from sweeps.types import Plan, Remedy, Verdict
+from iolaus.sweeps.types import Plan, Remedy, Verdict
 
 # Curves have the metric intervention/ACTION, with the factor as its value, where a remedy was taken.
 INTERVENTION = "intervention"
@@ -188,7 +188,7 @@ def remedy() -> Remedy | None:
 
 
 def plan(n_steps: SupportsIndex | None, lr: Sequence[tuple[SupportsIndex, SupportsFloat]] = ()) -> None:
-    """Tell the pruner how long this trial means to run and which learning rates lie ahead; see `sweeps.types.Plan`."""
+    """Tell the pruner how long this trial means to run and which learning rates lie ahead; see `iolaus.sweeps.types.Plan`."""
     if _current is not None:
         corners = tuple((operator.index(step), float(rate)) for step, rate in lr)
         _current.plan(Plan(None if n_steps is None else operator.index(n_steps), corners))
@@ -199,23 +199,23 @@ def _checked_step(step: SupportsIndex) -> int:
         index = operator.index(step)
     except TypeError:
         raise TypeError(
-            f"sweeps.report: step is a whole number of optimizer updates, got {step!r} ({type(step).__name__})"
+            f"iolaus.report: step is a whole number of optimizer updates, got {step!r} ({type(step).__name__})"
         ) from None
     if not 0 <= index < 2**63:  # what a curve's file can hold
-        raise ValueError(f"sweeps.report: step counts from 0, got {index}")
+        raise ValueError(f"iolaus.report: step counts from 0, got {index}")
     return index
 
 
 def _checked_metrics(step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
     if not metrics:
-        raise TypeError(f"sweeps.report: no metric at step {step}; write sweeps.report(step, loss=loss)")
+        raise TypeError(f"iolaus.report: no metric at step {step}; write iolaus.report(step, loss=loss)")
     numbers: dict[str, float] = {}
     for name, value in metrics.items():
         try:
             numbers[name] = _number(value)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             got = {name: type(value).__name__}
-            raise TypeError(f"sweeps.report: metrics are single numbers; at step {step} got {got}") from None
+            raise TypeError(f"iolaus.report: metrics are single numbers; at step {step} got {got}") from None
     return numbers
 
 

@@ -25,11 +25,11 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
-from analysis.dashboard import Board, ReviewedStorage
-from analysis.load import load
-from analysis.review import SIGNATURE, review, write_notes
-from sweeps.curves import SCHEMA
-from sweeps.errors import BadInputError
+from iolaus.analysis.data.sweep import load
+from iolaus.analysis.report.dashboard import Board, ReviewedStorage
+from iolaus.analysis.report.notes import SIGNATURE, review, write_notes
+from iolaus.sweeps.curves import SCHEMA
+from iolaus.sweeps.errors import BadInputError
 
 N_REPORTS = 100
 PNG = b"\x89PNG"
@@ -349,7 +349,7 @@ def test_a_port_in_use_is_refused(folder: Path) -> None:
     """The message says which port, and what to do."""
     import socket
 
-    from analysis.dashboard import serve
+    from iolaus.analysis.report.dashboard import serve
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -15,8 +15,8 @@ import pandas as pd
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from sweeps.curves import read_curves
-from sweeps.study import was_interrupted
+from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.study.record import was_interrupted
 
 APPS = Path(__file__).parent / "apps"
 GRID = ["hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=100"]
@@ -51,7 +51,7 @@ REFUSED = {
     "several objectives, one pruner in a combination": (
         [
             *(X, "hydra.sweeper.direction=[minimize,minimize]", "hydra.sweeper.study_name=n"),
-            "+hydra.sweeper.pruner={_target_:sweeps.pruners.AnyOf,pruners:[{_target_:optuna.pruners.MedianPruner}]}",
+            "+hydra.sweeper.pruner={_target_:iolaus.sweeps.pruners.AnyOf,pruners:[{_target_:optuna.pruners.MedianPruner}]}",
         ],
         "MedianPruner judges one objective and there are 2",
         "none",

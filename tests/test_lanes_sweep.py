@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.curves import read_curves
-from sweeps.types import Verdict
-from sweeps.workers import Assignment, Line, Nursery, Said, Stopped, WorkerSpec, drain
+from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.run.channel import Line
+from iolaus.sweeps.run.fork_server import Nursery, drain
+from iolaus.sweeps.run.messages import Assignment, Said, Stopped, WorkerSpec
+from iolaus.sweeps.types import Verdict
 
 LANES = ["hydra.sweeper.lane_runner=lanes.run_lanes", "hydra.sweeper.lanes=3", "hydra.sweeper.n_jobs=1"]
 X = "x=interval(0.1, 1)"

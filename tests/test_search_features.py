@@ -29,14 +29,14 @@ ConfigStore.instance().store("config", {"x": 1, "seed": 0})
 def main(cfg):
     if cfg.seed == 0:
         for step in (10, 20, 30):
-            sweeps.report(step, loss=1.0)
+            iolaus.report(step, loss=1.0)
         time.sleep(1)
         AT_30.touch()
     while not AT_30.exists():
         time.sleep(0.05)
     while True:
         time.sleep(0.05)
-        sweeps.report(30, loss=1.0 if cfg.seed == 0 else float("nan"))
+        iolaus.report(30, loss=1.0 if cfg.seed == 0 else float("nan"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import runpy
 import sys
 from pathlib import Path
 
-import sweeps.sweep  # noqa: F401 (with Optuna, Hydra and pyarrow behind it: what the forks are spared)
+import iolaus.sweeps.run.sweep  # noqa: F401 (with Optuna, Hydra and pyarrow behind it: what the forks are spared)
 
 
 def run(command: dict) -> None:

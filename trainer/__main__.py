@@ -12,10 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sweeps.errors import BadInputError
-from trainer.audit import audit, outlook
-from trainer.loop import train
-from trainer.settings import read
+from iolaus.sweeps.errors import BadInputError
+from iolaus.trainer.lint import audit, outlook
+from iolaus.trainer.loop import train
+from iolaus.trainer.settings import read
 
 log = logging.getLogger("trainer")
 
@@ -46,8 +46,8 @@ def kept_file() -> Path | None:
 
 
 def audit_main(overrides: list[str]) -> None:
-    """Print an audit; see `trainer.audit_command`."""
-    from trainer.audit_command import audit_command  # training needs neither a search space nor figures
+    """Print an audit; see `iolaus.trainer.lint_command`."""
+    from iolaus.trainer.lint_command import audit_command  # training needs neither a search space nor figures
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -57,9 +57,9 @@ def audit_main(overrides: list[str]) -> None:
 
 
 def check_main(overrides: list[str]) -> None:
-    """Print whether a task can be trained in lanes; see `trainer.lanes.check`."""
-    from trainer.lanes.check import check_command  # functorch, which training alone need not load
-    from trainer.lanes.kind import NotInLanesError
+    """Print whether a task can be trained in lanes; see `iolaus.trainer.lanes.check`."""
+    from iolaus.trainer.lanes.check import check_command  # functorch, which training alone need not load
+    from iolaus.trainer.lanes.kind import NotInLanesError
 
     try:
         print(check_command(overrides))

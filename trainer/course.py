@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import sweeps
-from sweeps.types import Remedy
-from trainer.plateau import LossDriven
-from trainer.schedules import corners
-from trainer.settings import Settings
+import iolaus
+from iolaus.sweeps.types import Remedy
+from iolaus.trainer.plateau import LossDriven
+from iolaus.trainer.schedules import corners
+from iolaus.trainer.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class Hooks:
     """Whom a run talks to. tell: gets lines of text for the log; the others are as in `sweeps`."""
 
     tell: Callable[[str], None] = lambda _: None
-    report: Callable[..., None] = sweeps.report
-    should_stop: Callable[[], bool] = sweeps.should_stop
-    plan: Callable[..., None] = sweeps.plan
-    ask_remedy: Callable[[], Remedy | None] = sweeps.remedy
+    report: Callable[..., None] = iolaus.report
+    should_stop: Callable[[], bool] = iolaus.should_stop
+    plan: Callable[..., None] = iolaus.plan
+    ask_remedy: Callable[[], Remedy | None] = iolaus.intervention
 
 
 @dataclass(frozen=True, slots=True)

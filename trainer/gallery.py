@@ -1,4 +1,4 @@
-"""`python -m trainer.gallery [PATH]`: all shipped schedules over a run of 1,000 steps, for conf/README.md."""
+"""`python -m iolaus.trainer.gallery [PATH]`: all shipped schedules over a run of 1,000 steps, for conf/README.md."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trainer.plateau import LossDriven
-from trainer.settings import Settings, read
+from iolaus.trainer.plateau import LossDriven
+from iolaus.trainer.settings import Settings, read
 
 CONF = Path(__file__).parent.parent / "conf"
 N_COLUMNS = 5

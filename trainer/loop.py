@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import sweeps
-from sweeps.types import Remedy
-from trainer.checkpoint import BestWeights, load_best
-from trainer.clipping import gradient_norms, total_norm
-from trainer.course import Course, Hooks, Summary
-from trainer.data import Batches, Examples
-from trainer.dropout import own_streams, set_streams, streams
-from trainer.optim import build_optimizer, set_lr
-from trainer.settings import PRECISIONS, Settings
+import iolaus
+from iolaus.sweeps.types import Remedy
+from iolaus.trainer.checkpoint import BestWeights, load_best
+from iolaus.trainer.clipping import gradient_norms, total_norm
+from iolaus.trainer.course import Course, Hooks, Summary
+from iolaus.trainer.data import Batches, Examples
+from iolaus.trainer.dropout import own_streams, set_streams, streams
+from iolaus.trainer.optim import build_optimizer, set_lr
+from iolaus.trainer.settings import PRECISIONS, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,16 @@ def start(run: Settings) -> State:
 def train(
     run: Settings,
     tell: Callable[[str], None] = lambda _: None,
-    report: Callable[..., None] = sweeps.report,
-    should_stop: Callable[[], bool] = sweeps.should_stop,
-    plan: Callable[..., None] = sweeps.plan,
-    ask_remedy: Callable[[], Remedy | None] = sweeps.remedy,
+    report: Callable[..., None] = iolaus.report,
+    should_stop: Callable[[], bool] = iolaus.should_stop,
+    plan: Callable[..., None] = iolaus.plan,
+    ask_remedy: Callable[[], Remedy | None] = iolaus.intervention,
     keep: Path | None = None,
 ) -> Summary:
     """Train from the beginning to the end, or to where the sweep or a loss that is not finite ends it.
 
     tell: gets a line of text at each evaluation. report, should_stop, plan, ask_remedy: as in `sweeps`. keep: the file
-    for the best weights by smoothed training loss (`trainer.checkpoint`), None for none. Reported at step n is what
+    for the best weights by smoothed training loss (`iolaus.trainer.checkpoint`), None for none. Reported at step n is what
     n updates have led to: every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of the last step, and
     `examples` seen; every eval_every steps and at the end `val_loss`, `val_accuracy` and the task's other measures.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.schedules import Schedule, Values, is_positive, is_share, power_of, progress_of
+from iolaus.trainer.schedules import Schedule, Values, is_positive, is_share, power_of, progress_of
 
 
 @dataclass(frozen=True, kw_only=True)

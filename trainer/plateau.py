@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from trainer.schedules import Schedule, Values
+from iolaus.trainer.schedules import Schedule, Values
 
 S = TypeVar("S")
 

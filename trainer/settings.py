@@ -13,14 +13,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeps.errors import BadInputError
-from trainer.build import build
-from trainer.clipping import Clipping
-from trainer.data import Splits, check_buffer
-from trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of
-from trainer.optim import OptimSettings
-from trainer.schedules import Schedule
-from trainer.tasks.base import Task
+from iolaus.sweeps.errors import BadInputError
+from iolaus.trainer.build import build
+from iolaus.trainer.clipping import Clipping
+from iolaus.trainer.data import Splits, check_buffer
+from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of
+from iolaus.trainer.optim import OptimSettings
+from iolaus.trainer.schedules import Schedule
+from iolaus.trainer.tasks.base import Task
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -56,7 +56,7 @@ class Settings:
 
     n_steps: optimizer updates. batches: examples per update over the run; each is split in n_accumulate parts.
     report_every, eval_every: in steps. test: whether the test set is measured at the end. resume: a checkpoint to go
-    on from (`trainer.checkpoint`), or None.
+    on from (`iolaus.trainer.checkpoint`), or None.
     node: the composed config, for the task's own use.
     """
 

@@ -1,13 +1,13 @@
 """Figures of a sweep, one file each. They draw on an Axes (or Figure) given, name units, and read in grey too."""
 
-from analysis.figures.audit import draw_audit
-from analysis.figures.curves import draw_by_shape, draw_curves
-from analysis.figures.gradients import draw_gradients
-from analysis.figures.map import draw_map
-from analysis.figures.ranking import draw_ranking
-from analysis.figures.schedules import draw_schedules, planned_rates
-from analysis.figures.timeline import draw_timeline
-from analysis.figures.trial import draw_trial
+from iolaus.analysis.figures.curves import draw_by_shape, draw_curves
+from iolaus.analysis.figures.gradients import draw_gradients
+from iolaus.analysis.figures.holdout import draw_audit
+from iolaus.analysis.figures.map import draw_map
+from iolaus.analysis.figures.ranking import draw_ranking
+from iolaus.analysis.figures.schedules import draw_schedules, planned_rates
+from iolaus.analysis.figures.timeline import draw_timeline
+from iolaus.analysis.figures.trial import draw_trial
 
 __all__ = [
     "draw_audit",

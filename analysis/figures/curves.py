@@ -11,8 +11,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.diagnosis import shape_name
-from analysis.figures.style import (
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.analysis.figures.style import (
     AXIS_NAMES,
     BLACK,
     ENDS,
@@ -32,10 +33,9 @@ from analysis.figures.style import (
     states_of,
     value_limits,
 )
-from analysis.load import Sweep
-from analysis.ranking import Ranking
-from analysis.tables import counted
-from sweeps.reporting import INTERVENTION
+from iolaus.analysis.ranking.rank import Ranking
+from iolaus.analysis.report.terminal import counted
+from iolaus.sweeps.reporting import INTERVENTION
 
 N_SMOOTH_SHARE = 20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports
 STEPS = "{x:,.10g}"  # tick labels
@@ -61,9 +61,9 @@ def draw_curves(
     """All curves of one metric (default: the watched one) on one pair of axes: step, examples or seconds against value.
 
     Smoothed (a centred mean over a twentieth of the curve), the raw curve faint behind it. The first of the ranking
-    (`ranking`: of `analysis.ranking.rank`), or `highlight`, stands out; pruned and failed ones end in a mark; a
+    (`ranking`: of `iolaus.analysis.ranking.rank.rank`), or `highlight`, stands out; pruned and failed ones end in a mark; a
     triangle shows where a remedy lowered the rate (or went back to the best weights), a ring where a trial stalled
-    (`diagnosis`: of `analysis.diagnosis.diagnose`). rate_ax: where to draw the learning rates beneath, on the same
+    (`diagnosis`: of `iolaus.analysis.diagnosis.shapes.diagnose`). rate_ax: where to draw the learning rates beneath, on the same
     axis, if the trials report `lr`. The axis is logarithmic if values span more than a factor of 20 above 0. Values far
     above where trials start, and non-finite ones, leave the frame.
     """

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from analysis.figures.style import (
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.figures.style import (
     AXIS_NAMES,
     BLUE,
     ORANGE,
@@ -21,7 +22,6 @@ from analysis.figures.style import (
     logarithmic,
     say_nothing,
 )
-from analysis.load import Sweep
 
 PREFIX = "grad_norm/"
 N_PANELS = 8

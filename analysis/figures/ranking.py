@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, say_nothing
+from iolaus.analysis.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, say_nothing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.ranking import Ranking
+    from iolaus.analysis.ranking.rank import Ranking
 
 N_SHOWN = 25
 TIER_STYLES = ((VERMILION, "o"), (BLUE, "s"), (ORANGE, "D"))  # from the fourth tier on: GREY

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.figures.style import (
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.figures.style import (
     AXIS_NAMES,
     ENDS,
     LEGEND,
@@ -24,8 +25,7 @@ from analysis.figures.style import (
     say_nothing,
     states_of,
 )
-from analysis.load import Sweep
-from analysis.ranking import Ranking
+from iolaus.analysis.ranking.rank import Ranking
 
 PLANNED: dict[str, Any] = {"color": "#777777", "linewidth": 0.7, "alpha": 0.7, "linestyle": ":"}
 END_MARKS = {"complete": "o", "running": ">", **ENDS}
@@ -42,7 +42,7 @@ def draw_schedules(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) ->
     taken = lines_of(sweep, "lr")
     plans = planned_rates(sweep)
     if not taken and not plans:
-        say_nothing(ax, "no learning rate was reported (metric lr, or sweeps.plan)")
+        say_nothing(ax, "no learning rate was reported (metric lr, or iolaus.plan)")
         return
     highest = max(float(line[:, 1].max()) for line in [*taken.values(), *plans.values()])
     floor = highest * LOWEST_RATE

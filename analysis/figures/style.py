@@ -13,8 +13,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
-from analysis.load import Sweep
-from analysis.ranking import Ranking, rank
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.ranking.rank import Ranking, rank
 
 Points = NDArray[np.float64]  # [n, 2]: x, y
 
@@ -141,7 +141,7 @@ def states_of(sweep: Sweep, trials: Iterable[int]) -> dict[int, str]:
 def best_trial(sweep: Sweep, ranking: Ranking | None = None) -> int | None:
     """The first completed run of the setting that the ranking puts first; None if it has none.
 
-    ranking: of `analysis.ranking.rank`; made anew if left out.
+    ranking: of `iolaus.analysis.ranking.rank.rank`; made anew if left out.
     """
     first = (rank(sweep) if ranking is None else ranking).table.head(1)
     runs = sweep.trials.reindex(first["trials"].iloc[0]) if first["tier"].notna().any() else sweep.trials.head(0)

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from analysis.figures.style import BLACK, BLUE, GREEN, GREY, STATE_NAMES, VERMILION, best_trial, say_nothing
-from analysis.load import Sweep
-from analysis.ranking import Ranking
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.figures.style import BLACK, BLUE, GREEN, GREY, STATE_NAMES, VERMILION, best_trial, say_nothing
+from iolaus.analysis.ranking.rank import Ranking
 
 BARS: dict[str, dict[str, Any]] = {
     "best": {"facecolor": VERMILION, "hatch": "xx"},

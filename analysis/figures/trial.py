@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure, SubFigure
 
-from analysis.diagnosis import shape_name
-from analysis.figures.curves import smooth
-from analysis.figures.schedules import planned_rates
-from analysis.figures.style import (
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.analysis.figures.curves import smooth
+from iolaus.analysis.figures.schedules import planned_rates
+from iolaus.analysis.figures.style import (
     AXIS_NAMES,
     BLACK,
     BLUE,
@@ -25,7 +26,6 @@ from analysis.figures.style import (
     shape_style,
     value_limits,
 )
-from analysis.load import Sweep
 
 N_BEHIND = 50  # of the other trials: enough to see where they lie
 VERDICT: dict[str, Any] = {"color": BLACK, "linewidth": 1.0, "linestyle": "--"}
@@ -35,7 +35,7 @@ def draw_trial(figure: Figure | SubFigure, sweep: Sweep, trial: int, diagnosis: 
     """One trial's watched metric over its steps, others faint behind, and beneath its learning rate, taken and planned.
 
     The shape's mark stands where it began, a dashed line where a verdict ended the trial. Limits are those of all
-    trials, so that pictures of several compare. diagnosis: of `analysis.diagnosis.diagnose`.
+    trials, so that pictures of several compare. diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`.
     """
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     above.set_ylabel(sweep.metric)

@@ -66,13 +66,13 @@ PRUNERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "threshold": ("ThresholdPruner", "lower upper n_warmup_steps interval_steps", {}),
     "wilcoxon": ("WilcoxonPruner", "p_threshold n_startup_steps", {}),
 }
-# Ours, see `sweeps.pruners.StalledLoss`.
-STALLED = {"_target_": "sweeps.pruners.StalledLoss", "n_steps": UNSET, "caution": UNSET, "direction": UNSET}
+# Ours, see `iolaus.sweeps.pruners.StalledLoss`.
+STALLED = {"_target_": "iolaus.sweeps.pruners.StalledLoss", "n_steps": UNSET, "caution": UNSET, "direction": UNSET}
 
 
 @dataclass
 class IolausSweeperConf:
-    """Options of the sweeper; see `sweeps.settings.Settings` for what each means."""
+    """Options of the sweeper; see `iolaus.sweeps.run.settings.Settings` for what each means."""
 
     _target_: str = "hydra_plugins.iolaus.sweeper.IolausSweeper"
     _recursive_: bool = False  # samplers, pruners and storages are made by the sweeper, when it has all they need
@@ -101,7 +101,7 @@ class IolausSweeperConf:
     n_remedies: int = 2
     metric: str = "loss"
     objective: str | None = None
-    report: str | None = "analysis.report.write_report"
+    report: str | None = "iolaus.analysis.report.report.write_report"
 
 
 # For ties between parameters, in any config: `lr: ${sweep.mul:0.1,${sweep.div:${batch_size},64}}`.

@@ -15,7 +15,7 @@ class SweepException(CompactHydraException):
 
 
 class IolausSweeper(Sweeper):
-    """Hands a multirun to `sweeps.sweep.run_sweep`. Its options are read from the config, where ties are unresolved."""
+    """Hands a multirun to `iolaus.sweeps.run.sweep.run_sweep`. Its options are read from the config, where ties are unresolved."""
 
     def __init__(self, **_: Any) -> None:
         pass
@@ -28,9 +28,9 @@ class IolausSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """See hydra.plugins.sweeper.Sweeper. Returns the trials' JobReturns in rows of one per slot."""
-        from sweeps.errors import SweepError
-        from sweeps.settings import read_settings
-        from sweeps.sweep import run_sweep
+        from iolaus.sweeps.errors import SweepError
+        from iolaus.sweeps.run.settings import read_settings
+        from iolaus.sweeps.run.sweep import run_sweep
 
         assert self.hydra_context is not None
         assert self.config is not None

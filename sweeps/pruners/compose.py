@@ -10,8 +10,8 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
-from sweeps.pruners.verdicts import VerdictPruner, set_attributes, verdict_of
-from sweeps.types import Verdict
+from iolaus.sweeps.pruners.verdicts import VerdictPruner, set_attributes, verdict_of
+from iolaus.sweeps.types import Verdict
 
 
 class AnyOf(VerdictPruner):

@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.signals import Trend
+from iolaus.sweeps.signals import Trend
 
 N_COLUMNS = 512
 

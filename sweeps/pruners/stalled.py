@@ -19,10 +19,10 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.pruners.peers import Fate, Peers, Standing
-from sweeps.pruners.verdicts import VerdictPruner, plan_of
-from sweeps.signals import N_TAIL, Array, Signals, Trend, Z, log_time, signals, trend
-from sweeps.types import Plan, Verdict
+from iolaus.sweeps.pruners.peers import Fate, Peers, Standing
+from iolaus.sweeps.pruners.verdicts import VerdictPruner, plan_of
+from iolaus.sweeps.signals import N_TAIL, Array, Signals, Trend, Z, log_time, signals, trend
+from iolaus.sweeps.types import Plan, Verdict
 
 # Chosen on TaskSet and DeepOBS and on trainings with schedules (docs/pruning.md says how, and how much each matters).
 BEST_PER_CUBE_ROOT = 1.25  # the goal is the k-th best of n trials, k = this * caution * cube root of n

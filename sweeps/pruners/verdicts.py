@@ -11,7 +11,7 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.types import Plan, Verdict
+from iolaus.sweeps.types import Plan, Verdict
 
 
 class VerdictPruner(BasePruner):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.load import Sweep
+from iolaus.analysis.data.sweep import Sweep
 
 METRICS = ("loss", "lr", "examples", "clipped", "grad_norm", "grad_norm/W", "grad_norm/U")
 

@@ -17,15 +17,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import figures
-from analysis.diagnosis import SHAPES
-from analysis.figures.curves import smooth
-from analysis.figures.gradients import PREFIX
-from analysis.figures.style import SHAPE_MARKS, best_trial, value_limits
-from analysis.figures.timeline import lanes
-from analysis.load import Sweep
-from analysis.pruning import pruning
-from analysis.ranking import Ranking, rank
+from iolaus.analysis import figures
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis.shapes import SHAPES
+from iolaus.analysis.figures.curves import smooth
+from iolaus.analysis.figures.gradients import PREFIX
+from iolaus.analysis.figures.style import SHAPE_MARKS, best_trial, value_limits
+from iolaus.analysis.figures.timeline import lanes
+from iolaus.analysis.ranking.rank import Ranking, rank
+from iolaus.analysis.replay.holdout import pruning
 
 mpl.use("agg")
 

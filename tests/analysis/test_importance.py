@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.importance import importance, interactions, shares
-from analysis.load import Sweep
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.importance import importance, interactions, shares
 
 
 def sweep(trials: pd.DataFrame) -> Sweep:

@@ -6,8 +6,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-import sweeps
-from sweeps.types import Finding
+import iolaus
+from iolaus.sweeps.types import Finding
 
 
 def audit(cfg: DictConfig) -> list[Finding]:
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> float:
     noise = random.Random(cfg.seed)
     loss = abs(cfg.lr - 0.1) + (0.1 if cfg.clip.kind == "none" else 0.1 * abs(cfg.clip.threshold - 1))
     for step in range(5):
-        sweeps.report(step, loss=loss + 0.001 * noise.random())
+        iolaus.report(step, loss=loss + 0.001 * noise.random())
     return loss + 0.001 * noise.random()
 
 

@@ -10,8 +10,8 @@ import hydra
 import optuna
 from hydra.core.config_store import ConfigStore
 
-import sweeps
-from sweeps.lanes import Desk
+import iolaus
+from iolaus.sweeps.run.lanes import Desk
 
 CONFIG = {"x": 1.0, "n_steps": 6, "do": "train", "diary": None, "step_s": 0.0}
 
@@ -23,7 +23,7 @@ def loss(cfg, step: int) -> float:
 @hydra.main(version_base=None, config_path=None, config_name="lanes")
 def main(cfg) -> float:
     for step in range(cfg.n_steps):
-        sweeps.report(step, loss=loss(cfg, step))
+        iolaus.report(step, loss=loss(cfg, step))
     return loss(cfg, cfg.n_steps - 1)
 
 

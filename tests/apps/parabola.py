@@ -6,7 +6,7 @@ python parabola.py --multirun hydra/sweeper=iolaus 'lr=tag(log, interval(1e-3, 2
 import hydra
 from omegaconf import DictConfig
 
-import sweeps
+import iolaus
 
 
 @hydra.main(version_base=None, config_path=None, config_name="parabola")
@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> float:
     x = 1.0
     for step in range(cfg.steps):
         x -= cfg.lr * 2 * x
-        sweeps.report(step, loss=x * x)
+        iolaus.report(step, loss=x * x)
     return x * x
 
 

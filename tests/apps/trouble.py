@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-import sweeps
+import iolaus
 
 CONFIG = {"do": "return", "x": 1.0, "pause_s": 0.0, "n_steps": 5, "step_s": 0.0, "diary": None}
 
@@ -41,18 +41,18 @@ def main(cfg: DictConfig) -> object:
         case "report":  # best 1 x, then up to 2 x
             for step in range(cfg.n_steps):
                 time.sleep(cfg.step_s)
-                sweeps.report(step, loss=cfg.x * [3, 1, 2][min(step, 2)])
+                iolaus.report(step, loss=cfg.x * [3, 1, 2][min(step, 2)])
         case "report and return":
-            sweeps.report(0, loss=1.0)
+            iolaus.report(0, loss=1.0)
             return cfg.x
         case "report other":
-            sweeps.report(0, accuracy=0.5)
+            iolaus.report(0, accuracy=0.5)
         case "nothing":
             return None
         case "diverge":
             for step in range(cfg.n_steps):
                 Path(HydraConfig.get().runtime.output_dir, "last_step").write_text(str(step))
-                sweeps.report(step, loss=1.0 if step < 3 else float("nan"))
+                iolaus.report(step, loss=1.0 if step < 3 else float("nan"))
         case "raise":
             raise ValueError("told to\nfail")
         case "exit":

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps import curves
-from sweeps.curves import FLUSH_S, CurveWriter, read_curves
-from sweeps.reporting import Row
+from iolaus.sweeps import curves
+from iolaus.sweeps.curves import FLUSH_S, CurveWriter, read_curves
+from iolaus.sweeps.reporting import Row
 
 COLUMNS = ["trial", "step", "seconds", "metric", "value"]
 
@@ -156,8 +156,8 @@ def test_writing_does_not_import_pandas(tmp_path: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from sweeps.curves import CurveWriter
-from sweeps.reporting import Row
+from iolaus.sweeps.curves import CurveWriter
+from iolaus.sweeps.reporting import Row
 writer = CurveWriter(Path({str(tmp_path)!r}), "session", lambda: 0.0)
 for step in range(2):
     writer.add(0, [Row(step, 0.0, {{"loss": 1.0}})])

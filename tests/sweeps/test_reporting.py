@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import sweeps
-from sweeps.reporting import Reporter, reporting_to
-from sweeps.types import Plan, Verdict
+import iolaus
+from iolaus.sweeps.reporting import Reporter, reporting_to
+from iolaus.sweeps.types import Plan, Verdict
 
 VERDICT = Verdict("Rule", 3, "enough", {})
 
@@ -126,12 +126,12 @@ def test_a_task_may_ask_instead_of_being_thrown_out() -> None:
     """should_stop is False, then True once the sweep has decided, and asking counts as having noticed."""
     reporter = make()
     with reporting_to(reporter):
-        assert not sweeps.should_stop()
+        assert not iolaus.should_stop()
         reporter.stop(VERDICT)
         assert not reporter.heeded
-        assert sweeps.should_stop()
+        assert iolaus.should_stop()
     assert reporter.heeded
-    assert not sweeps.should_stop()
+    assert not iolaus.should_stop()
 
 
 class Sized:
@@ -166,7 +166,7 @@ def test_what_is_no_report_is_refused(step: Any, metrics: Any, error: type[Excep
     reporter = make()
     with pytest.raises(error, match=sentence) as refused:
         reporter.report(step, metrics)
-    assert str(refused.value).startswith("sweeps.report: ")
+    assert str(refused.value).startswith("iolaus.report: ")
     assert reporter.take() is None
 
 
@@ -175,10 +175,10 @@ def test_numbers_of_all_kinds_are_numbers() -> None:
     numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
     reporter = make()
     with reporting_to(reporter):
-        sweeps.report(numpy.int64(3), loss=torch.tensor([0.5]), a=numpy.float32(0.25), b=True, c=Sized(2.0))
-        sweeps.report(Sized(4), **{"grad_norm/W": torch.tensor(1.0, requires_grad=True)})
+        iolaus.report(numpy.int64(3), loss=torch.tensor([0.5]), a=numpy.float32(0.25), b=True, c=Sized(2.0))
+        iolaus.report(Sized(4), **{"grad_norm/W": torch.tensor(1.0, requires_grad=True)})
         with pytest.raises(TypeError, match=r"\{'loss': 'Tensor'\}"):
-            sweeps.report(5, loss=torch.zeros(2))
+            iolaus.report(5, loss=torch.zeros(2))
     batch = reporter.take()
     assert batch is not None
     assert [(row.step, dict(row.metrics)) for row in batch.rows] == [
@@ -192,7 +192,7 @@ def test_plan_and_place_are_sent_once() -> None:
     """The plan and the folder come with the next batch, even without a report, and not again."""
     reporter = make()
     with reporting_to(reporter):
-        sweeps.plan(100, lr=[(0, 0.1), (50, 1)])
+        iolaus.plan(100, lr=[(0, 0.1), (50, 1)])
     reporter.place("/somewhere")
     batch = reporter.take()
     assert batch is not None
@@ -207,13 +207,13 @@ def test_plan_and_place_are_sent_once() -> None:
 def test_a_plan_that_cannot_be_is_refused(arguments: tuple[Any, ...], sentence: str) -> None:
     """No steps, or corners that do not rise, are refused by what arrived."""
     with reporting_to(make()), pytest.raises(ValueError, match=sentence):
-        sweeps.plan(*arguments)
+        iolaus.plan(*arguments)
 
 
 def test_outside_a_sweep_nothing_happens() -> None:
     """A script that trains alone may call all three; it need not even have Optuna."""
     script = (
         "import sys; sys.modules['optuna'] = None; import sweeps;"
-        "sweeps.report(0, loss=float('nan')); sweeps.report('?'); sweeps.plan(0); assert not sweeps.should_stop()"
+        "iolaus.report(0, loss=float('nan')); iolaus.report('?'); iolaus.plan(0); assert not iolaus.should_stop()"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

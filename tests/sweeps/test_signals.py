@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sweeps.signals import N_POINTS, LossCurve, despike, log_time, signals, thin, trend
+from iolaus.sweeps.signals import N_POINTS, LossCurve, despike, log_time, signals, thin, trend
 
 X = np.arange(100.0)
 

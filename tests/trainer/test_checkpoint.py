@@ -11,12 +11,12 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from sweeps.errors import BadInputError
-from sweeps.types import Remedy, Verdict
-from trainer.audit import outlook
-from trainer.checkpoint import SMOOTHING, BestWeights, load_best
-from trainer.loop import start, train
-from trainer.settings import read
+from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.types import Remedy, Verdict
+from iolaus.trainer.checkpoint import SMOOTHING, BestWeights, load_best
+from iolaus.trainer.lint import outlook
+from iolaus.trainer.loop import start, train
+from iolaus.trainer.settings import read
 
 Compose = Callable[..., DictConfig]
 SMALL = ("task.n_train=200", "task.n_val=50", "batch_size=16", "report_every=2", "eval_every=10", "steps=40")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.clipping import (
+from iolaus.trainer.clipping import (
     Adaptive,
     Clipping,
     GlobalNorm,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.audit import RULES
-from trainer.gallery import draw
-from trainer.lengths import UNITS
+from iolaus.trainer.gallery import draw
+from iolaus.trainer.lengths import UNITS
+from iolaus.trainer.lint import RULES
 
 CONF = Path(__file__).parents[2] / "conf"
 README = (CONF / "README.md").read_text()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import Batches, Examples, check_buffer, epoch_order, longest_run
+from iolaus.trainer.data import Batches, Examples, check_buffer, epoch_order, longest_run
 
 
 def numbered(n: int) -> Examples:

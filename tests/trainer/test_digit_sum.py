@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.models.rnn import RNN
-from trainer.tasks.digit_sum import DigitSum
+from iolaus.trainer.models.rnn import RNN
+from iolaus.trainer.tasks.digit_sum import DigitSum
 
 
 def test_the_label_is_the_sum_of_the_first_two_digits() -> None:

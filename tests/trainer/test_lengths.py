@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of
+from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of
 
 sizes = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 64)), max_size=4).map(
     lambda gaps: BatchSizes(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from trainer.course import Summary
-from trainer.data import Batches
-from trainer.loop import evaluate, start, train
-from trainer.settings import Settings, read
+from iolaus.trainer.course import Summary
+from iolaus.trainer.data import Batches
+from iolaus.trainer.loop import evaluate, start, train
+from iolaus.trainer.settings import Settings, read
 
 Compose = Callable[..., DictConfig]
 Report = dict[str, float]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainer.models.lstm import LSTM, LSTMLayer
+from iolaus.trainer.models.lstm import LSTM, LSTMLayer
 
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 sizes = st.integers(1, 7)

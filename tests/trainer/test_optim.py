@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.models.cnn import CNN
-from trainer.optim import OptimSettings, build_optimizer, param_groups, set_lr
+from iolaus.trainer.models.cnn import CNN
+from iolaus.trainer.optim import OptimSettings, build_optimizer, param_groups, set_lr
 
 MODEL = CNN(n_channels_in=1, side=8, n_classes=10)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from trainer.plateau import LossDriven, Newbob, ReduceOnPlateau
+from iolaus.trainer.plateau import LossDriven, Newbob, ReduceOnPlateau
 
 losses = st.lists(st.floats(0.01, 10) | st.just(float("nan")) | st.just(1.0), min_size=1, max_size=60)
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from trainer.phases import OneCycle, Staged, WarmupStableDecay
-from trainer.schedules import (
+from iolaus.trainer.phases import OneCycle, Staged, WarmupStableDecay
+from iolaus.trainer.schedules import (
     Constant,
     Cosine,
     Exponential,

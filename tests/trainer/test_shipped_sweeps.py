@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from trainer.audit_command import audit_command
+from iolaus.trainer.lint_command import audit_command
 
 SWEEPS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "sweep").glob("*.yaml"))
 

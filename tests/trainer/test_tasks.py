@@ -8,12 +8,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, stack_module_state
 
-from trainer.data import Examples
-from trainer.models.cnn import CNN
-from trainer.models.mlp import MLP
-from trainer.settings import read
-from trainer.tasks.base import Classification
-from trainer.tasks.digits import Digits
+from iolaus.trainer.data import Examples
+from iolaus.trainer.models.cnn import CNN
+from iolaus.trainer.models.mlp import MLP
+from iolaus.trainer.settings import read
+from iolaus.trainer.tasks.base import Classification
+from iolaus.trainer.tasks.digits import Digits
 
 Compose = Callable[..., DictConfig]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from sweeps.errors import BadInputError
-from trainer.audit import outlook
-from trainer.settings import read
+from iolaus.sweeps.errors import BadInputError
+from iolaus.trainer.lint import outlook
+from iolaus.trainer.settings import read
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -35,7 +35,7 @@ def test_every_config_of_a_group_makes_a_run(compose: Callable[..., DictConfig],
 def test_a_task_chooses_its_model_unless_told(compose: Callable[..., DictConfig], task: str, model: str) -> None:
     """The task's default model, or the one named on the command line, takes its data."""
     cfg = compose(f"task={task}", *([] if model in ("rnn", "mlp") else [f"model={model}"]))
-    assert cfg.model._target_.startswith(f"trainer.models.{model}.")
+    assert cfg.model._target_.startswith(f"iolaus.trainer.models.{model}.")
     run = read(cfg)
     n_classes = {"digit_sum": 19, "digits": 10}[task]
     batch = run.splits.val[:5]
@@ -73,8 +73,8 @@ def test_lengths_follow_the_batch_size(compose: Callable[..., DictConfig]) -> No
         (["schedule=exponential", "schedule.decay_rate=2"], r"schedule\.decay_rate must be in"),
         (["schedule=exponential", "schedule.unit=weeks"], "a length is a number"),
         (["+schedule.bogus=1"], r"bogus.*its settings are warmup_steps, min_lr"),
-        (["schedule._target_=trainer.clipping.NoClipping"], "got an unexpected keyword|must name a Schedule"),
-        (["schedule._target_=trainer.nowhere.Schedule"], "cannot be imported"),
+        (["schedule._target_=iolaus.trainer.clipping.NoClipping"], "got an unexpected keyword|must name a Schedule"),
+        (["schedule._target_=iolaus.trainer.nowhere.Schedule"], "cannot be imported"),
         (["loss.reduction=max"], "loss.reduction is"),
         (["loss.flood=-1"], "loss.flood must be"),
         (["batch.accumulate=65"], "cannot split a batch of 64"),

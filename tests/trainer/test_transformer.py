@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainer.models.transformer import Block, Transformer
+from iolaus.trainer.models.transformer import Block, Transformer
 
 
 @given(n_examples=st.integers(1, 4), length=st.integers(1, 9), n_heads=st.integers(1, 4), seed=st.integers(0))

@@ -14,13 +14,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from torch import nn
 
-from sweeps.errors import BadInputError
-from trainer.course import Hooks, Summary
-from trainer.lanes.group import Group, board
-from trainer.lanes.kind import NotInLanesError, kind_of
-from trainer.lanes.width import MOST_CHECKED, best_width
-from trainer.loop import seeded, start, train
-from trainer.settings import CONF, Settings, read
+from iolaus.sweeps.errors import BadInputError
+from iolaus.trainer.course import Hooks, Summary
+from iolaus.trainer.lanes.group import Group, board
+from iolaus.trainer.lanes.kind import NotInLanesError, kind_of
+from iolaus.trainer.lanes.width import MOST_CHECKED, best_width
+from iolaus.trainer.loop import seeded, start, train
+from iolaus.trainer.settings import CONF, Settings, read
 
 N_STEPS = 3
 # Relative difference of losses and gradient norms that rounding may make in so many steps, in float64 or bf16.

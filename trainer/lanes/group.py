@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from optuna import TrialPruned
 from torch import Tensor, nn
 
-from trainer.checkpoint import WRITE_S, SmoothedLoss, write_best
-from trainer.course import Course, Hooks, Summary
-from trainer.data import Batches, Examples
-from trainer.lanes.kind import Kind
-from trainer.lanes.rules import own_settings
-from trainer.lanes.stack import Stack
-from trainer.lanes.stepper import Stepper
-from trainer.loop import State, float_type
-from trainer.settings import Settings
+from iolaus.trainer.checkpoint import WRITE_S, SmoothedLoss, write_best
+from iolaus.trainer.course import Course, Hooks, Summary
+from iolaus.trainer.data import Batches, Examples
+from iolaus.trainer.lanes.kind import Kind
+from iolaus.trainer.lanes.rules import own_settings
+from iolaus.trainer.lanes.stack import Stack
+from iolaus.trainer.lanes.stepper import Stepper
+from iolaus.trainer.loop import State, float_type
+from iolaus.trainer.settings import Settings
 
 # Lanes may stand empty up to this share of the stack before it is made narrower, if the steps to come then take less
 # by this many times what tracing them has taken.
@@ -59,7 +59,7 @@ class Passenger:
 def board(
     run: Settings, state: State, hooks: Hooks, keep: Path | None, done: Callable[[Summary | BaseException], None]
 ) -> Passenger:
-    """A passenger that begins where `trainer.loop.start` put it."""
+    """A passenger that begins where `iolaus.trainer.loop.start` put it."""
     course = Course(run, hooks, state.step, state.examples)
     batches = Batches(run.splits.train, run.seed, run.shuffle_buffer)
     n_updates = max((int(s.get("step", 1)) for s in state.optimizer.state.values()), default=0)
@@ -323,7 +323,7 @@ class Group:
 
 
 def summarise(window: list[NDArray[np.float64]], names: list[str]) -> dict[str, float]:
-    """As `trainer.loop.summarise`, for what `Stack.step` measured of one lane, blocks of [n_steps, 3 + n_params]."""
+    """As `iolaus.trainer.loop.summarise`, for what `Stack.step` measured of one lane, blocks of [n_steps, 3 + n_params]."""
     steps = np.concatenate(window)
     loss, clipped = steps[:, :2].mean(axis=0).tolist()
     norm, *norms = steps[:, 2:].max(axis=0).tolist()

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from trainer.clipping import Clipping
-from trainer.lanes.rules import Rule, rule_of
-from trainer.optim import param_groups
-from trainer.settings import Settings
-from trainer.tasks.base import Task
+from iolaus.trainer.clipping import Clipping
+from iolaus.trainer.lanes.rules import Rule, rule_of
+from iolaus.trainer.optim import param_groups
+from iolaus.trainer.settings import Settings
+from iolaus.trainer.tasks.base import Task
 
 
 class NotInLanesError(ValueError):

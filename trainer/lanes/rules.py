@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.optim import OptimSettings
+from iolaus.trainer.optim import OptimSettings
 
 SETTINGS = {
     "sgd": ("momentum", "dampening", "nesterov"),

@@ -8,15 +8,15 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
 
-from sweeps.lanes import Desk, LaneTrial
-from sweeps.types import Plan
-from trainer.course import Hooks, Summary
-from trainer.lanes.check import check
-from trainer.lanes.group import Group, Passenger, board
-from trainer.lanes.kind import Kind, NotInLanesError, kind_of
-from trainer.lanes.width import best_width
-from trainer.loop import seeded, start
-from trainer.settings import Settings, read
+from iolaus.sweeps.run.lanes import Desk, LaneTrial
+from iolaus.sweeps.types import Plan
+from iolaus.trainer.course import Hooks, Summary
+from iolaus.trainer.lanes.check import check
+from iolaus.trainer.lanes.group import Group, Passenger, board
+from iolaus.trainer.lanes.kind import Kind, NotInLanesError, kind_of
+from iolaus.trainer.lanes.width import best_width
+from iolaus.trainer.loop import seeded, start
+from iolaus.trainer.settings import Settings, read
 
 # A stack that begins with the lanes that happen to be there is made wider at once, so it waits this long for each.
 FILL_S = 0.2

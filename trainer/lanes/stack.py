@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from trainer.clipping import gradient_norms, total_norm
-from trainer.data import Examples
-from trainer.dropout import KEY, streams
-from trainer.lanes.kind import Kind
-from trainer.lanes.rules import per_weight, rows_of
-from trainer.loop import autocast, float_type
-from trainer.optim import param_groups
-from trainer.settings import Settings
+from iolaus.trainer.clipping import gradient_norms, total_norm
+from iolaus.trainer.data import Examples
+from iolaus.trainer.dropout import KEY, streams
+from iolaus.trainer.lanes.kind import Kind
+from iolaus.trainer.lanes.rules import per_weight, rows_of
+from iolaus.trainer.loop import autocast, float_type
+from iolaus.trainer.optim import param_groups
+from iolaus.trainer.settings import Settings
 
 # Validation takes so many lanes at a time, and of long validation sets no more than so many examples of all lanes, so
 # that its memory does not grow with the stack.
@@ -139,7 +139,7 @@ class Stack:
     def evaluate(
         self, weights: Tensor, buffers: Mapping[str, Tensor], examples: Examples, split: str
     ) -> list[dict[str, float]]:
-        """The task's measures for each row of weights [m, n_weights] and buffers; as `trainer.loop.evaluate`."""
+        """The task's measures for each row of weights [m, n_weights] and buffers; as `iolaus.trainer.loop.evaluate`."""
         names: list[str] = []
 
         def one(row: Tensor, of_lane: dict[str, Tensor]) -> Tensor:
@@ -172,7 +172,7 @@ class Stack:
         threshold: Tensor,
         flood: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Gradients [n_weights] and what was measured [3 + n_params] of one lane: as `trainer.loop.update`."""
+        """Gradients [n_weights] and what was measured [3 + n_params] of one lane: as `iolaus.trainer.loop.update`."""
         n_examples = targets.shape[0]
         params = self._views(weights)
         own = {**buffers, **dict.fromkeys(self._keys, key)}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from trainer.lanes.stack import Stack
+from iolaus.trainer.lanes.stack import Stack
 
 log = logging.getLogger("trainer")
 

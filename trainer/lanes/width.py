@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer.course import Hooks, Summary
-from trainer.data import Batches
-from trainer.lanes.group import Group, board
-from trainer.lanes.kind import kind_of
-from trainer.loop import float_type, seeded, start, update
-from trainer.settings import Settings
+from iolaus.trainer.course import Hooks, Summary
+from iolaus.trainer.data import Batches
+from iolaus.trainer.lanes.group import Group, board
+from iolaus.trainer.lanes.kind import kind_of
+from iolaus.trainer.loop import float_type, seeded, start, update
+from iolaus.trainer.settings import Settings
 
 # A wider stack is tried as long as it is this much faster per lane; beyond, it only makes more trials wait together.
 WORTH = 1.1

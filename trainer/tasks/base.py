@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.build import build
-from trainer.data import Examples, Splits
+from iolaus.trainer.build import build
+from iolaus.trainer.data import Examples, Splits
 
 
 @dataclass(frozen=True, kw_only=True)

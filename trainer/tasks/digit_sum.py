@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trainer.data import Examples, Splits
-from trainer.tasks.base import Classification
+from iolaus.trainer.data import Examples, Splits
+from iolaus.trainer.tasks.base import Classification
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.data import Examples, Splits
-from trainer.tasks.base import Classification
+from iolaus.trainer.data import Examples, Splits
+from iolaus.trainer.tasks.base import Classification
 
 N_IMAGES = 1797
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from trainer.course import Hooks, Summary
-from trainer.lanes.serve import Lanes
-from trainer.loop import train
-from trainer.settings import Settings
+from iolaus.trainer.course import Hooks, Summary
+from iolaus.trainer.lanes.serve import Lanes
+from iolaus.trainer.loop import train
+from iolaus.trainer.settings import Settings
 
 SMALL = ("task.n_train=200", "task.n_val=50", "task.n_test=50", "batch_size=16", "report_every=5", "eval_every=20")
 

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from trainer.dropout import own_streams
-from trainer.lanes import width
-from trainer.lanes.check import TOLERANCE, check, check_command
-from trainer.lanes.kind import NotInLanesError, kind_of, structure_of
-from trainer.lanes.width import best_width
-from trainer.settings import Settings, read
-from trainer.tasks.digits import Digits
+from iolaus.trainer.dropout import own_streams
+from iolaus.trainer.lanes import width
+from iolaus.trainer.lanes.check import TOLERANCE, check, check_command
+from iolaus.trainer.lanes.kind import NotInLanesError, kind_of, structure_of
+from iolaus.trainer.lanes.width import best_width
+from iolaus.trainer.settings import Settings, read
+from iolaus.trainer.tasks.digits import Digits
 
 Compose = Callable[..., DictConfig]
 
@@ -269,6 +269,6 @@ def test_auto_stops_where_memory_does(run: Settings, monkeypatch: pytest.MonkeyP
 def test_auto_plans_no_more_rates_than_it_takes_steps(run: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured does not depend on how long a schedule takes to be laid out."""
     planned: list[int] = []
-    monkeypatch.setattr("trainer.course.planned_rates", lambda run, top: planned.append(run.n_steps) or np.full(9, top))
+    monkeypatch.setattr("iolaus.trainer.course.planned_rates", lambda run, top: planned.append(run.n_steps) or np.full(9, top))
     best_width(run, most=4)
     assert max(planned) < 10

@@ -13,12 +13,12 @@ import torch
 from omegaconf import DictConfig
 from optuna import TrialPruned
 
-from sweeps.types import Remedy, Verdict
-from trainer.checkpoint import load_best
-from trainer.course import Summary
-from trainer.lanes import group, stack, stepper
-from trainer.settings import Settings, read
-from trainer.tasks.digit_sum import DigitSum
+from iolaus.sweeps.types import Remedy, Verdict
+from iolaus.trainer.checkpoint import load_best
+from iolaus.trainer.course import Summary
+from iolaus.trainer.lanes import group, stack, stepper
+from iolaus.trainer.settings import Settings, read
+from iolaus.trainer.tasks.digit_sum import DigitSum
 
 Compose = Callable[..., DictConfig]
 SMALL = ("task.n_train=200", "task.n_val=50", "task.n_test=50", "batch_size=16", "report_every=5", "eval_every=20")

@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 from omegaconf import DictConfig
 
-from trainer.lanes.kind import NotInLanesError
-from trainer.lanes.serve import _Room
-from trainer.settings import read
+from iolaus.trainer.lanes.kind import NotInLanesError
+from iolaus.trainer.lanes.serve import _Room
+from iolaus.trainer.settings import read
 
 Compose = Callable[..., DictConfig]
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from trainer.course import Hooks
-from trainer.lanes.group import Group, board
-from trainer.lanes.kind import kind_of
-from trainer.lanes.stepper import CudaGraph
-from trainer.loop import start
-from trainer.settings import Settings, read
+from iolaus.trainer.course import Hooks
+from iolaus.trainer.lanes.group import Group, board
+from iolaus.trainer.lanes.kind import kind_of
+from iolaus.trainer.lanes.stepper import CudaGraph
+from iolaus.trainer.loop import start
+from iolaus.trainer.settings import Settings, read
 
 Compose = Callable[..., DictConfig]
 

@@ -1,0 +1,1 @@
+"""Runs as tidy frames: from a sweep's folder, or from what other tools recorded."""

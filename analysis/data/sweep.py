@@ -1,0 +1,282 @@
+"""A sweep as two tidy frames, its trials and its curves: from its folder, or from what other tools recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import yaml
+from optuna.trial import TrialState
+
+from iolaus.analysis.data.importers import names_a_loss, names_a_score, read_runs
+from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep
+from iolaus.sweeps.study.record import broken_constraints, was_interrupted
+
+# What every sweep's trials have, with its type before there is one.
+TRIAL_COLUMNS = {
+    **dict.fromkeys(("state", "why", "infeasible", "code", "verdict", "verdict_rule", "folder", "lr_plan"), object),
+    "setting": np.int64,
+    **dict.fromkeys(("steps", "seconds", "best", "final", "objective", "seed", "examples", "n_steps"), np.float64),
+    **dict.fromkeys(("verdict_step", "audited_step", "slot", "started_s", "device_seconds"), np.float64),
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep left behind, or has so far.
+
+    name: of the study. metric: the watched one. directions: one per objective.
+    trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case), why, steps (last
+        reported), seconds, best and final (of the watched metric; NaN if it was never reported), objective (NaN unless
+        completed; the first of several), seed (NaN unless repeats gave it one), setting (number of the leading trial),
+        infeasible (the names of the constraints it breaks, "" if none), code (version it ran on, short), examples (last
+        reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners [step, rate]; missing if
+        it did not say), verdict, verdict_rule and verdict_step (if a rule ended it), audited_step (where the pruner
+        would have ended a trial that an audit let run on), slot, started_s (seconds since the sweep's first start),
+        device_seconds (its seconds on a slot), folder, and `params.KEY` for each parameter (missing where a trial has
+        none); of several objectives also objective_2 and so on. Trials cut off with their sweep are left out: their
+        settings were run again.
+    curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per metric and report.
+    provenance: one entry per session, oldest first, as `iolaus.sweeps.run.provenance.collect` makes them; `race` is true of those
+        that `iolaus.analysis.ranking.top_up` started.
+    config: as composed for the sweep, interpolations as they stand. space: key to its Optuna distribution as
+        `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
+    """
+
+    name: str
+    metric: str
+    directions: tuple[str, ...]
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+    provenance: tuple[Mapping[str, Any], ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    space: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """A sweep before its first trial has the columns of all others, so that nobody need ask whether it has any."""
+        if "state" not in self.trials:
+            columns = {name: pd.Series(dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()}
+            object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
+
+    @property
+    def sign(self) -> float:
+        """What the first objective and the watched metric are multiplied by to be minimised: -1 if it is maximised."""
+        return -1.0 if self.directions[0] == "maximize" else 1.0
+
+    def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
+        """One metric of one trial (default: the watched one), columns step and value, in the order reported."""
+        rows = self.curves[(self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))]
+        return rows[["step", "value"]].reset_index(drop=True)
+
+    def _repr_html_(self) -> str:
+        """See IPython: what it is in a line, then its trials."""
+        states = ", ".join(f"{n} {state}" for state, n in self.trials["state"].value_counts().items())
+        what = f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, {', '.join(self.directions)}"
+        table = self.trials.drop(columns="folder", errors="ignore")
+        return f"<p>{html.escape(what)}</p>" + table.to_html(max_rows=20, na_rep="", float_format="{:.4g}".format)
+
+
+def load(source: str | Path, metric: str | None = None, direction: str | None = None) -> Sweep:
+    """Read a sweep from its folder, while it runs or after; or runs of other tools (`iolaus.analysis.data.importers.read_runs`).
+
+    metric: what is watched in other tools' runs; left out, it is the one metric called `loss` or, without it, the only
+    one with `loss` in its name, or the only one there is. direction: minimize or maximize; left out, the metric's name
+    says it (`iolaus.analysis.data.importers.names_a_score`). A sweep's folder knows its own.
+    Of other tools' runs those that never reported the watched metric are left out. One whose last value of it is not
+    finite has diverged: its state is pruned and it has no objective.
+    Raises FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what to watch or
+    in which direction, or a sweep is asked for another metric or direction than its own.
+    """
+    source = Path(source)
+    if direction not in (None, "minimize", "maximize"):
+        raise ValueError(f"direction={direction!r} is neither minimize nor maximize")
+    if not is_sweep(source):
+        return _load_runs(source, metric, direction)
+    sweep = _load_sweep(source)
+    if metric not in (None, sweep.metric) or direction not in (None, sweep.directions[0]):
+        asked = " and ".join(f"{n} {v}" for n, v in (("metric", metric), ("direction", direction)) if v is not None)
+        own = f"{sweep.directions[0]}s {sweep.metric}"
+        raise ValueError(f"{source} is a sweep that {own}; asked was {asked}: leave --metric and --direction away")
+    return sweep
+
+
+def is_sweep(source: Path) -> bool:
+    """Whether a path is a sweep's folder; else it can only hold runs of other tools."""
+    return (source / SWEEP_FILE).is_file()
+
+
+def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep:
+    """Runs of another tool; each is its own setting unless a column says so, and complete unless it ended early."""
+    about, curves = read_runs(source)
+    known = list(curves["metric"].unique())
+    metric = metric or _loss_of(known, source)
+    if metric not in known:
+        raise ValueError(f"{source} has no metric {metric}; it has {', '.join(known)}")
+    direction = direction or _direction_of(metric, source)
+    watched = curves[curves["metric"] == metric]
+    about, curves = about[about.index.isin(watched["trial"])], curves[curves["trial"].isin(watched["trial"])]
+    finite = watched[np.isfinite(watched["value"])].groupby("trial")
+    ends = watched.drop_duplicates("trial", keep="last").set_index("trial")["value"]
+    last = curves.groupby("trial")[["step", "examples", "seconds"]].max()
+    was_censored = about.get("censored", pd.Series(False, about.index)).fillna(False).astype(bool)
+    state = about.get("state", pd.Series("complete", about.index)).mask(was_censored, "pruned")
+    diverged = state.eq("complete") & ~np.isfinite(ends.reindex(about.index))
+    after = watched[watched["step"] > watched["trial"].map(finite["step"].max()).fillna(-np.inf)]
+    diverged_at = after.groupby("trial")["step"].min().reindex(about.index)
+    why = about.get("why", state.replace({"complete": "completed"}))
+    defaults = {
+        "steps": watched.groupby("trial")["step"].max(),
+        "seconds": last["seconds"],
+        "best": finite["value"].max() if direction == "maximize" else finite["value"].min(),
+        "final": ends,
+        "seed": float("nan"),
+        "setting": about.index,
+        "infeasible": "",
+        "code": "",
+        "n_steps": about.get("budget", last["step"]),
+        "verdict": "",
+        "verdict_rule": "",
+        "device_seconds": last["seconds"],
+        "examples": last["examples"],
+        "folder": "",
+    }
+    missing = {name: value for name, value in defaults.items() if name not in about}
+    others = dict.fromkeys(("lr_plan", "verdict_step", "audited_step", "slot", "started_s"))
+    decided = {
+        "state": state.mask(diverged, "pruned"),
+        "why": why.mask(diverged, "diverged at step " + diverged_at.map("{:.0f}".format)),
+        "objective": ends.where(state.eq("complete") & ~diverged),
+    }
+    trials = about.drop(columns=["censored", "budget"], errors="ignore").assign(**missing, **others, **decided)
+    return Sweep(source.stem, metric, (direction,), trials.sort_index(), curves.reset_index(drop=True))
+
+
+def _loss_of(metrics: list[str], source: Path) -> str:
+    losses = [name for name in metrics if "loss" in name.lower()]
+    for candidates in (["loss"], metrics, losses):
+        if len(candidates) == 1 and candidates[0] in metrics:
+            return candidates[0]
+    training = [name for name in losses if "train" in name.lower()]
+    if len(training) == 1:
+        return training[0]
+    raise ValueError(
+        f"{source} has the metrics {', '.join(metrics[:20])}: say which to watch, "
+        "--metric NAME (load(..., metric=NAME))"
+    )
+
+
+def _direction_of(metric: str, source: Path) -> str:
+    if names_a_loss(metric):
+        return "minimize"
+    if names_a_score(metric):
+        return "maximize"
+    raise ValueError(
+        f"is {metric} of {source} better when it is lower or higher? give --direction minimize or --direction maximize "
+        "(load(..., direction=NAME))"
+    )
+
+
+def _load_sweep(folder: Path) -> Sweep:
+    about = describe_sweep(folder)
+    study = open_study(folder)
+    sessions = study.user_attrs.get("provenance", [])
+    with _no_collection():
+        known = study.get_trials(deepcopy=False)
+    ran = [t for t in known if t.state is not TrialState.WAITING and not was_interrupted(t)]
+    trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
+    if len(trials):
+        trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
+    curves = read_curves(folder / "curves").to_pandas()
+    if len(trials):
+        examples = curves[curves["metric"] == "examples"].groupby("trial")["value"].max()
+        trials["examples"] = trials["number"].map(examples).astype(float)
+    return Sweep(
+        name=about.study_name,
+        metric=about.metric,
+        directions=tuple(about.directions),
+        trials=trials.set_index("number") if len(trials) else trials,
+        curves=_with_examples(curves),
+        provenance=tuple(sessions),
+        config=yaml.load(study.user_attrs.get("config", "{}"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)),
+        space=study.user_attrs.get("search_space", {}),
+    )
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection within: 100,000 new objects that all stay make it half of the time of reading a study."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves with the metric `examples` of the same trial and step beside each value."""
+    known = curves.loc[curves["metric"] == "examples", ["trial", "step", "value"]]
+    examples = np.full(len(curves), np.nan)
+    if len(known):
+        n_steps = int(curves["step"].max()) + 1
+        keys, first = np.unique(known["trial"].to_numpy() * n_steps + known["step"].to_numpy(), return_index=True)
+        wanted = curves["trial"].to_numpy() * n_steps + curves["step"].to_numpy()
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        examples = np.where(keys[at] == wanted, known["value"].to_numpy(float)[first][at], np.nan)
+    curves.insert(2, "examples", examples)
+    return curves
+
+
+def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The command that the sweep was last run by, races aside; empty if it is not known."""
+    commands = [session["command"] for session in sessions if not session.get("race")]
+    return [str(part) for part in commands[-1]] if commands else []
+
+
+def open_study(folder: Path) -> optuna.Study:
+    """The Optuna study of a sweep's folder. Raises FileNotFoundError if it is none, or its study is gone."""
+    about = describe_sweep(folder)
+    try:
+        return optuna.load_study(study_name=about.study_name, storage=about.storage)
+    except KeyError as error:
+        raise FileNotFoundError(f"{about.storage} has no study {about.study_name}: was it kept in memory?") from error
+
+
+def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:
+    run = trial.user_attrs.get("run", {})
+    session = run.get("session")
+    values = trial.values if trial.values and trial.state is TrialState.COMPLETE else []
+    code = sessions[session]["code"] if session is not None and session < len(sessions) else {}
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "why": trial.user_attrs.get("why", ""),
+        "steps": trial.user_attrs.get("steps"),
+        "seconds": run.get("seconds"),
+        "best": run.get("best", float("nan")),
+        "final": run.get("final", float("nan")),
+        "objective": values[0] if values else float("nan"),
+        **{f"objective_{i}": value for i, value in enumerate(values[1:], start=2)},
+        "seed": trial.user_attrs.get("seed", float("nan")),
+        "setting": trial.user_attrs.get("repeat_of", trial.number),
+        "infeasible": ", ".join(broken_constraints(trial)),
+        "code": f"{(code.get('commit') or '')[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
+        **{name: trial.user_attrs.get(name) for name in ("n_steps", "lr_plan", "verdict_step", "audited_step")},
+        "verdict": trial.user_attrs.get("verdict", ""),
+        "verdict_rule": trial.user_attrs.get("verdict_rule", ""),
+        "slot": run.get("slot"),
+        "started_s": trial.datetime_start,
+        "device_seconds": run.get("seconds"),
+        "folder": run.get("folder", ""),
+        **{f"params.{key}": value for key, value in trial.params.items()},
+    }

@@ -1,0 +1,1 @@
+"""What happened to each trial, why, and what to do about it."""

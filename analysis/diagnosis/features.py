@@ -1,0 +1,355 @@
+"""What is known of each trial before it is judged: its curves, its gradients, its rates, and how its peers fared.
+
+The core (`Facts`, `explosion`) is numpy only, so that a running sweep can use it too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from iolaus.sweeps.signals import N_LEVEL, Signals, despike, signals, thin
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from iolaus.analysis.data.sweep import Sweep
+
+Array = NDArray[np.float64]
+Curve = tuple[Array, Array]  # steps, strictly rising; values
+
+VALIDATION_PREFIXES = ("val", "valid", "dev", "test", "eval")
+# A gradient norm this many times the median of those before it has exploded (case 5: "k times its median") ...
+EXPLODED_TIMES = 10.0
+# ... and one that stays below this share of that median to the end is dead (its square, of the peak, if that is where
+# the run begins): saturated tanh units leave about 1e-6.
+DEAD_SHARE = 1e-2
+HARDLY = 0.3  # a share of the way from the start to the lowest loss: a fall of less is hardly one
+ALIKE = 0.25  # first reports this share of the room apart are one start ...
+ALIKE_SHARE = 1 / 3  # ... if so many of them are
+N_NORMS_BEFORE = 3  # reports before an explosion, for a median
+N_NORMS_DEAD = 4  # reports at the end, to call a gradient dead
+
+
+@dataclass(frozen=True, slots=True)
+class Explosion:
+    """What the gradient norms of a trial show.
+
+    step: of the first report above EXPLODED_TIMES times the median, or not finite. times: how many times, at most.
+    parameter: whose norm did so first (of several at once, the most), "" if only the total is known.
+    dead_since: step from which that norm is about 0 to the end, None if it lives.
+    """
+
+    step: int
+    times: float
+    parameter: str
+    dead_since: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """One trial, as far as it is known. All losses are to be minimised; `own` gives them as they were reported.
+
+    steps, losses: the training loss (the watched metric where no other is reported), NaN and infinity included.
+    n_steps: as planned; the last step if no plan is known. ended: how, in a sentence.
+    start: loss before training, from the first reports (of all trials where they agree). lowest: the lowest level that
+    any trial of the sweep reached, lowest_by_now: by this trial's last step; NaN where there is no other trial.
+    validation: its signals, None if it is not reported; loss_then: the training loss when validation was best.
+    rates: the learning rate (steps, values), None if unknown. clipped: mean share of clipped steps, NaN if unknown.
+    metric: what the training loss was reported as. sign, validation_sign: -1 if that metric, or the validation's, is
+    maximised.
+    """
+
+    steps: Array
+    losses: Array
+    n_steps: int
+    ended: str = ""
+    state: str = "complete"
+    start: float = math.nan
+    lowest: float = math.nan
+    lowest_by_now: float = math.nan
+    validation: Signals | None = None
+    validation_start: float = math.nan
+    loss_then: float = math.nan
+    explosion: Explosion | None = None
+    rates: Curve | None = None
+    clipped: float = math.nan
+    usual_norm: float = math.nan
+    metric: str = "loss"
+    sign: float = 1.0
+    validation_sign: float = 1.0
+    signals: Signals | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        said = signals(self.steps, self.losses) if len(self.steps) else None
+        object.__setattr__(self, "signals", said)
+        if math.isnan(self.start) and said is not None and said.n_reports:
+            object.__setattr__(self, "start", float(self.losses[0]))
+
+    @property
+    def room(self) -> float:
+        """How far a loss can fall here, as far as known: from the start to the lowest of the sweep or this trial."""
+        best = self.signals.best if self.signals is not None else math.nan
+        return self.start - float(np.fmin(self.lowest, best))
+
+    @property
+    def fall(self) -> float:
+        """How far this loss has fallen at its end; negative if it rose."""
+        return self.start - self.signals.level if self.signals is not None else math.nan
+
+    def own(self, loss: float) -> float:
+        """A level or slope of the training loss as its metric has it; 0 has no sign."""
+        return self.sign * loss + 0.0
+
+    def rate_share(self, step: float) -> float:
+        """The learning rate at a step as a share of its highest; NaN if unknown."""
+        if self.rates is None or not len(self.rates[0]) or not self.rates[1].max() > 0:
+            return math.nan
+        return float(np.interp(step, *self.rates) / self.rates[1].max())
+
+
+def explosion(norms: Mapping[str, Curve], *, can_die: bool = True) -> Explosion | None:
+    """The first explosion among gradient norms, None if there is none.
+
+    norms: parameter to (steps, norms), "" for the norm over all. A norm explodes where it first is EXPLODED_TIMES the
+    median of those before it, three at least; one that is dead to the end after a peak earlier than that, where it is
+    so many times its median over the run. dead_since is that of the parameter that exploded first.
+    can_die: False for a loss that is low, which needs no gradient: then nothing counts as dead.
+    """
+    found = [_explosion(name, *curve, can_die=can_die) for name, curve in norms.items() if len(curve[0])]
+    exploded = [e for e in found if e is not None]
+    dead = [e for e in exploded if e.dead_since is not None]  # what has died is no longer news where it flickers
+    named = [e for e in dead or exploded if e.parameter]
+    return min(named or exploded, key=lambda e: (e.step, -e.times), default=None)
+
+
+def _explosion(parameter: str, steps: Array, norms: Array, *, can_die: bool) -> Explosion | None:
+    finite = np.isfinite(norms)
+    dead = _dead_since(norms) if can_die else None
+    if dead is not None and int(norms.argmax()) < N_NORMS_BEFORE:
+        usual = np.full(len(norms), max(float(np.median(norms)), np.finfo(np.float32).tiny))
+    else:
+        usual = np.array([np.median(norms[:i][finite[:i]]) if finite[:i].any() else np.nan for i in range(len(norms))])
+        usual[:N_NORMS_BEFORE] = np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        times = np.where(finite, norms / usual, np.inf)
+    high = np.flatnonzero(~finite | (times > EXPLODED_TIMES))
+    if not len(high):
+        return None
+    at = int(high[0])
+    peak = float(times[at:][~np.isnan(times[at:])].max())
+    return Explosion(int(steps[at]), peak, parameter, int(steps[dead]) if dead is not None else None)
+
+
+def _usual_norm(norms: Mapping[str, Curve], exploded: Explosion | None) -> float:
+    """The median norm over all parameters before an explosion; NaN if not reported, or exploded from the start."""
+    if "" not in norms:
+        return math.nan
+    steps, values = norms[""]
+    before = values[steps < exploded.step] if exploded is not None else values
+    before = before[np.isfinite(before)]
+    return float(np.median(before)) if len(before) >= N_NORMS_BEFORE else math.nan
+
+
+def _dead_since(norms: Array) -> int | None:
+    """Index from which the norms stay about 0 to the end; None if they do not, for N_NORMS_DEAD reports at least."""
+    if len(norms) < 2 * N_NORMS_DEAD or not np.isfinite(norms).all():
+        return None
+    peak = int(norms.argmax())
+    least = (
+        DEAD_SHARE * float(np.median(norms[:peak])) if peak >= N_NORMS_BEFORE else DEAD_SHARE**2 * float(norms[peak])
+    )
+    alive = np.flatnonzero(norms > least)
+    dead = int(alive[-1]) + 1 if len(alive) else 0
+    return dead if 0 < dead <= len(norms) - N_NORMS_DEAD else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """One metric of all trials: name ("" for none), sign (-1 if maximised), curves to be minimised, their `_starts`."""
+
+    name: str
+    sign: float
+    curves: Mapping[int, Curve]
+    starts: Mapping[int, float]
+
+    @classmethod
+    def of(cls, sweep: Sweep, name: str | None) -> _Metric:
+        """The watched one goes with the study; no other loss is maximised."""
+        is_loss = name is None or (name != sweep.metric and "loss" in name)
+        sign = 1.0 if is_loss else sweep.sign
+        curves = {trial: (steps, sign * values) for trial, (steps, values) in split(sweep.curves, name).items()}
+        return cls(name or "", sign, curves, _starts(curves))
+
+
+def gather(sweep: Sweep) -> dict[int, Facts]:
+    """The facts of each trial that ran, by number. Losses of a maximised metric change their sign."""
+    training, validation = (_Metric.of(sweep, name) for name in loss_metrics(sweep))
+    floor = _Floor(training.curves)
+    norms: dict[int, dict[str, Curve]] = {}
+    for metric in (m for m in sweep.curves["metric"].unique() if m.partition("/")[0] == "grad_norm"):
+        for trial, curve in split(sweep.curves, metric).items():
+            norms.setdefault(trial, {})[metric.partition("/")[2]] = curve
+    rates, clipped = split(sweep.curves, "lr"), split(sweep.curves, "clipped")
+    return {
+        int(number): _facts(int(number), row, training, validation, floor, norms, rates, clipped)
+        for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True)
+    }
+
+
+def _facts(
+    number: int,
+    row: Mapping[Any, Any],
+    training: _Metric,
+    validation: _Metric,
+    floor: _Floor,
+    norms: Mapping[int, Mapping[str, Curve]],
+    rates: Mapping[int, Curve],
+    clipped: Mapping[int, Curve],
+) -> Facts:
+    nothing: Curve = (np.empty(0), np.empty(0))
+    steps, values = training.curves.get(number, nothing)
+    measured = validation.curves.get(number)
+    judged = signals(*measured) if measured is not None and len(measured[0]) else None
+    planned = row.get("n_steps")
+    own_norms = norms.get(number, {})
+    start = training.starts.get(number, math.nan)
+    exploded = explosion(own_norms, can_die=_is_high(steps, values, start, floor.at(math.inf)))
+    return Facts(
+        steps=steps,
+        losses=values,
+        n_steps=int(planned) if planned is not None and planned == planned else int(steps[-1]) if len(steps) else 0,
+        ended=str(row.get("why", "")),
+        state=str(row.get("state", "")),
+        start=start,
+        lowest=floor.at(math.inf),
+        lowest_by_now=floor.at(float(steps[-1])) if len(steps) else math.nan,
+        validation=judged,
+        validation_start=validation.starts.get(number, math.nan),
+        loss_then=_level_at(steps, values, judged.best_step) if judged is not None and len(steps) else math.nan,
+        explosion=exploded,
+        rates=rates.get(number) or _planned_rates(row.get("lr_plan")),
+        clipped=float(np.mean(clipped[number][1])) if number in clipped else math.nan,
+        usual_norm=_usual_norm(own_norms, exploded),
+        metric=training.name,
+        sign=training.sign,
+        validation_sign=validation.sign,
+    )
+
+
+def _is_high(steps: Array, values: Array, start: float, lowest: float) -> bool:
+    """Whether a loss ends nearer to the start than to the lowest of the sweep; alone, not far below its own start."""
+    if not len(steps):
+        return False
+    end, best = float(np.mean(values[-N_LEVEL:])), float(np.min(values[np.isfinite(values)], initial=math.inf))
+    first = start if not math.isnan(start) else float(values[0])
+    return not end < first - HARDLY * (first - float(np.fmin(lowest, best)))
+
+
+def loss_metrics(sweep: Sweep) -> tuple[str, str | None]:
+    """The names of (training loss, validation loss); the second is None if there is none.
+
+    The watched metric is one of the two, by its name; the other is sought among `loss`, `train_loss`, or `val_loss`
+    and its like.
+    """
+    known = list(sweep.curves["metric"].unique())
+    if _is_validation(sweep.metric):
+        training = next((name for name in ("loss", "train_loss", "training_loss") if name in known), None)
+        return (training, sweep.metric) if training else (sweep.metric, None)
+    of_loss = [name for name in known if _is_validation(name) and "loss" in name]
+    if "loss" not in sweep.metric:  # an accuracy is compared with its like only
+        of_loss = [name for name in known if _is_validation(name) and name.endswith(sweep.metric)]
+    elif sweep.metric == "loss" and not of_loss and "train_loss" in known:
+        return "train_loss", "loss"
+    return sweep.metric, min(of_loss, key=_order, default=None)
+
+
+def _is_validation(name: str) -> bool:
+    return name.replace("/", "_").partition("_")[0] in VALIDATION_PREFIXES
+
+
+def _order(name: str) -> int:
+    return VALIDATION_PREFIXES.index(name.replace("/", "_").partition("_")[0])
+
+
+def split(curves: pd.DataFrame, metric: str | None, column: str = "value") -> dict[int, Curve]:
+    """One metric's curve of each trial: steps strictly rising (of a repeated step the last report), values.
+
+    column: what of the rows to take, `value`, `seconds` or `examples`.
+    """
+    rows = curves.loc[curves["metric"] == metric, ["trial", "step", column]]
+    trial, step, value = (rows[name].to_numpy() for name in ("trial", "step", column))
+    if not len(trial):
+        return {}
+    order = np.lexsort((np.arange(len(step)), step, trial))
+    trial, step, value = trial[order], step[order], value[order].astype(float)
+    last = np.ones(len(trial), bool)
+    last[:-1] = (trial[1:] != trial[:-1]) | (step[1:] != step[:-1])
+    trial, step, value = trial[last], step[last].astype(float), value[last]
+    numbers, begins = np.unique(trial, return_index=True)
+    return {
+        int(number): (step[a:b], value[a:b])
+        for number, a, b in zip(numbers, begins, [*begins[1:], len(trial)], strict=True)
+    }
+
+
+def _starts(curves: Mapping[int, Curve]) -> dict[int, float]:
+    """Each trial's loss before training: the lower quartile of all first reports where they agree, else its own.
+
+    Not the median: those that exploded before their first report say nothing of the start. Where first reports are far
+    apart (an epoch's mean, models of different size), a trial's own counts if it is higher. Empty if none is
+    finite.
+    """
+    first = {trial: float(values[0]) for trial, (_, values) in curves.items() if len(values)}
+    known = np.array([value for value in first.values() if math.isfinite(value)])
+    if not len(known):
+        return {}
+    common = float(np.quantile(known, 0.25))
+    room = common - min(
+        float(np.min(values, initial=math.inf, where=np.isfinite(values))) for _, values in curves.values()
+    )
+    if float(np.mean(np.abs(known - common) <= ALIKE * room)) >= ALIKE_SHARE:
+        return dict.fromkeys(curves, common)
+    return {trial: max(common, value) if math.isfinite(value) else common for trial, value in first.items()}
+
+
+class _Floor:
+    """The lowest smoothed loss that any of several curves reached by a step; NaN for a single curve."""
+
+    def __init__(self, curves: Mapping[int, Curve]) -> None:
+        courses = [smooth(*curve) for curve in curves.values()] if len(curves) > 1 else []
+        steps = np.concatenate([s for s, _ in courses]) if courses else np.empty(0)
+        lows = np.concatenate([v for _, v in courses]) if courses else np.empty(0)
+        order = np.argsort(steps, kind="stable")
+        self._steps, self._lows = steps[order], np.minimum.accumulate(lows[order])
+
+    def at(self, step: float) -> float:
+        i = int(np.searchsorted(self._steps, step, side="right"))
+        return float(self._lows[i - 1]) if i else math.nan
+
+
+def smooth(steps: Array, values: Array) -> Curve:
+    """The smoothed loss as `signals` sees it, up to the first value that is not finite."""
+    finite = np.isfinite(values)
+    n = len(finite) if finite.all() else int(finite.argmin())
+    if n < N_LEVEL:
+        return np.empty(0), np.empty(0)
+    x, y = thin(steps[:n], values[:n])
+    if len(y) < N_LEVEL:
+        return np.empty(0), np.empty(0)
+    return x[N_LEVEL - 1 :], np.convolve(despike(y), np.full(N_LEVEL, 1 / N_LEVEL), "valid")
+
+
+def _level_at(steps: Array, values: Array, step: float) -> float:
+    x, y = smooth(steps, values)
+    return float(np.interp(step, x, y)) if len(x) else math.nan
+
+
+def _planned_rates(plan: ArrayLike | None) -> Curve | None:
+    corners = np.asarray(plan, dtype=float) if isinstance(plan, list | tuple) else np.empty((0, 2))
+    return (corners[:, 0], corners[:, 1]) if len(corners) else None

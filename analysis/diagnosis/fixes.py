@@ -1,0 +1,295 @@
+"""What to change after a diagnosis, as overrides of the sweep's own config, and which of it the sweep can run itself.
+
+The table of case 4 says what to do about a shape; here it becomes values of the settings that this config has. Nothing
+is drawn at random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from iolaus.analysis.diagnosis.features import Facts
+
+if TYPE_CHECKING:
+    from iolaus.analysis.data.sweep import Sweep
+    from iolaus.analysis.diagnosis.shapes import Diagnosis
+
+# What settings are called, most usual first; the last part of a key counts.
+NAMES: Mapping[str, Sequence[str]] = {
+    "lr": ("lr", "learning_rate", "base_lr", "init_lr", "eta"),
+    "batch_size": ("batch_size", "train_batch_size", "bs"),
+    "threshold": ("threshold", "max_grad_norm", "grad_clip", "clip_norm", "max_norm", "clip_grad_norm"),
+    "decay_rate": ("decay_rate", "gamma"),
+    "decay_steps": ("decay_steps", "step_size"),
+    "weight_decay": ("weight_decay", "wd"),
+    "dropout": ("dropout", "p_dropout", "dropout_rate"),
+}
+# By these factors a learning rate is changed; how far in between is said by how far the trial is from its peers.
+LEAST, MOST = 3.0, 10.0
+END_SHARE = 0.01  # of the first rate at the end of a run: case 4's rule of thumb is a decay of at least 100 times
+SPENT = 0.1  # share of its highest below which a learning rate is spent
+GOOD_SHARE = 0.25  # of the trials, best first, whose rates are good ones
+N_PEERS = 4  # fewer other trials say nothing about rates
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """What to change. values: key to value, all together. advice: the same in words, with what no override can say."""
+
+    values: Mapping[str, Any]
+    advice: str
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """As typed on a command line: `optim.lr=0.03`, `clip=norm`; numbers with three digits."""
+        return tuple(f"{key}={as_text(value)}" for key, value in self.values.items())
+
+
+NO_CURE = Cure({}, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """The settings of one trial that a cure may turn.
+
+    values: all settings of the trial by key; its parameters, then its config's. searched: keys of its parameters.
+    ties: keys that are set as a share of the run by another: {"schedule.decay_steps": "decay_share"}.
+    choices: config group to the option chosen. has_trainer: whether these are the reference trainer's groups.
+    step_scale: what clipping leaves of a usual step, 1 without. good_rate: the learning rate times that of the sweep's
+    best trials, NaN if unknown.
+    """
+
+    values: Mapping[str, Any]
+    searched: frozenset[str] = frozenset()
+    ties: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)
+    has_trainer: bool = False
+    step_scale: float = 1.0
+    good_rate: float = math.nan
+
+    def key(self, role: str) -> str | None:
+        """The key of a setting by its role (of NAMES), None if the config has none: searched ones first."""
+        for name in NAMES[role]:
+            keys = [key for key in self.values if key.lstrip("+").rpartition(".")[2] == name]
+            if keys:
+                return min(keys, key=lambda key: (key not in self.searched, key.count("."), key))
+        return None
+
+    def number(self, role: str) -> float:
+        """A setting's value by its role; NaN if there is none, or it is no number."""
+        key = self.key(role)
+        value = self.values[key] if key is not None else None
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+    @property
+    def towards_good(self) -> float:
+        """By what factor the learning rate would be that of the sweep's best trials; NaN if unknown."""
+        return self.good_rate / (self.number("lr") * self.step_scale)
+
+
+def all_knobs(sweep: Sweep, facts: Mapping[int, Facts]) -> dict[int, Knobs]:
+    """The settings of each trial, by number. facts: of `iolaus.analysis.diagnosis.features.gather`."""
+    params = [str(column) for column in sweep.trials if str(column).startswith("params.")]
+    choices: Mapping[str, Any] = _at(sweep.config, "hydra", "runtime", "choices")
+    asked: Mapping[str, Any] = _at(sweep.config, "hydra", "sweeper", "params")
+    ties = {key: name for key, text in asked.items() if (name := _tied_to(str(text))) is not None}
+    config = _flat({key: value for key, value in sweep.config.items() if key != "hydra"})
+    has_trainer = str(config.get("schedule._target_", "")).startswith("trainer.")
+    found = {}
+    for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True):
+        own = {name.removeprefix("params."): _plain(row[name]) for name in params if row[name] == row[name]}
+        own = {key: value for key, value in own.items() if value is not None}
+        chosen = {**choices, **{key: value for key, value in own.items() if key in choices}}
+        other = [group for group in chosen if chosen[group] != choices.get(group)]
+        kept = {key: value for key, value in config.items() if key.partition(".")[0] not in other}
+        knobs = Knobs({**kept, **own}, frozenset(own), ties, chosen, has_trainer)
+        if chosen.get("optim") == "sgd" and chosen.get("clip") == "norm":  # Adam's steps do not scale with gradients
+            scale = knobs.number("threshold") / facts[int(number)].usual_norm
+            knobs = replace(knobs, step_scale=float(np.fmin(scale, 1.0)))
+        found[int(number)] = knobs
+    return _with_good_rates(sweep, found)
+
+
+def _with_good_rates(sweep: Sweep, knobs: Mapping[int, Knobs]) -> dict[int, Knobs]:
+    """Each trial with the rates of the best quarter of the others of its optimizer, where there are four at least."""
+    sign = sweep.sign
+    ranked = [int(n) for n in (sign * sweep.trials["final"]).dropna().sort_values().index]
+    of_optimizer: dict[Any, list[int]] = {}
+    for number in ranked:
+        of_optimizer.setdefault(knobs[number].choices.get("optim"), []).append(number)
+    done = {}
+    for number, own in knobs.items():
+        peers = of_optimizer.get(own.choices.get("optim"), [])
+        best = [n for n in peers[: max(3, round(GOOD_SHARE * len(peers)))] if n != number]
+        rates = np.array([rate for n in best if (rate := knobs[n].number("lr") * knobs[n].step_scale) > 0])
+        is_known = len(peers) > N_PEERS and len(rates)
+        done[number] = replace(own, good_rate=float(np.exp(np.log(rates).mean()))) if is_known else own
+    return done
+
+
+def cure(diagnosis: Diagnosis, facts: Facts, knobs: Knobs) -> Cure:
+    """What to change about a trial of this shape; NO_CURE if it is well, words alone where no setting is known."""
+    match diagnosis.shape:
+        case "exploded" | "died":
+            return _calmer(facts, knobs)
+        case "slow" | "underfitting":
+            if _is_spent(facts):
+                return _slower_decay(facts, knobs)
+            return _calmer(facts, knobs) if _is_unstable(facts, knobs) else _other_rate(knobs, up=True)
+        case "fast_then_flat" | "oscillating" | "stalled":
+            if _is_spent(facts):
+                return _slower_decay(facts, knobs)
+            return _other_rate(knobs, up=True) if knobs.towards_good > LEAST else _lower_late(facts, knobs)
+        case "rebound":
+            return _lower_late(facts, knobs)
+        case "overfitting":
+            return _regularised(diagnosis, knobs)
+        case "broken":
+            return Cure({}, "read the trial's log")
+        case _:
+            return NO_CURE
+
+
+def _is_spent(facts: Facts) -> bool:
+    return facts.rate_share(0.5 * max(facts.n_steps, 1)) < SPENT
+
+
+def _is_unstable(facts: Facts, knobs: Knobs) -> bool:
+    """Whether a high loss speaks of a rate too high: it has jumped, or the rates of better trials are much lower."""
+    if facts.explosion is not None and knobs.key("threshold") is None:
+        return True
+    s = facts.signals
+    jumped = s is not None and np.nanmax(facts.losses) > facts.start + 0.1 * facts.room + 4 * s.noise
+    return bool(jumped) or knobs.towards_good < 1 / LEAST
+
+
+def _calmer(facts: Facts, knobs: Knobs) -> Cure:
+    """A lower rate from the start, and clipping where there is none: at the norm that was usual before an explosion."""
+    lower = _other_rate(knobs, up=False)
+    if knobs.has_trainer and knobs.choices.get("clip") == "none":
+        usual = facts.usual_norm  # unknown if it exploded from the start: then as the config has it
+        clipping = {"clip": "norm"} | ({"clip.threshold": _round(usual)} if usual > 0 else {})
+        return Cure({**lower.values, **clipping}, f"{lower.advice}, and clip the gradients")
+    threshold, rate = knobs.key("threshold"), knobs.key("lr")
+    is_alone = threshold in knobs.searched and rate not in knobs.searched
+    if threshold is not None and is_alone and knobs.step_scale < 1:
+        value = knobs.number("threshold")
+        return Cure({threshold: _round(value / MOST)}, "clip the gradients at a lower threshold")
+    return lower
+
+
+def _other_rate(knobs: Knobs, *, up: bool) -> Cure:
+    """Another learning rate from the start: towards that of better trials, by 3 to 10 times."""
+    words = f"{'raise' if up else 'lower'} the learning rate and start again"
+    key, rate = knobs.key("lr"), knobs.number("lr")
+    if key is None or not rate > 0:
+        return Cure({}, words)
+    factor = knobs.towards_good if up else 1 / knobs.towards_good
+    if math.isnan(factor):
+        factor = LEAST if up else MOST
+    factor = min(max(factor, LEAST), MOST)
+    return Cure({key: _round(rate * factor if up else rate / factor)}, words)
+
+
+def _lower_late(facts: Facts, knobs: Knobs) -> Cure:
+    """The same rate early, a lower one late: decay to a hundredth by the end; where it does so, a lower rate."""
+    words = "lower the rate late in the run: a faster decay"
+    if knobs.has_trainer and knobs.choices.get("schedule") == "constant":
+        return Cure({"schedule": "cosine"}, words)
+    decay = _decay(facts, knobs, END_SHARE) if facts.rate_share(max(facts.n_steps, 1)) > 2 * END_SHARE else {}
+    if decay:
+        return Cure(decay, words)
+    key, rate = knobs.key("lr"), knobs.number("lr")
+    return Cure({key: _round(rate / LEAST)} if key is not None and rate > 0 else {}, "lower the learning rate")
+
+
+def _slower_decay(facts: Facts, knobs: Knobs) -> Cure:
+    """The rate is spent while the loss is high: decay to a tenth by the end, from a rate like that of better trials."""
+    words = "decay more slowly: the rate is spent too early"
+    decay = _decay(facts, knobs, SPENT)
+    if not decay:
+        return Cure(_other_rate(knobs, up=True).values, words)
+    if knobs.towards_good > LEAST:
+        return Cure({**decay, **_other_rate(knobs, up=True).values}, f"{words}, and raise it")
+    return Cure(decay, words)
+
+
+def _decay(facts: Facts, knobs: Knobs, end: float) -> dict[str, Any]:
+    """Decay steps by which an exponential ends at a share of its rate; empty if there is no such schedule.
+
+    If that is no real change, a third or three times the steps there were.
+    """
+    key, rate = knobs.key("decay_steps"), knobs.number("decay_rate")
+    key = key if key is not None else next((k for k in knobs.ties if k.endswith("decay_steps")), None)
+    if key is None or not 0 < rate < 1 or not facts.n_steps:
+        return {}
+    share = math.log(rate) / math.log(end)
+    if key in knobs.ties:
+        return {knobs.ties[key]: _round(share)}
+    steps, before = share * facts.n_steps, knobs.number("decay_steps")
+    if not math.isnan(before):
+        steps = min(steps, before / LEAST) if end == END_SHARE else max(steps, before * LEAST)
+    return {key: max(1, round(steps))}
+
+
+def _regularised(diagnosis: Diagnosis, knobs: Knobs) -> Cure:
+    """Dropout and weight decay where there are such settings, and else the end at the best validation."""
+    words = "regularise: dropout, weight decay, more data; or end when validation is best"
+    values: dict[str, Any] = {}
+    dropout, decay = knobs.key("dropout"), knobs.key("weight_decay")
+    if dropout is not None and knobs.number("dropout") < 0.5:
+        values[dropout] = _round(min(0.5, max(0.3, 2 * knobs.number("dropout"))))
+    elif decay is not None:
+        values[decay] = _round(max(0.01, MOST * knobs.number("weight_decay")))
+    elif "steps" in knobs.values and diagnosis.since > 0:
+        values["steps"] = int(diagnosis.since)
+    return Cure(values, words)
+
+
+def as_text(value: Any) -> str:
+    """A value as Hydra's grammar reads it; texts with anything but plain characters are quoted."""
+    from iolaus.sweeps.search.space import PLAIN_TEXT
+
+    if isinstance(value, str):
+        return value if PLAIN_TEXT.fullmatch(value) else "'" + value.replace("'", "\\'") + "'"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _round(value: float) -> float:
+    """Two digits: a cure is a guess, and looks like one."""
+    return float(f"{value:.2g}")
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _at(node: Any, *path: str) -> Any:
+    for name in path:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}
+
+
+def _tied_to(text: str) -> str | None:
+    """`${decay_share} run` is the parameter decay_share as a share of the run."""
+    name = text.removesuffix(" run")
+    if name != text and name.startswith("${") and name.endswith("}") and ":" not in name:
+        return name[2:-1]
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,202 @@
+"""What a sweep should try next: the cures of its ill trials, as settings for its queue or as commands to type."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.distributions import CategoricalDistribution, json_to_distribution
+
+from iolaus.analysis.data.sweep import Sweep, open_study, own_command
+from iolaus.analysis.diagnosis.fixes import as_text
+from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.sweeps.study.record import counts_as_run
+
+
+@dataclass(frozen=True, slots=True)
+class NextTrial:
+    """One thing to try. cures: the trials it cures, the most promising first. shape, overrides, advice: of that one.
+
+    params: the whole setting, in the sweep's own search space; empty if the cure lies outside, and `outside` says what
+    does. command: runs it by itself, "" if the sweep does not say by which command it was run.
+    """
+
+    cures: tuple[int, ...]
+    shape: str
+    overrides: tuple[str, ...]
+    advice: str
+    params: Mapping[str, Any]
+    outside: str
+    command: str
+
+
+def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
+    """The cures of a sweep's ill trials, each setting once, by promise; settings that have been run are left out.
+
+    diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`. Promise: a cure of a trial that came far (a low best loss) ranks before
+    one of a trial that never left the start. Nothing is drawn at random: what a cured setting needs besides, such as
+    the threshold of a clipping it did not have, is taken from the best trial that has it.
+    """
+    sign = sweep.sign
+    ill = diagnosis[diagnosis["cure"].map(len) > 0]
+    order = (sign * sweep.trials["best"].reindex(ill.index).astype(float)).sort_values(kind="stable").index
+    settings = _settings(sweep)
+    run = {_same(params) for params in settings.values()}
+    found: dict[Any, NextTrial] = {}
+    for number, row in zip(order, ill.loc[order].to_dict("records"), strict=True):
+        changes = dict(_parsed(text) for text in row["cure"])
+        params, outside = _in_space(sweep, {**settings[number], **changes}, changes)
+        key = _same(params) if not outside else _same({**settings[number], **changes})
+        if key in run:
+            continue
+        if key in found:
+            known = found[key]
+            found[key] = NextTrial((*known.cures, int(number)), *_rest(known))
+            continue
+        command = _command(sweep, {**settings[number], **changes})
+        found[key] = NextTrial(
+            (int(number),), row["shape"], row["cure"], row["advice"], {} if outside else params, outside, command
+        )
+    return list(found.values())
+
+
+def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
+    """For a table: columns change, of trial, because, advice, and where it can be run, if anything here can."""
+    table = pd.DataFrame(
+        {
+            "change": [" ".join(t.overrides) for t in trials],
+            "of trial": [", ".join(map(str, t.cures)) for t in trials],
+            "because": [shape_name(t.shape) for t in trials],
+            "advice": [t.advice for t in trials],
+            "where": [
+                "in the search space" if t.params else "by command, see below" if t.command else "" for t in trials
+            ],
+        }
+    )
+    return table if table["where"].any() else table.drop(columns="where")
+
+
+def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
+    """Put those that lie in the search space into the study's queue; returns the ones that were not queued before."""
+    study = open_study(folder)
+    queued = {_same(t.system_attrs.get("fixed_params", {})) for t in study.get_trials(deepcopy=False)}
+    new = [trial for trial in trials if trial.params and _same(trial.params) not in queued]
+    for trial in new:
+        study.enqueue_trial(dict(trial.params), user_attrs={"cure_of": trial.cures[0]})
+    return new
+
+
+def continuing(folder: Path, sweep: Sweep) -> str:
+    """The sweep's own command, reaching far enough to run what is queued; "" if it is not known."""
+    trials = open_study(folder).get_trials(deepcopy=False)
+    n_trials = sum("repeat_of" not in t.user_attrs and (counts_as_run(t) or t.state.name == "WAITING") for t in trials)
+    command = own_command(sweep.provenance)
+    if not command:
+        return ""
+    set_here = ("hydra.sweeper.n_trials", "hydra.sweep.dir")
+    kept = [part for part in command if part.partition("=")[0] not in set_here]
+    return shlex.join([*kept, f"hydra.sweep.dir={folder.absolute()}", f"hydra.sweeper.n_trials={n_trials}"])
+
+
+def _rest(trial: NextTrial) -> tuple[str, tuple[str, ...], str, Mapping[str, Any], str, str]:
+    return trial.shape, trial.overrides, trial.advice, trial.params, trial.outside, trial.command
+
+
+def _same(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What two equal settings share: numbers to four digits."""
+    return tuple(sorted((key, as_text(value)) for key, value in params.items()))
+
+
+def _settings(sweep: Sweep) -> dict[int, dict[str, Any]]:
+    """The parameters of each trial, without those that it has not."""
+    columns = sweep.trials.filter(like="params.")
+    keys = [str(column).removeprefix("params.") for column in columns]
+    rows = (zip(keys, row, strict=True) for row in columns.itertuples(index=False, name=None))
+    return {
+        int(number): {key: value for key, value in row if not pd.isna(value)}
+        for number, row in zip(sweep.trials.index, rows, strict=True)
+    }
+
+
+def _in_space(sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """(the whole changed setting with the space's own values, "") or (what there is of it, what lies outside)."""
+    setting: dict[str, Any] = {}
+    outside: list[str] = []
+    for key in [*sweep.space, *(key for key in changes if key not in sweep.space)]:
+        if key not in sweep.space:
+            outside.append(f"{key} is not searched")
+            continue
+        if not all(str(params.get(k)) in allowed for k, allowed in sweep.space[key].get("when", {}).items()):
+            continue
+        value = params[key] if key in params else _of_best(sweep, key)
+        if value is None:
+            continue  # nobody has it: the sampler's business
+        known, is_inside = _as_searched(sweep.space[key], value)
+        setting[key] = known
+        if not is_inside and key in changes:
+            outside.append(f"{key}={as_text(value)} is not in {_range(sweep.space[key])}")
+    return setting, "; ".join(outside)
+
+
+def _as_searched(signature: Mapping[str, Any], value: Any) -> tuple[Any, bool]:
+    """(a value as the distribution has it, whether it is in the distribution)."""
+    distribution = json_to_distribution(json.dumps({k: v for k, v in signature.items() if k != "when"}))
+    if isinstance(distribution, CategoricalDistribution):
+        choice = next((c for c in distribution.choices if c == value or str(c) == str(value)), None)
+        return (value, False) if choice is None else (choice, True)
+    try:
+        known = type(distribution.low)(value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return value, False
+    return known, bool(distribution.low <= known <= distribution.high)  # type: ignore[attr-defined]
+
+
+def _range(signature: Mapping[str, Any]) -> str:
+    known = signature["attributes"]
+    if "choices" in known:
+        return f"choice({', '.join(map(str, known['choices']))})"
+    return f"{known['low']:g} to {known['high']:g}"
+
+
+def _of_best(sweep: Sweep, key: str) -> Any:
+    """The value of a parameter in the best trial that has it."""
+    sign = sweep.sign
+    column = f"params.{key}"
+    if column not in sweep.trials:
+        return None
+    having = sweep.trials[sweep.trials[column].notna() & sweep.trials["final"].notna()]
+    return having[column].iloc[int((sign * having["final"]).argmin())] if len(having) else None
+
+
+def _command(sweep: Sweep, values: Mapping[str, Any]) -> str:
+    """One run of the app with these values: the sweep's command without what makes it a sweep."""
+    command = own_command(sweep.provenance)
+    if not command:
+        return ""
+    keys = {key.lstrip("+~") for key in values}
+    kept = [
+        part
+        for i, part in enumerate(command)
+        if part != "--multirun"
+        and not (part == "-m" and i > 2)  # the first is Python's
+        and not part.lstrip("+~").startswith(("hydra.", "hydra/"))
+        and part.lstrip("+~").partition("=")[0] not in keys
+    ]
+    return shlex.join([*kept, *(f"{key}={as_text(value)}" for key, value in values.items())])
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    """(key, value) of an override that `iolaus.analysis.diagnosis.fixes` wrote."""
+    import yaml
+
+    key, _, text = override.partition("=")
+    value = yaml.safe_load(text)
+    try:
+        return key, float(value) if isinstance(value, str) else value  # YAML reads 1e-05 as a text
+    except ValueError:
+        return key, value

@@ -1,0 +1,48 @@
+"""The audit of pruning: where trials that would have been ended came to lie among all that completed."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.figures.style import BLUE, GREY, LEGEND, VERMILION, logarithmic, say_nothing
+from iolaus.analysis.replay.holdout import Pruning
+
+
+def draw_audit(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
+    """All completed trials in order of their objective, those that the pruner would have ended standing out.
+
+    Left of the line it would have been wrong to end them. The objective's axis is logarithmic if values span more than
+    a factor of 20 above 0.
+    """
+    done = sweep.trials
+    done = done[(done["state"] == "complete") & np.isfinite(done["objective"].astype(float))] if len(done) else done
+    ax.set_xlabel("rank of the completed trial (1 is best)")
+    ax.set_ylabel("objective")
+    if done.empty:
+        say_nothing(ax, "no trial has completed")
+        return
+    objective = done["objective"].astype(float)
+    ordered = objective.sort_values(ascending=sweep.directions[0] != "maximize")
+    rank = np.arange(1, len(ordered) + 1)
+    audited = ordered.index.isin(pruning.audited.index)
+    ax.plot(rank[~audited], ordered[~audited], ".", color=GREY, label=f"left alone ({(~audited).sum()})")
+    wrong = ordered.index.isin(pruning.audited.index[pruning.audited["wrong"].astype(bool)])
+    right = audited & ~wrong
+    if right.any():
+        ax.plot(rank[right], ordered[right], "v", color=BLUE, label=f"rightly to be ended ({right.sum()})")
+    if wrong.any():
+        ax.plot(rank[wrong], ordered[wrong], "X", color=VERMILION, markersize=9, label=f"wrongly ({wrong.sum()})")
+    ax.axvline(pruning.good_rank + 0.5, color="black", linewidth=0.8, linestyle="--")
+    low, high = float(objective.min()), float(objective.max())
+    if low > 0 and high > 20 * low:
+        logarithmic(ax.yaxis)
+    ax.legend(**LEGEND)
+    n = len(pruning.audited)
+    title = "no trial was audited" if not n else (
+        f"ending was wrong in {pruning.n_wrong} of {n} "
+        f"({pruning.wrong_low:.0%} to {pruning.wrong_high:.0%} at 95 %)"
+    )  # fmt: skip
+    saved = f"; {pruning.saved_share:.0%} of the planned steps saved" if np.isfinite(pruning.saved_share) else ""
+    ax.set_title(title + saved, loc="left", fontsize="medium")

@@ -1,0 +1,138 @@
+"""The seeds that would settle a sweep's first place: `python -m analysis race DIR` queues and runs just those."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.trial import TrialState
+
+from iolaus.analysis.data.sweep import load, open_study, own_command
+from iolaus.analysis.diagnosis.next_trials import continuing
+from iolaus.analysis.ranking.rank import Ranking, rank
+from iolaus.sweeps.study.folder import SWEEP_FILE
+from iolaus.sweeps.study.record import counts_as_run
+
+# Seeds that are added at once at most: what they show may make the rest unnecessary.
+N_SEEDS_AT_ONCE = 4
+# Settings that race at once at most, best first.
+N_SETTINGS_AT_ONCE = 8
+# Where no setting was repeated, seeds of fewer settings than this say too little of the spread between seeds.
+N_SETTINGS_FIRST = 4
+# The sweep's own options that a race sets: only the queue is run, to its end, with the seeds as queued.
+_OVERRIDDEN = ("hydra.sweep.dir", "hydra.sweeper.n_trials", "hydra.sweeper.repeats", "hydra/sweeper/pruner")
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What is to be run. repeats: (leading trial, repeat number, seed) for each run. command, and the folder for it."""
+
+    repeats: tuple[tuple[int, int, int], ...]
+    command: tuple[str, ...]
+    working_dir: Path
+
+    def __str__(self) -> str:
+        return shlex.join(self.command)
+
+
+def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Race:
+    """The runs that would settle first place: more seeds for the settings that may have it; none if it is settled.
+
+    Those are the first tier, at most its best 8; where nothing was repeated, at least the best four settings.
+    n_seeds: for each; left out: as many as the ranking says, at most 4.
+    Raises ValueError if the sweep has no seed to change, searches it, or is of no command we know; also if other
+    settings are queued, which a race would run too, and without the sweep's pruner.
+    """
+    study = open_study(folder)
+    config = OmegaConf.create(study.user_attrs.get("config", ""))
+    key = str(OmegaConf.select(config, "hydra.sweeper.seed_key", default="seed"))
+    first_seed = OmegaConf.select(config, key)
+    trials = study.get_trials(deepcopy=False)
+    if any(key in trial.params for trial in trials):
+        raise ValueError(f"{key} is searched in {folder}, so its trials have no seed that could be repeated")
+    if not isinstance(first_seed, int):
+        raise ValueError(
+            f"race counts seeds from the config's {key}, which is {first_seed} in {folder}; "
+            "run the sweep with hydra.sweeper.seed_key=KEY naming a whole number of the app's"
+        )
+    own = own_command(study.user_attrs.get("provenance", []))
+    if not own:
+        raise ValueError(f"{folder} does not say by which command it was run, so it cannot be continued")
+    repeats: list[tuple[int, int, int]] = []
+    for leader in contenders(ranking):
+        last = max(t.user_attrs.get("repeat", 0) for t in _runs(trials, leader))
+        numbers = range(last + 1, last + 1 + (n_seeds or min(ranking.seeds_to_settle or 50, N_SEEDS_AT_ONCE)))
+        repeats += [(leader, number, first_seed + number) for number in numbers]
+    queued = [t.number for t in trials if t.state is TrialState.WAITING and "repeat_of" not in t.user_attrs]
+    if repeats and queued:
+        raise ValueError(
+            f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), which a race would run "
+            f"too, without the sweep's pruner. Run them first:\n  {continuing(folder, load(folder))}"
+        )
+    n_settings = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in trials)
+    kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
+    values = (str(folder.absolute()), str(n_settings), "1", "none")
+    command = (*kept, *(f"{name}={value}" for name, value in zip(_OVERRIDDEN, values, strict=True)))
+    cwd = OmegaConf.to_container(config, resolve=False)
+    return Race(tuple(repeats), command, Path(_recorded_cwd(cwd)))
+
+
+def run_race(folder: Path, race: Race, output: int | None = None) -> Ranking:
+    """Queue the runs of a race, continue the sweep until they are done, and rank it anew.
+
+    What the sweep says of itself stays as it was but for one more session, which is marked as a race: whoever goes on
+    with the sweep goes on with its own options. output: the file descriptor for what the sweep prints (standard
+    output). Raises subprocess.CalledProcessError if the sweep's command fails; what is queued then stays so, and runs
+    when the sweep is next continued.
+    """
+    study = open_study(folder)
+    trials = study.get_trials(deepcopy=False)
+    for leader, number, seed in race.repeats:
+        attributes = {"repeat_of": leader, "repeat": number, "seed": seed}
+        study.enqueue_trial(trials[leader].params, user_attrs=attributes)
+    with _description_kept(folder, study):
+        subprocess.run(race.command, cwd=race.working_dir, check=True, stdout=output)
+    return rank(load(folder))
+
+
+@contextlib.contextmanager
+def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
+    """Afterwards the sweep's description is that of before, with sessions that were added within marked as races."""
+    texts = {path: path.read_text() for path in (folder / SWEEP_FILE, folder / "multirun.yaml") if path.is_file()}
+    about, known = OmegaConf.load(folder / SWEEP_FILE), study.user_attrs
+    n_before = len(known.get("provenance", []))
+    try:
+        yield
+    finally:
+        sessions = open_study(folder).user_attrs.get("provenance", [])
+        sessions = [*sessions[:n_before], *({**session, "race": True} for session in sessions[n_before:])]
+        study.set_user_attr("provenance", sessions)
+        study.set_user_attr("config", known.get("config", ""))
+        for path, text in texts.items():
+            path.write_text(text)
+        OmegaConf.save(OmegaConf.merge(about, {"sessions": sessions}), folder / SWEEP_FILE)
+
+
+def contenders(ranking: Ranking) -> list[int]:
+    """The settings between which first place is open."""
+    ranked = [int(n) for n in ranking.table.loc[ranking.table["tier"].notna(), "setting"]]
+    n_first = len(ranking.first)
+    if len(ranked) < 2 or (n_first == 1 and ranking.noise_source == "seeds"):
+        return []
+    least = 2 if ranking.noise_source == "seeds" else N_SETTINGS_FIRST
+    return ranked[: min(max(n_first, least), N_SETTINGS_AT_ONCE)]
+
+
+def _runs(trials: list[optuna.trial.FrozenTrial], leader: int) -> list[optuna.trial.FrozenTrial]:
+    return [t for t in trials if t.user_attrs.get("repeat_of", t.number) == leader]
+
+
+def _recorded_cwd(config: Any) -> str:
+    return str(config.get("hydra", {}).get("runtime", {}).get("cwd", "."))

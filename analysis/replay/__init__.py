@@ -1,0 +1,1 @@
+"""Pruning rules tried on curves that are known to their end."""

@@ -1,0 +1,217 @@
+"""The pruners that `iolaus.analysis.replay.comparison` compares: Optuna's own classes, this project's rule, and two that Optuna lacks.
+
+Every rule but `none` also stops a trial whose loss is not finite, so that what is compared is the judgement of finite
+losses. Lengths that a rule needs are set as shares of the run, in steps.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+import optuna
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    PatientPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+    WilcoxonPruner,
+)
+from optuna.trial import TrialState
+
+from iolaus.sweeps.pruners.peers import Fate, Peers
+from iolaus.sweeps.pruners.stalled import Judge
+from iolaus.sweeps.signals import Array, trend
+from iolaus.sweeps.types import Plan
+
+
+class Move(Enum):
+    """What a rule wants of a trial after a report. A PAUSED trial may be resumed where it stands."""
+
+    GO = "go"
+    STOP = "stop"
+    PAUSE = "pause"
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What is known of a sweep before it starts: the steps and reports of a whole trial, and the seed of the replay."""
+
+    n_steps: int
+    n_reports: int
+    seed: int
+
+
+class Rule(Protocol):
+    """A pruner under replay. Trials are numbered from 0 as they start; losses are finite, smaller is better."""
+
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
+        """Judge a trial at its last report; steps and losses [n] are all it has reported."""
+
+    def end(self, trial: int, best: float, complete: bool) -> None:
+        """Take the end of a trial: complete, or stopped (by this rule, or diverged)."""
+
+    def resume(self) -> int | None:
+        """A paused trial to go on with, or None; asked whenever a worker is free."""
+
+
+class Nothing:
+    """Never stops anything: the rules `none` and `divergence`."""
+
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
+        """Go on."""
+        return Move.GO
+
+    def end(self, trial: int, best: float, complete: bool) -> None:
+        """Nothing to learn."""
+
+    def resume(self) -> int | None:
+        """Nothing is ever paused."""
+        return None
+
+
+class Stalled(Nothing):
+    """`iolaus.sweeps.pruners.StalledLoss` without Optuna around it; a test holds the two equal."""
+
+    def __init__(self, caution: float = 1.0) -> None:
+        self._judge, self._peers = Judge(caution), Peers()
+
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
+        """Stop on a verdict."""
+        now = trend(steps, losses)
+        self._peers.report(trial, now)
+        return Move.STOP if self._judge.verdict(self._peers, trial, steps, losses, now, plan) else Move.GO
+
+    def end(self, trial: int, best: float, complete: bool) -> None:  # noqa: ARG002
+        """Let peers know."""
+        self._peers.end(trial, Fate.COMPLETE if complete else Fate.STOPPED)
+
+
+class Optuna(Nothing):
+    """Any Optuna pruner, as it is, on a study in memory."""
+
+    def __init__(self, pruner: BasePruner, seed: int) -> None:
+        self._storage = optuna.storages.InMemoryStorage()
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # Hyperband hashes the study's name with the trial's number to choose a bracket.
+        self._study = optuna.create_study(storage=self._storage, study_name=f"replay-{seed}", pruner=pruner)
+        optuna.logging.set_verbosity(verbosity)
+        self._ids: dict[int, int] = {}
+
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
+        """Stop if the pruner prunes."""
+        trial_id = self._id(trial, plan)
+        self._storage.set_trial_intermediate_value(trial_id, int(steps[-1]), float(losses[-1]))
+        frozen = self._storage.get_trial(trial_id)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Wilcoxon remarks on every step that the best trial lacks
+            return Move.STOP if self._study.pruner.prune(self._study, frozen) else Move.GO
+
+    def end(self, trial: int, best: float, complete: bool) -> None:
+        """Tell the study."""
+        state = TrialState.COMPLETE if complete else TrialState.PRUNED
+        self._storage.set_trial_state_values(self._id(trial, Plan()), state, [best] if complete else None)
+
+    def _id(self, trial: int, plan: Plan) -> int:
+        # Trials are created up to this one, in order: a trial that diverges at once has reported nothing before.
+        while len(self._ids) <= trial:
+            self._ids[len(self._ids)] = self._storage.create_new_trial(self._study._study_id)
+            trial_id = self._ids[len(self._ids) - 1]
+        trial_id = self._ids[trial]
+        attributes = self._storage.get_trial(trial_id).user_attrs
+        if plan.n_steps is not None and Plan.N_STEPS_ATTR not in attributes:
+            self._storage.set_trial_user_attr(trial_id, Plan.N_STEPS_ATTR, plan.n_steps)
+            self._storage.set_trial_user_attr(trial_id, Plan.LR_ATTR, plan.lr)
+        return trial_id
+
+
+class Plateau(Nothing):
+    """Ray Tune's TrialPlateauStopper at its defaults: stop when the last 4 values have a standard deviation of 0.01.
+
+    Source: ray.tune.stopper.TrialPlateauStopper (std 0.01, num_results 4, grace_period 4), Ray 2.x.
+    """
+
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
+        """Stop on four values that hardly differ."""
+        with np.errstate(over="ignore"):  # a spread too large to be squared is no plateau
+            return Move.STOP if len(losses) >= 4 and float(np.std(losses[-4:])) < 0.01 else Move.GO
+
+
+class AshaPromote:
+    """Asynchronous successive halving as published: trials pause at rungs, the best 1/eta of a rung are resumed.
+
+    Rungs at n_steps / eta^k, k = 4..1. Source: Li et al., arXiv 1810.05934, algorithm 2.
+    """
+
+    def __init__(self, n_steps: int, eta: int = 2) -> None:
+        self._eta = eta
+        self._rungs = sorted({max(1, n_steps // eta**k) for k in (4, 3, 2, 1)})
+        self._shown: list[dict[int, float]] = [{} for _ in self._rungs]
+        self._promoted: list[set[int]] = [set() for _ in self._rungs]
+        self._at: dict[int, int] = {}
+
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
+        """Pause at the next rung."""
+        rung = self._at.get(trial, 0)
+        if rung == len(self._rungs) or steps[-1] + 1 < self._rungs[rung]:
+            return Move.GO
+        self._shown[rung][trial] = float(losses[-1])
+        self._at[trial] = rung + 1
+        return Move.PAUSE
+
+    def end(self, trial: int, best: float, complete: bool) -> None:
+        """An ended trial is paused nowhere."""
+
+    def resume(self) -> int | None:
+        """The best trial of the highest rung that is in its top 1/eta and has not been promoted."""
+        for shown, promoted in zip(reversed(self._shown), reversed(self._promoted), strict=True):
+            top = sorted(shown, key=shown.__getitem__)[: len(shown) // self._eta]
+            for trial in top:
+                if trial not in promoted:
+                    promoted.add(trial)
+                    return trial
+        return None
+
+
+def _patient(race: Race) -> BasePruner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PatientPruner(None, patience=math.ceil(0.2 * race.n_reports))
+
+
+def _wilcoxon(_: Race) -> BasePruner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return WilcoxonPruner()
+
+
+def _optuna(make: Callable[[Race], BasePruner]) -> Callable[[Race], Rule]:
+    return lambda race: Optuna(make(race), race.seed)
+
+
+RULES: Mapping[str, Callable[[Race], Rule]] = MappingProxyType(
+    {
+        "none": lambda _: Nothing(),
+        "divergence": lambda _: Nothing(),
+        "stalled": lambda _: Stalled(),
+        "stalled-cautious": lambda _: Stalled(caution=2.0),
+        "median": _optuna(lambda _: MedianPruner()),
+        "median-warmup": _optuna(lambda race: MedianPruner(n_warmup_steps=race.n_steps // 10)),
+        "percentile": _optuna(lambda race: PercentilePruner(25.0, n_warmup_steps=race.n_steps // 10)),
+        "hyperband": _optuna(lambda race: HyperbandPruner(max(1, race.n_steps // 100), race.n_steps, 3)),
+        "asha": _optuna(lambda race: SuccessiveHalvingPruner(max(1, race.n_steps // 100), 3)),
+        "asha-promote": lambda race: AshaPromote(race.n_steps),
+        "patient": _optuna(_patient),
+        "wilcoxon": _optuna(_wilcoxon),
+        "plateau": lambda _: Plateau(),
+    }
+)

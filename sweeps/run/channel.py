@@ -1,0 +1,114 @@
+"""The worker's end of its pipe to the driver."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
+
+from iolaus.sweeps.reporting import Reporter
+from iolaus.sweeps.run.messages import (
+    Assignment,
+    Finished,
+    FromWorker,
+    Offered,
+    Ready,
+    Reported,
+    Said,
+    Stopped,
+    WorkerSpec,
+)
+from iolaus.sweeps.types import Outcome, Verdict
+
+# How long a report may wait in the worker for company. Short enough to watch live, long enough to send in batches.
+BATCH_S = 0.1
+
+
+class Line:
+    """The worker's end of its pipe: one thread talks to the driver while the main thread trains."""
+
+    def __init__(self, pipe: Connection, watched: str, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self._pipe = pipe
+        self._watched = watched
+        self._assignments: SimpleQueue[Assignment] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._reporters: dict[int, Reporter] = {}
+        self._stopped: dict[int, Verdict] = {}  # trials that wait to be taken
+        threading.Thread(target=self._talk, name="sweeps-line", daemon=True).start()
+
+    def open(self, n_lanes: int = 1) -> None:
+        """Say that this worker is up, with room for so many trials; again whenever that changes."""
+        self.send(Ready(n_lanes))
+
+    def take(self, wait_s: float | None = None) -> tuple[Assignment, Reporter] | None:
+        """The next trial to run, with its line to the driver; None if none comes in time (None: wait for ever)."""
+        try:
+            assignment = self._assignments.get(timeout=wait_s) if wait_s != 0 else self._assignments.get_nowait()
+        except Empty:
+            return None
+        reporter = Reporter(self._watched, time.monotonic, self.flush)
+        with self._lock:
+            self._reporters[assignment.trial] = reporter
+            if (verdict := self._stopped.pop(assignment.trial, None)) is not None:
+                reporter.stop(verdict)
+        return assignment, reporter
+
+    def finish(self, trial: int, outcome: Outcome) -> None:
+        """A trial is over."""
+        with self._lock:
+            reporter = self._reporters.pop(trial)
+        self._pass_on(trial, reporter)
+        self.send(Finished(trial, outcome))
+
+    def say(self, text: str) -> None:
+        """Tell the user something."""
+        self.send(Said(text))
+
+    def flush(self) -> None:
+        """Send what has been reported now, and not when BATCH_S is over."""
+        with self._lock:
+            for trial, reporter in self._reporters.items():
+                self._pass_on(trial, reporter)
+
+    def _talk(self) -> None:
+        try:
+            while True:
+                if self._pipe.poll(BATCH_S):
+                    message = self._pipe.recv()
+                    if isinstance(message, Assignment):
+                        self._assignments.put(message)
+                    else:
+                        self._deliver(message)
+                self.flush()
+        except (EOFError, OSError):
+            # The driver has let go of this worker, or is dead: nobody is left to train for.
+            os._exit(0)
+
+    def _deliver(self, message: Stopped | Offered) -> None:
+        with self._lock:
+            reporter = self._reporters.get(message.trial)
+            if reporter is None and isinstance(message, Stopped):
+                self._stopped[message.trial] = message.verdict  # it has not begun, or was over before this came
+        if reporter is None:
+            return
+        if isinstance(message, Stopped):
+            reporter.stop(message.verdict)
+        else:
+            reporter.offer(message.remedy)
+
+    def _pass_on(self, trial: int, reporter: Reporter) -> None:
+        batch = reporter.take()
+        if batch is not None:
+            self.send(Reported(trial, batch))
+
+    def send(self, message: FromWorker) -> None:
+        """Send a message, from any thread."""
+        # Connection.send is not safe from two threads; the pipe itself keeps the order.
+        data = pickle.dumps(message)
+        with self._send_lock:
+            self._pipe.send_bytes(data)

@@ -1,0 +1,170 @@
+"""DOC"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from iolaus.sweeps.errors import SweepFailedError
+from iolaus.sweeps.run.messages import FromWorker, WorkerSpec
+from iolaus.sweeps.run.worker import Server, _worker_main
+
+# Read from one worker before the others get their turn: one that never stops talking starves nobody.
+MOST_MESSAGES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The driver's end of a worker: its pipe, and a descriptor that becomes readable when the process ends."""
+
+    slot: int
+    pid: int
+    pipe: Connection
+    pid_fd: int | None
+
+    def close(self) -> None:
+        """Let go of the worker; an idle one ends itself."""
+        self.pipe.close()
+        if self.pid_fd is not None:
+            os.close(self.pid_fd)
+
+
+class Nursery:
+    """Forks workers on request. Make it before any thread is started; use it as a context manager."""
+
+    def __init__(self, serve: Server, watched: str) -> None:
+        _refuse_unforkable()
+        self._socket, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._pid = _fork()
+        if self._pid == 0:
+            self._socket.close()
+            _nursery_main(child, serve, watched)
+        child.close()
+
+    def spawn(self, spec: WorkerSpec) -> Worker:
+        """Start a worker. It sends Ready when it is up."""
+        pid, fds = self._request(("spawn", spec))
+        return Worker(spec.slot, pid, Connection(fds[0]), _open_pid_fd(pid))
+
+    def cause_of_death(self, worker: Worker) -> str:
+        """How a worker that is gone came to its end, in words."""
+        status, _ = self._request(("reap", worker.pid))
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            hint = " (often the system running out of memory)" if number == signal.SIGKILL else ""
+            return f"its worker process {worker.pid} was killed by {signal.Signals(number).name}{hint}"
+        return f"its worker process {worker.pid} exited with status {os.waitstatus_to_exitcode(status)}"
+
+    def kill(self, worker: Worker) -> None:
+        """End a worker now, in the middle of whatever it does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()  # the nursery ends its workers, then itself
+        os.waitpid(self._pid, 0)
+
+    def _request(self, message: tuple[str, Any]) -> tuple[int, list[int]]:
+        try:
+            self._socket.sendall(pickle.dumps(message))
+            data, fds, _, _ = socket.recv_fds(self._socket, 4096, 1)
+        except OSError as error:
+            raise SweepFailedError(
+                f"the process that starts workers is gone ({error}); run the same command"
+            ) from error
+        if not data:
+            raise SweepFailedError("the process that starts workers is gone; run the same command again to continue")
+        return int(data), fds
+
+
+def _refuse_unforkable() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise SweepFailedError(
+            "CUDA is already in use in this process, and a forked worker cannot use it again: move what touches the "
+            "GPU (a tensor on cuda, torch.cuda.* calls) from module level into the task function"
+        )
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads of numpy's BLAS, which set themselves up again after a fork.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _open_pid_fd(pid: int) -> int | None:
+    # Linux only. Without it a death is noticed when the pipe closes, which a surviving grandchild can delay.
+    with contextlib.suppress(AttributeError, OSError):
+        return os.pidfd_open(pid)
+    return None
+
+
+def _nursery_main(requests: socket.socket, serve: Server, watched: str) -> None:
+    """Serve spawn and reap requests until the driver is gone, then end all workers. Never returns."""
+    os.setsid()  # Ctrl-C in the terminal reaches the driver alone, which decides what becomes of the workers
+    gc.freeze()  # what is loaded by now lives as long as a worker; to look through torch for garbage takes it 0.4 s
+    children: set[int] = set()
+    try:
+        while data := requests.recv(65536):
+            kind, payload = pickle.loads(data)
+            if kind == "spawn":
+                ours, theirs = socket.socketpair()
+                pid = _fork()
+                if pid == 0:
+                    requests.close()
+                    ours.close()
+                    _worker_main(Connection(theirs.detach()), payload, serve, watched)
+                children.add(pid)
+                theirs.close()
+                socket.send_fds(requests, [str(pid).encode()], [ours.fileno()])
+                ours.close()
+            else:
+                _, status = os.waitpid(payload, 0)
+                children.discard(payload)
+                requests.sendall(str(status).encode())
+    except OSError:
+        pass  # the driver is gone
+    finally:
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        os._exit(0)
+
+
+def wait(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
+    """The workers that have something to say or have ended, after at most `timeout_s`."""
+    owners = {w.pipe.fileno(): w for w in workers} | {w.pid_fd: w for w in workers if w.pid_fd is not None}
+    poll = select.poll()
+    for fd in owners:
+        poll.register(fd, select.POLLIN)
+    ready = {owners[fd].slot: owners[fd] for fd, _ in poll.poll(timeout_s * 1000)}
+    return list(ready.values())
+
+
+def drain(worker: Worker) -> tuple[list[FromWorker], bool]:
+    """What a worker has sent, and whether it has ended (judged before the pipe is read, so nothing is missed)."""
+    ended = worker.pid_fd is not None and bool(select.select([worker.pid_fd], [], [], 0)[0])
+    messages: list[FromWorker] = []
+    try:
+        while (ended or len(messages) < MOST_MESSAGES) and worker.pipe.poll():
+            messages.append(worker.pipe.recv())
+    except (EOFError, OSError):
+        ended = True
+    return messages, ended

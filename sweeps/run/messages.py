@@ -1,0 +1,82 @@
+"""What driver and workers say to each other: frozen, sent through one pipe per worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iolaus.sweeps.reporting import Batch
+from iolaus.sweeps.types import Outcome, Remedy, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A trial to run: its number, and the command-line overrides that make its config."""
+
+    trial: int
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Worker to driver: up, with room for so many trials at a time; said again when that changes."""
+
+    n_lanes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Worker to driver: what a trial has reported since the last time."""
+
+    trial: int
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Worker to driver: a trial is over; every report of it has been sent before."""
+
+    trial: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Worker to driver: a line for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Worker to driver: the lane-steps it has made so far, and for how many of them there was a trial."""
+
+    n_full: int
+    n_all: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Driver to worker: end this trial at its next report."""
+
+    trial: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Driver to worker: have this trial try a remedy instead of ending."""
+
+    trial: int
+    remedy: Remedy
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What a worker is given at birth: its slot, environment variables to set, and threads it may use."""
+
+    slot: int
+    environment: tuple[tuple[str, str], ...] = ()
+    n_threads: int | None = None
+
+
+FromWorker = Ready | Reported | Finished | Said | Filled

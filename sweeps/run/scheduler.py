@@ -1,0 +1,285 @@
+"""Which trial runs where: events in, actions out.
+
+No clock, no I/O, no randomness: what the scheduler does is decided by the events it is given, so every failure can be
+replayed in a test. The driver turns what happens in the world into events and carries out the actions, in order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from iolaus.sweeps.types import Ending, Outcome, Verdict
+
+# A rate means little over a handful of trials: the failure limit is judged over at least this many.
+N_TRIALS_TO_JUDGE_FAILURES = 10
+# A worker that dies this often in a row without having run a trial will not come up at the next try either.
+N_STARTS_BEFORE_GIVING_UP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """The worker in `slot` is up, with room for `n_lanes` trials at a time; said again when the room changes."""
+
+    slot: int
+    n_lanes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """The study has given `slot` a trial to run."""
+
+    slot: int
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """The study has no setting left for `slot`, and will have none."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A rule has decided that `trial` should end now."""
+
+    trial: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """`trial` has come to an end in its worker, which has room again."""
+
+    trial: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The worker in `slot` is gone; `cause` says how."""
+
+    slot: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The user wants to stop: the first time gently, the second time now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """Something the sweep cannot go on without is broken: stop gently, and say `reason`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a worker in `slot`."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the study for a trial for `slot`; answer with Proposed or Exhausted."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Have the worker in `slot` run `trial`."""
+
+    slot: int
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Have the worker in `slot` end `trial` at its next report."""
+
+    slot: int
+    trial: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Record the outcome of `trial`. Given exactly once for every trial that was proposed."""
+
+    trial: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Let the worker in `slot` go: it runs nothing and will not be needed again."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End the worker in `slot` now."""
+
+    slot: int
+
+
+Event = Freed | Proposed | Exhausted | Judged | Ended | Died | Interrupted | Halted
+Action = Spawn | Ask | Start | Stop | Tell | Release | Kill
+
+
+@dataclass
+class Scheduler:
+    """Keeps `n_slots` workers full until `n_to_run` trials have been run, with no barrier between them.
+
+    A worker that dies takes a trial of its own with it, which has failed. Trials that shared it are cut off, to be run
+    again: one of them was the cause at most. If the slot's next worker dies too before any of its trials has ended,
+    they have failed.
+    n_to_run: trials to propose in this session, >= 0.
+    max_failure_rate: share of failed trials, in [0, 1], above which no new trial is started. Judged over the trials
+        that have ended, or over the first 10 (all, if there are fewer) while there are not so many.
+    """
+
+    n_slots: int
+    n_to_run: int
+    max_failure_rate: float = 1.0
+
+    draining: bool = field(default=False, init=False)
+    failure: str | None = field(default=None, init=False)
+    _n_asked: int = field(default=0, init=False)
+    _n_ended: int = field(default=0, init=False)
+    _n_failed: int = field(default=0, init=False)
+    _n_interrupts: int = field(default=0, init=False)
+    _slots: set[int] = field(default_factory=set, init=False)  # alive, or being started
+    _asking: Counter[int] = field(default_factory=Counter, init=False)  # trials asked for, by slot
+    _n_lanes: dict[int, int] = field(default_factory=dict, init=False)  # room of the workers that are up
+    _running: dict[int, int] = field(default_factory=dict, init=False)  # trial -> slot
+    _stopping: set[int] = field(default_factory=set, init=False)
+    _fruitless_starts: dict[int, int] = field(default_factory=dict, init=False)
+    _cut_off: set[int] = field(default_factory=set, init=False)  # slots whose last worker took several trials with it
+
+    def start(self) -> list[Action]:
+        """The actions that begin the sweep."""
+        slots = range(min(self.n_slots, self.n_to_run))
+        self._slots.update(slots)
+        return [Spawn(slot) for slot in slots]
+
+    @property
+    def done(self) -> bool:
+        """Whether every worker has been let go and nothing is asked, which is when every trial has been told."""
+        return not self._slots and not self._asking.total()
+
+    @property
+    def running(self) -> dict[int, int]:
+        """The trials under way, each with its slot."""
+        return dict(self._running)
+
+    def handle(self, event: Event) -> list[Action]:
+        """What to do about `event`. An event about a trial or slot that is already over asks for nothing."""
+        match event:
+            case Freed(slot, n_lanes) if slot in self._slots:
+                self._n_lanes[slot] = n_lanes
+                return self._refill(slot)
+            case Proposed(slot, trial):
+                return self._proposed(slot, trial)
+            case Exhausted(slot) if self._asking[slot]:
+                self._asking[slot] -= 1
+                self.n_to_run = self._n_asked = self._n_asked - 1
+                return self._release(slot)
+            case Judged(trial, verdict) if trial in self._running and trial not in self._stopping:
+                self._stopping.add(trial)
+                return [Stop(self._running[trial], trial, verdict)]
+            case Ended(trial, outcome) if trial in self._running:
+                slot = self._running[trial]
+                self._fruitless_starts.pop(slot, None)
+                self._cut_off.discard(slot)
+                return [*self._tell(trial, outcome), *self._refill(slot)]
+            case Died(slot, cause) if slot in self._slots:
+                return self._died(slot, cause)
+            case Interrupted():
+                return self._interrupted()
+            case Halted(reason):
+                self.draining, self.failure = True, self.failure or reason
+        return []
+
+    def _refill(self, slot: int) -> list[Action]:
+        left = 0 if self.draining else self.n_to_run - self._n_asked
+        n = min(self._n_lanes.get(slot, 0) - self._load(slot), left)
+        if n <= 0:
+            return self._release(slot)
+        self._n_asked += n
+        self._asking[slot] += n
+        return [Ask(slot)] * n
+
+    def _load(self, slot: int) -> int:
+        """Trials that a worker has, or is about to get."""
+        return self._asking[slot] + sum(where == slot for where in self._running.values())
+
+    def _proposed(self, slot: int, trial: int) -> list[Action]:
+        self._asking[slot] -= 1
+        self._running[trial] = slot
+        if not self.draining:
+            return [Start(slot, trial)]
+        interrupted = Outcome(Ending.INTERRUPTED, reason="the sweep was stopped before it began")
+        return [*self._tell(trial, interrupted), *self._release(slot)]
+
+    def _release(self, slot: int) -> list[Action]:
+        # A slot may be gone: its worker died, or was killed, while the study was being asked. One not yet up waits.
+        if slot not in self._slots or self._load(slot) or slot not in self._n_lanes:
+            return []
+        self._slots.discard(slot)
+        return [Release(slot)]
+
+    def _tell(self, trial: int, outcome: Outcome) -> list[Action]:
+        del self._running[trial]
+        self._stopping.discard(trial)
+        if outcome.ending is not Ending.INTERRUPTED:
+            self._n_ended += 1
+            self._n_failed += outcome.ending is Ending.FAILED
+            n_judged = max(self._n_ended, min(self.n_to_run, N_TRIALS_TO_JUDGE_FAILURES))
+            if self._n_failed / n_judged > self.max_failure_rate and self.failure is None:
+                self.draining = True
+                self.failure = (
+                    f"{self._n_failed} of {self._n_ended} trials failed, more than max_failure_rate="
+                    f"{self.max_failure_rate:g} allows; the last one, trial {trial}: {outcome.reason}"
+                )
+        return [Tell(trial, outcome)]
+
+    def _died(self, slot: int, cause: str) -> list[Action]:
+        self._n_lanes.pop(slot, None)
+        trials = [trial for trial, where in self._running.items() if where == slot]
+        are_cut_off = len(trials) > 1 and slot not in self._cut_off
+        ending = Ending.INTERRUPTED if are_cut_off else Ending.FAILED
+        actions = [a for trial in trials for a in self._tell(trial, Outcome(ending, reason=cause))]
+        if are_cut_off:
+            self._cut_off.add(slot)
+            self._n_asked -= len(trials)
+        if trials:
+            self._fruitless_starts.pop(slot, None)
+        else:
+            self._fruitless_starts[slot] = self._fruitless_starts.get(slot, 0) + 1
+            if self._fruitless_starts[slot] >= N_STARTS_BEFORE_GIVING_UP:
+                self.draining = True
+                self.failure = self.failure or f"the worker of slot {slot} does not stay up: {cause}"
+        wanted = self._asking[slot] or self._n_asked < self.n_to_run
+        if self.draining or not wanted:
+            self._slots.discard(slot)
+            return actions
+        return [*actions, Spawn(slot)]
+
+    def _interrupted(self) -> list[Action]:
+        self._n_interrupts += 1
+        self.draining = True
+        if self._n_interrupts == 1:
+            return []
+        actions: list[Action] = [Kill(slot) for slot in sorted(self._slots)]
+        self._slots.clear()
+        self._n_lanes.clear()
+        for trial in sorted(self._running):
+            actions += self._tell(trial, Outcome(Ending.INTERRUPTED, reason="the sweep was stopped while it ran"))
+        return actions

@@ -1,0 +1,80 @@
+"""A worker process: set up once, then it serves trials until the driver lets it go."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import random
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from iolaus.sweeps.reporting import Reporter, reporting_to
+from iolaus.sweeps.run.channel import Line
+from iolaus.sweeps.run.messages import Assignment, WorkerSpec
+from iolaus.sweeps.types import Outcome
+
+# What a worker does for as long as it lives: takes assignments from its line and finishes each. It need not return.
+Server = Callable[["Line"], None]
+
+
+def _worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str) -> None:
+    """Serve until the driver closes the pipe. Never returns."""
+    status = 1
+    try:
+        with open(os.devnull) as nothing:  # noqa: PTH123 (a descriptor, not a file to read)
+            os.dup2(nothing.fileno(), 0)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what was printed before a sudden death is what one wants to read
+                stream.reconfigure(line_buffering=True)
+        os.environ.update(dict(spec.environment))
+        limits = _limit_threads(spec.n_threads)  # kept: the limit ends with the object
+        _reseed()
+        serve(Line(pipe, watched, spec))
+        del limits
+        status = 0
+    except BaseException:
+        logging.getLogger(__name__).exception("worker %d broke down", spec.slot)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def one_at_a_time(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
+    """A server that runs one trial after the other. run: reports through `iolaus.report` and must not raise."""
+
+    def serve(line: Line) -> None:
+        line.open()
+        while (taken := line.take()) is not None:
+            assignment, reporter = taken
+            with reporting_to(reporter):
+                outcome = run(assignment, reporter)
+            line.finish(assignment.trial, outcome)
+
+    return serve
+
+
+def _limit_threads(n_threads: int | None) -> object:
+    """Keep this process to `n_threads` in every library loaded now or later; a user's own setting wins."""
+    if n_threads is None:
+        return None
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+        os.environ.setdefault(variable, str(n_threads))
+    own = os.environ["OMP_NUM_THREADS"].partition(",")[0]  # "4,2" is four, and two within each
+    n_threads = int(own) if own.isdecimal() and int(own) else n_threads
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(n_threads)
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(n_threads)
+
+
+def _reseed() -> None:
+    """Draw fresh random states: a fork copies them, and unseeded trials must not be copies of each other."""
+    random.seed()
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed()
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.seed()

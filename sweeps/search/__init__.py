@@ -1,0 +1,1 @@
+"""The search space: Hydra's overrides in, Optuna's distributions and configs out."""

@@ -1,0 +1,66 @@
+"""The config of a trial from its overrides: a branch of config groups is composed once, then copied."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Sequence
+from typing import Any, cast
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+
+class Composer:
+    """Makes the config of a trial from its overrides, composing each branch of config groups once."""
+
+    def __init__(self, loader: Any, master: DictConfig) -> None:
+        self._loader = loader
+        self._master = master
+        self._of_hydra = cast(list[str], OmegaConf.to_container(master.hydra.overrides.hydra))
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._branches: dict[tuple[str, ...], bytes | DictConfig] = {}
+        self._groups: dict[str, bool] = {}
+
+    def parse(self, lines: list[str]) -> list[Override]:
+        """Hydra's own override parser."""
+        return self._parser.parse_overrides(lines)
+
+    def is_group(self, key: str) -> bool:
+        """Whether `key` names a config group of this app."""
+        if key not in self._groups:  # Hydra looks through its whole search path each time
+            self._groups[key] = bool(self._loader.get_group_options(key))
+        return self._groups[key]
+
+    def compose(self, lines: Sequence[str]) -> DictConfig:
+        """The whole config, `hydra` node included, as Hydra would compose it from these overrides.
+
+        Raises Hydra's ConfigCompositionException for a key or value the config does not take.
+        """
+        overrides = self.parse(list(lines))
+        shape = [o for o in overrides if o.package is not None or self.is_group(o.key_or_group)]
+        values = [o for o in overrides if o not in shape]
+        config = self._branch(tuple(o.input_line or "" for o in shape))
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        of_hydra = [o.input_line for o in overrides if o.is_hydra_override()]
+        of_task = [o for o in overrides if not o.is_hydra_override()]
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.overrides.hydra = [*self._of_hydra, *of_hydra]
+            config.hydra.overrides.task = [o.input_line for o in of_task]
+            rule = config.hydra.job.config.override_dirname
+            config.hydra.job.override_dirname = get_overrides_dirname(
+                of_task, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
+            )
+        return config
+
+    def _branch(self, shape: tuple[str, ...]) -> DictConfig:
+        if shape not in self._branches:
+            config = self._loader.load_sweep_config(self._master, list(shape))
+            try:
+                self._branches[shape] = pickle.dumps(config)
+            except Exception:  # a config may hold objects that cannot be pickled; they can still be copied
+                self._branches[shape] = config
+        kept = self._branches[shape]
+        return pickle.loads(kept) if isinstance(kept, bytes) else copy.deepcopy(kept)

@@ -1,0 +1,1 @@
+"""The Optuna study of a sweep: what is proposed, what is recorded, and how it is stored."""

@@ -1,0 +1,64 @@
+"""The database behind a study, opened so that several processes can share it."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage
+
+from iolaus.sweeps.errors import StorageError
+
+
+def open_backend(url: str, *, only_reads: bool = False) -> BaseStorage:
+    """Connect to a database; SQLite so that readers do not block the writer and one queued trial goes to one asker.
+
+    only_reads: for looking at a study: waits for no writer, and lets none wait. Raises StorageError if it cannot be
+    reached.
+    """
+    if in_memory(url):
+        return optuna.storages.InMemoryStorage()  # SQLite's own would be another database in each thread
+    try:
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
+        if url.startswith("sqlite") and not only_reads:
+            _use_wal(storage.engine)
+    except Exception as error:
+        raise StorageError(f"cannot open the storage {url}: {_first_line(error)}; {_hint(error)}") from error
+    return optuna.storages.get_storage(storage)
+
+
+def in_memory(url: str) -> bool:
+    """Whether a study in this storage is gone when the sweep ends."""
+    return url in ("sqlite://", "sqlite:///:memory:")
+
+
+def _hint(error: Exception) -> str:
+    missing = isinstance(error, ImportError) or isinstance(error.__cause__, ImportError)
+    return "install the database's driver, or check hydra.sweeper.storage" if missing else "check hydra.sweeper.storage"
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+
+
+def _use_wal(engine: sqlalchemy.Engine) -> None:
+    # BEGIN IMMEDIATE takes the write lock before reading: the `FOR UPDATE` that Optuna relies on is ignored by SQLite
+    # (optuna #4621). With the write-ahead log, "normal" loses nothing when a process dies, only on power failure.
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def _begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections made before the listeners
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__

@@ -1,0 +1,78 @@
+"""The study of a sweep: found or made, and refused if it searches something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.search.space import Space, signature
+from iolaus.sweeps.study.live_storage import LiveStorage
+
+
+class _Study(optuna.Study):
+    """A study that notes when its sampler has nothing left, which Optuna reports only inside `optimize`."""
+
+    exhausted = False
+
+    def stop(self) -> None:
+        """Called by samplers of finite spaces after their last trial."""
+        self.exhausted = True
+
+
+def open_study(
+    storage: LiveStorage,
+    name: str | None,
+    directions: Sequence[str],
+    sampler: optuna.samplers.BaseSampler | None,
+    pruner: optuna.pruners.BasePruner,
+    space: Space,
+) -> optuna.Study:
+    """The study of this name, made if it is not there. Nothing is written to one that is.
+
+    Raises BadInputError if it exists with other directions or another search space.
+    """
+    names = {s.study_name: s for s in storage.get_all_studies()}
+    if name is None or name not in names:
+        created = optuna.create_study(storage=storage, study_name=name, directions=list(directions))  # type: ignore[arg-type]
+        created.set_user_attr("search_space", space.signature())
+        name = created.study_name
+    else:
+        _refuse_other_study(storage, names[name], directions, space)
+    return _Study(name, storage, sampler=sampler, pruner=pruner)
+
+
+def _refuse_other_study(storage: LiveStorage, known: Any, directions: Sequence[str], space: Space) -> None:
+    was = [d.name.lower() for d in storage.get_study_directions(known._study_id)]
+    if was != list(directions):
+        raise BadInputError(
+            f"study {known.study_name!r} exists with direction={_shown(was)}, asked for {_shown(directions)}; "
+            "choose another hydra.sweeper.study_name, or the direction it has"
+        )
+    asked, kept = space.signature(), known.user_attrs.get("search_space")
+    if kept is None:  # made by another tool: its last trial shows what it searches
+        trials = storage.get_all_trials(known._study_id, deepcopy=False)
+        kept = signature(trials[-1].distributions) if trials else asked
+    different = sorted(key for key in asked.keys() | kept.keys() if asked.get(key) != kept.get(key))
+    if different:
+        raise BadInputError(
+            f"study {known.study_name!r} searches another space: "
+            + "; ".join(f"{key} was {_dimension(kept.get(key))}, now {_dimension(asked.get(key))}" for key in different)
+            + "; choose another hydra.sweeper.study_name, or ask for the space it has"
+        )
+
+
+def _shown(directions: Sequence[str]) -> str:
+    return directions[0] if len(directions) == 1 else f"[{', '.join(directions)}]"
+
+
+def _dimension(kept: Mapping[str, Any] | None) -> str:
+    if kept is None:
+        return "not searched"
+    values = kept["attributes"]
+    if "choices" in values:
+        return f"choice({', '.join(map(str, values['choices']))})"
+    log = "log " if values.get("log") else ""
+    return f"{log}{kept['name'].removesuffix('Distribution').lower()} {values['low']} to {values['high']}"

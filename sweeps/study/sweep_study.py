@@ -1,0 +1,331 @@
+"""The Optuna study of a sweep: which trials there are, what is proposed next, what is recorded of each.
+
+What this package keeps in Optuna's user attributes of a trial:
+  driver       who runs it, host and process, where several drivers may share the study
+  n_steps, lr_plan   the trial's own plan (`iolaus.sweeps.types.Plan`)
+  why          how it ended, in a sentence
+  steps        the last step it reported
+  run          folder, slot, session, seconds, and the best and final watched value
+  log          where to read on, if it failed
+  findings     what an audit found in its config, in sentences
+  seed, repeat, repeat_of   of repeats: the seed, which repeat it is (0 leads), and the leading trial's number
+  duplicate_of the trial whose setting and result this one shares, without having been run
+  again_for    the interrupted trial whose setting this one runs again
+  verdict, verdict_rule, verdict_step, verdict_numbers   if a rule ended it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.pruners import verdict_of
+from iolaus.sweeps.search.space import Space, Value
+from iolaus.sweeps.study.live_storage import LiveStorage
+from iolaus.sweeps.study.record import _verdict_attributes, _why, counts_as_run
+from iolaus.sweeps.study.recovery import run_again
+from iolaus.sweeps.study.repeats import Unit, is_hopeless
+from iolaus.sweeps.study.watched import WatchedCurve
+from iolaus.sweeps.types import Ending, Outcome, Plan, Remedy, Verdict
+
+# Rules whose verdict a lower learning rate may answer, also where others agree with them.
+CURABLE = frozenset({"stalled", "rebound"})
+# A remedy is given this share of the run to show itself (without a plan, of twice the run so far): a chosen value, long
+# enough for a rate that was too high to settle, short enough that two remedies cost less than a third of a run.
+SPARED_SHARE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A trial the study wants run: its number, the values of its parameters, and its seed if repeats give it one."""
+
+    trial: int
+    values: Mapping[str, Value]
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnStall:
+    """What becomes of a trial that has stalled: "prune", or up to n_times the remedy of this name, then "prune".
+
+    factor: for its learning rate, each time.
+    """
+
+    action: str = "prune"
+    factor: float = 0.3
+    n_times: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """What is to be run. n_trials: settings to reach in all. queue: settings known in advance, which go first.
+
+    n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
+    extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that has stalled.
+    """
+
+    n_trials: int
+    queue: Sequence[Mapping[str, Value]] = ()
+    n_repeats: int = 1
+    first_seed: int = 0
+    extend: Callable[[optuna.Trial], None] | None = None
+    on_stall: OnStall = OnStall()
+
+
+class SweepStudy:
+    """One driver's view of the study.
+
+    study: made with `open_study`. driver: the name of this driver, None if no other can have the study.
+    """
+
+    def __init__(
+        self, study: optuna.Study, storage: LiveStorage, space: Space, plans: Plans, driver: str | None
+    ) -> None:
+        self.study = study
+        self._storage = storage
+        self._space = space
+        self._plans = plans
+        self._queue = iter(plans.queue)
+        self._driver = driver
+        self._trials: dict[int, optuna.Trial] = {}
+        self._curves: dict[int, WatchedCurve] = {}
+        self._duplicates: list[tuple[int, int]] = []
+        self._parked: dict[int, list[optuna.Trial]] = {}  # waiting for the result of a running trial of their setting
+        # A pruner judges one objective; with several the watched metric is a loss.
+        self.sign = -1 if self.study.directions == [StudyDirection.MAXIMIZE] else 1
+
+    @property
+    def n_missing(self) -> int:
+        """How many settings are still to be run to reach n_trials. Interrupted ones do not count as run."""
+        n_run = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in self._all_trials())
+        return max(0, self._plans.n_trials - n_run)
+
+    @property
+    def n_to_ask(self) -> int:
+        """How many trials may still have to be run, repeats and settings to be run again included."""
+        waiting = sum(t.state is TrialState.WAITING for t in self._all_trials())
+        repeats = sum(len(unit.missing(self._plans.n_repeats)) for unit in self._units().values())
+        return max(self.n_missing * self._plans.n_repeats, waiting) + repeats
+
+    def ask(self) -> Proposal | None:
+        """The next trial to run, or None when there is none: n_trials is reached, or the sampler has nothing left.
+
+        A setting that has been run is not run again: it is told its known result, and the next one is asked for.
+        """
+        self._storage.refresh(self.study._study_id)
+        while True:
+            waits = any(t.state is TrialState.WAITING for t in self._all_trials())
+            if not waits and not self._enqueue_repeat():
+                if self.n_missing == 0 or getattr(self.study, "exhausted", False):
+                    return None
+                self._enqueue_next()
+            trial = self._suggested()
+            before = self._run_before(trial)
+            if before is None:
+                return self._begun(trial)
+            if before.state is TrialState.RUNNING:
+                self._sign(trial)
+                self._parked.setdefault(before.number, []).append(trial)
+            else:
+                self._take_over_result(trial, before)
+
+    def _take_over_result(self, trial: optuna.Trial, before: FrozenTrial) -> None:
+        """End a trial whose setting has been run, with the result of then: the sampler learns, nothing is computed."""
+        trial.set_user_attr("duplicate_of", before.number)
+        trial.set_user_attr("why", f"{Ending.DUPLICATE}: the setting of trial {before.number}, not run again")
+        for name, amount in before.constraints.items():
+            trial.set_constraint(name, amount)
+        if before.state is TrialState.COMPLETE and before.values:
+            self.study.tell(trial, before.values)
+        else:
+            self.study.tell(trial, state=before.state)
+        self._duplicates.append((trial.number, before.number))
+
+    def take_duplicates(self) -> list[tuple[int, int]]:
+        """The trials that were not run since the last call, each with the trial whose result it took over."""
+        duplicates, self._duplicates = self._duplicates, []
+        return duplicates
+
+    def _suggested(self) -> optuna.Trial:
+        trial = self.study.ask(self._space.unconditional)
+        for parameter in self._space.conditional:
+            if parameter.is_active(trial.params):
+                trial._suggest(parameter.key, parameter.distribution)  # as `ask` does for those above
+        if self._plans.extend is not None:
+            self._add_dimensions(trial, self._plans.extend)
+        return trial
+
+    def _sign(self, trial: optuna.Trial) -> None:
+        if self._driver is not None:
+            trial.set_user_attr("driver", self._driver)
+
+    def _begun(self, trial: optuna.Trial) -> Proposal:
+        self._sign(trial)
+        if self._plans.n_repeats > 1 and "seed" not in trial.user_attrs:
+            trial.set_user_attr("seed", self._plans.first_seed)
+        self._trials[trial.number] = trial
+        self._curves[trial.number] = WatchedCurve(self.sign)
+        return Proposal(trial.number, trial.params, trial.user_attrs.get("seed"))
+
+    def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
+        """The first trial of this setting that has a result, or runs here; None for a repeat, which is meant to run."""
+        if "repeat_of" in trial.user_attrs:
+            return None
+        for other in self._all_trials():
+            has_result = (
+                other.state in (TrialState.COMPLETE, TrialState.PRUNED) and "duplicate_of" not in other.user_attrs
+            )
+            if (has_result or other.number in self._trials) and other.params == trial.params:
+                return other
+        return None
+
+    def _units(self) -> dict[int, Unit]:
+        """The settings that have been run, by the number of their leading trial."""
+        units: dict[int, Unit] = {}
+        for trial in self._all_trials():
+            if not counts_as_run(trial) or "duplicate_of" in trial.user_attrs:
+                continue
+            unit = units.setdefault(trial.user_attrs.get("repeat_of", trial.number), Unit())
+            repeat = trial.user_attrs.get("repeat", 0)
+            unit.runs[repeat] = trial.number
+            if trial.state is TrialState.COMPLETE and trial.values:
+                unit.values[repeat] = trial.values[0]
+            unit.is_given_up = unit.is_given_up or trial.state is TrialState.PRUNED
+        return units
+
+    def _enqueue_repeat(self) -> bool:
+        """Queue the next repeat of a setting that is worth it; returns whether there was one."""
+        if self._plans.n_repeats == 1:
+            return False
+        units = self._units()
+        for leader, unit in units.items():
+            missing = unit.missing(self._plans.n_repeats)
+            if missing and not is_hopeless(unit, list(units.values()), self.sign):
+                attributes = {"repeat_of": leader, "repeat": missing[0], "seed": self._plans.first_seed + missing[0]}
+                params = self.study.get_trials(deepcopy=False)[leader].params
+                self.study.enqueue_trial(params, user_attrs=attributes)
+                return True
+        return False
+
+    def plan(self, number: int, plan: Plan) -> None:
+        """Record a trial's own plan, where pruners and readers find it."""
+        trial = self._trials[number]
+        self._curves[number].n_steps = plan.n_steps
+        if plan.n_steps is not None:
+            trial.set_user_attr(Plan.N_STEPS_ATTR, plan.n_steps)
+        if plan.lr:
+            trial.set_user_attr(Plan.LR_ATTR, [list(corner) for corner in plan.lr])
+
+    def report(self, number: int, step: int, value: float) -> Verdict | Remedy | None:
+        """Take one value of the watched metric; returns a verdict if the pruner wants the trial to end.
+
+        A stall is answered with a remedy first, if the plans say so, which is given time to work.
+        """
+        curve = self._curves[number]
+        if not curve.add(step, value) or not math.isfinite(value):
+            return None
+        trial_id = self._trials[number]._trial_id
+        # Not Trial.report: it refuses studies with several objectives.
+        self._storage.set_trial_intermediate_value(trial_id, step, value)
+        verdict = verdict_of(self.study.pruner, self.study, self._storage.get_trial(trial_id))
+        if verdict is None or step < curve.spared_until:
+            return None
+        rule = self._plans.on_stall
+        if CURABLE.isdisjoint(verdict.rules) or rule.action == "prune" or curve.n_remedies >= rule.n_times:
+            return verdict
+        curve.n_remedies += 1
+        curve.spared_until = math.inf  # until the trial has taken it; one that never asks for it ends itself
+        return Remedy(rule.action, rule.factor, verdict)
+
+    def remedied(self, number: int, step: int) -> None:
+        """Note that a trial has taken its remedy, which is given time to work."""
+        curve = self._curves[number]
+        curve.spared_until = step + SPARED_SHARE * (curve.n_steps or 2 * step)
+
+    def can_prune(self, number: int) -> bool:
+        """Whether this trial gave the pruner anything to judge, or there is no pruner to need it."""
+        return self._curves[number].final_step >= 0 or isinstance(self.study.pruner, optuna.pruners.NopPruner)
+
+    def watched(self, number: int) -> WatchedCurve:
+        """The watched metric of a trial this driver runs or ran."""
+        return self._curves[number]
+
+    def tell(self, number: int, outcome: Outcome, run: Mapping[str, Any], log: str) -> None:
+        """Record how a trial ended. Everything a reviewer should see is set before: afterwards Optuna refuses it."""
+        trial, curve = self._trials.pop(number), self._curves[number]
+        if curve.final_step >= 0:
+            best = {"best": curve.best, "best_step": curve.best_step, "final": curve.final}
+            run = {**run, **{name: value for name, value in best.items() if math.isfinite(value)}}
+            trial.set_user_attr("steps", curve.final_step)
+            if math.isfinite(curve.final) and curve.final_step not in self._known(trial).intermediate_values:
+                self._storage.set_trial_intermediate_value(trial._trial_id, curve.final_step, curve.final)
+        trial.set_user_attr("run", dict(run))
+        trial.set_user_attr("why", _why(outcome))
+        if outcome.ending is Ending.FAILED:
+            trial.set_user_attr("log", log)
+        if outcome.findings:
+            trial.set_user_attr("findings", [finding.text for finding in outcome.findings])
+        for finding in outcome.findings:
+            if finding.rule == "infeasible":
+                trial.set_constraint(finding.name, finding.amount)
+        if outcome.verdict is not None:
+            for name, value in _verdict_attributes(outcome.verdict).items():
+                trial.set_user_attr(name, value)
+        self._finish(trial, outcome)
+        if outcome.ending is Ending.INTERRUPTED:
+            run_again(self.study, self._known(trial))
+        for waiting in self._parked.pop(number, []):
+            self._take_over_result(waiting, self._known(trial))
+
+    def siblings(self, number: int) -> list[int]:
+        """The other runs, still under way here, of a trial's setting."""
+        leader = self._leader(number)
+        return [other for other in self._trials if other != number and self._leader(other) == leader]
+
+    def _leader(self, number: int) -> int:
+        attributes = self.study.get_trials(deepcopy=False)[number].user_attrs
+        return int(attributes.get("repeat_of", number))
+
+    def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        match outcome.ending:
+            case Ending.COMPLETED:
+                self.study.tell(trial, list(outcome.values))
+            case Ending.PRUNED | Ending.DIVERGED | Ending.INFEASIBLE:
+                self.study.tell(trial, state=TrialState.PRUNED)
+            case Ending.FAILED | Ending.INTERRUPTED:
+                self.study.tell(trial, state=TrialState.FAIL)
+            case Ending.DUPLICATE:
+                raise ValueError(f"trial {trial.number}: a duplicate is not run, so it has no outcome to tell")
+
+    def _add_dimensions(self, trial: optuna.Trial, extend: Callable[[optuna.Trial], None]) -> None:
+        try:
+            extend(trial)
+            fixed = sorted(trial.params.keys() & self._space.fixed.keys())
+            if fixed:
+                raise ValueError(f"it suggests {', '.join(fixed)}, which the command line or config fixes")
+        except Exception as error:
+            self.study.tell(trial, state=TrialState.FAIL)
+            raise BadInputError(
+                f"hydra.sweeper.custom_search_space failed for trial {trial.number}: {error}"
+            ) from error
+
+    def _enqueue_next(self) -> None:
+        """Queue the next of the settings known in advance that the study does not have yet."""
+        known = [t.system_attrs.get("fixed_params") for t in self._all_trials() if counts_as_run(t)]
+        for values in self._queue:
+            if dict(values) not in known:
+                self.study.enqueue_trial(dict(values))
+                return
+
+    def _known(self, trial: optuna.Trial) -> FrozenTrial:
+        return self._storage.get_trial(trial._trial_id)
+
+    def _all_trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)

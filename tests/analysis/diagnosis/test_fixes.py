@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis.features import Facts, gather
+from iolaus.analysis.diagnosis.fixes import END_SHARE, LEAST, MOST, Knobs, all_knobs, as_text, cure
+from iolaus.analysis.diagnosis.next_trials import continuing, enqueue, next_trials
+from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis, diagnose
+from iolaus.sweeps.search.space import signature
+
+STEPS = np.arange(1, 101) * 10.0
+FLAT = np.full(100, 0.9)
+
+
+def facts(losses: np.ndarray = FLAT, **known: object) -> Facts:
+    return Facts(
+        **{"steps": STEPS, "losses": losses, "n_steps": 1000, "start": 1.0, "lowest": 0.0, "lowest_by_now": 0.0} | known
+    )
+
+
+def knobs(good_rate: float = math.nan, choices: dict[str, str] | None = None, **values: object) -> Knobs:
+    named = {key.replace("__", "."): value for key, value in values.items()}
+    return Knobs(named, frozenset(named), {}, choices or {}, choices is not None, 1.0, good_rate)
+
+
+def cured(shape: str, known: Knobs, **more: object) -> dict[str, object]:
+    return dict(cure(Diagnosis(shape, "", 500.0), facts(**more), known).values)
+
+
+@given(st.sampled_from(SHAPES), st.floats(1e-6, 1e3), st.floats(1e-6, 1e3) | st.just(math.nan))
+def test_a_rate_changes_by_three_to_ten_times(shape, lr, good):
+    """Whatever the shape and the peers, a rate moves by 3 to 10 times (to two digits), or not at all."""
+    changed = cured(shape, knobs(good, optim__lr=lr))
+    if "optim.lr" in changed:
+        assert LEAST * 0.95 <= max(changed["optim.lr"] / lr, lr / changed["optim.lr"]) <= MOST * 1.05
+
+
+def test_the_table_of_cures():
+    """Case 4: too fast, lower and clip; too slow, raise; flat early, decay; overfitting, regularise."""
+    trainer = {"schedule": "constant", "clip": "none"}
+    assert cured("exploded", knobs(optim__lr=1.0)) == {"optim.lr": 0.1}
+    found = cured("exploded", knobs(choices=trainer, optim__lr=1.0), usual_norm=2.5)
+    assert found == {"optim.lr": 0.1, "clip": "norm", "clip.threshold": 2.5}
+    assert cured("slow", knobs(lr=0.01)) == {"lr": 0.03}
+    assert cured("slow", knobs(0.08, lr=0.01)) == {"lr": 0.08}
+    assert cured("fast_then_flat", knobs(choices=trainer, optim__lr=0.1)) == {"schedule": "cosine"}
+    assert cured("fast_then_flat", knobs(lr=0.3)) == {"lr": 0.1}
+    assert cured("overfitting", knobs(model__dropout=0.1, optim__weight_decay=0.0)) == {"model.dropout": 0.3}
+    assert cured("overfitting", knobs(weight_decay=0.01)) == {"weight_decay": 0.1}
+    assert cured("overfitting", knobs(steps=1000)) == {"steps": 500}
+    assert cured("converged", knobs(lr=0.1)) == cured("improving", knobs(lr=0.1)) == {}
+
+
+@given(st.floats(0.1, 0.99), st.integers(1, 5000))
+def test_a_faster_decay_ends_at_a_hundredth_of_the_rate(rate, before):
+    """Decay steps such that the rate is a hundredth at the end, or a third of those before if that is less."""
+    rates = (STEPS, 0.1 * rate ** (STEPS / before))
+    known = knobs(schedule__decay_rate=rate, schedule__decay_steps=before, lr=0.1)
+    changed = cured("stalled", known, rates=rates)
+    end = rates[1][-1] / rates[1].max()
+    if "schedule.decay_steps" in changed and end > 2 * END_SHARE:
+        at_most = min(before / LEAST, 1000 / math.log(END_SHARE, rate))
+        assert changed["schedule.decay_steps"] == max(1, round(at_most))
+
+
+def test_a_rate_that_is_spent_decays_more_slowly():
+    """Case 1: near zero long before the loss is low."""
+    rates = (STEPS, 0.1 * 0.5 ** (STEPS / 50))
+    changed = cured("underfitting", knobs(schedule__decay_rate=0.5, schedule__decay_steps=50, lr=0.1), rates=rates)
+    assert changed == {"schedule.decay_steps": round(1000 * math.log(0.5) / math.log(0.1))}
+
+
+def test_a_tied_setting_is_changed_where_it_is_searched():
+    """`schedule.decay_steps: ${decay_share} run` is cured by decay_share."""
+    known = Knobs(
+        {"schedule.decay_rate": 0.5, "decay_share": 0.9},
+        frozenset({"decay_share"}),
+        {"schedule.decay_steps": "decay_share"},
+    )
+    assert cured("stalled", known, rates=(STEPS, 0.1 + 0 * STEPS)) == {"decay_share": 0.15}
+
+
+def test_a_high_loss_that_jumped_is_calmed_and_one_that_did_not_is_driven():
+    """Underfitting has two causes: a rate too high or too low. Jumps above the start, and better trials, tell."""
+    jumped = FLAT.copy()
+    jumped[3:6] = 1.2
+    assert cured("underfitting", knobs(lr=0.1))["lr"] == 0.3
+    assert cured("underfitting", knobs(lr=0.1), losses=jumped)["lr"] == 0.01
+    assert cured("underfitting", knobs(0.01, lr=0.1))["lr"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.03, "0.03"), (4000, "4000"), ("norm", "norm"), ("0.05 run", "'0.05 run'"), (None, "null"), (True, "true")],
+)
+def test_values_are_written_as_hydra_reads_them(value, text):
+    """Numbers short, texts with blanks quoted."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert as_text(value) == text
+    parsed = OverridesParser.create().parse_override(f"k={text}").value()
+    assert (parsed.text if hasattr(parsed, "text") else parsed) == value
+
+
+# A sweep of four trials: good, slow, exploded and slow again with the setting of trial 1.
+SPACE = {
+    "optim.lr": FloatDistribution(0.001, 1.0, log=True),
+    "batch_size": CategoricalDistribution([16, 32]),
+    "n_layers": IntDistribution(1, 4),
+}
+CURVES = (np.exp(-STEPS / 150), 1 - 0.3 * STEPS / 1000, 1 + np.exp(STEPS / 200), 1 - 0.3 * STEPS / 1000)
+RATES = (0.03, 0.002, 0.9, 0.002)
+COMMAND = ["python", "-m", "app", "-m", "x=1", "optim.lr=tag(log,interval(0.001,1))", "hydra.sweeper.n_trials=4"]
+
+
+def sweep(lrs: tuple[float, ...] = RATES) -> Sweep:
+    trials = pd.DataFrame({"state": "complete", "why": "completed", "n_steps": 1000, "params.optim.lr": lrs})
+    trials = trials.assign(best=[c.min() for c in CURVES], final=[c[-1] for c in CURVES])
+    trials = trials.assign(**{"params.batch_size": 16, "params.n_layers": 2})
+    frames = [
+        pd.DataFrame({"trial": n, "step": STEPS.astype(int), "metric": "loss", "value": v})
+        for n, v in enumerate(CURVES)
+    ]
+    curves = pd.concat(frames).assign(examples=math.nan, seconds=0.0)
+    return Sweep("s", "loss", ("minimize",), trials, curves, ({"command": COMMAND},), {}, signature(SPACE))
+
+
+def test_cures_of_a_sweep_once_each_by_promise():
+    """Trials that came far first; the same change of the same setting once, for both; well trials have none."""
+    made = sweep()
+    found = next_trials(made, diagnose(made))
+    assert [t.cures for t in found] == [(1, 3), (2,)]
+    assert [t.shape for t in found] == ["slow", "exploded"]
+    assert found[0].params == {"optim.lr": 0.006, "batch_size": 16, "n_layers": 2}
+    assert found[0].command == "python -m app x=1 optim.lr=0.006 batch_size=16 n_layers=2"
+    assert not found[0].outside
+
+
+def test_a_cure_outside_of_the_space_is_a_command():
+    """What the sweep does not search, or not so far, cannot be queued: the command says it."""
+    made = sweep()
+    table = diagnose(made)
+    table.at[1, "cure"] = ("optim.lr=5.0",)
+    table.at[2, "cure"] = ("clip=norm",)
+    found = {t.cures: t for t in next_trials(made, table)}
+    assert found[(1,)].outside == "optim.lr=5 is not in 0.001 to 1"
+    assert found[(2,)].outside == "clip is not searched"
+    assert found[(2,)].command.endswith("clip=norm")
+    assert not found[(1,)].params
+
+
+def test_what_a_new_choice_needs_comes_from_the_best_trial_that_has_it():
+    """A cure that brings a conditional parameter takes its value from the best trial with one; what goes, goes."""
+    space = {**SPACE, "clip": CategoricalDistribution(["none", "norm"]), "clip.threshold": FloatDistribution(0.1, 10)}
+    described = signature(space)
+    described["clip.threshold"]["when"] = {"clip": ["norm"]}
+    made = sweep()
+    trials = made.trials.assign(
+        **{"params.clip": ["norm", "none", "none", "norm"], "params.clip.threshold": [5.0, np.nan, np.nan, 2.0]}
+    )
+    made = Sweep(**{**{f: getattr(made, f) for f in made.__dataclass_fields__}, "trials": trials, "space": described})
+    table = diagnose(made)
+    table.at[1, "cure"], table.at[3, "cure"] = ("clip=norm",), ("clip=none",)
+    found = {t.cures[0]: t.params for t in next_trials(made, table)}
+    assert found[1]["clip.threshold"] == 5.0
+    assert 3 not in found  # it is the setting of trial 1
+    assert "clip.threshold" not in found[2]
+
+
+def test_queued_cures_are_there_once(tmp_path):
+    """Enqueueing twice queues once; the command to go on reaches as far as the queue."""
+    (tmp_path / "sweep.yaml").write_text("study_name: s\nstorage: null\ndirections: [minimize]\nmetric: loss\n")
+    study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    made = sweep()
+    found = next_trials(made, diagnose(made))
+    assert len(enqueue(tmp_path, found)) == 2
+    assert enqueue(tmp_path, found) == []
+    queued = study.get_trials(states=(optuna.trial.TrialState.WAITING,))
+    assert [t.system_attrs["fixed_params"]["optim.lr"] for t in queued] == [t.params["optim.lr"] for t in found]
+    assert [t.user_attrs["cure_of"] for t in queued] == [1, 2]
+    assert continuing(tmp_path, made).endswith(f"hydra.sweep.dir={tmp_path} hydra.sweeper.n_trials=2")
+    assert study.ask(SPACE).params == found[0].params
+
+
+def test_settings_of_a_trial_come_from_its_parameters_and_the_config():
+    """A chosen group hides the config's node of another; peers' rates are those of the same optimizer."""
+    made = sweep()
+    config = {"optim": {"lr": 0.1, "weight_decay": 0.2}, "schedule": {"_target_": "iolaus.trainer.schedules.Constant"},
+              "hydra": {"runtime": {"choices": {"optim": "sgd", "schedule": "constant", "clip": "none"}}}}  # fmt: skip
+    fields = {f: getattr(made, f) for f in made.__dataclass_fields__}
+    trials = made.trials.assign(**{"params.optim": ["sgd", "adam", "sgd", "sgd"]})
+    made = Sweep(**{**fields, "config": config, "trials": trials})
+    known = all_knobs(made, gather(made))
+    assert known[0].key("lr") == "optim.lr"
+    assert known[0].number("lr") == 0.03
+    assert known[0].number("weight_decay") == 0.2
+    assert known[1].key("weight_decay") is None
+    assert known[0].has_trainer
+
+
+def test_tables_are_json():
+    """What `--json` prints can be read again."""
+    made = sweep()
+    assert len(json.loads(diagnose(made).reset_index().to_json(orient="records"))) == 4

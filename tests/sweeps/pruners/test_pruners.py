@@ -1,0 +1,528 @@
+"""Pruners give reasons, work in plain Optuna, and compose."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import optuna
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+
+from iolaus.sweeps.pruners import AllOf, AnyOf, Audit, Interval, StalledLoss, VerdictPruner, WarmUp, verdict_of
+from iolaus.sweeps.pruners.compose import parts
+from iolaus.sweeps.pruners.verdicts import plan_of
+from iolaus.sweeps.types import Plan, Verdict
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+N = 50
+
+
+class Always(VerdictPruner):
+    """Ends every trial and notes when it was asked."""
+
+    def __init__(self, rule: str = "always") -> None:
+        self.rule, self.asked = rule, list[int]()
+
+    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+        step = trial.last_step or 0
+        self.asked.append(step)
+        return Verdict(self.rule, step, f"{self.rule} at {step}", {"step": step})
+
+
+def quiet(make: Callable[[], optuna.pruners.BasePruner]) -> optuna.pruners.BasePruner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return make()
+
+
+def run(
+    curves: Sequence[Sequence[float]],
+    pruner: optuna.pruners.BasePruner,
+    plan: Plan | None = None,
+    direction: str = "minimize",
+    n_jobs: int = 1,
+) -> optuna.Study:
+    """A study of one trial per curve, as a user of plain Optuna writes it."""
+
+    def objective(trial: optuna.Trial) -> float:
+        if plan is not None:
+            trial.set_user_attr(Plan.N_STEPS_ATTR, plan.n_steps)
+            trial.set_user_attr(Plan.LR_ATTR, plan.lr)
+        for step, loss in enumerate(curves[trial.number]):
+            trial.report(loss, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return curves[trial.number][-1]
+
+    study = optuna.create_study(pruner=pruner, direction=direction)
+    study.optimize(objective, n_trials=len(curves), n_jobs=n_jobs)
+    return study
+
+
+def last_steps(study: optuna.Study) -> list[int]:
+    return [t.last_step or 0 for t in study.trials]
+
+
+def falling(floor: float, seed: int, n: int = N) -> list[float]:
+    rng = np.random.default_rng(seed)
+    return list(floor + np.exp(-np.arange(n) / 8) + 0.01 * rng.normal(size=n))
+
+
+def sweep(n_trials: int = 20, seed: int = 0) -> list[list[float]]:
+    floors = np.random.default_rng(seed).uniform(0, 1, n_trials)
+    return [falling(floor, i) for i, floor in enumerate(floors)]
+
+
+def frozen(losses: Sequence[float], **attributes: object) -> tuple[optuna.Study, FrozenTrial]:
+    """A running trial with these losses in a study of its own."""
+    study = optuna.create_study()
+    trial = study.ask()
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)
+    for step, loss in enumerate(losses):
+        trial.report(loss, step)
+    return study, study.trials[0]
+
+
+def test_bad_trials_stop_early_and_the_best_is_found():
+    """On curves whose order shows early, most compute is saved and the best trial runs to its end."""
+    curves = sweep(40)
+    study = run(curves, StalledLoss(n_steps=N))
+    best = int(np.argmin([min(c) for c in curves]))
+    assert study.trials[best].state is TrialState.COMPLETE
+    assert sum(last_steps(study)) < 0.5 * 40 * N
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_loss_ends_a_trial_at_that_report(bad):
+    """Divergence needs no peers, no horizon, no patience, and is worded."""
+    curve = [*falling(0, 0)[:7], bad, *falling(0, 0)[8:]]
+    trial = run([curve], StalledLoss()).trials[0]
+    assert (trial.state, trial.last_step) == (TrialState.PRUNED, 7)
+    assert trial.user_attrs["verdict_rule"] == "diverged"
+    assert trial.user_attrs["verdict_step"] == 7
+    assert "step 7" in trial.user_attrs["verdict"]
+
+
+def test_losses_of_any_size_are_judged_alike():
+    """Losses whose squares overflow neither raise nor warn, and the same trials stop at the same steps."""
+    curves = sweep()
+    huge = [[loss * 2.0**600 for loss in curve] for curve in curves]
+    assert last_steps(run(huge, StalledLoss(n_steps=N))) == last_steps(run(curves, StalledLoss(n_steps=N)))
+
+
+FLAT = [1.0 - 0.02 * step for step in range(20)] + [0.6] * 80
+
+
+def test_a_flat_curve_stops_without_peers():
+    """The first trial of a study is stopped when its loss stands still and its length is known."""
+    trial = run([FLAT], StalledLoss(n_steps=100)).trials[0]
+    assert trial.state is TrialState.PRUNED
+    assert 30 <= trial.last_step <= 60
+    assert trial.user_attrs["verdict"].startswith("stalled since step")
+
+
+def test_while_the_length_is_unknown_the_best_that_runs_goes_on():
+    """Without a length anywhere the stalled are stopped, but never the best of those that run, so one finishes."""
+    study = optuna.create_study(pruner=StalledLoss())
+    running = {study.ask(): level for level in (0.3, 0.0, 0.6, 0.2)}
+    stopped = {}
+    diverged = study.ask()
+    for step, loss in enumerate((-5.0, math.nan)):  # what a lost trial had shown protects and threatens nobody
+        diverged.report(loss, step)
+    study.tell(diverged, state=TrialState.PRUNED)
+    for step, loss in enumerate(FLAT):
+        for trial, level in list(running.items()):
+            trial.report(loss + level, step)
+            if trial.should_prune():
+                stopped[running.pop(trial)] = step
+                study.tell(trial, state=TrialState.PRUNED)
+    assert list(running.values()) == [0.0]
+    assert sorted(stopped) == [0.2, 0.3, 0.6]
+    assert all(30 <= step <= 60 for step in stopped.values())
+
+
+def test_a_study_of_unknown_length_has_finished_trials():
+    """One trial after the other, with nobody saying how long they are: the first finishes, the best is kept."""
+    curves = sweep(30)
+    study = run(curves, StalledLoss())
+    assert study.trials[0].state is TrialState.COMPLETE
+    assert study.trials[int(np.argmin([min(c) for c in curves]))].state is TrialState.COMPLETE
+    assert sum(last_steps(study)) < 0.7 * 30 * N
+
+
+def test_a_falling_curve_runs_on_without_peers():
+    """A first trial whose loss keeps falling is left alone."""
+    assert run([[1.0 - 0.01 * step for step in range(100)]], StalledLoss()).trials[0].state is TrialState.COMPLETE
+
+
+def test_a_plateau_before_a_planned_drop_is_no_stall():
+    """A trial that is flat, but whose rate will fall tenfold, waits for it; with the rate constant it does not."""
+    drop = Plan(100, ((0, 0.1), (89, 0.1), (90, 0.01)))
+    assert run([FLAT], StalledLoss(), drop).trials[0].last_step >= 89
+    assert run([FLAT], StalledLoss(), Plan(100, ((0, 0.1), (99, 0.1)))).trials[0].last_step < 60
+
+
+def test_trials_stay_while_they_are_where_winners_were():
+    """Winners that broke through from a plateau protect the trials on it; without them the same trials are stopped."""
+    lucky = [*[1.0] * 25, *np.linspace(0.9, 0.1, 25)]
+    leaders = [list(np.linspace(1, 0.5, N) - 0.001 * i) for i in range(8)]
+
+    def last_step(finished: list[list[float]]) -> int:
+        study = run(finished, optuna.pruners.NopPruner())
+        study.pruner = StalledLoss(n_steps=N)
+        trial = study.ask()
+        for step in range(24):
+            trial.report(1.0, step)
+            if trial.should_prune():
+                return step
+        return 24
+
+    assert last_step([*leaders, *leaders[:2]]) < 10
+    assert last_step([*leaders, lucky, lucky]) == 24
+
+
+def test_while_a_rate_change_is_ahead_peers_wait_for_three_finished_trials():
+    """Nobody is stopped for standing badly while no trial has shown what the coming drop of the rate does."""
+
+    def verdicts(lr: tuple[tuple[int, float], ...], n_complete: int) -> Verdict | None:
+        study = optuna.create_study()
+        trials = [study.ask() for _ in range(10)]
+        for i, trial in enumerate(trials):
+            trial.set_user_attr(Plan.N_STEPS_ATTR, N)
+            trial.set_user_attr(Plan.LR_ATTR, lr)
+            for step in range(N if i < n_complete else 6):
+                trial.report(i + math.exp(-step), step)
+            if i < n_complete:
+                study.tell(trial, float(i))
+        return StalledLoss().verdict(study, study.trials[-1])
+
+    ahead = ((0, 0.1), (40, 0.1), (41, 0.01))
+    assert verdicts(ahead, 0) is None
+    assert verdicts(ahead, 3) is not None
+    assert verdicts((), 0) is not None
+
+
+def test_maximising_mirrors_minimising():
+    """Negated values under direction=maximize stop the same trials at the same steps; words have the user's sign."""
+    curves = sweep()
+    down = run(curves, StalledLoss(n_steps=N))
+    up = run([[-v for v in c] for c in curves], StalledLoss(n_steps=N), direction="maximize")
+    assert last_steps(down) == last_steps(up)
+    text = next(t.user_attrs["verdict"] for t in up.trials if "peers" in t.user_attrs.get("verdict", ""))
+    assert "slope +" in text
+    assert "at best it gets to -" in text
+
+
+def test_several_objectives_prune_on_the_reported_metric():
+    """Optuna refuses to prune with several directions; the rule reads intermediate values and a flag."""
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    for i in range(8):
+        trial = study.ask()
+        for step in range(10):
+            study._storage.set_trial_intermediate_value(trial._trial_id, step, i + math.exp(-step))
+    bad, good = study.trials[-1], study.trials[0]
+    assert StalledLoss(n_steps=N).verdict(study, bad) is not None
+    assert StalledLoss(n_steps=N).verdict(study, good) is None
+    assert StalledLoss(n_steps=N, direction="maximize").verdict(study, good) is not None
+
+
+def test_the_horizon_is_learned_from_finished_trials():
+    """Without n_steps anywhere, the longest finished trial tells how long a trial is."""
+    curves = [falling(0.1 * (i % 3), i) for i in range(6)] + [falling(2, 9)]
+    study = run([*[[1 - 0.01 * s for s in range(N)]] * 6, *curves], StalledLoss())
+    assert study.trials[-1].last_step < 10
+    assert f"by step {N}" in study.trials[-1].user_attrs["verdict"]
+
+
+def test_a_copy_forgets_and_learns_anew():
+    """Pickled and copied pruners have the same settings and reach the same verdict from the study alone."""
+    pruner = StalledLoss(n_steps=N, caution=1.5)
+    study = run(sweep(), pruner)
+    bad, good = study.ask(), study.ask()
+    for step in range(12):
+        bad.report(2.0, step)
+        good.report(-step / 10, step)
+    for other in (copy.deepcopy(pruner), pickle.loads(pickle.dumps(pruner))):
+        assert other.__reduce__() == pruner.__reduce__()
+        for trial in study.trials[-2:]:
+            assert other.verdict(study, trial) == pruner.verdict(study, trial)
+    assert pruner.verdict(study, study.trials[-2]) is not None
+
+
+def test_a_pruner_serves_one_study_after_the_other():
+    """What was seen in one study does not count in the next."""
+    pruner = StalledLoss(n_steps=N)
+    first = last_steps(run(sweep(), pruner))
+    assert last_steps(run(sweep(), pruner)) == first
+
+
+def test_studies_of_one_name_are_not_one():
+    """What was seen in a study does not count in another of the same name in another storage."""
+    seen = {}
+    shared = StalledLoss(n_steps=N)
+    for name, pruner in (("fresh", StalledLoss(n_steps=N)), ("used", shared)):
+        if name == "used":
+            other = optuna.create_study(study_name="same", pruner=shared)
+            other.optimize(lambda trial: [trial.report(-9.0 - s, s) or trial.should_prune() for s in range(N)][-1], 9)
+        study = optuna.create_study(study_name="same", pruner=pruner)
+        for curve in sweep():
+            trial = study.ask()
+            ends = [step for step, loss in enumerate(curve) if trial.report(loss, step) or trial.should_prune()]
+            study.tell(trial, curve[-1])
+            seen.setdefault(name, []).append(ends)
+    assert seen["fresh"] == seen["used"]
+
+
+def test_a_verdict_of_a_stall_tells_a_slope_that_is_flat():
+    """The slope in words and numbers is that of the stall, not of the way down to it: within 2.5 errors of flat."""
+    found = []
+    for seed in range(40):
+        losses = np.exp(-np.arange(80) / 12) + 0.02 * np.random.default_rng(seed).normal(size=80)
+        study, trial = frozen(losses)
+        verdict = StalledLoss(n_steps=100).verdict(study, trial)
+        if verdict is not None:
+            error = float(verdict.reason.split("±")[1].split()[0]) / 10
+            assert f"slope {verdict.numbers['slope'] * 10:+.3g}" in verdict.reason
+            found.append(verdict.numbers["slope"] / error)
+    assert len(found) > 10
+    assert min(found) > -2.5
+
+
+def test_numbers_that_are_not_known_are_left_out_of_the_sentence():
+    """Where no finished peer has reported at this step, nothing is said of what they went on to gain."""
+    study = optuna.create_study()
+    for i in range(4):  # finished, but long before
+        trial = study.ask()
+        trial.report(0.1 * i, 0)
+        study.tell(trial, 0.1 * i)
+    for i in range(8):
+        trial = study.ask()
+        for step in range(3, 15):
+            trial.report(i + math.exp(-step), step)
+    verdict = StalledLoss(n_steps=N).verdict(study, study.trials[-1])
+    assert verdict is not None
+    assert "nan" not in verdict.reason
+    assert all(math.isfinite(number) for number in verdict.numbers.values())
+
+
+def test_threads_of_one_study_share_a_pruner():
+    """study.optimize(n_jobs=4) works: every trial ends, the best completes."""
+    curves = sweep(24)
+    study = run(curves, StalledLoss(n_steps=N), n_jobs=4)
+    assert all(t.state.is_finished() and t.state is not TrialState.FAIL for t in study.trials)
+    assert study.trials[int(np.argmin([min(c) for c in curves]))].state is TrialState.COMPLETE
+
+
+def test_reports_between_two_questions_are_not_lost():
+    """Asked only at every fifth report, the rule still sees all of them in the peers it compares with."""
+    every, fifth = sweep(), sweep()
+
+    def objective(trial: optuna.Trial) -> float:
+        for step, loss in enumerate(fifth[trial.number]):
+            trial.report(loss, step)
+            if step % 5 == 4 and trial.should_prune():
+                raise optuna.TrialPruned
+        return fifth[trial.number][-1]
+
+    study = optuna.create_study(pruner=StalledLoss(n_steps=N))
+    study.optimize(objective, n_trials=len(fifth))
+    asked_always = run(every, StalledLoss(n_steps=N))
+    assert sum(last_steps(study)) <= 1.4 * sum(last_steps(asked_always)) + 5 * len(every)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"n_steps": 0}, "n_steps=0"),
+        ({"caution": 0}, "caution=0"),
+        ({"caution": math.inf}, "caution=inf"),
+        ({"direction": "down"}, "'down'"),
+    ],
+)
+def test_nonsense_is_refused_with_what_arrived(arguments, match):
+    """Bad arguments raise at once and say what to give."""
+    with pytest.raises(ValueError, match=match):
+        StalledLoss(**arguments)
+
+
+def test_plans_come_from_user_attributes():
+    """A trial's plan is read as stored by Optuna: JSON lists, or nothing at all."""
+    _, trial = frozen([1.0], n_steps=7, lr_plan=[[0, 0.1], [6, 0.01]])
+    assert plan_of(trial) == Plan(7, ((0, 0.1), (6, 0.01)))
+    assert plan_of(frozen([1.0])[1]) == Plan()
+
+
+def test_any_of_takes_the_first_verdict_and_asks_all():
+    """One verdict is enough; pruners with a state see every report."""
+    never, first, second = optuna.pruners.NopPruner(), Always("a"), Always("b")
+    verdict = AnyOf([never, first, second]).verdict(*frozen([1.0, 2.0]))
+    assert verdict is not None
+    assert verdict.rule == "a"
+    assert second.asked == [1]
+    assert AnyOf([never]).verdict(*frozen([1.0])) is None
+
+
+def test_all_of_joins_the_reasons():
+    """All must agree at the same report; the reader sees every reason."""
+    verdict = AllOf([Always("a"), Always("b")]).verdict(*frozen([1.0, 2.0]))
+    assert verdict is not None
+    assert (verdict.rule, verdict.reason, verdict.numbers) == ("a+b", "a at 1; and b at 1", {"step": 1})
+    assert AllOf([Always(), optuna.pruners.NopPruner()]).verdict(*frozen([1.0])) is None
+
+
+def test_a_combination_has_the_parts_it_asks():
+    """Through every combination, however nested; any other pruner is one part."""
+    median, stalled, nop = optuna.pruners.MedianPruner(), StalledLoss(), optuna.pruners.NopPruner()
+    nested = Audit(AnyOf([WarmUp(Interval(median, 2), 3), AllOf([stalled, nop])]))
+    assert list(parts(nested)) == [median, stalled, nop]
+    assert list(parts(median)) == [median]
+
+
+@pytest.mark.parametrize("combine", [AnyOf, AllOf])
+@pytest.mark.parametrize("pruners", [[], optuna.pruners.NopPruner()])
+def test_an_empty_combination_is_refused(combine, pruners):
+    """A list of at least one pruner is asked for."""
+    with pytest.raises(ValueError, match="at least one pruner"):
+        combine(pruners)
+
+
+def test_warm_up_waits_unless_the_loss_is_lost():
+    """Before the step nobody is asked, but of a non-finite value."""
+    inner = Always()
+    assert last_steps(run([falling(0, 0)], WarmUp(inner, 10))) == [10]
+    assert inner.asked == [10]
+    assert last_steps(run([[1.0, math.nan, 1.0]], WarmUp(Always(), 10))) == [1]
+
+
+def test_interval_asks_once_per_interval():
+    """The first report of each interval is judged, whatever steps the reports are at."""
+    asked = Always()
+    pruner = Interval(asked, 10)
+    study, _ = frozen([])
+    trial = study.ask()
+    for step in (0, 3, 9, 12, 14, 31, 32, 40):
+        trial.report(1.0, step)
+        pruner.verdict(study, study.trials[-1])
+    assert asked.asked == [0, 12, 31, 40]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: WarmUp(Always(), -1), lambda: Interval(Always(), 0), lambda: Audit(Always(), 2)]
+)
+def test_wrappers_refuse_nonsense(make):
+    """Each says its name, what arrived and what to give."""
+    with pytest.raises(ValueError, match="give"):
+        make()
+
+
+def test_an_audit_spares_its_share_and_marks_it():
+    """About the asked share of trials runs on, the same in every process, marked with the first verdict."""
+    study = run([falling(0, i, 5) for i in range(300)], Audit(Always(), 0.2, seed=3))
+    spared = [t for t in study.trials if t.state is TrialState.COMPLETE]
+    assert 0.13 <= len(spared) / 300 <= 0.28
+    assert all(t.user_attrs["audited_step"] == 0 and t.user_attrs["audited"] == "always at 0" for t in spared)
+    again = run([falling(0, i, 5) for i in range(300)], Audit(Always(), 0.2, seed=3))
+    assert [t.state for t in again.trials] == [t.state for t in study.trials]
+    assert all("verdict" in t.user_attrs for t in study.trials if t.state is TrialState.PRUNED)
+
+
+def test_a_diverged_trial_is_never_spared():
+    """An audit of NaN would learn nothing."""
+    assert last_steps(run([[1.0, math.nan, 1.0]], Audit(StalledLoss(), 1.0))) == [1]
+
+
+def test_combinations_come_from_yaml():
+    """Every pruner here can be nested in a config by _target_, around Optuna's own too."""
+    config = OmegaConf.create(
+        """
+        _target_: iolaus.sweeps.pruners.Audit
+        audit_fraction: 0.1
+        pruner:
+          _target_: iolaus.sweeps.pruners.AnyOf
+          pruners:
+            - {_target_: iolaus.sweeps.pruners.StalledLoss, n_steps: 50, caution: 2}
+            - _target_: iolaus.sweeps.pruners.Interval
+              interval_steps: 5
+              pruner:
+                _target_: iolaus.sweeps.pruners.WarmUp
+                n_steps: 10
+                pruner:
+                  _target_: iolaus.sweeps.pruners.AllOf
+                  pruners:
+                    - {_target_: optuna.pruners.MedianPruner}
+                    - {_target_: optuna.pruners.ThresholdPruner, upper: 0.5}
+        """
+    )
+    study = run(sweep(), instantiate(config))
+    assert any(t.state is TrialState.PRUNED for t in study.trials)
+
+
+OPTUNAS = {
+    "median": (optuna.pruners.MedianPruner, "against the median"),
+    "percentile": (lambda: optuna.pruners.PercentilePruner(25.0), "25th percentile"),
+    "asha": (lambda: optuna.pruners.SuccessiveHalvingPruner(1, 2), "best 1/2 of its rung"),
+    "hyperband": (lambda: optuna.pruners.HyperbandPruner(1, 50), "best 1/3 of its rung"),
+    "threshold": (lambda: optuna.pruners.ThresholdPruner(upper=1.5), "outside"),
+    "patient": (lambda: optuna.pruners.PatientPruner(None, 3), "worse than those before"),
+    "patient median": (lambda: optuna.pruners.PatientPruner(optuna.pruners.MedianPruner(), 1), "against the median"),
+    "wilcoxon": (optuna.pruners.WilcoxonPruner, "worse than trial"),
+}
+
+
+@pytest.mark.parametrize("name", OPTUNAS)
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_reason_is_found_for_optunas_own_pruners(name, direction):
+    """verdict_of ends exactly the trials that the pruner ends, with a sentence that names the comparison."""
+    sign = 1 if direction == "minimize" else -1
+    make, words = OPTUNAS[name]
+
+    class Worded(VerdictPruner):
+        def __init__(self) -> None:
+            self.inner = quiet(make)
+
+        def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+            return verdict_of(self.inner, study, trial)
+
+    curves = [[sign * v for v in c] for c in [*sweep(15), list(np.linspace(2, 3, N)), list(np.linspace(2.2, 3, N))]]
+    bare = optuna.create_study(pruner=quiet(make), direction=direction, study_name="same")
+    worded = optuna.create_study(pruner=Worded(), direction=direction, study_name="same")
+    for study in (bare, worded):
+
+        def objective(trial: optuna.Trial) -> float:
+            for step, loss in enumerate(curves[trial.number]):
+                trial.report(loss, step)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+            return curves[trial.number][-1]
+
+        study.optimize(objective, n_trials=len(curves))
+    assert last_steps(bare) == last_steps(worded)
+    verdicts = [t.user_attrs["verdict"] for t in worded.trials if t.state is TrialState.PRUNED]
+    if name == "threshold" and direction == "maximize":
+        return  # values are negative here: nothing is above the threshold
+    assert verdicts
+    assert all(words in v for v in verdicts)
+    assert all(
+        t.user_attrs["verdict_rule"] == type(quiet(make)).__name__ for t in worded.trials if "verdict" in t.user_attrs
+    )
+
+
+def test_a_pruner_nobody_knows_still_gets_a_sentence():
+    """Any class gets its name, step and value, even when it ends a trial that has not reported."""
+
+    class Odd(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+            return True
+
+    verdict = verdict_of(Odd(), *frozen([0.5]))
+    assert verdict == Verdict("Odd", 0, "Odd at step 0: 0.5 does not keep up", {"value": 0.5})
+    assert "before its first report" in verdict_of(Odd(), *frozen([])).reason

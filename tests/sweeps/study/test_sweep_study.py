@@ -1,0 +1,337 @@
+"""The study of a sweep: what is proposed, what is kept of each trial, and what happens to those that were cut off."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.run.sweep import _driver_is_alive, _driver_name
+from iolaus.sweeps.search.space import Space, parse_space
+from iolaus.sweeps.study.backend import open_backend
+from iolaus.sweeps.study.live_storage import LiveStorage
+from iolaus.sweeps.study.opening import open_study
+from iolaus.sweeps.study.recovery import take_over
+from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
+from iolaus.sweeps.study.watched import N_VALUES_KEPT, WatchedCurve
+from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
+
+RUN = {"folder": "trials/0", "slot": 0, "session": 0, "seconds": 1.0}
+
+losses = st.floats() | st.floats(-10, 10)
+
+
+@given(curve=st.lists(losses, max_size=30), sign=st.sampled_from([1, -1]))
+def test_best_and_final_are_what_a_look_at_the_curve_says(curve: list[float], sign: int) -> None:
+    """Best is the first best finite value in the study's direction, final the last value, whatever is in between."""
+    watched = WatchedCurve(sign)
+    for step, value in enumerate(curve):
+        watched.add(step, value)
+    finite = [(sign * value, step) for step, value in enumerate(curve) if math.isfinite(value)]
+    if finite:
+        assert (watched.best, watched.best_step) == (curve[min(finite)[1]], min(finite)[1])
+    else:
+        assert math.isnan(watched.best)
+    assert watched.final_step == len(curve) - 1
+    assert repr(watched.final) == repr(curve[-1] if curve else math.nan)
+
+
+@given(n_steps=st.integers(1, 20_000), every=st.integers(1, 50))
+def test_a_planned_trial_keeps_a_bounded_number_of_values(n_steps: int, every: int) -> None:
+    """Over its planned length a trial keeps all of few reports, or about 100 of many, spread over all of it."""
+    watched = WatchedCurve(1, n_steps)
+    reported = list(range(0, n_steps, every))
+    kept = [step for step in reported if watched.add(step, 1.0)]
+    assert len(kept) <= N_VALUES_KEPT + 1
+    assert len(kept) >= min(len(reported), N_VALUES_KEPT // 2)
+    widest = max((b - a for a, b in zip(kept, [*kept[1:], n_steps], strict=True)), default=0)
+    assert widest <= 2 * max(every, n_steps / N_VALUES_KEPT) + 1
+
+
+@given(length=st.integers(1, 100_000), every=st.integers(1, 1000))
+def test_a_trial_without_a_plan_keeps_a_bounded_number_too(length: int, every: int) -> None:
+    """Every one of the first 30 reports, and then so few that 200 are enough for any length."""
+    watched = WatchedCurve(1)
+    kept = [watched.add(step, 1.0) for step in range(0, length * every, every)]
+    assert all(kept[:30])
+    assert sum(kept) <= 200
+
+
+@given(n_steps=st.none() | st.integers(1, 500), first=losses, second=losses, every=st.integers(1, 7))
+def test_trials_are_kept_at_the_same_steps(n_steps: int | None, first: float, second: float, every: int) -> None:
+    """Which reports are kept does not depend on their values: pruners find peers at every step they look at."""
+    a, b = WatchedCurve(1, n_steps), WatchedCurve(1, n_steps)
+    for step in range(0, 500, every):
+        assert a.add(step, first) == b.add(step, second)
+
+
+@pytest.fixture(scope="session")
+def read_space() -> Callable[..., Space]:
+    return lambda *lines: parse_space({}, lines, OverridesParser.create().parse_overrides, lambda key: False)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[LiveStorage]:
+    live = LiveStorage(open_backend(f"sqlite:///{tmp_path}/study.db"))
+    yield live
+    live.close()
+
+
+@pytest.fixture
+def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[..., SweepStudy]:
+    """A sweep's study in one storage: made the first time, continued after that."""
+
+    def made(
+        n_trials: int = 5,
+        lines: tuple[str, ...] = ("x=interval(0.0, 1.0)", "c=choice(a, b)"),
+        directions: tuple[str, ...] = ("minimize",),
+        pruner: optuna.pruners.BasePruner | None = None,
+        **plans: Any,
+    ) -> SweepStudy:
+        space = read_space(*lines)
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        opened = open_study(storage, "s", directions, sampler, pruner or optuna.pruners.NopPruner(), space)
+        return SweepStudy(opened, storage, space, Plans(n_trials, **plans), _driver_name())
+
+    return made
+
+
+def run_one(study: SweepStudy, outcome: Outcome | None = None) -> int:
+    proposal = study.ask()
+    assert proposal is not None
+    study.tell(proposal.trial, outcome or Outcome(Ending.COMPLETED, values=(0.5,)), RUN, log="here.log")
+    return proposal.trial
+
+
+endings = {
+    Outcome(Ending.COMPLETED, values=(0.5,)): TrialState.COMPLETE,
+    Outcome(Ending.PRUNED, reason="too slow"): TrialState.PRUNED,
+    Outcome(Ending.DIVERGED, reason="loss became nan at step 3"): TrialState.PRUNED,
+    Outcome(Ending.FAILED, reason="ValueError: no"): TrialState.FAIL,
+    Outcome(Ending.INTERRUPTED, reason="stopped"): TrialState.FAIL,
+}
+
+
+@pytest.mark.parametrize(("outcome", "state"), endings.items())
+def test_each_ending_is_recorded_with_its_reason(
+    make: Callable[..., SweepStudy], outcome: Outcome, state: TrialState
+) -> None:
+    """Optuna's state follows the ending; why, where and how far are attributes that a reviewer finds."""
+    study = make()
+    proposal = study.ask()
+    assert proposal is not None
+    study.plan(proposal.trial, Plan(1000, ((0, 0.1), (9, 0.01))))
+    for step, value in ((0, 3.0), (400, 1.0), (401, 2.0)):
+        assert study.report(proposal.trial, step, value) is None
+    study.tell(proposal.trial, outcome, RUN, log="here.log")
+    trial = study.study.trials[proposal.trial]
+    assert trial.state is state
+    assert trial.user_attrs["why"].startswith(outcome.ending)
+    assert outcome.reason in trial.user_attrs["why"]
+    assert trial.user_attrs["steps"] == 401
+    assert trial.user_attrs["run"] == {**RUN, "best": 1.0, "best_step": 400, "final": 2.0}
+    assert ("log" in trial.user_attrs) == (outcome.ending is Ending.FAILED)
+    assert trial.intermediate_values == {0: 3.0, 400: 1.0, 401: 2.0}  # the last one is always there
+    assert (trial.user_attrs["n_steps"], trial.user_attrs["lr_plan"]) == (1000, [[0, 0.1], [9, 0.01]])
+    waiting = [t for t in study.study.trials if t.state is TrialState.WAITING]
+    assert len(waiting) == (outcome.ending is Ending.INTERRUPTED)
+
+
+def test_a_verdict_is_kept_for_people_and_machines(make: Callable[..., SweepStudy]) -> None:
+    """Rule, step, sentence and numbers are attributes; a number that JSON does not know is left out."""
+    study = make()
+    verdict = Verdict("Stalled", 7, "it has not moved", {"slope": 0.25, "noise": math.nan})
+    number = run_one(study, Outcome(Ending.PRUNED, reason=verdict.reason, verdict=verdict))
+    kept = study.study.trials[number].user_attrs
+    assert {name: kept[f"verdict{name}"] for name in ("", "_rule", "_step", "_numbers")} == {
+        "": "it has not moved",
+        "_rule": "Stalled",
+        "_step": 7,
+        "_numbers": {"slope": 0.25},
+    }
+
+
+def test_the_configured_pruner_decides(make: Callable[..., SweepStudy]) -> None:
+    """Optuna's own pruner sees the reports of this and of earlier trials, and its decision is a verdict."""
+    study = make(pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0))
+    for value in (1.0, 2.0):
+        proposal = study.ask()
+        assert proposal is not None
+        assert study.can_prune(proposal.trial) is False
+        verdict = study.report(proposal.trial, 5, value)
+        assert study.can_prune(proposal.trial)
+        study.tell(proposal.trial, Outcome(Ending.COMPLETED, values=(value,)), RUN, log="")
+    assert verdict is not None
+    assert (verdict.rule, verdict.step) == ("MedianPruner", 5)
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_n_trials_is_the_total(make: Callable[..., SweepStudy], direction: str) -> None:
+    """What ran counts, whatever came of it, but not what was interrupted; continuing goes up to the total."""
+    study = make(5, directions=(direction,))
+    assert study.sign == (1 if direction == "minimize" else -1)
+    for i, outcome in enumerate(endings):
+        assert study.n_missing == 5 - i
+        run_one(study, outcome)
+    assert study.n_missing == 1
+    last = study.ask()  # the interrupted setting runs again, under a new number
+    assert last is not None
+    trials = study.study.trials
+    assert trials[last.trial].user_attrs["again_for"] == 4
+    assert last.values == trials[4].params
+    study.tell(last.trial, Outcome(Ending.COMPLETED, values=(0.1,)), RUN, log="")
+    assert study.ask() is None
+    assert make(5, directions=(direction,)).ask() is None
+    assert make(6, directions=(direction,)).n_missing == 1
+
+
+def test_settings_known_in_advance_go_first_and_once(make: Callable[..., SweepStudy]) -> None:
+    """A queue is run in its order, and a continued sweep goes on where it was."""
+    queue = [{"x": 0.125, "c": "a"}, {"x": 0.25, "c": "b"}, {"x": 0.5, "c": "a"}]
+    first = make(4, queue=queue)
+    asked = [first.ask(), first.ask()]
+    first.tell(1, Outcome(Ending.COMPLETED, values=(0.5,)), RUN, log="")
+    first.tell(0, Outcome(Ending.INTERRUPTED), RUN, log="")
+    second = make(4, queue=queue)
+    asked += [second.ask() for _ in range(4)]
+    values = [dict(proposal.values) if proposal else None for proposal in asked]
+    assert values[:2] == queue[:2]
+    assert values[2:4] == [queue[0], queue[2]]
+    assert values[4] not in queue
+    assert values[5] is None
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_sampler_of_a_finite_space_ends_by_itself(make: Callable[..., SweepStudy], storage: LiveStorage) -> None:
+    """A sampler that has nothing left ends the sweep before n_trials."""
+    study = make(10, lines=("c=choice(a, b)", "d=choice(1, 2)"))
+    study.study.sampler = optuna.samplers.BruteForceSampler(seed=0)
+    n = 0
+    while (proposal := study.ask()) is not None:
+        study.tell(proposal.trial, Outcome(Ending.COMPLETED, values=(0.5,)), RUN, log="")
+        n += 1
+    assert n == 4
+
+
+def test_trials_of_a_dead_driver_are_taken_over(make: Callable[..., SweepStudy], storage: LiveStorage) -> None:
+    """What it was running is ended as interrupted and queued again with its values; what others run is left alone."""
+    study = make(5)
+    done = run_one(study)
+    dead, alive = study.ask(), study.ask()
+    assert dead is not None
+    assert alive is not None
+    storage.set_trial_user_attr(study._trials[dead.trial]._trial_id, "driver", "dead")
+    storage.flush()
+    assert take_over(study.study, lambda driver: driver != "dead", orphan_age_s=60) == [dead.trial]
+    states = [trial.state for trial in study.study.trials]
+    assert (states[done], states[dead.trial], states[alive.trial]) == (
+        TrialState.COMPLETE,
+        TrialState.FAIL,
+        TrialState.RUNNING,
+    )
+    assert study.n_missing == 3
+    again = make(5).ask()
+    assert again is not None
+    assert again.values == dead.values
+    assert take_over(study.study, lambda driver: driver != "dead", orphan_age_s=60) == []
+
+
+def test_a_setting_whose_parameters_were_not_written_is_not_lost(
+    make: Callable[..., SweepStudy], storage: LiveStorage
+) -> None:
+    """A queued setting whose driver was killed before its parameters reached the database is queued again as it was."""
+    study = make(5)
+    study.study.enqueue_trial({"x": 0.125})
+    waiting = study.study.trials[-1]
+    storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)  # and then the driver is killed
+    assert take_over(study.study, lambda _: False, orphan_age_s=0) == [waiting.number]
+    again = study.ask()
+    assert again is not None
+    assert again.values["x"] == 0.125
+
+
+def test_unsigned_trials_are_taken_over_when_old_enough(make: Callable[..., SweepStudy], storage: LiveStorage) -> None:
+    """A trial that no driver has signed is left alone while young; where nobody else can be, it is taken at once."""
+    study = make(5)
+    unsigned = study.study.ask()
+    assert take_over(study.study, lambda _: True, orphan_age_s=60) == []
+    assert take_over(study.study, lambda _: True, orphan_age_s=0) == [unsigned.number]
+
+
+def test_a_driver_is_alive_if_its_process_is() -> None:
+    """Another machine's driver may be alive, this machine's is if its process is there; we are not our predecessor."""
+    host = socket.gethostname()
+    assert _driver_is_alive("elsewhere:1")
+    assert _driver_is_alive(f"{host}:{os.getppid()}")
+    assert not _driver_is_alive(f"{host}:{2**22 + 1}")
+    assert not _driver_is_alive(_driver_name())
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"directions": ("maximize",)}, "exists with direction=minimize, asked for maximize"),
+        ({"directions": ("minimize", "minimize")}, r"asked for \[minimize, minimize\]"),
+        ({"lines": ("x=interval(0.0, 1.0)",)}, r"another space: c was choice\(a, b\), now not searched"),
+        (
+            {"lines": ("x=tag(log, interval(0.5, 1.0))", "c=choice(a, b)")},
+            r"x was float 0\.0 to 1\.0, now log float 0\.5 to 1\.0",
+        ),
+        (
+            {"lines": ("x=interval(0.0, 1.0)", "c=choice(a, b)", "d=range(1, 3)")},
+            "d was not searched, now int 1 to 2",
+        ),
+    ],
+)
+def test_another_study_under_the_same_name_is_refused(
+    make: Callable[..., SweepStudy], storage: LiveStorage, changed: dict[str, Any], sentence: str
+) -> None:
+    """The sentence says what it was, what was asked for and what to do, and nothing in the study is changed."""
+    run_one(make())
+    before = repr((storage.get_study_user_attrs(1), storage.get_all_trials(1)))
+    with pytest.raises(BadInputError, match=sentence) as refused:
+        make(**changed)
+    assert "study 's'" in str(refused.value)
+    assert "choose another hydra.sweeper.study_name" in str(refused.value)
+    assert repr((storage.get_study_user_attrs(1), storage.get_all_trials(1))) == before
+
+
+def test_a_study_made_by_another_tool_is_judged_by_its_trials(
+    make: Callable[..., SweepStudy], storage: LiveStorage
+) -> None:
+    """A plain Optuna study of the same space is continued; one of another space is refused."""
+    plain = optuna.create_study(storage=storage, study_name="s")
+    plain.optimize(lambda trial: trial.suggest_float("x", 0, 1) + len(trial.suggest_categorical("c", ["a", "b"])), 2)
+    assert make(5).n_missing == 3
+    with pytest.raises(BadInputError, match="searches another space"):
+        make(lines=("x=interval(0.0, 2.0)", "c=choice(a, b)"))
+
+
+def test_what_a_custom_search_space_gets_wrong_is_refused(make: Callable[..., SweepStudy]) -> None:
+    """The sentence names the option and the mistake, and the trial does not stay under way for ever."""
+    study = make(lines=("x=interval(0.0, 1.0)", "f=3"), extend=lambda trial: trial.suggest_int("f", 0, 3))
+    with pytest.raises(BadInputError, match="custom_search_space failed for trial 0: it suggests f, which the command"):
+        study.ask()
+    assert study.study.trials[0].state is TrialState.FAIL
+
+
+def test_with_several_objectives_values_are_told_together(make: Callable[..., SweepStudy]) -> None:
+    """All objectives of a trial reach Optuna, and a loss may be watched meanwhile."""
+    study = make(directions=("minimize", "maximize"))
+    proposal = study.ask()
+    assert proposal is not None
+    assert study.report(proposal.trial, 1, 0.25) is None
+    study.tell(proposal.trial, Outcome(Ending.COMPLETED, values=(1.0, 2.0)), RUN, log="")
+    assert study.study.trials[0].values == [1.0, 2.0]
+    assert study.study.trials[0].intermediate_values == {1: 0.25}

@@ -1,0 +1,208 @@
+"""What a run's settings will do to its learning rate, and what is wrong with that, before any compute is spent.
+
+Each rule looks at the rate of every step, which is known in advance, and may make one finding. To add a rule: write a
+function from an `Outlook` to a `Finding` or None, add it to RULES, and give it an entry in `audit` of conf/config.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.types import Finding
+from iolaus.trainer.course import planned_rates
+from iolaus.trainer.loop import float_type, seeded, start
+from iolaus.trainer.phases import Staged
+from iolaus.trainer.plateau import LossDriven
+from iolaus.trainer.schedules import Constant, MultiStep
+from iolaus.trainer.settings import Settings, read
+
+FLAT_FACTOR = 1.5
+SPENT_SHARE = 0.05
+LONG_WARMUP_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of a run before it starts, or before it is taken up again at from_step.
+
+    rates: of all its steps, [n_steps]; what a schedule that looks at the loss will do to them is not known.
+    weight_scale: median size of the first weights that are not 0.
+    """
+
+    run: Settings
+    rates: NDArray[np.float64]
+    weight_scale: float
+    from_step: int = 0
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the whole run."""
+        return len(self.rates)
+
+    @property
+    def warm(self) -> int:
+        """The first step to come after warm-up, n_steps if there is none."""
+        return max(self.from_step, min(int(np.ceil(self.run.schedule.warmup_steps)), self.n_steps))
+
+    def lasting(self, holds: NDArray[np.bool_]) -> int:
+        """The first step to come from which `holds` [n_steps] is true to the end; n_steps if it is not at the end."""
+        fails = np.flatnonzero(~holds)
+        return max(self.from_step, int(fails[-1]) + 1 if len(fails) else 0)
+
+
+def outlook(run: Settings, from_step: int = 0) -> Outlook:
+    """The run's rates and weights; from_step: where it is taken up, if later than at its checkpoint or beginning.
+
+    Raises BadInputError if model or optimizer cannot be made, its checkpoint does not fit, or the model does not take
+    two of the task's examples.
+    """
+    try:
+        with seeded(run.seed, run.device):
+            state = start(run)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise BadInputError(str(error).replace("\n", " ")) from error
+    try:
+        with torch.no_grad():
+            run.task.loss(state.model, run.splits.train[:2].to(run.device, float_type(run)))
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        model, task = run.node["model"]["_target_"], run.node["task"]["_target_"]
+        reason = str(error).splitlines()[0]
+        raise BadInputError(f"model {model} does not take the data of task {task}: {reason}") from error
+    weights = torch.cat([param.detach().abs().flatten() for param in state.model.parameters()])
+    nonzero = weights[weights > 0]
+    scale = float(nonzero.median()) if len(nonzero) else 0.0
+    return Outlook(run, planned_rates(run, run.optim.lr), scale, max(from_step, state.step))
+
+
+def audit(view: Outlook) -> list[Finding]:
+    """The findings about a run, in the order of RULES.
+
+    Their `rule` ("warn" or "infeasible") is what the config says under audit.rules; findings on "ignore" are left out.
+    """
+    actions = view.run.node["audit"]["rules"]
+    found = [finding for rule in RULES.values() if (finding := rule(view)) is not None]
+    return [replace(finding, rule=actions[finding.name]) for finding in found if actions[finding.name] != "ignore"]
+
+
+def audit_config(cfg: DictConfig) -> list[Finding]:
+    """The findings about a composed config, as `hydra.sweeper.audit` asks for them. Raises BadInputError."""
+    run = read(cfg)
+    return audit(outlook(run, run.node["audit"]["from_step"]))
+
+
+def over(view: Outlook) -> Finding | None:
+    """The run would be taken up where it has ended already, as when a larger batch makes it shorter (case 2)."""
+    if view.from_step < view.n_steps:
+        return None
+    after = float(view.run.schedule(view.from_step, view.run.optim.lr))
+    sentence = (
+        f"the run has {view.n_steps} steps and would be taken up at step {view.from_step}: nothing is left to train "
+        f"(the rate there would be {after:.3g})"
+    )
+    return Finding("over", view.from_step, sentence, amount=1 + (view.from_step - view.n_steps) / view.n_steps)
+
+
+def flat(view: Outlook) -> Finding | None:
+    """A schedule that is meant to fall, and does not (case 1: from 0.095 to 0.0925 in 39,630 steps)."""
+    rates = view.rates[view.warm :]
+    if isinstance(view.run.schedule, Constant | LossDriven) or len(rates) < 2 or rates.max() == 0:
+        return None
+    factor = float(rates.max() / rates.min()) if rates.min() > 0 else np.inf
+    if factor >= FLAT_FACTOR:
+        return None
+    sentence = (
+        f"the rate is flat: from {rates[0]:.3g} at step {view.warm} to {rates[-1]:.3g} at step {view.n_steps - 1}, "
+        f"less than a factor {FLAT_FACTOR} between highest and lowest; make the decay faster or shorter"
+    )
+    return Finding("flat", view.warm, sentence, amount=FLAT_FACTOR - factor)
+
+
+def spent(view: Outlook) -> Finding | None:
+    """A rate that has all but gone before half the run."""
+    peak = float(view.rates.max())
+    step = view.lasting(view.rates < SPENT_SHARE * peak)
+    if peak == 0 or step >= view.n_steps / 2:
+        return None
+    sentence = (
+        f"the rate is spent early: below {SPENT_SHARE:.0%} of its peak {peak:.3g} from step {step} of {view.n_steps} "
+        f"on; make the decay slower, or the run shorter"
+    )
+    return Finding("spent", step, sentence, amount=0.5 - step / view.n_steps)
+
+
+def zero(view: Outlook) -> Finding | None:
+    """A rate of exactly 0 while training goes on (case 2)."""
+    step = view.lasting(view.rates == 0)
+    n_zero = view.n_steps - step
+    if n_zero <= 0:
+        return None
+    sentence = (
+        f"the rate is exactly 0 from step {step} of {view.n_steps} on: the last {n_zero} steps train nothing; "
+        f"let the decay end with the run, or set schedule.min_lr"
+    )
+    return Finding("zero", step, sentence, amount=n_zero / view.n_steps)
+
+
+def warming(view: Outlook) -> Finding | None:
+    """A warm-up so long that little is learned (case 2)."""
+    length = float(view.run.schedule.warmup_steps)
+    share = length / view.n_steps
+    if share <= LONG_WARMUP_SHARE or view.from_step >= length:
+        return None
+    sentence = f"warm-up takes {length:.0f} of {view.n_steps} steps, more than a third; shorten schedule.warmup_steps"
+    return Finding("warming", view.from_step, sentence, amount=share - LONG_WARMUP_SHARE)
+
+
+def unresolvable(view: Outlook) -> Finding | None:
+    """A rate so low that adding an update of size one times it leaves the typical weight as it is."""
+    smallest = torch.finfo(float_type(view.run)).eps / 2 * view.weight_scale
+    step = view.lasting((view.rates > 0) & (view.rates < smallest))
+    if step >= view.n_steps:
+        return None
+    sentence = (
+        f"from step {step} on the rate is below {smallest:.2g}, what the typical weight of {view.weight_scale:.2g} can "
+        f"resolve: updates of size one (as Adam's) are rounded away; raise schedule.min_lr"
+    )
+    return Finding("unresolvable", step, sentence, amount=smallest / float(view.rates[step]))
+
+
+def beyond(view: Outlook) -> Finding | None:
+    """Milestones or stages that the run does not live to see."""
+    schedule = view.run.schedule
+    offset = 0.0 if schedule.decay_during_warmup else schedule.warmup_steps
+    if isinstance(schedule, MultiStep):
+        kind, points = "milestone", [offset + milestone for milestone in schedule.milestone_steps]
+    elif isinstance(schedule, Staged):
+        lengths = [stage.length_steps for stage in schedule.filled]
+        kind, points = "stage", [offset + sum(lengths[:i]) for i in range(len(lengths))]
+    else:
+        return None
+    late = [point for point in points if point >= view.n_steps]
+    if not late:
+        return None
+    sentence = (
+        f"{len(late)} of {len(points)} {kind}s would come at step {min(late):.0f} or later, after the run's end at "
+        f"step {view.n_steps}"
+    )
+    return Finding("beyond", view.n_steps, sentence, amount=len(late) / len(points))
+
+
+def short(view: Outlook) -> Finding | None:
+    """A run that does not see all of its data once."""
+    n_examples, n_train = view.run.batches.examples(view.n_steps), len(view.run.splits.train)
+    if n_examples >= n_train:
+        return None
+    sentence = f"the run ends after {n_examples} of {n_train} training examples, before its first epoch does"
+    return Finding("short", view.n_steps, sentence, amount=1 - n_examples / n_train)
+
+
+RULES: Mapping[str, Callable[[Outlook], Finding | None]] = {
+    rule.__name__: rule for rule in (over, flat, spent, zero, warming, unresolvable, beyond, short)
+}
