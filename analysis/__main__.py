@@ -169,10 +169,10 @@ def _race(arguments: argparse.Namespace) -> None:
     from iolaus.analysis.data.sweep import load
     from iolaus.analysis.diagnosis.next_trials import continuing
     from iolaus.analysis.ranking.rank import rank
-    from iolaus.analysis.ranking.top_up import plan_race, run_race
+    from iolaus.analysis.ranking.top_up import plan_top_up, run_top_up
 
     ranking = rank(load(arguments.folder))
-    race = plan_race(arguments.folder, ranking, arguments.seeds)
+    race = plan_top_up(arguments.folder, ranking, arguments.seeds)
     for leader, _, seed in race.repeats:
         print(f"setting {leader} with seed {seed}", file=sys.stderr)
     if not race.repeats:
@@ -182,7 +182,7 @@ def _race(arguments: argparse.Namespace) -> None:
         print(f"in {race.working_dir}: {race}", file=sys.stderr)
     else:
         try:
-            ranking = run_race(arguments.folder, race, output=sys.stderr.fileno() if arguments.json else None)
+            ranking = run_top_up(arguments.folder, race, output=sys.stderr.fileno() if arguments.json else None)
         except subprocess.CalledProcessError as error:
             sys.exit(f"analysis: the sweep's command failed ({error.returncode}): {race}")
         # What the race printed of continuing is its own command.
@@ -251,7 +251,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     sweep = _loaded(arguments)
     table = _named(diagnose(sweep), sweep)
     if not arguments.json:
-        table = table.assign(cure=table["cure"].map(" ".join), shape=table["shape"].map(shape_name))
+        table = table.assign(cure=table["fix"].map(" ".join), shape=table["shape"].map(shape_name))
         table = table.drop(columns=["parameter", "advice"])
     if table.empty and not arguments.json:
         print(f"No trial has a curve of {sweep.metric} that could be judged.")
@@ -291,7 +291,7 @@ def _convergence(arguments: argparse.Namespace) -> None:
 
 
 def _add_next(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("next", help="what to try next: the cures of ill trials, the most promising first")
+    command = commands.add_parser("next", help="what to try next: the suggested fixes of ill trials, the most promising first")
     _add_source(command)
     command.add_argument("--n", type=_at_least_one, default=8, help="at most so many (8)")
     command.add_argument("--enqueue", action="store_true", help="put those of the search space into the study's queue")
@@ -315,7 +315,7 @@ def _next(arguments: argparse.Namespace) -> None:
         return
     console = terminal()
     if not trials:
-        console.print("No trial is ill in a way that has a cure.")
+        console.print("No trial is ill in a way that has a suggested fix.")
         return
     console.print(as_table(as_frame(trials)))
     for trial in trials:

@@ -6,7 +6,7 @@ Four searches at random, none pruned: digits (MLP) over five decades of a consta
 with Adam and dropout; the digit sum (RNN) over rate, decay, batch size and clipping. Each trial that is ill and has a
 cure is trained again with it, on the same seed, and with a random change of the same settings: numbers by the same
 factor, up or down by the toss of a coin; of a config group any other option. A win is a lower final validation loss; a
-trial that diverged has an infinite one. Cures were developed on the set `development`.
+trial that diverged has an infinite one. Suggested fixes were developed on the set `development`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scipy.stats import binomtest
 
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.features import gather
-from iolaus.analysis.diagnosis.fixes import all_knobs, as_text
+from iolaus.analysis.diagnosis.fixes import all_config_keys, as_text
 from iolaus.analysis.diagnosis.shapes import WELL, diagnose
 from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.loop import train
@@ -101,7 +101,7 @@ def trained(overrides: Sequence[str], seed: int) -> tuple[list[dict[str, Any]], 
     def report(step: int, **metrics: float) -> None:
         rows.extend({"step": step, "metric": name, "value": float(value)} for name, value in metrics.items())
 
-    summary = train(run, report=report, should_stop=lambda: False, plan=lambda *_, **__: None, ask_remedy=lambda: None)
+    summary = train(run, report=report, should_stop=lambda: False, plan=lambda *_, **__: None, ask_intervention=lambda: None)
     final = summary.final["val_loss"] if summary.ended == "done" else math.inf
     return rows, final if math.isfinite(final) else math.inf, run.n_steps
 
@@ -159,8 +159,8 @@ def changed_at_random(cure: Mapping[str, Any], before: Mapping[str, Any], rng: n
 
 def setting_before(sweep: Sweep, number: int) -> dict[str, Any]:
     """The values that a trial had, as far as its sweep says."""
-    knobs = all_knobs(sweep, gather(sweep))[number]
-    return {"clip.threshold": 5.0, **knobs.values, **{key: knobs.choices[key] for key in OPTIONS}}
+    config_keys = all_config_keys(sweep, gather(sweep))[number]
+    return {"clip.threshold": 5.0, **config_keys.values, **{key: config_keys.choices[key] for key in OPTIONS}}
 
 
 def attempts(search: Search, n: int, seed: int) -> list[dict[str, Any]]:
@@ -174,15 +174,15 @@ def attempts(search: Search, n: int, seed: int) -> list[dict[str, Any]]:
         values = {key.removeprefix("params."): value for key, value in known.items()}
         before = float(sweep.trials.loc[number, "objective"])
         about = {"search": search.name, "trial": number, "shape": row["shape"], "before": before, "values": values}
-        if row["shape"] in WELL or row["shape"] == "broken" or not row["cure"]:
-            found.append({**about, "cure": None})
+        if row["shape"] in WELL or row["shape"] == "broken" or not row["fix"]:
+            found.append({**about, "fix": None})
             continue
-        cure = dict(_parsed(text) for text in row["cure"])
+        cure = dict(_parsed(text) for text in row["fix"])
         chance = changed_at_random(cure, setting_before(sweep, int(number)), rng)
         sides = {"cured": cure, "by_chance": chance}
         ends = {side: end({**values, **change}, search, int(number)) for side, change in sides.items()}
         found.append(
-            {**about, "cure": list(row["cure"]), "chance": as_overrides(chance), "reason": row["reason"], **ends}
+            {**about, "fix": list(row["fix"]), "chance": as_overrides(chance), "reason": row["reason"], **ends}
         )
     return found
 
@@ -206,7 +206,7 @@ def end(values: Mapping[str, Any], search: Search, seed: int) -> float:
 
 def said(found: Sequence[Mapping[str, Any]]) -> str:
     """The table: by search and by shape, how often the cure and how often chance improved the end."""
-    rows = [row for row in found if row["cure"]]
+    rows = [row for row in found if row["fix"]]
     lines = [f"{Counter(row['shape'] for row in found)}", ""]
     for what in ("search", "shape"):
         names = dict.fromkeys(str(row[what]) for row in rows)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from iolaus.analysis.diagnosis.features import Facts, explosion
+from iolaus.analysis.diagnosis.features import Features, explosion
 from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose_curve
 from iolaus.sweeps.signals import signals
 
@@ -131,7 +131,7 @@ COURSES: dict[str, Course] = {
 }  # fmt: skip
 
 
-def draw(shape: str, ranges: Ranges, rng: np.random.Generator) -> Facts:
+def draw(shape: str, ranges: Ranges, rng: np.random.Generator) -> Features:
     """What is known of one trial of this shape."""
     n = int(rng.integers(*ranges.n_reports)) if shape != "broken" else int(rng.integers(0, 3))
     gaps = rng.gamma(1 / max(rng.uniform(*ranges.irregularity), 1e-3) ** 2, size=n) + 1e-9
@@ -164,7 +164,7 @@ def draw(shape: str, ranges: Ranges, rng: np.random.Generator) -> Facts:
         norms[at:] *= 1e-6
         norms[at] = 10 ** rng.uniform(1.5, 4)
     then = float(np.interp(validation.best_step, steps, scale * (course + shift))) if validation else math.nan
-    return Facts(
+    return Features(
         steps=steps,
         losses=losses,
         n_steps=n_steps,

@@ -60,7 +60,7 @@ def at(run: Settings, lr: float, momentum: float, threshold: float) -> Settings:
     return dataclasses.replace(run, optim=optim, clip=run.clip.with_threshold(threshold))
 
 
-HOOKS: dict[str, Any] = {"should_stop": lambda: False, "plan": lambda *_: None, "ask_remedy": lambda: None}
+HOOKS: dict[str, Any] = {"should_stop": lambda: False, "plan": lambda *_: None, "ask_intervention": lambda: None}
 
 
 def run_optuna(seed: int, n_processes: int) -> None:
@@ -145,29 +145,29 @@ def run_ray(seed: int) -> None:
 
 
 class Rounds:
-    """A desk that gives trials only when all lanes have fallen empty: lanes without refill."""
+    """A lane_server that gives trials only when all lanes have fallen empty: lanes without refill."""
 
-    def __init__(self, desk: Any) -> None:
-        self._desk, self._n_left = desk, 0
+    def __init__(self, lane_server: Any) -> None:
+        self._lane_server, self._n_left = lane_server, 0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._desk, name)
+        return getattr(self._lane_server, name)
 
     def take(self, wait_s: float | None = None) -> Any:
-        """As `iolaus.sweeps.run.lanes.Desk.take`, from which `run_lanes` asks without a limit when nothing is training."""
+        """As `iolaus.sweeps.run.lanes.LaneServer.take`, from which `run_lanes` asks without a limit when nothing is training."""
         if wait_s is None:  # a round begins
-            self._n_left = self._desk.n_lanes - 1
-            return self._desk.take(None)
-        trial = self._desk.take(PATIENCE_S) if self._n_left else None
+            self._n_left = self._lane_server.n_lanes - 1
+            return self._lane_server.take(None)
+        trial = self._lane_server.take(PATIENCE_S) if self._n_left else None
         self._n_left = 0 if trial is None else self._n_left - 1
         return trial
 
 
-def run_in_rounds(desk: Any) -> None:
+def run_in_rounds(lane_server: Any) -> None:
     """The lane runner of "no refill"."""
     from iolaus.trainer.lanes.serve import run_lanes
 
-    run_lanes(Rounds(desk))
+    run_lanes(Rounds(lane_server))
 
 
 if __name__ == "__main__":

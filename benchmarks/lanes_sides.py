@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from iolaus.trainer.course import Hooks
 from iolaus.trainer.data import Batches, Examples
-from iolaus.trainer.lanes.group import Group, board
+from iolaus.trainer.lanes.group import Group, begin_lane_run
 from iolaus.trainer.lanes.kind import kind_of
 from iolaus.trainer.lanes.width import best_width
 from iolaus.trainer.loop import State, seeded, start, train, update
@@ -80,22 +80,22 @@ def alone(gate: Gate, overrides: Sequence[str], is_compiled: bool = False) -> No
         report=lambda *_, **__: gate(REPORT_EVERY),
         should_stop=lambda: False,
         plan=lambda *_: None,
-        ask_remedy=lambda: None,
+        ask_intervention=lambda: None,
     )
 
 
 def in_lanes(gate: Gate, overrides: Sequence[str], n_lanes: int, is_compiled: bool) -> None:
     """A stack of lanes, traced or compiled."""
     run = settings(overrides)
-    hooks = Hooks(report=lambda *_, **__: None, should_stop=lambda: False, plan=lambda *_: None, ask_remedy=_no_remedy)
-    passengers = []
+    hooks = Hooks(report=lambda *_, **__: None, should_stop=lambda: False, plan=lambda *_: None, ask_intervention=_no_intervention)
+    lane_runs = []
     for seed in range(n_lanes):
         with seeded(seed, run.device):
             own = dataclasses.replace(run, seed=seed)
-            passengers.append(board(own, start(own), hooks, None, _over))
-    model = passengers[0].state.model
+            lane_runs.append(begin_lane_run(own, start(own), hooks, None, _over))
+    model = lane_runs[0].state.model
     group = Group(kind_of(run, model, run.batches.at(0)), run, model, is_compiled)
-    group.admit(passengers)
+    group.admit(lane_runs)
     group.traced_step()()
     gate(0)
     while True:
@@ -217,5 +217,5 @@ def _over(outcome: Any) -> None:
     raise RuntimeError(f"a run ended while it was measured, raise N_STEPS: {outcome}")
 
 
-def _no_remedy() -> None:
+def _no_intervention() -> None:
     return None

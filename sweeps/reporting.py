@@ -1,4 +1,4 @@
-"""What a training function says to the sweep it runs in: `report`, `should_stop`, `remedy`, `plan`.
+"""What a training function says to the sweep it runs in: `report`, `should_stop`, `intervention`, `plan`.
 
 All are harmless outside a sweep, so the same script trains alone. A worker process runs one trial at a time,
 and a report may come from any of its threads, so the current trial is a property of the process: it is the one piece
@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, SupportsFloat, SupportsIndex
 
-from iolaus.sweeps.types import Plan, Remedy, Verdict
+from iolaus.sweeps.types import Intervention, Plan, Verdict
 
-# Curves have the metric intervention/ACTION, with the factor as its value, where a remedy was taken.
+# Curves have the metric intervention/ACTION, with the factor as its value, where an intervention was taken.
 INTERVENTION = "intervention"
 
 
@@ -61,15 +61,15 @@ class Reporter:
         self._is_whole = False
         self._folder: str | None = None
         self._verdict: Verdict | None = None
-        self._heeded = False
-        self._remedy: Remedy | None = None
-        self._remedy_was_open = False
+        self._acknowledged = False
+        self._intervention: Intervention | None = None
+        self._intervention_was_open = False
         self._last_step = 0
 
     @property
-    def heeded(self) -> bool:
+    def acknowledged(self) -> bool:
         """Whether the task has been told to stop: a task that ended before it could notice has simply completed."""
-        return self._heeded
+        return self._acknowledged
 
     @property
     def verdict(self) -> Verdict | None:
@@ -81,19 +81,19 @@ class Reporter:
         with self._lock:
             self._verdict = self._verdict or verdict
 
-    def offer(self, remedy: Remedy) -> None:
+    def offer(self, intervention: Intervention) -> None:
         """Have the trial try something instead of ending; one that does not ask for it until its next report ends."""
         with self._lock:
-            self._remedy, self._remedy_was_open = remedy, False
+            self._intervention, self._intervention_was_open = intervention, False
 
-    def remedy(self) -> Remedy | None:
+    def intervention(self) -> Intervention | None:
         """What to try now, given out once; that it was taken goes into the curve, at the last reported step."""
         with self._lock:
-            remedy, self._remedy = self._remedy, None
-            if remedy is not None:
-                metrics = {f"{INTERVENTION}/{remedy.action}": remedy.factor}
+            intervention, self._intervention = self._intervention, None
+            if intervention is not None:
+                metrics = {f"{INTERVENTION}/{intervention.action}": intervention.factor}
                 self._rows.append(Row(self._last_step, self._clock() - self._start_s, metrics))
-        return remedy
+        return intervention
 
     def report(self, step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> None:
         """Take one report; raise TrialPruned if the trial must stop, or has just diverged.
@@ -108,8 +108,8 @@ class Reporter:
             self._rows.append(row)
             self._last_step = row.step
             self._is_whole = row.step >= self._n_steps - 1 and math.isfinite(value)
-            ignored = self._remedy if self._remedy_was_open else None
-            self._remedy_was_open = self._remedy is not None
+            ignored = self._intervention if self._intervention_was_open else None
+            self._intervention_was_open = self._intervention is not None
         if ignored is not None:
             self.stop(ignored.verdict)
         if not math.isfinite(value):
@@ -122,8 +122,8 @@ class Reporter:
 
     def should_stop(self) -> bool:
         """Whether the trial must end; a task that has been told so and returns counts as stopped."""
-        self._heeded = self._heeded or (self._verdict is not None and not self._is_whole)
-        return self._heeded
+        self._acknowledged = self._acknowledged or (self._verdict is not None and not self._is_whole)
+        return self._acknowledged
 
     def plan(self, plan: Plan) -> None:
         """Say what this trial will do if nobody stops it."""
@@ -178,13 +178,13 @@ def should_stop() -> bool:
     return _current is not None and _current.should_stop()
 
 
-def remedy() -> Remedy | None:
+def intervention() -> Intervention | None:
     """What the sweep wants tried instead of ending this trial (`hydra.sweeper.on_stall`), or None; ask after a report.
 
-    Each remedy is given out once, and the task must act on it: lower its learning rate by the factor, after going back
+    Each intervention is given out once, and the task must act on it: lower its learning rate by the factor, after going back
     to its best checkpoint if the action is "rewind". A task that never asks is ended as usual. None outside a sweep.
     """
-    return None if _current is None else _current.remedy()
+    return None if _current is None else _current.intervention()
 
 
 def plan(n_steps: SupportsIndex | None, lr: Sequence[tuple[SupportsIndex, SupportsFloat]] = ()) -> None:

@@ -35,7 +35,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Remedy:
+class Intervention:
     """What to try instead of ending a trial that has stalled.
 
     action: "decay" lowers the learning rate; "rewind" goes back to the best checkpoint and lowers it from there.
@@ -50,9 +50,9 @@ class Remedy:
 
     def __post_init__(self) -> None:
         if self.action not in self.ACTIONS:
-            raise ValueError(f"no remedy is called {self.action!r}: choose from {', '.join(self.ACTIONS)}")
+            raise ValueError(f"no intervention is called {self.action!r}: choose from {', '.join(self.ACTIONS)}")
         if not 0 < self.factor < 1:
-            raise ValueError(f"a remedy's factor lies between 0 and 1, got {self.factor}")
+            raise ValueError(f"an intervention's factor lies between 0 and 1, got {self.factor}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What an audit of a composed config has to say, before any compute.
+    """What a lint of a composed config has to say, before any compute.
 
     name: of the finding, such as "flat". step: where it starts (optimizer updates). text: a sentence with the numbers.
     rule: "warn", or "infeasible" if a trial with it shall not run. amount: how bad, above 0; told to the sampler.
@@ -105,7 +105,7 @@ class Ending(StrEnum):
     COMPLETED = "completed"
     PRUNED = "pruned"  # a rule, or the task itself, ended it early; its verdict says why
     DIVERGED = "diverged"  # the watched metric became NaN or infinite
-    INFEASIBLE = "infeasible"  # an audit of its config ruled it out before any compute
+    INFEASIBLE = "infeasible"  # a lint of its config ruled it out before any compute
     DUPLICATE = "duplicate"  # the same setting had been run before; its result was taken over
     FAILED = "failed"  # an exception, an exit, a killed worker, no usable result
     INTERRUPTED = "interrupted"  # the sweep was stopped; continuing it runs the same setting again
@@ -119,7 +119,7 @@ class Outcome:
     reason: one sentence, empty when there is nothing to say beyond the ending.
     verdict: what a rule had decided, if one had.
     returned: the task's return value itself, for callers that want it; None if it cannot leave its process.
-    findings: what an audit found in its config.
+    findings: what a lint found in its config.
     """
 
     ending: Ending

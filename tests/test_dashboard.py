@@ -318,7 +318,7 @@ def test_in_a_browser(folder: Path, serve: Any, page: Any, tmp_path: Path) -> No
 
     page.goto(f"{address}/dashboard/studies/1/trials?numbers=2")
     page.get_by_text("Ended: pruned: stalled since step 20.").wait_for()
-    page.get_by_text("Cure: ").wait_for()
+    page.get_by_text("Fix: ").wait_for()
     assert is_drawn(page.get_by_alt_text("trial 2: curve and learning rate").first)
     page.get_by_text("trial-2.png").first.wait_for()
     assert "verdict stalled" in " ".join(page.inner_text("body").split())

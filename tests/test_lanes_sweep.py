@@ -13,9 +13,9 @@ import pytest
 from optuna.trial import TrialState
 
 from iolaus.sweeps.curves import read_curves
-from iolaus.sweeps.run.channel import Line
-from iolaus.sweeps.run.fork_server import Nursery, drain
-from iolaus.sweeps.run.messages import Assignment, Said, Stopped, WorkerSpec
+from iolaus.sweeps.run.channel import Channel
+from iolaus.sweeps.run.fork_server import ForkServer, drain
+from iolaus.sweeps.run.messages import Assignment, LogMessage, Stopped, WorkerSpec
 from iolaus.sweeps.types import Verdict
 
 LANES = ["hydra.sweeper.lane_runner=lanes.run_lanes", "hydra.sweeper.lanes=3", "hydra.sweeper.n_jobs=1"]
@@ -62,25 +62,25 @@ def test_each_lane_ends_its_own_way(sweep: Any, study: Any, tmp_path: Path) -> N
 def test_a_trial_that_waits_for_a_lane_can_be_stopped() -> None:
     """An order to stop that comes before the worker has taken the trial is not lost."""
 
-    def serve(line: Line) -> None:
-        line.open(2)
-        taken = line.take()
-        line.say("taken")
+    def serve(channel: Channel) -> None:
+        channel.open(2)
+        taken = channel.take()
+        channel.say("taken")
         while taken and not taken[1].should_stop():  # what was sent before has arrived then
             time.sleep(0.01)
-        waited = line.take()
-        line.say(str(waited and waited[1].should_stop()))
-        line.take()
+        waited = channel.take()
+        channel.say(str(waited and waited[1].should_stop()))
+        channel.take()
 
     def said() -> str:
         while True:
             for message in drain(worker)[0]:
-                if isinstance(message, Said):
+                if isinstance(message, LogMessage):
                     return message.text
             time.sleep(0.01)
 
-    with Nursery(serve, "loss") as nursery:
-        worker = nursery.spawn(WorkerSpec(0))
+    with ForkServer(serve, "loss") as fork_server:
+        worker = fork_server.spawn(WorkerSpec(0))
         for trial in (1, 2):
             worker.pipe.send(Assignment(trial, ()))
         assert said() == "taken"

@@ -1,4 +1,4 @@
-"""Conditions, known settings, duplicates, repeats and audits, in real sweeps from the shell."""
+"""Conditions, known settings, duplicates, repeats and lints, in real sweeps from the shell."""
 
 import subprocess
 import sys
@@ -100,8 +100,8 @@ def test_repeats_count_seeds_up(sweep) -> None:
 
 
 def test_infeasible_settings_cost_nothing(sweep) -> None:
-    """A setting that the audit rules out is told to Optuna as a constraint and never trained."""
-    study, printed, runs = sweep("lr=interval(0, 1)", "hydra.sweeper.audit=conditional.audit")
+    """A setting that the lint rules out is told to Optuna as a constraint and never trained."""
+    study, printed, runs = sweep("lr=interval(0, 1)", "hydra.sweeper.lint=conditional.lint")
     ruled_out = [t for t in study.trials if t.params["lr"] > 0.5]
     assert ruled_out
     assert len(runs) == len(study.trials) - len(ruled_out)

@@ -1,4 +1,4 @@
-"""`python -m trainer`: one training run, a sweep of them with --multirun, or with `audit` a look at them beforehand."""
+"""`python -m trainer`: one training run, a sweep of them with --multirun, or with `lint` a look at them beforehand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.trainer.lint import audit, outlook
+from iolaus.trainer.lint import lint, preview
 from iolaus.trainer.loop import train
 from iolaus.trainer.settings import read
 
@@ -26,15 +26,15 @@ def main(cfg: DictConfig) -> float:
     alone = not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.RUN
     try:
         run = read(cfg)
-        findings = audit(outlook(run)) if alone else []  # in a sweep, the sweeper has asked for it already
+        findings = lint(preview(run)) if alone else []  # in a sweep, the sweeper has asked for it already
     except BadInputError as error:
         if alone:
             raise SystemExit(f"trainer: {error}") from error
         raise
     for finding in findings:
         if finding.rule == "infeasible":
-            raise SystemExit(f"trainer: not trained, since audit.rules.{finding.name}=infeasible: {finding.text}")
-        log.warning("audit, %s: %s", finding.name, finding.text)
+            raise SystemExit(f"trainer: not trained, since lint.rules.{finding.name}=infeasible: {finding.text}")
+        log.warning("lint, %s: %s", finding.name, finding.text)
     summary = train(run, tell=log.info, keep=kept_file() if cfg.keep_best else None)
     log.info(summary.conclusion)
     return summary.final["val_loss"]
@@ -45,15 +45,15 @@ def kept_file() -> Path | None:
     return Path(HydraConfig.get().runtime.output_dir) / "best.pt" if HydraConfig.initialized() else None
 
 
-def audit_main(overrides: list[str]) -> None:
-    """Print an audit; see `iolaus.trainer.lint_command`."""
-    from iolaus.trainer.lint_command import audit_command  # training needs neither a search space nor figures
+def lint_main(overrides: list[str]) -> None:
+    """Print a lint; see `iolaus.trainer.lint_command`."""
+    from iolaus.trainer.lint_command import lint_command  # training needs neither a search space nor figures
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        print(audit_command(overrides))
+        print(lint_command(overrides))
     except BadInputError as error:
-        raise SystemExit(f"trainer audit: {error}") from error
+        raise SystemExit(f"trainer lint: {error}") from error
 
 
 def check_main(overrides: list[str]) -> None:
@@ -68,8 +68,8 @@ def check_main(overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["audit"]:
-        audit_main(sys.argv[2:])
+    if sys.argv[1:2] == ["lint"]:
+        lint_main(sys.argv[2:])
     elif sys.argv[1:2] == ["lanes-check"]:
         check_main(sys.argv[2:])
     else:

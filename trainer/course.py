@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import iolaus
-from iolaus.sweeps.types import Remedy
+from iolaus.sweeps.types import Intervention
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
 from iolaus.trainer.settings import Settings
@@ -29,7 +29,7 @@ class Hooks:
     report: Callable[..., None] = iolaus.report
     should_stop: Callable[[], bool] = iolaus.should_stop
     plan: Callable[..., None] = iolaus.plan
-    ask_remedy: Callable[[], Remedy | None] = iolaus.intervention
+    ask_intervention: Callable[[], Intervention | None] = iolaus.intervention
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Summary:
 class Course:
     """One run between two updates: whoever trains it calls `advance` after each, and `row` and `report` when due.
 
-    step: updates made. examples: seen, which is also the place in the data. lr_factor: what remedies have made of the
+    step: updates made. examples: seen, which is also the place in the data. lr_factor: what interventions have made of the
     scheduled rate. ended: "done", or why the run ended before its last step. rates: of every step, [n_steps], with the
-    remedies from the steps on at which they were taken, as far as they are known: a schedule that looks at the loss
+    interventions from the steps on at which they were taken, as far as they are known: a schedule that looks at the loss
     makes new ones at each evaluation.
     """
 
@@ -138,26 +138,26 @@ class Course:
                 self.rates = self._planned() * self.lr_factor
         return metrics
 
-    def report(self, metrics: Mapping[str, float]) -> Remedy | None:
-        """Report metrics at this step; ends the run, or returns a remedy to comply with first.
+    def report(self, metrics: Mapping[str, float]) -> Intervention | None:
+        """Report metrics at this step; ends the run, or returns an intervention to comply with first.
 
         Raises optuna.TrialPruned out of the report.
         """
         self.hooks.report(self.step, **metrics)
-        remedy = self.hooks.ask_remedy()
+        intervention = self.hooks.ask_intervention()
         if not math.isfinite(metrics.get("loss", 0.0)):
             self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}"
         elif self.hooks.should_stop():
             self.ended = f"stopped by the sweep at step {self.step}"
-        return remedy
+        return intervention
 
-    def comply(self, remedy: Remedy, kept_step: int | None) -> None:
+    def comply(self, intervention: Intervention, kept_step: int | None) -> None:
         """Lower the rates to come; the weights are the caller's business. kept_step: of the best weights."""
-        self.lr_factor *= remedy.factor
-        self.rates = np.concatenate([self.rates[: self.step], self.rates[self.step :] * remedy.factor])
-        back = f" with the weights of step {kept_step}" if remedy.action == "rewind" else ""
+        self.lr_factor *= intervention.factor
+        self.rates = np.concatenate([self.rates[: self.step], self.rates[self.step :] * intervention.factor])
+        back = f" with the weights of step {kept_step}" if intervention.action == "rewind" else ""
         self.hooks.tell(
-            f"step {self.step}: {remedy.verdict.reason}; going on{back} at {self.lr_factor:.3g} times the planned rate"
+            f"step {self.step}: {intervention.verdict.reason}; going on{back} at {self.lr_factor:.3g} times the planned rate"
         )
         self._announce()
 

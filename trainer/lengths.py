@@ -107,7 +107,7 @@ def in_steps(node: Mapping[str, Any], sizes: BatchSizes, n_train: int, n_steps: 
     """
     unit = node.get("unit", "steps")
     warmup = steps_of(node.get("warmup_steps", 0), unit, sizes, n_train, n_steps)
-    n_rest = max(n_steps - warmup, 1.0)  # a warm-up that fills the run is the audit's to find, not an error
+    n_rest = max(n_steps - warmup, 1.0)  # a warm-up that fills the run is the lint's to find, not an error
 
     def convert(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
 """What a run's settings will do to its learning rate, and what is wrong with that, before any compute is spent.
 
 Each rule looks at the rate of every step, which is known in advance, and may make one finding. To add a rule: write a
-function from an `Outlook` to a `Finding` or None, add it to RULES, and give it an entry in `audit` of conf/config.yaml.
+function from an `Preview` to a `Finding` or None, add it to RULES, and give it an entry in `lint` of conf/config.yaml.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONG_WARMUP_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Preview:
     """What is known of a run before it starts, or before it is taken up again at from_step.
 
     rates: of all its steps, [n_steps]; what a schedule that looks at the loss will do to them is not known.
@@ -57,7 +57,7 @@ class Outlook:
         return max(self.from_step, int(fails[-1]) + 1 if len(fails) else 0)
 
 
-def outlook(run: Settings, from_step: int = 0) -> Outlook:
+def preview(run: Settings, from_step: int = 0) -> Preview:
     """The run's rates and weights; from_step: where it is taken up, if later than at its checkpoint or beginning.
 
     Raises BadInputError if model or optimizer cannot be made, its checkpoint does not fit, or the model does not take
@@ -78,26 +78,26 @@ def outlook(run: Settings, from_step: int = 0) -> Outlook:
     weights = torch.cat([param.detach().abs().flatten() for param in state.model.parameters()])
     nonzero = weights[weights > 0]
     scale = float(nonzero.median()) if len(nonzero) else 0.0
-    return Outlook(run, planned_rates(run, run.optim.lr), scale, max(from_step, state.step))
+    return Preview(run, planned_rates(run, run.optim.lr), scale, max(from_step, state.step))
 
 
-def audit(view: Outlook) -> list[Finding]:
+def lint(view: Preview) -> list[Finding]:
     """The findings about a run, in the order of RULES.
 
-    Their `rule` ("warn" or "infeasible") is what the config says under audit.rules; findings on "ignore" are left out.
+    Their `rule` ("warn" or "infeasible") is what the config says under lint.rules; findings on "ignore" are left out.
     """
-    actions = view.run.node["audit"]["rules"]
+    actions = view.run.node["lint"]["rules"]
     found = [finding for rule in RULES.values() if (finding := rule(view)) is not None]
     return [replace(finding, rule=actions[finding.name]) for finding in found if actions[finding.name] != "ignore"]
 
 
-def audit_config(cfg: DictConfig) -> list[Finding]:
-    """The findings about a composed config, as `hydra.sweeper.audit` asks for them. Raises BadInputError."""
+def lint_config(cfg: DictConfig) -> list[Finding]:
+    """The findings about a composed config, as `hydra.sweeper.lint` asks for them. Raises BadInputError."""
     run = read(cfg)
-    return audit(outlook(run, run.node["audit"]["from_step"]))
+    return lint(preview(run, run.node["lint"]["from_step"]))
 
 
-def over(view: Outlook) -> Finding | None:
+def over(view: Preview) -> Finding | None:
     """The run would be taken up where it has ended already, as when a larger batch makes it shorter (case 2)."""
     if view.from_step < view.n_steps:
         return None
@@ -109,7 +109,7 @@ def over(view: Outlook) -> Finding | None:
     return Finding("over", view.from_step, sentence, amount=1 + (view.from_step - view.n_steps) / view.n_steps)
 
 
-def flat(view: Outlook) -> Finding | None:
+def flat(view: Preview) -> Finding | None:
     """A schedule that is meant to fall, and does not (case 1: from 0.095 to 0.0925 in 39,630 steps)."""
     rates = view.rates[view.warm :]
     if isinstance(view.run.schedule, Constant | LossDriven) or len(rates) < 2 or rates.max() == 0:
@@ -124,7 +124,7 @@ def flat(view: Outlook) -> Finding | None:
     return Finding("flat", view.warm, sentence, amount=FLAT_FACTOR - factor)
 
 
-def spent(view: Outlook) -> Finding | None:
+def spent(view: Preview) -> Finding | None:
     """A rate that has all but gone before half the run."""
     peak = float(view.rates.max())
     step = view.lasting(view.rates < SPENT_SHARE * peak)
@@ -137,7 +137,7 @@ def spent(view: Outlook) -> Finding | None:
     return Finding("spent", step, sentence, amount=0.5 - step / view.n_steps)
 
 
-def zero(view: Outlook) -> Finding | None:
+def zero(view: Preview) -> Finding | None:
     """A rate of exactly 0 while training goes on (case 2)."""
     step = view.lasting(view.rates == 0)
     n_zero = view.n_steps - step
@@ -150,7 +150,7 @@ def zero(view: Outlook) -> Finding | None:
     return Finding("zero", step, sentence, amount=n_zero / view.n_steps)
 
 
-def warming(view: Outlook) -> Finding | None:
+def warming(view: Preview) -> Finding | None:
     """A warm-up so long that little is learned (case 2)."""
     length = float(view.run.schedule.warmup_steps)
     share = length / view.n_steps
@@ -160,7 +160,7 @@ def warming(view: Outlook) -> Finding | None:
     return Finding("warming", view.from_step, sentence, amount=share - LONG_WARMUP_SHARE)
 
 
-def unresolvable(view: Outlook) -> Finding | None:
+def unresolvable(view: Preview) -> Finding | None:
     """A rate so low that adding an update of size one times it leaves the typical weight as it is."""
     smallest = torch.finfo(float_type(view.run)).eps / 2 * view.weight_scale
     step = view.lasting((view.rates > 0) & (view.rates < smallest))
@@ -173,7 +173,7 @@ def unresolvable(view: Outlook) -> Finding | None:
     return Finding("unresolvable", step, sentence, amount=smallest / float(view.rates[step]))
 
 
-def beyond(view: Outlook) -> Finding | None:
+def beyond(view: Preview) -> Finding | None:
     """Milestones or stages that the run does not live to see."""
     schedule = view.run.schedule
     offset = 0.0 if schedule.decay_during_warmup else schedule.warmup_steps
@@ -194,7 +194,7 @@ def beyond(view: Outlook) -> Finding | None:
     return Finding("beyond", view.n_steps, sentence, amount=len(late) / len(points))
 
 
-def short(view: Outlook) -> Finding | None:
+def short(view: Preview) -> Finding | None:
     """A run that does not see all of its data once."""
     n_examples, n_train = view.run.batches.examples(view.n_steps), len(view.run.splits.train)
     if n_examples >= n_train:
@@ -203,6 +203,6 @@ def short(view: Outlook) -> Finding | None:
     return Finding("short", view.n_steps, sentence, amount=1 - n_examples / n_train)
 
 
-RULES: Mapping[str, Callable[[Outlook], Finding | None]] = {
+RULES: Mapping[str, Callable[[Preview], Finding | None]] = {
     rule.__name__: rule for rule in (over, flat, spent, zero, warming, unresolvable, beyond, short)
 }

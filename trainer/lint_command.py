@@ -1,4 +1,4 @@
-"""`python -m trainer audit ...`: the findings on one run, or on settings drawn from a whole search space."""
+"""`python -m trainer lint ...`: the findings on one run, or on settings drawn from a whole search space."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.types import Finding
 from iolaus.trainer.checkpoint import load_best
-from iolaus.trainer.lint import RULES, Outlook, audit, outlook
+from iolaus.trainer.lint import RULES, Preview, lint, preview
 from iolaus.trainer.settings import CONF, read
 
 N_SHOWN = 11
 
 
 @dataclass(frozen=True)
-class Audited:
+class Linted:
     """One setting: the overrides that make it, what is known of the run, and the findings on it."""
 
     overrides: tuple[str, ...]
-    view: Outlook
+    view: Preview
     findings: list[Finding]
 
 
-def audit_command(overrides: Sequence[str]) -> str:
-    """Audit what these overrides ask for, a run or a search space; writes the figure and returns the text.
+def lint_command(overrides: Sequence[str]) -> str:
+    """Lint what these overrides ask for, a run or a search space; writes the figure and returns the text.
 
     Searched is what `hydra.sweeper.params` of a `+sweep=NAME` or the overrides themselves say, as under --multirun.
     Raises BadInputError.
@@ -50,25 +50,25 @@ def audit_command(overrides: Sequence[str]) -> str:
             master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
             composer = Composer(loader, master)
             space = searched(master.hydra.sweeper, list(master.hydra.overrides.task), composer)
-            audited = sample(space, composer, master.audit.n_samples, seed=master.seed)
+            linted = sample(space, composer, master.lint.n_samples, seed=master.seed)
         except HydraException as error:
             raise BadInputError(str(error)) from error
-    text = one_run(audited[0]) if not space.parameters else search_space(audited, str(master.hydra.sweeper.study_name))
-    if master.audit.figure:
-        path = Path(str(master.audit.figure))
+    text = one_run(linted[0]) if not space.parameters else search_space(linted, str(master.hydra.sweeper.study_name))
+    if master.lint.figure:
+        path = Path(str(master.lint.figure))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure = Figure(figsize=(8, 4.5), layout="constrained")
-        draw(figure.subplots(), audited)
+        draw(figure.subplots(), linted)
         figure.savefig(path, dpi=120)
         text += f"\nfigure: {path}"
     return text
 
 
-def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[Audited]:
-    """Draw settings as Optuna's RandomSampler does (the one setting, if nothing is searched) and audit each."""
+def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[Linted]:
+    """Draw settings as Optuna's RandomSampler does (the one setting, if nothing is searched) and lint each."""
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study, blank = optuna.create_study(), optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING)
-    audited = []
+    linted = []
     for _ in range(n_samples if space.parameters else 1):
         values: dict[str, Value] = {}
         for key, parameter in space.parameters.items():
@@ -76,9 +76,9 @@ def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[
                 values[key] = sampler.sample_independent(study, blank, key, parameter.distribution)
         lines = space.overrides(values)
         run = read(without_hydra(composer.compose(lines)))
-        view = outlook(run, run.node["audit"]["from_step"])
-        audited.append(Audited(lines, view, audit(view)))
-    return audited
+        view = preview(run, run.node["lint"]["from_step"])
+        linted.append(Linted(lines, view, lint(view)))
+    return linted
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
@@ -86,9 +86,9 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
     return DictConfig({name: cfg._get_node(name) for name in cfg if name != "hydra"})
 
 
-def one_run(audited: Audited) -> str:
+def one_run(linted: Linted) -> str:
     """Length, the rate at evenly spread steps, and every finding."""
-    view, run = audited.view, audited.view.run
+    view, run = linted.view, linted.view.run
     n_examples, n_train = run.batches.examples(run.n_steps), len(run.splits.train)
     steps = np.unique(np.linspace(min(view.from_step, view.n_steps - 1), view.n_steps - 1, N_SHOWN).round().astype(int))
     lines = [
@@ -104,29 +104,29 @@ def one_run(audited: Audited) -> str:
             f"taken up at step {view.from_step} of {view.n_steps}: the rate there is {rate:.3g}; the optimizer was "
             f"saved at {saved}, which does not keep it there, since the schedule sets the rate at every step"
         )
-    lines += [f"{f.name} (step {f.step}): {f.text}" for f in audited.findings] or ["no findings"]
+    lines += [f"{f.name} (step {f.step}): {f.text}" for f in linted.findings] or ["no findings"]
     return "\n".join(lines)
 
 
-def search_space(audited: Sequence[Audited], name: str) -> str:
+def search_space(linted: Sequence[Linted], name: str) -> str:
     """For each rule the share of settings with that finding, and the first such setting."""
-    counts = Counter(finding.name for setting in audited for finding in setting.findings)
-    n_clean = sum(not setting.findings for setting in audited)
-    lines = [f"{len(audited)} settings drawn from the space of {name}: {n_clean / len(audited):.1%} without findings"]
+    counts = Counter(finding.name for setting in linted for finding in setting.findings)
+    n_clean = sum(not setting.findings for setting in linted)
+    lines = [f"{len(linted)} settings drawn from the space of {name}: {n_clean / len(linted):.1%} without findings"]
     for rule in RULES:
         if counts[rule]:
-            first = next(s for s in audited if any(f.name == rule for f in s.findings))
+            first = next(s for s in linted if any(f.name == rule for f in s.findings))
             sentence = next(f.text for f in first.findings if f.name == rule)
-            lines.append(f"{counts[rule] / len(audited):>6.1%} {rule:<13} such as {' '.join(first.overrides)}:")
+            lines.append(f"{counts[rule] / len(linted):>6.1%} {rule:<13} such as {' '.join(first.overrides)}:")
             lines.append(f"{'':>7}{sentence}")
     return "\n".join(lines)
 
 
-def draw(axes: Axes, audited: Sequence[Audited]) -> None:
+def draw(axes: Axes, linted: Sequence[Linted]) -> None:
     """The rate over the run, one line per setting; dark where there is a finding, with the step it starts marked."""
-    lowest = min((view.rates[view.rates > 0].min(initial=np.inf) for view in (s.view for s in audited)), default=1.0)
-    single = len(audited) == 1
-    for setting in audited:
+    lowest = min((view.rates[view.rates > 0].min(initial=np.inf) for view in (s.view for s in linted)), default=1.0)
+    single = len(linted) == 1
+    for setting in linted:
         view = setting.view
         color, alpha = ("#b2182b", 0.9) if setting.findings and not single else ("#2166ac", 0.9 if single else 0.35)
         axes.plot(np.arange(view.n_steps), view.rates, color=color, alpha=alpha, linewidth=1.8 if single else 0.7)
@@ -141,7 +141,7 @@ def draw(axes: Axes, audited: Sequence[Audited]) -> None:
         axes.set_yscale("symlog", linthresh=max(lowest, 1e-12) if np.isfinite(lowest) else 1e-12)
     axes.set_xlabel("step (optimizer updates)")
     axes.set_ylabel("learning rate")
-    n_found = sum(bool(setting.findings) for setting in audited)
+    n_found = sum(bool(setting.findings) for setting in linted)
     axes.set_title(
-        "planned learning rate" if single else f"{len(audited)} settings; {n_found} with a finding (red)", loc="left"
+        "planned learning rate" if single else f"{len(linted)} settings; {n_found} with a finding (red)", loc="left"
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import iolaus
-from iolaus.sweeps.types import Remedy
+from iolaus.sweeps.types import Intervention
 from iolaus.trainer.checkpoint import BestWeights, load_best
 from iolaus.trainer.clipping import gradient_norms, total_norm
 from iolaus.trainer.course import Course, Hooks, Summary
@@ -69,12 +69,12 @@ def train(
     report: Callable[..., None] = iolaus.report,
     should_stop: Callable[[], bool] = iolaus.should_stop,
     plan: Callable[..., None] = iolaus.plan,
-    ask_remedy: Callable[[], Remedy | None] = iolaus.intervention,
+    ask_intervention: Callable[[], Intervention | None] = iolaus.intervention,
     keep: Path | None = None,
 ) -> Summary:
     """Train from the beginning to the end, or to where the sweep or a loss that is not finite ends it.
 
-    tell: gets a line of text at each evaluation. report, should_stop, plan, ask_remedy: as in `sweeps`. keep: the file
+    tell: gets a line of text at each evaluation. report, should_stop, plan, ask_intervention: as in `sweeps`. keep: the file
     for the best weights by smoothed training loss (`iolaus.trainer.checkpoint`), None for none. Reported at step n is what
     n updates have led to: every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of the last step, and
@@ -91,7 +91,7 @@ def train(
         )
         dropouts = streams(state.model)
         batches = Batches(train_set, run.seed, run.shuffle_buffer)
-        course = Course(run, Hooks(tell, report, should_stop, plan, ask_remedy), state.step, state.examples)
+        course = Course(run, Hooks(tell, report, should_stop, plan, ask_intervention), state.step, state.examples)
         best_weights = stack.enter_context(kept_on_disk(BestWeights(keep)))
         window: list[Update] = []
 
@@ -107,10 +107,10 @@ def train(
             if course.reports:
                 window = []
                 best_weights.offer(course.step, course.examples, metrics["loss"], state.model, state.optimizer)
-            if (remedy := course.report(metrics)) is not None:
-                if remedy.action == "rewind":
+            if (intervention := course.report(metrics)) is not None:
+                if intervention.action == "rewind":
                     best_weights.restore(state.model, state.optimizer)
-                course.comply(remedy, best_weights.step)
+                course.comply(intervention, best_weights.step)
 
         is_measured = bool(course.measured) and course.ended == "done"
         final = course.measured if is_measured else evaluate(run, state.model, val_set)

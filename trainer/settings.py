@@ -106,15 +106,15 @@ def _read(node: Mapping[str, Any]) -> Settings:
     n_steps = math.floor(steps_of(node["steps"], "steps", sizes, n_train))
     if n_steps < 1:
         raise ValueError(f"steps={node['steps']} leaves no whole step at batch_size={node['batch_size']}")
-    audit = node["audit"]
-    for rule, action in audit["rules"].items():
+    lint = node["lint"]
+    for rule, action in lint["rules"].items():
         if action not in ("ignore", "warn", "infeasible"):
-            raise ValueError(f"audit.rules.{rule} must be ignore, warn or infeasible; got {action!r}")
+            raise ValueError(f"lint.rules.{rule} must be ignore, warn or infeasible; got {action!r}")
     for name in ("report_every", "eval_every"):
         _require(node, name, "a whole number from 1 up", _from_1)
     _require(node, "seed", "a whole number from 0 up", _from_0)
-    _require(audit, "from_step", "a whole number from 0 up", _from_0, "audit.")
-    _require(audit, "n_samples", "a whole number from 1 up", _from_1, "audit.")
+    _require(lint, "from_step", "a whole number from 0 up", _from_0, "lint.")
+    _require(lint, "n_samples", "a whole number from 1 up", _from_1, "lint.")
     _require(batch, "accumulate", "a whole number from 1 up", _from_1, "batch.")
     if min(sizes.sizes) < batch["accumulate"]:
         raise ValueError(f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}")

@@ -26,7 +26,7 @@ TRIAL_COLUMNS = {
     **dict.fromkeys(("state", "why", "infeasible", "code", "verdict", "verdict_rule", "folder", "lr_plan"), object),
     "setting": np.int64,
     **dict.fromkeys(("steps", "seconds", "best", "final", "objective", "seed", "examples", "n_steps"), np.float64),
-    **dict.fromkeys(("verdict_step", "audited_step", "slot", "started_s", "device_seconds"), np.float64),
+    **dict.fromkeys(("verdict_step", "held_out_step", "slot", "started_s", "device_seconds"), np.float64),
 }
 
 
@@ -40,8 +40,8 @@ class Sweep:
         completed; the first of several), seed (NaN unless repeats gave it one), setting (number of the leading trial),
         infeasible (the names of the constraints it breaks, "" if none), code (version it ran on, short), examples (last
         reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners [step, rate]; missing if
-        it did not say), verdict, verdict_rule and verdict_step (if a rule ended it), audited_step (where the pruner
-        would have ended a trial that an audit let run on), slot, started_s (seconds since the sweep's first start),
+        it did not say), verdict, verdict_rule and verdict_step (if a rule ended it), held_out_step (where the pruner
+        would have ended a trial that an holdout let run on), slot, started_s (seconds since the sweep's first start),
         device_seconds (its seconds on a slot), folder, and `params.KEY` for each parameter (missing where a trial has
         none); of several objectives also objective_2 and so on. Trials cut off with their sweep are left out: their
         settings were run again.
@@ -150,7 +150,7 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
         "folder": "",
     }
     missing = {name: value for name, value in defaults.items() if name not in about}
-    others = dict.fromkeys(("lr_plan", "verdict_step", "audited_step", "slot", "started_s"))
+    others = dict.fromkeys(("lr_plan", "verdict_step", "held_out_step", "slot", "started_s"))
     decided = {
         "state": state.mask(diverged, "pruned"),
         "why": why.mask(diverged, "diverged at step " + diverged_at.map("{:.0f}".format)),
@@ -271,7 +271,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "setting": trial.user_attrs.get("repeat_of", trial.number),
         "infeasible": ", ".join(broken_constraints(trial)),
         "code": f"{(code.get('commit') or '')[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
-        **{name: trial.user_attrs.get(name) for name in ("n_steps", "lr_plan", "verdict_step", "audited_step")},
+        **{name: trial.user_attrs.get(name) for name in ("n_steps", "lr_plan", "verdict_step", "held_out_step")},
         "verdict": trial.user_attrs.get("verdict", ""),
         "verdict_rule": trial.user_attrs.get("verdict_rule", ""),
         "slot": run.get("slot"),

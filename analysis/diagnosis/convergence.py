@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import CensoredData, ecdf
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.features import Array, Curve, Facts, gather, loss_metrics, smooth, split
+from iolaus.analysis.diagnosis.features import Array, Curve, Features, gather, loss_metrics, smooth, split
 
 AXES = ("step", "examples", "seconds")
 # The columns that a terminal has room for.
@@ -57,14 +57,14 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
     def axes(number: int) -> _Axis:
         return _Axis() if axis == "step" else _Axis(places.get(number, nothing))
 
-    rows = {number: _row(facts, axes(number), target) for number, facts in gathered.items()}
+    rows = {number: _row(features, axes(number), target) for number, features in gathered.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_row(_NOTHING, _Axis(), math.nan)))
     table.index.name = "trial"
     table.attrs |= {"target": target, "axis": axis}
     return table
 
 
-_NOTHING = Facts(steps=np.empty(0), losses=np.empty(0), n_steps=0)
+_NOTHING = Features(steps=np.empty(0), losses=np.empty(0), n_steps=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,36 +87,36 @@ class _Axis:
         return math.nan if step is None else float(self.along(np.array([float(step)]))[0])
 
 
-def _row(facts: Facts, axis: _Axis, target: float) -> dict[str, object]:
+def _row(features: Features, axis: _Axis, target: float) -> dict[str, object]:
     place = axis.at
-    s, nan = facts.signals, math.nan
+    s, nan = features.signals, math.nan
     finite = s is not None and s.n_reports > 0
     best, level, noise, trend, low, high = (
         (s.best, s.level, s.noise, s.trend, s.trend_low, s.trend_high) if s is not None else (nan,) * 6
     )
     steps, losses = (
-        (facts.steps[: s.n_reports], facts.losses[: s.n_reports]) if s is not None else (_NOTHING.steps,) * 2
+        (features.steps[: s.n_reports], features.losses[: s.n_reports]) if s is not None else (_NOTHING.steps,) * 2
     )
     x, y = smooth(steps, losses)
-    reached = _first(x, y, facts.sign * target)
-    per = _steps_per_unit(facts, axis)
-    e, v = facts.explosion, facts.validation
+    reached = _first(x, y, features.sign * target)
+    per = _steps_per_unit(features, axis)
+    e, v = features.explosion, features.validation
     return {
-        "state": facts.state,
-        "censored": facts.state != "complete",
-        "last": place(float(facts.steps[-1])) if len(facts.steps) else nan,
+        "state": features.state,
+        "censored": features.state != "complete",
+        "last": place(float(features.steps[-1])) if len(features.steps) else nan,
         "n_reports": s.n_reports if s is not None else 0,
-        "start": facts.own(facts.start),
-        "best": facts.own(best),
+        "start": features.own(features.start),
+        "best": features.own(best),
         "best_at": place(s.best_step) if s is not None and finite else nan,
-        "final": facts.own(level),
+        "final": features.own(level),
         "to_target": place(reached),
         "reached": reached is not None,
         "area": _log_area(axis.along(steps), losses),
-        "half_way": place(_first(x, y, (facts.start + best) / 2)),
-        "late_slope": facts.own(trend) * per,
-        "late_slope_low": facts.own(low if facts.sign > 0 else high) * per,
-        "late_slope_high": facts.own(high if facts.sign > 0 else low) * per,
+        "half_way": place(_first(x, y, (features.start + best) / 2)),
+        "late_slope": features.own(trend) * per,
+        "late_slope_low": features.own(low if features.sign > 0 else high) * per,
+        "late_slope_high": features.own(high if features.sign > 0 else low) * per,
         "noise": noise,
         "stalled_since": place(s.stalled_since) if s is not None else nan,
         "rebound": s.rebound if s is not None else nan,
@@ -124,8 +124,8 @@ def _row(facts: Facts, axis: _Axis, target: float) -> dict[str, object]:
         "period": s.period_steps / per if s is not None and s.period_steps is not None else nan,
         "amplitude": s.amplitude if s is not None else nan,
         "diverged_at": place(s.diverged_at) if s is not None else nan,
-        "val_gap": facts.validation_sign * v.level - facts.own(level) if v is not None else nan,
-        "clipped": facts.clipped,
+        "val_gap": features.validation_sign * v.level - features.own(level) if v is not None else nan,
+        "clipped": features.clipped,
         "exploded_at": place(e.step) if e is not None else nan,
         "exploded_times": e.times if e is not None else nan,
         "exploded_parameter": e.parameter if e is not None else "",
@@ -138,11 +138,11 @@ def _first(steps: Array, losses: Array, level: float) -> float | None:
     return float(steps[below[0]]) if len(below) else None
 
 
-def _steps_per_unit(facts: Facts, axis: _Axis) -> float:
+def _steps_per_unit(features: Features, axis: _Axis) -> float:
     """Steps per unit of the axis over the last half of the trial; NaN for fewer than two reports."""
-    if len(facts.steps) < 2:
+    if len(features.steps) < 2:
         return math.nan
-    begin, end = float(facts.steps[len(facts.steps) // 2 - 1]), float(facts.steps[-1])
+    begin, end = float(features.steps[len(features.steps) // 2 - 1]), float(features.steps[-1])
     width = axis.at(end) - axis.at(begin)
     return (end - begin) / width if width > 0 else math.nan
 
@@ -162,7 +162,7 @@ def default_target(sweep: Sweep) -> float:
     return _default_target(gather(sweep))
 
 
-def _default_target(gathered: dict[int, Facts]) -> float:
+def _default_target(gathered: dict[int, Features]) -> float:
     best = {
         state: [f.own(f.signals.best) for f in gathered.values() if f.signals and state in (f.state, "")]
         for state in ("complete", "")

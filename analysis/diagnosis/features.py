@@ -1,6 +1,6 @@
 """What is known of each trial before it is judged: its curves, its gradients, its rates, and how its peers fared.
 
-The core (`Facts`, `explosion`) is numpy only, so that a running sweep can use it too.
+The core (`Features`, `explosion`) is numpy only, so that a running sweep can use it too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Explosion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Features:
     """One trial, as far as it is known. All losses are to be minimised; `own` gives them as they were reported.
 
     steps, losses: the training loss (the watched metric where no other is reported), NaN and infinity included.
@@ -187,8 +187,8 @@ class _Metric:
         return cls(name or "", sign, curves, _starts(curves))
 
 
-def gather(sweep: Sweep) -> dict[int, Facts]:
-    """The facts of each trial that ran, by number. Losses of a maximised metric change their sign."""
+def gather(sweep: Sweep) -> dict[int, Features]:
+    """The features of each trial that ran, by number. Losses of a maximised metric change their sign."""
     training, validation = (_Metric.of(sweep, name) for name in loss_metrics(sweep))
     floor = _Floor(training.curves)
     norms: dict[int, dict[str, Curve]] = {}
@@ -197,12 +197,12 @@ def gather(sweep: Sweep) -> dict[int, Facts]:
             norms.setdefault(trial, {})[metric.partition("/")[2]] = curve
     rates, clipped = split(sweep.curves, "lr"), split(sweep.curves, "clipped")
     return {
-        int(number): _facts(int(number), row, training, validation, floor, norms, rates, clipped)
+        int(number): _features(int(number), row, training, validation, floor, norms, rates, clipped)
         for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True)
     }
 
 
-def _facts(
+def _features(
     number: int,
     row: Mapping[Any, Any],
     training: _Metric,
@@ -211,7 +211,7 @@ def _facts(
     norms: Mapping[int, Mapping[str, Curve]],
     rates: Mapping[int, Curve],
     clipped: Mapping[int, Curve],
-) -> Facts:
+) -> Features:
     nothing: Curve = (np.empty(0), np.empty(0))
     steps, values = training.curves.get(number, nothing)
     measured = validation.curves.get(number)
@@ -220,7 +220,7 @@ def _facts(
     own_norms = norms.get(number, {})
     start = training.starts.get(number, math.nan)
     exploded = explosion(own_norms, can_die=_is_high(steps, values, start, floor.at(math.inf)))
-    return Facts(
+    return Features(
         steps=steps,
         losses=values,
         n_steps=int(planned) if planned is not None and planned == planned else int(steps[-1]) if len(steps) else 0,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iolaus.analysis.diagnosis.features import Facts
+from iolaus.analysis.diagnosis.features import Features
 
 if TYPE_CHECKING:
     from iolaus.analysis.data.sweep import Sweep
@@ -38,7 +38,7 @@ N_PEERS = 4  # fewer other trials say nothing about rates
 
 
 @dataclass(frozen=True, slots=True)
-class Cure:
+class Fix:
     """What to change. values: key to value, all together. advice: the same in words, with what no override can say."""
 
     values: Mapping[str, Any]
@@ -50,12 +50,12 @@ class Cure:
         return tuple(f"{key}={as_text(value)}" for key, value in self.values.items())
 
 
-NO_CURE = Cure({}, "")
+NO_FIX = Fix({}, "")
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
-    """The settings of one trial that a cure may turn.
+class ConfigKeys:
+    """The settings of one trial that a suggested fix may turn.
 
     values: all settings of the trial by key; its parameters, then its config's. searched: keys of its parameters.
     ties: keys that are set as a share of the run by another: {"schedule.decay_steps": "decay_share"}.
@@ -92,8 +92,8 @@ class Knobs:
         return self.good_rate / (self.number("lr") * self.step_scale)
 
 
-def all_knobs(sweep: Sweep, facts: Mapping[int, Facts]) -> dict[int, Knobs]:
-    """The settings of each trial, by number. facts: of `iolaus.analysis.diagnosis.features.gather`."""
+def all_config_keys(sweep: Sweep, features: Mapping[int, Features]) -> dict[int, ConfigKeys]:
+    """The settings of each trial, by number. features: of `iolaus.analysis.diagnosis.features.gather`."""
     params = [str(column) for column in sweep.trials if str(column).startswith("params.")]
     choices: Mapping[str, Any] = _at(sweep.config, "hydra", "runtime", "choices")
     asked: Mapping[str, Any] = _at(sweep.config, "hydra", "sweeper", "params")
@@ -107,148 +107,148 @@ def all_knobs(sweep: Sweep, facts: Mapping[int, Facts]) -> dict[int, Knobs]:
         chosen = {**choices, **{key: value for key, value in own.items() if key in choices}}
         other = [group for group in chosen if chosen[group] != choices.get(group)]
         kept = {key: value for key, value in config.items() if key.partition(".")[0] not in other}
-        knobs = Knobs({**kept, **own}, frozenset(own), ties, chosen, has_trainer)
+        keys = ConfigKeys({**kept, **own}, frozenset(own), ties, chosen, has_trainer)
         if chosen.get("optim") == "sgd" and chosen.get("clip") == "norm":  # Adam's steps do not scale with gradients
-            scale = knobs.number("threshold") / facts[int(number)].usual_norm
-            knobs = replace(knobs, step_scale=float(np.fmin(scale, 1.0)))
-        found[int(number)] = knobs
+            scale = keys.number("threshold") / features[int(number)].usual_norm
+            keys = replace(keys, step_scale=float(np.fmin(scale, 1.0)))
+        found[int(number)] = keys
     return _with_good_rates(sweep, found)
 
 
-def _with_good_rates(sweep: Sweep, knobs: Mapping[int, Knobs]) -> dict[int, Knobs]:
+def _with_good_rates(sweep: Sweep, keys: Mapping[int, ConfigKeys]) -> dict[int, ConfigKeys]:
     """Each trial with the rates of the best quarter of the others of its optimizer, where there are four at least."""
     sign = sweep.sign
     ranked = [int(n) for n in (sign * sweep.trials["final"]).dropna().sort_values().index]
     of_optimizer: dict[Any, list[int]] = {}
     for number in ranked:
-        of_optimizer.setdefault(knobs[number].choices.get("optim"), []).append(number)
+        of_optimizer.setdefault(keys[number].choices.get("optim"), []).append(number)
     done = {}
-    for number, own in knobs.items():
+    for number, own in keys.items():
         peers = of_optimizer.get(own.choices.get("optim"), [])
         best = [n for n in peers[: max(3, round(GOOD_SHARE * len(peers)))] if n != number]
-        rates = np.array([rate for n in best if (rate := knobs[n].number("lr") * knobs[n].step_scale) > 0])
+        rates = np.array([rate for n in best if (rate := keys[n].number("lr") * keys[n].step_scale) > 0])
         is_known = len(peers) > N_PEERS and len(rates)
         done[number] = replace(own, good_rate=float(np.exp(np.log(rates).mean()))) if is_known else own
     return done
 
 
-def cure(diagnosis: Diagnosis, facts: Facts, knobs: Knobs) -> Cure:
-    """What to change about a trial of this shape; NO_CURE if it is well, words alone where no setting is known."""
+def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) -> Fix:
+    """What to change about a trial of this shape; NO_FIX if it is well, words alone where no setting is known."""
     match diagnosis.shape:
         case "exploded" | "died":
-            return _calmer(facts, knobs)
+            return _calmer(features, keys)
         case "slow" | "underfitting":
-            if _is_spent(facts):
-                return _slower_decay(facts, knobs)
-            return _calmer(facts, knobs) if _is_unstable(facts, knobs) else _other_rate(knobs, up=True)
+            if _is_spent(features):
+                return _slower_decay(features, keys)
+            return _calmer(features, keys) if _is_unstable(features, keys) else _other_rate(keys, up=True)
         case "fast_then_flat" | "oscillating" | "stalled":
-            if _is_spent(facts):
-                return _slower_decay(facts, knobs)
-            return _other_rate(knobs, up=True) if knobs.towards_good > LEAST else _lower_late(facts, knobs)
+            if _is_spent(features):
+                return _slower_decay(features, keys)
+            return _other_rate(keys, up=True) if keys.towards_good > LEAST else _lower_late(features, keys)
         case "rebound":
-            return _lower_late(facts, knobs)
+            return _lower_late(features, keys)
         case "overfitting":
-            return _regularised(diagnosis, knobs)
+            return _regularised(diagnosis, keys)
         case "broken":
-            return Cure({}, "read the trial's log")
+            return Fix({}, "read the trial's log")
         case _:
-            return NO_CURE
+            return NO_FIX
 
 
-def _is_spent(facts: Facts) -> bool:
-    return facts.rate_share(0.5 * max(facts.n_steps, 1)) < SPENT
+def _is_spent(features: Features) -> bool:
+    return features.rate_share(0.5 * max(features.n_steps, 1)) < SPENT
 
 
-def _is_unstable(facts: Facts, knobs: Knobs) -> bool:
+def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
     """Whether a high loss speaks of a rate too high: it has jumped, or the rates of better trials are much lower."""
-    if facts.explosion is not None and knobs.key("threshold") is None:
+    if features.explosion is not None and keys.key("threshold") is None:
         return True
-    s = facts.signals
-    jumped = s is not None and np.nanmax(facts.losses) > facts.start + 0.1 * facts.room + 4 * s.noise
-    return bool(jumped) or knobs.towards_good < 1 / LEAST
+    s = features.signals
+    jumped = s is not None and np.nanmax(features.losses) > features.start + 0.1 * features.room + 4 * s.noise
+    return bool(jumped) or keys.towards_good < 1 / LEAST
 
 
-def _calmer(facts: Facts, knobs: Knobs) -> Cure:
+def _calmer(features: Features, keys: ConfigKeys) -> Fix:
     """A lower rate from the start, and clipping where there is none: at the norm that was usual before an explosion."""
-    lower = _other_rate(knobs, up=False)
-    if knobs.has_trainer and knobs.choices.get("clip") == "none":
-        usual = facts.usual_norm  # unknown if it exploded from the start: then as the config has it
+    lower = _other_rate(keys, up=False)
+    if keys.has_trainer and keys.choices.get("clip") == "none":
+        usual = features.usual_norm  # unknown if it exploded from the start: then as the config has it
         clipping = {"clip": "norm"} | ({"clip.threshold": _round(usual)} if usual > 0 else {})
-        return Cure({**lower.values, **clipping}, f"{lower.advice}, and clip the gradients")
-    threshold, rate = knobs.key("threshold"), knobs.key("lr")
-    is_alone = threshold in knobs.searched and rate not in knobs.searched
-    if threshold is not None and is_alone and knobs.step_scale < 1:
-        value = knobs.number("threshold")
-        return Cure({threshold: _round(value / MOST)}, "clip the gradients at a lower threshold")
+        return Fix({**lower.values, **clipping}, f"{lower.advice}, and clip the gradients")
+    threshold, rate = keys.key("threshold"), keys.key("lr")
+    is_alone = threshold in keys.searched and rate not in keys.searched
+    if threshold is not None and is_alone and keys.step_scale < 1:
+        value = keys.number("threshold")
+        return Fix({threshold: _round(value / MOST)}, "clip the gradients at a lower threshold")
     return lower
 
 
-def _other_rate(knobs: Knobs, *, up: bool) -> Cure:
+def _other_rate(keys: ConfigKeys, *, up: bool) -> Fix:
     """Another learning rate from the start: towards that of better trials, by 3 to 10 times."""
     words = f"{'raise' if up else 'lower'} the learning rate and start again"
-    key, rate = knobs.key("lr"), knobs.number("lr")
+    key, rate = keys.key("lr"), keys.number("lr")
     if key is None or not rate > 0:
-        return Cure({}, words)
-    factor = knobs.towards_good if up else 1 / knobs.towards_good
+        return Fix({}, words)
+    factor = keys.towards_good if up else 1 / keys.towards_good
     if math.isnan(factor):
         factor = LEAST if up else MOST
     factor = min(max(factor, LEAST), MOST)
-    return Cure({key: _round(rate * factor if up else rate / factor)}, words)
+    return Fix({key: _round(rate * factor if up else rate / factor)}, words)
 
 
-def _lower_late(facts: Facts, knobs: Knobs) -> Cure:
+def _lower_late(features: Features, keys: ConfigKeys) -> Fix:
     """The same rate early, a lower one late: decay to a hundredth by the end; where it does so, a lower rate."""
     words = "lower the rate late in the run: a faster decay"
-    if knobs.has_trainer and knobs.choices.get("schedule") == "constant":
-        return Cure({"schedule": "cosine"}, words)
-    decay = _decay(facts, knobs, END_SHARE) if facts.rate_share(max(facts.n_steps, 1)) > 2 * END_SHARE else {}
+    if keys.has_trainer and keys.choices.get("schedule") == "constant":
+        return Fix({"schedule": "cosine"}, words)
+    decay = _decay(features, keys, END_SHARE) if features.rate_share(max(features.n_steps, 1)) > 2 * END_SHARE else {}
     if decay:
-        return Cure(decay, words)
-    key, rate = knobs.key("lr"), knobs.number("lr")
-    return Cure({key: _round(rate / LEAST)} if key is not None and rate > 0 else {}, "lower the learning rate")
+        return Fix(decay, words)
+    key, rate = keys.key("lr"), keys.number("lr")
+    return Fix({key: _round(rate / LEAST)} if key is not None and rate > 0 else {}, "lower the learning rate")
 
 
-def _slower_decay(facts: Facts, knobs: Knobs) -> Cure:
+def _slower_decay(features: Features, keys: ConfigKeys) -> Fix:
     """The rate is spent while the loss is high: decay to a tenth by the end, from a rate like that of better trials."""
     words = "decay more slowly: the rate is spent too early"
-    decay = _decay(facts, knobs, SPENT)
+    decay = _decay(features, keys, SPENT)
     if not decay:
-        return Cure(_other_rate(knobs, up=True).values, words)
-    if knobs.towards_good > LEAST:
-        return Cure({**decay, **_other_rate(knobs, up=True).values}, f"{words}, and raise it")
-    return Cure(decay, words)
+        return Fix(_other_rate(keys, up=True).values, words)
+    if keys.towards_good > LEAST:
+        return Fix({**decay, **_other_rate(keys, up=True).values}, f"{words}, and raise it")
+    return Fix(decay, words)
 
 
-def _decay(facts: Facts, knobs: Knobs, end: float) -> dict[str, Any]:
+def _decay(features: Features, keys: ConfigKeys, end: float) -> dict[str, Any]:
     """Decay steps by which an exponential ends at a share of its rate; empty if there is no such schedule.
 
     If that is no real change, a third or three times the steps there were.
     """
-    key, rate = knobs.key("decay_steps"), knobs.number("decay_rate")
-    key = key if key is not None else next((k for k in knobs.ties if k.endswith("decay_steps")), None)
-    if key is None or not 0 < rate < 1 or not facts.n_steps:
+    key, rate = keys.key("decay_steps"), keys.number("decay_rate")
+    key = key if key is not None else next((k for k in keys.ties if k.endswith("decay_steps")), None)
+    if key is None or not 0 < rate < 1 or not features.n_steps:
         return {}
     share = math.log(rate) / math.log(end)
-    if key in knobs.ties:
-        return {knobs.ties[key]: _round(share)}
-    steps, before = share * facts.n_steps, knobs.number("decay_steps")
+    if key in keys.ties:
+        return {keys.ties[key]: _round(share)}
+    steps, before = share * features.n_steps, keys.number("decay_steps")
     if not math.isnan(before):
         steps = min(steps, before / LEAST) if end == END_SHARE else max(steps, before * LEAST)
     return {key: max(1, round(steps))}
 
 
-def _regularised(diagnosis: Diagnosis, knobs: Knobs) -> Cure:
+def _regularised(diagnosis: Diagnosis, keys: ConfigKeys) -> Fix:
     """Dropout and weight decay where there are such settings, and else the end at the best validation."""
     words = "regularise: dropout, weight decay, more data; or end when validation is best"
     values: dict[str, Any] = {}
-    dropout, decay = knobs.key("dropout"), knobs.key("weight_decay")
-    if dropout is not None and knobs.number("dropout") < 0.5:
-        values[dropout] = _round(min(0.5, max(0.3, 2 * knobs.number("dropout"))))
+    dropout, decay = keys.key("dropout"), keys.key("weight_decay")
+    if dropout is not None and keys.number("dropout") < 0.5:
+        values[dropout] = _round(min(0.5, max(0.3, 2 * keys.number("dropout"))))
     elif decay is not None:
-        values[decay] = _round(max(0.01, MOST * knobs.number("weight_decay")))
-    elif "steps" in knobs.values and diagnosis.since > 0:
+        values[decay] = _round(max(0.01, MOST * keys.number("weight_decay")))
+    elif "steps" in keys.values and diagnosis.since > 0:
         values["steps"] = int(diagnosis.since)
-    return Cure(values, words)
+    return Fix(values, words)
 
 
 def as_text(value: Any) -> str:
@@ -263,7 +263,7 @@ def as_text(value: Any) -> str:
 
 
 def _round(value: float) -> float:
-    """Two digits: a cure is a guess, and looks like one."""
+    """Two digits: a suggested fix is a guess, and looks like one."""
     return float(f"{value:.2g}")
 
 

@@ -1,4 +1,4 @@
-"""What a sweep should try next: the cures of its ill trials, as settings for its queue or as commands to type."""
+"""What a sweep should try next: the suggested fixes of its ill trials, as settings for its queue or as commands to type."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NextTrial:
     does. command: runs it by itself, "" if the sweep does not say by which command it was run.
     """
 
-    cures: tuple[int, ...]
+    fixes: tuple[int, ...]
     shape: str
     overrides: tuple[str, ...]
     advice: str
@@ -36,31 +36,31 @@ class NextTrial:
 
 
 def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
-    """The cures of a sweep's ill trials, each setting once, by promise; settings that have been run are left out.
+    """The suggested fixes of a sweep's ill trials, each setting once, by promise; settings that have been run are left out.
 
-    diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`. Promise: a cure of a trial that came far (a low best loss) ranks before
+    diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`. Promise: a suggested fix of a trial that came far (a low best loss) ranks before
     one of a trial that never left the start. Nothing is drawn at random: what a cured setting needs besides, such as
     the threshold of a clipping it did not have, is taken from the best trial that has it.
     """
     sign = sweep.sign
-    ill = diagnosis[diagnosis["cure"].map(len) > 0]
+    ill = diagnosis[diagnosis["fix"].map(len) > 0]
     order = (sign * sweep.trials["best"].reindex(ill.index).astype(float)).sort_values(kind="stable").index
     settings = _settings(sweep)
     run = {_same(params) for params in settings.values()}
     found: dict[Any, NextTrial] = {}
     for number, row in zip(order, ill.loc[order].to_dict("records"), strict=True):
-        changes = dict(_parsed(text) for text in row["cure"])
+        changes = dict(_parsed(text) for text in row["fix"])
         params, outside = _in_space(sweep, {**settings[number], **changes}, changes)
         key = _same(params) if not outside else _same({**settings[number], **changes})
         if key in run:
             continue
         if key in found:
             known = found[key]
-            found[key] = NextTrial((*known.cures, int(number)), *_rest(known))
+            found[key] = NextTrial((*known.fixes, int(number)), *_rest(known))
             continue
         command = _command(sweep, {**settings[number], **changes})
         found[key] = NextTrial(
-            (int(number),), row["shape"], row["cure"], row["advice"], {} if outside else params, outside, command
+            (int(number),), row["shape"], row["fix"], row["advice"], {} if outside else params, outside, command
         )
     return list(found.values())
 
@@ -70,7 +70,7 @@ def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "change": [" ".join(t.overrides) for t in trials],
-            "of trial": [", ".join(map(str, t.cures)) for t in trials],
+            "of trial": [", ".join(map(str, t.fixes)) for t in trials],
             "because": [shape_name(t.shape) for t in trials],
             "advice": [t.advice for t in trials],
             "where": [
@@ -87,7 +87,7 @@ def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
     queued = {_same(t.system_attrs.get("fixed_params", {})) for t in study.get_trials(deepcopy=False)}
     new = [trial for trial in trials if trial.params and _same(trial.params) not in queued]
     for trial in new:
-        study.enqueue_trial(dict(trial.params), user_attrs={"cure_of": trial.cures[0]})
+        study.enqueue_trial(dict(trial.params), user_attrs={"fix_of": trial.fixes[0]})
     return new
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iolaus.analysis.diagnosis.features import HARDLY, Facts, smooth
+from iolaus.analysis.diagnosis.features import HARDLY, Features, smooth
 from iolaus.sweeps.signals import N_TAIL, Signals, log_time
 
 if TYPE_CHECKING:
@@ -83,18 +83,18 @@ def shape_name(shape: str) -> str:
     return SHAPE_NAMES.get(shape, shape)
 
 
-def diagnose_curve(facts: Facts) -> Diagnosis:
+def diagnose_curve(features: Features) -> Diagnosis:
     """The shape of one trial's curve. Costs about a millisecond; never raises for awkward curves."""
-    s = facts.signals
+    s = features.signals
     if s is None or (s.n_reports < N_REPORTS and s.diverged_at is None):
         n = s.n_reports if s is not None else 0
         reports = f"only {n} finite report{'s' if n > 1 else ''}" if n else "no finite report"
-        return Diagnosis("broken", f"{reports}: {facts.ended or 'no curve to judge'}")
+        return Diagnosis("broken", f"{reports}: {features.ended or 'no curve to judge'}")
     for rule in (_diverged, _died, _exploded, _overfitting, _rebound, _oscillating, _flat):
-        found = rule(facts, s)
+        found = rule(features, s)
         if found is not None:
             return found
-    return _falling(facts, s)
+    return _falling(features, s)
 
 
 def _way(word: str, sign: float) -> str:
@@ -102,149 +102,149 @@ def _way(word: str, sign: float) -> str:
     return word if sign > 0 else MIRRORED[word]
 
 
-def _diverged(facts: Facts, s: Signals) -> Diagnosis | None:
+def _diverged(features: Features, s: Signals) -> Diagnosis | None:
     """Not finite, or running away."""
     if s.diverged_at is None:
         return None
-    whose, parameter = _first_gradient(facts, s.diverged_at)
+    whose, parameter = _first_gradient(features, s.diverged_at)
     return Diagnosis(
-        "exploded", f"the {facts.metric} diverges at step {s.diverged_at}{whose}", s.diverged_at, parameter
+        "exploded", f"the {features.metric} diverges at step {s.diverged_at}{whose}", s.diverged_at, parameter
     )
 
 
-def _exploded(facts: Facts, s: Signals) -> Diagnosis | None:
+def _exploded(features: Features, s: Signals) -> Diagnosis | None:
     """Above the start by a good part of the room without ever coming back low."""
-    finite = facts.losses[: s.n_reports]
+    finite = features.losses[: s.n_reports]
     peak_at = int(finite.argmax())
-    rise = float(finite[peak_at]) - facts.start - 4 * s.noise
-    scale = max(facts.room, 1e-9 * abs(facts.start))
-    if rise > ROSE * scale and s.level > facts.start - HARDLY * scale:
-        since = float(facts.steps[peak_at])
-        whose, parameter = _first_gradient(facts, since)
+    rise = float(finite[peak_at]) - features.start - 4 * s.noise
+    scale = max(features.room, 1e-9 * abs(features.start))
+    if rise > ROSE * scale and s.level > features.start - HARDLY * scale:
+        since = float(features.steps[peak_at])
+        whose, parameter = _first_gradient(features, since)
         reason = (
-            f"the {facts.metric} {_way('rises', facts.sign)} from {facts.own(facts.start):.4g} to "
-            f"{facts.own(finite[peak_at]):.4g} at step {since:.0f} and ends at {facts.own(s.level):.4g}{whose}"
+            f"the {features.metric} {_way('rises', features.sign)} from {features.own(features.start):.4g} to "
+            f"{features.own(finite[peak_at]):.4g} at step {since:.0f} and ends at {features.own(s.level):.4g}{whose}"
         )
         return Diagnosis("exploded", reason, since, parameter)
     return None
 
 
-def _first_gradient(facts: Facts, step: float) -> tuple[str, str]:
+def _first_gradient(features: Features, step: float) -> tuple[str, str]:
     """(words, parameter) of the gradient that exploded before a loss did; empty if none did."""
-    e = facts.explosion
+    e = features.explosion
     if e is None or not e.parameter or e.step > step:
         return "", ""
     return f"; the gradient of {e.parameter} explodes first, at step {e.step}", e.parameter
 
 
-def _died(facts: Facts, s: Signals) -> Diagnosis | None:
+def _died(features: Features, s: Signals) -> Diagnosis | None:
     """The gradient exploded and is about 0 from then on, while the loss is not low."""
-    e = facts.explosion
-    if e is None or e.dead_since is None or facts.fall > HARDLY * facts.room:
+    e = features.explosion
+    if e is None or e.dead_since is None or features.fall > HARDLY * features.room:
         return None
     times = f" to {e.times:.3g} times its median" if e.times < 1e6 else ""
     whose = f" of {e.parameter}" if e.parameter else ""
     reason = f"the gradient{whose} explodes{times} at step {e.step} and is about 0 from step {e.dead_since} on"
-    return Diagnosis("died", f"{reason}, at {facts.metric} {facts.own(s.level):.4g}", e.step, e.parameter)
+    return Diagnosis("died", f"{reason}, at {features.metric} {features.own(s.level):.4g}", e.step, e.parameter)
 
 
-def _overfitting(facts: Facts, s: Signals) -> Diagnosis | None:
+def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
     """Validation climbs while the training loss goes on falling, or both are stable and far apart."""
-    v = facts.validation
+    v = features.validation
     if v is None or v.n_reports < N_REPORTS or v.diverged_at is not None:
         return None
-    validation_fall = facts.validation_start - v.best
-    best, level = facts.validation_sign * v.best, facts.validation_sign * v.level
-    if v.rebound > max(REBOUND * validation_fall, NEAR * facts.room) and s.level < facts.loss_then:
+    validation_fall = features.validation_start - v.best
+    best, level = features.validation_sign * v.best, features.validation_sign * v.level
+    if v.rebound > max(REBOUND * validation_fall, NEAR * features.room) and s.level < features.loss_then:
         reason = (
-            f"validation is best, {best:.4g}, at step {v.best_step} and {_way('climbs', facts.validation_sign)} to "
-            f"{level:.4g}, while training {_way('falls', facts.sign)} from {facts.own(facts.loss_then):.4g} to "
-            f"{facts.own(s.level):.4g}"
+            f"validation is best, {best:.4g}, at step {v.best_step} and {_way('climbs', features.validation_sign)} to "
+            f"{level:.4g}, while training {_way('falls', features.sign)} from {features.own(features.loss_then):.4g} to "
+            f"{features.own(s.level):.4g}"
         )
         return Diagnosis("overfitting", reason, v.best_step)
     gap = v.level - s.level
     is_stable = not v.trend_high < 0 or -v.trend * log_time(v.step, 2 * v.step) < GAIN * validation_fall
-    if is_stable and gap > GAP * facts.fall > GAP * HARDLY * facts.room and gap > 4 * (v.noise + s.noise):
-        apart = f"{gap:.4g} {_way('above', facts.sign)} training at {facts.own(s.level):.4g}"
+    if is_stable and gap > GAP * features.fall > GAP * HARDLY * features.room and gap > 4 * (v.noise + s.noise):
+        apart = f"{gap:.4g} {_way('above', features.sign)} training at {features.own(s.level):.4g}"
         return Diagnosis("overfitting", f"validation stays at {level:.4g}, {apart}", v.best_step)
     return None
 
 
-def _rebound(facts: Facts, s: Signals) -> Diagnosis | None:
+def _rebound(features: Features, s: Signals) -> Diagnosis | None:
     """Low, then up again by a good part of its fall, and it is no swing of an oscillation."""
-    fall = facts.start - s.best
+    fall = features.start - s.best
     if s.rebound_since is None or s.rebound <= REBOUND * fall or fall <= 0:
         return None
-    if _swings(facts, s) and s.rebound < 3 * s.amplitude:
+    if _swings(features, s) and s.rebound < 3 * s.amplitude:
         return None
     reason = (
-        f"the {facts.metric} {_way('falls', facts.sign)} to {facts.own(s.best):.4g} at step {s.rebound_since} and "
-        f"{_way('climbs', facts.sign)} back by {s.rebound:.4g} to {facts.own(s.level):.4g}"
+        f"the {features.metric} {_way('falls', features.sign)} to {features.own(s.best):.4g} at step {s.rebound_since} and "
+        f"{_way('climbs', features.sign)} back by {s.rebound:.4g} to {features.own(s.level):.4g}"
     )
     return Diagnosis("rebound", reason, s.rebound_since)
 
 
-def _swings(facts: Facts, s: Signals) -> bool:
-    return s.period_steps is not None and s.amplitude > SWING * facts.room
+def _swings(features: Features, s: Signals) -> bool:
+    return s.period_steps is not None and s.amplitude > SWING * features.room
 
 
-def _oscillating(facts: Facts, s: Signals) -> Diagnosis | None:
+def _oscillating(features: Features, s: Signals) -> Diagnosis | None:
     """A period beyond chance whose swings are a good part of the room."""
-    if not _swings(facts, s):
+    if not _swings(features, s):
         return None
-    reason = f"the {facts.metric} swings by {s.amplitude:.3g} up and down with a period of {s.period_steps:.0f} steps"
-    return Diagnosis("oscillating", f"{reason}, around {facts.own(s.level):.4g} at the end")
+    reason = f"the {features.metric} swings by {s.amplitude:.3g} up and down with a period of {s.period_steps:.0f} steps"
+    return Diagnosis("oscillating", f"{reason}, around {features.own(s.level):.4g} at the end")
 
 
-def _flat(facts: Facts, s: Signals) -> Diagnosis | None:
+def _flat(features: Features, s: Signals) -> Diagnosis | None:
     """No progress that matters at the end: high, early, late, or where the best of the sweep is.
 
     Since when is the stall that the signals see; a tail that creeps on can put that late, so that early is also what
     came near its end early.
     """
     gain = max(-s.trend, 0.0) * log_time(s.step, 2 * s.step)
-    is_falling = s.trend_high < 0 and gain > GAIN * facts.room
+    is_falling = s.trend_high < 0 and gain > GAIN * features.room
     if is_falling and s.stalled_since is None:
         return None
-    left = facts.room - facts.fall
-    arrived = _arrived(facts, s)
+    left = features.room - features.fall
+    arrived = _arrived(features, s)
     since = s.stalled_since if s.stalled_since is not None else arrived
-    at = f"flat at {facts.own(s.level):.4g} since step {since:.0f} of {facts.n_steps}, noise {s.noise:.2g}"
-    if facts.fall <= HARDLY * facts.room or facts.room <= 4 * s.noise:
-        hardly = "hardly" if facts.fall > 0 else "not"
-        hardly = f"it has {hardly} {_way('fallen', facts.sign)} from {facts.own(facts.start):.4g}"
+    at = f"flat at {features.own(s.level):.4g} since step {since:.0f} of {features.n_steps}, noise {s.noise:.2g}"
+    if features.fall <= HARDLY * features.room or features.room <= 4 * s.noise:
+        hardly = "hardly" if features.fall > 0 else "not"
+        hardly = f"it has {hardly} {_way('fallen', features.sign)} from {features.own(features.start):.4g}"
         return Diagnosis("underfitting", f"{at}: {hardly}", since)
-    share = facts.rate_share(since)
+    share = features.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
-    is_early = min(since, arrived) < EARLY * max(facts.n_steps, s.step)
-    if not math.isnan(facts.lowest) and left <= max(NEAR * facts.room, 2 * s.noise):
-        place = f"{left:.2g} {_way('above', facts.sign)} the {_way('lowest', facts.sign)} of the sweep"
+    is_early = min(since, arrived) < EARLY * max(features.n_steps, s.step)
+    if not math.isnan(features.lowest) and left <= max(NEAR * features.room, 2 * s.noise):
+        place = f"{left:.2g} {_way('above', features.sign)} the {_way('lowest', features.sign)} of the sweep"
         return Diagnosis("converged", f"{at}, {place}", since)
     if is_early and not share < SPENT:
         return Diagnosis("fast_then_flat", f"{at}{rate}", since)
-    if math.isnan(facts.lowest):
+    if math.isnan(features.lowest):
         return Diagnosis("converged", at, since)
-    return Diagnosis("stalled", f"{at}{rate}; another trial reached {facts.own(facts.lowest):.4g}", since)
+    return Diagnosis("stalled", f"{at}{rate}; another trial reached {features.own(features.lowest):.4g}", since)
 
 
-def _arrived(facts: Facts, s: Signals) -> float:
+def _arrived(features: Features, s: Signals) -> float:
     """The step at which the smoothed loss came to stay near its end: within its noise, or a tenth of its fall."""
-    steps, losses = smooth(facts.steps[: s.n_reports], facts.losses[: s.n_reports])
-    above = np.flatnonzero(losses > s.level + max(3 * s.noise, 0.1 * facts.fall))
+    steps, losses = smooth(features.steps[: s.n_reports], features.losses[: s.n_reports])
+    above = np.flatnonzero(losses > s.level + max(3 * s.noise, 0.1 * features.fall))
     after = int(above[-1]) + 1 if len(above) else 0
     return float(steps[min(after, len(steps) - 1)])
 
 
-def _falling(facts: Facts, s: Signals) -> Diagnosis:
+def _falling(features: Features, s: Signals) -> Diagnosis:
     """Still falling: slowly, against the best of the sweep at this step or in a straight line, or as it should."""
-    mean_slope = -facts.fall / max(s.step - float(facts.steps[0]), 1.0)
+    mean_slope = -features.fall / max(s.step - float(features.steps[0]), 1.0)
     slope = f"by {-s.trend * 1000:.3g} per 1,000 steps"
-    still = f"still {_way('falling', facts.sign)} at step {s.step}"
-    at = f"{still} {slope}, from {facts.own(facts.start):.4g} to {facts.own(s.level):.4g}"
-    if not math.isnan(facts.lowest_by_now):
-        best_fall = facts.start - facts.lowest_by_now
-        if facts.fall < SLOW * best_fall:
-            return Diagnosis("slow", f"{at}; the best trial had {facts.own(facts.lowest_by_now):.4g} by then")
+    still = f"still {_way('falling', features.sign)} at step {s.step}"
+    at = f"{still} {slope}, from {features.own(features.start):.4g} to {features.own(s.level):.4g}"
+    if not math.isnan(features.lowest_by_now):
+        best_fall = features.start - features.lowest_by_now
+        if features.fall < SLOW * best_fall:
+            return Diagnosis("slow", f"{at}; the best trial had {features.own(features.lowest_by_now):.4g} by then")
     elif s.n_reports >= N_TAIL and s.trend < STRAIGHT * mean_slope:
         return Diagnosis("slow", f"{at}, hardly less than from the start")
     return Diagnosis("improving", at)
@@ -257,22 +257,22 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
     reason (a sentence with the numbers that decided), parameter (whose gradient exploded first, or ""), cure (a tuple
     of overrides, empty if there is none to give), advice (the cure in words, "" for a trial that is well). A trial with
     too few reports for a curve is left out unless it failed: it still runs, was pruned at once, never ran (a duplicate,
-    ruled out by an audit), or only returns its result.
+    ruled out by a lint), or only returns its result.
     """
     import pandas as pd
 
     from iolaus.analysis.diagnosis.features import gather
-    from iolaus.analysis.diagnosis.fixes import Cure, all_knobs, cure
+    from iolaus.analysis.diagnosis.fixes import Fix, all_config_keys, suggested_fix
 
     rows = []
     gathered = gather(sweep)
-    found = {number: diagnose_curve(facts) for number, facts in gathered.items()}
-    knobs = all_knobs(sweep, gathered)
+    found = {number: diagnose_curve(features) for number, features in gathered.items()}
+    config_keys = all_config_keys(sweep, gathered)
     for number, diagnosis in found.items():
-        facts = gathered[number]
-        if diagnosis.shape == "broken" and (facts.state != "fail" or facts.ended.startswith("duplicate")):
+        features = gathered[number]
+        if diagnosis.shape == "broken" and (features.state != "fail" or features.ended.startswith("duplicate")):
             continue
-        remedy: Cure = cure(diagnosis, facts, knobs[number])
+        intervention: Fix = suggested_fix(diagnosis, features, config_keys[number])
         rows.append(
             {
                 "trial": number,
@@ -280,9 +280,9 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
                 "since": diagnosis.since,
                 "reason": diagnosis.reason,
                 "parameter": diagnosis.parameter,
-                "cure": remedy.overrides,
-                "advice": remedy.advice,
+                "fix": intervention.overrides,
+                "advice": intervention.advice,
             }
         )
-    columns = ["trial", "shape", "since", "reason", "parameter", "cure", "advice"]
+    columns = ["trial", "shape", "since", "reason", "parameter", "fix", "advice"]
     return pd.DataFrame(rows, columns=columns).set_index("trial")

@@ -2,7 +2,7 @@
 
 from iolaus.analysis.figures.curves import draw_by_shape, draw_curves
 from iolaus.analysis.figures.gradients import draw_gradients
-from iolaus.analysis.figures.holdout import draw_audit
+from iolaus.analysis.figures.holdout import draw_holdout
 from iolaus.analysis.figures.map import draw_map
 from iolaus.analysis.figures.ranking import draw_ranking
 from iolaus.analysis.figures.schedules import draw_schedules, planned_rates
@@ -10,7 +10,7 @@ from iolaus.analysis.figures.timeline import draw_timeline
 from iolaus.analysis.figures.trial import draw_trial
 
 __all__ = [
-    "draw_audit",
+    "draw_holdout",
     "draw_by_shape",
     "draw_curves",
     "draw_gradients",

@@ -40,7 +40,7 @@ from iolaus.sweeps.reporting import INTERVENTION
 N_SMOOTH_SHARE = 20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports
 STEPS = "{x:,.10g}"  # tick labels
 N_CROWDED = 60  # with more curves than this, raw ones behind the smoothed only make mud
-REMEDY: dict[str, Any] = {"marker": "v", "markersize": 6, "color": BLACK, "linestyle": "none", "zorder": 5}
+INTERVENTION_MARK: dict[str, Any] = {"marker": "v", "markersize": 6, "color": BLACK, "linestyle": "none", "zorder": 5}
 STALL: dict[str, Any] = {
     "marker": "o", "markersize": 5, "color": BLACK, "markerfacecolor": "white", "linestyle": "none", "zorder": 5,
 }  # fmt: skip
@@ -62,7 +62,7 @@ def draw_curves(
 
     Smoothed (a centred mean over a twentieth of the curve), the raw curve faint behind it. The first of the ranking
     (`ranking`: of `iolaus.analysis.ranking.rank.rank`), or `highlight`, stands out; pruned and failed ones end in a mark; a
-    triangle shows where a remedy lowered the rate (or went back to the best weights), a ring where a trial stalled
+    triangle shows where an intervention lowered the rate (or went back to the best weights), a ring where a trial stalled
     (`diagnosis`: of `iolaus.analysis.diagnosis.shapes.diagnose`). rate_ax: where to draw the learning rates beneath, on the same
     axis, if the trials report `lr`. The axis is logarithmic if values span more than a factor of 20 above 0. Values far
     above where trials start, and non-finite ones, leave the frame.
@@ -89,7 +89,7 @@ def draw_curves(
         elif n := list(states.values()).count(name):
             label = f"{STATE_NAMES.get(name, name)} ({n})"
             handles.append(Line2D([], [], **style, marker=ENDS.get(name, ""), label=label))
-    handles += _marks(ax, REMEDY, "remedies", _values_at(smoothed, steps, _interventions(sweep)))
+    handles += _marks(ax, INTERVENTION_MARK, "interventions", _values_at(smoothed, steps, _interventions(sweep)))
     if diagnosis is not None:
         stalls = diagnosis[diagnosis["shape"].isin(STALLED_SHAPES)]["since"].dropna()
         handles += _marks(ax, STALL, "stalled from here", _values_at(smoothed, steps, list(stalls.items())))
@@ -195,7 +195,7 @@ def _values_at(curves: dict[int, Points], steps: dict[int, Points], places: list
 
 
 def _interventions(sweep: Sweep) -> list[tuple[int, int]]:
-    """Where remedies were taken: trial and step."""
+    """Where interventions were taken: trial and step."""
     taken = sweep.curves[sweep.curves["metric"].str.startswith(f"{INTERVENTION}/")]
     return list(zip(taken["trial"], taken["step"], strict=True))
 

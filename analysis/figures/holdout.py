@@ -1,4 +1,4 @@
-"""The audit of pruning: where trials that would have been ended came to lie among all that completed."""
+"""The holdout of pruning: where trials that would have been ended came to lie among all that completed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from iolaus.analysis.figures.style import BLUE, GREY, LEGEND, VERMILION, logarit
 from iolaus.analysis.replay.holdout import Pruning
 
 
-def draw_audit(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
+def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
     """All completed trials in order of their objective, those that the pruner would have ended standing out.
 
     Left of the line it would have been wrong to end them. The objective's axis is logarithmic if values span more than
@@ -26,10 +26,10 @@ def draw_audit(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
     objective = done["objective"].astype(float)
     ordered = objective.sort_values(ascending=sweep.directions[0] != "maximize")
     rank = np.arange(1, len(ordered) + 1)
-    audited = ordered.index.isin(pruning.audited.index)
-    ax.plot(rank[~audited], ordered[~audited], ".", color=GREY, label=f"left alone ({(~audited).sum()})")
-    wrong = ordered.index.isin(pruning.audited.index[pruning.audited["wrong"].astype(bool)])
-    right = audited & ~wrong
+    held_out = ordered.index.isin(pruning.held_out.index)
+    ax.plot(rank[~held_out], ordered[~held_out], ".", color=GREY, label=f"left alone ({(~held_out).sum()})")
+    wrong = ordered.index.isin(pruning.held_out.index[pruning.held_out["wrong"].astype(bool)])
+    right = held_out & ~wrong
     if right.any():
         ax.plot(rank[right], ordered[right], "v", color=BLUE, label=f"rightly to be ended ({right.sum()})")
     if wrong.any():
@@ -39,8 +39,8 @@ def draw_audit(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
     if low > 0 and high > 20 * low:
         logarithmic(ax.yaxis)
     ax.legend(**LEGEND)
-    n = len(pruning.audited)
-    title = "no trial was audited" if not n else (
+    n = len(pruning.held_out)
+    title = "no trial was held_out" if not n else (
         f"ending was wrong in {pruning.n_wrong} of {n} "
         f"({pruning.wrong_low:.0%} to {pruning.wrong_high:.0%} at 95 %)"
     )  # fmt: skip

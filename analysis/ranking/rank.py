@@ -140,7 +140,7 @@ def rank(sweep: Sweep) -> Ranking:
             for setting, i in settings.items()
         }
     return Ranking(
-        table=_table(trials, rows, _outlook(sweep, trials, sign), sign),
+        table=_table(trials, rows, _preview(sweep, trials, sign), sign),
         of=of,
         larger_is_better=sign < 0,
         noise=known.noise if known else math.nan,
@@ -276,7 +276,7 @@ _REPEATS = "Repeats would tell: runs with a column `setting` that names the firs
 _STATES = ("complete", "infeasible", "pruned", "running", "fail")
 
 
-def _outlook(sweep: Sweep, trials: pd.DataFrame, sign: float) -> pd.Series:
+def _preview(sweep: Sweep, trials: pd.DataFrame, sign: float) -> pd.Series:
     """What trials without tier are ordered by, smaller is better.
 
     Their best, of running ones the likely end, of infeasible ones the objective.
@@ -296,7 +296,7 @@ def _outlook(sweep: Sweep, trials: pd.DataFrame, sign: float) -> pd.Series:
 
 
 def _table(
-    trials: pd.DataFrame, ranked: dict[int, dict[str, float]], outlook: pd.Series, sign: float = 1.0
+    trials: pd.DataFrame, ranked: dict[int, dict[str, float]], preview: pd.Series, sign: float = 1.0
 ) -> pd.DataFrame:
     columns = ["setting", "trials", "n_seeds", "state", "estimate", "low", "high", "tier", "why"]
     columns += [c for c in ("sweep", "name") if c in trials]
@@ -306,7 +306,7 @@ def _table(
         state = min(runs["state"], key=_STATES.index)
         lead = runs.loc[number] if number in runs.index else runs.iloc[0]
         ended = runs[runs["state"] != "complete"]
-        best = float(outlook[runs.index].mean())
+        best = float(preview[runs.index].mean())
         place: tuple[object, ...] = (len(trials), _STATES.index(state), math.isnan(best), best)
         if own := ranked.get(number):
             place = (own["tier"], sign * float(own["estimate"]))

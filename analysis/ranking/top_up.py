@@ -31,7 +31,7 @@ _OVERRIDDEN = ("hydra.sweep.dir", "hydra.sweeper.n_trials", "hydra.sweeper.repea
 
 
 @dataclass(frozen=True, slots=True)
-class Race:
+class TopUp:
     """What is to be run. repeats: (leading trial, repeat number, seed) for each run. command, and the folder for it."""
 
     repeats: tuple[tuple[int, int, int], ...]
@@ -42,7 +42,7 @@ class Race:
         return shlex.join(self.command)
 
 
-def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Race:
+def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> TopUp:
     """The runs that would settle first place: more seeds for the settings that may have it; none if it is settled.
 
     Those are the first tier, at most its best 8; where nothing was repeated, at least the best four settings.
@@ -81,10 +81,10 @@ def plan_race(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> Rac
     values = (str(folder.absolute()), str(n_settings), "1", "none")
     command = (*kept, *(f"{name}={value}" for name, value in zip(_OVERRIDDEN, values, strict=True)))
     cwd = OmegaConf.to_container(config, resolve=False)
-    return Race(tuple(repeats), command, Path(_recorded_cwd(cwd)))
+    return TopUp(tuple(repeats), command, Path(_recorded_cwd(cwd)))
 
 
-def run_race(folder: Path, race: Race, output: int | None = None) -> Ranking:
+def run_top_up(folder: Path, race: TopUp, output: int | None = None) -> Ranking:
     """Queue the runs of a race, continue the sweep until they are done, and rank it anew.
 
     What the sweep says of itself stays as it was but for one more session, which is marked as a race: whoever goes on

@@ -23,7 +23,7 @@ from scipy.stats import rankdata, spearmanr, t
 
 from iolaus.analysis.replay.curves import Curve, read
 from iolaus.analysis.replay.forecast import judge
-from iolaus.analysis.replay.rules import RULES, Move, Race, Rule
+from iolaus.analysis.replay.rules import RULES, Move, Rule, SweepInfo
 from iolaus.sweeps.signals import Array, signals
 
 Indices = NDArray[np.int64]
@@ -192,7 +192,7 @@ def replay(
             n_steps = max(c.plan.n_steps or 1 for c in curves)
             n_reports = max(len(c.steps) for c in curves)
             for seed in range(n_seeds):
-                rule = RULES[name](Race(n_steps, n_reports, seed))
+                rule = RULES[name](SweepInfo(n_steps, n_reports, seed))
                 run = simulate(curves, rule, n_workers, seed, stop_diverged=name != "none")
                 rows.append({"rule": name, "task": task, "seed": seed, **asdict(score(curves, run, truths[task]))})
     return pd.DataFrame(rows)

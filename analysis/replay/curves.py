@@ -53,7 +53,7 @@ def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
     end before its budget: nobody knew that they would, so it counts as one that announced nothing.
     In a sweep's folder the watched metric is taken, negated where larger is better, and trials that were pruned are
     censored: how they would have gone on is not known. Rates are those a trial had planned (its `lr_plan`), none if it
-    planned none or a remedy has changed the plan under way.
+    planned none or an intervention has changed the plan under way.
     Raises FileNotFoundError, and ValueError if columns or cells of task, trial or step are missing, for a file of
     another kind, and if no curve is left.
     """
@@ -117,10 +117,10 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     rows = sweep.curves.drop_duplicates(["trial", "step", "metric"], keep="last")
     watched = rows.loc[rows["metric"] == sweep.metric, ["trial", "step", "value"]]
     frame = watched.assign(loss=sign * watched["value"])
-    remedied = set(rows.loc[rows["metric"].str.startswith(INTERVENTION), "trial"])
+    intervened = set(rows.loc[rows["metric"].str.startswith(INTERVENTION), "trial"])
     states = sweep.trials["state"]
     plans = {trial.number: plan_of(trial) for trial in open_study(folder).get_trials(deepcopy=False)}
     frame["budget"] = frame["trial"].map(lambda n: plans[n].n_steps)
-    frame[ANNOUNCED] = frame["trial"].map(lambda n: () if n in remedied else plans[n].lr)
+    frame[ANNOUNCED] = frame["trial"].map(lambda n: () if n in intervened else plans[n].lr)
     frame["censored"] = frame["trial"].map(lambda n: states.get(n) in ("pruned", "running"))
     return frame[frame["trial"].isin(states[states != "fail"].index)]

@@ -1,4 +1,4 @@
-"""What ending trials early saved, and how often it was wrong: counted on trials that an audit let run on."""
+"""What ending trials early saved, and how often it was wrong: counted on trials that an holdout let run on."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ GOOD_SHARE = 0.1  # ending a trial was wrong if it would have finished among thi
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """Trials ended early in a sweep, and those spared to see what they would have come to.
+    """Trials ended early in a sweep, and those held_out to see what they would have come to.
 
     n_ended: trials that a rule ended. rules: how many by which rule, most frequent first.
     saved_share: optimizer steps of these trials that were not run, as a share of what all ended and completed trials
         had planned; NaN if no plan is known (a trial without one is taken to plan as many steps as the longest).
-    audited: spared trials that have finished, index trial; columns step (of the verdict), objective, rank (1 is the
+    held_out: held_out trials that have finished, index trial; columns step (of the verdict), objective, rank (1 is the
         best of all completed trials), wrong (rank within the best GOOD_SHARE of all trials, or first).
     n_wrong, wrong_low, wrong_high: how often ending would have been wrong, with the 95 % interval of the share
-        (Wilson 1927); NaN without audited trials.
+        (Wilson 1927); NaN without held_out trials.
     good_rank: the worst rank that counts as wrong to have ended; trials that were ended count as worse than those
         that completed.
     """
@@ -32,7 +32,7 @@ class Pruning:
     n_ended: int
     rules: dict[str, int]
     saved_share: float
-    audited: pd.DataFrame
+    held_out: pd.DataFrame
     n_wrong: int
     wrong_low: float
     wrong_high: float
@@ -40,26 +40,26 @@ class Pruning:
 
     def sentences(self) -> list[str]:
         """What was ended and saved, and how often that was wrong, in words; empty if no rule ended any trial."""
-        if not self.n_ended and self.audited.empty:
+        if not self.n_ended and self.held_out.empty:
             return []
         rules = ", ".join(f"{rule} {n}" for rule, n in self.rules.items())
         said = [f"{_trials(self.n_ended)} ended early" + (f" ({rules})" if rules else "")]
         if math.isfinite(self.saved_share):
             said[0] += f", which saved {self.saved_share:.0%} of the steps that the sweep had planned"
         said[0] += "."
-        if self.audited.empty:
-            return [*said, "How often that was wrong is not known: hydra.sweeper.audit_fraction=0.05 lets some run on."]
+        if self.held_out.empty:
+            return [*said, "How often that was wrong is not known: hydra.sweeper.holdout_fraction=0.05 lets some run on."]
         among = "as the best of all" if self.good_rank == 1 else f"among the best {self.good_rank}"
         said.append(
-            f"Of {_trials(len(self.audited))} that the pruner would have ended but that ran on, "
-            f"{self.n_wrong} finished {among}: wrong in {self.n_wrong / len(self.audited):.0%} "
+            f"Of {_trials(len(self.held_out))} that the pruner would have ended but that ran on, "
+            f"{self.n_wrong} finished {among}: wrong in {self.n_wrong / len(self.held_out):.0%} "
             f"(95 % interval {self.wrong_low:.0%} to {self.wrong_high:.0%})."
         )
         return said
 
 
 def pruning(sweep: Sweep) -> Pruning:
-    """Count what ending trials early saved and cost. Diverged trials count as ended, though no audit spares them."""
+    """Count what ending trials early saved and cost. Diverged trials count as ended, though no holdout spares them."""
     trials = sweep.trials
     empty = pd.DataFrame(columns=["step", "objective", "rank", "wrong"])
     if trials.empty:
@@ -69,14 +69,14 @@ def pruning(sweep: Sweep) -> Pruning:
     done = trials[trials["state"] == "complete"]
     rank = done["objective"].rank(ascending=sweep.directions[0] != "maximize", method="min")
     good_rank = max(1, math.ceil(GOOD_SHARE * (len(done) + len(ended))))
-    spared = done[done["audited_step"].notna()]
-    audited = pd.DataFrame(
-        {"step": spared["audited_step"], "objective": spared["objective"], "rank": rank.loc[spared.index].astype(int)}
+    held_out = done[done["held_out_step"].notna()]
+    held_out = pd.DataFrame(
+        {"step": held_out["held_out_step"], "objective": held_out["objective"], "rank": rank.loc[held_out.index].astype(int)}
     )
-    audited["wrong"] = audited["rank"] <= good_rank
-    n, wrong = len(audited), int(audited["wrong"].sum())
+    held_out["wrong"] = held_out["rank"] <= good_rank
+    n, wrong = len(held_out), int(held_out["wrong"].sum())
     low, high = binomtest(wrong, n).proportion_ci(method="wilson") if n else (math.nan, math.nan)
-    return Pruning(len(ended), rules, _saved_share(trials), audited, wrong, float(low), float(high), good_rank)
+    return Pruning(len(ended), rules, _saved_share(trials), held_out, wrong, float(low), float(high), good_rank)
 
 
 def _saved_share(trials: pd.DataFrame) -> float:

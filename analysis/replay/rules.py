@@ -27,8 +27,8 @@ from optuna.pruners import (
 )
 from optuna.trial import TrialState
 
-from iolaus.sweeps.pruners.peers import Fate, Peers
-from iolaus.sweeps.pruners.stalled import Judge
+from iolaus.sweeps.pruners.peers import PeerOutcome, Peers
+from iolaus.sweeps.pruners.stalled import StallRule
 from iolaus.sweeps.signals import Array, trend
 from iolaus.sweeps.types import Plan
 
@@ -42,7 +42,7 @@ class Move(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Race:
+class SweepInfo:
     """What is known of a sweep before it starts: the steps and reports of a whole trial, and the seed of the replay."""
 
     n_steps: int
@@ -82,17 +82,17 @@ class Stalled(Nothing):
     """`iolaus.sweeps.pruners.StalledLoss` without Optuna around it; a test holds the two equal."""
 
     def __init__(self, caution: float = 1.0) -> None:
-        self._judge, self._peers = Judge(caution), Peers()
+        self._rule, self._peers = StallRule(caution), Peers()
 
     def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
         """Stop on a verdict."""
         now = trend(steps, losses)
         self._peers.report(trial, now)
-        return Move.STOP if self._judge.verdict(self._peers, trial, steps, losses, now, plan) else Move.GO
+        return Move.STOP if self._rule.verdict(self._peers, trial, steps, losses, now, plan) else Move.GO
 
     def end(self, trial: int, best: float, complete: bool) -> None:  # noqa: ARG002
         """Let peers know."""
-        self._peers.end(trial, Fate.COMPLETE if complete else Fate.STOPPED)
+        self._peers.end(trial, PeerOutcome.COMPLETE if complete else PeerOutcome.STOPPED)
 
 
 class Optuna(Nothing):
@@ -182,34 +182,34 @@ class AshaPromote:
         return None
 
 
-def _patient(race: Race) -> BasePruner:
+def _patient(info: SweepInfo) -> BasePruner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return PatientPruner(None, patience=math.ceil(0.2 * race.n_reports))
+        return PatientPruner(None, patience=math.ceil(0.2 * info.n_reports))
 
 
-def _wilcoxon(_: Race) -> BasePruner:
+def _wilcoxon(_: SweepInfo) -> BasePruner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return WilcoxonPruner()
 
 
-def _optuna(make: Callable[[Race], BasePruner]) -> Callable[[Race], Rule]:
-    return lambda race: Optuna(make(race), race.seed)
+def _optuna(make: Callable[[SweepInfo], BasePruner]) -> Callable[[SweepInfo], Rule]:
+    return lambda info: Optuna(make(info), info.seed)
 
 
-RULES: Mapping[str, Callable[[Race], Rule]] = MappingProxyType(
+RULES: Mapping[str, Callable[[SweepInfo], Rule]] = MappingProxyType(
     {
         "none": lambda _: Nothing(),
         "divergence": lambda _: Nothing(),
         "stalled": lambda _: Stalled(),
         "stalled-cautious": lambda _: Stalled(caution=2.0),
         "median": _optuna(lambda _: MedianPruner()),
-        "median-warmup": _optuna(lambda race: MedianPruner(n_warmup_steps=race.n_steps // 10)),
-        "percentile": _optuna(lambda race: PercentilePruner(25.0, n_warmup_steps=race.n_steps // 10)),
-        "hyperband": _optuna(lambda race: HyperbandPruner(max(1, race.n_steps // 100), race.n_steps, 3)),
-        "asha": _optuna(lambda race: SuccessiveHalvingPruner(max(1, race.n_steps // 100), 3)),
-        "asha-promote": lambda race: AshaPromote(race.n_steps),
+        "median-warmup": _optuna(lambda info: MedianPruner(n_warmup_steps=info.n_steps // 10)),
+        "percentile": _optuna(lambda info: PercentilePruner(25.0, n_warmup_steps=info.n_steps // 10)),
+        "hyperband": _optuna(lambda info: HyperbandPruner(max(1, info.n_steps // 100), info.n_steps, 3)),
+        "asha": _optuna(lambda info: SuccessiveHalvingPruner(max(1, info.n_steps // 100), 3)),
+        "asha-promote": lambda info: AshaPromote(info.n_steps),
         "patient": _optuna(_patient),
         "wilcoxon": _optuna(_wilcoxon),
         "plateau": lambda _: Plateau(),

@@ -137,7 +137,7 @@ def _trial_note(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | No
         lines.append(f"**{shape_name(found['shape']).capitalize()}**: {_sentence(found['reason'])}")
     if row["state"] != "running":
         lines.append(f"**Ended**: {_sentence(str(row['why']) or str(row['state']))}")
-    cure = f"`{' '.join(found['cure'])}`" if found and found["cure"] else ""
+    cure = f"`{' '.join(found['cure'])}`" if found and found["fix"] else ""
     if found and (found["advice"] or cure):
         lines.append(f"**Cure**: {'; '.join(filter(None, (_plain(found['advice']), cure)))}.")
     place = []

@@ -167,7 +167,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
             "shape": ills["shape"].map(shape_name),
             "since step": ills["since"],
             "why": ills["reason"],
-            "cure": [" ".join(cure) for cure in ills["cure"]],
+            "fix": [" ".join(cure) for cure in ills["fix"]],
         }
     )
     n_rows = -(-len(counts) // 4)
@@ -198,7 +198,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
         return Section("What to try next", [])
     how = ["`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's queue."]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
-    blocks: list[Block] = [*(how if sweep.space else []), Table("Cures, the most promising first", as_frame(trials))]
+    blocks: list[Block] = [*(how if sweep.space else []), Table("Suggested fixes, the most promising first", as_frame(trials))]
     return Section("What to try next", [*blocks, Items(commands)] if commands else blocks)
 
 
@@ -254,10 +254,10 @@ def _gradients(sweep: Sweep) -> Section:
 def _pruning(sweep: Sweep) -> Section:
     found = pruning(sweep)
     blocks: list[Block] = [" ".join(found.sentences())] if found.sentences() else []
-    if len(found.audited):
+    if len(found.held_out):
         caption = "Trials that the pruner would have ended, among all that completed."
-        draw = lambda figure: figures.draw_audit(figure.subplots(), sweep, found)  # noqa: E731
-        blocks.append(Picture("audit", caption, draw, (7.0, 3.5)))
+        draw = lambda figure: figures.draw_holdout(figure.subplots(), sweep, found)  # noqa: E731
+        blocks.append(Picture("holdout", caption, draw, (7.0, 3.5)))
     return Section("Trials ended early", blocks)
 
 

@@ -18,7 +18,7 @@ from iolaus.analysis.report.terminal import counted
 
 STATE_WORDS = {"complete": "completed", "pruned": "ended early", "fail": "failed", "running": "still running"}
 N_NAMED = 6  # parameters: more is a table
-N_CURES = 3
+N_FIXES = 3
 N_FRONT = 8  # settings
 
 
@@ -89,10 +89,10 @@ def to_try(trials: Sequence[NextTrial]) -> list[str]:
     """The first changes that `iolaus.analysis.diagnosis.next_trials` would try, each with the first trials it would cure."""
     changes: dict[str, list[str]] = {}
     for trial in trials:
-        changes.setdefault(" ".join(trial.overrides), []).append(str(trial.cures[0]))
+        changes.setdefault(" ".join(trial.overrides), []).append(str(trial.fixes[0]))
     named = [
-        f"{change} for trial{'s' if len(of) > 1 else ''} {_listed(of[:N_CURES])}"
-        for change, of in list(changes.items())[:N_CURES]
+        f"{change} for trial{'s' if len(of) > 1 else ''} {_listed(of[:N_FIXES])}"
+        for change, of in list(changes.items())[:N_FIXES]
     ]
     return [f"To try next: {'; '.join(named)}."] if named else []
 

@@ -94,11 +94,11 @@ class IolausSweeperConf:
     enqueue: list[Any] | None = None
     repeats: int = 1
     seed_key: str = "seed"
-    audit: str | None = None
-    audit_fraction: float = 0.0
+    lint: str | None = None
+    holdout_fraction: float = 0.0
     on_stall: str = "prune"
     stall_factor: float = 0.3
-    n_remedies: int = 2
+    n_interventions: int = 2
     metric: str = "loss"
     objective: str | None = None
     report: str | None = "iolaus.analysis.report.report.write_report"

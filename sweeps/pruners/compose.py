@@ -1,4 +1,4 @@
-"""Pruners made of pruners: any of, all of, not before, not too often, and the audit. All pass verdicts through."""
+"""Pruners made of pruners: any of, all of, not before, not too often, and the holdout. All pass verdicts through."""
 
 from __future__ import annotations
 
@@ -78,29 +78,29 @@ class Interval(VerdictPruner):
         return verdict_of(self._pruner, study, trial)
 
 
-class Audit(VerdictPruner):
+class Holdout(VerdictPruner):
     """Lets a share of the trials that the pruner would end run on, so that a report can count how often it was wrong.
 
-    audit_fraction: in [0, 1]. A trial's number and the seed decide whether it is spared, so the answer is the same in
-    every process. The first verdict on a spared trial is kept in its user attributes `audited` (the reason) and
-    `audited_step`. Trials that diverged are not spared.
+    holdout_fraction: in [0, 1]. A trial's number and the seed decide whether it is held_out, so the answer is the same in
+    every process. The first verdict on a held_out trial is kept in its user attributes `held_out` (the reason) and
+    `held_out_step`. Trials that diverged are not held_out.
     """
 
-    def __init__(self, pruner: BasePruner, audit_fraction: float = 0.05, seed: int = 0) -> None:
-        if not 0 <= audit_fraction <= 1:
-            raise ValueError(f"Audit: audit_fraction={audit_fraction}; give a share between 0 and 1, such as 0.05")
-        self._pruner, self._fraction, self._seed = pruner, audit_fraction, seed
+    def __init__(self, pruner: BasePruner, holdout_fraction: float = 0.05, seed: int = 0) -> None:
+        if not 0 <= holdout_fraction <= 1:
+            raise ValueError(f"Holdout: holdout_fraction={holdout_fraction}; give a share between 0 and 1, such as 0.05")
+        self._pruner, self._fraction, self._seed = pruner, holdout_fraction, seed
 
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
-        """The pruner's verdict, or None for a spared trial, which is marked."""
+        """The pruner's verdict, or None for a held_out trial, which is marked."""
         verdict = verdict_of(self._pruner, study, trial)
         step = trial.last_step
         if verdict is None or step is None or not math.isfinite(trial.intermediate_values[step]):
             return verdict
         if np.random.default_rng([self._seed, trial.number]).random() >= self._fraction:
             return verdict
-        if "audited" not in study._storage.get_trial(trial._trial_id).user_attrs:  # the copy given may be an older one
-            set_attributes(study, trial, audited=verdict.reason, audited_step=verdict.step)
+        if "held_out" not in study._storage.get_trial(trial._trial_id).user_attrs:  # the copy given may be an older one
+            set_attributes(study, trial, held_out=verdict.reason, held_out_step=verdict.step)
         return None
 
 
@@ -109,7 +109,7 @@ def parts(pruner: BasePruner) -> Iterator[BasePruner]:
     match pruner:
         case AnyOf() | AllOf():
             inner = pruner._pruners
-        case WarmUp() | Interval() | Audit():
+        case WarmUp() | Interval() | Holdout():
             inner = (pruner._pruner,)
         case _:
             yield pruner

@@ -14,7 +14,7 @@ from iolaus.sweeps.signals import Trend
 N_COLUMNS = 512
 
 
-class Fate(IntEnum):
+class PeerOutcome(IntEnum):
     """What became of a trial. A STOPPED one was judged bad; a LOST one (failed, interrupted) was not judged at all."""
 
     RUNNING = 0
@@ -57,7 +57,7 @@ class Peers:
         self._levels: NDArray[np.float64] = np.full((16, N_COLUMNS), np.nan)
         self._best: NDArray[np.float64] = np.full(16, np.inf)
         self._step: NDArray[np.int64] = np.full(16, -1)
-        self._fate: NDArray[np.int8] = np.zeros(16, np.int8)
+        self._outcome: NDArray[np.int8] = np.zeros(16, np.int8)
 
     def __len__(self) -> int:
         """How many trials the table knows."""
@@ -66,7 +66,7 @@ class Peers:
     @property
     def n_complete(self) -> int:
         """How many trials have finished."""
-        return int((self._fate == Fate.COMPLETE).sum())
+        return int((self._outcome == PeerOutcome.COMPLETE).sum())
 
     def last_step(self, trial: int) -> int:
         """The step of a trial's last report, -1 before its first."""
@@ -84,10 +84,10 @@ class Peers:
         self._step[row] = trend.step
         self._best[row] = trend.best
 
-    def end(self, trial: int, fate: Fate) -> None:
+    def end(self, trial: int, outcome: PeerOutcome) -> None:
         """Take what became of a trial; one that never reported may end too."""
         row = self._row(trial)
-        self._fate[row] = fate
+        self._outcome[row] = outcome
 
     def goal(self, trial: int, n_best: float) -> float:
         """The k-th lowest loss that any trial, this one included, has shown; k = n_best * cube root of their number.
@@ -102,15 +102,15 @@ class Peers:
     def leads(self, trial: int) -> bool:
         """Whether none that runs or has finished has shown a lower loss; a trial that is alone leads."""
         row, n = self._row(trial), len(self._rows)
-        rivals = (self._fate[:n] == Fate.RUNNING) | (self._fate[:n] == Fate.COMPLETE)
+        rivals = (self._outcome[:n] == PeerOutcome.RUNNING) | (self._outcome[:n] == PeerOutcome.COMPLETE)
         return bool(self._best[row] <= self._best[:n].min(where=rivals, initial=math.inf))
 
     def standing(self, trial: int, step: int, goal: float) -> Standing:
         """The standing of a trial at the step of its last report. KeyError if it is unknown."""
         row, n, column = self._rows[trial], len(self._rows), step // self._width_steps
-        best, fate, here = self._best[:n], self._fate[:n], self._levels[:n, column]
+        best, outcome, here = self._best[:n], self._outcome[:n], self._levels[:n, column]
         was_here = ~np.isnan(here)
-        complete = np.flatnonzero((fate == Fate.COMPLETE) & was_here)
+        complete = np.flatnonzero((outcome == PeerOutcome.COMPLETE) & was_here)
         winners_here, gain = -math.inf, math.nan
         if len(complete):
             winners = complete[best[complete] <= goal]
@@ -119,7 +119,7 @@ class Peers:
             winners_here = float(np.quantile(here[winners], 0.9))
             nearest = complete[np.abs(here[complete] - here[row]).argsort()[: -(-len(complete) // 4)]]
             gain = float((here[nearest] - np.nanmin(self._levels[nearest, column:], axis=1)).max())
-        gone = (fate == Fate.STOPPED) & ~was_here
+        gone = (outcome == PeerOutcome.STOPPED) & ~was_here
         return Standing(
             n_peers=int(was_here.sum()) - 1 + int(gone.sum()),
             n_better=int((here < here[row]).sum()),
@@ -138,7 +138,7 @@ class Peers:
             self._levels = np.concatenate([self._levels, np.full_like(self._levels, np.nan)])
             self._best = np.concatenate([self._best, np.full_like(self._best, np.inf)])
             self._step = np.concatenate([self._step, np.full_like(self._step, -1)])
-            self._fate = np.concatenate([self._fate, np.zeros_like(self._fate)])
+            self._outcome = np.concatenate([self._outcome, np.zeros_like(self._outcome)])
         return row
 
     def _widen(self) -> None:

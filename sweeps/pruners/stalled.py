@@ -1,6 +1,6 @@
 """Stop trials whose loss has stalled: out of reach of the best, and no longer where winners once were.
 
-How the rule and its numbers were found: docs/pruning.md. `Judge` is the rule without Optuna; `StalledLoss` feeds it.
+How the rule and its numbers were found: docs/pruning.md. `StallRule` is the rule without Optuna; `StalledLoss` feeds it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.pruners.peers import Fate, Peers, Standing
+from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Standing
 from iolaus.sweeps.pruners.verdicts import VerdictPruner, plan_of
 from iolaus.sweeps.signals import N_TAIL, Array, Signals, Trend, Z, log_time, signals, trend
 from iolaus.sweeps.types import Plan, Verdict
@@ -38,11 +38,11 @@ RATE_CHANGE = 2.0  # a planned change of the learning rate by this factor makes 
 MIN_COMPLETE = 3  # finished trials that show what comes after such a change
 ALONE_SHARE = 0.25  # without peers: a stall of this share of the run ends a trial
 
-FATES = {TrialState.COMPLETE: Fate.COMPLETE, TrialState.PRUNED: Fate.STOPPED, TrialState.FAIL: Fate.LOST}
+PEER_OUTCOMES = {TrialState.COMPLETE: PeerOutcome.COMPLETE, TrialState.PRUNED: PeerOutcome.STOPPED, TrialState.FAIL: PeerOutcome.LOST}
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class StallRule:
     """The rule. Peers, one curve (smaller is better, one finite report or more) and its plan in; a verdict or None out.
 
     With MIN_PEERS peers a trial ends when all of this holds: it is out of the best share at this step; it is worse, by
@@ -108,7 +108,7 @@ class Judge:
 
 
 class StalledLoss(VerdictPruner):
-    """Stops trials whose loss has stalled or diverged, with the reason; see `Judge` for the rule.
+    """Stops trials whose loss has stalled or diverged, with the reason; see `StallRule` for the rule.
 
     n_steps: steps a trial makes if nobody stops it; a trial's own user attribute `n_steps` goes before, and without
         either it is taken from the longest finished trial; until one has finished, the best that runs is not stopped.
@@ -129,7 +129,7 @@ class StalledLoss(VerdictPruner):
             raise ValueError(f"n_steps={n_steps}: give the steps of a whole trial, at least 1, or leave it out")
         if direction not in (None, "minimize", "maximize"):
             raise ValueError(f"direction={direction!r}: give 'minimize' or 'maximize', or leave it out")
-        self._n_steps, self._judge, self._direction = n_steps, Judge(caution), direction
+        self._n_steps, self._rule, self._direction = n_steps, StallRule(caution), direction
         self._storage: Callable[[], BaseStorage | None] = lambda: None  # weakly: of the study it has learned from
         self._study_id = -1
         self._peers = Peers()
@@ -139,7 +139,7 @@ class StalledLoss(VerdictPruner):
         self._lock = threading.Lock()  # study.optimize(n_jobs=...) calls from several threads
 
     def __reduce__(self) -> tuple[type[StalledLoss], tuple[int | None, float, str | None]]:
-        return type(self), (self._n_steps, self._judge.caution, self._direction)
+        return type(self), (self._n_steps, self._rule.caution, self._direction)
 
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
         """Why the trial should end at its last report, or None."""
@@ -156,7 +156,7 @@ class StalledLoss(VerdictPruner):
             now = trend(steps, losses)
             plan = plan_of(trial)
             horizon = plan.n_steps or self._n_steps or self._longest_steps or None
-            return self._judge.verdict(self._peers, trial.number, steps, losses, now, Plan(horizon, plan.lr), sign)
+            return self._rule.verdict(self._peers, trial.number, steps, losses, now, Plan(horizon, plan.lr), sign)
 
     def _larger_is_better(self, study: optuna.Study) -> bool:
         if self._direction is not None:
@@ -177,7 +177,7 @@ class StalledLoss(VerdictPruner):
                 self._catch_up(other, sign)
             if other.state.is_finished():
                 self._settled.add(number)
-                self._peers.end(number, FATES[other.state])
+                self._peers.end(number, PEER_OUTCOMES[other.state])
                 if other.state is TrialState.COMPLETE and other.last_step is not None:
                     self._longest_steps = max(self._longest_steps, other.last_step + 1)
 

@@ -14,10 +14,10 @@ from iolaus.sweeps.run.messages import (
     Assignment,
     Finished,
     FromWorker,
+    LogMessage,
     Offered,
     Ready,
     Reported,
-    Said,
     Stopped,
     WorkerSpec,
 )
@@ -27,7 +27,7 @@ from iolaus.sweeps.types import Outcome, Verdict
 BATCH_S = 0.1
 
 
-class Line:
+class Channel:
     """The worker's end of its pipe: one thread talks to the driver while the main thread trains."""
 
     def __init__(self, pipe: Connection, watched: str, spec: WorkerSpec) -> None:
@@ -39,7 +39,7 @@ class Line:
         self._send_lock = threading.Lock()
         self._reporters: dict[int, Reporter] = {}
         self._stopped: dict[int, Verdict] = {}  # trials that wait to be taken
-        threading.Thread(target=self._talk, name="sweeps-line", daemon=True).start()
+        threading.Thread(target=self._talk, name="iolaus-channel", daemon=True).start()
 
     def open(self, n_lanes: int = 1) -> None:
         """Say that this worker is up, with room for so many trials; again whenever that changes."""
@@ -67,7 +67,7 @@ class Line:
 
     def say(self, text: str) -> None:
         """Tell the user something."""
-        self.send(Said(text))
+        self.send(LogMessage(text))
 
     def flush(self) -> None:
         """Send what has been reported now, and not when BATCH_S is over."""
@@ -99,7 +99,7 @@ class Line:
         if isinstance(message, Stopped):
             reporter.stop(message.verdict)
         else:
-            reporter.offer(message.remedy)
+            reporter.offer(message.intervention)
 
     def _pass_on(self, trial: int, reporter: Reporter) -> None:
         batch = reporter.take()

@@ -15,12 +15,22 @@ from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.reporting import INTERVENTION
 from iolaus.sweeps.run import scheduler as s
-from iolaus.sweeps.run.fork_server import Nursery, Worker, drain, wait
+from iolaus.sweeps.run.fork_server import ForkServer, Worker, drain, wait
 from iolaus.sweeps.run.job import OUTPUT_FILE
-from iolaus.sweeps.run.messages import Assignment, Filled, Finished, Offered, Ready, Reported, Said, Stopped, WorkerSpec
+from iolaus.sweeps.run.messages import (
+    Assignment,
+    Filled,
+    Finished,
+    LogMessage,
+    Offered,
+    Ready,
+    Reported,
+    Stopped,
+    WorkerSpec,
+)
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
-from iolaus.sweeps.types import Ending, Outcome, Remedy, Verdict
+from iolaus.sweeps.types import Ending, Intervention, Outcome, Verdict
 
 log = logging.getLogger("sweeps")
 
@@ -50,7 +60,7 @@ class Watcher(Protocol):
 
 
 class Driver:
-    """Runs the trials that a study still misses, in the workers of a nursery.
+    """Runs the trials that a study still misses, in the workers of a fork server.
 
     objective: "return", "best", "final" of the watched metric, or None for the return value if there is one, else best.
     seed_key: the config's key for the seeds of repeats. clock: seconds, never going back.
@@ -60,7 +70,7 @@ class Driver:
         self,
         study: SweepStudy,
         space: Space,
-        nursery: Nursery,
+        fork_server: ForkServer,
         slots: Sequence[WorkerSpec],
         curves: CurveWriter,
         watcher: Watcher,
@@ -76,7 +86,7 @@ class Driver:
     ) -> None:
         self._study = study
         self._space = space
-        self._nursery = nursery
+        self._fork_server = fork_server
         self._specs = slots
         self._curves = curves
         self._watcher = watcher
@@ -136,7 +146,7 @@ class Driver:
         for action in actions:
             match action:
                 case s.Spawn(slot):
-                    self._workers[slot] = self._nursery.spawn(self._specs[slot])
+                    self._workers[slot] = self._fork_server.spawn(self._specs[slot])
                 case s.Ask(slot):
                     self._ask(slot)
                 case s.Start(slot, trial):
@@ -151,7 +161,7 @@ class Driver:
                     self._workers.pop(slot).close()
                 case s.Kill(slot):
                     worker = self._workers.pop(slot)
-                    self._nursery.kill(worker)
+                    self._fork_server.kill(worker)
                     worker.close()
 
     def _ask(self, slot: int) -> None:
@@ -193,7 +203,7 @@ class Driver:
                     self._handle(s.Freed(worker.slot, n_lanes))
                 case Reported():
                     self._report(message)
-                case Said(text):
+                case LogMessage(text):
                     if text not in self._said:  # every worker finds out the same
                         self._said.add(text)
                         log.info("%s", text)
@@ -203,7 +213,7 @@ class Driver:
                     self.outcomes[trial] = outcome
                     self._handle(s.Ended(trial, self._with_objective(trial, outcome)))
         if ended and self._workers.get(worker.slot) is worker:
-            cause = self._nursery.cause_of_death(worker)
+            cause = self._fork_server.cause_of_death(worker)
             del self._workers[worker.slot]
             worker.close()
             self._handle(s.Died(worker.slot, cause))
@@ -221,7 +231,7 @@ class Driver:
         self._curves.add(trial, batch.rows)
         for row in batch.rows:
             if any(name.startswith(f"{INTERVENTION}/") for name in row.metrics):
-                self._study.remedied(trial, row.step)
+                self._study.intervened(trial, row.step)
                 continue
             value = row.metrics.get(self._metric)
             if value is None:
@@ -230,8 +240,8 @@ class Driver:
                 match self._study.report(trial, row.step, value):
                     case Verdict() as verdict:
                         self._handle(s.Judged(trial, verdict))
-                    case Remedy() as remedy:
-                        self._send(self._scheduler.running[trial], Offered(trial, remedy))
+                    case Intervention() as intervention:
+                        self._send(self._scheduler.running[trial], Offered(trial, intervention))
         if batch.rows:
             last = batch.rows[-1]
             self._watcher.reported(trial, last.step, last.metrics.get(self._metric))
@@ -293,7 +303,7 @@ class Driver:
 
     def _close(self) -> None:
         for worker in self._workers.values():
-            self._nursery.kill(worker)
+            self._fork_server.kill(worker)
             worker.close()
         self._workers.clear()
         self._curves.close()

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.errors import BadInputError, one_line
-from iolaus.sweeps.pruners import Audit
+from iolaus.sweeps.pruners import Holdout
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.search.space import Space, checked_setting
@@ -50,7 +50,7 @@ def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
         n_repeats=settings.repeats,
         first_seed=_first_seed(settings, space, config) if settings.repeats > 1 else 0,
         extend=_extension(settings.custom_search_space, config),
-        on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_remedies),
+        on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_interventions),
     )
 
 
@@ -75,7 +75,7 @@ def _class_name(config: Any) -> str:
     return str(config.get("_target_", "")).rpartition(".")[2]
 
 
-def make_pruner(config: Any, n_directions: int, audit_fraction: float) -> optuna.pruners.BasePruner:
+def make_pruner(config: Any, n_directions: int, holdout_fraction: float) -> optuna.pruners.BasePruner:
     """The pruner; none if the config is empty. Raises BadInputError if it or a part of it cannot judge many objectives.
 
     Of Optuna's own only a threshold can judge several: the others ask the study for its one direction.
@@ -90,7 +90,7 @@ def make_pruner(config: Any, n_directions: int, audit_fraction: float) -> optuna
                 f"{type(part).__name__} judges one objective and there are {n_directions}; "
                 "use hydra/sweeper/pruner=stalled, which judges the watched metric, or none"
             )
-    return Audit(pruner, audit_fraction) if audit_fraction > 0 else pruner
+    return Holdout(pruner, holdout_fraction) if holdout_fraction > 0 else pruner
 
 
 def make(config: Any, what: str, **extra: Any) -> Any:

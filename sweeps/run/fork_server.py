@@ -40,7 +40,7 @@ class Worker:
             os.close(self.pid_fd)
 
 
-class Nursery:
+class ForkServer:
     """Forks workers on request. Make it before any thread is started; use it as a context manager."""
 
     def __init__(self, serve: Server, watched: str) -> None:
@@ -51,7 +51,7 @@ class Nursery:
         self._pid = _fork()
         if self._pid == 0:
             self._socket.close()
-            _nursery_main(child, serve, watched)
+            _fork_server_main(child, serve, watched)
         child.close()
 
     def spawn(self, spec: WorkerSpec) -> Worker:
@@ -73,11 +73,11 @@ class Nursery:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()  # the nursery ends its workers, then itself
+        self._socket.close()  # the fork server ends its workers, then itself
         os.waitpid(self._pid, 0)
 
     def _request(self, message: tuple[str, Any]) -> tuple[int, list[int]]:
@@ -116,7 +116,7 @@ def _open_pid_fd(pid: int) -> int | None:
     return None
 
 
-def _nursery_main(requests: socket.socket, serve: Server, watched: str) -> None:
+def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> None:
     """Serve spawn and reap requests until the driver is gone, then end all workers. Never returns."""
     os.setsid()  # Ctrl-C in the terminal reaches the driver alone, which decides what becomes of the workers
     gc.freeze()  # what is loaded by now lives as long as a worker; to look through torch for garbage takes it 0.4 s

@@ -43,13 +43,13 @@ OUTPUT_FILE = "output.log"
 
 
 # Looks at a composed config without its `hydra` node, and says what is wrong with it.
-Audit = Callable[[DictConfig], Sequence[Finding]]
+Lint = Callable[[DictConfig], Sequence[Finding]]
 
 
 class HydraRunner:
     """Runs trials of a Hydra app in a worker process; a `iolaus.sweeps.run.workers.Runner`.
 
-    audit: asked about each trial's config before the task is called; a trial it rules out costs no compute.
+    lint: asked about each trial's config before the task is called; a trial it rules out costs no compute.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class HydraRunner:
         context: HydraContext,
         task_function: TaskFunction,
         composer: Composer,
-        audit: Audit = lambda _: (),
+        lint: Lint = lambda _: (),
     ) -> None:
         self._context = context
         self._task_function = task_function
         self._composer = composer
-        self._audit = audit
+        self._lint = lint
         self._constant_yaml: dict[tuple[str, ...], str] = {}
 
     def __call__(self, assignment: Assignment, reporter: Reporter) -> Outcome:
@@ -76,7 +76,7 @@ class HydraRunner:
                 result = self._run(config, folder)
         except Exception as error:
             return not_begun(error)
-        return replace(judge(result, reporter.verdict if reporter.heeded else None), findings=findings)
+        return replace(outcome_of(result, reporter.verdict if reporter.acknowledged else None), findings=findings)
 
     def place(self, assignment: Assignment, reporter: Reporter) -> tuple[DictConfig, Path]:
         """A trial's whole config and its folder."""
@@ -86,8 +86,8 @@ class HydraRunner:
         return config, folder
 
     def findings(self, config: DictConfig) -> tuple[Finding, ...]:
-        """What the audit says of a config."""
-        return tuple(self._audit(_without_hydra(config)))
+        """What the lint says of a config."""
+        return tuple(self._lint(_without_hydra(config)))
 
     def begin(self, config: DictConfig, folder: Path) -> JobReturn:
         """A job with its configs on disk, before its task is called."""
@@ -147,7 +147,7 @@ class HydraRunner:
 
 
 def is_ruled_out(findings: Sequence[Finding]) -> bool:
-    """Whether an audit found that a trial is not to be run."""
+    """Whether a lint found that a trial is not to be run."""
     return any(finding.rule == "infeasible" for finding in findings)
 
 
@@ -212,7 +212,7 @@ def _set_hydra_config(config: DictConfig) -> None:
     HydraConfig.instance().cfg = cast(Any, holder)
 
 
-def judge(result: JobReturn, verdict: Verdict | None) -> Outcome:
+def outcome_of(result: JobReturn, verdict: Verdict | None) -> Outcome:
     """What came of a job. verdict: why the sweep ended it, if the task took notice before it was over."""
     returned = result._return_value
     if verdict is not None or isinstance(returned, optuna.TrialPruned):

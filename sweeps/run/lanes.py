@@ -1,8 +1,8 @@
 """The lane protocol: a worker that trains many trials in one process, by a function the sweep is given.
 
-`hydra.sweeper.lane_runner` names a function that is called with a `Desk` in each worker. It takes trials from the desk
+`hydra.sweeper.lane_runner` names a function that is called with a `LaneServer` in each worker. It takes trials from the lane_server
 as long as it has room, trains them side by side, and finishes each when it is over; a trial it cannot take, it hands
-back to be run alone. Reports, verdicts and remedies go through each trial's own reporter, as in a worker of its own.
+back to be run alone. Reports, verdicts and interventions go through each trial's own reporter, as in a worker of its own.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
-from iolaus.sweeps.run.channel import Line
-from iolaus.sweeps.run.job import OUTPUT_FILE, HydraRunner, infeasible, is_ruled_out, judge, not_begun, output_to
+from iolaus.sweeps.run.channel import Channel
+from iolaus.sweeps.run.job import OUTPUT_FILE, HydraRunner, infeasible, is_ruled_out, not_begun, outcome_of, output_to
 from iolaus.sweeps.run.messages import Assignment, Filled
 from iolaus.sweeps.run.worker import Server
 from iolaus.sweeps.types import Ending, Finding
@@ -41,49 +41,49 @@ class LaneTrial:
     _findings: tuple[Finding, ...]
 
 
-class Desk:
+class LaneServer:
     """Where a lane runner gets its trials and hands in what became of them.
 
     n_lanes: what the user asked for, None for as many as pay. most: beyond this, more lanes would leave the sampler
     nothing to learn from; it bounds only what is measured, not what is asked for.
     """
 
-    def __init__(self, line: Line, runner: HydraRunner, n_lanes: int | None, most: int, output: Path) -> None:
+    def __init__(self, channel: Channel, runner: HydraRunner, n_lanes: int | None, most: int, output: Path) -> None:
         self.n_lanes = n_lanes
         self.most = most
-        self._line = line
+        self._channel = channel
         self._runner = runner
         self._output = output
 
     def open(self, n_lanes: int) -> None:
         """Ask for so many trials at a time; may be said again."""
-        self._line.open(n_lanes)
+        self._channel.open(n_lanes)
 
     def say(self, text: str) -> None:
         """A line for the user's terminal."""
-        self._line.say(text)
+        self._channel.say(text)
 
     def fill(self, n_full: int, n_all: int) -> None:
         """Say how many lane-steps have been made, and for how many of them there was a trial."""
-        self._line.send(Filled(n_full, n_all))
+        self._channel.send(Filled(n_full, n_all))
 
     def flush(self) -> None:
         """Send what has been reported to the driver, so that it can answer."""
-        self._line.flush()
+        self._channel.flush()
 
     def take(self, wait_s: float | None = None) -> LaneTrial | None:
         """The next trial; None if none comes in time (None: wait for ever). One that cannot begin is finished here."""
-        while (taken := self._line.take(wait_s)) is not None:
+        while (taken := self._channel.take(wait_s)) is not None:
             assignment, reporter = taken
             try:
                 config, folder = self._runner.place(assignment, reporter)
                 findings = self._runner.findings(config)
                 if is_ruled_out(findings):
-                    self._line.finish(assignment.trial, infeasible(findings))
+                    self._channel.finish(assignment.trial, infeasible(findings))
                     continue
                 job = self._runner.begin(config, folder)
             except Exception as error:
-                self._line.finish(assignment.trial, not_begun(error))
+                self._channel.finish(assignment.trial, not_begun(error))
                 continue
             tell = _teller(config, folder)
             number = assignment.trial
@@ -97,12 +97,12 @@ class Desk:
         job = trial._job
         job.return_value = returned
         job.status = JobStatus.FAILED if isinstance(returned, BaseException) else JobStatus.COMPLETED
-        outcome = judge(job, trial.reporter.verdict if trial.reporter.heeded else None)
+        outcome = outcome_of(job, trial.reporter.verdict if trial.reporter.acknowledged else None)
         if outcome.ending is Ending.FAILED:
             with suppress(OSError):
                 (trial.folder / OUTPUT_FILE).write_text(_traceback(returned), encoding="utf-8")
         self._runner.end(trial._whole, job)
-        self._line.finish(trial.number, replace(outcome, findings=trial._findings))
+        self._channel.finish(trial.number, replace(outcome, findings=trial._findings))
 
     def run_alone(self, trial: LaneTrial) -> None:
         """Run a trial as if there were no lanes; returns when it is over."""
@@ -110,19 +110,19 @@ class Desk:
             outcome = self._runner(trial._assignment, trial.reporter)
         with output_to(self._output):
             pass  # what is printed from here on is no longer the trial's
-        self._line.finish(trial.number, outcome)
+        self._channel.finish(trial.number, outcome)
 
 
-LaneRunner = Callable[[Desk], None]
+LaneRunner = Callable[[LaneServer], None]
 
 
 def in_lanes(runner: HydraRunner, lane_runner: LaneRunner, n_lanes: int | None, most: int, sweep_dir: Path) -> Server:
     """A worker's server that has `lane_runner` run its trials. What the process prints goes to lanes-SLOT.log."""
 
-    def serve(line: Line) -> None:
-        output = sweep_dir / f"lanes-{line.spec.slot}.log"
+    def serve(channel: Channel) -> None:
+        output = sweep_dir / f"lanes-{channel.spec.slot}.log"
         with output_to(output):
-            lane_runner(Desk(line, runner, n_lanes, most, output))
+            lane_runner(LaneServer(channel, runner, n_lanes, most, output))
 
     return serve
 

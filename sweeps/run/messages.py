@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from iolaus.sweeps.reporting import Batch
-from iolaus.sweeps.types import Outcome, Remedy, Verdict
+from iolaus.sweeps.types import Intervention, Outcome, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class LogMessage:
     """Worker to driver: a line for the user."""
 
     text: str
@@ -64,10 +64,10 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """Driver to worker: have this trial try a remedy instead of ending."""
+    """Driver to worker: have this trial try an intervention instead of ending."""
 
     trial: int
-    remedy: Remedy
+    intervention: Intervention
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,4 +79,4 @@ class WorkerSpec:
     n_threads: int | None = None
 
 
-FromWorker = Ready | Reported | Finished | Said | Filled
+FromWorker = Ready | Reported | Finished | LogMessage | Filled

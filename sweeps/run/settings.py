@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.sweeps.errors import BadInputError, one_line
-from iolaus.sweeps.types import Remedy
+from iolaus.sweeps.types import Intervention
 
 OBJECTIVES = (None, "best", "final", "return")
 
@@ -26,13 +26,13 @@ class Settings:
     storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for the job's name.
     n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
     lanes: trials that each slot trains side by side as one model, or "auto" for as many as pay; 1 for none.
-    lane_runner: dotted name of the function (iolaus.sweeps.run.lanes.Desk) that does it.
+    lane_runner: dotted name of the function (iolaus.sweeps.run.lanes.LaneServer) that does it.
     custom_search_space: dotted name of a function (config, trial) that suggests more. enqueue: settings to run first.
     repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
-    audit: dotted name of a function (config) that returns `iolaus.sweeps.types.Finding`s before a trial runs, or None.
-    on_stall: "prune", or a remedy ("decay", "rewind": see `iolaus.sweeps.types.Remedy`) to be tried n_remedies times before;
+    lint: dotted name of a function (config) that returns `iolaus.sweeps.types.Finding`s before a trial runs, or None.
+    on_stall: "prune", or an intervention ("decay", "rewind": see `iolaus.sweeps.types.Intervention`) to be tried n_interventions times before;
     stall_factor: for the learning rate each time.
-    audit_fraction: share of the trials the pruner would end that run on, to count how often it is wrong.
+    holdout_fraction: share of the trials the pruner would end that run on, to count how often it is wrong.
     metric: the watched metric. objective: see OBJECTIVES. report: dotted name of a function that is given the
     sweep's folder at the end and returns what it made (paths), or None for no report.
     """
@@ -51,11 +51,11 @@ class Settings:
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
     seed_key: str
-    audit: str | None
-    audit_fraction: float
+    lint: str | None
+    holdout_fraction: float
     on_stall: str
     stall_factor: float
-    n_remedies: int
+    n_interventions: int
     metric: str
     objective: str | None
     report: str | None
@@ -74,14 +74,14 @@ class Settings:
             refuse("lanes", self.lanes, "this app cannot train in lanes: hydra.sweeper.lane_runner names no function")
         if not (isinstance(self.max_failure_rate, int | float) and 0 <= self.max_failure_rate <= 1):
             refuse("max_failure_rate", self.max_failure_rate, "give a share from 0 (none may fail) to 1 (all may)")
-        if not (isinstance(self.audit_fraction, int | float) and 0 <= self.audit_fraction <= 1):
-            refuse("audit_fraction", self.audit_fraction, "give a share from 0 to 1, such as 0.05")
-        if self.on_stall not in ("prune", *Remedy.ACTIONS):
-            refuse("on_stall", self.on_stall, f"choose from prune, {', '.join(Remedy.ACTIONS)}")
+        if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
+            refuse("holdout_fraction", self.holdout_fraction, "give a share from 0 to 1, such as 0.05")
+        if self.on_stall not in ("prune", *Intervention.ACTIONS):
+            refuse("on_stall", self.on_stall, f"choose from prune, {', '.join(Intervention.ACTIONS)}")
         if not (isinstance(self.stall_factor, int | float) and 0 < self.stall_factor < 1):
             refuse("stall_factor", self.stall_factor, "give a factor between 0 and 1 for the learning rate")
-        if isinstance(self.n_remedies, bool) or not isinstance(self.n_remedies, int) or self.n_remedies < 1:
-            refuse("n_remedies", self.n_remedies, "give how often a remedy is tried, 1 or more")
+        if isinstance(self.n_interventions, bool) or not isinstance(self.n_interventions, int) or self.n_interventions < 1:
+            refuse("n_interventions", self.n_interventions, "give how often an intervention is tried, 1 or more")
         if self.objective not in OBJECTIVES:
             refuse("objective", self.objective, f"choose from {', '.join(map(str, OBJECTIVES[1:]))}, or leave it out")
         if not self.directions or not set(self.directions) <= {"minimize", "maximize"}:

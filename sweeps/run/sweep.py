@@ -27,7 +27,7 @@ from iolaus.sweeps.errors import BadInputError, SweepFailedError
 from iolaus.sweeps.run import provenance
 from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.factories import function_named, make, make_plans, make_pruner, make_sampler
-from iolaus.sweeps.run.fork_server import Nursery
+from iolaus.sweeps.run.fork_server import ForkServer
 from iolaus.sweeps.run.job import FolderReturn, HydraRunner, changes_directory
 from iolaus.sweeps.run.lanes import in_lanes
 from iolaus.sweeps.run.progress import Progress, counted, duration
@@ -63,22 +63,22 @@ def run_sweep(
     gpus = visible_gpus(os.environ)
     slots = plan_slots(settings.n_jobs, gpus, physical_cores())
     sampler = make_sampler(settings.sampler, space)
-    pruner = make_pruner(settings.pruner, len(settings.directions), settings.audit_fraction)
+    pruner = make_pruner(settings.pruner, len(settings.directions), settings.holdout_fraction)
     plans = make_plans(settings, space, config)
-    audit = function_named("audit", settings.audit) if settings.audit else None
+    lint = function_named("lint", settings.lint) if settings.lint else None
     in_lanes_by = settings.lane_runner if settings.lanes != 1 else None
     lane_runner = function_named("lane_runner", in_lanes_by) if in_lanes_by else None
     if config.hydra.launcher._target_.rpartition(".")[2] != "BasicLauncher":
         log.warning("hydra/launcher is not used: iolaus runs trials in its own worker processes (hydra.sweeper.n_jobs)")
 
     sweep_dir = Path(config.hydra.sweep.dir).absolute()
-    runner = HydraRunner(context, task_function, composer, audit or (lambda _: ()))
+    runner = HydraRunner(context, task_function, composer, lint or (lambda _: ()))
     serve = one_at_a_time(runner)
     if lane_runner is not None:
         _refuse_job_settings(config)
         n_lanes = None if settings.lanes == "auto" else int(settings.lanes)
         serve = in_lanes(runner, lane_runner, n_lanes, _most_lanes(plans.n_trials, len(slots)), sweep_dir)
-    with _locked(sweep_dir), Nursery(serve, settings.metric) as nursery, _opened(settings, sweep_dir) as storage:
+    with _locked(sweep_dir), ForkServer(serve, settings.metric) as fork_server, _opened(settings, sweep_dir) as storage:
         name = settings.study_name or (None if settings.storage else config.hydra.job.name)
         optuna_study = open_study(storage, name, settings.directions, sampler, pruner, space)
         # The lock on the folder makes us the only driver of a study in it: whatever runs there is an orphan.
@@ -108,7 +108,7 @@ def run_sweep(
         driver = Driver(
             study,
             space,
-            nursery,
+            fork_server,
             slots,
             curves,
             progress,

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
-from iolaus.sweeps.run.channel import Line
+from iolaus.sweeps.run.channel import Channel
 from iolaus.sweeps.run.messages import Assignment, WorkerSpec
 from iolaus.sweeps.types import Outcome
 
 # What a worker does for as long as it lives: takes assignments from its line and finishes each. It need not return.
-Server = Callable[["Line"], None]
+Server = Callable[["Channel"], None]
 
 
 def _worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str) -> None:
@@ -31,7 +31,7 @@ def _worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str
         os.environ.update(dict(spec.environment))
         limits = _limit_threads(spec.n_threads)  # kept: the limit ends with the object
         _reseed()
-        serve(Line(pipe, watched, spec))
+        serve(Channel(pipe, watched, spec))
         del limits
         status = 0
     except BaseException:
@@ -45,13 +45,13 @@ def _worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str
 def one_at_a_time(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
     """A server that runs one trial after the other. run: reports through `iolaus.report` and must not raise."""
 
-    def serve(line: Line) -> None:
-        line.open()
-        while (taken := line.take()) is not None:
+    def serve(channel: Channel) -> None:
+        channel.open()
+        while (taken := channel.take()) is not None:
             assignment, reporter = taken
             with reporting_to(reporter):
                 outcome = run(assignment, reporter)
-            line.finish(assignment.trial, outcome)
+            channel.finish(assignment.trial, outcome)
 
     return serve
 

@@ -110,7 +110,7 @@ class LiveStorage(BaseStorage):
 
     def _write(self, method: Callable[..., Any], *arguments: Any) -> None:
         if self._writer is None:  # begun late: forking with threads is not safe
-            self._writer = threading.Thread(target=self._write_all, name="sweeps-storage", daemon=True)
+            self._writer = threading.Thread(target=self._write_all, name="iolaus-storage", daemon=True)
             self._writer.start()
         self._writes.put((method, arguments))
 

@@ -7,7 +7,7 @@ What this package keeps in Optuna's user attributes of a trial:
   steps        the last step it reported
   run          folder, slot, session, seconds, and the best and final watched value
   log          where to read on, if it failed
-  findings     what an audit found in its config, in sentences
+  findings     what a lint found in its config, in sentences
   seed, repeat, repeat_of   of repeats: the seed, which repeat it is (0 leads), and the leading trial's number
   duplicate_of the trial whose setting and result this one shares, without having been run
   again_for    the interrupted trial whose setting this one runs again
@@ -33,13 +33,13 @@ from iolaus.sweeps.study.record import _verdict_attributes, _why, counts_as_run
 from iolaus.sweeps.study.recovery import run_again
 from iolaus.sweeps.study.repeats import Unit, is_hopeless
 from iolaus.sweeps.study.watched import WatchedCurve
-from iolaus.sweeps.types import Ending, Outcome, Plan, Remedy, Verdict
+from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
 
 # Rules whose verdict a lower learning rate may answer, also where others agree with them.
-CURABLE = frozenset({"stalled", "rebound"})
-# A remedy is given this share of the run to show itself (without a plan, of twice the run so far): a chosen value, long
-# enough for a rate that was too high to settle, short enough that two remedies cost less than a third of a run.
-SPARED_SHARE = 0.15
+ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
+# An intervention is given this share of the run to show itself (without a plan, of twice the run so far): a chosen value, long
+# enough for a rate that was too high to settle, short enough that two interventions cost less than a third of a run.
+GRACE_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class OnStall:
-    """What becomes of a trial that has stalled: "prune", or up to n_times the remedy of this name, then "prune".
+    """What becomes of a trial that has stalled: "prune", or up to n_times the intervention of this name, then "prune".
 
     factor: for its learning rate, each time.
     """
@@ -223,10 +223,10 @@ class SweepStudy:
         if plan.lr:
             trial.set_user_attr(Plan.LR_ATTR, [list(corner) for corner in plan.lr])
 
-    def report(self, number: int, step: int, value: float) -> Verdict | Remedy | None:
+    def report(self, number: int, step: int, value: float) -> Verdict | Intervention | None:
         """Take one value of the watched metric; returns a verdict if the pruner wants the trial to end.
 
-        A stall is answered with a remedy first, if the plans say so, which is given time to work.
+        A stall is answered with an intervention first, if the plans say so, which is given time to work.
         """
         curve = self._curves[number]
         if not curve.add(step, value) or not math.isfinite(value):
@@ -235,19 +235,19 @@ class SweepStudy:
         # Not Trial.report: it refuses studies with several objectives.
         self._storage.set_trial_intermediate_value(trial_id, step, value)
         verdict = verdict_of(self.study.pruner, self.study, self._storage.get_trial(trial_id))
-        if verdict is None or step < curve.spared_until:
+        if verdict is None or step < curve.grace_until:
             return None
         rule = self._plans.on_stall
-        if CURABLE.isdisjoint(verdict.rules) or rule.action == "prune" or curve.n_remedies >= rule.n_times:
+        if ANSWERED_BY_INTERVENTION.isdisjoint(verdict.rules) or rule.action == "prune" or curve.n_interventions >= rule.n_times:
             return verdict
-        curve.n_remedies += 1
-        curve.spared_until = math.inf  # until the trial has taken it; one that never asks for it ends itself
-        return Remedy(rule.action, rule.factor, verdict)
+        curve.n_interventions += 1
+        curve.grace_until = math.inf  # until the trial has taken it; one that never asks for it ends itself
+        return Intervention(rule.action, rule.factor, verdict)
 
-    def remedied(self, number: int, step: int) -> None:
-        """Note that a trial has taken its remedy, which is given time to work."""
+    def intervened(self, number: int, step: int) -> None:
+        """Note that a trial has taken its intervention, which is given time to work."""
         curve = self._curves[number]
-        curve.spared_until = step + SPARED_SHARE * (curve.n_steps or 2 * step)
+        curve.grace_until = step + GRACE_SHARE * (curve.n_steps or 2 * step)
 
     def can_prune(self, number: int) -> bool:
         """Whether this trial gave the pruner anything to judge, or there is no pruner to need it."""

@@ -26,8 +26,8 @@ class WatchedCurve:
     best_step: int = -1
     final: float = math.nan
     final_step: int = -1
-    n_remedies: int = field(default=0, init=False)
-    spared_until: float = field(default=0.0, init=False)  # the step before which a remedy is not judged
+    n_interventions: int = field(default=0, init=False)
+    grace_until: float = field(default=0.0, init=False)  # the step before which an intervention is not judged
     _n_reports: int = field(default=0, init=False)
     _next_step: float = field(default=0.0, init=False)
 

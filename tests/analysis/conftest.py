@@ -21,11 +21,11 @@ def make_sweep(
     finite: bool = True,
     direction: str = "minimize",
     n_seeds: int = 1,
-    audit: bool = False,
+    holdout: bool = False,
 ) -> Sweep:
     """A sweep over lr, decay rate, batch size and clip with noisy power laws, some cut short and some exploding.
 
-    state: of all trials; else mixed. finite: whether any value is. audit: whether some completed trials were spared.
+    state: of all trials; else mixed. finite: whether any value is. holdout: whether some completed trials were spared.
     """
     rng = np.random.default_rng(0)
     trials, curves = [], []
@@ -80,7 +80,7 @@ def make_sweep(
                 "verdict": "stalled since step 20" if own == "pruned" else "",
                 "verdict_rule": "stalled" if own == "pruned" else "",
                 "verdict_step": float(steps[-1]) if own == "pruned" else np.nan,
-                "audited_step": 100.0 if audit and done and number % 4 == 0 else np.nan,
+                "held_out_step": 100.0 if holdout and done and number % 4 == 0 else np.nan,
                 "folder": f"trials/{number}",
                 "slot": number % 2,
                 "started_s": 4.0 * (number // 2),

@@ -37,7 +37,7 @@ AWKWARD: dict[str, dict[str, Any]] = {
     "all running": {"state": "running"},
     "nothing finite": {"finite": False},
     "larger is better, below 0": {"direction": "maximize"},
-    "repeats and audited": {"n_seeds": 3, "audit": True},
+    "repeats and held_out": {"n_seeds": 3, "holdout": True},
     "1,000 trials": {"n_trials": 1000, "n_reports": 20},
 }
 
@@ -66,7 +66,7 @@ DRAWN: dict[str, Callable[[Figure, Sweep], None]] = {
     "ranking": lambda figure, what: figures.draw_ranking(figure.subplots(), rank(what)),
     "timeline": lambda figure, what: figures.draw_timeline(figure.subplots(), what),
     "schedules": lambda figure, what: figures.draw_schedules(figure.subplots(), what),
-    "audit": lambda figure, what: figures.draw_audit(figure.subplots(), what, pruning(what)),
+    "holdout": lambda figure, what: figures.draw_holdout(figure.subplots(), what, pruning(what)),
 }
 
 
@@ -148,14 +148,14 @@ def test_the_best_is_the_rankings_first() -> None:
     assert "best: trial 1" in legend(all_curves(what, ranking=ranking))
 
 
-def test_remedies_and_stalls_are_marked_where_they_were() -> None:
-    """A remedy lies on its trial's curve where it was taken, a stall where the diagnosis says; both are counted."""
+def test_interventions_and_stalls_are_marked_where_they_were() -> None:
+    """An intervention lies on its trial's curve where it was taken, a stall where the diagnosis says; both are counted."""
     what = small({0: [3.0, 2.0, 1.0]}, {0: "complete"})
     taken = pd.DataFrame([(0, 1, 1, 1.0, "intervention/decay", 0.3)], columns=what.curves.columns)
     what = dataclasses.replace(what, curves=pd.concat([what.curves, taken]))
     diagnosis = pd.DataFrame({"shape": ["stalled"], "since": [2.0]}, index=[0])
     ax = all_curves(what, diagnosis=diagnosis)
-    assert {"remedies (1)", "stalled from here (1)"} <= set(legend(ax))
+    assert {"interventions (1)", "stalled from here (1)"} <= set(legend(ax))
     marks = {line.get_marker(): line.get_xydata().tolist() for line in ax.lines}
     assert marks["v"] == [[1.0, 2.0]]
     assert marks["o"] == [[2.0, 1.0]]

@@ -1,4 +1,4 @@
-"""An app whose clipping brings its own parameter, with an audit: `conf/conditional.yaml` searches it."""
+"""An app whose clipping brings its own parameter, with a lint: `conf/conditional.yaml` searches it."""
 
 import random
 from pathlib import Path
@@ -10,7 +10,7 @@ import iolaus
 from iolaus.sweeps.types import Finding
 
 
-def audit(cfg: DictConfig) -> list[Finding]:
+def lint(cfg: DictConfig) -> list[Finding]:
     """Rule out rates above 0.5."""
     return [Finding("hot", 0, f"lr {cfg.lr:g} is too hot", "infeasible", cfg.lr - 0.5)] if cfg.lr > 0.5 else []
 

@@ -11,7 +11,7 @@ import optuna
 from hydra.core.config_store import ConfigStore
 
 import iolaus
-from iolaus.sweeps.run.lanes import Desk
+from iolaus.sweeps.run.lanes import LaneServer
 
 CONFIG = {"x": 1.0, "n_steps": 6, "do": "train", "diary": None, "step_s": 0.0}
 
@@ -27,15 +27,15 @@ def main(cfg) -> float:
     return loss(cfg, cfg.n_steps - 1)
 
 
-def run_lanes(desk: Desk) -> None:
-    n_lanes = desk.n_lanes or 3
-    desk.open(n_lanes)
-    desk.say(f"{n_lanes} lanes")
+def run_lanes(lane_server: LaneServer) -> None:
+    n_lanes = lane_server.n_lanes or 3
+    lane_server.open(n_lanes)
+    lane_server.say(f"{n_lanes} lanes")
     lanes = []
     while True:
-        while (trial := desk.take(wait_s=0 if lanes else None)) is not None:
+        while (trial := lane_server.take(wait_s=0 if lanes else None)) is not None:
             if trial.config.do == "alone":
-                desk.run_alone(trial)
+                lane_server.run_alone(trial)
             else:
                 lanes.append([trial, 0])
         if lanes and lanes[0][0].config.diary:
@@ -55,15 +55,15 @@ def run_lanes(desk: Desk) -> None:
                     raise ValueError("no step two")
                 trial.reporter.report(step, {"loss": loss(trial.config, step)})
             except (optuna.TrialPruned, ValueError) as error:
-                desk.finish(trial, error)
+                lane_server.finish(trial, error)
                 lanes.remove(lane)
                 continue
             lane[1] += 1
             if lane[1] == trial.config.n_steps:
-                desk.finish(trial, loss(trial.config, step))
+                lane_server.finish(trial, loss(trial.config, step))
                 lanes.remove(lane)
-        desk.fill(3, 4)
-        desk.flush()
+        lane_server.fill(3, 4)
+        lane_server.flush()
 
 
 if __name__ == "__main__":

@@ -129,4 +129,4 @@ def test_pruners(name: str) -> None:
     assert given == {key for key, p in parameters.items() if p.default is inspect.Parameter.empty}
     if name == "threshold":
         config.lower = 0.0  # Optuna wants one of its two bounds
-    assert isinstance(make_pruner(config, 1, audit_fraction=0), cls)
+    assert isinstance(make_pruner(config, 1, holdout_fraction=0), cls)

@@ -39,14 +39,14 @@ def test_a_trial_is_not_stopped_at_its_last_report() -> None:
     for step in (9, 10):  # steps may count the updates made or start at 0
         reporter.report(step, {"loss": 1.0})
         assert not reporter.should_stop()
-    assert not reporter.heeded
+    assert not reporter.acknowledged
     for plan in (Plan(12), Plan(None)):
         other = make()
         other.plan(plan)
         other.stop(VERDICT)
         with pytest.raises(optuna.TrialPruned, match="enough"):
             other.report(10, {"loss": 1.0})
-        assert other.heeded
+        assert other.acknowledged
 
 
 def test_a_trial_that_diverges_at_its_last_report_is_ended() -> None:
@@ -58,7 +58,7 @@ def test_a_trial_that_diverges_at_its_last_report_is_ended() -> None:
             reporter.stop(verdict)
         with pytest.raises(optuna.TrialPruned):
             reporter.report(9, {"loss": math.nan})
-        assert reporter.heeded
+        assert reporter.acknowledged
 
 
 @given(reports=reports, cuts=st.sets(st.integers(0, 20)))
@@ -104,7 +104,7 @@ def test_the_watched_metric_must_be_finite(bad: float) -> None:
         reporter.report(7, {"loss": bad, "other": 1.0})
     assert reporter.verdict is not None
     assert (reporter.verdict.rule, reporter.verdict.step) == ("diverged", 7)
-    assert reporter.heeded
+    assert reporter.acknowledged
     batch = reporter.take()
     assert batch is not None
     assert [row.step for row in batch.rows] == [0, 7]
@@ -115,11 +115,11 @@ def test_the_first_verdict_stands() -> None:
     reporter = make()
     reporter.stop(VERDICT)
     reporter.stop(Verdict("Other", 4, "too late", {}))
-    assert not reporter.heeded
+    assert not reporter.acknowledged
     with pytest.raises(optuna.TrialPruned, match="enough"):
         reporter.report(5, {"loss": math.nan})
     assert reporter.verdict is VERDICT
-    assert reporter.heeded
+    assert reporter.acknowledged
 
 
 def test_a_task_may_ask_instead_of_being_thrown_out() -> None:
@@ -128,9 +128,9 @@ def test_a_task_may_ask_instead_of_being_thrown_out() -> None:
     with reporting_to(reporter):
         assert not iolaus.should_stop()
         reporter.stop(VERDICT)
-        assert not reporter.heeded
+        assert not reporter.acknowledged
         assert iolaus.should_stop()
-    assert reporter.heeded
+    assert reporter.acknowledged
     assert not iolaus.should_stop()
 
 

@@ -1,4 +1,4 @@
-"""The best weights are kept through a rebound, and remedies do to a run what they say."""
+"""The best weights are kept through a rebound, and interventions do to a run what they say."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.types import Remedy, Verdict
+from iolaus.sweeps.types import Intervention, Verdict
 from iolaus.trainer.checkpoint import SMOOTHING, BestWeights, load_best
-from iolaus.trainer.lint import outlook
+from iolaus.trainer.lint import preview
 from iolaus.trainer.loop import start, train
 from iolaus.trainer.settings import read
 
@@ -76,14 +76,14 @@ def test_it_is_written_now_and_then(tmp_path: Path) -> None:
     assert load_best(tmp_path / "best.pt")["step"] == 3
 
 
-def run(cfg: DictConfig, remedies: dict[int, Remedy], **options: Any) -> tuple[list[dict[str, float]], list[Any]]:
-    """A run's reports and plans, with remedies given out after the reports of these steps."""
+def run(cfg: DictConfig, interventions: dict[int, Intervention], **options: Any) -> tuple[list[dict[str, float]], list[Any]]:
+    """A run's reports and plans, with interventions given out after the reports of these steps."""
     reports: list[dict[str, float]] = []
     plans: list[Any] = []
     train(
         read(cfg),
         report=lambda step, **metrics: reports.append({"step": step, **metrics}),
-        ask_remedy=lambda: remedies.get(int(reports[-1]["step"])),
+        ask_intervention=lambda: interventions.get(int(reports[-1]["step"])),
         plan=lambda n_steps, lr: plans.append((n_steps, lr)),
         **options,
     )
@@ -91,11 +91,11 @@ def run(cfg: DictConfig, remedies: dict[int, Remedy], **options: Any) -> tuple[l
 
 
 def test_decay_lowers_every_rate_to_come(compose: Compose) -> None:
-    """After a remedy the run is what it would be with the schedule times the factor from there on, and says so."""
+    """After an intervention the run is what it would be with the schedule times the factor from there on, and says so."""
     cfg = compose(*SMALL, "optim.lr=0.01", "schedule=exponential", "schedule.decay_steps=20")
     plain, _ = run(cfg, {})
-    remedied, plans = run(cfg, {20: Remedy("decay", 0.25, Verdict("stalled", 20, "stalled"))})
-    for before, after in zip(plain, remedied, strict=True):
+    intervened, plans = run(cfg, {20: Intervention("decay", 0.25, Verdict("stalled", 20, "stalled"))})
+    for before, after in zip(plain, intervened, strict=True):
         factor = 1.0 if before["step"] <= 20 else 0.25
         assert after["lr"] == before["lr"] * factor
         assert (after["loss"] == before["loss"]) == (before["step"] <= 20)
@@ -103,11 +103,11 @@ def test_decay_lowers_every_rate_to_come(compose: Compose) -> None:
     assert plans[1][1][-1][1] == pytest.approx(plans[0][1][-1][1] * 0.25)
 
 
-def test_a_remedy_leaves_the_plan_of_the_steps_made_as_it_was(compose: Compose) -> None:
-    """What is told after remedies holds the rates that were used, and the lowered ones from each remedy on."""
+def test_a_intervention_leaves_the_plan_of_the_steps_made_as_it_was(compose: Compose) -> None:
+    """What is told after interventions holds the rates that were used, and the lowered ones from each intervention on."""
     cfg = compose(*SMALL, "optim.lr=0.01", "schedule=exponential", "schedule.decay_steps=20")
-    remedies = {step: Remedy("decay", 0.25, Verdict("stalled", step, "stalled")) for step in (20, 30)}
-    _, plans = run(cfg, remedies)
+    interventions = {step: Intervention("decay", 0.25, Verdict("stalled", step, "stalled")) for step in (20, 30)}
+    _, plans = run(cfg, interventions)
     first, _, last = (np.interp(np.arange(40), *zip(*lr, strict=True)) for _, lr in plans)
     factor = np.repeat([1.0, 0.25, 0.0625], [20, 10, 10])
     np.testing.assert_allclose(last, first * factor, atol=2e-5)
@@ -127,7 +127,7 @@ def test_rewind_goes_back_to_the_best_weights(compose: Compose, tmp_path: Path) 
         "schedule.stages=[" + ",".join("{" + ",".join(f"{k}:{v}" for k, v in s.items()) + "}" for s in stages) + "]",
     )
     wrecked, _ = run(cfg, {}, keep=tmp_path / "wrecked.pt")
-    rewound, _ = run(cfg, {14: Remedy("rewind", 0.5, Verdict("rebound", 14, "rebound"))}, keep=tmp_path / "best.pt")
+    rewound, _ = run(cfg, {14: Intervention("rewind", 0.5, Verdict("rebound", 14, "rebound"))}, keep=tmp_path / "best.pt")
     loss = {int(r["step"]): r["loss"] for r in rewound}
     assert max(loss[12], loss[14]) > 2 * loss[10]  # it was wrecked
     assert loss[16] < 1.1 * loss[10]  # and is not any more
@@ -164,5 +164,5 @@ def test_a_checkpoint_that_does_not_fit_is_refused(compose: Compose, tmp_path: P
     run(compose(*SMALL, "model.n_hidden=8"), {}, keep=tmp_path / "small.pt")
     for name in ("missing.pt", "other.pt", "small.pt"):
         with pytest.raises(BadInputError) as error:
-            outlook(read(compose(*SMALL, f"resume={tmp_path}/{name}")))
+            preview(read(compose(*SMALL, f"resume={tmp_path}/{name}")))
         assert "\n" not in str(error.value)

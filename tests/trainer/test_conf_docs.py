@@ -24,7 +24,7 @@ def test_every_choice_is_in_the_table(group: str) -> None:
 
 
 def test_every_unit_and_rule_is_in_its_table() -> None:
-    """Units of lengths and rules of the audit each have a line."""
+    """Units of lengths and rules of the lint each have a line."""
     assert all(f"| `{name}` |" in README for name in (*UNITS, *RULES))
 
 

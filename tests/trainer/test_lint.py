@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.types import Finding
-from iolaus.trainer.lint import RULES, audit, audit_config, outlook
-from iolaus.trainer.lint_command import audit_command
+from iolaus.trainer.lint import RULES, lint, lint_config, preview
+from iolaus.trainer.lint_command import lint_command
 from iolaus.trainer.settings import read
 
 Compose = Callable[..., DictConfig]
@@ -22,7 +22,7 @@ Compose = Callable[..., DictConfig]
 
 def found(compose: Compose, *overrides: str, from_step: int = 0) -> dict[str, Finding]:
     run = read(compose(*overrides))
-    return {finding.name: finding for finding in audit(outlook(run, from_step))}
+    return {finding.name: finding for finding in lint(preview(run, from_step))}
 
 
 CASE_1 = ("schedule=exponential", "optim.lr=0.095", "schedule.decay_rate=0.98", "schedule.decay_steps=30000")
@@ -81,8 +81,8 @@ def test_the_flat_schedule_of_case_1_is_told_with_its_numbers(compose: Compose) 
 def test_a_rate_below_the_weights_resolution_changes_nothing(compose: Compose) -> None:
     """`unresolvable` starts where adding one times the rate to the typical weight gives the same float32."""
     run = read(compose("schedule=exponential", "schedule.decay_steps=10"))
-    view = outlook(run)
-    finding = next(f for f in audit(view) if f.name == "unresolvable")
+    view = preview(run)
+    finding = next(f for f in lint(view) if f.name == "unresolvable")
     weight = torch.tensor(view.weight_scale)
     lower = torch.tensor(view.rates[finding.step + 10], dtype=torch.float32)
     higher = torch.tensor(view.rates[finding.step - 20], dtype=torch.float32)
@@ -104,18 +104,18 @@ def test_a_larger_batch_on_resuming_is_told_what_the_rate_will_be(compose: Compo
 
 
 def test_the_config_says_what_a_finding_does(compose: Compose) -> None:
-    """Rules are ignored, warned of, or make a run infeasible, as `audit.rules` has it."""
+    """Rules are ignored, warned of, or make a run infeasible, as `lint.rules` has it."""
     flat = (*CASE_1, "steps=1000")
-    assert [f.rule for f in audit_config(compose(*flat))] == ["warn"]
-    assert [f.rule for f in audit_config(compose(*flat, "audit.rules.flat=infeasible"))] == ["infeasible"]
-    assert audit_config(compose(*flat, "audit.rules.flat=ignore")) == []
-    with pytest.raises(BadInputError, match=r"audit\.rules\.flat must be ignore, warn or infeasible; got 'no'"):
-        audit_config(compose(*flat, "audit.rules.flat='no'"))
+    assert [f.rule for f in lint_config(compose(*flat))] == ["warn"]
+    assert [f.rule for f in lint_config(compose(*flat, "lint.rules.flat=infeasible"))] == ["infeasible"]
+    assert lint_config(compose(*flat, "lint.rules.flat=ignore")) == []
+    with pytest.raises(BadInputError, match=r"lint\.rules\.flat must be ignore, warn or infeasible; got 'no'"):
+        lint_config(compose(*flat, "lint.rules.flat='no'"))
 
 
 def test_every_rule_has_an_entry_in_the_config(compose: Compose) -> None:
     """The config names exactly the rules there are."""
-    assert list(compose().audit.rules) == list(RULES)
+    assert list(compose().lint.rules) == list(RULES)
 
 
 @pytest.mark.parametrize("schedule", ["exponential", "polynomial", "cosine", "multistep", "wsd", "staged", "plateau"])
@@ -133,7 +133,7 @@ def test_no_setting_breaks_the_audit(compose: Compose, schedule: str) -> None:
     @settings(max_examples=30)
     def check(steps: int, lr: float, warmup: int, floor: float, from_step: int) -> None:
         cfg.steps, cfg.optim.lr, cfg.schedule.warmup_steps, cfg.schedule.min_lr = steps, lr, warmup, floor
-        for finding in audit(outlook(read(cfg), from_step)):
+        for finding in lint(preview(read(cfg), from_step)):
             earliest = steps if finding.name in ("beyond", "short") else from_step  # those two are about the end
             assert earliest <= finding.step <= max(steps, from_step)
             assert finding.amount > 0
@@ -144,27 +144,27 @@ def test_no_setting_breaks_the_audit(compose: Compose, schedule: str) -> None:
 def test_a_search_space_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shares of settings with each finding come out of the sweep's own params, and a figure is drawn."""
     monkeypatch.chdir(tmp_path)
-    text = audit_command(["+sweep=decay", "audit.n_samples=40", "audit.figure=deep/audit.png"])
+    text = lint_command(["+sweep=decay", "lint.n_samples=40", "lint.figure=deep/lint.png"])
     lines = text.splitlines()
     assert lines[0].startswith("40 settings drawn from the space of decay: ")
     shares = {line.split()[1]: float(line.split()[0].rstrip("%")) for line in lines if line.strip()[:1].isdigit()}
     assert 10 < shares["flat"] < 60
     assert 10 < shares["spent"] < 60
-    assert (tmp_path / "deep" / "audit.png").read_bytes()[:4] == b"\x89PNG"
-    again = audit_command(["+sweep=decay", "audit.n_samples=40", "audit.figure=null"]).splitlines()
+    assert (tmp_path / "deep" / "lint.png").read_bytes()[:4] == b"\x89PNG"
+    again = lint_command(["+sweep=decay", "lint.n_samples=40", "lint.figure=null"]).splitlines()
     assert [line[:20] for line in again] == [line[:20] for line in lines[:-1]]
 
 
 def test_a_fixed_override_narrows_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line beats the sweep's params, and may search further keys in Hydra's grammar."""
     monkeypatch.chdir(tmp_path)
-    flat = audit_command(
+    flat = lint_command(
         [
             "+sweep=decay",
             "schedule.decay_steps=1e6",
             "optim.lr=interval(0.1,1)",
-            "audit.n_samples=10",
-            "audit.figure=null",
+            "lint.n_samples=10",
+            "lint.figure=null",
         ]
     )
     assert "100.0% flat" in flat
@@ -172,10 +172,10 @@ def test_a_fixed_override_narrows_the_space(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_command_audits_one_run(tmp_path: Path) -> None:
     """It prints the rate as numbers and the findings; bad input is one sentence and exit code 1."""
-    command = [sys.executable, "-m", "trainer", "audit"]
+    command = [sys.executable, "-m", "trainer", "lint"]
     done = subprocess.run([*command, *CASE_1, "steps=39630"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "flat (step 0): the rate is flat: from 0.095" in done.stdout
-    assert (tmp_path / "audit.png").exists()
+    assert (tmp_path / "lint.png").exists()
     bad = subprocess.run([*command, "optim.lr=-1"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (bad.returncode, bad.stderr) == (1, "trainer audit: optim.lr must be finite and from 0 up; got -1\n")
+    assert (bad.returncode, bad.stderr) == (1, "trainer lint: optim.lr must be finite and from 0 up; got -1\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from iolaus.trainer.lint_command import audit_command
+from iolaus.trainer.lint_command import lint_command
 
 SWEEPS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "sweep").glob("*.yaml"))
 
@@ -16,7 +16,7 @@ SWEEPS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "swe
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_setting_of_a_shipped_sweep_makes_a_run(name: str) -> None:
     """Settings drawn from the whole space compose and pass every check."""
-    assert audit_command([f"+sweep={name}", "audit.n_samples=25", "audit.figure=null"]).startswith("25 settings drawn")
+    assert lint_command([f"+sweep={name}", "lint.n_samples=25", "lint.figure=null"]).startswith("25 settings drawn")
 
 
 @pytest.mark.parametrize("name", SWEEPS)

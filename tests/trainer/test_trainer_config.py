@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.trainer.lint import outlook
+from iolaus.trainer.lint import preview
 from iolaus.trainer.settings import read
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -80,8 +80,8 @@ def test_lengths_follow_the_batch_size(compose: Callable[..., DictConfig]) -> No
         (["batch.accumulate=65"], "cannot split a batch of 64"),
         (["report_every=0"], "report_every must be"),
         (["batch.shuffle_buffer=0"], r"batch\.shuffle_buffer must be null or from 1 up; got 0"),
-        (["audit.from_step=-1"], r"audit\.from_step must be"),
-        (["audit.n_samples=0"], r"audit\.n_samples must be"),
+        (["lint.from_step=-1"], r"lint\.from_step must be"),
+        (["lint.n_samples=0"], r"lint\.n_samples must be"),
         (["task.n_distractors=50"], "task.n_distractors must fit"),
         (["batch.schedule=[[0,4],[0,8]]"], "must rise"),
         (["model.n_hidden=???"], "Missing mandatory value"),
@@ -105,7 +105,7 @@ def test_a_model_that_does_not_fit_the_task_is_refused_by_name(compose: Callable
         (["optim.groups=[{params: 'x.*'}]"], r"no parameter is called like 'x\.\*'"),
     ):
         with pytest.raises(BadInputError, match=sentence):
-            outlook(read(compose(*overrides)))
+            preview(read(compose(*overrides)))
 
 
 def run_trainer(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

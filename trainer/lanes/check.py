@@ -16,7 +16,7 @@ from torch import nn
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.course import Hooks, Summary
-from iolaus.trainer.lanes.group import Group, board
+from iolaus.trainer.lanes.group import Group, begin_lane_run
 from iolaus.trainer.lanes.kind import NotInLanesError, kind_of
 from iolaus.trainer.lanes.width import MOST_CHECKED, best_width
 from iolaus.trainer.loop import seeded, start, train
@@ -111,7 +111,7 @@ def _reports_alone(run: Settings) -> list[dict[str, float]]:
 
 def _reports_together(runs: list[Settings]) -> tuple[list[list[dict[str, float]]], int]:
     reports: list[list[dict[str, float]]] = [[] for _ in runs]
-    passengers, errors = [], []
+    lane_runs, errors = [], []
 
     def done(outcome: Summary | BaseException) -> None:
         if isinstance(outcome, BaseException):
@@ -121,16 +121,16 @@ def _reports_together(runs: list[Settings]) -> tuple[list[list[dict[str, float]]
         with seeded(run.seed, run.device):
             state = start(run)
         hooks = Hooks(report=lambda _, own=own, **metrics: own.append(metrics), **_deaf())
-        passengers.append(board(run, state, hooks, None, done))
-    model = passengers[0].state.model
+        lane_runs.append(begin_lane_run(run, state, hooks, None, done))
+    model = lane_runs[0].state.model
     kind = kind_of(runs[0], model, runs[0].batches.at(0))
     try:
         group = Group(kind, runs[0], model)
     except Exception as error:  # copy.deepcopy calls what the modules define
         raise NotInLanesError(f"the model cannot be copied (copy.deepcopy says: {str(error)[:200]})") from error
-    group.admit(passengers)
+    group.admit(lane_runs)
     with _named_failures(group.stack.template):
-        while group.passengers:
+        while group.lane_runs:
             for mover in group.run_block():
                 raise NotInLanesError(f"batch sizes change within the first {N_STEPS} steps ({mover.run.batches})")
     if errors:
@@ -139,7 +139,7 @@ def _reports_together(runs: list[Settings]) -> tuple[list[list[dict[str, float]]
 
 
 def _deaf() -> dict[str, Any]:
-    return {"should_stop": lambda: False, "plan": lambda *_: None, "ask_remedy": lambda: None}
+    return {"should_stop": lambda: False, "plan": lambda *_: None, "ask_intervention": lambda: None}
 
 
 @contextmanager

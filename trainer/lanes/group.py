@@ -32,7 +32,7 @@ NARROWER_PAYS = 2
 
 
 @dataclass(slots=True)
-class Passenger:
+class LaneRun:
     """A run in a lane: what the solo loop has in local variables.
 
     state: the model and optimizer it began with; they also carry a lane's weights to a checkpoint. n_updates: made by
@@ -56,24 +56,24 @@ class Passenger:
     written_s: float = field(default_factory=time.perf_counter)  # when its best weights were last, or could have been
 
 
-def board(
+def begin_lane_run(
     run: Settings, state: State, hooks: Hooks, keep: Path | None, done: Callable[[Summary | BaseException], None]
-) -> Passenger:
-    """A passenger that begins where `iolaus.trainer.loop.start` put it."""
+) -> LaneRun:
+    """A run that begins where `iolaus.trainer.loop.start` put it."""
     course = Course(run, hooks, state.step, state.examples)
     batches = Batches(run.splits.train, run.seed, run.shuffle_buffer)
     n_updates = max((int(s.get("step", 1)) for s in state.optimizer.state.values()), default=0)
-    return Passenger(run, state, course, batches, keep, done, n_updates)
+    return LaneRun(run, state, course, batches, keep, done, n_updates)
 
 
 class Group:
-    """A stack with its passengers; None where a lane is empty. data: the kind's, on its device, made once."""
+    """A stack with its runs; None where a lane is empty. data: the kind's, on its device, made once."""
 
     def __init__(self, kind: Kind, run: Settings, model: nn.Module, compile: bool | None = None) -> None:  # noqa: A002
         self.kind = kind
         self.stack = Stack(kind, run, model)
-        self.lanes: list[Passenger | None] = []
-        self.n_lane_steps = (0, 0)  # with a passenger, and in all
+        self.lanes: list[LaneRun | None] = []
+        self.n_lane_steps = (0, 0)  # with a run, and in all
         self._stepper = Stepper(self.stack, compile)
         self._train, self._val, self._test = (
             examples.to(run.device, float_type(run)) for examples in (run.splits.train, run.splits.val, run.splits.test)
@@ -81,47 +81,47 @@ class Group:
         self._step_s: float | None = None  # the least so far, as the step is now
 
     @property
-    def passengers(self) -> list[Passenger]:
+    def lane_runs(self) -> list[LaneRun]:
         """The runs under way."""
         return [p for p in self.lanes if p is not None]
 
-    def admit(self, newcomers: Sequence[Passenger]) -> None:
-        """Give each newcomer a lane, empty ones first; the stack is made wider for the others."""
+    def admit(self, new_runs: Sequence[LaneRun]) -> None:
+        """Give each new run a lane, empty ones first; the stack is made wider for the others."""
         empty = [lane for lane, p in enumerate(self.lanes) if p is None]
-        if len(newcomers) > len(empty):
-            self._resize(len(self.passengers) + len(newcomers))
+        if len(new_runs) > len(empty):
+            self._resize(len(self.lane_runs) + len(new_runs))
             empty = [lane for lane, p in enumerate(self.lanes) if p is None]
-        for lane, passenger in zip(empty, newcomers, strict=False):
-            self.lanes[lane] = passenger
-            self.stack.write(lane, passenger.state.model, passenger.state.optimizer, passenger.run)
-            for name, value in passenger.carried.items():
+        for lane, run in zip(empty, new_runs, strict=False):
+            self.lanes[lane] = run
+            self.stack.write(lane, run.state.model, run.state.optimizer, run.run)
+            for name, value in run.carried.items():
                 self.stack.kept[name][lane] = value
-            passenger.carried = {}
+            run.carried = {}
 
     def make_narrow(self) -> None:
         """Drop empty lanes if they are many and what they would compute in vain takes longer than a new trace."""
-        n, width = len(self.passengers), len(self.lanes)
+        n, width = len(self.lane_runs), len(self.lanes)
         if n >= width * (1 - EMPTY_SHARE):
             return
-        steps_to_come = max((p.run.n_steps - p.course.step for p in self.passengers), default=0)
+        steps_to_come = max((p.run.n_steps - p.course.step for p in self.lane_runs), default=0)
         saved_s = steps_to_come * (self._step_s or 0.0) * (1 - n / width)
         if n == 0 or saved_s > NARROWER_PAYS * self._stepper.trace_s:
             self._resize(n)
 
-    def run_block(self) -> list[Passenger]:
+    def run_block(self) -> list[LaneRun]:
         """Train all lanes to the next step at which one may have to report; returns those whose batch size changes.
 
         Passengers that are over are told so and leave; their lanes are empty.
         """
-        self._finish([lane for lane, p in self._seated() if p.course.is_over], {}, {})  # resumed at their last step
-        if not self.passengers:
+        self._finish([lane for lane, p in self._admitted() if p.course.is_over], {}, {})  # resumed at their last step
+        if not self.lane_runs:
             return []
         n_steps = self._n_steps_of_block()
         ended: dict[int, dict[str, Tensor]] = {}
-        rates = {lane: p.course.rates[p.course.step :] for lane, p in self._seated()}
+        rates = {lane: p.course.rates[p.course.step :] for lane, p in self._admitted()}
         measured = self._train_block(n_steps, ended)
         n_full = self.n_lane_steps[0]
-        for lane, p in self._seated():
+        for lane, p in self._admitted():
             own = min(n_steps, p.run.n_steps - p.course.step)
             p.window.append(measured[:own, :, lane])
             for _ in range(own):
@@ -130,8 +130,8 @@ class Group:
             n_full += own
         self.n_lane_steps = (n_full, self.n_lane_steps[1] + n_steps * len(self.lanes))
 
-        due = [lane for lane, p in self._seated() if p.course.reports or p.course.evaluates]
-        measures = self._evaluate([lane for lane, p in self._seated() if p.course.evaluates], ended, self._val, "val")
+        due = [lane for lane, p in self._admitted() if p.course.reports or p.course.evaluates]
+        measures = self._evaluate([lane for lane, p in self._admitted() if p.course.evaluates], ended, self._val, "val")
         rows: dict[int, dict[str, float]] = {}
         improved = []
         for lane in due:
@@ -160,8 +160,8 @@ class Group:
         for lane, metrics in rows.items():
             if self.lanes[lane] is not None:
                 self._report(lane, metrics, measures, ended)
-        self._finish([lane for lane, p in self._seated() if p.course.is_over], measures, ended)
-        movers = [(lane, p) for lane, p in self._seated() if p.course.size != self.kind.batch_size]
+        self._finish([lane for lane, p in self._admitted() if p.course.is_over], measures, ended)
+        movers = [(lane, p) for lane, p in self._admitted() if p.course.size != self.kind.batch_size]
         for lane, p in movers:
             self.stack.read(self.stack.snapshot(lane), p.n_updates, p.state.model, p.state.optimizer)
             p.carried = {name: kept[lane].clone() for name, kept in self.stack.kept.items()}
@@ -171,7 +171,7 @@ class Group:
     def _n_steps_of_block(self) -> int:
         """To the first report, evaluation or change of the batch size of any lane; ends of runs do not count."""
         n = math.inf
-        for _, p in self._seated():
+        for _, p in self._admitted():
             step = p.course.step
             changes = [start - step for start in p.run.batches.starts if start > step]
             n = min(n, *changes, *(every - step % every for every in (p.run.report_every, p.run.eval_every)))
@@ -180,7 +180,7 @@ class Group:
     def _train_block(self, n_steps: int, ended: dict[int, dict[str, Tensor]]) -> NDArray[np.float64]:
         """Make the updates; returns what they measured, [n_steps, 3 + n_params, n_lanes], in one transfer."""
         places, keys, coefficients = self._inputs(n_steps)
-        ends = {lane: p.run.n_steps - p.course.step for lane, p in self._seated()}
+        ends = {lane: p.run.n_steps - p.course.step for lane, p in self._admitted()}
         longest = max(ends.values(), default=0)
         if self._stepper.prepare(longest, self._step_s, (*self._batch(places[0]), keys[0], coefficients[0])):
             self._step_s = None
@@ -203,7 +203,7 @@ class Group:
         keys = torch.zeros((n_steps, n, 2), dtype=torch.int64)
         coefficients = np.zeros((n_steps, 3, n))
         coefficients[:, 1] = 1.0  # Adam divides by it, in empty lanes too
-        for lane, p in self._seated():
+        for lane, p in self._admitted():
             step = p.course.step
             own = min(n_steps, p.run.n_steps - step)
             places[:own, lane] = p.batches.places(p.course.examples, own * size).view(own, size)
@@ -254,18 +254,18 @@ class Group:
     ) -> None:
         p = self._at(lane)
         try:
-            remedy = p.course.report(metrics)
+            intervention = p.course.report(metrics)
         except (TrialPruned, Exception) as error:
             self._leave(lane, error)
             return
-        if remedy is not None:
-            if remedy.action == "rewind" and p.kept is not None:
+        if intervention is not None:
+            if intervention.action == "rewind" and p.kept is not None:
                 self.stack.rewind(lane)
                 p.n_updates = p.kept[2]
                 ended.pop(lane, None)
                 if p.course.ended != "done":
                     measures.pop(lane, None)
-            p.course.comply(remedy, None if p.kept is None else p.kept[0])
+            p.course.comply(intervention, None if p.kept is None else p.kept[0])
 
     def _finish(
         self, lanes: Sequence[int], measures: dict[int, dict[str, float]], ended: dict[int, dict[str, Tensor]]
@@ -307,19 +307,19 @@ class Group:
 
     def _resize(self, n_lanes: int) -> None:
         n_lanes = self._stepper.width_for(n_lanes, round(n_lanes / (1 - EMPTY_SHARE)))
-        seated = [lane for lane, _ in self._seated()]
-        self.lanes = [self.lanes[lane] for lane in seated] + [None] * (n_lanes - len(seated))
-        self.stack.resize(seated, n_lanes)
+        admitted = [lane for lane, _ in self._admitted()]
+        self.lanes = [self.lanes[lane] for lane in admitted] + [None] * (n_lanes - len(admitted))
+        self.stack.resize(admitted, n_lanes)
         self._stepper.resized()
         self._step_s = None
 
-    def _seated(self) -> list[tuple[int, Passenger]]:
+    def _admitted(self) -> list[tuple[int, LaneRun]]:
         return [(lane, p) for lane, p in enumerate(self.lanes) if p is not None]
 
-    def _at(self, lane: int) -> Passenger:
-        passenger = self.lanes[lane]
-        assert passenger is not None
-        return passenger
+    def _at(self, lane: int) -> LaneRun:
+        run = self.lanes[lane]
+        assert run is not None
+        return run
 
 
 def summarise(window: list[NDArray[np.float64]], names: list[str]) -> dict[str, float]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
 
-from iolaus.sweeps.run.lanes import Desk, LaneTrial
+from iolaus.sweeps.run.lanes import LaneServer, LaneTrial
 from iolaus.sweeps.types import Plan
 from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.lanes.check import check
-from iolaus.trainer.lanes.group import Group, Passenger, board
+from iolaus.trainer.lanes.group import Group, LaneRun, begin_lane_run
 from iolaus.trainer.lanes.kind import Kind, NotInLanesError, kind_of
 from iolaus.trainer.lanes.width import best_width
 from iolaus.trainer.loop import seeded, start
@@ -23,17 +23,17 @@ FILL_S = 0.2
 
 
 class Lanes:
-    """Groups of lanes by kind; a group lasts while it has passengers. compile: see `Stepper`."""
+    """Groups of lanes by kind; a group lasts while it has lane_runs. compile: see `Stepper`."""
 
     def __init__(self, compile: bool | None = None) -> None:  # noqa: A002 (torch's word)
         self._compile = compile
         self._groups: dict[Kind, Group] = {}
-        self._waiting: list[Passenger] = []
+        self._waiting: list[LaneRun] = []
         self._n_steps_before = (0, 0)  # of groups that are gone
 
     @property
     def n_lane_steps(self) -> tuple[int, int]:
-        """Steps made, times lanes: with a passenger, and in all."""
+        """Steps made, times lanes: with a lane_run, and in all."""
         counts = [self._n_steps_before, *(group.n_lane_steps for group in self._groups.values())]
         return sum(full for full, _ in counts), sum(n for _, n in counts)
 
@@ -44,11 +44,11 @@ class Lanes:
         return list(Counter(kinds).values())
 
     @property
-    def n_passengers(self) -> int:
+    def n_lane_runs(self) -> int:
         """Runs under way or about to be."""
-        return len(self._waiting) + sum(len(group.passengers) for group in self._groups.values())
+        return len(self._waiting) + sum(len(group.lane_runs) for group in self._groups.values())
 
-    def board(
+    def admit(
         self, run: Settings, hooks: Hooks, keep: Path | None, done: Callable[[Summary | BaseException], None]
     ) -> None:
         """Take a run, which begins with the next block. done: called once, when it is over.
@@ -58,23 +58,23 @@ class Lanes:
         with seeded(run.seed, run.device):
             state = start(run)
         kind_of(run, state.model, run.batches.at(state.step))
-        self._waiting.append(board(run, state, hooks, keep, done))
+        self._waiting.append(begin_lane_run(run, state, hooks, keep, done))
 
     def run_block(self) -> None:
         """Train every group for a block."""
-        waiting: dict[Kind, list[Passenger]] = {}
-        for passenger in self._waiting:
-            kind = kind_of(passenger.run, passenger.state.model, passenger.course.size)
-            waiting.setdefault(kind, []).append(passenger)
+        waiting: dict[Kind, list[LaneRun]] = {}
+        for lane_run in self._waiting:
+            kind = kind_of(lane_run.run, lane_run.state.model, lane_run.course.size)
+            waiting.setdefault(kind, []).append(lane_run)
         self._waiting = []
-        for kind, newcomers in waiting.items():
+        for kind, new_runs in waiting.items():
             if kind not in self._groups:
-                first = newcomers[0]
+                first = new_runs[0]
                 self._groups[kind] = Group(kind, first.run, first.state.model, self._compile)
-            self._groups[kind].admit(newcomers)
+            self._groups[kind].admit(new_runs)
         for kind, group in list(self._groups.items()):
             group.make_narrow()
-            if not group.passengers:
+            if not group.lane_runs:
                 before, of_group = self._n_steps_before, group.n_lane_steps
                 self._n_steps_before = (before[0] + of_group[0], before[1] + of_group[1])
                 del self._groups[kind]
@@ -82,54 +82,54 @@ class Lanes:
             self._waiting += group.run_block()
 
 
-def run_lanes(desk: Desk) -> None:
-    """The trainer's lane runner (`hydra.sweeper.lane_runner`): trains what the desk gives, side by side."""
+def run_lanes(lane_server: LaneServer) -> None:
+    """The trainer's lane runner (`hydra.sweeper.lane_runner`): trains what the lane_server gives, side by side."""
     lanes = Lanes()
-    room = _Room(desk)
-    desk.open(room.n_trials)
+    room = _Room(lane_server)
+    lane_server.open(room.n_trials)
     while True:
-        boarded = _fill(desk, lanes, room)
+        boarded = _fill(lane_server, lanes, room)
         if not room.begin(lanes.n_waiting_by_kind):
             lanes = Lanes()
             for trial in boarded:
-                _train_alone(desk, trial, room.why_alone)
+                _train_alone(lane_server, trial, room.why_alone)
             continue
         lanes.run_block()
-        desk.fill(*lanes.n_lane_steps)
-        desk.flush()
+        lane_server.fill(*lanes.n_lane_steps)
+        lane_server.flush()
 
 
-def _fill(desk: Desk, lanes: Lanes, room: _Room) -> list[LaneTrial]:
+def _fill(lane_server: LaneServer, lanes: Lanes, room: _Room) -> list[LaneTrial]:
     """Board trials as long as there is room and there are some; returns those that have."""
     boarded = []
-    while not room.is_full(lanes.n_passengers):
-        trial = desk.take(room.wait_s(lanes.n_passengers))
+    while not room.is_full(lanes.n_lane_runs):
+        trial = lane_server.take(room.wait_s(lanes.n_lane_runs))
         if trial is None:
             break
         try:
             run = read(trial.config)
             room.consider(run)
             keep = trial.folder / "best.pt" if trial.config.keep_best else None
-            lanes.board(run, _hooks(trial), keep, partial(_finished, desk, trial))
+            lanes.admit(run, _hooks(trial), keep, partial(_finished, lane_server, trial))
             boarded.append(trial)
         except NotInLanesError as error:
-            _train_alone(desk, trial, str(error))
+            _train_alone(lane_server, trial, str(error))
         except Exception as error:
-            desk.finish(trial, error)
+            lane_server.finish(trial, error)
     return boarded
 
 
-def _train_alone(desk: Desk, trial: LaneTrial, why: str) -> None:
-    desk.say(f"trains alone, not in lanes: {why}")
-    desk.run_alone(trial)
+def _train_alone(lane_server: LaneServer, trial: LaneTrial, why: str) -> None:
+    lane_server.say(f"trains alone, not in lanes: {why}")
+    lane_server.run_alone(trial)
 
 
 class _Room:
     """How many trials a worker takes: the lanes asked for, or as many as pay, and a few that wait to refill them."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._n_lanes = desk.n_lanes
+    def __init__(self, lane_server: LaneServer) -> None:
+        self._lane_server = lane_server
+        self._n_lanes = lane_server.n_lanes
         self._faults: dict[Hashable, str | None] = {}  # what keeps a kind of run out of lanes; None: nothing
         self._pays_from = 1  # lanes in one stack
         self._has_begun = False
@@ -140,15 +140,15 @@ class _Room:
         """To ask the driver for; 1 until the first trial has shown how many lanes pay."""
         return 1 if self._n_lanes is None else self._n_lanes + _n_spare(self._n_lanes)
 
-    def wait_s(self, n_passengers: int) -> float | None:
+    def wait_s(self, n_lane_runs: int) -> float | None:
         """How long to wait for a trial: the first block waits for its lanes to fill, later ones do not."""
-        if n_passengers == 0:
+        if n_lane_runs == 0:
             return None
         return 0 if self._has_begun else FILL_S
 
-    def is_full(self, n_passengers: int) -> bool:
+    def is_full(self, n_lane_runs: int) -> bool:
         """Whether no more lanes are to be opened for now."""
-        return self._n_lanes is not None and n_passengers >= self._n_lanes
+        return self._n_lanes is not None and n_lane_runs >= self._n_lanes
 
     def consider(self, run: Settings) -> None:
         """Check a run of a new kind; measure how many lanes pay if nobody has said so.
@@ -161,7 +161,7 @@ class _Room:
             raise NotInLanesError(self.why_alone)
         if kind not in self._faults:
             self._faults[kind] = self._fault_of(run)
-            self._desk.open(1 if all(self._faults.values()) else self.n_trials)
+            self._lane_server.open(1 if all(self._faults.values()) else self.n_trials)
         if (fault := self._faults[kind]) is not None:
             raise NotInLanesError(fault)
 
@@ -177,7 +177,7 @@ class _Room:
                 f"{sum(n_by_kind)} lanes are spread over {len(n_by_kind)} kinds of trials (batch sizes, shapes), and a "
                 f"stack pays from {self._pays_from} lanes on; more trials or a number for hydra.sweeper.lanes open more"
             )
-            self._desk.open(1)
+            self._lane_server.open(1)
         self._has_begun = self._has_begun or bool(n_by_kind)
         return not (self.why_alone and n_by_kind)
 
@@ -187,9 +187,9 @@ class _Room:
         except NotInLanesError as error:
             return str(error)
         if self._n_lanes is None:
-            width = best_width(run, self._desk.most)
+            width = best_width(run, self._lane_server.most)
             self._n_lanes, self._pays_from = width.n_lanes, width.pays_from
-            self._desk.say(str(width))
+            self._lane_server.say(str(width))
         return "the solo loop is as fast" if self._n_lanes == 1 else None
 
 
@@ -205,13 +205,13 @@ def _hooks(trial: LaneTrial) -> Hooks:
         report=lambda step, **metrics: reporter.report(step, metrics),
         should_stop=reporter.should_stop,
         plan=lambda n_steps, lr: reporter.plan(Plan(n_steps, tuple(lr))),
-        ask_remedy=reporter.remedy,
+        ask_intervention=reporter.intervention,
     )
 
 
-def _finished(desk: Desk, trial: LaneTrial, outcome: Summary | BaseException) -> None:
+def _finished(lane_server: LaneServer, trial: LaneTrial, outcome: Summary | BaseException) -> None:
     if isinstance(outcome, Summary):
         trial.tell(outcome.conclusion)
-        desk.finish(trial, outcome.final["val_loss"])
+        lane_server.finish(trial, outcome.final["val_loss"])
     else:
-        desk.finish(trial, outcome)
+        lane_server.finish(trial, outcome)

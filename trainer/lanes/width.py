@@ -12,7 +12,7 @@ import torch
 
 from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.data import Batches
-from iolaus.trainer.lanes.group import Group, board
+from iolaus.trainer.lanes.group import Group, begin_lane_run
 from iolaus.trainer.lanes.kind import kind_of
 from iolaus.trainer.loop import float_type, seeded, start, update
 from iolaus.trainer.settings import Settings
@@ -93,13 +93,13 @@ def _seconds_in_lanes(run: Settings, n_lanes: int, clock: Callable[[], float]) -
         gc.collect()  # what narrower stacks have left behind is not theirs any more, but would count as used
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(run.device)[0]
-    passengers = []
+    lane_runs = []
     for i in range(n_lanes):
         with seeded(run.seed + i, run.device):
-            passengers.append(board(short, start(run), _DEAF, None, _ignore))
-    model = passengers[0].state.model
+            lane_runs.append(begin_lane_run(short, start(run), _DEAF, None, _ignore))
+    model = lane_runs[0].state.model
     group = Group(kind_of(short, model, short.batches.at(0)), short, model, compile=False)
-    group.admit(passengers)
+    group.admit(lane_runs)
     step = group.traced_step()
     seconds = _best_of(step, run.device, clock)
     if not free:
@@ -123,4 +123,4 @@ def _ignore(_: Summary | BaseException) -> None:
     pass
 
 
-_DEAF = Hooks(report=lambda *_, **__: None, should_stop=lambda: False, plan=lambda *_: None, ask_remedy=lambda: None)
+_DEAF = Hooks(report=lambda *_, **__: None, should_stop=lambda: False, plan=lambda *_: None, ask_intervention=lambda: None)

@@ -36,7 +36,7 @@ def test_diagnose_prints_a_row_per_trial(runs, capsys, monkeypatch):
     assert "lr=0.15" in text
     records = json.loads(said(capsys, monkeypatch, "diagnose", runs, "--json"))
     assert [r["shape"] for r in records] == ["converged", "slow", "exploded"]
-    assert records[1]["cure"] == ["lr=0.15"]
+    assert records[1]["fix"] == ["lr=0.15"]
 
 
 def test_a_shape_has_one_name_wherever_a_person_reads_it(capsys, monkeypatch, tmp_path):
@@ -91,7 +91,7 @@ def test_next_lists_cures_and_where_they_can_be_run(runs, capsys, monkeypatch):
 def test_show_tells_all_of_one_trial(runs, capsys, monkeypatch):
     """Setting, shape, numbers and cure of one; a number that is none is refused with those there are."""
     about = json.loads(said(capsys, monkeypatch, "show", runs, "1", "--json"))
-    assert (about["lr"], about["shape"], about["cure"]) == (0.05, "slow", ["lr=0.15"])
+    assert (about["lr"], about["shape"], about["fix"]) == (0.05, "slow", ["lr=0.15"])
     assert "slow" in said(capsys, monkeypatch, "show", runs, "1")
     with pytest.raises(SystemExit, match="no trial 7"):
         said(capsys, monkeypatch, "show", runs, "7")

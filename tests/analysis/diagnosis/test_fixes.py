@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.features import Facts, gather
-from iolaus.analysis.diagnosis.fixes import END_SHARE, LEAST, MOST, Knobs, all_knobs, as_text, cure
+from iolaus.analysis.diagnosis.features import Features, gather
+from iolaus.analysis.diagnosis.fixes import END_SHARE, LEAST, MOST, ConfigKeys, all_config_keys, as_text, suggested_fix
 from iolaus.analysis.diagnosis.next_trials import continuing, enqueue, next_trials
 from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis, diagnose
 from iolaus.sweeps.search.space import signature
@@ -22,25 +22,25 @@ STEPS = np.arange(1, 101) * 10.0
 FLAT = np.full(100, 0.9)
 
 
-def facts(losses: np.ndarray = FLAT, **known: object) -> Facts:
-    return Facts(
+def features(losses: np.ndarray = FLAT, **known: object) -> Features:
+    return Features(
         **{"steps": STEPS, "losses": losses, "n_steps": 1000, "start": 1.0, "lowest": 0.0, "lowest_by_now": 0.0} | known
     )
 
 
-def knobs(good_rate: float = math.nan, choices: dict[str, str] | None = None, **values: object) -> Knobs:
+def config_keys(good_rate: float = math.nan, choices: dict[str, str] | None = None, **values: object) -> ConfigKeys:
     named = {key.replace("__", "."): value for key, value in values.items()}
-    return Knobs(named, frozenset(named), {}, choices or {}, choices is not None, 1.0, good_rate)
+    return ConfigKeys(named, frozenset(named), {}, choices or {}, choices is not None, 1.0, good_rate)
 
 
-def cured(shape: str, known: Knobs, **more: object) -> dict[str, object]:
-    return dict(cure(Diagnosis(shape, "", 500.0), facts(**more), known).values)
+def cured(shape: str, known: ConfigKeys, **more: object) -> dict[str, object]:
+    return dict(suggested_fix(Diagnosis(shape, "", 500.0), features(**more), known).values)
 
 
 @given(st.sampled_from(SHAPES), st.floats(1e-6, 1e3), st.floats(1e-6, 1e3) | st.just(math.nan))
 def test_a_rate_changes_by_three_to_ten_times(shape, lr, good):
     """Whatever the shape and the peers, a rate moves by 3 to 10 times (to two digits), or not at all."""
-    changed = cured(shape, knobs(good, optim__lr=lr))
+    changed = cured(shape, config_keys(good, optim__lr=lr))
     if "optim.lr" in changed:
         assert LEAST * 0.95 <= max(changed["optim.lr"] / lr, lr / changed["optim.lr"]) <= MOST * 1.05
 
@@ -48,24 +48,24 @@ def test_a_rate_changes_by_three_to_ten_times(shape, lr, good):
 def test_the_table_of_cures():
     """Case 4: too fast, lower and clip; too slow, raise; flat early, decay; overfitting, regularise."""
     trainer = {"schedule": "constant", "clip": "none"}
-    assert cured("exploded", knobs(optim__lr=1.0)) == {"optim.lr": 0.1}
-    found = cured("exploded", knobs(choices=trainer, optim__lr=1.0), usual_norm=2.5)
+    assert cured("exploded", config_keys(optim__lr=1.0)) == {"optim.lr": 0.1}
+    found = cured("exploded", config_keys(choices=trainer, optim__lr=1.0), usual_norm=2.5)
     assert found == {"optim.lr": 0.1, "clip": "norm", "clip.threshold": 2.5}
-    assert cured("slow", knobs(lr=0.01)) == {"lr": 0.03}
-    assert cured("slow", knobs(0.08, lr=0.01)) == {"lr": 0.08}
-    assert cured("fast_then_flat", knobs(choices=trainer, optim__lr=0.1)) == {"schedule": "cosine"}
-    assert cured("fast_then_flat", knobs(lr=0.3)) == {"lr": 0.1}
-    assert cured("overfitting", knobs(model__dropout=0.1, optim__weight_decay=0.0)) == {"model.dropout": 0.3}
-    assert cured("overfitting", knobs(weight_decay=0.01)) == {"weight_decay": 0.1}
-    assert cured("overfitting", knobs(steps=1000)) == {"steps": 500}
-    assert cured("converged", knobs(lr=0.1)) == cured("improving", knobs(lr=0.1)) == {}
+    assert cured("slow", config_keys(lr=0.01)) == {"lr": 0.03}
+    assert cured("slow", config_keys(0.08, lr=0.01)) == {"lr": 0.08}
+    assert cured("fast_then_flat", config_keys(choices=trainer, optim__lr=0.1)) == {"schedule": "cosine"}
+    assert cured("fast_then_flat", config_keys(lr=0.3)) == {"lr": 0.1}
+    assert cured("overfitting", config_keys(model__dropout=0.1, optim__weight_decay=0.0)) == {"model.dropout": 0.3}
+    assert cured("overfitting", config_keys(weight_decay=0.01)) == {"weight_decay": 0.1}
+    assert cured("overfitting", config_keys(steps=1000)) == {"steps": 500}
+    assert cured("converged", config_keys(lr=0.1)) == cured("improving", config_keys(lr=0.1)) == {}
 
 
 @given(st.floats(0.1, 0.99), st.integers(1, 5000))
 def test_a_faster_decay_ends_at_a_hundredth_of_the_rate(rate, before):
     """Decay steps such that the rate is a hundredth at the end, or a third of those before if that is less."""
     rates = (STEPS, 0.1 * rate ** (STEPS / before))
-    known = knobs(schedule__decay_rate=rate, schedule__decay_steps=before, lr=0.1)
+    known = config_keys(schedule__decay_rate=rate, schedule__decay_steps=before, lr=0.1)
     changed = cured("stalled", known, rates=rates)
     end = rates[1][-1] / rates[1].max()
     if "schedule.decay_steps" in changed and end > 2 * END_SHARE:
@@ -76,13 +76,13 @@ def test_a_faster_decay_ends_at_a_hundredth_of_the_rate(rate, before):
 def test_a_rate_that_is_spent_decays_more_slowly():
     """Case 1: near zero long before the loss is low."""
     rates = (STEPS, 0.1 * 0.5 ** (STEPS / 50))
-    changed = cured("underfitting", knobs(schedule__decay_rate=0.5, schedule__decay_steps=50, lr=0.1), rates=rates)
+    changed = cured("underfitting", config_keys(schedule__decay_rate=0.5, schedule__decay_steps=50, lr=0.1), rates=rates)
     assert changed == {"schedule.decay_steps": round(1000 * math.log(0.5) / math.log(0.1))}
 
 
 def test_a_tied_setting_is_changed_where_it_is_searched():
     """`schedule.decay_steps: ${decay_share} run` is cured by decay_share."""
-    known = Knobs(
+    known = ConfigKeys(
         {"schedule.decay_rate": 0.5, "decay_share": 0.9},
         frozenset({"decay_share"}),
         {"schedule.decay_steps": "decay_share"},
@@ -94,9 +94,9 @@ def test_a_high_loss_that_jumped_is_calmed_and_one_that_did_not_is_driven():
     """Underfitting has two causes: a rate too high or too low. Jumps above the start, and better trials, tell."""
     jumped = FLAT.copy()
     jumped[3:6] = 1.2
-    assert cured("underfitting", knobs(lr=0.1))["lr"] == 0.3
-    assert cured("underfitting", knobs(lr=0.1), losses=jumped)["lr"] == 0.01
-    assert cured("underfitting", knobs(0.01, lr=0.1))["lr"] == 0.01
+    assert cured("underfitting", config_keys(lr=0.1))["lr"] == 0.3
+    assert cured("underfitting", config_keys(lr=0.1), losses=jumped)["lr"] == 0.01
+    assert cured("underfitting", config_keys(0.01, lr=0.1))["lr"] == 0.01
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_cures_of_a_sweep_once_each_by_promise():
     """Trials that came far first; the same change of the same setting once, for both; well trials have none."""
     made = sweep()
     found = next_trials(made, diagnose(made))
-    assert [t.cures for t in found] == [(1, 3), (2,)]
+    assert [t.fixes for t in found] == [(1, 3), (2,)]
     assert [t.shape for t in found] == ["slow", "exploded"]
     assert found[0].params == {"optim.lr": 0.006, "batch_size": 16, "n_layers": 2}
     assert found[0].command == "python -m app x=1 optim.lr=0.006 batch_size=16 n_layers=2"
@@ -150,9 +150,9 @@ def test_a_cure_outside_of_the_space_is_a_command():
     """What the sweep does not search, or not so far, cannot be queued: the command says it."""
     made = sweep()
     table = diagnose(made)
-    table.at[1, "cure"] = ("optim.lr=5.0",)
-    table.at[2, "cure"] = ("clip=norm",)
-    found = {t.cures: t for t in next_trials(made, table)}
+    table.at[1, "fix"] = ("optim.lr=5.0",)
+    table.at[2, "fix"] = ("clip=norm",)
+    found = {t.fixes: t for t in next_trials(made, table)}
     assert found[(1,)].outside == "optim.lr=5 is not in 0.001 to 1"
     assert found[(2,)].outside == "clip is not searched"
     assert found[(2,)].command.endswith("clip=norm")
@@ -160,7 +160,7 @@ def test_a_cure_outside_of_the_space_is_a_command():
 
 
 def test_what_a_new_choice_needs_comes_from_the_best_trial_that_has_it():
-    """A cure that brings a conditional parameter takes its value from the best trial with one; what goes, goes."""
+    """A suggested fix that brings a conditional parameter takes its value from the best trial with one; what goes, goes."""
     space = {**SPACE, "clip": CategoricalDistribution(["none", "norm"]), "clip.threshold": FloatDistribution(0.1, 10)}
     described = signature(space)
     described["clip.threshold"]["when"] = {"clip": ["norm"]}
@@ -170,8 +170,8 @@ def test_what_a_new_choice_needs_comes_from_the_best_trial_that_has_it():
     )
     made = Sweep(**{**{f: getattr(made, f) for f in made.__dataclass_fields__}, "trials": trials, "space": described})
     table = diagnose(made)
-    table.at[1, "cure"], table.at[3, "cure"] = ("clip=norm",), ("clip=none",)
-    found = {t.cures[0]: t.params for t in next_trials(made, table)}
+    table.at[1, "fix"], table.at[3, "fix"] = ("clip=norm",), ("clip=none",)
+    found = {t.fixes[0]: t.params for t in next_trials(made, table)}
     assert found[1]["clip.threshold"] == 5.0
     assert 3 not in found  # it is the setting of trial 1
     assert "clip.threshold" not in found[2]
@@ -187,7 +187,7 @@ def test_queued_cures_are_there_once(tmp_path):
     assert enqueue(tmp_path, found) == []
     queued = study.get_trials(states=(optuna.trial.TrialState.WAITING,))
     assert [t.system_attrs["fixed_params"]["optim.lr"] for t in queued] == [t.params["optim.lr"] for t in found]
-    assert [t.user_attrs["cure_of"] for t in queued] == [1, 2]
+    assert [t.user_attrs["fix_of"] for t in queued] == [1, 2]
     assert continuing(tmp_path, made).endswith(f"hydra.sweep.dir={tmp_path} hydra.sweeper.n_trials=2")
     assert study.ask(SPACE).params == found[0].params
 
@@ -200,7 +200,7 @@ def test_settings_of_a_trial_come_from_its_parameters_and_the_config():
     fields = {f: getattr(made, f) for f in made.__dataclass_fields__}
     trials = made.trials.assign(**{"params.optim": ["sgd", "adam", "sgd", "sgd"]})
     made = Sweep(**{**fields, "config": config, "trials": trials})
-    known = all_knobs(made, gather(made))
+    known = all_config_keys(made, gather(made))
     assert known[0].key("lr") == "optim.lr"
     assert known[0].number("lr") == 0.03
     assert known[0].number("weight_decay") == 0.2

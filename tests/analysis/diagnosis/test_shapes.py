@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iolaus.analysis.data.sweep import Sweep, load
-from iolaus.analysis.diagnosis.features import Facts, explosion, gather, loss_metrics, split
+from iolaus.analysis.diagnosis.features import Features, explosion, gather, loss_metrics, split
 from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose, diagnose_curve
 from iolaus.sweeps.signals import signals
 
@@ -20,8 +20,8 @@ U = STEPS / 1000
 NOISE = 0.01 * np.random.default_rng(1).normal(size=100)
 
 
-def facts(losses: np.ndarray, **known: object) -> Facts:
-    return Facts(**{"steps": STEPS[: len(losses)], "losses": losses, "n_steps": 1000, "start": 1.0, "lowest": 0.0,
+def features(losses: np.ndarray, **known: object) -> Features:
+    return Features(**{"steps": STEPS[: len(losses)], "losses": losses, "n_steps": 1000, "start": 1.0, "lowest": 0.0,
                     "lowest_by_now": 0.0} | known)  # fmt: skip
 
 
@@ -54,7 +54,7 @@ CURVES = {
 @pytest.mark.parametrize("shape", CURVES)
 def test_a_curve_of_each_shape_is_called_so(shape):
     """Each row of case 4's table, drawn plainly, is recognised, with a reason that holds numbers."""
-    found = diagnose_curve(facts(CURVES[shape] + NOISE))
+    found = diagnose_curve(features(CURVES[shape] + NOISE))
     assert found.shape == shape
     assert any(c.isdigit() for c in found.reason)
 
@@ -63,7 +63,7 @@ def test_a_curve_of_each_shape_is_called_so(shape):
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100))
 def test_a_shape_does_not_depend_on_the_unit_of_the_loss(shape, scale, shift):
     """Multiplying a loss and adding a constant to it changes no shape."""
-    moved = facts(scale * (CURVES[shape] + NOISE + shift), start=scale * (1 + shift), lowest=scale * shift,
+    moved = features(scale * (CURVES[shape] + NOISE + shift), start=scale * (1 + shift), lowest=scale * shift,
                   lowest_by_now=scale * shift)  # fmt: skip
     assert diagnose_curve(moved).shape == shape
 
@@ -74,21 +74,21 @@ def test_a_loss_that_is_no_number_has_exploded_there(value, at):
     """NaN or infinity anywhere is an explosion at its step."""
     losses = CURVES["improving"].copy()
     losses[at] = value
-    found = diagnose_curve(facts(losses))
+    found = diagnose_curve(features(losses))
     assert (found.shape, found.since) == ("exploded", STEPS[at])
 
 
 @given(st.lists(st.floats(-1e100, 1e100) | st.just(math.nan) | st.just(math.inf), max_size=40))
 def test_any_curve_gets_a_shape(losses):
     """Whatever was reported, there is one shape of SHAPES and a reason, and no error."""
-    found = diagnose_curve(facts(np.array(losses), start=math.nan, lowest=math.nan, lowest_by_now=math.nan))
+    found = diagnose_curve(features(np.array(losses), start=math.nan, lowest=math.nan, lowest_by_now=math.nan))
     assert found.shape in SHAPES
     assert found.reason
 
 
 def test_fewer_than_three_reports_are_broken():
     """A trial that ended before there was a curve says how it ended."""
-    found = diagnose_curve(facts(np.array([1.0, 0.9]), ended="failed: out of memory"))
+    found = diagnose_curve(features(np.array([1.0, 0.9]), ended="failed: out of memory"))
     assert found.shape == "broken"
     assert "out of memory" in found.reason
 
@@ -99,7 +99,7 @@ def test_a_gradient_that_explodes_and_is_then_zero_has_died():
     first = norms.copy()
     norms[30], first[29] = 500, 80
     e = explosion({"": (STEPS, norms), "U": (STEPS, norms), "W": (STEPS, first)})
-    found = diagnose_curve(facts(CURVES["underfitting"] + NOISE, explosion=e))
+    found = diagnose_curve(features(CURVES["underfitting"] + NOISE, explosion=e))
     assert (found.shape, found.parameter, found.since) == ("died", "W", STEPS[29])
     assert e.dead_since == STEPS[30]
 
@@ -111,7 +111,7 @@ def test_a_gradient_that_vanishes_because_all_is_learned_has_not_died():
     curves = {"loss": CURVES["converged"] + NOISE, "grad_norm": norms, "grad_norm/W": np.exp(-STEPS / 50)}
     assert gather(sweep({0: curves}))[0].explosion.dead_since is None
     e = explosion({"": (STEPS, norms)})
-    assert diagnose_curve(facts(CURVES["converged"] + NOISE, explosion=e)).shape == "converged"
+    assert diagnose_curve(features(CURVES["converged"] + NOISE, explosion=e)).shape == "converged"
 
 
 def test_what_exploded_before_the_first_report_has_died():
@@ -142,7 +142,7 @@ def test_validation_that_climbs_while_training_falls_is_overfitting():
     """Overfitting is since the step at which validation was best."""
     rising = np.where(U < 0.4, 1 - 1.5 * U, 0.4 + 0.5 * (U - 0.4)) + NOISE
     known = {"validation": signals(STEPS, rising), "validation_start": 1.0, "loss_then": 0.5}
-    found = diagnose_curve(facts(CURVES["improving"] + NOISE, **known))
+    found = diagnose_curve(features(CURVES["improving"] + NOISE, **known))
     assert found.shape == "overfitting"
     assert abs(found.since - 400) <= 60
 
@@ -154,15 +154,15 @@ def test_validation_far_above_training_once_stable_is_overfitting():
         "validation_start": 1.0,
         "loss_then": 0.0,
     }
-    assert diagnose_curve(facts(CURVES["converged"] + NOISE, **known)).shape == "overfitting"
+    assert diagnose_curve(features(CURVES["converged"] + NOISE, **known)).shape == "overfitting"
 
 
 def test_alone_a_flat_curve_has_converged_unless_it_is_flat_early():
     """Without other trials nobody knows how low it could be."""
     alone = {"lowest": math.nan, "lowest_by_now": math.nan}
-    assert diagnose_curve(facts(CURVES["stalled"] + NOISE, **alone)).shape == "converged"
-    assert diagnose_curve(facts(CURVES["fast_then_flat"] + NOISE, **alone)).shape == "fast_then_flat"
-    assert diagnose_curve(facts(CURVES["slow"] + NOISE, **alone)).shape == "slow"
+    assert diagnose_curve(features(CURVES["stalled"] + NOISE, **alone)).shape == "converged"
+    assert diagnose_curve(features(CURVES["fast_then_flat"] + NOISE, **alone)).shape == "fast_then_flat"
+    assert diagnose_curve(features(CURVES["slow"] + NOISE, **alone)).shape == "slow"
 
 
 def test_facts_know_the_other_trials():
@@ -206,14 +206,14 @@ def test_a_maximised_metric_is_told_of_as_it_was_reported():
     assert "below the highest of the sweep" in found["converged"]
     assert "still rising" in found["improving"]
     assert re.search(r"another trial reached (0\.99|1)", found["stalled"])
-    high = facts(np.minimum(1 + 3 * U, 1.6) + NOISE, metric="accuracy", sign=-1.0, start=1.0)
+    high = features(np.minimum(1 + 3 * U, 1.6) + NOISE, metric="accuracy", sign=-1.0, start=1.0)
     assert re.match(r"the accuracy falls from -1 to -1\.6\d* at", diagnose_curve(high).reason)
 
 
 def test_a_loss_that_ends_above_its_start_has_not_hardly_fallen():
     """Flat a little below the start it has hardly fallen, above it not at all."""
-    assert "hardly fallen" in diagnose_curve(facts(0.95 + NOISE)).reason
-    assert "has not fallen" in diagnose_curve(facts(1.05 + NOISE)).reason
+    assert "hardly fallen" in diagnose_curve(features(0.95 + NOISE)).reason
+    assert "has not fallen" in diagnose_curve(features(1.05 + NOISE)).reason
 
 
 def test_validation_is_told_of_as_it_was_reported_too():
@@ -262,7 +262,7 @@ def test_a_table_has_a_row_for_each_trial_that_can_be_judged():
         3: {"loss": np.ones(2)},
     }
     found = diagnose(sweep(curves, state=["complete", "pruned", "running", "fail"]))
-    assert list(found.columns) == ["shape", "since", "reason", "parameter", "cure", "advice"]
+    assert list(found.columns) == ["shape", "since", "reason", "parameter", "fix", "advice"]
     assert found["shape"].to_dict() == {0: "converged", 1: "slow", 3: "broken"}
     assert found.index.name == "trial"
 
@@ -303,4 +303,4 @@ def test_a_trial_without_a_curve_is_ill_only_if_it_failed():
 
 def test_one_report_is_counted_as_one():
     """The reason has its grammar."""
-    assert diagnose_curve(facts(np.ones(1))).reason.startswith("only 1 finite report:")
+    assert diagnose_curve(features(np.ones(1))).reason.startswith("only 1 finite report:")

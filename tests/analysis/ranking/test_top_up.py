@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from iolaus.analysis.data.sweep import load, open_study
 from iolaus.analysis.diagnosis.next_trials import continuing
 from iolaus.analysis.ranking.rank import Ranking, rank
-from iolaus.analysis.ranking.top_up import contenders, plan_race, run_race
+from iolaus.analysis.ranking.top_up import contenders, plan_top_up, run_top_up
 
 APP = Path(__file__).parents[1] / "apps" / "conditional.py"
 
@@ -43,7 +43,7 @@ def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     run(str(APP), "--multirun", "hydra.sweeper.n_trials=5", "hydra/sweeper/sampler=grid", cwd=tmp_path)
     before = load(folder)
     assert rank(before).noise_source != "seeds"
-    race = plan_race(folder, rank(before), n_seeds=2)
+    race = plan_top_up(folder, rank(before), n_seeds=2)
     assert {seed for _, _, seed in race.repeats} == {4, 5}
     command = [sys.executable, "-m", "analysis", "race", "sweep", "--seeds", "2", "--json"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
@@ -65,8 +65,8 @@ def test_a_race_leaves_no_options_behind(tmp_path: Path) -> None:
     run(str(APP), "--multirun", "hydra.sweeper.n_trials=5", "hydra/sweeper/sampler=grid", cwd=tmp_path)
     before, described = load(folder), OmegaConf.load(folder / "sweep.yaml")
     on = continuing(folder, before)
-    race = plan_race(folder, rank(before), n_seeds=1)
-    run_race(folder, race)
+    race = plan_top_up(folder, rank(before), n_seeds=1)
+    run_top_up(folder, race)
     after, now = load(folder), OmegaConf.load(folder / "sweep.yaml")
     assert {**now, "sessions": 0} == {**described, "sessions": 0}
     assert [session.get("race", False) for session in after.provenance] == [False, True]
@@ -74,7 +74,7 @@ def test_a_race_leaves_no_options_behind(tmp_path: Path) -> None:
     assert after.config == before.config
     assert continuing(folder, after) == on
     with pytest.raises(subprocess.CalledProcessError):
-        run_race(folder, replace(race, repeats=(), command=("false",)))
+        run_top_up(folder, replace(race, repeats=(), command=("false",)))
     assert OmegaConf.load(folder / "sweep.yaml") == now
 
 
@@ -84,7 +84,7 @@ def test_a_sweep_without_seed_cannot_race(tmp_path: Path) -> None:
     options = ["hydra/sweeper=iolaus", "hydra/sweeper/sampler=grid", "hydra.sweeper.report=null"]
     run(str(app), "--multirun", *options, "lr=choice(0.1, 0.2)", f"hydra.sweep.dir={tmp_path / 's'}", cwd=tmp_path)
     with pytest.raises(ValueError, match=r"hydra\.sweeper\.seed_key=KEY"):
-        plan_race(tmp_path / "s", rank(load(tmp_path / "s")))
+        plan_top_up(tmp_path / "s", rank(load(tmp_path / "s")))
 
 
 def test_what_else_is_queued_is_not_raced(tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def test_what_else_is_queued_is_not_raced(tmp_path: Path) -> None:
     made, study = rank(load(folder)), open_study(folder)
     leader = made.first[0]
     study.enqueue_trial(study.trials[leader].params, user_attrs={"repeat_of": leader, "repeat": 1, "seed": 4})
-    assert plan_race(folder, made, n_seeds=1).repeats
+    assert plan_top_up(folder, made, n_seeds=1).repeats
     study.enqueue_trial({"clip": "none", "lr": 0.2})
     with pytest.raises(ValueError, match=rf"trials {len(study.trials) - 1}\b.*\n.*conditional.py .*n_trials=6"):
-        plan_race(folder, made, n_seeds=1)
-    assert not plan_race(folder, replace(made, table=made.table.head(1))).repeats
+        plan_top_up(folder, made, n_seeds=1)
+    assert not plan_top_up(folder, replace(made, table=made.table.head(1))).repeats
 
 
 def test_a_sweep_of_failures_is_not_settled(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_schedule_is_known_only_as_far_as_it_was_announced(tmp_path):
 
 
 def test_a_sweeps_schedule_is_the_one_its_trials_had_planned(tmp_path):
-    """Rates that were reported are no plan, and a plan that a remedy has changed under way was not known before."""
+    """Rates that were reported are no plan, and a plan that an intervention has changed under way was not known before."""
     study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db")
     writer = CurveWriter(tmp_path / "curves", "x", time.monotonic)
     for number in range(3):

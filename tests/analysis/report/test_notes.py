@@ -91,7 +91,7 @@ def test_a_trial_note_has_diagnosis_end_and_cure(made_sweep: MadeSweep) -> None:
     for number, found in made.diagnosis.iterrows():
         plain = made.notes[number].replace("\\", "")  # type: ignore[index]
         assert found["reason"].rstrip(".") in plain
-        assert not found["cure"] or f"`{' '.join(found['cure'])}`" in plain
+        assert not found["fix"] or f"`{' '.join(found['cure'])}`" in plain
     assert "**Ended**: pruned." in made.notes[2]
 
 

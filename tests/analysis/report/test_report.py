@@ -65,7 +65,7 @@ AWKWARD = {
     "all pruned": {"state": "pruned"},
     "all running": {"state": "running"},
     "nothing finite": {"finite": False},
-    "repeats, audited, larger is better": {"n_seeds": 3, "audit": True, "direction": "maximize"},
+    "repeats, held_out, larger is better": {"n_seeds": 3, "holdout": True, "direction": "maximize"},
 }
 
 
@@ -119,7 +119,7 @@ def test_runs_of_other_tools_have_a_report_beside_them(tmp_path: Path, monkeypat
 @pytest.mark.slow
 def test_500_trials_stay_below_5_mb(made_sweep: Make) -> None:
     """The page of 500 trials of 100 reports, with six metrics each, is smaller than 5 MB."""
-    assert len(page_of(report(made_sweep(500, 100, audit=True))).encode()) < 5e6
+    assert len(page_of(report(made_sweep(500, 100, holdout=True))).encode()) < 5e6
 
 
 def test_what_users_name_is_text_not_markup() -> None:

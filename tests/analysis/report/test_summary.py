@@ -105,11 +105,11 @@ def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:
 def test_a_few_cures_are_named_in_the_order_given() -> None:
     """What to try is said as it would be typed, three changes, each with three trials at most; without any, nothing."""
 
-    def cure(trial: int, *overrides: str) -> NextTrial:
+    def suggested_fix(trial: int, *overrides: str) -> NextTrial:
         return NextTrial((trial, 99), "slow", overrides, "", {}, "", "")
 
-    same = [cure(n, "optim.lr=0.2", "clip=norm") for n in range(10, 15)]
-    assert to_try([cure(1, "optim.lr=0.1"), *same, cure(2, "schedule=cosine"), cure(3, "optim.lr=0.5")]) == [
+    same = [suggested_fix(n, "optim.lr=0.2", "clip=norm") for n in range(10, 15)]
+    assert to_try([suggested_fix(1, "optim.lr=0.1"), *same, suggested_fix(2, "schedule=cosine"), suggested_fix(3, "optim.lr=0.5")]) == [
         "To try next: optim.lr=0.1 for trial 1; optim.lr=0.2 clip=norm for trials 10, 11 and 12; "
         "schedule=cosine for trial 2."
     ]

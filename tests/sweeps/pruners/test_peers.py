@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iolaus.sweeps.pruners.peers import N_COLUMNS, Fate, Peers
+from iolaus.sweeps.pruners.peers import N_COLUMNS, PeerOutcome, Peers
 from iolaus.sweeps.signals import Trend
 
 
@@ -19,7 +19,7 @@ def at(step: int, level: float, best: float) -> Trend:
 @settings(max_examples=80, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=2, max_size=40),
-    fates=st.lists(st.sampled_from(list(Fate)), min_size=40, max_size=40),
+    fates=st.lists(st.sampled_from(list(PeerOutcome)), min_size=40, max_size=40),
     seed=st.integers(0, 999),
 )
 def test_a_standing_counts_what_dictionaries_count(lengths, fates, seed):
@@ -39,10 +39,10 @@ def test_a_standing_counts_what_dictionaries_count(lengths, fates, seed):
     assert goal == sorted(losses.min() for losses in shown.values())[k - 1]
     here = peers.standing(me, step, goal)
     reached = [t for t in shown if len(shown[t]) > step]
-    gone = [t for t in shown if len(shown[t]) <= step and fates[t] is Fate.STOPPED]
+    gone = [t for t in shown if len(shown[t]) <= step and fates[t] is PeerOutcome.STOPPED]
     assert here.n_peers == len(reached) - 1 + len(gone)
     assert here.n_better == sum(shown[t][step] < shown[me][step] for t in reached)
-    complete = [t for t in reached if fates[t] is Fate.COMPLETE]
+    complete = [t for t in reached if fates[t] is PeerOutcome.COMPLETE]
     winners = [t for t in complete if shown[t].min() <= goal] or sorted(complete, key=lambda t: shown[t].min())[:1]
     if winners:
         assert here.winners_here == np.quantile([shown[t][step] for t in winners], 0.9)
@@ -58,7 +58,7 @@ def test_long_runs_fit_in_the_same_columns():
     for trial in range(3):
         for step in range(0, 40 * N_COLUMNS, 100):
             peers.report(trial, at(step, trial - step / 1e6, trial - step / 1e6))
-        peers.end(trial, Fate.COMPLETE if trial else Fate.STOPPED)
+        peers.end(trial, PeerOutcome.COMPLETE if trial else PeerOutcome.STOPPED)
     peers.report(3, at(12_345, 0.5, 0.5))
     here = peers.standing(3, 12_345, peers.goal(3, 1.0))
     assert (here.n_peers, here.n_better, here.n_complete) == (3, 1, 2)

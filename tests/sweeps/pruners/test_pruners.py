@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.pruners import AllOf, AnyOf, Audit, Interval, StalledLoss, VerdictPruner, WarmUp, verdict_of
+from iolaus.sweeps.pruners import AllOf, AnyOf, Holdout, Interval, StalledLoss, VerdictPruner, WarmUp, verdict_of
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.verdicts import plan_of
 from iolaus.sweeps.types import Plan, Verdict
@@ -382,7 +382,7 @@ def test_all_of_joins_the_reasons():
 def test_a_combination_has_the_parts_it_asks():
     """Through every combination, however nested; any other pruner is one part."""
     median, stalled, nop = optuna.pruners.MedianPruner(), StalledLoss(), optuna.pruners.NopPruner()
-    nested = Audit(AnyOf([WarmUp(Interval(median, 2), 3), AllOf([stalled, nop])]))
+    nested = Holdout(AnyOf([WarmUp(Interval(median, 2), 3), AllOf([stalled, nop])]))
     assert list(parts(nested)) == [median, stalled, nop]
     assert list(parts(median)) == [median]
 
@@ -416,7 +416,7 @@ def test_interval_asks_once_per_interval():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: WarmUp(Always(), -1), lambda: Interval(Always(), 0), lambda: Audit(Always(), 2)]
+    "make", [lambda: WarmUp(Always(), -1), lambda: Interval(Always(), 0), lambda: Holdout(Always(), 2)]
 )
 def test_wrappers_refuse_nonsense(make):
     """Each says its name, what arrived and what to give."""
@@ -426,26 +426,26 @@ def test_wrappers_refuse_nonsense(make):
 
 def test_an_audit_spares_its_share_and_marks_it():
     """About the asked share of trials runs on, the same in every process, marked with the first verdict."""
-    study = run([falling(0, i, 5) for i in range(300)], Audit(Always(), 0.2, seed=3))
-    spared = [t for t in study.trials if t.state is TrialState.COMPLETE]
-    assert 0.13 <= len(spared) / 300 <= 0.28
-    assert all(t.user_attrs["audited_step"] == 0 and t.user_attrs["audited"] == "always at 0" for t in spared)
-    again = run([falling(0, i, 5) for i in range(300)], Audit(Always(), 0.2, seed=3))
+    study = run([falling(0, i, 5) for i in range(300)], Holdout(Always(), 0.2, seed=3))
+    held_out = [t for t in study.trials if t.state is TrialState.COMPLETE]
+    assert 0.13 <= len(held_out) / 300 <= 0.28
+    assert all(t.user_attrs["held_out_step"] == 0 and t.user_attrs["held_out"] == "always at 0" for t in held_out)
+    again = run([falling(0, i, 5) for i in range(300)], Holdout(Always(), 0.2, seed=3))
     assert [t.state for t in again.trials] == [t.state for t in study.trials]
     assert all("verdict" in t.user_attrs for t in study.trials if t.state is TrialState.PRUNED)
 
 
 def test_a_diverged_trial_is_never_spared():
-    """An audit of NaN would learn nothing."""
-    assert last_steps(run([[1.0, math.nan, 1.0]], Audit(StalledLoss(), 1.0))) == [1]
+    """A lint of NaN would learn nothing."""
+    assert last_steps(run([[1.0, math.nan, 1.0]], Holdout(StalledLoss(), 1.0))) == [1]
 
 
 def test_combinations_come_from_yaml():
     """Every pruner here can be nested in a config by _target_, around Optuna's own too."""
     config = OmegaConf.create(
         """
-        _target_: iolaus.sweeps.pruners.Audit
-        audit_fraction: 0.1
+        _target_: iolaus.sweeps.pruners.Holdout
+        holdout_fraction: 0.1
         pruner:
           _target_: iolaus.sweeps.pruners.AnyOf
           pruners:

@@ -22,7 +22,7 @@ import pytest
 from iolaus import report, should_stop
 from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.reporting import Reporter
-from iolaus.sweeps.run.fork_server import Nursery, Worker, drain, wait
+from iolaus.sweeps.run.fork_server import ForkServer, Worker, drain, wait
 from iolaus.sweeps.run.messages import Assignment, Finished, Ready, Reported, Stopped, WorkerSpec
 from iolaus.sweeps.run.worker import Server, one_at_a_time
 from iolaus.sweeps.types import Ending, Outcome, Verdict
@@ -42,9 +42,9 @@ def runner(task: Callable[[], Any]) -> Server:
 
 
 @contextmanager
-def worker_for(task: Callable[[], Any], **spec: Any) -> Iterator[tuple[Nursery, Worker]]:
-    with Nursery(runner(task), "loss") as nursery:
-        yield nursery, nursery.spawn(WorkerSpec(0, **spec))
+def worker_for(task: Callable[[], Any], **spec: Any) -> Iterator[tuple[ForkServer, Worker]]:
+    with ForkServer(runner(task), "loss") as fork_server:
+        yield fork_server, fork_server.spawn(WorkerSpec(0, **spec))
 
 
 def listen(worker: Worker, until: Callable[[list[Any]], bool]) -> tuple[list[Any], bool]:
@@ -165,16 +165,16 @@ def test_each_death_has_its_words_and_a_successor(how: str, words: str, tmp_path
             die(how)
         return "alive"
 
-    with worker_for(task) as (nursery, worker):
+    with worker_for(task) as (fork_server, worker):
         worker.pipe.send(Assignment(0, ()))
         began_s = time.monotonic()
         said, ended = listen(worker, finished)
         assert ended
         assert not finished(said)
-        assert re.search(words, cause := nursery.cause_of_death(worker)), cause
+        assert re.search(words, cause := fork_server.cause_of_death(worker)), cause
         assert time.monotonic() - began_s < PATIENCE_S / 2
         worker.close()
-        successor = nursery.spawn(WorkerSpec(0))
+        successor = fork_server.spawn(WorkerSpec(0))
         assert run(successor)[-1].outcome.returned == "alive"
 
 
@@ -192,8 +192,8 @@ def test_random_numbers_differ_between_workers() -> None:
     def task() -> tuple[float, ...]:
         return random.random(), float(numpy.random.rand()), float(torch.rand(()))
 
-    with Nursery(runner(task), "loss") as nursery:
-        drawn = [run(nursery.spawn(WorkerSpec(slot)))[-1].outcome.returned for slot in range(3)]
+    with ForkServer(runner(task), "loss") as fork_server:
+        drawn = [run(fork_server.spawn(WorkerSpec(slot)))[-1].outcome.returned for slot in range(3)]
     for numbers in zip(*drawn, (random.random(), float(numpy.random.rand()), float(torch.rand(()))), strict=True):
         assert len(set(numbers)) == 4
 
@@ -230,49 +230,49 @@ def test_a_worker_gets_its_environment() -> None:
 
 
 def test_no_process_outlives_the_nursery() -> None:
-    """Workers end with the nursery, busy, idle or let go; one that is let go ends by itself."""
-    with Nursery(runner(lambda: time.sleep(600)), "loss") as nursery:
-        busy, idle, let_go = (nursery.spawn(WorkerSpec(slot)) for slot in range(3))
+    """Workers end with the fork server, busy, idle or let go; one that is let go ends by itself."""
+    with ForkServer(runner(lambda: time.sleep(600)), "loss") as fork_server:
+        busy, idle, let_go = (fork_server.spawn(WorkerSpec(slot)) for slot in range(3))
         busy.pipe.send(Assignment(0, ()))
         listen(let_go, bool)
         let_go.close()
         assert gone(let_go.pid)
         assert not Path(f"/proc/{busy.pid}/stat").read_text().endswith("Z")
-        nursery_pid = nursery._pid
+        nursery_pid = fork_server._pid
     for pid in (busy.pid, idle.pid, let_go.pid, nursery_pid):
         assert gone(pid)
 
 
 def test_a_killed_worker_is_killed() -> None:
-    """Nursery.kill ends a worker whatever it does, and once more does no harm."""
-    with worker_for(lambda: time.sleep(600)) as (nursery, worker):
+    """ForkServer.kill ends a worker whatever it does, and once more does no harm."""
+    with worker_for(lambda: time.sleep(600)) as (fork_server, worker):
         worker.pipe.send(Assignment(0, ()))
-        nursery.kill(worker)
+        fork_server.kill(worker)
         assert listen(worker, finished)[1]
-        assert "SIGKILL" in nursery.cause_of_death(worker)
-        nursery.kill(worker)
+        assert "SIGKILL" in fork_server.cause_of_death(worker)
+        fork_server.kill(worker)
 
 
 def test_without_a_nursery_a_sweep_says_so() -> None:
     """When the process that starts workers is gone, the sentence says so and what to do."""
-    with Nursery(runner(lambda: None), "loss") as nursery:
-        os.kill(nursery._pid, signal.SIGKILL)
+    with ForkServer(runner(lambda: None), "loss") as fork_server:
+        os.kill(fork_server._pid, signal.SIGKILL)
         with pytest.raises(SweepFailedError, match="process that starts workers is gone"):
-            nursery.spawn(WorkerSpec(0))
+            fork_server.spawn(WorkerSpec(0))
 
 
 def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
-    """When the driver gets SIGKILL, the nursery and its workers end, also in the middle of a trial."""
+    """When the driver gets SIGKILL, the fork server and its workers end, also in the middle of a trial."""
     script = tmp_path / "driver.py"
     script.write_text(
         textwrap.dedent(
             """
             import sys, time
-            from iolaus.sweeps.run.workers import Assignment, Nursery, WorkerSpec
-            nursery = Nursery(lambda line: time.sleep(600), "loss")
-            busy, idle = nursery.spawn(WorkerSpec(0)), nursery.spawn(WorkerSpec(1))
+            from iolaus.sweeps.run.workers import Assignment, ForkServer, WorkerSpec
+            fork_server = ForkServer(lambda line: time.sleep(600), "loss")
+            busy, idle = fork_server.spawn(WorkerSpec(0)), fork_server.spawn(WorkerSpec(1))
             busy.pipe.send(Assignment(0, ()))
-            sys.stdout.write(f"{nursery._pid} {busy.pid} {idle.pid}\\n")
+            sys.stdout.write(f"{fork_server._pid} {busy.pid} {idle.pid}\\n")
             sys.stdout.flush()
             time.sleep(600)
             """
@@ -315,12 +315,12 @@ def test_a_child_that_outlives_its_worker_does_not_hide_its_death() -> None:
             os._exit(0)
         os._exit(3)
 
-    with worker_for(task) as (nursery, worker):
+    with worker_for(task) as (fork_server, worker):
         began_s = time.monotonic()
         worker.pipe.send(Assignment(0, ()))
         assert listen(worker, finished)[1]
         assert time.monotonic() - began_s < 2
-        assert "3" in nursery.cause_of_death(worker)
+        assert "3" in fork_server.cause_of_death(worker)
 
 
 def test_a_verdict_without_numbers_can_be_sent() -> None:

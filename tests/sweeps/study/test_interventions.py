@@ -1,4 +1,4 @@
-"""Remedies: what a stalled trial is offered before it is ended."""
+"""Interventions: what a stalled trial is offered before it is ended."""
 
 import math
 
@@ -12,10 +12,10 @@ from iolaus.sweeps.search.space import parse_space
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
 from iolaus.sweeps.study.sweep_study import OnStall, Plans, SweepStudy
-from iolaus.sweeps.types import Plan, Remedy, Verdict
+from iolaus.sweeps.types import Intervention, Plan, Verdict
 
 VERDICT = Verdict("stalled", 7, "stalled since step 3")
-REMEDY = Remedy("decay", 0.5, VERDICT)
+INTERVENTION_MARK = Intervention("decay", 0.5, VERDICT)
 
 
 class Always(VerdictPruner):
@@ -33,13 +33,13 @@ def reporter() -> Reporter:
     return Reporter("loss", clock=lambda: 0.0)
 
 
-def test_a_remedy_is_given_out_once_and_recorded(reporter: Reporter) -> None:
-    """The task gets a remedy once, and the curve says at which step it was taken and by which factor."""
+def test_a_intervention_is_given_out_once_and_recorded(reporter: Reporter) -> None:
+    """The task gets an intervention once, and the curve says at which step it was taken and by which factor."""
     reporter.report(5, {"loss": 1.0})
-    assert reporter.remedy() is None
-    reporter.offer(REMEDY)
-    assert reporter.remedy() is REMEDY
-    assert reporter.remedy() is None
+    assert reporter.intervention() is None
+    reporter.offer(INTERVENTION_MARK)
+    assert reporter.intervention() is INTERVENTION_MARK
+    assert reporter.intervention() is None
     for step in (6, 7, 8):
         reporter.report(step, {"loss": 1.0})
     batch = reporter.take()
@@ -48,8 +48,8 @@ def test_a_remedy_is_given_out_once_and_recorded(reporter: Reporter) -> None:
 
 
 def test_a_task_that_never_asks_is_ended(reporter: Reporter) -> None:
-    """A remedy left lying for a whole report ends the trial with the verdict behind it; one report is not enough."""
-    reporter.offer(REMEDY)
+    """An intervention left lying for a whole report ends the trial with the verdict behind it; one report is not enough."""
+    reporter.offer(INTERVENTION_MARK)
     reporter.report(1, {"loss": 1.0})
     with pytest.raises(optuna.TrialPruned, match="stalled since step 3"):
         reporter.report(2, {"loss": 1.0})
@@ -57,8 +57,8 @@ def test_a_task_that_never_asks_is_ended(reporter: Reporter) -> None:
 
 
 @pytest.mark.parametrize("on_stall", [OnStall(), OnStall("decay", 0.5, 1), OnStall("rewind", 0.1, 3)])
-def test_remedies_are_bounded_and_given_time(on_stall: OnStall) -> None:
-    """A stall is answered by n_times remedies, each spared for a share of the run once it is taken, then by the end."""
+def test_interventions_are_bounded_and_given_time(on_stall: OnStall) -> None:
+    """A stall is answered by n_times interventions, each spared for a share of the run once it is taken, then by the end."""
     storage = LiveStorage(optuna.storages.InMemoryStorage())
     space = parse_space({}, ["+x=5"], lambda _: [], lambda _: False)
     made = open_study(storage, "s", ["minimize"], None, Always(), space)
@@ -67,31 +67,31 @@ def test_remedies_are_bounded_and_given_time(on_stall: OnStall) -> None:
     assert proposal is not None
     n_steps, step, trial = 1000, 0, proposal.trial
     study.plan(trial, Plan(n_steps))
-    n_remedies = 0 if on_stall.action == "prune" else on_stall.n_times
-    for _ in range(n_remedies):
+    n_interventions = 0 if on_stall.action == "prune" else on_stall.n_times
+    for _ in range(n_interventions):
         answer = study.report(trial, step, 1.0)
-        assert isinstance(answer, Remedy)
+        assert isinstance(answer, Intervention)
         assert (answer.action, answer.factor) == (on_stall.action, on_stall.factor)
         step += 100
         assert study.report(trial, step, 1.0) is None  # not taken yet: nothing is decided twice
-        study.remedied(trial, step)
+        study.intervened(trial, step)
         assert study.report(trial, step + 100, 1.0) is None
         step += 150
     assert isinstance(study.report(trial, step, 1.0), Verdict)
-    assert math.isfinite(study.watched(trial).spared_until)
+    assert math.isfinite(study.watched(trial).grace_until)
 
 
 @pytest.mark.parametrize(
     ("pruner", "kind"),
     [
-        (AllOf([Always("stalled"), Always("MedianPruner")]), Remedy),
-        (AllOf([Always("MedianPruner"), Always("rebound")]), Remedy),
+        (AllOf([Always("stalled"), Always("MedianPruner")]), Intervention),
+        (AllOf([Always("MedianPruner"), Always("rebound")]), Intervention),
         (AllOf([Always("MedianPruner"), Always("out_of_reach")]), Verdict),
         (Always("out_of_reach"), Verdict),
     ],
 )
 def test_a_stall_among_rules_that_agree_is_answered(pruner: VerdictPruner, kind: type) -> None:
-    """A joined verdict is met by a remedy if one of its rules is one that a lower rate may answer."""
+    """A joined verdict is met by an intervention if one of its rules is one that a lower rate may answer."""
     storage = LiveStorage(optuna.storages.InMemoryStorage())
     space = parse_space({}, ["+x=5"], lambda _: [], lambda _: False)
     made = open_study(storage, "s", ["minimize"], None, pruner, space)
@@ -102,7 +102,7 @@ def test_a_stall_among_rules_that_agree_is_answered(pruner: VerdictPruner, kind:
 
 
 @pytest.mark.parametrize(("action", "factor"), [("pray", 0.5), ("decay", 1.0), ("rewind", 0.0)])
-def test_a_remedy_is_checked(action: str, factor: float) -> None:
-    """Only known actions that really lower the rate are remedies."""
+def test_a_intervention_is_checked(action: str, factor: float) -> None:
+    """Only known actions that really lower the rate are interventions."""
     with pytest.raises(ValueError, match="remed"):
-        Remedy(action, factor, VERDICT)
+        Intervention(action, factor, VERDICT)

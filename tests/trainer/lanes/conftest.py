@@ -30,7 +30,7 @@ class Ran:
             "report": lambda step, **metrics: self.reports.append({"step": step, **metrics}),
             "plan": lambda *plan: self.plans.append(plan),
             "should_stop": lambda: False,
-            "ask_remedy": lambda: None,
+            "ask_intervention": lambda: None,
         }
         return Hooks(**{**given, **others})
 
@@ -51,7 +51,7 @@ def alone() -> Train:
         for i, run in enumerate(runs):
             ran = Ran()
             hooks = ran.hooks(**others)
-            given = {name: getattr(hooks, name) for name in ("tell", "report", "should_stop", "plan", "ask_remedy")}
+            given = {name: getattr(hooks, name) for name in ("tell", "report", "should_stop", "plan", "ask_intervention")}
             ran.outcome = train(run, keep=keep[i] if keep else None, **given)
             results.append(ran)
         return results
@@ -69,10 +69,10 @@ def together() -> Train:
         lanes, results = Lanes(), [Ran() for _ in runs]
         width = len(runs) if n_first is None else n_first
         waiting = list(range(len(runs)))
-        while waiting or lanes.n_passengers:
-            while waiting and lanes.n_passengers < width:
+        while waiting or lanes.n_lane_runs:
+            while waiting and lanes.n_lane_runs < width:
                 i = waiting.pop(0)
-                lanes.board(runs[i], results[i].hooks(**others), keep[i] if keep else None, results[i].ended)
+                lanes.admit(runs[i], results[i].hooks(**others), keep[i] if keep else None, results[i].ended)
             lanes.run_block()
         return results
 

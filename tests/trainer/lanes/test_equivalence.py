@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from optuna import TrialPruned
 
-from iolaus.sweeps.types import Remedy, Verdict
+from iolaus.sweeps.types import Intervention, Verdict
 from iolaus.trainer.checkpoint import load_best
 from iolaus.trainer.course import Summary
 from iolaus.trainer.lanes import group, stack, stepper
@@ -173,9 +173,9 @@ def test_a_refilled_lane_changes_no_bit(compose: Compose, together: Any) -> None
 
 
 @pytest.mark.parametrize("action", ["decay", "rewind"])
-def test_remedies(compose: Compose, alone: Any, together: Any, action: str) -> None:
+def test_interventions(compose: Compose, alone: Any, together: Any, action: str) -> None:
     """A lane that is told to lower its rate, or to go back to its best weights, does as the solo loop does."""
-    remedy = Remedy(action, 0.25, Verdict("stalled", 20, "it has stalled"))
+    intervention = Intervention(action, 0.25, Verdict("stalled", 20, "it has stalled"))
     runs = [
         read(compose(*EXACT, "optim=adam", f"optim.lr={lr}", f"seed={i}", "steps=60"))
         for i, lr in enumerate((0.004, 0.02, 0.01))
@@ -183,14 +183,14 @@ def test_remedies(compose: Compose, alone: Any, together: Any, action: str) -> N
 
     def asked() -> dict[str, Any]:
         calls = iter(range(1000))  # every run asks after each of its 12 reports
-        return {"ask_remedy": lambda: remedy if next(calls) % 12 == 5 else None}
+        return {"ask_intervention": lambda: intervention if next(calls) % 12 == 5 else None}
 
     one_by_one = [alone([run], **asked())[0] for run in runs]
     beside = together(runs[:1], **asked())
     assert_same(one_by_one[:1], beside, 1e-9)
     calls = {i: iter(range(1000)) for i in range(3)}
     turn = iter([i for _ in range(12) for i in range(3)])  # lanes report in their order
-    all_three = together(runs, ask_remedy=lambda: remedy if next(calls[next(turn)]) == 5 else None)
+    all_three = together(runs, ask_intervention=lambda: intervention if next(calls[next(turn)]) == 5 else None)
     assert_same(one_by_one, all_three, 1e-9)
     assert any("going on" in line for line in all_three[1].lines)
 
@@ -221,12 +221,12 @@ def test_best_weights_move_with_a_run_whose_batch_size_changes(
     wild = "schedule.stages=[{lr: 0.005, decay_rate: 1, decay_steps: 1, length_steps: 5}, {lr: 0.1, decay_rate: 1, "
     schedule = ("schedule=staged", wild + "decay_steps: 1, length_steps: 1}]", "batch.schedule=[[0,8],[10,16]]")
     run = read(compose(*EXACT, *schedule, "optim=adam", "steps=30"))
-    remedy = Remedy("rewind", 1e-3, Verdict("stalled", 20, "it has stalled"))
+    intervention = Intervention("rewind", 1e-3, Verdict("stalled", 20, "it has stalled"))
     results = {}
     for name, train in (("solo", alone), ("lane", together)):
         asked = iter(range(6))
-        remedied = {"ask_remedy": lambda asked=asked: remedy if next(asked) == 3 else None}
-        results[name] = [*train([run], [tmp_path / f"{name}.pt"]), *train([run], **remedied)]
+        intervened = {"ask_intervention": lambda asked=asked: intervention if next(asked) == 3 else None}
+        results[name] = [*train([run], [tmp_path / f"{name}.pt"]), *train([run], **intervened)]
     assert_same(results["solo"], results["lane"], 1e-6)
     a, b = load_best(tmp_path / "solo.pt"), load_best(tmp_path / "lane.pt")
     assert a["step"] == b["step"] == 5
@@ -239,13 +239,13 @@ def test_a_rewind_at_the_last_report_counts_for_the_test(
     compose: Compose, alone: Any, together: Any, stops: bool
 ) -> None:
     """A run told to go back at its last step, or as it is stopped, is measured with the weights it has gone back to."""
-    remedy = Remedy("rewind", 0.25, Verdict("stalled", 12, "it has stalled"))
+    intervention = Intervention("rewind", 0.25, Verdict("stalled", 12, "it has stalled"))
     runs = [read(compose(*EXACT, "optim.lr=0.3", "test=true", f"steps={n}", f"seed={n}")) for n in (12, 40)]
 
     def hooks(n_before: int) -> dict[str, Any]:
         reports, asked = itertools.count(), itertools.count()
         return {
-            "ask_remedy": lambda: remedy if next(reports) == n_before else None,
+            "ask_intervention": lambda: intervention if next(reports) == n_before else None,
             "should_stop": lambda: next(asked) == n_before and stops,
         }
 

@@ -16,7 +16,7 @@ Compose = Callable[..., DictConfig]
 
 
 class Asked:
-    """Stands for a desk, and notes for how many trials it was asked."""
+    """Stands for a lane_server, and notes for how many trials it was asked."""
 
     n_lanes, most = 8, 8
 
@@ -34,12 +34,12 @@ class Asked:
 def test_a_kind_that_runs_alone_closes_no_lane_of_the_others(compose: Compose, is_first: bool) -> None:
     """A worker asks for trials for all its lanes as long as one kind runs in them, whichever came first."""
     stacked, refused = read(compose("task=digits")), read(compose("task=digits", "precision=fp16"))
-    desk = Asked()
-    room = _Room(cast(Any, desk))
+    lane_server = Asked()
+    room = _Room(cast(Any, lane_server))
     for run in (refused, stacked) if is_first else (stacked, refused):
         if run is stacked:
             room.consider(run)
         else:
             with pytest.raises(NotInLanesError):
                 room.consider(run)
-    assert desk.opened[-1] == room.n_trials > 8
+    assert lane_server.opened[-1] == room.n_trials > 8

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from iolaus.trainer.course import Hooks
-from iolaus.trainer.lanes.group import Group, board
+from iolaus.trainer.lanes.group import Group, begin_lane_run
 from iolaus.trainer.lanes.kind import kind_of
 from iolaus.trainer.lanes.stepper import CudaGraph
 from iolaus.trainer.loop import start
@@ -23,7 +23,7 @@ Compose = Callable[..., DictConfig]
 def group_of(run: Settings) -> Group:
     state = start(run)
     group = Group(kind_of(run, state.model, run.batches.at(0)), run, state.model)
-    group.admit([board(run, state, Hooks(), None, lambda _: None)])
+    group.admit([begin_lane_run(run, state, Hooks(), None, lambda _: None)])
     return group
 
 
