@@ -37,13 +37,14 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
 
     The best are a tenth of the trials, but at least five.
 
-    Index parameter, most important first; columns importance (shares, sum 1 unless all are 0), chance (what the
-    parameter would reach by chance, from shuffled objectives, in the same unit; any one of them exceeds it in 5 % of
-    sweeps; 1, the most there can be, where chance alone reaches more than all parameters did), beyond_chance.
-    Pruned trials count: the method only asks which trials are among the best, and what a pruned trial had reached
-    bounds what it would have been ranked by; one that diverged is worse than all. Left out, the region that was pruned
-    would look unexplored rather than bad. Failed trials and duplicates do not count, the seeds of a setting count once.
-    Empty with fewer than 10 settings.
+    Index parameter, most important first; columns importance (shares, sum 1 unless all are 0),
+    chance (what the parameter would reach by chance, from shuffled objectives, in the same unit;
+    any one of them exceeds it in 5 % of sweeps; 1, the most there can be, where chance alone
+    reaches more than all parameters did), beyond_chance. Pruned trials count: the method only asks
+    which trials are among the best, and what a pruned trial had reached bounds what it would have
+    been ranked by; one that diverged is worse than all. Left out, the region that was pruned would
+    look unexplored rather than bad. Failed trials and duplicates do not count, the seeds of a
+    setting count once. Empty with fewer than 10 settings.
     """
     trials, values = _judged(sweep)
     columns = ["importance", "chance", "beyond_chance"]
@@ -55,7 +56,9 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
     found = _ped_anova(study, values)
     shuffled = pd.DataFrame([_ped_anova(study, rng.permutation(values)) for _ in range(N_SHUFFLES)])
     total = found.sum() or 1.0
-    chance = (shuffled.quantile(1 - CHANCE / len(params)) / total).clip(upper=1)  # no share exceeds 1
+    chance = (shuffled.quantile(1 - CHANCE / len(params)) / total).clip(
+        upper=1
+    )  # no share exceeds 1
     table = pd.DataFrame({"importance": found / total, "chance": chance})
     table["beyond_chance"] = table["importance"] > table["chance"]
     table.index = pd.Index([name.removeprefix("params.") for name in table.index], name="parameter")
@@ -65,9 +68,7 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
 def in_words(importances: pd.DataFrame) -> str:
     """What a table of `importance` says, in a sentence."""
     if importances.empty:
-        return (
-            "Which parameters matter cannot be told: fewer than 10 settings completed or were pruned, or none varies."
-        )
+        return "Which parameters matter cannot be told: fewer than 10 settings completed or were pruned, or none varies."
     beyond = importances.index[importances["beyond_chance"].astype(bool)]
     if not len(beyond):
         return "No parameter separates the best from the rest beyond what chance would do."
@@ -77,9 +78,10 @@ def in_words(importances: pd.DataFrame) -> str:
 def interactions(sweep: Sweep) -> pd.DataFrame:
     """Pairs of parameters whose effects on the rank of a trial do not just add up, strongest first.
 
-    Columns first, second, share (of the variance of the ranks that the pair explains beyond both alone, in a two-way
-    table of thirds of the numeric parameters), p (F test, Holm over the pairs), settings. Pruned trials count as in
-    `importance`. Pairs with an empty table, or no trials to spare, are left out.
+    Columns first, second, share (of the variance of the ranks that the pair explains beyond both
+    alone, in a two-way table of thirds of the numeric parameters), p (F test, Holm over the pairs),
+    settings. Pruned trials count as in `importance`. Pairs with an empty table, or no trials to
+    spare, are left out.
     """
     trials, values = _judged(sweep)
     names = _varied(trials)
@@ -97,7 +99,10 @@ def interactions(sweep: Sweep) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class _Literal:
-    """One side of a threshold, or one value, of one parameter: in words, and for which trials it holds."""
+    """One side of a threshold, or one value, of one parameter.
+
+    In words, and for which trials it holds.
+    """
 
     parameter: str
     words: str
@@ -105,21 +110,36 @@ class _Literal:
 
 
 def shares(sweep: Sweep, diagnosis: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Where in the search space each shape of curve lives: "optim.lr above 0.2 and clip = none: 93 % exploded".
+    """Where in the search space each shape of curve lives: "optim.lr above 0.2 and clip = none.
 
-    diagnosis: of `diagnose`, index trial, column shape. One row per shape that at least two trials have and that
-    one or two parameters predict; columns shape, rule (words), n (trials in the rule), n_shape (of these, with the
-    shape), share, low, high (Wilson 95 %), share_elsewhere, covered (share of the trials with the shape that are in the
-    rule), sentence.
-    The rule is the one of highest weighted relative accuracy (Lavrač 1999) with at least 5 trials, a second parameter
-    only if it adds beyond chance; reported only if shuffled shapes do as well in fewer than 1 of 20 cases. As the
-    rule was chosen on these trials, its share is a little flattering. Of a setting with several seeds the first counts.
+    93 % exploded".
+    diagnosis: of `diagnose`, index trial, column shape. One row per shape that at least two trials
+    have and that one or two parameters predict; columns shape, rule (words), n (trials in the
+    rule), n_shape (of these, with the shape), share, low, high (Wilson 95 %), share_elsewhere,
+    covered (share of the trials with the shape that are in the rule), sentence. The rule is the one
+    of highest weighted relative accuracy (Lavrač 1999) with at least 5 trials, a second parameter
+    only if it adds beyond chance; reported only if shuffled shapes do as well in fewer than 1 of 20
+    cases. As the rule was chosen on these trials, its share is a little flattering. Of a setting
+    with several seeds the first counts.
     """
     trials = sweep.trials.loc[sweep.trials.index.intersection(diagnosis.index)]
     trials = trials.drop_duplicates("setting") if len(trials) else trials
     literals = list(_literals(trials))
-    rules, held = _rules(literals) if literals else ([], np.zeros((0, len(trials)), dtype=np.float32))
-    columns = ["shape", "rule", "n", "n_shape", "share", "low", "high", "share_elsewhere", "covered", "sentence"]
+    rules, held = (
+        _rules(literals) if literals else ([], np.zeros((0, len(trials)), dtype=np.float32))
+    )
+    columns = [
+        "shape",
+        "rule",
+        "n",
+        "n_shape",
+        "share",
+        "low",
+        "high",
+        "share_elsewhere",
+        "covered",
+        "sentence",
+    ]
     rng, rows = np.random.default_rng(seed), []
     shapes = diagnosis.loc[trials.index, "shape"]
     for shape, count in shapes.value_counts().items():
@@ -132,7 +152,8 @@ def shares(sweep: Sweep, diagnosis: pd.DataFrame, seed: int = 0) -> pd.DataFrame
 def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
     """The settings that say something about their parameters (their first trials), and a value for each.
 
-    The mean over a setting's runs: counted singly, seeds would pass for independent settings. Smaller is better.
+    The mean over a setting's runs: counted singly, seeds would pass for independent settings.
+    Smaller is better.
     """
     trials = sweep.trials
     if not len(trials):
@@ -164,12 +185,17 @@ def _reached(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
 
 
 def _study(params: pd.DataFrame) -> optuna.Study:
-    """A study in memory with a trial per row, numbered in order, each with the value 0; absent values are left out."""
+    """A study in memory with a trial per row, numbered in order, each with the value 0.
+
+    Absent values are left out.
+    """
     study = _silent_study()
     names = [str(name) for name in params.columns]
     spaces = {name: _distribution(params[name]) for name in names}
     plain = {
-        name: params[name].astype(str) if isinstance(spaces[name], CategoricalDistribution) else params[name]
+        name: params[name].astype(str)
+        if isinstance(spaces[name], CategoricalDistribution)
+        else params[name]
         for name in names
     }
     for i in range(len(params)):
@@ -186,7 +212,9 @@ def _study(params: pd.DataFrame) -> optuna.Study:
 
 def _silent_study() -> optuna.Study:
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a reader need not hear of a study in memory
+    optuna.logging.set_verbosity(
+        optuna.logging.WARNING
+    )  # a reader need not hear of a study in memory
     try:
         return optuna.create_study()
     finally:
@@ -194,7 +222,10 @@ def _silent_study() -> optuna.Study:
 
 
 def _distribution(values: pd.Series) -> BaseDistribution:
-    """A distribution that holds all values: of choices if they are few, logarithmic if they span a factor of 20."""
+    """A distribution that holds all values.
+
+    Of choices if they are few, logarithmic if they span a factor of 20.
+    """
     values = values.dropna()
     if not _is_numeric(values) or values.nunique() <= N_LEVELS:
         return CategoricalDistribution(sorted({str(v) for v in values}))
@@ -215,7 +246,10 @@ def _is_numeric(values: pd.Series) -> bool:
 
 
 def _levels(values: pd.Series) -> pd.Series:
-    """Each value as a level: its text, or the third of a numeric parameter it is in; an absent one is a level too."""
+    """Each value as a level: its text, or the third of a numeric parameter it is in.
+
+    An absent one is a level too.
+    """
     if _is_numeric(values) and values.nunique() > N_LEVELS:
         thirds = pd.qcut(values.rank(), N_LEVELS, labels=False, duplicates="drop")
         return thirds.astype(str)
@@ -223,7 +257,10 @@ def _levels(values: pd.Series) -> pd.Series:
 
 
 def _two_way(one: pd.Series, two: pd.Series, ranks: Array) -> tuple[float, float] | None:
-    """(share of the variance explained by the interaction, p of its F test); None if it cannot be estimated."""
+    """(share of the variance explained by the interaction, p of its F test).
+
+    None if it cannot be estimated.
+    """
     cells = pd.crosstab(one, two)
     if (cells == 0).any(axis=None) or min(cells.shape) < 2:
         return None
@@ -268,15 +305,24 @@ def _literals(trials: pd.DataFrame) -> Iterator[_Literal]:
             at = np.unique(np.linspace(1, len(known) - 1, N_CUTS + 1).round().astype(int))
             for below, above in zip(known[at - 1], known[at], strict=True):
                 cut = _between(below, above)
-                yield _Literal(name, f"{name} above {cut:g}", (values > cut).to_numpy(bool, na_value=False))
-                yield _Literal(name, f"{name} below {cut:g}", (values < cut).to_numpy(bool, na_value=False))
+                yield _Literal(
+                    name, f"{name} above {cut:g}", (values > cut).to_numpy(bool, na_value=False)
+                )
+                yield _Literal(
+                    name, f"{name} below {cut:g}", (values < cut).to_numpy(bool, na_value=False)
+                )
         else:
             for value in values.dropna().unique():
-                yield _Literal(name, f"{name} = {value}", values.eq(value).fillna(False).to_numpy(bool))
+                yield _Literal(
+                    name, f"{name} = {value}", values.eq(value).fillna(False).to_numpy(bool)
+                )
 
 
 def _between(low: float, high: float) -> float:
-    """The number of fewest digits strictly between two others; their middle if none of six digits is."""
+    """The number of fewest digits strictly between two others.
+
+    Their middle if none of six digits is.
+    """
     for digits in range(1, 7):
         cut = float(f"{(low + high) / 2:.{digits}g}")
         if low < cut < high:
@@ -285,7 +331,10 @@ def _between(low: float, high: float) -> float:
 
 
 def _rules(literals: list[_Literal]) -> tuple[list[tuple[int, ...]], NDArray[np.float32]]:
-    """Literals, and pairs of two parameters, that enough trials fit: places in `literals`, and [rules, trials]."""
+    """Literals, and pairs of two parameters, that enough trials fit.
+
+    Places in `literals`, and [rules, trials].
+    """
     one = [(i,) for i in range(len(literals))]
     two = [(i, j) for i, j in itertools.combinations(range(len(literals)), 2)]
     two = [(i, j) for i, j in two if literals[i].parameter != literals[j].parameter]
@@ -293,7 +342,9 @@ def _rules(literals: list[_Literal]) -> tuple[list[tuple[int, ...]], NDArray[np.
     both = holds[[i for i, _ in two]] * holds[[j for _, j in two]] if two else holds[:0]
     held = np.concatenate([holds, both])
     enough = held.sum(axis=1) >= FEWEST
-    return [rule for rule, is_enough in zip([*one, *two], enough, strict=True) if is_enough], held[enough]
+    return [rule for rule, is_enough in zip([*one, *two], enough, strict=True) if is_enough], held[
+        enough
+    ]
 
 
 def _rule(
@@ -313,7 +364,9 @@ def _rule(
     best = int(accuracy.argmax())
     if best >= n_single > 0:
         gain = accuracy[best] - accuracy[:n_single].max()
-        if gain <= np.quantile(by_chance.max(axis=1) - by_chance[:, :n_single].max(axis=1), 1 - CHANCE):
+        if gain <= np.quantile(
+            by_chance.max(axis=1) - by_chance[:, :n_single].max(axis=1), 1 - CHANCE
+        ):
             best = int(accuracy[:n_single].argmax())
     if accuracy[best] <= np.quantile(by_chance.max(axis=1), 1 - CHANCE):
         return None
@@ -340,10 +393,13 @@ def _rule(
 
 
 def _accuracy(held: NDArray[np.float32], shapes: Flags) -> NDArray[np.float32]:
-    """Weighted relative accuracy, [shapes, rules]: trials in the rule with the shape, beyond the usual share.
+    """Weighted relative accuracy, [shapes, rules].
 
+    Trials in the rule with the shape, beyond the usual share.
     shapes: [shapes, trials].
     """
     usual = shapes.mean(axis=1, dtype=np.float32)
     hits = shapes.astype(np.float32) @ held.T
-    return np.asarray((hits - usual[:, None] * held.sum(axis=1)) / shapes.shape[1], dtype=np.float32)
+    return np.asarray(
+        (hits - usual[:, None] * held.sum(axis=1)) / shapes.shape[1], dtype=np.float32
+    )

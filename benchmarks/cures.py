@@ -2,11 +2,12 @@
 
     python benchmarks/cures.py [--set reported|development] [--n 16] [--json FILE]
 
-Four searches at random, none pruned: digits (MLP) over five decades of a constant rate, over exponential decays, and
-with Adam and dropout; the digit sum (RNN) over rate, decay, batch size and clipping. Each trial that is ill and has a
-cure is trained again with it, on the same seed, and with a random change of the same settings: numbers by the same
-factor, up or down by the toss of a coin; of a config group any other option. A win is a lower final validation loss; a
-trial that diverged has an infinite one. Suggested fixes were developed on the set `development`.
+Four searches at random, none pruned: digits (MLP) over five decades of a constant rate, over
+exponential decays, and with Adam and dropout; the digit sum (RNN) over rate, decay, batch size and
+clipping. Each trial that is ill and has a cure is trained again with it, on the same seed, and with
+a random change of the same settings: numbers by the same factor, up or down by the toss of a coin;
+of a config group any other option. A win is a lower final validation loss; a trial that diverged
+has an infinite one. Suggested fixes were developed on the set `development`.
 """
 
 from __future__ import annotations
@@ -54,13 +55,31 @@ class Search:
 SEARCHES = (
     Search(
         "digits, constant rate",
-        ("task=digits", "optim=sgd", "steps=300", "batch_size=32", "report_every=5", "eval_every=50"),
+        (
+            "task=digits",
+            "optim=sgd",
+            "steps=300",
+            "batch_size=32",
+            "report_every=5",
+            "eval_every=50",
+        ),
         {"optim.lr": (1e-4, 10.0)},
     ),
     Search(
         "digits, decays",
-        ("task=digits", "optim=sgd", "schedule=exponential", "steps=400", "report_every=5", "eval_every=50"),
-        {"optim.lr": (0.02, 3.0), "schedule.decay_rate": [0.3, 0.5, 0.7, 0.9], "schedule.decay_steps": (3, 1000)},
+        (
+            "task=digits",
+            "optim=sgd",
+            "schedule=exponential",
+            "steps=400",
+            "report_every=5",
+            "eval_every=50",
+        ),
+        {
+            "optim.lr": (0.02, 3.0),
+            "schedule.decay_rate": [0.3, 0.5, 0.7, 0.9],
+            "schedule.decay_steps": (3, 1000),
+        },
     ),
     Search(
         "digits, Adam",
@@ -69,7 +88,14 @@ SEARCHES = (
     ),
     Search(
         "digit sum, RNN",
-        ("task=digit_sum", "optim=sgd", "schedule=exponential", "clip=norm", "steps=1200", "report_every=20"),
+        (
+            "task=digit_sum",
+            "optim=sgd",
+            "schedule=exponential",
+            "clip=norm",
+            "steps=1200",
+            "report_every=20",
+        ),
         {
             "optim.lr": (2e-3, 1.0),
             "schedule.decay_rate": [0.4, 0.6, 0.8, 0.95],
@@ -99,9 +125,17 @@ def trained(overrides: Sequence[str], seed: int) -> tuple[list[dict[str, Any]], 
     rows: list[dict[str, Any]] = []
 
     def report(step: int, **metrics: float) -> None:
-        rows.extend({"step": step, "metric": name, "value": float(value)} for name, value in metrics.items())
+        rows.extend(
+            {"step": step, "metric": name, "value": float(value)} for name, value in metrics.items()
+        )
 
-    summary = train(run, report=report, should_stop=lambda: False, plan=lambda *_, **__: None, ask_intervention=lambda: None)
+    summary = train(
+        run,
+        report=report,
+        should_stop=lambda: False,
+        plan=lambda *_, **__: None,
+        ask_intervention=lambda: None,
+    )
     final = summary.final["val_loss"] if summary.ended == "done" else math.inf
     return rows, final if math.isfinite(final) else math.inf, run.n_steps
 
@@ -141,15 +175,28 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={as_text(value)}" for key, value in values.items()]
 
 
-def changed_at_random(cure: Mapping[str, Any], before: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """The cure's settings changed by its own factors, each up or down; of a group any other option."""
+def changed_at_random(
+    cure: Mapping[str, Any], before: Mapping[str, Any], rng: np.random.Generator
+) -> dict[str, Any]:
+    """The cure's settings changed by its own factors, each up or down.
+
+    Of a group any other option.
+    """
     changed: dict[str, Any] = {}
     for key, value in cure.items():
         if key in OPTIONS:
-            changed[key] = rng.choice([option for option in OPTIONS[key] if option != before.get(key)]).item()
-        elif isinstance(value, int | float) and isinstance(before.get(key), int | float) and before[key] > 0:
+            changed[key] = rng.choice(
+                [option for option in OPTIONS[key] if option != before.get(key)]
+            ).item()
+        elif (
+            isinstance(value, int | float)
+            and isinstance(before.get(key), int | float)
+            and before[key] > 0
+        ):
             factor = value / before[key] if rng.random() < 0.5 else before[key] / value
-            changed[key] = type(value)(max(before[key] * factor, 1 if isinstance(value, int) else 0))
+            changed[key] = type(value)(
+                max(before[key] * factor, 1 if isinstance(value, int) else 0)
+            )
         else:  # from nothing: as large, or a tenth
             changed[key] = value * (1.0 if rng.random() < 0.5 else 0.1)
     if changed.get("clip") == "none":
@@ -160,7 +207,11 @@ def changed_at_random(cure: Mapping[str, Any], before: Mapping[str, Any], rng: n
 def setting_before(sweep: Sweep, number: int) -> dict[str, Any]:
     """The values that a trial had, as far as its sweep says."""
     config_keys = all_config_keys(sweep, gather(sweep))[number]
-    return {"clip.threshold": 5.0, **config_keys.values, **{key: config_keys.choices[key] for key in OPTIONS}}
+    return {
+        "clip.threshold": 5.0,
+        **config_keys.values,
+        **{key: config_keys.choices[key] for key in OPTIONS},
+    }
 
 
 def attempts(search: Search, n: int, seed: int) -> list[dict[str, Any]]:
@@ -173,16 +224,30 @@ def attempts(search: Search, n: int, seed: int) -> list[dict[str, Any]]:
         known = sweep.trials.loc[[number]].filter(like="params.").iloc[0].to_dict()
         values = {key.removeprefix("params."): value for key, value in known.items()}
         before = float(sweep.trials.loc[number, "objective"])
-        about = {"search": search.name, "trial": number, "shape": row["shape"], "before": before, "values": values}
+        about = {
+            "search": search.name,
+            "trial": number,
+            "shape": row["shape"],
+            "before": before,
+            "values": values,
+        }
         if row["shape"] in WELL or row["shape"] == "broken" or not row["fix"]:
             found.append({**about, "fix": None})
             continue
         cure = dict(_parsed(text) for text in row["fix"])
         chance = changed_at_random(cure, setting_before(sweep, int(number)), rng)
         sides = {"cured": cure, "by_chance": chance}
-        ends = {side: end({**values, **change}, search, int(number)) for side, change in sides.items()}
+        ends = {
+            side: end({**values, **change}, search, int(number)) for side, change in sides.items()
+        }
         found.append(
-            {**about, "fix": list(row["fix"]), "chance": as_overrides(chance), "reason": row["reason"], **ends}
+            {
+                **about,
+                "fix": list(row["fix"]),
+                "chance": as_overrides(chance),
+                "reason": row["reason"],
+                **ends,
+            }
         )
     return found
 
@@ -197,7 +262,11 @@ def end(values: Mapping[str, Any], search: Search, seed: int) -> float:
     groups = {k: v for k, v in values.items() if k in OPTIONS}
     known = {k: v for k, v in values.items() if k not in OPTIONS}
     if groups.get("schedule") in ("cosine", "constant"):
-        known = {k: v for k, v in known.items() if k not in ("schedule.decay_rate", "schedule.decay_steps")}
+        known = {
+            k: v
+            for k, v in known.items()
+            if k not in ("schedule.decay_rate", "schedule.decay_steps")
+        }
     try:
         return trained([*search.fixed, *as_overrides(groups), *as_overrides(known)], seed)[1]
     except BadInputError:
@@ -220,18 +289,26 @@ def _line(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     for side in ("cured", "by_chance"):
         n_better = sum(row[side] < row["before"] for row in rows)
         interval = binomtest(n_better, len(rows)).proportion_ci(method="wilson")
-        parts.append(f"{side} {n_better / len(rows):4.0%} ({interval.low:.0%} to {interval.high:.0%})")
+        parts.append(
+            f"{side} {n_better / len(rows):4.0%} ({interval.low:.0%} to {interval.high:.0%})"
+        )
     return "   ".join(parts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--set", choices=SETS, default="reported", help="which settings (reported)")
     parser.add_argument("--n", type=int, default=32, help="trials of each search (32)")
     parser.add_argument("--json", type=Path, help="where to write each attempt")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = [row for i, s in enumerate(SEARCHES) for row in attempts(s, arguments.n, SETS[arguments.set] + i)]
+    found = [
+        row
+        for i, s in enumerate(SEARCHES)
+        for row in attempts(s, arguments.n, SETS[arguments.set] + i)
+    ]
     print(said(found))
     if arguments.json:
         arguments.json.write_text("\n".join(json.dumps(row, default=str) for row in found))

@@ -16,25 +16,35 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     throughput = commands.add_parser("throughput", help="trial-steps per second")
     throughput.add_argument("--rounds", type=int, default=3)
-    throughput.add_argument("--seconds", type=float, default=0.6, help="of each side in each round, or one report's")
+    throughput.add_argument(
+        "--seconds", type=float, default=0.6, help="of each side in each round, or one report's"
+    )
     throughput.add_argument("--only", nargs="*", help="models to measure; default: all")
-    throughput.add_argument("--gpu", action="store_true", help="on a CUDA device, against what one would do there")
+    throughput.add_argument(
+        "--gpu", action="store_true", help="on a CUDA device, against what one would do there"
+    )
     sweep = commands.add_parser("sweep", help="wall time of 64 trials x 300 steps")
     sweep.add_argument("--seeds", type=int, default=3)
     sweep.add_argument("--steps", type=int, default=300, help="of a trial; a multiple of 30")
     sweep.add_argument("--ray", help="interpreter with ray[tune]; without it Ray Tune is left out")
-    sweep.add_argument("--only", nargs="*", default=[""], help="contenders whose name contains one of these")
+    sweep.add_argument(
+        "--only", nargs="*", default=[""], help="contenders whose name contains one of these"
+    )
     arguments = parser.parse_args()
     if arguments.command == "throughput":
         from lanes_throughput import WORKLOADS, compare
 
         names = arguments.only or list(WORKLOADS)
         if unknown := set(names) - set(WORKLOADS):
-            raise SystemExit(f"lanes.py: no model {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
+            raise SystemExit(
+                f"lanes.py: no model {', '.join(unknown)}; there are {', '.join(WORKLOADS)}"
+            )
         compare(names, arguments.rounds, arguments.seconds, arguments.gpu)
     else:
         os.environ["LANES_STEPS"] = str(arguments.steps)  # for all contenders' processes

@@ -1,8 +1,9 @@
-"""The contenders of lanes_sweep.py, each in a process of its own: python lanes_peers.py CONTENDER SEED [OPTIONS].
+"""The contenders of lanes_sweep.py, each in a process of its own.
 
-When all it imports is loaded, a contender notes the time in the file `ready` of its working directory. All train by
-`iolaus.trainer.loop.train` and report the training loss 30 times.
-The environment variable LANES_STEPS sets how many steps a trial has (300).
+Python lanes_peers.py CONTENDER SEED [OPTIONS]. When all it imports is loaded, a contender notes the
+time in the file `ready` of its working directory. All train by `iolaus.trainer.loop.train` and
+report the training loss 30 times. The environment variable LANES_STEPS sets how many steps a trial
+has (300).
 """
 
 import dataclasses
@@ -24,7 +25,14 @@ from iolaus.trainer.settings import CONF, Settings, read
 
 N_TRIALS, N_STEPS = 64, int(os.environ.get("LANES_STEPS", "300"))
 EVERY = N_STEPS // 30
-TRAINED = ["task=digits", "model=mlp", "clip=norm", f"steps={N_STEPS}", f"report_every={EVERY}", "keep_best=false"]
+TRAINED = [
+    "task=digits",
+    "model=mlp",
+    "clip=norm",
+    f"steps={N_STEPS}",
+    f"report_every={EVERY}",
+    "keep_best=false",
+]
 # Of successive halving, the same for all: rungs at 20, 60 and 180 of 300 steps.
 FIRST_RUNG, REDUCTION = N_STEPS // 15, 3
 # A round without refill waits so long for its next trial before it begins with those it has.
@@ -38,9 +46,6 @@ def ready() -> None:
 
 def run_hydra(arguments: list[str]) -> None:
     """`python -m trainer --multirun ...`, and the time when its modules are loaded."""
-    import optuna  # noqa: F401
-
-    import iolaus.trainer.__main__  # noqa: F401
 
     ready()
     sys.argv = ["trainer", "--multirun", *TRAINED, *arguments]
@@ -55,12 +60,21 @@ def base(seed: int) -> Settings:
 
 
 def at(run: Settings, lr: float, momentum: float, threshold: float) -> Settings:
-    """A setting of the search space; cheaper than composing a config for each trial, as a script would do it."""
-    optim = dataclasses.replace(run.optim, lr=lr, settings={**run.optim.settings, "momentum": momentum})
+    """A setting of the search space.
+
+    Cheaper than composing a config for each trial, as a script would do it.
+    """
+    optim = dataclasses.replace(
+        run.optim, lr=lr, settings={**run.optim.settings, "momentum": momentum}
+    )
     return dataclasses.replace(run, optim=optim, clip=run.clip.with_threshold(threshold))
 
 
-HOOKS: dict[str, Any] = {"should_stop": lambda: False, "plan": lambda *_: None, "ask_intervention": lambda: None}
+HOOKS: dict[str, Any] = {
+    "should_stop": lambda: False,
+    "plan": lambda *_: None,
+    "ask_intervention": lambda: None,
+}
 
 
 def run_optuna(seed: int, n_processes: int) -> None:
@@ -86,7 +100,9 @@ def run_optuna(seed: int, n_processes: int) -> None:
 
     def optimize(index: int) -> None:
         sampler = optuna.samplers.TPESampler(seed=seed + 100 * index)
-        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG, reduction_factor=REDUCTION)
+        pruner = optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=FIRST_RUNG, reduction_factor=REDUCTION
+        )
         storage = optuna.storages.JournalStorage(JournalFileBackend("journal"))
         study = optuna.create_study(
             storage=storage, study_name="study", sampler=sampler, pruner=pruner, load_if_exists=True
@@ -123,8 +139,14 @@ def run_ray(seed: int) -> None:
 
         train(at(ray.get(run_ref), **config), report=report, **HOOKS)
 
-    space = {"lr": tune.loguniform(1e-3, 1), "momentum": tune.uniform(0, 0.95), "threshold": tune.loguniform(0.1, 10)}
-    halving = ASHAScheduler(time_attr="step", max_t=N_STEPS, grace_period=FIRST_RUNG, reduction_factor=REDUCTION)
+    space = {
+        "lr": tune.loguniform(1e-3, 1),
+        "momentum": tune.uniform(0, 0.95),
+        "threshold": tune.loguniform(0.1, 10),
+    }
+    halving = ASHAScheduler(
+        time_attr="step", max_t=N_STEPS, grace_period=FIRST_RUNG, reduction_factor=REDUCTION
+    )
     config = tune.TuneConfig(
         metric="loss",
         mode="min",
@@ -140,12 +162,19 @@ def run_ray(seed: int) -> None:
         run_config=tune.RunConfig(storage_path=str(Path.cwd()), verbose=0),
     ).fit()
     rows = [result.metrics or {} for result in results]
-    ended = [[row.get("val_loss") if row["step"] == N_STEPS else None, row["step"]] for row in rows if "step" in row]
+    ended = [
+        [row.get("val_loss") if row["step"] == N_STEPS else None, row["step"]]
+        for row in rows
+        if "step" in row
+    ]
     Path("results.json").write_text(json.dumps(ended))
 
 
 class Rounds:
-    """A lane_server that gives trials only when all lanes have fallen empty: lanes without refill."""
+    """A lane_server that gives trials only when all lanes have fallen empty.
+
+    Lanes without refill.
+    """
 
     def __init__(self, lane_server: Any) -> None:
         self._lane_server, self._n_left = lane_server, 0

@@ -1,4 +1,7 @@
-"""What one process of a side of lanes_throughput.py does: train, and be timed from report to report by its `Gate`."""
+"""What one process of a side of lanes_throughput.py does.
+
+Train, and be timed from report to report by its `Gate`.
+"""
 
 import dataclasses
 import time
@@ -23,14 +26,21 @@ from iolaus.trainer.tasks.base import Task
 REPORT_EVERY = 50  # steps
 # The runs never end while they are measured; validation is left out on all sides.
 N_STEPS = 50_000
-FIXED = [f"steps={N_STEPS}", f"report_every={REPORT_EVERY}", "eval_every=1000000", "clip=norm", "optim.lr=1e-4"]
+FIXED = [
+    f"steps={N_STEPS}",
+    f"report_every={REPORT_EVERY}",
+    "eval_every=1000000",
+    "clip=norm",
+    "optim.lr=1e-4",
+]
 
 
 class Gate:
     """Lets a process work only while it is timed.
 
-    The first call says that the process is ready, and after how many seconds. A message (seconds, n_threads) opens a
-    window; at the first call after its end, the units of work done and the seconds go back. None ends the process.
+    The first call says that the process is ready, and after how many seconds. A message (seconds,
+    n_threads) opens a window; at the first call after its end, the units of work done and the
+    seconds go back. None ends the process.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -74,7 +84,9 @@ def alone(gate: Gate, overrides: Sequence[str], is_compiled: bool = False) -> No
     """The solo loop."""
     run = settings(overrides)
     if is_compiled:
-        run = dataclasses.replace(run, task=Compiled(task=run.task, compiled=torch.compile(run.task.loss)))
+        run = dataclasses.replace(
+            run, task=Compiled(task=run.task, compiled=torch.compile(run.task.loss))
+        )
     train(
         run,
         report=lambda *_, **__: gate(REPORT_EVERY),
@@ -87,7 +99,12 @@ def alone(gate: Gate, overrides: Sequence[str], is_compiled: bool = False) -> No
 def in_lanes(gate: Gate, overrides: Sequence[str], n_lanes: int, is_compiled: bool) -> None:
     """A stack of lanes, traced or compiled."""
     run = settings(overrides)
-    hooks = Hooks(report=lambda *_, **__: None, should_stop=lambda: False, plan=lambda *_: None, ask_intervention=_no_intervention)
+    hooks = Hooks(
+        report=lambda *_, **__: None,
+        should_stop=lambda: False,
+        plan=lambda *_: None,
+        ask_intervention=_no_intervention,
+    )
     lane_runs = []
     for seed in range(n_lanes):
         with seeded(seed, run.device):
@@ -104,7 +121,10 @@ def in_lanes(gate: Gate, overrides: Sequence[str], n_lanes: int, is_compiled: bo
 
 
 def replayed(gate: Gate, overrides: Sequence[str]) -> None:
-    """The solo loop's update as a CUDA graph, captured once; what one writes to be rid of launches without lanes."""
+    """The solo loop's update as a CUDA graph, captured once.
+
+    What one writes to be rid of launches without lanes.
+    """
     run = settings(overrides)
     with seeded(run.seed, run.device):
         state = start(run)
@@ -196,7 +216,9 @@ class Compiled(Task):
 class TorchLSTM(nn.Module):
     """model=lstm with torch's own nn.LSTM, which lanes cannot stack: what the solo loop may use."""
 
-    def __init__(self, n_symbols: int, n_classes: int, n_embedding: int, n_hidden: int, n_layers: int) -> None:
+    def __init__(
+        self, n_symbols: int, n_classes: int, n_embedding: int, n_hidden: int, n_layers: int
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(n_symbols, n_embedding)
         self.lstm = nn.LSTM(n_embedding, n_hidden, n_layers)

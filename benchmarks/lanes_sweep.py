@@ -1,4 +1,7 @@
-"""A whole sweep, 64 trials x 300 steps of the MLP, storage on disk: Iolaus with lanes beside its peers."""
+"""A whole sweep, 64 trials x 300 steps of the MLP, storage on disk.
+
+Iolaus with lanes beside its peers.
+"""
 
 import json
 import math
@@ -21,7 +24,8 @@ from optuna.trial import TrialState
 
 HERE = Path(__file__).parent
 PEERS = str(HERE / "lanes_peers.py")
-# Lanes per slot where a number is given: half of the trials run at a time, and refill has the other half to work with.
+# Lanes per slot where a number is given: half of the trials run at a time, and refill has the other
+# half to work with.
 N_LANES = 16
 LIMIT_S = 600
 
@@ -38,15 +42,20 @@ ASHA = [
     f"hydra.sweeper.pruner.reduction_factor={REDUCTION}",
 ]
 STALLED = ["hydra/sweeper/pruner=stalled"]
-JOBLIB = ["hydra/sweeper=basic", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=multirun/study"]
+JOBLIB = [
+    "hydra/sweeper=basic",
+    "hydra/launcher=joblib",
+    "hydra.launcher.n_jobs=2",
+    "hydra.sweep.dir=multirun/study",
+]
 
 
 @dataclass(frozen=True)
 class Measured:
     """One run of a contender.
 
-    wall_s: from the command's start to its end. ready_s: until all modules were loaded. best: the lowest final
-    validation loss. n_steps: made by all trials together.
+    wall_s: from the command's start to its end. ready_s: until all modules were loaded. best: the
+    lowest final validation loss. n_steps: made by all trials together.
     """
 
     wall_s: float
@@ -55,7 +64,9 @@ class Measured:
     n_steps: int
 
 
-Ended = list[tuple[float | None, int]]  # of each trial: the final loss, None if it was pruned or failed; steps reported
+Ended = list[
+    tuple[float | None, int]
+]  # of each trial: the final loss, None if it was pruned or failed; steps reported
 
 
 def iolaus(seed: int, pruner: Sequence[str], lanes: int | str, *options: str) -> list[str]:
@@ -100,13 +111,19 @@ OURS = (
 CONTENDERS: dict[str, tuple[Callable[[int], list[str]], Callable[[Path], Ended]]] = {
     OURS[0]: (lambda seed: iolaus(seed, ASHA, "auto"), of_iolaus),
     OURS[1]: (lambda seed: iolaus(seed, ASHA, N_LANES), of_iolaus),
-    OURS[2]: (lambda seed: iolaus(seed, ASHA, N_LANES, "lane_runner=lanes_peers.run_in_rounds"), of_iolaus),
+    OURS[2]: (
+        lambda seed: iolaus(seed, ASHA, N_LANES, "lane_runner=lanes_peers.run_in_rounds"),
+        of_iolaus,
+    ),
     OURS[3]: (lambda seed: iolaus(seed, STALLED, "auto"), of_iolaus),
     OURS[4]: (lambda seed: iolaus(seed, ASHA, 1), of_iolaus),
     "Optuna, 1 process": (lambda seed: ["optuna", str(seed), "1"], of_optuna),
     "Optuna, 2 processes": (lambda seed: ["optuna", str(seed), "2"], of_optuna),
     "Ray Tune, ASHA, 2 actors reused": (lambda seed: ["ray", str(seed)], of_ray),
-    "Hydra, joblib, 2 jobs, grid, no pruning": (lambda seed: ["hydra", str(seed), *GRID, *JOBLIB], of_jobs),
+    "Hydra, joblib, 2 jobs, grid, no pruning": (
+        lambda seed: ["hydra", str(seed), *GRID, *JOBLIB],
+        of_jobs,
+    ),
 }
 
 
@@ -117,8 +134,13 @@ def measure(name: str, seed: int, python: str) -> Measured:
         folder = Path(place)
         paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        # Ray's own wishes: no copies of the working directory, no telemetry, no wait for a better file system.
-        environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR_NEW_OUTPUT": "0"}
+        # Ray's own wishes: no copies of the working directory, no telemetry, no wait for a better
+        # file system.
+        environment |= {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_CHDIR_TO_TRIAL_DIR": "0",
+            "RAY_AIR_NEW_OUTPUT": "0",
+        }
         began_s = time.time()
         run = subprocess.run(
             [python, PEERS, *command(seed)],
@@ -137,23 +159,39 @@ def measure(name: str, seed: int, python: str) -> Measured:
         values = [value for value, _ in trials if value is not None and math.isfinite(value)]
         n_steps = sum(steps for _, steps in trials)
         if len(trials) != N_TRIALS or not values:
-            raise RuntimeError(f"{name}, seed {seed}, made {len(trials)} trials, {len(values)} of them to the end")
-        return Measured(wall_s, float((folder / "ready").read_text()) - began_s, min(values), n_steps)
+            raise RuntimeError(
+                f"{name}, seed {seed}, made {len(trials)} trials, {len(values)} of them to the end"
+            )
+        return Measured(
+            wall_s, float((folder / "ready").read_text()) - began_s, min(values), n_steps
+        )
 
 
 def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
     """Print a table of all contenders."""
-    names = [name for name in CONTENDERS if any(part in name for part in only) and (ray or "Ray" not in name)]
+    names = [
+        name
+        for name in CONTENDERS
+        if any(part in name for part in only) and (ray or "Ray" not in name)
+    ]
     if ray is None:
         print("Ray Tune is left out: give --ray an interpreter that has ray[tune].")
     seen: dict[str, list[Measured]] = {name: [] for name in names}
     for seed in range(n_seeds):
         for name in random.Random(seed).sample(names, len(names)):
             seen[name].append(measure(name, seed, str(ray) if "Ray" in name else sys.executable))
-            print(f"seed {seed}  {name}: {seen[name][-1].wall_s:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"seed {seed}  {name}: {seen[name][-1].wall_s:.1f} s", file=sys.stderr, flush=True
+            )
     peers = [name for name in names if name not in OURS]
-    best = min(peers, key=lambda name: middle([m.wall_s - m.ready_s for m in seen[name]])) if peers else names[0]
-    print(f"\n{N_TRIALS} trials x {N_STEPS} steps, {n_seeds} seeds in random order; ratios to {best}, seed by seed\n")
+    best = (
+        min(peers, key=lambda name: middle([m.wall_s - m.ready_s for m in seen[name]]))
+        if peers
+        else names[0]
+    )
+    print(
+        f"\n{N_TRIALS} trials x {N_STEPS} steps, {n_seeds} seeds in random order; ratios to {best}, seed by seed\n"
+    )
     print(
         "| contender | wall, s | from modules loaded, s | min | max | ratio: min | median | max | best loss | steps |"
     )
@@ -169,8 +207,13 @@ def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
             f"{max(walls):.1f} | {min(ratios):.2f} | {middle(ratios):.2f} | {max(ratios):.2f} | "
             f"{middle(losses):.3f} ({min(losses):.3f}-{max(losses):.3f}) | {100 * share:.0f} % |"
         )
-    spread = max(max(walls) / min(walls) - 1 for walls in ([m.wall_s - m.ready_s for m in seen[n]] for n in names))
-    print(f"\nOver the seeds the contenders vary by up to {100 * spread:.0f} %: smaller differences are unseen.")
+    spread = max(
+        max(walls) / min(walls) - 1
+        for walls in ([m.wall_s - m.ready_s for m in seen[n]] for n in names)
+    )
+    print(
+        f"\nOver the seeds the contenders vary by up to {100 * spread:.0f} %: smaller differences are unseen."
+    )
 
 
 def middle(values: Sequence[float]) -> float:

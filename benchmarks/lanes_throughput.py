@@ -46,7 +46,9 @@ class Crew:
             theirs.close()
             self._members.append((process, ours))
             if not ours.poll(SETUP_S):
-                raise RuntimeError(f"{side.__name__}{arguments} was not ready after {SETUP_S:.0f} s")
+                raise RuntimeError(
+                    f"{side.__name__}{arguments} was not ready after {SETUP_S:.0f} s"
+                )
             self.notes.append(ours.recv())
         name = f"{side.__name__} {' '.join(map(str, arguments))}"
         print(f"ready after {self.notes[0]['setup_s']:.1f} s: {name}", file=sys.stderr, flush=True)
@@ -85,7 +87,9 @@ def compare(names: list[str], rounds: int, seconds: float, on_gpu: bool) -> None
             "lanes.py: --gpu needs a CUDA device, and torch finds none here; without it the CPU is measured"
         )
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # compiling is timed, so nothing of an earlier run may be found
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = (
+            cache  # compiling is timed, so nothing of an earlier run may be found
+        )
         where = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} cores"
         print(
             f"{where}, torch {torch.__version__}; {rounds} rounds in random order, {seconds} s of each side in each\n"
@@ -104,8 +108,18 @@ def compare(names: list[str], rounds: int, seconds: float, on_gpu: bool) -> None
 def _matrix_rates(on_gpu: bool) -> list[Side]:
     device, n, large, n_processes = ("cuda", 4096, 8192, 1) if on_gpu else ("cpu", 16, 1024, 2)
     return [
-        Side(f"products of 64 x 64, {n} at a time", "limit", Crew(n_processes, products, n, 64, device), n_processes),
-        Side(f"products of {large} x {large}", "limit", Crew(n_processes, products, 1, large, device), n_processes),
+        Side(
+            f"products of 64 x 64, {n} at a time",
+            "limit",
+            Crew(n_processes, products, n, 64, device),
+            n_processes,
+        ),
+        Side(
+            f"products of {large} x {large}",
+            "limit",
+            Crew(n_processes, products, 1, large, device),
+            n_processes,
+        ),
     ]
 
 
@@ -113,7 +127,9 @@ def _cpu_sides(name: str) -> list[Side]:
     workload = WORKLOADS[name]
     solo, compiled = Crew(2, alone, workload), Crew(2, alone, workload, True)
     stepped = Crew(2, in_lanes, workload, 1, True)
-    model_s, step_s = (f"ready after {crew.notes[0]['setup_s']:.0f} s" for crew in (compiled, stepped))
+    model_s, step_s = (
+        f"ready after {crew.notes[0]['setup_s']:.0f} s" for crew in (compiled, stepped)
+    )
     sides = [
         Side("solo, 1 thread", "solo", solo, 1),
         Side("solo, 2 threads", "solo", solo, 1, 2),
@@ -131,8 +147,16 @@ def _cpu_sides(name: str) -> list[Side]:
     ]
     auto = _auto_width(workload)
     if auto == 1:
-        return [*sides, Side("lanes=auto: solo, 2 processes", "auto", solo, 2, 1, "lanes do not pay, says auto")]
-    stacked, compiled = Crew(2, in_lanes, workload, auto, False), Crew(2, in_lanes, workload, auto, True)
+        return [
+            *sides,
+            Side(
+                "lanes=auto: solo, 2 processes", "auto", solo, 2, 1, "lanes do not pay, says auto"
+            ),
+        ]
+    stacked, compiled = (
+        Crew(2, in_lanes, workload, auto, False),
+        Crew(2, in_lanes, workload, auto, True),
+    )
     ready = f"ready after {compiled.notes[0]['setup_s']:.0f} s"
     return [
         *sides,
@@ -175,8 +199,14 @@ def _measure(sides: list[Side], rounds: int, seconds: float) -> None:
 
 
 def _print_table(sides: list[Side], n_flops: int, limits: list[Side]) -> None:
-    """Rates beside the best of the solo sides (by its median), round by round; and what would be possible at most."""
-    best = max((side for side in sides if side.kind == "solo"), key=lambda side: statistics.median(side.rates))
+    """Rates beside the best of the solo sides (by its median), round by round.
+
+    And what would be possible at most.
+    """
+    best = max(
+        (side for side in sides if side.kind == "solo"),
+        key=lambda side: statistics.median(side.rates),
+    )
     print("| side | trial-steps/s | to the best solo side: min | median | max | GFLOP/s | note |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for side in sides:
@@ -196,8 +226,12 @@ def _print_table(sides: list[Side], n_flops: int, limits: list[Side]) -> None:
     for limit in limits:
         rate = statistics.median(limit.rates) / n_flops
         ratio = rate / statistics.median(best.rates)
-        print(f"At the rate of {limit.name}: {rate:,.0f} trial-steps/s, {ratio:.1f} times the best solo side.")
-    spread = max(max(s.rates) / min(s.rates) - 1 for s in (best, *(s for s in sides if s.kind == "auto")))
+        print(
+            f"At the rate of {limit.name}: {rate:,.0f} trial-steps/s, {ratio:.1f} times the best solo side."
+        )
+    spread = max(
+        max(s.rates) / min(s.rates) - 1 for s in (best, *(s for s in sides if s.kind == "auto"))
+    )
     print(
         f"{n_flops / 1e6:.2f} MFLOP a trial-step. The best solo side and auto vary by up to {100 * spread:.0f} % over "
         "the rounds: smaller differences are unseen.",

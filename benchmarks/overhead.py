@@ -1,10 +1,12 @@
-"""Wall time per trial beyond the training itself: Iolaus beside plain Optuna, Hydra's launchers, a process per trial.
+"""Wall time per trial beyond the training itself.
 
-python benchmarks/overhead.py [--rounds 3] [--only nothing]
+Iolaus beside plain Optuna, Hydra's launchers, a process per trial. python benchmarks/overhead.py
+[--rounds 3] [--only nothing]
 
-All contenders run in every round, in random order. A task notes when it begins and ends, so a contender's figure is
-(last end - first begin - time in tasks / slots) / (trials - slots): starting and stopping Python is left out, and the
-load of other programs weighs on tasks and overhead alike. What comes after the last task is given as "end".
+All contenders run in every round, in random order. A task notes when it begins and ends, so a
+contender's figure is (last end - first begin - time in tasks / slots) / (trials - slots): starting
+and stopping Python is left out, and the load of other programs weighs on tasks and overhead alike.
+What comes after the last task is given as "end".
 """
 
 import argparse
@@ -20,8 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 APP = str(Path(__file__).with_name("overhead_app.py"))
-N_PROCESSES = 16  # trials of the contender that starts a process for each: enough to see its second or so
-TASKS = {"nothing": (200, 0), "short training": (64, 1000)}  # trials, matrix products (1000: about 50 ms here)
+N_PROCESSES = (
+    16  # trials of the contender that starts a process for each: enough to see its second or so
+)
+TASKS = {
+    "nothing": (200, 0),
+    "short training": (64, 1000),
+}  # trials, matrix products (1000: about 50 ms here)
 Command = Sequence[str]
 
 
@@ -30,11 +37,22 @@ def hydra(*options: str) -> Callable[[int, int, int], Command]:
 
 
 def iolaus(n_slots: int) -> Callable[[int, int, int], Command]:
-    fixed = ["hydra/sweeper=iolaus", "hydra/sweeper/sampler=random", "hydra.sweeper.report=null", "x=interval(-1,1)"]
+    fixed = [
+        "hydra/sweeper=iolaus",
+        "hydra/sweeper/sampler=random",
+        "hydra.sweeper.report=null",
+        "x=interval(-1,1)",
+    ]
 
     def command(n: int, work: int, seed: int) -> Command:
         given = [f"n_trials={n}", f"n_jobs={n_slots}", f"sampler.seed={seed}"]
-        return [APP, "--multirun", f"n_products={work}", *fixed, *(f"hydra.sweeper.{option}" for option in given)]
+        return [
+            APP,
+            "--multirun",
+            f"n_products={work}",
+            *fixed,
+            *(f"hydra.sweeper.{option}" for option in given),
+        ]
 
     return command
 
@@ -51,7 +69,10 @@ CONTENDERS: dict[str, tuple[int, Callable[[int, int, int], Command] | None]] = {
     "Optuna, journal, n_jobs=1 (threads)": (1, optuna("journal", 1)),
     "Optuna, journal, n_jobs=2 (threads)": (2, optuna("journal", 2)),
     "Hydra, basic launcher": (1, hydra()),
-    "Hydra, joblib launcher, n_jobs=2": (2, hydra("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")),
+    "Hydra, joblib launcher, n_jobs=2": (
+        2,
+        hydra("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    ),
     "a process per trial, 2 at a time": (2, None),
 }
 
@@ -62,10 +83,16 @@ def run_optuna(storage: str, n_jobs: int, n: int, work: int, seed: int) -> None:
     from overhead_app import train
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    backend = optuna.storages.JournalStorage(JournalFileBackend("journal")) if storage == "journal" else None
+    backend = (
+        optuna.storages.JournalStorage(JournalFileBackend("journal"))
+        if storage == "journal"
+        else None
+    )
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(storage=backend or "sqlite:///study.db", sampler=sampler)
-    study.optimize(lambda trial: train(trial.suggest_float("x", -1, 1), work), n_trials=n, n_jobs=n_jobs)
+    study.optimize(
+        lambda trial: train(trial.suggest_float("x", -1, 1), work), n_trials=n, n_jobs=n_jobs
+    )
 
 
 def measure(name: str, n: int, work: int, seed: int) -> tuple[float, float]:
@@ -74,11 +101,18 @@ def measure(name: str, n: int, work: int, seed: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         diary = Path(folder, "diary")
         # One BLAS thread for everyone.
-        environment = {**os.environ, "DIARY": str(diary), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "DIARY": str(diary),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
 
         def start(arguments: Command) -> None:
             run = [sys.executable, *arguments]
-            subprocess.run(run, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=600)
+            subprocess.run(
+                run, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=600
+            )
 
         if command is None:
             n = N_PROCESSES
@@ -95,7 +129,9 @@ def measure(name: str, n: int, work: int, seed: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=TASKS)
     parser.add_argument("--optuna", nargs=5, help=argparse.SUPPRESS)
@@ -110,7 +146,10 @@ def main() -> None:
         for seed in range(arguments.rounds):
             for name in random.Random(seed).sample(list(CONTENDERS), len(CONTENDERS)):
                 seen[name].append(measure(name, n, work, seed))
-        ours_s = {i: [s for s, _ in seen[name]] for i, name in ((2, "Iolaus, 2 slots"), (1, "Iolaus, 1 slot"))}
+        ours_s = {
+            i: [s for s, _ in seen[name]]
+            for i, name in ((2, "Iolaus, 2 slots"), (1, "Iolaus, 1 slot"))
+        }
         print(f"\n{task}, {n} trials, {arguments.rounds} rounds; ms per trial beyond training\n")
         print("| contender | min | median | max | to Iolaus, as many slots | end, s |")
         print("| --- | --- | --- | --- | --- | --- |")
@@ -122,7 +161,9 @@ def main() -> None:
                 f"| {name} | {min(ms):.1f} | {statistics.median(ms):.1f} | {max(ms):.1f} | {ratio:.2f} | {end_s:.1f} |"
             )
         spread = max(1000 * (max(s) - min(s)) for s in ours_s.values())
-        print(f"\nDifferences below {spread:.1f} ms, the spread of Iolaus itself over the rounds, could not be seen.")
+        print(
+            f"\nDifferences below {spread:.1f} ms, the spread of Iolaus itself over the rounds, could not be seen."
+        )
 
 
 if __name__ == "__main__":

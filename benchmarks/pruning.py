@@ -1,7 +1,8 @@
-"""All pruners on real curves, in one simulator: python benchmarks/pruning.py CURVES.parquet [--small] [--tune].
+"""All pruners on real curves, in one simulator.
 
-Prints the tables of README.md. --small: sweeps of 40 trials drawn from each task. --tune: which caution a user would
-have chosen without the problem that is judged (DeepOBS), and what it did there.
+Python benchmarks/pruning.py CURVES.parquet [--small] [--tune]. Prints the tables of README.md.
+--small: sweeps of 40 trials drawn from each task. --tune: which caution a user would have chosen
+without the problem that is judged (DeepOBS), and what it did there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from iolaus.analysis.replay.rules import RULES, Stalled
 CAUTIONS = (0.75, 1.0, 1.25, 1.5, 2.0)
 
 
-def small_sweeps(tasks: Mapping[str, Sequence[Curve]], n_trials: int, n_draws: int) -> dict[str, list[Curve]]:
+def small_sweeps(
+    tasks: Mapping[str, Sequence[Curve]], n_trials: int, n_draws: int
+) -> dict[str, list[Curve]]:
     """n_draws random sweeps of n_trials trials from each task."""
     rng = np.random.default_rng(0)
     return {
@@ -31,14 +34,22 @@ def small_sweeps(tasks: Mapping[str, Sequence[Curve]], n_trials: int, n_draws: i
     }
 
 
-def leave_one_problem_out(tasks: Mapping[str, Sequence[Curve]], n_seeds: int, goal: float) -> pd.DataFrame:
-    """Per problem (task without its optimizer): the cheapest caution that kept `goal` on all others, and its result."""
+def leave_one_problem_out(
+    tasks: Mapping[str, Sequence[Curve]], n_seeds: int, goal: float
+) -> pd.DataFrame:
+    """Per problem (task without its optimizer).
+
+    The cheapest caution that kept `goal` on all others, and its result.
+    """
     rows = []
     for task, curves in tasks.items():
         known = truth(curves)
         problem = re.sub(r"_(adam|momentum|gradientdescent)$", "", task)
         for caution in CAUTIONS:
-            found = [score(curves, simulate(curves, Stalled(caution), 8, seed), known) for seed in range(n_seeds)]
+            found = [
+                score(curves, simulate(curves, Stalled(caution), 8, seed), known)
+                for seed in range(n_seeds)
+            ]
             compute, kept = np.mean([(s.compute, s.kept) for s in found], axis=0)
             rows.append({"problem": problem, "caution": caution, "compute": compute, "kept": kept})
     means = pd.DataFrame(rows).groupby(["problem", "caution"]).mean()
@@ -52,7 +63,9 @@ def leave_one_problem_out(tasks: Mapping[str, Sequence[Curve]], n_seeds: int, go
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("curves", type=Path)
     parser.add_argument("--pruner", nargs="+", default=list(RULES))
     parser.add_argument("--seeds", type=int, default=3)
@@ -62,7 +75,11 @@ def main() -> None:
     tasks: Mapping[str, Sequence[Curve]] = read(args.curves)
     if args.tune:
         found = leave_one_problem_out(tasks, args.seeds, 0.98)
-        print(found.to_string(float_format="%.3f"), found[["compute", "kept"]].mean().to_string(), sep="\n\n")
+        print(
+            found.to_string(float_format="%.3f"),
+            found[["compute", "kept"]].mean().to_string(),
+            sep="\n\n",
+        )
         return
     if args.small:
         tasks = small_sweeps(tasks, 40, 4)

@@ -1,7 +1,8 @@
 """Do the signals keep their word? python benchmarks/pruning_calibration.py CURVES_DIR FIGURE.png.
 
-False stalls on curves that decline all the way, against how much of the decline the noise hides; how often the stall
-step's and the forecast's intervals hold; how well "nothing more will come" is predicted; what it all costs.
+False stalls on curves that decline all the way, against how much of the decline the noise hides;
+how often the stall step's and the forecast's intervals hold; how well "nothing more will come" is
+predicted; what it all costs.
 """
 
 from __future__ import annotations
@@ -46,22 +47,39 @@ def false_stalls(noises: np.ndarray, r: float = 0.0) -> dict[str, list[float]]:
     for shape, y in SHAPES.items():
         fall = y[len(y) // 2] - y[-1]
         found[shape] = [
-            float(np.mean([signals(X, y + fall * s * ar1(rng, r)).stalled_since is not None for _ in range(N_CURVES)]))
+            float(
+                np.mean(
+                    [
+                        signals(X, y + fall * s * ar1(rng, r)).stalled_since is not None
+                        for _ in range(N_CURVES)
+                    ]
+                )
+            )
             for s in noises
         ]
     return found
 
 
 def corners(noises: np.ndarray) -> pd.DataFrame:
-    """Fall, corner at step 60, plateau: share detected, interval coverage, error of the step (median and 90 %)."""
+    """Fall, corner at step 60, plateau.
+
+    Share detected, interval coverage, error of the step (median and 90 %).
+    """
     rng, rows = np.random.default_rng(1), []
     for s in noises:
-        found = [signals(X, np.maximum(1 - X / 60, 0) + s * rng.normal(size=100)) for _ in range(N_CURVES)]
+        found = [
+            signals(X, np.maximum(1 - X / 60, 0) + s * rng.normal(size=100))
+            for _ in range(N_CURVES)
+        ]
         hits = [f for f in found if f.stalled_since is not None]
         errors = np.abs([f.stalled_since - 60 for f in hits]) if hits else np.array([np.nan])
         held = [f.stalled_low <= 60 <= f.stalled_high for f in hits]
         row = [len(hits) / N_CURVES, np.mean(held), np.median(errors), np.quantile(errors, 0.9)]
-        rows.append(dict(zip(["detected", "interval holds", "error, steps", "error, 90 %"], row, strict=True)))
+        rows.append(
+            dict(
+                zip(["detected", "interval holds", "error, steps", "error, 90 %"], row, strict=True)
+            )
+        )
     return pd.DataFrame(rows, index=[f"noise {s:g}" for s in noises])
 
 
@@ -127,18 +145,26 @@ def main() -> None:
     FigureCanvasAgg(figure)
     for axes, r in zip(figure.subplots(1, 2, sharex=True, sharey=True), (0.0, 0.6), strict=True):
         stalls = false_stalls(noises, r)
-        for (shape, rates), style in zip(stalls.items(), ("o-", "s--", "^:", "D-.", "x-"), strict=True):
+        for (shape, rates), style in zip(
+            stalls.items(), ("o-", "s--", "^:", "D-.", "x-"), strict=True
+        ):
             axes.semilogx(noises, rates, style, label=shape, markersize=4)
         axes.axhline(0.05, color="0.5", linewidth=1)
         axes.axvline(1, color="0.8", linewidth=1)
         axes.set(xlabel="noise / decline of the last half", ylim=(0, None))
         axes.set_title(f"autocorrelation of the noise {r:g}", fontsize=9)
         print(f"false stalls, autocorrelation {r:g}")
-        print(pd.DataFrame(stalls, index=[f"{s:.2f}" for s in noises]).to_string(float_format="%.3f"), end="\n\n")
+        print(
+            pd.DataFrame(stalls, index=[f"{s:.2f}" for s in noises]).to_string(float_format="%.3f"),
+            end="\n\n",
+        )
         if r == 0:
             axes.set_ylabel("called stalled, share")
             axes.legend(fontsize=8)
-    figure.suptitle("Curves that decline all the way (100 reports); claimed: 5 % left of the upright line", fontsize=9)
+    figure.suptitle(
+        "Curves that decline all the way (100 reports); claimed: 5 % left of the upright line",
+        fontsize=9,
+    )
     figure.savefig(figure_path, dpi=90)
     print(corners(np.array([0.01, 0.03, 0.1, 0.3])).to_string(float_format="%.3f"), end="\n\n")
     for name in ("taskset_dev", "deepobs"):
@@ -146,7 +172,9 @@ def main() -> None:
         assert all(len(truth(curves).top) for curves in tasks.values())
         print(name, "forecast:", {share: forecasts(tasks, share) for share in (0.25, 0.5)})
         print(
-            name, "average precision:", pd.Series(average_precision(tasks)).describe()[["mean", "min", "max"]].to_dict()
+            name,
+            "average precision:",
+            pd.Series(average_precision(tasks)).describe()[["mean", "min", "max"]].to_dict(),
         )
     print({n: f"{microseconds_per_report(n):.1f} µs per report" for n in (1_000, 10_000, 100_000)})
 

@@ -1,9 +1,11 @@
-"""Real learning curves driven by learning-rate schedules: python benchmarks/pruning_schedules.py OUT.parquet.
+"""Real learning curves driven by learning-rate schedules.
 
-Trains every trial of a sweep as one stacked model (CPU, a minute per sweep) and writes the columns `task, trial, step,
-loss, lr` that `python -m analysis replay` reads. Three problems x three kinds of sweep: `cosine` and `multistep` (the
-same shape for every trial), `mixed` (multi-step, cosine, staged restarts as in case 1, warm-up then linear decay,
-constant). The optimizer is SGD with momentum 0.9; learning rate, schedule and weight decay differ between trials.
+Python benchmarks/pruning_schedules.py OUT.parquet. Trains every trial of a sweep as one stacked
+model (CPU, a minute per sweep) and writes the columns `task, trial, step, loss, lr` that `python -m
+analysis replay` reads. Three problems x three kinds of sweep: `cosine` and `multistep` (the same
+shape for every trial), `mixed` (multi-step, cosine, staged restarts as in case 1, warm-up then
+linear decay, constant). The optimizer is SGD with momentum 0.9; learning rate, schedule and weight
+decay differ between trials.
 """
 
 from __future__ import annotations
@@ -23,14 +25,19 @@ KINDS = ("cosine", "multistep", "staged", "warmup", "constant")
 
 
 def multiplier(kind: str, u: float, shape: float) -> float:
-    """The factor on the base rate at the share u of the run, for one family of schedules; shape in [0, 1] varies it."""
+    """The factor on the base rate at the share u of the run, for one family of schedules.
+
+    Shape in [0, 1] varies it.
+    """
     match kind:
         case "cosine":
             return 0.5 * (1 + np.cos(np.pi * u)) + 1e-4
         case "multistep":
             return 0.1 ** sum(u >= m for m in (0.4 + 0.3 * shape, 0.8 + 0.1 * shape))
         case "staged":
-            return (0.55, 0.15, 0.1, 0.06, 0.01)[min(4, int(5 * u))] * 0.8 ** (5 * (u * 5 % 1)) / 0.55
+            return (
+                (0.55, 0.15, 0.1, 0.06, 0.01)[min(4, int(5 * u))] * 0.8 ** (5 * (u * 5 % 1)) / 0.55
+            )
         case "warmup":
             return min(u / (0.05 + 0.25 * shape), 1.0) * (1 - u) + 1e-4
         case "constant":
@@ -48,7 +55,9 @@ class Problem:
     validation: torch.Tensor
 
 
-def mlp(x: torch.Tensor, y: torch.Tensor, n_out: int, width: int, n_train: int, classify: bool) -> Problem:
+def mlp(
+    x: torch.Tensor, y: torch.Tensor, n_out: int, width: int, n_train: int, classify: bool
+) -> Problem:
     def init(lanes: int, generator: torch.Generator) -> list[torch.Tensor]:
         sizes = (x.shape[1], width, width, n_out)
         weights = [
@@ -72,7 +81,10 @@ def mlp(x: torch.Tensor, y: torch.Tensor, n_out: int, width: int, n_train: int, 
 def digits(generator: torch.Generator) -> Problem:
     data = load_digits()
     order = torch.randperm(len(data.target), generator=generator)
-    x, y = torch.tensor(data.data / 8 - 1, dtype=torch.float32)[order], torch.tensor(data.target)[order]
+    x, y = (
+        torch.tensor(data.data / 8 - 1, dtype=torch.float32)[order],
+        torch.tensor(data.target)[order],
+    )
     wrong = torch.rand(len(y), generator=generator) < 0.15
     wrong[1300:] = False
     y[wrong] = torch.randint(10, (int(wrong.sum()),), generator=generator)
@@ -81,12 +93,19 @@ def digits(generator: torch.Generator) -> Problem:
 
 def teacher(generator: torch.Generator) -> Problem:
     x = torch.randn(3000, 24, generator=generator)
-    teach = torch.tanh(x @ torch.randn(24, 16, generator=generator) / 3) @ torch.randn(16, 1, generator=generator)
-    return mlp(x, teach + 0.5 * torch.randn(3000, 1, generator=generator), 1, 48, 2000, classify=False)
+    teach = torch.tanh(x @ torch.randn(24, 16, generator=generator) / 3) @ torch.randn(
+        16, 1, generator=generator
+    )
+    return mlp(
+        x, teach + 0.5 * torch.randn(3000, 1, generator=generator), 1, 48, 2000, classify=False
+    )
 
 
 def quadratic(generator: torch.Generator) -> Problem:
-    """A quadratic with noisy gradients (Zhang et al., arXiv 1907.04164): the noise floor grows with the rate."""
+    """A quadratic with noisy gradients (Zhang et al., arXiv 1907.04164).
+
+    The noise floor grows with the rate.
+    """
     curvature = 1.0 / torch.arange(1, 101) ** 1.0
     noise = torch.randn(4000, 100, generator=generator)
 
@@ -115,7 +134,10 @@ def sweep(name: str, kinds: tuple[str, ...], n_trials: int, seed: int) -> pd.Dat
     shape = rng.random(n_trials)
     n_steps = N_EPOCHS * STEPS_PER_EPOCH
     rates = np.array(
-        [[base[i] * multiplier(kind[i], s / n_steps, shape[i]) for s in range(n_steps)] for i in range(n_trials)]
+        [
+            [base[i] * multiplier(kind[i], s / n_steps, shape[i]) for s in range(n_steps)]
+            for i in range(n_trials)
+        ]
     )
     parameters = [p.requires_grad_() for p in problem.init(n_trials, generator)]
     velocity = [torch.zeros_like(p) for p in parameters]
@@ -146,7 +168,9 @@ def sweep(name: str, kinds: tuple[str, ...], n_trials: int, seed: int) -> pd.Dat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out")
     parser.add_argument("--trials", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)

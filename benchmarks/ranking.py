@@ -23,7 +23,9 @@ from iolaus.sweeps.signals import signals
 
 Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int, int], Array]
-Known = Callable[[float], tiers.Estimates]  # what is known of settings, given how much better the first truly is
+Known = Callable[
+    [float], tiers.Estimates
+]  # what is known of settings, given how much better the first truly is
 DrawKnown = Callable[[np.random.Generator, int, int], Known]
 
 HEAD = """| noise | settings | runs | A/A: false winner | A/A: any split | lead of 2 noises found | stated lead found |
@@ -32,7 +34,9 @@ HEAD = """| noise | settings | runs | A/A: false winner | A/A: any split | lead 
 NOISES: dict[str, Draw] = {
     "normal": lambda rng, k, n: rng.normal(size=(k, n)),
     "heavy tails (t, 3 degrees)": lambda rng, k, n: rng.standard_t(3, (k, n)) / np.sqrt(3),
-    "skewed (log-normal)": lambda rng, k, n: (rng.lognormal(0, 0.5, (k, n)) - np.exp(0.125)) / 0.604,
+    "skewed (log-normal)": lambda rng, k, n: (
+        (rng.lognormal(0, 0.5, (k, n)) - np.exp(0.125)) / 0.604
+    ),
     "noise of each setting 0.4 to 2.7 times": lambda rng, k, n: (
         rng.normal(size=(k, n)) * np.exp(rng.normal(0, 0.5, (k, 1)))
     ),
@@ -43,7 +47,9 @@ def simulate(n_sweeps: int) -> Iterator[str]:
     """The shares of sweeps with a false winner, a false split, and a true winner found."""
     yield f"{n_sweeps} sweeps each; shares in %, 95 % intervals (Wilson). 'lead': the true lead of the best setting.\n"
     yield HEAD
-    cases = [("normal", k, n) for k in (2, 4, 8) for n in (2, 3, 5, 8, 10)] + [("normal", 32, n) for n in (3, 10)]
+    cases = [("normal", k, n) for k in (2, 4, 8) for n in (2, 3, 5, 8, 10)] + [
+        ("normal", 32, n) for n in (3, 10)
+    ]
     cases += [(noise, 8, n) for noise in list(NOISES)[1:] for n in (3, 5, 10)]
     for noise, k, n in cases:
         yield _row(noise, k, n, n_sweeps, _drawn_seeds(NOISES[noise]))
@@ -84,21 +90,33 @@ def _drawn_seeds(noise: Draw) -> DrawKnown:
     """Settings with several seeds each."""
 
     def draw(rng: np.random.Generator, k: int, n: int) -> Known:
-        errors, setting, seed = noise(rng, k, n), np.repeat(np.arange(k), n), np.tile(np.arange(n), k)
-        return lambda lead: tiers.from_seeds(setting, seed, (errors - lead * (np.arange(k) == 0)[:, None]).ravel())
+        errors, setting, seed = (
+            noise(rng, k, n),
+            np.repeat(np.arange(k), n),
+            np.tile(np.arange(n), k),
+        )
+        return lambda lead: tiers.from_seeds(
+            setting, seed, (errors - lead * (np.arange(k) == 0)[:, None]).ravel()
+        )
 
     return draw
 
 
 def _drawn_curves(correlation: float, spread: float) -> DrawKnown:
-    """One falling curve of n reports per setting. spread: standard deviation between seeds of the whole curve."""
+    """One falling curve of n reports per setting.
+
+    spread: standard deviation between seeds of the whole curve.
+    """
 
     def draw(rng: np.random.Generator, k: int, n: int) -> Known:
         noise = rng.normal(size=(k, n))
         for i in range(1, n):
             noise[:, i] = correlation * noise[:, i - 1] + np.sqrt(1 - correlation**2) * noise[:, i]
         course = 20 * (1 + np.arange(n)) ** -0.5
-        known = [level(np.arange(n), row, "final") for row in course + noise + spread * rng.normal(size=(k, 1))]
+        known = [
+            level(np.arange(n), row, "final")
+            for row in course + noise + spread * rng.normal(size=(k, 1))
+        ]
         levels, errors, df = np.array(known).T
         return lambda lead: tiers.from_curves(levels - lead * (np.arange(k) == 0), errors, df)
 
@@ -138,14 +156,22 @@ def _lines(name: str, share: float, found: dict[str, list[tuple[float, float]]])
             own = np.array(agreements)[:, column]
             gain = own - np.array(found["last value"])[:, column]
             half = t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain))
-            cells += [f"{own.mean():.3f}", "" if estimate == "last value" else f"{gain.mean():+.4f} ±{half:.4f}"]
+            cells += [
+                f"{own.mean():.3f}",
+                "" if estimate == "last value" else f"{gain.mean():+.4f} ±{half:.4f}",
+            ]
         yield f"| {name} | {share:.0%} | {estimate} | " + " | ".join(cells) + " |"
 
 
 def _agreements(curves: list[Curve], share: float) -> dict[str, tuple[float, float]]:
-    """By estimate, tau over all trials and over the half that ends best; the end is the level there."""
+    """By estimate, tau over all trials and over the half that ends best.
+
+    The end is the level there.
+    """
     n_steps = max(c.plan.n_steps or 1 for c in curves)
-    end = np.array([signals(c.steps, c.losses).level if c.n_finite == len(c.steps) else np.inf for c in curves])
+    end = np.array(
+        [signals(c.steps, c.losses).level if c.n_finite == len(c.steps) else np.inf for c in curves]
+    )
     early: dict[str, list[float]] = {"last value": [], "level": [], "likely end": []}
     for c in curves:
         n = max(1, int(np.searchsorted(c.steps, share * n_steps)))
@@ -168,13 +194,17 @@ def _tau(a: Array, b: Array) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("simulate", "early"))
     parser.add_argument("curves", type=Path, nargs="*", help="files of whole curves, for early")
     parser.add_argument("--sweeps", type=int, default=1000, help="simulated, for each case")
     arguments = parser.parse_args()
     started_s = time.monotonic()
-    for line in simulate(arguments.sweeps) if arguments.what == "simulate" else early(arguments.curves):
+    for line in (
+        simulate(arguments.sweeps) if arguments.what == "simulate" else early(arguments.curves)
+    ):
         print(line, flush=True)
     print(f"\n{time.monotonic() - started_s:.0f} s")
 

@@ -1,0 +1,1 @@
+"""The `iolaus` command."""

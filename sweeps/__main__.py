@@ -19,13 +19,17 @@ from iolaus.sweeps.study.folder import describe_sweep
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sweeps", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    show = commands.add_parser("show", help="print the ranked table of a sweep, finished or running")
+    show = commands.add_parser(
+        "show", help="print the ranked table of a sweep, finished or running"
+    )
     show.set_defaults(run=_show)
     dashboard = commands.add_parser("dashboard", help="open optuna-dashboard on a sweep")
     dashboard.add_argument("--port", type=int, default=8080, help="(8080; 0 for any that is free)")
     dashboard.set_defaults(run=_dashboard)
     for command in (show, dashboard):
-        command.add_argument("folder", type=Path, help="a sweep's folder, such as multirun/quickstart")
+        command.add_argument(
+            "folder", type=Path, help="a sweep's folder, such as multirun/quickstart"
+        )
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
@@ -35,7 +39,9 @@ def main() -> None:
 
 def _show(arguments: argparse.Namespace) -> None:
     about = describe_sweep(arguments.folder)
-    study = optuna.load_study(study_name=about.study_name, storage=open_backend(about.storage, only_reads=True))
+    study = optuna.load_study(
+        study_name=about.study_name, storage=open_backend(about.storage, only_reads=True)
+    )
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(summary.table(summary.rank(study), about.metric, len(study.directions)))
 

@@ -1,9 +1,10 @@
 """Every reported metric of every trial, in Parquet files that can be read while the sweep runs.
 
-`curves/*.parquet` has the columns trial (int64), step (int64), seconds (float64, since the trial began), metric
-(string), value (float64), one row per metric and report, in the order of arrival within a trial. Files are written
-whole and renamed into place, so any reader of Parquet sees complete files only, and a crash loses at most `FLUSH_S`
-seconds. A row takes about 7 bytes: the quickstart's 18,309 rows, thirteen metrics at up to 1,607 reports, are 129 KB.
+`curves/*.parquet` has the columns trial (int64), step (int64), seconds (float64, since the trial
+began), metric (string), value (float64), one row per metric and report, in the order of arrival
+within a trial. Files are written whole and renamed into place, so any reader of Parquet sees
+complete files only, and a crash loses at most `FLUSH_S` seconds. A row takes about 7 bytes: the
+quickstart's 18,309 rows, thirteen metrics at up to 1,607 reports, are 129 KB.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import pyarrow.parquet as pq
 from iolaus.sweeps.reporting import Row
 
 FLUSH_S = 2.0
-# Small files are merged when there are this many. While two names hold the same rows a reader may see both for some
-# milliseconds; `read_curves` drops the repetition.
+# Small files are merged when there are this many. While two names hold the same rows a reader may
+# see both for some milliseconds; `read_curves` drops the repetition.
 N_FILES_TO_MERGE = 100
 
 SCHEMA = pa.schema(
@@ -41,7 +42,8 @@ ORDER = [("trial", "ascending"), ("seconds", "ascending"), ("step", "ascending")
 class CurveWriter:
     """Collects rows and writes them every `FLUSH_S` seconds.
 
-    folder: made when the first rows are written. session: part of the file names, different for every writer.
+    folder: made when the first rows are written. session: part of the file names, different for
+    every writer.
     clock: seconds, any origin.
     """
 
@@ -57,7 +59,9 @@ class CurveWriter:
     def add(self, trial: int, rows: Sequence[Row]) -> None:
         """Take a trial's reports; they reach the disk at the next flush."""
         for row in rows:
-            self._rows += [(trial, row.step, row.seconds, name, value) for name, value in row.metrics.items()]
+            self._rows += [
+                (trial, row.step, row.seconds, name, value) for name, value in row.metrics.items()
+            ]
 
     def flush_if_due(self) -> None:
         """Write what has come in, if the last time was long enough ago."""
@@ -70,7 +74,8 @@ class CurveWriter:
         if not self._rows:
             return
         columns = [
-            _array(field.type, column) for field, column in zip(SCHEMA, zip(*self._rows, strict=True), strict=True)
+            _array(field.type, column)
+            for field, column in zip(SCHEMA, zip(*self._rows, strict=True), strict=True)
         ]
         self._files.append(self._write(pa.Table.from_arrays(columns, schema=SCHEMA)))
         self._rows.clear()
@@ -94,13 +99,16 @@ class CurveWriter:
         path = self._folder / f"{self._session}-{self._n_written:06d}.parquet"
         unfinished = path.with_suffix(".writing")
         pq.write_table(table, unfinished, compression="zstd")
-        os.replace(unfinished, path)  # noqa: PTH105 (atomic, unlike Path.rename on every system)
+        os.replace(unfinished, path)
         self._n_written += 1
         return path
 
 
 def _array(kind: pa.DataType, values: tuple[Any, ...]) -> pa.Array:
-    """As pa.array, which imports pandas: a second in which the driver, amid a sweep, would serve nobody."""
+    """As pa.array, which imports pandas.
+
+    A second in which the driver, amid a sweep, would serve nobody.
+    """
     if pa.types.is_string(kind):
         builder = pa.lib.StringBuilder()
         builder.append_values(values)
@@ -110,18 +118,23 @@ def _array(kind: pa.DataType, values: tuple[Any, ...]) -> pa.Array:
 
 
 def read_curves(folder: Path) -> pa.Table:
-    """All curves of a sweep, each row once, by trial and time; an empty table if nothing was reported yet.
+    """All curves of a sweep, each row once, by trial and time.
 
-    Works while the sweep runs: files that are merged away between listing and reading are looked up again.
+    An empty table if nothing was reported yet. Works while the sweep runs: files that are merged
+    away between listing and reading are looked up again.
     """
     for attempt in range(3):
         try:
-            tables = [pq.read_table(path, schema=SCHEMA) for path in sorted(folder.glob("*.parquet"))]
+            tables = [
+                pq.read_table(path, schema=SCHEMA) for path in sorted(folder.glob("*.parquet"))
+            ]
             break
         except FileNotFoundError:
             if attempt == 2:
                 raise
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    if len(tables) > 1:  # rows read twice, from a merged file and the files it replaces, are equal in all columns
+    if (
+        len(tables) > 1
+    ):  # rows read twice, from a merged file and the files it replaces, are equal in all columns
         table = table.group_by(SCHEMA.names).aggregate([])
     return table.sort_by(ORDER)

@@ -1,8 +1,9 @@
-"""What a training function says to the sweep it runs in: `report`, `should_stop`, `intervention`, `plan`.
+"""What a training function says to the sweep it runs in.
 
-All are harmless outside a sweep, so the same script trains alone. A worker process runs one trial at a time,
-and a report may come from any of its threads, so the current trial is a property of the process: it is the one piece
-of module state in this package, set and cleared by `reporting_to`.
+`report`, `should_stop`, `intervention`, `plan`. All are harmless outside a sweep, so the same
+script trains alone. A worker process runs one trial at a time, and a report may come from any of
+its threads, so the current trial is a property of the process: it is the one piece of module state
+in this package, set and cleared by `reporting_to`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
-# Curves have the metric intervention/ACTION, with the factor as its value, where an intervention was taken.
+# Curves have the metric intervention/ACTION, with the factor as its value, where an intervention
+# was taken.
 INTERVENTION = "intervention"
 
 
@@ -33,7 +35,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a trial has said since the last time: its reports, and its plan and output folder if they are new."""
+    """What a trial has said since the last time.
+
+    Its reports, and its plan and output folder if they are new.
+    """
 
     rows: Sequence[Row]
     plan: Plan | None
@@ -41,14 +46,18 @@ class Batch:
 
 
 class Reporter:
-    """Collects one trial's reports and carries the order to stop back to it. Safe to use from several threads.
+    """Collects one trial's reports and carries the order to stop back to it.
 
+    Safe to use from several threads.
     watched: the metric the pruner looks at; a non-finite value of it ends the trial at once.
     clock: seconds, any origin, never going back.
-    placed: called when the trial's folder is known, to pass it on at once: the trial may not live to the next batch.
+    placed: called when the trial's folder is known, to pass it on at once: the trial may not live
+    to the next batch.
     """
 
-    def __init__(self, watched: str, clock: Callable[[], float], placed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, watched: str, clock: Callable[[], float], placed: Callable[[], None] = lambda: None
+    ) -> None:
         self._watched = watched
         self._clock = clock
         self._placed = placed
@@ -68,7 +77,10 @@ class Reporter:
 
     @property
     def acknowledged(self) -> bool:
-        """Whether the task has been told to stop: a task that ended before it could notice has simply completed."""
+        """Whether the task has been told to stop.
+
+        A task that ended before it could notice has simply completed.
+        """
         return self._acknowledged
 
     @property
@@ -82,12 +94,18 @@ class Reporter:
             self._verdict = self._verdict or verdict
 
     def offer(self, intervention: Intervention) -> None:
-        """Have the trial try something instead of ending; one that does not ask for it until its next report ends."""
+        """Have the trial try something instead of ending.
+
+        One that does not ask for it until its next report ends.
+        """
         with self._lock:
             self._intervention, self._intervention_was_open = intervention, False
 
     def intervention(self) -> Intervention | None:
-        """What to try now, given out once; that it was taken goes into the curve, at the last reported step."""
+        """What to try now, given out once.
+
+        That it was taken goes into the curve, at the last reported step.
+        """
         with self._lock:
             intervention, self._intervention = self._intervention, None
             if intervention is not None:
@@ -98,11 +116,14 @@ class Reporter:
     def report(self, step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> None:
         """Take one report; raise TrialPruned if the trial must stop, or has just diverged.
 
-        At its last planned step only divergence ends it: its result is there, and stopping would save nothing.
+        At its last planned step only divergence ends it: its result is there, and stopping would
+        save nothing.
         """
         if os.getpid() != self._pid:
             return  # a child process of the trial (a data loader, say) has no line to the driver
-        row = Row(_checked_step(step), self._clock() - self._start_s, _checked_metrics(step, metrics))
+        row = Row(
+            _checked_step(step), self._clock() - self._start_s, _checked_metrics(step, metrics)
+        )
         value = row.metrics.get(self._watched, 0.0)
         with self._lock:
             self._rows.append(row)
@@ -121,8 +142,13 @@ class Reporter:
             raise optuna.TrialPruned(self._verdict.reason)
 
     def should_stop(self) -> bool:
-        """Whether the trial must end; a task that has been told so and returns counts as stopped."""
-        self._acknowledged = self._acknowledged or (self._verdict is not None and not self._is_whole)
+        """Whether the trial must end.
+
+        A task that has been told so and returns counts as stopped.
+        """
+        self._acknowledged = self._acknowledged or (
+            self._verdict is not None and not self._is_whole
+        )
         return self._acknowledged
 
     def plan(self, plan: Plan) -> None:
@@ -161,34 +187,46 @@ def reporting_to(reporter: Reporter) -> Iterator[None]:
 
 
 def report(step: SupportsIndex, /, **metrics: SupportsFloat) -> None:
-    """Report metrics after `step` optimizer updates; ends the trial by raising if the sweep has decided so.
+    """Report metrics after `step` optimizer updates.
 
-    step: a whole number, 0 or more. It need not be regular; a repeated step keeps both rows in the curve.
-    metrics: numbers or one-element tensors; names with other characters go through `**{"grad_norm/W": 0.1}`.
-    NaN and infinity are kept as they are, but in the watched metric (`hydra.sweeper.metric`) they end the trial.
-    Raises optuna.TrialPruned when the trial is to stop: let it fly. Raises TypeError or ValueError for what is no
-    step or no number. Outside a sweep it does nothing at all.
+    Ends the trial by raising if the sweep has decided so.
+    step: a whole number, 0 or more. It need not be regular; a repeated step keeps both rows in the
+    curve.
+    metrics: numbers or one-element tensors; names with other characters go through
+    `**{"grad_norm/W": 0.1}`. NaN and infinity are kept as they are, but in the watched metric
+    (`hydra.sweeper.metric`) they end the trial. Raises optuna.TrialPruned when the trial is to
+    stop: let it fly. Raises TypeError or ValueError for what is no step or no number. Outside a
+    sweep it does nothing at all.
     """
     if _current is not None:
         _current.report(step, metrics)
 
 
 def should_stop() -> bool:
-    """Whether the sweep wants this trial to end; a trial that returns after True counts as pruned. False outside."""
+    """Whether the sweep wants this trial to end.
+
+    A trial that returns after True counts as pruned. False outside.
+    """
     return _current is not None and _current.should_stop()
 
 
 def intervention() -> Intervention | None:
     """What the sweep wants tried instead of ending this trial (`hydra.sweeper.on_stall`), or None; ask after a report.
 
-    Each intervention is given out once, and the task must act on it: lower its learning rate by the factor, after going back
-    to its best checkpoint if the action is "rewind". A task that never asks is ended as usual. None outside a sweep.
+    Each intervention is given out once, and the task must act on it: lower its learning rate by the
+    factor, after going back to its best checkpoint if the action is "rewind". A task that never
+    asks is ended as usual. None outside a sweep.
     """
     return None if _current is None else _current.intervention()
 
 
-def plan(n_steps: SupportsIndex | None, lr: Sequence[tuple[SupportsIndex, SupportsFloat]] = ()) -> None:
-    """Tell the pruner how long this trial means to run and which learning rates lie ahead; see `iolaus.sweeps.types.Plan`."""
+def plan(
+    n_steps: SupportsIndex | None, lr: Sequence[tuple[SupportsIndex, SupportsFloat]] = ()
+) -> None:
+    """Tell the pruner how long this trial means to run and which learning rates lie ahead.
+
+    See `iolaus.sweeps.types.Plan`.
+    """
     if _current is not None:
         corners = tuple((operator.index(step), float(rate)) for step, rate in lr)
         _current.plan(Plan(None if n_steps is None else operator.index(n_steps), corners))
@@ -208,14 +246,18 @@ def _checked_step(step: SupportsIndex) -> int:
 
 def _checked_metrics(step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
     if not metrics:
-        raise TypeError(f"iolaus.report: no metric at step {step}; write iolaus.report(step, loss=loss)")
+        raise TypeError(
+            f"iolaus.report: no metric at step {step}; write iolaus.report(step, loss=loss)"
+        )
     numbers: dict[str, float] = {}
     for name, value in metrics.items():
         try:
             numbers[name] = _number(value)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             got = {name: type(value).__name__}
-            raise TypeError(f"iolaus.report: metrics are single numbers; at step {step} got {got}") from None
+            raise TypeError(
+                f"iolaus.report: metrics are single numbers; at step {step} got {got}"
+            ) from None
     return numbers
 
 

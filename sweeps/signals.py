@@ -1,8 +1,9 @@
-"""What one loss curve says about itself: level, noise, trend, stall, divergence, rebound, oscillation.
+"""What one loss curve says about itself.
 
-The only definition of these words here: the pruner asks while a trial runs, the analysis asks afterwards. Numpy only,
-no peers, no clock. Adding a constant to a loss changes no answer; multiplying it multiplies the answers in its unit.
-Losses may have any scale; only an answer that is itself beyond the largest float is infinite.
+Level, noise, trend, stall, divergence, rebound, oscillation. The only definition of these words
+here: the pruner asks while a trial runs, the analysis asks afterwards. Numpy only, no peers, no
+clock. Adding a constant to a loss changes no answer; multiplying it multiplies the answers in its
+unit. Losses may have any scale; only an answer that is itself beyond the largest float is infinite.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ Z_FADED = 2.5  # for "progress has faded": one-sided 99.4 %, as about ten tails 
 class Trend:
     """Where a curve is and where it is heading, from a line through its last half.
 
-    level: mean of the last three points; level_se: its standard error. slope: loss per step, negative while it falls;
-    slope_se: its standard error. Both errors are widened by sqrt((1 + r) / (1 - r)) for residuals of lag-1
-    autocorrelation r (Bayley and Hammersley 1946), r limited to [0, 0.9]. best: the lowest single loss, on best_step.
-    With two points the errors are infinite, with one the slope is 0 as well.
+    level: mean of the last three points; level_se: its standard error. slope: loss per step,
+    negative while it falls;
+    slope_se: its standard error. Both errors are widened by sqrt((1 + r) / (1 - r)) for residuals
+    of lag-1 autocorrelation r (Bayley and Hammersley 1946), r limited to [0, 0.9]. best: the lowest
+    single loss, on best_step. With two points the errors are infinite, with one the slope is 0 as
+    well.
     """
 
     step: int
@@ -46,20 +49,27 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What a curve said up to `step`. Losses in the curve's unit, slopes in loss per step, intervals one-sided 95 %.
+    """What a curve said up to `step`.
 
-    n_reports: finite reports before the first non-finite one; with 0 of them every loss below is NaN.
+    Losses in the curve's unit, slopes in loss per step, intervals one-sided 95 %.
+    n_reports: finite reports before the first non-finite one; with 0 of them every loss below is
+    NaN.
     level, level_low, level_high: smoothed loss at `step` and its interval.
-    noise: robust standard deviation of one point around the local course; autocorrelation: of these residuals, lag 1.
-    trend, trend_low, trend_high: slope of the last half. Its interval and the level's are 1.645 standard errors, which
-        on short curves hold less than 95 %: about 87 % at 6 reports, 93 % at 20.
+    noise: robust standard deviation of one point around the local course; autocorrelation: of these
+    residuals, lag 1.
+    trend, trend_low, trend_high: slope of the last half. Its interval and the level's are 1.645
+        standard errors, which on short curves hold less than 95 %: about 87 % at 6 reports, 93 % at
+        20.
     best, best_step: lowest smoothed loss (mean of three) and its step: the checkpoint to keep.
-    stalled_since: step since which there has been no progress beyond noise, None while there is progress or it is too
-        early to tell; (stalled_low, stalled_high) is where the data allow that step to be.
-    diverged_at: step of the first NaN or infinity, or the last step of a loss that has risen above its start by ten
-        times all it ever fell and still accelerates; None otherwise.
-    rebound: how far the level has climbed back from the best, 0.0 unless beyond noise; rebound_since: where it began.
-    period_steps, amplitude: of the strongest oscillation around the course, None and 0.0 unless beyond chance (1 %).
+    stalled_since: step since which there has been no progress beyond noise, None while there is
+        progress or it is too early to tell; (stalled_low, stalled_high) is where the data allow
+        that step to be.
+    diverged_at: step of the first NaN or infinity, or the last step of a loss that has risen above
+        its start by ten times all it ever fell and still accelerates; None otherwise.
+    rebound: how far the level has climbed back from the best, 0.0 unless beyond noise;
+    rebound_since: where it began.
+    period_steps, amplitude: of the strongest oscillation around the course, None and 0.0 unless
+    beyond chance (1 %).
     """
 
     step: int
@@ -86,14 +96,17 @@ class Signals:
     def expected(self, step: int) -> tuple[float, float, float]:
         """(level, low, high) to expect at a later step if the curve goes on as it does, straight in log time.
 
-        Loss curves at a constant rate are close to power laws, so progress per *doubling* of the steps persists, not
-        progress per step. Knows nothing of a coming change of the learning rate. The interval reaches from no progress
-        at all to twice what is foreseen, two one-sided 95 % errors of level and slope beyond both: asked at a quarter
-        or half of the run it held 97 % of the ends of TaskSet and 87 to 90 % of those of DeepOBS (overfitting, jumps);
+        Loss curves at a constant rate are close to power laws, so progress per *doubling* of the
+        steps persists, not progress per step. Knows nothing of a coming change of the learning
+        rate. The interval reaches from no progress at all to twice what is foreseen, two one-sided
+        95 % errors of level and slope beyond both: asked at a quarter or half of the run it held 97
+        % of the ends of TaskSet and 87 to 90 % of those of DeepOBS (overfitting, jumps);
         benchmarks/README.md. Raises ValueError for an earlier step.
         """
         if step < self.step:
-            raise ValueError(f"expected({step}) asks for a step before the last report, which is at {self.step}")
+            raise ValueError(
+                f"expected({step}) asks for a step before the last report, which is at {self.step}"
+            )
         reach = log_time(self.step, step + 1)
         change = self.trend * reach
         margin = 2 * math.hypot(self.level - self.level_low, (self.trend - self.trend_low) * reach)
@@ -112,8 +125,9 @@ SIGNALS_LOSSES = (
 def log_time(step: int, n_steps: int) -> float:
     """Steps at the present slope worth those left from `step` to `n_steps` if progress is straight in log time.
 
-    With t = step + 1, loss = a - c log(t) has the slope -c * 2 log(2) / t through its last half, so the loss to come,
-    -c log(n / t), is slope * t / (2 log 2) * log(n / t). Zero at the end and after it.
+    With t = step + 1, loss = a - c log(t) has the slope -c * 2 log(2) / t through its last half, so
+    the loss to come, -c log(n / t), is slope * t / (2 log 2) * log(n / t). Zero at the end and
+    after it.
     """
     elapsed = step + 1
     return elapsed / (2 * math.log(2)) * math.log(max(n_steps, elapsed) / elapsed)
@@ -121,9 +135,10 @@ def log_time(step: int, n_steps: int) -> float:
 
 @dataclass(slots=True)
 class LossCurve:
-    """A growing curve in bounded memory, for one who asks at every report: `add` and `signals` are O(1) amortised.
+    """A growing curve in bounded memory, for one who asks at every report.
 
-    When 2 * N_POINTS blocks are full, neighbours are merged: each block is the mean of equally many reports.
+    `add` and `signals` are O(1) amortised. When 2 * N_POINTS blocks are full, neighbours are
+    merged: each block is the mean of equally many reports.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -137,9 +152,14 @@ class LossCurve:
     _fresh_until: int = field(default=0, repr=False)
 
     def add(self, step: int, loss: float) -> None:
-        """Take one report; steps must rise (ValueError). A non-finite loss ends the curve: what follows is ignored."""
+        """Take one report; steps must rise (ValueError).
+
+        A non-finite loss ends the curve: what follows is ignored.
+        """
         if step <= self.last_step:
-            raise ValueError(f"reports must come in rising steps: step {step} arrived after step {self.last_step}")
+            raise ValueError(
+                f"reports must come in rising steps: step {step} arrived after step {self.last_step}"
+            )
         self.last_step = step
         if self.diverged_at is not None:
             return
@@ -154,13 +174,16 @@ class LossCurve:
             self._pending.clear()
             if len(self.losses) == 2 * N_POINTS:
                 self.steps = self.steps[1::2]
-                self.losses = [a / 2 + b / 2 for a, b in zip(self.losses[::2], self.losses[1::2], strict=True)]
+                self.losses = [
+                    a / 2 + b / 2 for a, b in zip(self.losses[::2], self.losses[1::2], strict=True)
+                ]
                 self.block *= 2
 
     def signals(self) -> Signals:
-        """The signals of the reports so far, at most 1/32 of them missing; a divergence is never missing.
+        """The signals of the reports so far, at most 1/32 of them missing.
 
-        n_reports counts blocks once reports have been merged. Raises ValueError before the first report.
+        A divergence is never missing. n_reports counts blocks once reports have been merged. Raises
+        ValueError before the first report.
         """
         if self._said is None or self.n_reports >= self._fresh_until:
             steps, losses = list(self.steps), list(self.losses)
@@ -172,9 +195,10 @@ class LossCurve:
 
 
 def thin(steps: Array, losses: Array, n_points: int = N_POINTS) -> tuple[Array, Array]:
-    """The curve as at most n_points means of equally many neighbouring reports; each keeps the last step of its block.
+    """The curve as at most n_points means of equally many neighbouring reports.
 
-    The oldest reports that do not fill a block are left out: the newest are always in.
+    Each keeps the last step of its block. The oldest reports that do not fill a block are left out:
+    the newest are always in.
     """
     block = -(-len(losses) // n_points)
     if block == 1:
@@ -184,7 +208,10 @@ def thin(steps: Array, losses: Array, n_points: int = N_POINTS) -> tuple[Array, 
 
 
 def trend(steps: Array, losses: Array) -> Trend:
-    """The trend of a finite curve of at least one report (thinned to N_POINTS); the cheap part of `signals`."""
+    """The trend of a finite curve of at least one report (thinned to N_POINTS).
+
+    The cheap part of `signals`.
+    """
     best_at = int(losses.argmin())
     best, best_step, step = float(losses[best_at]), int(steps[best_at]), int(steps[-1])
     scale = _scale(best, float(losses[losses.argmax()]))
@@ -206,27 +233,39 @@ def trend(steps: Array, losses: Array) -> Trend:
         rss = 0.0
     r = min(max(float(residual[1:] @ residual[:-1]) / rss, 0.0), 0.9) if rss > 0 else 0.0
     widened = math.sqrt(rss / (width - 2) * (1 + r) / (1 - r))
-    return Trend(step, level, widened / math.sqrt(N_LEVEL), slope, widened / math.sqrt(sxx), best, best_step)
+    return Trend(
+        step, level, widened / math.sqrt(N_LEVEL), slope, widened / math.sqrt(sxx), best, best_step
+    )
 
 
 def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLike) -> Signals:
     """All signals of one curve: steps [n] strictly rising integers, losses [n] floats of any scale and sign, n >= 1.
 
-    From the first NaN or infinity on, values are ignored and `diverged_at` is set. Single spikes beyond four robust
-    deviations of their seven neighbours are clipped first. Costs O(n) to thin, then a bounded amount (about 0.4 ms).
-    Raises ValueError for arrays of different or no length, or steps that do not rise.
+    From the first NaN or infinity on, values are ignored and `diverged_at` is set. Single spikes
+    beyond four robust deviations of their seven neighbours are clipped first. Costs O(n) to thin,
+    then a bounded amount (about 0.4 ms). Raises ValueError for arrays of different or no length, or
+    steps that do not rise.
     """
-    all_steps, all_losses = np.asarray(steps, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    all_steps, all_losses = (
+        np.asarray(steps, dtype=np.float64),
+        np.asarray(losses, dtype=np.float64),
+    )
     if all_steps.shape != all_losses.shape or all_steps.ndim != 1 or not len(all_steps):
-        raise ValueError(f"a curve is two equally long rows; got steps {all_steps.shape}, losses {all_losses.shape}")
+        raise ValueError(
+            f"a curve is two equally long rows; got steps {all_steps.shape}, losses {all_losses.shape}"
+        )
     if np.any(np.diff(all_steps) <= 0):
-        raise ValueError("the steps of a curve must rise strictly: sort the reports and keep one per step")
+        raise ValueError(
+            "the steps of a curve must rise strictly: sort the reports and keep one per step"
+        )
     finite = np.isfinite(all_losses)
     n = len(finite) if finite.all() else int(finite.argmin())
     diverged = None if n == len(finite) else int(all_steps[n])
     if n == 0:
         first, nan = int(all_steps[0]), math.nan
-        return Signals(first, 0, nan, nan, nan, nan, nan, nan, nan, nan, nan, first, diverged_at=diverged)
+        return Signals(
+            first, 0, nan, nan, nan, nan, nan, nan, nan, nan, nan, first, diverged_at=diverged
+        )
     scale = _scale(float(all_losses[:n].min()), float(all_losses[:n].max()))
     if scale != 1:
         with_end = n + 1  # the report that ended it is kept, if there is one
@@ -284,7 +323,8 @@ def _scale(lowest: float, highest: float) -> float:
 def despike(losses: Array) -> Array:
     """The losses with isolated outliers clipped to four robust deviations around the median of seven neighbours.
 
-    The last point is judged by those before it; a level that stays is no spike. Source: Hampel 1974 (the identifier).
+    The last point is judged by those before it; a level that stays is no spike. Source: Hampel 1974
+    (the identifier).
     """
     if len(losses) < 7:
         return losses
@@ -298,7 +338,8 @@ def despike(losses: Array) -> Array:
 def _noise(y: Array) -> tuple[float, float]:
     """(robust standard deviation, lag-1 autocorrelation in [0, 0.9]) of the last 32 points around their course.
 
-    The course is fitted as a parabola plus a logarithm of the report's number, which follows the steep start of a
+    The course is fitted as a parabola plus a logarithm of the report's number, which follows the
+    steep start of a
     curve: a bend is no noise.
     """
     n = len(y)
@@ -311,7 +352,8 @@ def _noise(y: Array) -> tuple[float, float]:
         return 0.0, 0.0
     sd = 1.4826 * float(np.median(np.abs(residual))) * math.sqrt(len(y) / (len(y) - 4))
     r = float(residual[1:] @ residual[:-1]) / float(residual @ residual)
-    # Fitting four terms biases r by about -(1 + 3 r) / n per term (Kendall 1954); undo the constant part.
+    # Fitting four terms biases r by about -(1 + 3 r) / n per term (Kendall 1954); undo the constant
+    # part.
     return sd, min(max(r + 4 / len(y), 0.0), 0.9)
 
 
@@ -326,14 +368,17 @@ def _course(n: int) -> Array:
 
 def _bend(time: Array) -> Array:
     """Orthonormal rows that span a constant, t, t^2 and log(1 + 8 t) at times t from 0 to 1, [4, n]."""
-    q, _ = np.linalg.qr(np.stack([np.ones_like(time), time, time * time, np.log1p(8 * time)], axis=1))
+    q, _ = np.linalg.qr(
+        np.stack([np.ones_like(time), time, time * time, np.log1p(8 * time)], axis=1)
+    )
     return np.asarray(q.T)
 
 
 def _exploding(y: Array) -> bool:
-    """Far above the start and accelerating: ten times all it ever fell, and thirty times what it usually moves.
+    """Far above the start and accelerating.
 
-    Accelerating is to rise faster in the last third than in the middle one: a warm-up hump slows down instead.
+    Ten times all it ever fell, and thirty times what it usually moves. Accelerating is to rise
+    faster in the last third than in the middle one: a warm-up hump slows down instead.
     """
     third = len(y) // 3
     if len(y) < N_TAIL:
@@ -352,15 +397,18 @@ def _line(x: Array, y: Array) -> tuple[float, float]:
 
 
 def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, int] | None:
-    """(since, low, high) steps of the stall the curve ends in, or None; error: noise, widened by the autocorrelation.
+    """(since, low, high) steps of the stall the curve ends in, or None.
 
-    A stall is the longest tail that shows no significant decline (95 %) and in which half the progress per doubling of
-    the steps of the stretch before it is excluded (Z_FADED errors). A curve that never fell is stalled from its first
-    step, if it has 2 * N_TAIL points and a fall by two noise levels is excluded (95 %). A steady decline hidden in
-    noise is no stall: its tail looks flat, but not flatter than what came before, nor is a slow power law's, whose
-    progress per doubling hardly fades. At most 5 % of lines, exponentials, logarithms and power laws up to the exponent
-    0.3 are called stalled by mistake while their last half falls by a noise level or more and the noise of reports is
-    independent, about 10 % at an autocorrelation of 0.6 (benchmarks/README.md). Least squares then place the corner.
+    error: noise, widened by the autocorrelation. A stall is the longest tail that shows no
+    significant decline (95 %) and in which half the progress per doubling of the steps of the
+    stretch before it is excluded (Z_FADED errors). A curve that never fell is stalled from its
+    first step, if it has 2 * N_TAIL points and a fall by two noise levels is excluded (95 %). A
+    steady decline hidden in noise is no stall: its tail looks flat, but not flatter than what came
+    before, nor is a slow power law's, whose progress per doubling hardly fades. At most 5 % of
+    lines, exponentials, logarithms and power laws up to the exponent 0.3 are called stalled by
+    mistake while their last half falls by a noise level or more and the noise of reports is
+    independent, about 10 % at an autocorrelation of 0.6 (benchmarks/README.md). Least squares then
+    place the corner.
     """
     n = len(y)
     rounding = 1e-14 * float(np.abs(y).max())
@@ -375,9 +423,15 @@ def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, in
         if before >= 4:
             was, was_sxx = _line(x[-length - before : -length], y[-length - before : -length])
             half = 0.5 * (x[-length - before : -length].mean() + 1) / (x[-length:].mean() + 1)
-            if was < 0 and slope - half * was > Z_FADED * math.hypot(se, half * error / math.sqrt(was_sxx)):
+            if was < 0 and slope - half * was > Z_FADED * math.hypot(
+                se, half * error / math.sqrt(was_sxx)
+            ):
                 start = n - length
-        elif length == n and n >= 2 * N_TAIL and (Z * se - slope) * (x[-1] - x[0]) <= 2 * noise + rounding:
+        elif (
+            length == n
+            and n >= 2 * N_TAIL
+            and (Z * se - slope) * (x[-1] - x[0]) <= 2 * noise + rounding
+        ):
             return int(x[0]), int(x[0]), int(x[0])
         longer = int(length * 1.2) + 1
         length = n if length < n < longer else longer
@@ -387,7 +441,8 @@ def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, in
 def _corner(x: Array, y: Array, begin: int, error: float) -> tuple[int, int, int]:
     """Steps (best, low, high) of the corner of a line and a plateau in y[begin:], by least squares.
 
-    The interval is the 95 % likelihood one, one point wider on both sides for the block a point stands for.
+    The interval is the 95 % likelihood one, one point wider on both sides for the block a point
+    stands for.
     """
     xs, ys = x[begin:], y[begin:] - y[begin:].mean()
     hinges = np.minimum(xs[None, :] - xs[2:-2, None], 0.0)  # [candidate, point]
@@ -401,7 +456,8 @@ def _corner(x: Array, y: Array, begin: int, error: float) -> tuple[int, int, int
 def _oscillation(x: Array, y: Array) -> tuple[float | None, float]:
     """(period in steps, amplitude) of the strongest sine around a bend, (None, 0.0) if chance explains it.
 
-    Fisher's g test (1929) on the periodogram at the points' own times; at least three periods must fit.
+    Fisher's g test (1929) on the periodogram at the points' own times; at least three periods must
+    fit.
     """
     n = len(y)
     if n < 2 * N_TAIL:
@@ -421,9 +477,14 @@ def _oscillation(x: Array, y: Array) -> tuple[float | None, float]:
 
 
 def _periodogram(time: Array, values: Array) -> Array:
-    """Power at 1, 2, ... n / 2 periods over times from 0 to 1; by Fourier's sum itself where they are not even."""
+    """Power at 1, 2, ... n / 2 periods over times from 0 to 1.
+
+    By Fourier's sum itself where they are not even.
+    """
     n = len(values)
     if np.ptp(np.diff(time)) * n < 0.1:
         return np.asarray(np.abs(np.fft.rfft(values))[1:] ** 2)
     periods = np.arange(1, n // 2 + 1)
-    return np.asarray(np.abs(np.exp(-2j * np.pi * (n - 1) / n * np.outer(periods, time)) @ values) ** 2)
+    return np.asarray(
+        np.abs(np.exp(-2j * np.pi * (n - 1) / n * np.outer(periods, time)) @ values) ** 2
+    )

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 class Verdict:
     """Why a trial was ended before its time.
 
-    rule: the name of the rule that fired, e.g. "diverged", "stalled", "MedianPruner"; of several that had to agree,
-        joined by "+".
+    rule: the name of the rule that fired, e.g. "diverged", "stalled", "MedianPruner"; of several
+        that had to agree, joined by "+".
     step: the step of the report at which it fired (optimizer updates, from 0).
     reason: one sentence for a reader, with the numbers in it.
     numbers: the same numbers for machines; finite or not, never None.
@@ -26,7 +26,9 @@ class Verdict:
 
     def __post_init__(self) -> None:
         if not self.reason:
-            raise ValueError(f"verdict {self.rule!r} at step {self.step} has no reason: say why the trial was ended")
+            raise ValueError(
+                f"verdict {self.rule!r} at step {self.step} has no reason: say why the trial was ended"
+            )
 
     @property
     def rules(self) -> frozenset[str]:
@@ -38,8 +40,10 @@ class Verdict:
 class Intervention:
     """What to try instead of ending a trial that has stalled.
 
-    action: "decay" lowers the learning rate; "rewind" goes back to the best checkpoint and lowers it from there.
-    factor: for the rate of every step to come, between 0 and 1. verdict: what ends the trial if it does not comply.
+    action: "decay" lowers the learning rate; "rewind" goes back to the best checkpoint and lowers
+    it from there.
+    factor: for the rate of every step to come, between 0 and 1. verdict: what ends the trial if it
+    does not comply.
     """
 
     action: str
@@ -50,7 +54,9 @@ class Intervention:
 
     def __post_init__(self) -> None:
         if self.action not in self.ACTIONS:
-            raise ValueError(f"no intervention is called {self.action!r}: choose from {', '.join(self.ACTIONS)}")
+            raise ValueError(
+                f"no intervention is called {self.action!r}: choose from {', '.join(self.ACTIONS)}"
+            )
         if not 0 < self.factor < 1:
             raise ValueError(f"an intervention's factor lies between 0 and 1, got {self.factor}")
 
@@ -60,8 +66,9 @@ class Plan:
     """What a trial says about its own future, so that a rule can tell a pause from a stall.
 
     n_steps: optimizer updates it will make if nobody stops it, or None when it cannot know.
-    lr: the planned learning rate as (step, rate) corners in rising steps, linear in between; empty when unknown.
-    Stored with the trial as the user attributes `n_steps` and `lr_plan`, which anyone may set in plain Optuna too.
+    lr: the planned learning rate as (step, rate) corners in rising steps, linear in between; empty
+    when unknown. Stored with the trial as the user attributes `n_steps` and `lr_plan`, which anyone
+    may set in plain Optuna too.
     """
 
     n_steps: int | None = None
@@ -72,7 +79,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.n_steps is not None and self.n_steps < 1:
-            raise ValueError(f"a plan of {self.n_steps} steps: give at least 1, or None if the length is not known")
+            raise ValueError(
+                f"a plan of {self.n_steps} steps: give at least 1, or None if the length is not known"
+            )
         steps = [step for step, _ in self.lr]
         if steps != sorted(set(steps)):
             raise ValueError(f"the steps of a learning-rate plan must rise; got {steps[:8]}")
@@ -82,8 +91,10 @@ class Plan:
 class Finding:
     """What a lint of a composed config has to say, before any compute.
 
-    name: of the finding, such as "flat". step: where it starts (optimizer updates). text: a sentence with the numbers.
-    rule: "warn", or "infeasible" if a trial with it shall not run. amount: how bad, above 0; told to the sampler.
+    name: of the finding, such as "flat". step: where it starts (optimizer updates). text: a
+    sentence with the numbers.
+    rule: "warn", or "infeasible" if a trial with it shall not run. amount: how bad, above 0; told
+    to the sampler.
     """
 
     name: str
@@ -94,9 +105,13 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.rule not in ("warn", "infeasible"):
-            raise ValueError(f"finding {self.name!r} has rule {self.rule!r}: choose warn or infeasible")
+            raise ValueError(
+                f"finding {self.name!r} has rule {self.rule!r}: choose warn or infeasible"
+            )
         if not self.amount > 0:
-            raise ValueError(f"finding {self.name!r} has amount {self.amount}: a violation is above 0")
+            raise ValueError(
+                f"finding {self.name!r} has amount {self.amount}: a violation is above 0"
+            )
 
 
 class Ending(StrEnum):
@@ -115,10 +130,12 @@ class Ending(StrEnum):
 class Outcome:
     """What came of a trial.
 
-    values: what the task returned, as floats (one per direction of the study); empty if it returned no number.
+    values: what the task returned, as floats (one per direction of the study); empty if it returned
+    no number.
     reason: one sentence, empty when there is nothing to say beyond the ending.
     verdict: what a rule had decided, if one had.
-    returned: the task's return value itself, for callers that want it; None if it cannot leave its process.
+    returned: the task's return value itself, for callers that want it; None if it cannot leave its
+    process.
     findings: what a lint found in its config.
     """
 

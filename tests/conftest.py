@@ -39,7 +39,11 @@ class Run:
     folder: Path
 
     def pid(self) -> int:
-        return int(_eventually(lambda: (self.folder / "pid").is_file() and (self.folder / "pid").read_text()))
+        return int(
+            _eventually(
+                lambda: (self.folder / "pid").is_file() and (self.folder / "pid").read_text()
+            )
+        )
 
     def signal(self, number: int) -> None:
         os.kill(self.pid(), number)
@@ -67,19 +71,28 @@ class Run:
 
 @pytest.fixture(scope="session")
 def _warm_python() -> Iterator[Any]:
-    with subprocess.Popen([sys.executable, str(APPS.parent / "warm_python.py")], stdin=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen(
+        [sys.executable, str(APPS.parent / "warm_python.py")], stdin=subprocess.PIPE, text=True
+    ) as p:
         yield p.stdin
 
 
 @pytest.fixture
 def sweep(_warm_python: Any, tmp_path: Path) -> Callable[..., Run]:
-    """Starts a sweep of an app of tests/apps in the folder tmp_path/study, without a report; does not wait for it."""
+    """Starts a sweep of an app of tests/apps in the folder tmp_path/study, without a report; does
+    not wait for it.
+    """
     numbers = itertools.count()
 
     def start(app: str, *arguments: str, folder: Path = tmp_path / "study", **env: str) -> Run:
         files = tmp_path / f"run-{next(numbers)}"
         files.mkdir()
-        given = ["hydra/sweeper=iolaus", f"hydra.sweep.dir={folder}", "hydra.sweeper.report=null", *arguments]
+        given = [
+            "hydra/sweeper=iolaus",
+            f"hydra.sweep.dir={folder}",
+            "hydra.sweeper.report=null",
+            *arguments,
+        ]
         argv = [str(APPS / app), "--multirun", *given]
         command = {"argv": argv, "cwd": str(tmp_path), "env": env, "folder": str(files)}
         _warm_python.write(json.dumps(command) + "\n")
@@ -95,6 +108,8 @@ def study(tmp_path: Path) -> Callable[..., optuna.Study]:
 
     def load(folder: Path = tmp_path / "study") -> optuna.Study:
         storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
-        return optuna.load_study(study_name=storage.get_all_studies()[0].study_name, storage=storage)
+        return optuna.load_study(
+            study_name=storage.get_all_studies()[0].study_name, storage=storage
+        )
 
     return load

@@ -1,4 +1,6 @@
-"""`python -m sweeps dashboard DIR`: the real server, its answers, and its pages in a real browser."""
+"""`python -m sweeps dashboard DIR`: the real server, its answers, and its pages in a real
+browser.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,13 @@ def quiet() -> None:
 
 
 def make_folder(folder: Path, n_trials: int) -> Path:
-    """A sweep's folder: power laws over lr with noise, every third trial pruned half-way, every seventh exploding."""
+    """A sweep's folder: power laws over lr with noise, every third trial pruned half-way, every
+    seventh exploding.
+    """
     (folder / "curves").mkdir(parents=True)
-    about = "study_name: made\nstorage: null\ndirections: [minimize]\nmetric: loss\nobjective: final\n"
+    about = (
+        "study_name: made\nstorage: null\ndirections: [minimize]\nmetric: loss\nobjective: final\n"
+    )
     (folder / "sweep.yaml").write_text(about)
     url = f"sqlite:///{folder / 'study.db'}"
     study = optuna.create_study(study_name="made", storage=url)
@@ -56,11 +62,26 @@ def make_folder(folder: Path, n_trials: int) -> Path:
         lr, steps = float(10 ** rng.uniform(-3, 0)), 20 * np.arange(1, n + 1)
         loss = 0.3 + abs(np.log10(lr) + 1.5) + 2.5 * (steps / 20) ** -0.5 + rng.normal(0, 0.02, n)
         loss *= 1.2 ** np.arange(n) if number % 7 == 6 else 1.0
-        curves = {"loss": loss, "lr": lr * 0.01 ** (steps / 20 / N_REPORTS), "examples": 64.0 * steps}
+        curves = {
+            "loss": loss,
+            "lr": lr * 0.01 ** (steps / 20 / N_REPORTS),
+            "examples": 64.0 * steps,
+        }
         for metric, value in curves.items():
-            columns = {"trial": np.full(n, number), "step": steps, "seconds": steps / 20, "metric": [metric] * n}
+            columns = {
+                "trial": np.full(n, number),
+                "step": steps,
+                "seconds": steps / 20,
+                "metric": [metric] * n,
+            }
             tables.append(pa.table({**columns, "value": value}, SCHEMA))
-        run = {"folder": f"trials/{number}", "slot": 0, "session": 0, "seconds": float(n), "final": float(loss[-1])}
+        run = {
+            "folder": f"trials/{number}",
+            "slot": 0,
+            "session": 0,
+            "seconds": float(n),
+            "final": float(loss[-1]),
+        }
         verdict = {"verdict": "stalled", "verdict_rule": "stalled", "verdict_step": int(steps[-1])}
         trials.append(
             create_trial(
@@ -77,12 +98,16 @@ def make_folder(folder: Path, n_trials: int) -> Path:
                 },
             )
         )
-        values += [(number + 1, int(step), float(v), "FINITE") for step, v in zip(steps, loss, strict=True)]
+        values += [
+            (number + 1, int(step), float(v), "FINITE") for step, v in zip(steps, loss, strict=True)
+        ]
     study.add_trials(trials)
     pq.write_table(pa.concat_tables(tables), folder / "curves" / "a-000000.parquet")
     with sqlite3.connect(folder / "study.db") as database:  # by Optuna it would take minutes
         columns = "trial_id, step, intermediate_value, intermediate_value_type"
-        database.executemany(f"INSERT INTO trial_intermediate_values ({columns}) VALUES (?, ?, ?, ?)", values)
+        database.executemany(
+            f"INSERT INTO trial_intermediate_values ({columns}) VALUES (?, ?, ?, ?)", values
+        )
     database.close()
     return folder
 
@@ -98,7 +123,9 @@ def folder(kept_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept_folder, tmp_path / "made"))
 
 
-def ask(board: Board, path: str, method: str = "GET", body: Any = None) -> tuple[int, dict[str, str], bytes]:
+def ask(
+    board: Board, path: str, method: str = "GET", body: Any = None
+) -> tuple[int, dict[str, str], bytes]:
     """(status, headers, content) of a request to the application."""
     text = json.dumps(body).encode()
     environ: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": method}
@@ -134,14 +161,18 @@ def test_the_root_leads_to_the_study(folder: Path) -> None:
 
 
 def test_each_trial_carries_attributes_note_and_picture(folder: Path) -> None:
-    """The server's own answer has them: short attributes, a note with the picture, and the picture as a PNG."""
+    """The server's own answer has them: short attributes, a note with the picture, and the picture
+    as a PNG.
+    """
     board = Board(folder)
     study = detail(board)
     made = review(load(folder), 1)
     assert len(study["trials"]) == 12
     for trial in study["trials"]:
         number = trial["number"]
-        assert attributes(trial) == {name: str(value) for name, value in made.attributes[number].items()}
+        assert attributes(trial) == {
+            name: str(value) for name, value in made.attributes[number].items()
+        }
         assert trial["note"]["body"].startswith(made.notes[number])
         (artifact,) = trial["artifacts"]
         path = f"/artifacts/1/{trial['trial_id']}/{artifact['artifact_id']}"
@@ -149,11 +180,19 @@ def test_each_trial_carries_attributes_note_and_picture(folder: Path) -> None:
         if number < 3:  # drawing takes its time
             status, headers, content = ask(board, path)
             assert (status, headers["Content-Type"], content[:4]) == (200, "image/png", PNG)
-    assert {key["key"] for key in study["union_user_attrs"]} >= {"shape", "tier", "steps", "examples", "seconds"}
+    assert {key["key"] for key in study["union_user_attrs"]} >= {
+        "shape",
+        "tier",
+        "steps",
+        "examples",
+        "seconds",
+    }
 
 
 def test_the_study_carries_the_ranking_and_its_curves(folder: Path) -> None:
-    """The study's note is the paragraph with the ranking, then all curves; its objective has a name."""
+    """The study's note is the paragraph with the ranking, then all curves; its objective has a
+    name.
+    """
     board = Board(folder)
     study = detail(board)
     assert study["note"]["body"].startswith("12 trials of made")
@@ -176,12 +215,21 @@ def test_looking_writes_nothing(folder: Path) -> None:
 
 
 def test_a_sweep_that_goes_on_is_reviewed_again(folder: Path) -> None:
-    """What is shown follows the sweep: a trial that ended since has its note after the next look."""
+    """What is shown follows the sweep: a trial that ended since has its note after the next
+    look.
+    """
     board = Board(folder)
     study = optuna.load_study(study_name="made", storage=f"sqlite:///{folder / 'study.db'}")
     trial = study.ask({"lr": FloatDistribution(1e-3, 1, log=True)})
-    table = {"trial": [12] * 9, "step": range(20, 200, 20), "seconds": [1.0] * 9, "metric": ["loss"] * 9}
-    pq.write_table(pa.table({**table, "value": [2.0] * 9}, SCHEMA), folder / "curves" / "b-000000.parquet")
+    table = {
+        "trial": [12] * 9,
+        "step": range(20, 200, 20),
+        "seconds": [1.0] * 9,
+        "metric": ["loss"] * 9,
+    }
+    pq.write_table(
+        pa.table({**table, "value": [2.0] * 9}, SCHEMA), folder / "curves" / "b-000000.parquet"
+    )
     trial.set_user_attr("why", "failed: the disk is full")
     study.tell(trial, state=TrialState.FAIL)
 
@@ -202,7 +250,9 @@ def test_a_sweep_that_goes_on_is_reviewed_again(folder: Path) -> None:
 
 
 def test_what_a_person_writes_below_a_note_stays(folder: Path) -> None:
-    """An edit in the browser is kept below ours, when the sweep is reviewed again and when notes are recorded."""
+    """An edit in the browser is kept below ours, when the sweep is reviewed again and when notes
+    are recorded.
+    """
     shown = detail(Board(folder))["trials"][2]["note"]
     edited = {"version": shown["version"] + 1, "body": shown["body"] + "\n\nLooks like the seed."}
     assert ask(Board(folder), "/api/studies/1/3/note", "PUT", edited)[0] == 204
@@ -213,7 +263,9 @@ def test_what_a_person_writes_below_a_note_stays(folder: Path) -> None:
 
 
 def test_recorded_notes_are_seen_without_us(folder: Path) -> None:
-    """After a report any dashboard shows the notes of study and finished trials; a second one writes nothing."""
+    """After a report any dashboard shows the notes of study and finished trials; a second one
+    writes nothing.
+    """
     from optuna_dashboard import get_note
 
     write_notes(folder, load(folder))
@@ -226,7 +278,9 @@ def test_recorded_notes_are_seen_without_us(folder: Path) -> None:
 
 
 def test_the_best_trial_keeps_its_constraints(folder: Path) -> None:
-    """Of the completed trials the best that violates no constraint is shown; if all do, the best of all."""
+    """Of the completed trials the best that violates no constraint is shown; if all do, the best of
+    all.
+    """
     backend = InMemoryStorage()
     study = optuna.create_study(storage=backend)
     for value, amount in ((1.0, 2.0), (3.0, 0.0), (2.0, -1.0), (0.5, 0.1)):
@@ -248,7 +302,9 @@ def test_the_study_of_a_sweep_is_not_renamed(folder: Path) -> None:
 
 
 def test_uploads_go_to_the_sweeps_folder(folder: Path) -> None:
-    """A file that a person adds to the study lies in artifacts/ of the sweep's folder, and comes back."""
+    """A file that a person adds to the study lies in artifacts/ of the sweep's folder, and comes
+    back.
+    """
     file = {"file": "data:text/plain;base64,aGVsbG8=", "filename": "hello.txt"}
     board = Board(folder)
     status, _, content = ask(board, "/api/artifacts/1", "POST", file)
@@ -267,7 +323,7 @@ def serve() -> Iterator[Any]:
     processes = []
 
     def start(folder: Path) -> str:
-        command = [sys.executable, "-m", "sweeps", "dashboard", str(folder), "--port", "0"]
+        command = [sys.executable, "-m", "iolaus.sweeps", "dashboard", str(folder), "--port", "0"]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
@@ -306,7 +362,9 @@ def is_drawn(image: Any) -> bool:
 
 
 def test_in_a_browser(folder: Path, serve: Any, page: Any, tmp_path: Path) -> None:
-    """The study's page names the best trial; a pruned trial has note, picture, artifact; its attributes are columns."""
+    """The study's page names the best trial; a pruned trial has note, picture, artifact; its
+    attributes are columns.
+    """
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     address = serve(folder)
@@ -332,9 +390,13 @@ def test_in_a_browser(folder: Path, serve: Any, page: Any, tmp_path: Path) -> No
     page.get_by_text("Tier 1 of ").wait_for()
 
     page.goto(f"{address}/dashboard/studies/1/smartSelection")
-    page.get_by_text("User Attribute stalled_since").wait_for()  # an axis of the parallel coordinates
+    page.get_by_text(
+        "User Attribute stalled_since"
+    ).wait_for()  # an axis of the parallel coordinates
     page.get_by_role("columnheader", name="UserAttribute shape").wait_for()
-    page.get_by_role("columnheader", name="UserAttribute tier").get_by_role("button").click()  # sorts
+    page.get_by_role("columnheader", name="UserAttribute tier").get_by_role(
+        "button"
+    ).click()  # sorts
     assert not errors
 
 
@@ -362,7 +424,9 @@ def test_a_port_in_use_is_refused(folder: Path) -> None:
 def test_a_thousand_trials_stay_usable(
     tmp_path: Path, serve: Any, page: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With 1,000 trials of up to 100 reports every page is there within a minute on a busy machine of two cores."""
+    """With 1,000 trials of up to 100 reports every page is there within a minute on a busy machine
+    of two cores.
+    """
     folder = make_folder(tmp_path / "made", 1000)
     started_s = time.monotonic()
     address = serve(folder)
@@ -372,7 +436,11 @@ def test_a_thousand_trials_stay_usable(
         ("study", "", page.get_by_text("Best Trial (number=")),
         ("trial with its picture", "/trials?numbers=998", picture),
         ("note with all curves", "/note", picture),
-        ("axes and table", "/smartSelection", page.get_by_role("columnheader", name="UserAttribute tier")),
+        (
+            "axes and table",
+            "/smartSelection",
+            page.get_by_role("columnheader", name="UserAttribute tier"),
+        ),
     ):
         started_s = time.monotonic()
         page.goto(f"{address}/dashboard/studies/1{path}", timeout=120_000)
@@ -382,5 +450,7 @@ def test_a_thousand_trials_stay_usable(
         times[name] = time.monotonic() - started_s
         page.screenshot(path=tmp_path / f"{name}.png")
     with capsys.disabled():
-        print("".join(f"\n1,000 trials, {name}: {seconds:.1f} s" for name, seconds in times.items()))
+        print(
+            "".join(f"\n1,000 trials, {name}: {seconds:.1f} s" for name, seconds in times.items())
+        )
     assert max(times.values()) < 60

@@ -1,4 +1,6 @@
-"""Sweeps from the shell, as their users see them: what is refused, what may fail, what is kept, what is printed."""
+"""Sweeps from the shell, as their users see them: what is refused, what may fail, what is kept,
+what is printed.
+"""
 
 import hashlib
 import re
@@ -29,22 +31,67 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 REFUSED = {
-    "unknown parameter": (["xx=choice(1, 2)"], "unknown parameter xx", "no such key; did you mean x?"),
+    "unknown parameter": (
+        ["xx=choice(1, 2)"],
+        "unknown parameter xx",
+        "no such key; did you mean x?",
+    ),
     "empty interval": (["x=interval(1, 1)"], "x=interval(1, 1)", "is empty; widen it"),
     "turned interval": (["x=interval(3, 1)"], "x=interval(3, 1)", "write interval(1.0, 3.0)"),
-    "log of zero": (["x=tag(log, interval(0, 1))"], "above 0, got 0.0", "start it at a small positive number"),
-    "choice twice": (["x=choice(1, 2, 1)"], "the choice 1 stands there twice", "name each choice once"),
+    "log of zero": (
+        ["x=tag(log, interval(0, 1))"],
+        "above 0, got 0.0",
+        "start it at a small positive number",
+    ),
+    "choice twice": (
+        ["x=choice(1, 2, 1)"],
+        "the choice 1 stands there twice",
+        "name each choice once",
+    ),
     "fixed and searched": (["x=3", X], "x is both fixed and searched", "keep one of them"),
-    "other space": (["x=interval(0, 2)"], "x was float 0.0 to 1.0, now float 0.0 to 2.0", "choose another"),
-    "other direction": ([X, "hydra.sweeper.direction=maximize"], "direction=minimize, asked for maximize", "choose"),
-    "no such storage": ([X, "hydra.sweeper.storage=sqlite:////no/where.db"], "sqlite:////no/where.db", "check"),
-    "unknown storage": ([X, "hydra.sweeper.storage=nonsense://x"], "nonsense", "check hydra.sweeper.storage"),
-    "no trials": ([X, "hydra.sweeper.n_trials=0"], "n_trials=0", "give the total number of trials to reach, 1 or more"),
+    "other space": (
+        ["x=interval(0, 2)"],
+        "x was float 0.0 to 1.0, now float 0.0 to 2.0",
+        "choose another",
+    ),
+    "other direction": (
+        [X, "hydra.sweeper.direction=maximize"],
+        "direction=minimize, asked for maximize",
+        "choose",
+    ),
+    "no such storage": (
+        [X, "hydra.sweeper.storage=sqlite:////no/where.db"],
+        "sqlite:////no/where.db",
+        "check",
+    ),
+    "unknown storage": (
+        [X, "hydra.sweeper.storage=nonsense://x"],
+        "nonsense",
+        "check hydra.sweeper.storage",
+    ),
+    "no trials": (
+        [X, "hydra.sweeper.n_trials=0"],
+        "n_trials=0",
+        "give the total number of trials to reach, 1 or more",
+    ),
     "no jobs": ([X, "hydra.sweeper.n_jobs=0"], "n_jobs=0", "1 or more, or auto"),
-    "failure rate": ([X, "hydra.sweeper.max_failure_rate=2"], "max_failure_rate=2", "a share from 0"),
-    "sampler option": ([X, "+hydra.sweeper.sampler.wit=3"], "TPESampler", "unexpected keyword argument 'wit'"),
+    "failure rate": (
+        [X, "hydra.sweeper.max_failure_rate=2"],
+        "max_failure_rate=2",
+        "a share from 0",
+    ),
+    "sampler option": (
+        [X, "+hydra.sweeper.sampler.wit=3"],
+        "TPESampler",
+        "unexpected keyword argument 'wit'",
+    ),
     "several objectives, one pruner": (
-        [X, "hydra.sweeper.direction=[minimize,minimize]", "hydra/sweeper/pruner=median", "hydra.sweeper.study_name=n"],
+        [
+            X,
+            "hydra.sweeper.direction=[minimize,minimize]",
+            "hydra/sweeper/pruner=median",
+            "hydra.sweeper.study_name=n",
+        ],
         "MedianPruner judges one objective and there are 2",
         "none",
     ),
@@ -60,13 +107,23 @@ REFUSED = {
 
 
 def test_bad_input_is_refused_in_a_sentence(sweep: Any, tmp_path: Path) -> None:
-    """What cannot be is refused at once, with what was asked and what to do, and nothing there is changed."""
+    """What cannot be is refused at once, with what was asked and what to do, and nothing there is
+    changed.
+    """
     sweep("trouble.py", X, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1").ok()
     (tmp_path / "file").write_text("not a folder")
     before = fingerprint(tmp_path / "study")
-    cannot_write = {"folder": tmp_path / "file" / "study"}, "Not a directory", "choose another hydra.sweep.dir"
+    cannot_write = (
+        {"folder": tmp_path / "file" / "study"},
+        "Not a directory",
+        "choose another hydra.sweep.dir",
+    )
     for what, (given, arrived, to_do) in {**REFUSED, "no folder": cannot_write}.items():
-        done = (sweep("trouble.py", X, **given) if isinstance(given, dict) else sweep("trouble.py", *given)).wait()
+        done = (
+            sweep("trouble.py", X, **given)
+            if isinstance(given, dict)
+            else sweep("trouble.py", *given)
+        ).wait()
         lines = [line for line in done.err.splitlines() if line and "HYDRA_FULL_ERROR" not in line]
         assert done.code != 0, what
         assert len(lines) == 1, (what, lines)
@@ -84,8 +141,20 @@ def test_read_only_folder_is_refused(sweep: Any) -> None:
 
 
 def test_each_ending(sweep: Any, study: Any, tmp_path: Path) -> None:
-    """Whatever a task does ends that trial only: recorded, with a reason, a log that exists, and a row in the table."""
-    ways = ["return", "nothing", "diverge", "raise", "exit", "kill", "os exit", "report other", "report"]
+    """Whatever a task does ends that trial only: recorded, with a reason, a log that exists, and a
+    row in the table.
+    """
+    ways = [
+        "return",
+        "nothing",
+        "diverge",
+        "raise",
+        "exit",
+        "kill",
+        "os exit",
+        "report other",
+        "report",
+    ]
     done = sweep(
         "trouble.py",
         *GRID,
@@ -112,7 +181,11 @@ def test_each_ending(sweep: Any, study: Any, tmp_path: Path) -> None:
         assert trials[do].state is TrialState.FAIL
         assert reason in why[do]
         assert "printed by 1.0" in Path(trials[do].user_attrs["log"]).read_text()
-        row = next(line for line in done.out.splitlines() if line.split()[:2] == [str(trials[do].number), "failed"])
+        row = next(
+            line
+            for line in done.out.splitlines()
+            if line.split()[:2] == [str(trials[do].number), "failed"]
+        )
         assert why[do].removeprefix("failed: ")[:30] in row
     assert "Traceback" in Path(trials["raise"].user_attrs["log"]).read_text()
 
@@ -121,11 +194,15 @@ def test_each_ending(sweep: Any, study: Any, tmp_path: Path) -> None:
     assert why["diverge"] == "diverged: loss became nan at step 3"
     assert nan.user_attrs["verdict_rule"] == "diverged"
     assert (tmp_path / "study" / nan.user_attrs["run"]["folder"] / "last_step").read_text() == "3"
-    assert re.search(r"MedianPruner has nothing to judge: trial \d+ never reported 'loss'", done.out + done.err)
+    assert re.search(
+        r"MedianPruner has nothing to judge: trial \d+ never reported 'loss'", done.out + done.err
+    )
 
 
 def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Path) -> None:
-    """Ctrl-C, Ctrl-C twice, or a killed driver: the same command goes on, and each setting is run to its end once."""
+    """Ctrl-C, Ctrl-C twice, or a killed driver: the same command goes on, and each setting is run
+    to its end once.
+    """
     diary = tmp_path / "diary"
     settings = [*GRID, "x=range(0, 14)", "pause_s=0.4", f"diary={diary}", "hydra.sweeper.n_jobs=2"]
 
@@ -156,7 +233,9 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
     cut = [t for t in study().trials if was_interrupted(t)]
     waiting = [t for t in study().trials if t.state is TrialState.WAITING]
     assert 1 <= len(cut) <= 2
-    assert sorted(t.params["x"] for t in cut) == sorted(t.system_attrs["fixed_params"]["x"] for t in waiting)
+    assert sorted(t.params["x"] for t in cut) == sorted(
+        t.system_attrs["fixed_params"]["x"] for t in waiting
+    )
     assert not [t for t in study().trials if t.state is TrialState.RUNNING]
     assert "trial  state" in run.out
 
@@ -181,7 +260,9 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
 
 
 def test_n_trials_is_the_total_and_a_study_can_move(sweep: Any, study: Any, tmp_path: Path) -> None:
-    """The same command does nothing more; with n_trials raised it goes on; a copy elsewhere reads and goes on too."""
+    """The same command does nothing more; with n_trials raised it goes on; a copy elsewhere reads
+    and goes on too.
+    """
     given = [X, "do=report", "hydra.sweeper.n_jobs=2"]
     sweep("trouble.py", *given, "hydra.sweeper.n_trials=3").ok()
     again = sweep("trouble.py", *given, "hydra.sweeper.n_trials=3").ok()
@@ -207,7 +288,12 @@ def test_n_trials_is_the_total_and_a_study_can_move(sweep: Any, study: Any, tmp_
 
 def test_no_barrier(sweep: Any, study: Any) -> None:
     """One slow trial holds up nobody: the other slot runs all the others meanwhile."""
-    sweep("trouble.py", *GRID, "pause_s=choice(2.5, 0, 0.01, 0.02, 0.03, 0.04)", "hydra.sweeper.n_jobs=2").ok()
+    sweep(
+        "trouble.py",
+        *GRID,
+        "pause_s=choice(2.5, 0, 0.01, 0.02, 0.03, 0.04)",
+        "hydra.sweeper.n_jobs=2",
+    ).ok()
     slow, *others = study().trials
     assert slow.params["pause_s"] == 2.5
     assert max(t.datetime_complete for t in others) < slow.datetime_complete
@@ -215,7 +301,9 @@ def test_no_barrier(sweep: Any, study: Any) -> None:
 
 
 def test_a_trial_is_a_hydra_job(sweep: Any, study: Any, tmp_path: Path) -> None:
-    """Environment, working directory, callbacks and log are each trial's own; a module is imported once per worker."""
+    """Environment, working directory, callbacks and log are each trial's own; a module is imported
+    once per worker.
+    """
     imports = tmp_path / "imports"
     sweep(
         "trouble.py",
@@ -240,7 +328,9 @@ def test_a_trial_is_a_hydra_job(sweep: Any, study: Any, tmp_path: Path) -> None:
 
 
 def test_objective(sweep: Any, study: Any, tmp_path: Path) -> None:
-    """The objective is the best or final report or the return value, as asked; by default what the task returns."""
+    """The objective is the best or final report or the return value, as asked; by default what the
+    task returns.
+    """
     reported, both = "report", "report and return"
     wanted = {
         "best": {reported: 10, both: 1},
@@ -248,23 +338,43 @@ def test_objective(sweep: Any, study: Any, tmp_path: Path) -> None:
         "return": {reported: None, both: 10},
         "null": {reported: 10, both: 10},
     }
-    given = [*GRID, f"do=choice('{reported}', '{both}')", "x=10", "hydra.sweeper.max_failure_rate=1"]
-    runs = [sweep("trouble.py", *given, f"hydra.sweeper.objective={o}", folder=tmp_path / o) for o in wanted]
+    given = [
+        *GRID,
+        f"do=choice('{reported}', '{both}')",
+        "x=10",
+        "hydra.sweeper.max_failure_rate=1",
+    ]
+    runs = [
+        sweep("trouble.py", *given, f"hydra.sweeper.objective={o}", folder=tmp_path / o)
+        for o in wanted
+    ]
     for run in runs:
         run.ok()
-    assert {o: {t.params["do"]: t.value for t in study(tmp_path / o).trials} for o in wanted} == wanted
+    assert {
+        o: {t.params["do"]: t.value for t in study(tmp_path / o).trials} for o in wanted
+    } == wanted
 
 
 def test_maximize(sweep: Any, study: Any, tmp_path: Path) -> None:
     """With direction=maximize the largest value wins, in the table and the results."""
     done = sweep("trouble.py", *GRID, "x=range(0, 4)", "hydra.sweeper.direction=maximize").ok()
-    assert OmegaConf.load(tmp_path / "study" / "optimization_results.yaml").best_value == study().best_value == 3
+    assert (
+        OmegaConf.load(tmp_path / "study" / "optimization_results.yaml").best_value
+        == study().best_value
+        == 3
+    )
     assert re.search(r"trial .+\n +3 +completed +3", done.out)
 
 
 def test_pruner_prunes(sweep: Any, study: Any) -> None:
     """A pruner ends hopeless trials early, and says at which step."""
-    given = ["do=report", "x=choice(1, 2, 3, 4)", "n_steps=50", "step_s=0.02", "hydra.sweeper.n_jobs=1"]
+    given = [
+        "do=report",
+        "x=choice(1, 2, 3, 4)",
+        "n_steps=50",
+        "step_s=0.02",
+        "hydra.sweeper.n_jobs=1",
+    ]
     pruner = ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=2"]
     done = sweep("trouble.py", *GRID, *given, *pruner).ok()
     pruned = [t for t in study().trials if t.state is TrialState.PRUNED]
@@ -274,12 +384,23 @@ def test_pruner_prunes(sweep: Any, study: Any) -> None:
 
 
 def test_a_real_terminal_command(tmp_path: Path) -> None:
-    """Started by a shell, a sweep prints where it is, a line per trial, the table, and commands that work."""
-    command = [sys.executable, str(APPS / "trouble.py"), "--multirun", "hydra/sweeper=iolaus", X, "do=report"]
+    """Started by a shell, a sweep prints where it is, a line per trial, the table, and commands
+    that work.
+    """
+    command = [
+        sys.executable,
+        str(APPS / "trouble.py"),
+        "--multirun",
+        "hydra/sweeper=iolaus",
+        X,
+        "do=report",
+    ]
     more = ["hydra.sweeper.n_trials=2", "hydra.sweeper.report=null", "hydra.sweeper.n_jobs=1"]
     run = {"cwd": tmp_path, "capture_output": True, "text": True, "check": True}
     done = subprocess.run([*command, *more], **run)
-    assert [line.split()[:3] for line in done.stdout.splitlines() if line.startswith("trial ")][:2] == [
+    assert [line.split()[:3] for line in done.stdout.splitlines() if line.startswith("trial ")][
+        :2
+    ] == [
         ["trial", "0", "completed"],
         ["trial", "1", "completed"],
     ]
@@ -288,5 +409,7 @@ def test_a_real_terminal_command(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", continued[1].replace("n_trials=4", "n_trials=3")], **run)
     assert "trial 2 completed" in done.stdout
     assert "3 trials in study trouble" in done.stdout
-    shown = subprocess.run([sys.executable, "-m", "sweeps", "show", *tmp_path.glob("multirun/*/*")], **run)
+    shown = subprocess.run(
+        [sys.executable, "-m", "iolaus.sweeps", "show", *tmp_path.glob("multirun/*/*")], **run
+    )
     assert len(shown.stdout.splitlines()) == 4

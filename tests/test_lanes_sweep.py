@@ -18,7 +18,11 @@ from iolaus.sweeps.run.fork_server import ForkServer, drain
 from iolaus.sweeps.run.messages import Assignment, LogMessage, Stopped, WorkerSpec
 from iolaus.sweeps.types import Verdict
 
-LANES = ["hydra.sweeper.lane_runner=lanes.run_lanes", "hydra.sweeper.lanes=3", "hydra.sweeper.n_jobs=1"]
+LANES = [
+    "hydra.sweeper.lane_runner=lanes.run_lanes",
+    "hydra.sweeper.lanes=3",
+    "hydra.sweeper.n_jobs=1",
+]
 X = "x=interval(0.1, 1)"
 
 
@@ -26,8 +30,12 @@ def in_lanes(sweep: Any, *arguments: str, n_trials: int = 7) -> Any:
     return sweep("lanes.py", X, *LANES, f"hydra.sweeper.n_trials={n_trials}", *arguments)
 
 
-def test_trials_share_a_worker_and_end_like_any_other(sweep: Any, study: Any, tmp_path: Path) -> None:
-    """Up to three run at a time in one process; results, curves, folders, configs and logs are as ever."""
+def test_trials_share_a_worker_and_end_like_any_other(
+    sweep: Any, study: Any, tmp_path: Path
+) -> None:
+    """Up to three run at a time in one process; results, curves, folders, configs and logs are as
+    ever.
+    """
     run = in_lanes(sweep, f"diary={tmp_path}/diary").ok()
     beside = [line.split() for line in (tmp_path / "diary").read_text().splitlines()]
     assert len({pid for pid, *_ in beside}) == 1
@@ -46,7 +54,9 @@ def test_trials_share_a_worker_and_end_like_any_other(sweep: Any, study: Any, tm
 
 
 def test_each_lane_ends_its_own_way(sweep: Any, study: Any, tmp_path: Path) -> None:
-    """Raising, diverging and handing back to the solo loop are each told of that trial, with its reason."""
+    """Raising, diverging and handing back to the solo loop are each told of that trial, with its
+    reason.
+    """
     space = "do=choice(train,raise,diverge,alone)"
     given = ["hydra/sweeper/sampler=grid", "hydra.sweeper.max_failure_rate=1", "x=0.5", space]
     sweep("lanes.py", *LANES, "hydra.sweeper.n_trials=4", *given).ok()
@@ -91,7 +101,9 @@ def test_a_trial_that_waits_for_a_lane_can_be_stopped() -> None:
 
 
 def test_lanes_lost_with_their_worker_are_run_again(sweep: Any, study: Any, tmp_path: Path) -> None:
-    """A worker killed with three trials cuts them off; their settings run again and the sweep reaches its trials."""
+    """A worker killed with three trials cuts them off; their settings run again and the sweep
+    reaches its trials.
+    """
     in_lanes(sweep, "do=kill", f"diary={tmp_path}/diary", n_trials=4).ok()
     trials = study().trials
     assert sum(t.state is TrialState.COMPLETE for t in trials) == 4
@@ -99,12 +111,23 @@ def test_lanes_lost_with_their_worker_are_run_again(sweep: Any, study: Any, tmp_
     assert len(again) == 3
     for trial in again:
         assert trial.params == trials[trial.user_attrs["again_for"]].params
-        assert trials[trial.user_attrs["again_for"]].user_attrs["why"].startswith("interrupted: its worker process")
+        assert (
+            trials[trial.user_attrs["again_for"]]
+            .user_attrs["why"]
+            .startswith("interrupted: its worker process")
+        )
 
 
 def test_lanes_that_always_kill_their_worker_fail(sweep: Any, study: Any, tmp_path: Path) -> None:
-    """The second worker in a row that dies with its trials ends them as failed: a sweep does not go in circles."""
-    given = ["do=kill", "x=interval(2, 3)", f"diary={tmp_path}/diary", "hydra.sweeper.max_failure_rate=0.2"]
+    """The second worker in a row that dies with its trials ends them as failed: a sweep does not go
+    in circles.
+    """
+    given = [
+        "do=kill",
+        "x=interval(2, 3)",
+        f"diary={tmp_path}/diary",
+        "hydra.sweeper.max_failure_rate=0.2",
+    ]
     run = sweep("lanes.py", *LANES, "hydra.sweeper.n_trials=9", *given).wait()
     assert run.code == 1
     failed = [t for t in study().trials if t.user_attrs.get("why", "").startswith("failed")]
@@ -116,9 +139,18 @@ def test_lanes_that_always_kill_their_worker_fail(sweep: Any, study: Any, tmp_pa
     ("arguments", "message"),
     [
         (["hydra.sweeper.lanes=3"], "lane_runner names no function"),
-        (["hydra.sweeper.lanes=many", *LANES[:1]], "the number of lanes of each slot, 1 or more, or auto"),
-        (["hydra.sweeper.lanes=2", "hydra.sweeper.lane_runner=lanes.nobody"], "lane_runner=lanes.nobody"),
-        (["hydra.sweeper.lanes=2", *LANES[:1], "hydra.job.chdir=true"], "share one working directory"),
+        (
+            ["hydra.sweeper.lanes=many", *LANES[:1]],
+            "the number of lanes of each slot, 1 or more, or auto",
+        ),
+        (
+            ["hydra.sweeper.lanes=2", "hydra.sweeper.lane_runner=lanes.nobody"],
+            "lane_runner=lanes.nobody",
+        ),
+        (
+            ["hydra.sweeper.lanes=2", *LANES[:1], "hydra.job.chdir=true"],
+            "share one working directory",
+        ),
         (["hydra.sweeper.lanes=2", *LANES[:1], "+hydra.job.env_set.A=b"], "share one environment"),
     ],
 )
@@ -130,13 +162,29 @@ def test_lanes_that_cannot_be_are_refused(sweep: Any, arguments: list[str], mess
 
 
 def test_the_trainer_sweeps_the_same_in_lanes(tmp_path: Path) -> None:
-    """`hydra.sweeper.lanes=4` changes no curve beyond rounding: same settings, same losses, same checkpoints kept."""
-    common = ["task=digits", "optim.lr=choice(0.01,0.1,0.3)", "batch_size=choice(32,64)", "steps=30", "eval_every=10"]
-    sampler = ["hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0", "hydra.sweeper.n_jobs=1"]
+    """`hydra.sweeper.lanes=4` changes no curve beyond rounding: same settings, same losses, same
+    checkpoints kept.
+    """
+    common = [
+        "task=digits",
+        "optim.lr=choice(0.01,0.1,0.3)",
+        "batch_size=choice(32,64)",
+        "steps=30",
+        "eval_every=10",
+    ]
+    sampler = [
+        "hydra/sweeper/sampler=grid",
+        "hydra.sweeper.sampler.seed=0",
+        "hydra.sweeper.n_jobs=1",
+    ]
     values = {}
     for lanes in (1, 4):
         folder = tmp_path / f"lanes{lanes}"
-        given = [f"hydra.sweeper.lanes={lanes}", f"hydra.sweep.dir={folder}", "hydra.sweeper.n_trials=6"]
+        given = [
+            f"hydra.sweeper.lanes={lanes}",
+            f"hydra.sweep.dir={folder}",
+            "hydra.sweeper.n_trials=6",
+        ]
         command = [
             sys.executable,
             "-m",

@@ -27,10 +27,17 @@ def test_they_are_kept_without_outputs(path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own machinery
 def test_they_run(name: str, tmp_path: Path) -> None:
-    """Every cell runs in an empty folder, and tables and figures show as the last line of a cell."""
+    """Every cell runs in an empty folder, and tables and figures show as the last line of a
+    cell.
+    """
     notebook = read(name)
     folder = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=250, kernel_name="python3", resources=folder).execute()
-    shown = [output.data for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    shown = [
+        output.data
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "data" in output
+    ]
     assert sum("text/html" in data for data in shown) >= 3
     assert any("image/png" in data for data in shown)

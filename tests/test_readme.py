@@ -1,4 +1,6 @@
-"""What the README says works: its commands run, its links lead somewhere, its tables name what exists."""
+"""What the README says works: its commands run, its links lead somewhere, its tables name what
+exists.
+"""
 
 import dataclasses
 import re
@@ -19,21 +21,28 @@ SHORT = ["steps=20", "report_every=5", "eval_every=20"]
 
 
 def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=250, check=False
+    )
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 def test_commands_run(tmp_path: Path) -> None:
-    """Every command of the README's table does what it is there for, one after the other, in an empty folder."""
-    sweep = [sys.executable, "-m", "trainer", "--multirun", "+sweep=quickstart", *SHORT]
+    """Every command of the README's table does what it is there for, one after the other, in an
+    empty folder.
+    """
+    sweep = [sys.executable, "-m", "iolaus.trainer", "--multirun", "+sweep=quickstart", *SHORT]
     assert "best" in run([*sweep, "hydra.sweeper.n_trials=4"], tmp_path)
     assert len(COMMANDS) >= 7
     for command in COMMANDS:
         words = [sys.executable, *shlex.split(command)[1:]]
         if "dashboard" in words:
             words.append("--help")  # it serves until it is stopped
-        words = [str(tmp_path / "multirun/quickstart") if word == "CURVES.parquet" else word for word in words]
+        words = [
+            str(tmp_path / "multirun/quickstart") if word == "CURVES.parquet" else word
+            for word in words
+        ]
         trains = words[2] == "trainer" and "lint" not in words
         run([*words, *SHORT] if trains else words, tmp_path)
     report = tmp_path / "multirun/quickstart/report"
@@ -42,7 +51,9 @@ def test_commands_run(tmp_path: Path) -> None:
 
 
 def test_make_targets_exist() -> None:
-    """The two commands that set everything up are targets of the Makefile, and CI runs the second."""
+    """The two commands that set everything up are targets of the Makefile, and CI runs the
+    second.
+    """
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\S+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
@@ -56,7 +67,9 @@ def test_links_lead_somewhere(path: str) -> None:
 
 
 def test_tables_name_what_exists() -> None:
-    """The sweeper's options, samplers and pruners in the README are those it has, with the defaults it says."""
+    """The sweeper's options, samplers and pruners in the README are those it has, with the defaults
+    it says.
+    """
     defaults = {f.name: f.default for f in dataclasses.fields(IolausSweeperConf)}
     options = re.search(r"`hydra.sweeper.` \|.*?\n\n", README, re.DOTALL)
     assert options
@@ -67,7 +80,9 @@ def test_tables_name_what_exists() -> None:
         if value := said.strip(" `"):
             assert value == str(defaults[name]).lower()
     words = re.search(
-        r"`hydra/sweeper/sampler` is one of (.*?); `hydra/sweeper/pruner` one of (.*?), or", README, re.DOTALL
+        r"`hydra/sweeper/sampler` is one of (.*?); `hydra/sweeper/pruner` one of (.*?), or",
+        README,
+        re.DOTALL,
     )
     assert words
     assert set(re.findall(r"\w+", words[1])) == set(SAMPLERS)

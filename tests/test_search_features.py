@@ -46,13 +46,19 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def sweep(tmp_path: Path):
-    """Run the app's sweep with further overrides; returns its study, what it printed, and the trainings that ran."""
+    """Run the app's sweep with further overrides; returns its study, what it printed, and the
+    trainings that ran.
+    """
 
     def sweep(*overrides: str) -> tuple[optuna.Study, str, list[tuple[str, float, str]]]:
         command = [sys.executable, str(APP), "--multirun", f"runs={tmp_path}/runs.txt", *overrides]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
-        study = optuna.load_study(study_name="conditional", storage=f"sqlite:///{tmp_path}/sweep/study.db")
+        study = optuna.load_study(
+            study_name="conditional", storage=f"sqlite:///{tmp_path}/sweep/study.db"
+        )
         lines = [line.split() for line in (tmp_path / "runs.txt").read_text().splitlines()]
         return study, done.stdout, [(seed, float(lr), kind) for seed, lr, kind in lines]
 
@@ -60,7 +66,9 @@ def sweep(tmp_path: Path):
 
 
 def test_no_setting_runs_twice(sweep) -> None:
-    """Ten settings exist; thirty trials train each once, take over the rest, and the search still sees all thirty."""
+    """Ten settings exist; thirty trials train each once, take over the rest, and the search still
+    sees all thirty.
+    """
     study, _, runs = sweep("hydra.sweeper.n_trials=30")
     assert len(study.trials) == 30
     ran = [t for t in study.trials if "duplicate_of" not in t.user_attrs]
@@ -73,18 +81,29 @@ def test_no_setting_runs_twice(sweep) -> None:
 
 
 def test_known_settings_run_first(sweep) -> None:
-    """Settings known in advance are the first trials, in their order; what they leave out is sampled."""
-    study, _, _ = sweep("hydra.sweeper.enqueue=[{clip: norm, clip.threshold: 2, lr: 0.2}, {clip: none}]")
+    """Settings known in advance are the first trials, in their order; what they leave out is
+    sampled.
+    """
+    study, _, _ = sweep(
+        "hydra.sweeper.enqueue=[{clip: norm, clip.threshold: 2, lr: 0.2}, {clip: none}]"
+    )
     first, second = study.trials[:2]
     assert first.params == {"clip": "norm", "clip.threshold": 2, "lr": 0.2}
     assert second.params["clip"] == "none"
-    again, _, _ = sweep("hydra.sweeper.enqueue=[{clip: norm, clip.threshold: 2, lr: 0.2}]", "hydra.sweeper.n_trials=11")
+    again, _, _ = sweep(
+        "hydra.sweeper.enqueue=[{clip: norm, clip.threshold: 2, lr: 0.2}]",
+        "hydra.sweeper.n_trials=11",
+    )
     assert len(again.trials) == 11
-    assert sum("fixed_params" in t.system_attrs for t in again.trials) == 2  # the known one is not queued again
+    assert (
+        sum("fixed_params" in t.system_attrs for t in again.trials) == 2
+    )  # the known one is not queued again
 
 
 def test_repeats_count_seeds_up(sweep) -> None:
-    """Each setting runs with seeds counted up from the config's, as one of n_trials; more can be asked for later."""
+    """Each setting runs with seeds counted up from the config's, as one of n_trials; more can be
+    asked for later.
+    """
     lrs = "lr=choice(0.1, 0.2, 0.11)"
     arguments = ["clip=none", lrs, "hydra/sweeper/sampler=grid", "~hydra.sweeper.sampler.seed"]
     study, printed, runs = sweep(*arguments, "hydra.sweeper.repeats=2")
@@ -113,14 +132,34 @@ def test_infeasible_settings_cost_nothing(sweep) -> None:
 
 
 def test_a_seed_given_up_for_another_ends_where_it_was(tmp_path: Path) -> None:
-    """A trial that ends because another seed of its setting did has the step it had reached as that of its verdict."""
+    """A trial that ends because another seed of its setting did has the step it had reached as that
+    of its verdict.
+    """
     (tmp_path / "app.py").write_text(SEEDS_APART)
-    command = [sys.executable, "app.py", "--multirun", "hydra/sweeper=iolaus", "hydra.sweep.dir=sweep"]
-    command += ["hydra.sweeper.n_trials=2", "hydra.sweeper.repeats=2", "hydra.sweeper.n_jobs=2", "x=choice(1)"]
+    command = [
+        sys.executable,
+        "app.py",
+        "--multirun",
+        "hydra/sweeper=iolaus",
+        "hydra.sweep.dir=sweep",
+    ]
+    command += [
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.repeats=2",
+        "hydra.sweeper.n_jobs=2",
+        "x=choice(1)",
+    ]
     done = subprocess.run(
-        [*command, "hydra.sweeper.report=null"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [*command, "hydra.sweeper.report=null"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    trials = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/sweep/study.db").trials
+    trials = optuna.load_study(
+        study_name=None, storage=f"sqlite:///{tmp_path}/sweep/study.db"
+    ).trials
     assert trials[0].user_attrs["verdict_rule"] == "repeats"
     assert trials[0].user_attrs["verdict_step"] == 30

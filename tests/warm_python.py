@@ -1,7 +1,8 @@
-"""Runs `python APP ARGUMENTS` in forks of one process that has imported everything: 50 ms a start instead of 1.5 s.
+"""Runs `python APP ARGUMENTS` in forks of one process that has imported everything: 50 ms a start
+instead of 1.5 s.
 
-Each line of standard input is a command: argv (its first item the app's file), cwd, env, and a folder for its files
-pid, stdout, stderr and, when it has ended, code. Commands run side by side.
+Each line of standard input is a command: argv (its first item the app's file), cwd, env, and a
+folder for its files pid, stdout, stderr and, when it has ended, code. Commands run side by side.
 """
 
 import json
@@ -9,8 +10,6 @@ import os
 import runpy
 import sys
 from pathlib import Path
-
-import iolaus.sweeps.run.sweep  # noqa: F401 (with Optuna, Hydra and pyarrow behind it: what the forks are spared)
 
 
 def run(command: dict) -> None:

@@ -26,14 +26,18 @@ def main(cfg: DictConfig) -> float:
     alone = not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.RUN
     try:
         run = read(cfg)
-        findings = lint(preview(run)) if alone else []  # in a sweep, the sweeper has asked for it already
+        findings = (
+            lint(preview(run)) if alone else []
+        )  # in a sweep, the sweeper has asked for it already
     except BadInputError as error:
         if alone:
             raise SystemExit(f"trainer: {error}") from error
         raise
     for finding in findings:
         if finding.rule == "infeasible":
-            raise SystemExit(f"trainer: not trained, since lint.rules.{finding.name}=infeasible: {finding.text}")
+            raise SystemExit(
+                f"trainer: not trained, since lint.rules.{finding.name}=infeasible: {finding.text}"
+            )
         log.warning("lint, %s: %s", finding.name, finding.text)
     summary = train(run, tell=log.info, keep=kept_file() if cfg.keep_best else None)
     log.info(summary.conclusion)
@@ -41,13 +45,22 @@ def main(cfg: DictConfig) -> float:
 
 
 def kept_file() -> Path | None:
-    """Where the best weights of this run are kept: its output folder; None where Hydra has given it none."""
-    return Path(HydraConfig.get().runtime.output_dir) / "best.pt" if HydraConfig.initialized() else None
+    """Where the best weights of this run are kept: its output folder.
+
+    None where Hydra has given it none.
+    """
+    return (
+        Path(HydraConfig.get().runtime.output_dir) / "best.pt"
+        if HydraConfig.initialized()
+        else None
+    )
 
 
 def lint_main(overrides: list[str]) -> None:
     """Print a lint; see `iolaus.trainer.lint_command`."""
-    from iolaus.trainer.lint_command import lint_command  # training needs neither a search space nor figures
+    from iolaus.trainer.lint_command import (
+        lint_command,
+    )  # training needs neither a search space nor figures
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -58,7 +71,9 @@ def lint_main(overrides: list[str]) -> None:
 
 def check_main(overrides: list[str]) -> None:
     """Print whether a task can be trained in lanes; see `iolaus.trainer.lanes.check`."""
-    from iolaus.trainer.lanes.check import check_command  # functorch, which training alone need not load
+    from iolaus.trainer.lanes.check import (
+        check_command,
+    )  # functorch, which training alone need not load
     from iolaus.trainer.lanes.kind import NotInLanesError
 
     try:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-# Weight of what came before in the smoothed loss: single lucky reports do not count as the best, ten reports do.
+# Weight of what came before in the smoothed loss: single lucky reports do not count as the best,
+# ten reports do.
 SMOOTHING = 0.9
 # A file is not written more often than this; the best weights so far are in memory.
 WRITE_S = 10.0
@@ -31,7 +32,10 @@ class SmoothedLoss:
         self.lowest = math.inf
 
     def offer(self, loss: float) -> bool:
-        """Take a report; returns whether the smoothed loss is now lower than ever. One that is not finite never is."""
+        """Take a report; returns whether the smoothed loss is now lower than ever.
+
+        One that is not finite never is.
+        """
         self._sum = SMOOTHING * self._sum + (1 - SMOOTHING) * loss
         self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
         smoothed = self._sum / self._weight
@@ -60,7 +64,14 @@ class BestWeights:
         """The step of the best weights; None before the first report."""
         return None if self._kept is None else self._kept["step"]
 
-    def offer(self, step: int, examples: int, loss: float, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def offer(
+        self,
+        step: int,
+        examples: int,
+        loss: float,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
         """Take a report of the training loss, and a copy of the weights if it makes the smoothed loss the lowest."""
         if not self._smoothed.offer(loss):
             return
@@ -89,7 +100,7 @@ def write_best(path: Path, kept: Mapping[str, Any]) -> None:
     """Write what `load_best` reads; a reader never sees half a file."""
     unfinished = path.with_suffix(".writing")
     torch.save(dict(kept), unfinished)
-    os.replace(unfinished, path)  # noqa: PTH105 (atomic on every system)
+    os.replace(unfinished, path)
 
 
 def load_best(path: Path) -> dict[str, Any]:
@@ -100,7 +111,11 @@ def load_best(path: Path) -> dict[str, Any]:
     try:
         kept = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}"
+        ) from error
     if not isinstance(kept, dict) or not {"step", "examples", "model", "optimizer"} <= kept.keys():
-        raise ValueError(f"{path} is no checkpoint of this trainer; give a best.pt that a run has written")
+        raise ValueError(
+            f"{path} is no checkpoint of this trainer; give a best.pt that a run has written"
+        )
     return kept

@@ -1,8 +1,9 @@
 """Gradient clipping: pure functions of the gradients, so that one model or many stacked ones can use them.
 
-Each takes weights and gradients (tensors of equal shapes, in the model's order) and `norms`, the gradients' own L2
-norms [n_params], and returns the new gradients and whether anything was clipped, a boolean tensor that stays on the
-device. A norm that is NaN or infinite makes NaN of what it scales, as torch.nn.utils does: hiding it would train on.
+Each takes weights and gradients (tensors of equal shapes, in the model's order) and `norms`, the
+gradients' own L2 norms [n_params], and returns the new gradients and whether anything was clipped,
+a boolean tensor that stays on the device. A norm that is NaN or infinite makes NaN of what it
+scales, as torch.nn.utils does: hiding it would train on.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def total_norm(norms: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Clipping(ABC):
-    """A rule that bounds gradients. To add one: subclass it, write `__call__`, name it in a file of conf/clip/."""
+    """A rule that bounds gradients.
+
+    To add one: subclass it, write `__call__`, name it in a file of conf/clip/.
+    """
 
     @abstractmethod
     def __call__(self, weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -53,14 +57,20 @@ class NoClipping(Clipping):
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold(Clipping):
-    """A rule with one threshold above 0: a number, or a tensor of one element. Raises ValueError."""
+    """A rule with one threshold above 0: a number, or a tensor of one element.
+
+    Raises ValueError.
+    """
 
     threshold: Any
 
     def __post_init__(self) -> None:
-        # A tensor is let through unread: under vmap there is no number in it that could be looked at.
+        # A tensor is let through unread: under vmap there is no number in it that could be looked
+        # at.
         if not isinstance(self.threshold, Tensor) and not float(self.threshold) > 0:
-            raise ValueError(f"clip.threshold must be above 0; got {self.threshold}; use clip=none to clip nothing")
+            raise ValueError(
+                f"clip.threshold must be above 0; got {self.threshold}; use clip=none to clip nothing"
+            )
 
     def with_threshold(self, threshold: Any) -> Threshold:
         """The same rule with another threshold."""
@@ -82,12 +92,15 @@ class GlobalNorm(Threshold):
 
 @dataclass(frozen=True, kw_only=True)
 class Value(Threshold):
-    """Each element cut to [-threshold, threshold]; the direction changes. As torch.nn.utils.clip_grad_value_.
+    """Each element cut to [-threshold, threshold]; the direction changes.
 
+    As torch.nn.utils.clip_grad_value_.
     Source: Mikolov, Statistical Language Models Based on Neural Networks (2012), section 3.3.
     """
 
-    def __call__(self, _weights: Grads, grads: Grads, _norms: Tensor) -> tuple[list[Tensor], Tensor]:
+    def __call__(
+        self, _weights: Grads, grads: Grads, _norms: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
         """NaN elements stay NaN, infinite ones become the threshold."""
         clipped = [grad.clamp(-self.threshold, self.threshold) for grad in grads]
         return clipped, torch.stack([(grad.abs() > self.threshold).any() for grad in grads]).any()
@@ -100,15 +113,18 @@ class ParameterNorm(Threshold):
     def __call__(self, _weights: Grads, grads: Grads, norms: Tensor) -> tuple[list[Tensor], Tensor]:
         """As torch.nn.utils.clip_grad_norm_ on each parameter alone."""
         factors = _factor(self.threshold, norms)
-        return [grad * factor for grad, factor in zip(grads, factors.unbind(), strict=True)], (factors < 1.0).any()
+        return [grad * factor for grad, factor in zip(grads, factors.unbind(), strict=True)], (
+            factors < 1.0
+        ).any()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Threshold):
     """Each unit's gradient scaled so that its norm is at most threshold times the norm of the unit's weights.
 
-    A unit is one row of a matrix, one output channel of a convolution, or a whole vector. min_weight_norm: weights
-    count as at least this large, so that what begins at 0 can move. Thresholds are shares: 0.01 is usual.
+    A unit is one row of a matrix, one output channel of a convolution, or a whole vector.
+    min_weight_norm: weights count as at least this large, so that what begins at 0 can move.
+    Thresholds are shares: 0.01 is usual.
     Source: Brock et al., arXiv 2102.06171, section 4.1 (AGC).
     """
 

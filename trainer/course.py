@@ -1,7 +1,8 @@
-"""The course of one run seen from outside its model: how far it is, what is measured when, what the sweep is told.
+"""The course of one run seen from outside its model.
 
-Both loops follow it, the solo loop (loop.py) and the lanes (lanes/): what a trial reports does not depend on which of
-the two trained it.
+How far it is, what is measured when, what the sweep is told. Both loops follow it, the solo loop
+(loop.py) and the lanes (lanes/): what a trial reports does not depend on which of the two trained
+it.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class Hooks:
 class Summary:
     """How a run ended, with its measures (losses are per example) on the validation and, if asked for, the test set.
 
-    final: after the last step. best: at the lowest validation loss, after best_step updates. tested: after the last
-    step, empty unless the settings say `test`. kept_step: the updates behind the weights of the lowest smoothed
-    training loss, which are kept; None if nothing was reported.
+    final: after the last step. best: at the lowest validation loss, after best_step updates.
+    tested: after the last step, empty unless the settings say `test`. kept_step: the updates behind
+    the weights of the lowest smoothed training loss, which are kept; None if nothing was reported.
     """
 
     n_steps: int
@@ -54,7 +55,9 @@ class Summary:
     @property
     def conclusion(self) -> str:
         """The last line of a run's log."""
-        measures = "  ".join(f"{name} {value:.4g}" for name, value in (self.final | self.tested).items())
+        measures = "  ".join(
+            f"{name} {value:.4g}" for name, value in (self.final | self.tested).items()
+        )
         rate = self.n_steps / max(self.seconds, 1e-9)
         return (
             f"{self.ended}  {measures}  best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  "
@@ -65,12 +68,14 @@ class Summary:
 
 @dataclass(slots=True)
 class Course:
-    """One run between two updates: whoever trains it calls `advance` after each, and `row` and `report` when due.
+    """One run between two updates.
 
-    step: updates made. examples: seen, which is also the place in the data. lr_factor: what interventions have made of the
-    scheduled rate. ended: "done", or why the run ended before its last step. rates: of every step, [n_steps], with the
-    interventions from the steps on at which they were taken, as far as they are known: a schedule that looks at the loss
-    makes new ones at each evaluation.
+    Whoever trains it calls `advance` after each, and `row` and `report` when due.
+    step: updates made. examples: seen, which is also the place in the data. lr_factor: what
+    interventions have made of the scheduled rate. ended: "done", or why the run ended before its
+    last step. rates: of every step, [n_steps], with the interventions from the steps on at which
+    they were taken, as far as they are known: a schedule that looks at the loss makes new ones at
+    each evaluation.
     """
 
     run: Settings
@@ -121,27 +126,36 @@ class Course:
         self.examples += self.size
         self.step += 1
 
-    def row(self, lr: float, window: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
+    def row(
+        self, lr: float, window: Mapping[str, float], measured: Mapping[str, float]
+    ) -> dict[str, float]:
         """The metrics to report now; may change the rates to come.
 
-        lr: of the last update. window: the metrics since the last report, empty if none is due. measured: of an
-        evaluation, empty if none is due.
+        lr: of the last update. window: the metrics since the last report, empty if none is due.
+        measured: of an evaluation, empty if none is due.
         """
-        metrics = dict(window) | ({"lr": lr, "examples": self.examples} if window else {}) | dict(measured)
+        metrics = (
+            dict(window)
+            | ({"lr": lr, "examples": self.examples} if window else {})
+            | dict(measured)
+        )
         if measured:
             self.measured = dict(measured)
             if measured["val_loss"] < self.best["val_loss"]:
                 self.best, self.best_step = self.measured, self.step
             self.hooks.tell(self._line(lr, metrics))
             if isinstance(self.run.schedule, LossDriven):
-                self._plateau = self.run.schedule.next(self._plateau, _watched(self.run.schedule.watch, measured))
+                self._plateau = self.run.schedule.next(
+                    self._plateau, _watched(self.run.schedule.watch, measured)
+                )
                 self.rates = self._planned() * self.lr_factor
         return metrics
 
     def report(self, metrics: Mapping[str, float]) -> Intervention | None:
-        """Report metrics at this step; ends the run, or returns an intervention to comply with first.
+        """Report metrics at this step.
 
-        Raises optuna.TrialPruned out of the report.
+        Ends the run, or returns an intervention to comply with first. Raises optuna.TrialPruned out
+        of the report.
         """
         self.hooks.report(self.step, **metrics)
         intervention = self.hooks.ask_intervention()
@@ -152,18 +166,35 @@ class Course:
         return intervention
 
     def comply(self, intervention: Intervention, kept_step: int | None) -> None:
-        """Lower the rates to come; the weights are the caller's business. kept_step: of the best weights."""
+        """Lower the rates to come; the weights are the caller's business.
+
+        kept_step: of the best weights.
+        """
         self.lr_factor *= intervention.factor
-        self.rates = np.concatenate([self.rates[: self.step], self.rates[self.step :] * intervention.factor])
+        self.rates = np.concatenate(
+            [self.rates[: self.step], self.rates[self.step :] * intervention.factor]
+        )
         back = f" with the weights of step {kept_step}" if intervention.action == "rewind" else ""
         self.hooks.tell(
             f"step {self.step}: {intervention.verdict.reason}; going on{back} at {self.lr_factor:.3g} times the planned rate"
         )
         self._announce()
 
-    def summary(self, seconds: float, final: dict[str, float], tested: dict[str, float], kept: int | None) -> Summary:
+    def summary(
+        self, seconds: float, final: dict[str, float], tested: dict[str, float], kept: int | None
+    ) -> Summary:
         """How the run ended."""
-        return Summary(self.step, self.examples, seconds, final, self.best, self.best_step, tested, kept, self.ended)
+        return Summary(
+            self.step,
+            self.examples,
+            seconds,
+            final,
+            self.best,
+            self.best_step,
+            tested,
+            kept,
+            self.ended,
+        )
 
     @property
     def _is_last(self) -> bool:
@@ -185,7 +216,9 @@ class Course:
     def _line(self, lr: float, metrics: Mapping[str, float]) -> str:
         width = len(str(self.run.n_steps))
         shown = [
-            f"{name} {metrics[name]:.4g}" for name in metrics if name in ("loss", "grad_norm") or name[:4] == "val_"
+            f"{name} {metrics[name]:.4g}"
+            for name in metrics
+            if name in ("loss", "grad_norm") or name[:4] == "val_"
         ]
         return f"step {self.step:>{width}}/{self.run.n_steps}  lr {lr:.3g}  " + "  ".join(shown)
 
@@ -198,5 +231,7 @@ def planned_rates(run: Settings, top: float) -> NDArray[np.float64]:
 
 def _watched(name: str, measured: Mapping[str, float]) -> float:
     if name not in measured:
-        raise ValueError(f"schedule.watch={name} is not measured by this task; there are {', '.join(measured)}")
+        raise ValueError(
+            f"schedule.watch={name} is not measured by this task; there are {', '.join(measured)}"
+        )
     return measured[name]

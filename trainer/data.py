@@ -1,4 +1,7 @@
-"""Examples, and the order in which a run sees them: full permutations, one per epoch, from the run's seed."""
+"""Examples, and the order in which a run sees them.
+
+Full permutations, one per epoch, from the run's seed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,11 @@ class Examples:
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Examples:
         """The same on a device; floating inputs (not whole numbers such as tokens) become `dtype`."""
-        inputs = self.inputs.to(device, dtype) if self.inputs.is_floating_point() else self.inputs.to(device)
+        inputs = (
+            self.inputs.to(device, dtype)
+            if self.inputs.is_floating_point()
+            else self.inputs.to(device)
+        )
         return Examples(inputs, self.targets.to(device))
 
 
@@ -38,11 +45,15 @@ class Splits:
     test: Examples
 
 
-def epoch_order(n_examples: int, seed: int, epoch: int, buffer: int | None = None) -> NDArray[np.int64]:
-    """The examples of one epoch in order, [n_examples]: a permutation drawn from (seed, epoch) and nothing else.
+def epoch_order(
+    n_examples: int, seed: int, epoch: int, buffer: int | None = None
+) -> NDArray[np.int64]:
+    """The examples of one epoch in order, [n_examples].
 
-    buffer: None for a full permutation; otherwise what a shuffle buffer of so many examples gives: the buffer is
-    filled in file order, one of it is drawn, and its place is taken by the next example (as tf.data's `shuffle`).
+    A permutation drawn from (seed, epoch) and nothing else.
+    buffer: None for a full permutation; otherwise what a shuffle buffer of so many examples gives:
+    the buffer is filled in file order, one of it is drawn, and its place is taken by the next
+    example (as tf.data's `shuffle`).
     """
     rng = np.random.default_rng([seed, epoch])
     if buffer is None or buffer >= n_examples:
@@ -61,14 +72,20 @@ def epoch_order(n_examples: int, seed: int, epoch: int, buffer: int | None = Non
 
 
 def longest_run(targets: Tensor) -> int:
-    """Length of the longest stretch of equal neighbours in targets [n_examples]; 0 if there are none."""
+    """Length of the longest stretch of equal neighbours in targets [n_examples].
+
+    0 if there are none.
+    """
     if len(targets) == 0:
         return 0
     return int(torch.unique_consecutive(targets, return_counts=True)[1].max())
 
 
 def check_buffer(targets: Tensor, buffer: int | None) -> None:
-    """Raise ValueError if a shuffle buffer cannot mix these targets: batches would hold one label only."""
+    """Raise ValueError if a shuffle buffer cannot mix these targets.
+
+    Batches would hold one label only.
+    """
     run = longest_run(targets)
     if buffer is not None and buffer < min(run, len(targets)):
         raise ValueError(
@@ -81,8 +98,9 @@ def check_buffer(targets: Tensor, buffer: int | None) -> None:
 class Batches:
     """The endless sequence of a run's examples: epoch after epoch, each example once per epoch.
 
-    Where a batch begins is all the state there is (`first`, the examples seen so far), so a run can be taken up
-    anywhere. A batch may reach over the end of an epoch into the next one, so all batches have the size asked for.
+    Where a batch begins is all the state there is (`first`, the examples seen so far), so a run can
+    be taken up anywhere. A batch may reach over the end of an epoch into the next one, so all
+    batches have the size asked for.
     """
 
     def __init__(self, examples: Examples, seed: int, buffer: int | None = None) -> None:
@@ -107,5 +125,8 @@ class Batches:
     def _epoch_order(self, epoch: int) -> Tensor:
         if epoch != self._epoch:  # kept from batch to batch: drawing it costs more than a step
             order = epoch_order(len(self._examples), self._seed, epoch, self._buffer)
-            self._epoch, self._order = epoch, torch.from_numpy(order).to(self._examples.targets.device)
+            self._epoch, self._order = (
+                epoch,
+                torch.from_numpy(order).to(self._examples.targets.device),
+            )
         return self._order

@@ -1,8 +1,9 @@
 """Dropout whose mask is a pure function of seed, step, layer and element.
 
-torch draws masks from one generator per process, in the order of the calls. Models trained side by side would share it,
-so none would get the masks it gets alone, and a run taken up in the middle would need the generator's state. Here a
-mask is hashed from what identifies it: the same in the solo loop, in any lane, and after a restart.
+torch draws masks from one generator per process, in the order of the calls. Models trained side by
+side would share it, so none would get the masks it gets alone, and a run taken up in the middle
+would need the generator's state. Here a mask is hashed from what identifies it: the same in the
+solo loop, in any lane, and after a restart.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ KEY = "stream_key"
 
 
 class StreamDropout(nn.Module):
-    """nn.Dropout (Srivastava et al., JMLR 15, 2014): zero with probability p, and the rest scaled by 1 / (1 - p).
+    """nn.Dropout (Srivastava et al., JMLR 15, 2014).
 
-    layer: tells the dropouts of one model apart. The buffer `stream_key` holds (seed, step), int64; `set_streams` sets
-    it, and lets the calls of the step, which all get masks of their own, count from 0 again.
+    Zero with probability p, and the rest scaled by 1 / (1 - p).
+    layer: tells the dropouts of one model apart. The buffer `stream_key` holds (seed, step), int64;
+    `set_streams` sets it, and lets the calls of the step, which all get masks of their own, count
+    from 0 again.
     """
 
     stream_key: Tensor
@@ -31,16 +34,23 @@ class StreamDropout(nn.Module):
         """X of any shape; as it is in evaluation, or if p is 0."""
         if not self.training or self.p == 0.0:
             return x
-        uniform = hashed_uniform(self.stream_key, self.layer * 65536 + self.n_calls, x.numel()).view(x.shape)
+        uniform = hashed_uniform(
+            self.stream_key, self.layer * 65536 + self.n_calls, x.numel()
+        ).view(x.shape)
         self.n_calls += 1
-        return torch.where(uniform < self.p, torch.zeros((), dtype=x.dtype, device=x.device), x / (1.0 - self.p))
+        return torch.where(
+            uniform < self.p, torch.zeros((), dtype=x.dtype, device=x.device), x / (1.0 - self.p)
+        )
 
 
 def own_streams(model: nn.Module) -> nn.Module:
     """The model with each nn.Dropout in it replaced by a StreamDropout."""
     named = model.named_modules(remove_duplicate=False)  # a dropout may be used in several places
     dropouts = [(name, module) for name, module in named if type(module) is nn.Dropout]
-    layers = {module: StreamDropout(module.p, i) for i, module in enumerate(dict.fromkeys(m for _, m in dropouts))}
+    layers = {
+        module: StreamDropout(module.p, i)
+        for i, module in enumerate(dict.fromkeys(m for _, m in dropouts))
+    }
     for name, module in dropouts:
         if not name:
             return layers[module]
@@ -64,8 +74,9 @@ def set_streams(dropouts: list[StreamDropout], seed: int, step: int) -> None:
 def hashed_uniform(key: Tensor, layer: int, n: int) -> Tensor:
     """N numbers in [0, 1), float32 [n], for key (seed, step), int64 [2], and a layer (call).
 
-    Each is 24 bits of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) at the element's place in the stream that the
-    key chooses; all is arithmetic on int64, so it runs under vmap and on any device.
+    Each is 24 bits of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) at the element's place in the
+    stream that the key chooses; all is arithmetic on int64, so it runs under vmap and on any
+    device.
     """
     start = _mix(_mix(key[0]) + _GAMMA * (_mix(key[1]) + layer + 1))
     bits = _mix(start + _GAMMA * torch.arange(1, n + 1, device=key.device))

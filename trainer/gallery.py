@@ -1,4 +1,7 @@
-"""`python -m iolaus.trainer.gallery [PATH]`: all shipped schedules over a run of 1,000 steps, for conf/README.md."""
+"""`python -m iolaus.trainer.gallery [PATH]`.
+
+All shipped schedules over a run of 1,000 steps, for conf/README.md.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ N_COLUMNS = 5
 
 
 def rates(run: Settings) -> NDArray[np.float64]:
-    """The rate of each step, [n_steps]; a schedule that looks at the loss is shown one that falls, then creeps up."""
+    """The rate of each step, [n_steps].
+
+    A schedule that looks at the loss is shown one that falls, then creeps up.
+    """
     steps = np.arange(run.n_steps)
     if not isinstance(run.schedule, LossDriven):
         planned: NDArray[np.float64] = run.schedule(steps, run.optim.lr)

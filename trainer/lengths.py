@@ -1,6 +1,7 @@
 """Lengths in steps, epochs, examples or shares of the run, turned into optimizer steps.
 
-A schedule that is written in steps alone dies early when a search makes the batch larger and the run shorter.
+A schedule that is written in steps alone dies early when a search makes the batch larger and the
+run shorter.
 """
 
 from __future__ import annotations
@@ -25,22 +26,35 @@ class BatchSizes:
 
     def __post_init__(self) -> None:
         if len(self.starts) != len(self.sizes) or not self.starts or self.starts[0] != 0:
-            raise ValueError(f"batch sizes need one start per size and a first start of 0; got {self}")
+            raise ValueError(
+                f"batch sizes need one start per size and a first start of 0; got {self}"
+            )
         if list(self.starts) != sorted(set(self.starts)):
-            raise ValueError(f"the points at which the batch size changes must rise; got steps {list(self.starts)}")
+            raise ValueError(
+                f"the points at which the batch size changes must rise; got steps {list(self.starts)}"
+            )
         if min(self.sizes) < 1:
             raise ValueError(f"a batch holds at least 1 example; got {list(self.sizes)}")
 
     def at(self, step: int) -> int:
         """Examples in the batch of this step."""
-        return next(size for start, size in zip(self.starts[::-1], self.sizes[::-1], strict=True) if step >= start)
+        return next(
+            size
+            for start, size in zip(self.starts[::-1], self.sizes[::-1], strict=True)
+            if step >= start
+        )
 
     def examples(self, step: int) -> int:
         """Examples seen before this step."""
-        return sum(size * max(0, min(step, end) - start) for start, end, size in self._segments(step))
+        return sum(
+            size * max(0, min(step, end) - start) for start, end, size in self._segments(step)
+        )
 
     def steps(self, n_examples: float) -> float:
-        """Steps, whole or not, after which this many examples have been seen: the inverse of `examples`."""
+        """Steps, whole or not, after which this many examples have been seen.
+
+        The inverse of `examples`.
+        """
         for start, end, size in self._segments(math.inf):
             if n_examples <= size * (end - start):
                 return start + n_examples / size
@@ -52,13 +66,20 @@ class BatchSizes:
 
 
 def steps_of(
-    length: float | str, unit: str, sizes: BatchSizes, n_train: int, n_steps: int = 0, n_rest: float = 0
+    length: float | str,
+    unit: str,
+    sizes: BatchSizes,
+    n_train: int,
+    n_steps: int = 0,
+    n_rest: float = 0,
 ) -> float:
     """Steps in `length`, not rounded.
 
-    length: a number of `unit`s, or a string that names its own unit, such as "3 epochs" or "0.1 run".
-    unit: "steps"; "epochs" (of n_train examples); "examples"; "run" (shares of n_steps); "rest" (shares of n_rest,
-    the steps that warm-up leaves). The last two are refused while n_steps is 0: the run's length is still unknown.
+    length: a number of `unit`s, or a string that names its own unit, such as "3 epochs" or "0.1
+    run".
+    unit: "steps"; "epochs" (of n_train examples); "examples"; "run" (shares of n_steps); "rest"
+    (shares of n_rest, the steps that warm-up leaves). The last two are refused while n_steps is 0:
+    the run's length is still unknown.
     """
     number, _, own_unit = str(length).strip().partition(" ")
     unit = own_unit.strip() or unit
@@ -84,10 +105,13 @@ def steps_of(
             return value
 
 
-def batch_sizes(batch_size: int, schedule: Sequence[Sequence[Any]], unit: str, n_train: int) -> BatchSizes:
+def batch_sizes(
+    batch_size: int, schedule: Sequence[Sequence[Any]], unit: str, n_train: int
+) -> BatchSizes:
     """The batch sizes of a run: `batch_size` throughout, or `schedule`, a list of [point, size] with points in `unit`.
 
-    A point inside a step takes effect at the next one. A schedule that does not begin at 0 begins with batch_size.
+    A point inside a step takes effect at the next one. A schedule that does not begin at 0 begins
+    with batch_size.
     """
     sizes = BatchSizes((0,), (batch_size,))
     for i, (point, size) in enumerate(schedule):
@@ -99,15 +123,19 @@ def batch_sizes(batch_size: int, schedule: Sequence[Sequence[Any]], unit: str, n
     return sizes
 
 
-def in_steps(node: Mapping[str, Any], sizes: BatchSizes, n_train: int, n_steps: int) -> dict[str, Any]:
+def in_steps(
+    node: Mapping[str, Any], sizes: BatchSizes, n_train: int, n_steps: int
+) -> dict[str, Any]:
     """A schedule's settings with every length in steps and its `unit` taken out.
 
-    Every setting whose name ends in `_steps` is a length, also inside lists and their mappings. Warm-up is found first,
-    since "rest" is what it leaves of the run.
+    Every setting whose name ends in `_steps` is a length, also inside lists and their mappings.
+    Warm-up is found first, since "rest" is what it leaves of the run.
     """
     unit = node.get("unit", "steps")
     warmup = steps_of(node.get("warmup_steps", 0), unit, sizes, n_train, n_steps)
-    n_rest = max(n_steps - warmup, 1.0)  # a warm-up that fills the run is the lint's to find, not an error
+    n_rest = max(
+        n_steps - warmup, 1.0
+    )  # a warm-up that fills the run is the lint's to find, not an error
 
     def convert(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,7 +1,8 @@
 """What a run's settings will do to its learning rate, and what is wrong with that, before any compute is spent.
 
-Each rule looks at the rate of every step, which is known in advance, and may make one finding. To add a rule: write a
-function from an `Preview` to a `Finding` or None, add it to RULES, and give it an entry in `lint` of conf/config.yaml.
+Each rule looks at the rate of every step, which is known in advance, and may make one finding. To
+add a rule: write a function from an `Preview` to a `Finding` or None, add it to RULES, and give it
+an entry in `lint` of conf/config.yaml.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ LONG_WARMUP_SHARE = 1 / 3
 class Preview:
     """What is known of a run before it starts, or before it is taken up again at from_step.
 
-    rates: of all its steps, [n_steps]; what a schedule that looks at the loss will do to them is not known.
+    rates: of all its steps, [n_steps]; what a schedule that looks at the loss will do to them is
+    not known.
     weight_scale: median size of the first weights that are not 0.
     """
 
@@ -52,16 +54,20 @@ class Preview:
         return max(self.from_step, min(int(np.ceil(self.run.schedule.warmup_steps)), self.n_steps))
 
     def lasting(self, holds: NDArray[np.bool_]) -> int:
-        """The first step to come from which `holds` [n_steps] is true to the end; n_steps if it is not at the end."""
+        """The first step to come from which `holds` [n_steps] is true to the end.
+
+        N_steps if it is not at the end.
+        """
         fails = np.flatnonzero(~holds)
         return max(self.from_step, int(fails[-1]) + 1 if len(fails) else 0)
 
 
 def preview(run: Settings, from_step: int = 0) -> Preview:
-    """The run's rates and weights; from_step: where it is taken up, if later than at its checkpoint or beginning.
+    """The run's rates and weights.
 
-    Raises BadInputError if model or optimizer cannot be made, its checkpoint does not fit, or the model does not take
-    two of the task's examples.
+    from_step: where it is taken up, if later than at its checkpoint or beginning. Raises
+    BadInputError if model or optimizer cannot be made, its checkpoint does not fit, or the model
+    does not take two of the task's examples.
     """
     try:
         with seeded(run.seed, run.device):
@@ -74,7 +80,9 @@ def preview(run: Settings, from_step: int = 0) -> Preview:
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         model, task = run.node["model"]["_target_"], run.node["task"]["_target_"]
         reason = str(error).splitlines()[0]
-        raise BadInputError(f"model {model} does not take the data of task {task}: {reason}") from error
+        raise BadInputError(
+            f"model {model} does not take the data of task {task}: {reason}"
+        ) from error
     weights = torch.cat([param.detach().abs().flatten() for param in state.model.parameters()])
     nonzero = weights[weights > 0]
     scale = float(nonzero.median()) if len(nonzero) else 0.0
@@ -84,15 +92,23 @@ def preview(run: Settings, from_step: int = 0) -> Preview:
 def lint(view: Preview) -> list[Finding]:
     """The findings about a run, in the order of RULES.
 
-    Their `rule` ("warn" or "infeasible") is what the config says under lint.rules; findings on "ignore" are left out.
+    Their `rule` ("warn" or "infeasible") is what the config says under lint.rules; findings on
+    "ignore" are left out.
     """
     actions = view.run.node["lint"]["rules"]
     found = [finding for rule in RULES.values() if (finding := rule(view)) is not None]
-    return [replace(finding, rule=actions[finding.name]) for finding in found if actions[finding.name] != "ignore"]
+    return [
+        replace(finding, rule=actions[finding.name])
+        for finding in found
+        if actions[finding.name] != "ignore"
+    ]
 
 
 def lint_config(cfg: DictConfig) -> list[Finding]:
-    """The findings about a composed config, as `hydra.sweeper.lint` asks for them. Raises BadInputError."""
+    """The findings about a composed config, as `hydra.sweeper.lint` asks for them.
+
+    Raises BadInputError.
+    """
     run = read(cfg)
     return lint(preview(run, run.node["lint"]["from_step"]))
 
@@ -106,11 +122,16 @@ def over(view: Preview) -> Finding | None:
         f"the run has {view.n_steps} steps and would be taken up at step {view.from_step}: nothing is left to train "
         f"(the rate there would be {after:.3g})"
     )
-    return Finding("over", view.from_step, sentence, amount=1 + (view.from_step - view.n_steps) / view.n_steps)
+    return Finding(
+        "over", view.from_step, sentence, amount=1 + (view.from_step - view.n_steps) / view.n_steps
+    )
 
 
 def flat(view: Preview) -> Finding | None:
-    """A schedule that is meant to fall, and does not (case 1: from 0.095 to 0.0925 in 39,630 steps)."""
+    """A schedule that is meant to fall, and does not (case 1.
+
+    From 0.095 to 0.0925 in 39,630 steps).
+    """
     rates = view.rates[view.warm :]
     if isinstance(view.run.schedule, Constant | LossDriven) or len(rates) < 2 or rates.max() == 0:
         return None

@@ -1,4 +1,7 @@
-"""`python -m trainer lint ...`: the findings on one run, or on settings drawn from a whole search space."""
+"""`python -m trainer lint ...`.
+
+The findings on one run, or on settings drawn from a whole search space.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,10 @@ class Linted:
 
 
 def lint_command(overrides: Sequence[str]) -> str:
-    """Lint what these overrides ask for, a run or a search space; writes the figure and returns the text.
+    """Lint what these overrides ask for, a run or a search space.
 
-    Searched is what `hydra.sweeper.params` of a `+sweep=NAME` or the overrides themselves say, as under --multirun.
-    Raises BadInputError.
+    Writes the figure and returns the text. Searched is what `hydra.sweeper.params` of a
+    `+sweep=NAME` or the overrides themselves say, as under --multirun. Raises BadInputError.
     """
     with initialize_config_dir(str(CONF), version_base=None, job_name="trainer"):
         loader = GlobalHydra.instance().config_loader()
@@ -53,7 +56,11 @@ def lint_command(overrides: Sequence[str]) -> str:
             linted = sample(space, composer, master.lint.n_samples, seed=master.seed)
         except HydraException as error:
             raise BadInputError(str(error)) from error
-    text = one_run(linted[0]) if not space.parameters else search_space(linted, str(master.hydra.sweeper.study_name))
+    text = (
+        one_run(linted[0])
+        if not space.parameters
+        else search_space(linted, str(master.hydra.sweeper.study_name))
+    )
     if master.lint.figure:
         path = Path(str(master.lint.figure))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +74,10 @@ def lint_command(overrides: Sequence[str]) -> str:
 def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[Linted]:
     """Draw settings as Optuna's RandomSampler does (the one setting, if nothing is searched) and lint each."""
     sampler = optuna.samplers.RandomSampler(seed=seed)
-    study, blank = optuna.create_study(), optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING)
+    study, blank = (
+        optuna.create_study(),
+        optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING),
+    )
     linted = []
     for _ in range(n_samples if space.parameters else 1):
         values: dict[str, Value] = {}
@@ -90,7 +100,11 @@ def one_run(linted: Linted) -> str:
     """Length, the rate at evenly spread steps, and every finding."""
     view, run = linted.view, linted.view.run
     n_examples, n_train = run.batches.examples(run.n_steps), len(run.splits.train)
-    steps = np.unique(np.linspace(min(view.from_step, view.n_steps - 1), view.n_steps - 1, N_SHOWN).round().astype(int))
+    steps = np.unique(
+        np.linspace(min(view.from_step, view.n_steps - 1), view.n_steps - 1, N_SHOWN)
+        .round()
+        .astype(int)
+    )
     lines = [
         f"{run.n_steps} steps, {n_examples} examples, {n_examples / n_train:.2f} epochs of {n_train}, "
         f"batch size {', then '.join(map(str, run.batches.sizes))}; {type(run.schedule).__name__}",
@@ -99,7 +113,9 @@ def one_run(linted: Linted) -> str:
     ]
     if run.resume is not None:
         rate = view.rates[view.from_step] if view.from_step < view.n_steps else 0.0
-        saved = ", ".join(f"{group['lr']:.3g}" for group in load_best(run.resume)["optimizer"]["param_groups"])
+        saved = ", ".join(
+            f"{group['lr']:.3g}" for group in load_best(run.resume)["optimizer"]["param_groups"]
+        )
         lines.append(
             f"taken up at step {view.from_step} of {view.n_steps}: the rate there is {rate:.3g}; the optimizer was "
             f"saved at {saved}, which does not keep it there, since the schedule sets the rate at every step"
@@ -112,29 +128,54 @@ def search_space(linted: Sequence[Linted], name: str) -> str:
     """For each rule the share of settings with that finding, and the first such setting."""
     counts = Counter(finding.name for setting in linted for finding in setting.findings)
     n_clean = sum(not setting.findings for setting in linted)
-    lines = [f"{len(linted)} settings drawn from the space of {name}: {n_clean / len(linted):.1%} without findings"]
+    lines = [
+        f"{len(linted)} settings drawn from the space of {name}: {n_clean / len(linted):.1%} without findings"
+    ]
     for rule in RULES:
         if counts[rule]:
             first = next(s for s in linted if any(f.name == rule for f in s.findings))
             sentence = next(f.text for f in first.findings if f.name == rule)
-            lines.append(f"{counts[rule] / len(linted):>6.1%} {rule:<13} such as {' '.join(first.overrides)}:")
+            lines.append(
+                f"{counts[rule] / len(linted):>6.1%} {rule:<13} such as {' '.join(first.overrides)}:"
+            )
             lines.append(f"{'':>7}{sentence}")
     return "\n".join(lines)
 
 
 def draw(axes: Axes, linted: Sequence[Linted]) -> None:
-    """The rate over the run, one line per setting; dark where there is a finding, with the step it starts marked."""
-    lowest = min((view.rates[view.rates > 0].min(initial=np.inf) for view in (s.view for s in linted)), default=1.0)
+    """The rate over the run, one line per setting.
+
+    Dark where there is a finding, with the step it starts marked.
+    """
+    lowest = min(
+        (view.rates[view.rates > 0].min(initial=np.inf) for view in (s.view for s in linted)),
+        default=1.0,
+    )
     single = len(linted) == 1
     for setting in linted:
         view = setting.view
-        color, alpha = ("#b2182b", 0.9) if setting.findings and not single else ("#2166ac", 0.9 if single else 0.35)
-        axes.plot(np.arange(view.n_steps), view.rates, color=color, alpha=alpha, linewidth=1.8 if single else 0.7)
+        color, alpha = (
+            ("#b2182b", 0.9)
+            if setting.findings and not single
+            else ("#2166ac", 0.9 if single else 0.35)
+        )
+        axes.plot(
+            np.arange(view.n_steps),
+            view.rates,
+            color=color,
+            alpha=alpha,
+            linewidth=1.8 if single else 0.7,
+        )
         for finding in setting.findings:
             step = min(finding.step, view.n_steps - 1)
             axes.plot(step, view.rates[step], "v", color="#b2182b", markersize=7 if single else 3)
             if single:
-                axes.annotate(finding.name, (step, view.rates[step]), xytext=(4, 6), textcoords="offset points")
+                axes.annotate(
+                    finding.name,
+                    (step, view.rates[step]),
+                    xytext=(4, 6),
+                    textcoords="offset points",
+                )
     if single:
         axes.set_ylim(bottom=0)  # so that a flat rate looks flat
     else:  # linear below the lowest rate but 0, which a plain log axis could not show
@@ -143,5 +184,8 @@ def draw(axes: Axes, linted: Sequence[Linted]) -> None:
     axes.set_ylabel("learning rate")
     n_found = sum(bool(setting.findings) for setting in linted)
     axes.set_title(
-        "planned learning rate" if single else f"{len(linted)} settings; {n_found} with a finding (red)", loc="left"
+        "planned learning rate"
+        if single
+        else f"{len(linted)} settings; {n_found} with a finding (red)",
+        loc="left",
     )

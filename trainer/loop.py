@@ -25,7 +25,10 @@ from iolaus.trainer.settings import PRECISIONS, Settings
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What an update changes, and where a run begins: after `step` updates on `examples` examples."""
+    """What an update changes, and where a run begins.
+
+    After `step` updates on `examples` examples.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -36,7 +39,10 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one update measured, on the device: mean loss per example, norms before clipping, was it clipped."""
+    """What one update measured, on the device.
+
+    Mean loss per example, norms before clipping, was it clipped.
+    """
 
     loss: Tensor
     norm: Tensor
@@ -47,7 +53,8 @@ class Update:
 def start(run: Settings) -> State:
     """A run before its first step, or where the checkpoint it goes on from was written.
 
-    The first weights come from torch's generator. Raises ValueError or RuntimeError for a checkpoint that does not fit.
+    The first weights come from torch's generator. Raises ValueError or RuntimeError for a
+    checkpoint that does not fit.
     """
     model = own_streams(run.task.build_model(run.node)).to(run.device, float_type(run))
     optimizer = build_optimizer(model, run.optim)
@@ -59,7 +66,9 @@ def start(run: Settings) -> State:
     settings = [{**group} for group in optimizer.param_groups]
     optimizer.load_state_dict(kept["optimizer"])
     for group, ours in zip(optimizer.param_groups, settings, strict=True):
-        group.update({name: ours[name] for name in ours if name != "params"})  # moments are taken over, settings not
+        group.update(
+            {name: ours[name] for name in ours if name != "params"}
+        )  # moments are taken over, settings not
     return State(model, optimizer, scaler, kept["step"], kept["examples"])
 
 
@@ -74,12 +83,13 @@ def train(
 ) -> Summary:
     """Train from the beginning to the end, or to where the sweep or a loss that is not finite ends it.
 
-    tell: gets a line of text at each evaluation. report, should_stop, plan, ask_intervention: as in `sweeps`. keep: the file
-    for the best weights by smoothed training loss (`iolaus.trainer.checkpoint`), None for none. Reported at step n is what
-    n updates have led to: every report_every steps the mean `loss` per example, the share of steps `clipped` and the
-    largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of the last step, and
-    `examples` seen; every eval_every steps and at the end `val_loss`, `val_accuracy` and the task's other measures.
-    Raises optuna.TrialPruned out of report.
+    tell: gets a line of text at each evaluation. report, should_stop, plan, ask_intervention: as in
+    `sweeps`. keep: the file for the best weights by smoothed training loss
+    (`iolaus.trainer.checkpoint`), None for none. Reported at step n is what n updates have led to:
+    every report_every steps the mean `loss` per example, the share of steps `clipped` and the
+    largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of
+    the last step, and `examples` seen; every eval_every steps and at the end `val_loss`,
+    `val_accuracy` and the task's other measures. Raises optuna.TrialPruned out of report.
     """
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -87,11 +97,17 @@ def train(
         state = start(run)
         names = [name for name, param in state.model.named_parameters() if param.requires_grad]
         train_set, val_set, test_set = (
-            examples.to(run.device, float_type(run)) for examples in (run.splits.train, run.splits.val, run.splits.test)
+            examples.to(run.device, float_type(run))
+            for examples in (run.splits.train, run.splits.val, run.splits.test)
         )
         dropouts = streams(state.model)
         batches = Batches(train_set, run.seed, run.shuffle_buffer)
-        course = Course(run, Hooks(tell, report, should_stop, plan, ask_intervention), state.step, state.examples)
+        course = Course(
+            run,
+            Hooks(tell, report, should_stop, plan, ask_intervention),
+            state.step,
+            state.examples,
+        )
         best_weights = stack.enter_context(kept_on_disk(BestWeights(keep)))
         window: list[Update] = []
 
@@ -106,7 +122,9 @@ def train(
             metrics = course.row(lr, summarise(window, names) if course.reports else {}, measured)
             if course.reports:
                 window = []
-                best_weights.offer(course.step, course.examples, metrics["loss"], state.model, state.optimizer)
+                best_weights.offer(
+                    course.step, course.examples, metrics["loss"], state.model, state.optimizer
+                )
             if (intervention := course.report(metrics)) is not None:
                 if intervention.action == "rewind":
                     best_weights.restore(state.model, state.optimizer)
@@ -125,7 +143,11 @@ def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
     set_lr(state.optimizer, lr)
     n_examples = len(batch)
     mean_loss = torch.zeros((), dtype=params[0].dtype, device=run.device)
-    parts = [batch[i] for i in torch.arange(n_examples).chunk(run.n_accumulate)] if run.n_accumulate > 1 else [batch]
+    parts = (
+        [batch[i] for i in torch.arange(n_examples).chunk(run.n_accumulate)]
+        if run.n_accumulate > 1
+        else [batch]
+    )
     for part in parts:
         with autocast(run):
             losses = run.task.loss(state.model, part)
@@ -136,7 +158,8 @@ def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
 
     grads = [param.grad if param.grad is not None else torch.zeros_like(param) for param in params]
     if run.loss.flood is not None:
-        # The gradient of |loss - flood| + flood; taken here, the parts of a batch need not know their common mean.
+        # The gradient of |loss - flood| + flood; taken here, the parts of a batch need not know
+        # their common mean.
         sign = torch.sign(mean_loss - run.loss.flood)
         grads = [grad * sign for grad in grads]
     norms = gradient_norms(grads)
@@ -148,7 +171,9 @@ def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
     return Update(mean_loss, total_norm(norms), norms, clipped)
 
 
-def evaluate(run: Settings, model: nn.Module, examples: Examples, split: str = "val") -> dict[str, float]:
+def evaluate(
+    run: Settings, model: nn.Module, examples: Examples, split: str = "val"
+) -> dict[str, float]:
     """The task's measures, `SPLIT_NAME` -> mean over the examples, without gradients and with dropout off."""
     was_training = model.training
     model.eval()
@@ -160,8 +185,13 @@ def evaluate(run: Settings, model: nn.Module, examples: Examples, split: str = "
 
 
 def summarise(window: list[Update], names: list[str]) -> dict[str, float]:
-    """The metrics of a report window: means of loss and clipped, maxima of norms; one transfer from the device."""
-    means = torch.stack([torch.stack([u.loss.double(), u.clipped.double()]) for u in window]).mean(0)
+    """The metrics of a report window: means of loss and clipped, maxima of norms.
+
+    One transfer from the device.
+    """
+    means = torch.stack([torch.stack([u.loss.double(), u.clipped.double()]) for u in window]).mean(
+        0
+    )
     peaks = torch.stack([torch.cat([u.norm[None], u.norms]) for u in window]).double().amax(0)
     loss, clipped, norm, *norms = torch.cat([means, peaks]).tolist()
     metrics = {"loss": loss, "clipped": clipped, "grad_norm": norm}
@@ -169,14 +199,19 @@ def summarise(window: list[Update], names: list[str]) -> dict[str, float]:
 
 
 def float_type(run: Settings) -> torch.dtype:
-    """The type of weights and inputs; with half precision they stay float32, and autocast converts."""
+    """The type of weights and inputs.
+
+    With half precision they stay float32, and autocast converts.
+    """
     return torch.float64 if run.precision == "float64" else torch.float32
 
 
 def autocast(run: Settings) -> torch.amp.autocast_mode.autocast:
     """Half precision where the run asks for it."""
     half = run.precision in ("bf16", "fp16")
-    return torch.autocast(run.device.type, PRECISIONS[run.precision] if half else None, enabled=half)
+    return torch.autocast(
+        run.device.type, PRECISIONS[run.precision] if half else None, enabled=half
+    )
 
 
 @contextlib.contextmanager

@@ -22,12 +22,15 @@ KINDS: Mapping[str, type[torch.optim.Optimizer]] = {
 class OptimSettings:
     """What conf/optim/ says.
 
-    kind: sgd, adam or adamw. lr: the top rate, which the schedule shapes. settings: the optimizer's own, under torch's
-    names (momentum, nesterov, eps ...), but for Adam's betas, which are two settings, beta1 and beta2.
-    weight_decay: for weights of two or more dimensions; for biases and norms too with decay_vectors.
-    groups: mappings {params, lr_scale, weight_decay}: parameters whose name matches the pattern `params` (as file names
-    do, "encoder.*") have their rate multiplied by lr_scale and a weight decay of their own. The first match counts.
-    Raises ValueError for a kind, a number or a group that cannot be.
+    kind: sgd, adam or adamw. lr: the top rate, which the schedule shapes. settings: the optimizer's
+    own, under torch's names (momentum, nesterov, eps ...), but for Adam's betas, which are two
+    settings, beta1 and beta2.
+    weight_decay: for weights of two or more dimensions; for biases and norms too with
+    decay_vectors.
+    groups: mappings {params, lr_scale, weight_decay}: parameters whose name matches the pattern
+    `params` (as file names do, "encoder.*") have their rate multiplied by lr_scale and a weight
+    decay of their own. The first match counts. Raises ValueError for a kind, a number or a group
+    that cannot be.
     """
 
     kind: str
@@ -54,7 +57,8 @@ class OptimSettings:
 def param_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
     """Parameter groups for torch.optim, each with `lr_scale`, `weight_decay` and the `names` of its parameters.
 
-    Every parameter that takes gradients is in one group. Raises ValueError for a pattern that matches no parameter.
+    Every parameter that takes gradients is in one group. Raises ValueError for a pattern that
+    matches no parameter.
     """
     named = {name: param for name, param in model.named_parameters() if param.requires_grad}
     for group in optim.groups:
@@ -67,14 +71,19 @@ def param_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]
         own = next((g for g in optim.groups if fnmatchcase(name, g["params"])), {})
         default_decay = optim.weight_decay if param.ndim >= 2 or optim.decay_vectors else 0.0
         key = (float(own.get("lr_scale", 1.0)), float(own.get("weight_decay", default_decay)))
-        group = groups.setdefault(key, {"params": [], "names": [], "lr_scale": key[0], "weight_decay": key[1]})
+        group = groups.setdefault(
+            key, {"params": [], "names": [], "lr_scale": key[0], "weight_decay": key[1]}
+        )
         group["params"].append(param)
         group["names"].append(name)
     return list(groups.values())
 
 
 def build_optimizer(model: nn.Module, optim: OptimSettings) -> torch.optim.Optimizer:
-    """The torch optimizer over `param_groups`. Raises ValueError for a setting that the optimizer does not take."""
+    """The torch optimizer over `param_groups`.
+
+    Raises ValueError for a setting that the optimizer does not take.
+    """
     kind: Any = KINDS[optim.kind]
     settings = dict(optim.settings)
     if "beta1" in settings:

@@ -1,4 +1,7 @@
-"""Schedules made of phases, one after the other: one-cycle, warm-up-stable-decay, and the staged one of case 1."""
+"""Schedules made of phases, one after the other.
+
+One-cycle, warm-up-stable-decay, and the staged one of case 1.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from iolaus.trainer.schedules import Schedule, Values, is_positive, is_share, po
 class OneCycle(Schedule):
     """Up from `lr / div_factor` to lr in the first rise_share of the cycle, then down to far below where it began.
 
-    The end is `lr / div_factor / final_div_factor`; both ways go along a half cosine. cycle_steps: length of the
-    cycle; its last step has the lowest rate, and so have all later ones.
+    The end is `lr / div_factor / final_div_factor`; both ways go along a half cosine. cycle_steps:
+    length of the cycle; its last step has the lowest rate, and so have all later ones.
     Source: Smith and Topin, arXiv 1708.07120; torch's OneCycleLR (rise_share is its pct_start).
     """
 
@@ -29,7 +32,12 @@ class OneCycle(Schedule):
 
     def _check(self) -> None:
         self._require("between 0 and 1", lambda v: (v > 0) & (v < 1), rise_share=self.rise_share)
-        self._require("from 1 up", lambda v: v >= 1, div_factor=self.div_factor, final_div_factor=self.final_div_factor)
+        self._require(
+            "from 1 up",
+            lambda v: v >= 1,
+            div_factor=self.div_factor,
+            final_div_factor=self.final_div_factor,
+        )
         product = np.asarray(self.rise_share, np.float64) * np.asarray(self.cycle_steps, np.float64)
         if not bool(np.all(product > 1)):
             raise ValueError(
@@ -41,7 +49,12 @@ class OneCycle(Schedule):
         low = lr / self.div_factor
         top = self.rise_share * self.cycle_steps - 1.0
         rise = _half_cosine(xp, low, lr, progress_of(xp, t, top))
-        fall = _half_cosine(xp, lr, low / self.final_div_factor, progress_of(xp, t - top, self.cycle_steps - 1.0 - top))
+        fall = _half_cosine(
+            xp,
+            lr,
+            low / self.final_div_factor,
+            progress_of(xp, t - top, self.cycle_steps - 1.0 - top),
+        )
         return xp.where(t <= top, rise, fall)
 
 
@@ -53,8 +66,8 @@ def _half_cosine(xp: ModuleType, start: Values, end: Values, progress: Values) -
 class WarmupStableDecay(Schedule):
     """lr for stable_steps, then `end_lr + (lr - end_lr) * (1 - x ** power)`, x the share of decay_steps that is over.
 
-    Power 1 is a line, 0.5 the "1-sqrt" that Hägele et al. found best. Sources: Hu et al. (MiniCPM), arXiv 2404.06395;
-    Hägele et al., arXiv 2405.18392.
+    Power 1 is a line, 0.5 the "1-sqrt" that Hägele et al. found best. Sources: Hu et al. (MiniCPM),
+    arXiv 2404.06395; Hägele et al., arXiv 2405.18392.
     """
 
     stable_steps: Values
@@ -64,7 +77,9 @@ class WarmupStableDecay(Schedule):
 
     def _check(self) -> None:
         self._require("above 0", is_positive, decay_steps=self.decay_steps, power=self.power)
-        self._require("from 0 up", lambda v: v >= 0, stable_steps=self.stable_steps, end_lr=self.end_lr)
+        self._require(
+            "from 0 up", lambda v: v >= 0, stable_steps=self.stable_steps, end_lr=self.end_lr
+        )
 
     def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
         progress = progress_of(xp, xp.clip(t - self.stable_steps, 0, None), self.decay_steps)
@@ -83,10 +98,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Staged(Schedule):
-    """One exponential decay after the other, each from a rate of its own; the last one goes on for ever.
+    """One exponential decay after the other, each from a rate of its own.
 
-    stages: `Stage`s or mappings with their settings. The rates are the stages' own; the top rate is not used.
-    Stages follow each other, so they cannot overlap. Source: case 1's table, where each
+    The last one goes on for ever.
+    stages: `Stage`s or mappings with their settings. The rates are the stages' own; the top rate is
+    not used. Stages follow each other, so they cannot overlap. Source: case 1's table, where each
     stage was a restart from the last checkpoint.
     """
 
@@ -98,7 +114,9 @@ class Staged(Schedule):
         for i, stage in enumerate(self.filled):
             self._require("in (0, 1]", is_share, **{f"stages[{i}].decay_rate": stage.decay_rate})
             for name in ("lr", "decay_steps", "length_steps"):
-                self._require("above 0", is_positive, **{f"stages[{i}].{name}": getattr(stage, name)})
+                self._require(
+                    "above 0", is_positive, **{f"stages[{i}].{name}": getattr(stage, name)}
+                )
 
     @property
     def filled(self) -> tuple[Stage, ...]:
@@ -110,6 +128,10 @@ class Staged(Schedule):
         rate = 0 * (lr + t)  # the vector that the stages fill
         for stage in self.filled:
             since = xp.clip(t - start, 0, None)
-            rate = xp.where(t >= start, stage.lr * power_of(xp, stage.decay_rate, since / stage.decay_steps), rate)
+            rate = xp.where(
+                t >= start,
+                stage.lr * power_of(xp, stage.decay_rate, since / stage.decay_steps),
+                rate,
+            )
             start = start + stage.length_steps
         return rate

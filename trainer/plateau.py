@@ -1,7 +1,9 @@
-"""The two schedules that look at the loss: reduce-on-plateau and Newbob, as pure transitions of an explicit state.
+"""The two schedules that look at the loss.
 
-They are schedules too: between two measurements the rate is `state.lr`, with warm-up and floor. Each measurement of the
-watched metric (lower is better) makes the next state. State and measurement may be numbers or vectors of trials.
+Reduce-on-plateau and Newbob, as pure transitions of an explicit state. They are schedules too:
+between two measurements the rate is `state.lr`, with warm-up and floor. Each measurement of the
+watched metric (lower is better) makes the next state. State and measurement may be numbers or
+vectors of trials.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ class LossDriven(Schedule, ABC, Generic[S]):
 
 @dataclass(frozen=True)
 class PlateauState:
-    """lr: the rate now. best: lowest metric so far. n_bad: measurements since then. n_cooldown: still to be ignored."""
+    """lr: the rate now. best: lowest metric so far. n_bad: measurements since then.
+
+    n_cooldown: still to be ignored.
+    """
 
     lr: Values
     best: Values
@@ -58,9 +63,10 @@ class PlateauState:
 class ReduceOnPlateau(LossDriven[PlateauState]):
     """The rate times `factor` after more than `patience` measurements without a new best.
 
-    A new best is below `best * (1 - threshold)` with threshold_mode "rel" (which needs a metric above 0) or below
-    `best - threshold` with "abs". For `cooldown` measurements after a drop nothing is counted. A NaN is never a new
-    best. Source: torch.optim.lr_scheduler.ReduceLROnPlateau, where a drop below 1e-8 is left out too.
+    A new best is below `best * (1 - threshold)` with threshold_mode "rel" (which needs a metric
+    above 0) or below `best - threshold` with "abs". For `cooldown` measurements after a drop
+    nothing is counted. A NaN is never a new best. Source:
+    torch.optim.lr_scheduler.ReduceLROnPlateau, where a drop below 1e-8 is left out too.
     """
 
     patience: Values = 10
@@ -71,7 +77,9 @@ class ReduceOnPlateau(LossDriven[PlateauState]):
     def _check(self) -> None:
         super()._check()
         if self.threshold_mode not in ("rel", "abs"):
-            raise ValueError(f'schedule.threshold_mode is "rel" or "abs"; got {self.threshold_mode!r}')
+            raise ValueError(
+                f'schedule.threshold_mode is "rel" or "abs"; got {self.threshold_mode!r}'
+            )
         self._require("from 0 up", lambda v: v >= 0, patience=self.patience, cooldown=self.cooldown)
 
     def start(self, lr: Values) -> PlateauState:
@@ -83,7 +91,9 @@ class ReduceOnPlateau(LossDriven[PlateauState]):
         relative = self.threshold_mode == "rel"
         target = np.where(np.isinf(state.best), state.best, 0.0)  # inf - inf would be NaN
         finite_best = np.where(np.isinf(state.best), 0.0, state.best)
-        target = target + (finite_best * (1.0 - self.threshold) if relative else finite_best - self.threshold)
+        target = target + (
+            finite_best * (1.0 - self.threshold) if relative else finite_best - self.threshold
+        )
         better = measured < target
         n_bad = np.where(better, 0, state.n_bad + 1)
         cooling = state.n_cooldown > 0
@@ -101,7 +111,10 @@ class ReduceOnPlateau(LossDriven[PlateauState]):
 
 @dataclass(frozen=True)
 class NewbobState:
-    """lr: the rate now. recent: the last measurements, newest last, at most n_measurements + 1. n_seen: all so far."""
+    """lr: the rate now. recent: the last measurements, newest last, at most n_measurements + 1.
+
+    n_seen: all so far.
+    """
 
     lr: Values
     recent: tuple[Values, ...] = ()
@@ -112,11 +125,13 @@ class NewbobState:
 class Newbob(LossDriven[NewbobState]):
     """The rate times `factor` when the mean relative error of the last measurements is above a threshold.
 
-    The relative error of two neighbours is `(new - old) / abs(new)`: below 0 is an improvement. Looked at are the last
-    n_measurements of them, every update_interval measurements; after the second one for the first time.
-    relative_error_threshold: 0 asks for any improvement, -0.01 for one of 1 %. A NaN never counts as worse.
-    Source: RETURNN, learning_rate_control.py, NewbobMultiEpoch (case 3: threshold 0, factor 0.7, 9 measurements); with
-    n_measurements = update_interval = 1 its NewbobRelative.
+    The relative error of two neighbours is `(new - old) / abs(new)`: below 0 is an improvement.
+    Looked at are the last n_measurements of them, every update_interval measurements; after the
+    second one for the first time.
+    relative_error_threshold: 0 asks for any improvement, -0.01 for one of 1 %. A NaN never counts
+    as worse.
+    Source: RETURNN, learning_rate_control.py, NewbobMultiEpoch (case 3: threshold 0, factor 0.7, 9
+    measurements); with n_measurements = update_interval = 1 its NewbobRelative.
     """
 
     factor: Values = 0.5
@@ -138,10 +153,14 @@ class Newbob(LossDriven[NewbobState]):
         """Remember the measurement, and drop the rate if it is time to look and the mean says so."""
         recent = (*state.recent, measured)[-(self.n_measurements + 1) :]
         seen = replace(state, recent=recent, n_seen=state.n_seen + 1)
-        if len(recent) < 2 or (self.update_interval > 1 and seen.n_seen % self.update_interval != 0):
+        if len(recent) < 2 or (
+            self.update_interval > 1 and seen.n_seen % self.update_interval != 0
+        ):
             return seen
         pairs = itertools.pairwise(recent)
-        mean = np.mean([(new - old) / np.maximum(np.abs(new), 1e-300) for old, new in pairs], axis=0)
+        mean = np.mean(
+            [(new - old) / np.maximum(np.abs(new), 1e-300) for old, new in pairs], axis=0
+        )
         lower = np.maximum(state.lr * self.factor, self.min_lr)
         drop = (mean > self.relative_error_threshold) & (lower < state.lr)
         return replace(seen, lr=_number(np.where(drop, lower, state.lr)))

@@ -36,8 +36,8 @@ PRECISIONS: Mapping[str, torch.dtype] = {
 class LossSettings:
     """How the losses of a batch's examples become the one number whose gradient is taken.
 
-    reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is below (Ishida et
-    al., arXiv 2002.08709); None for no flooding.
+    reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is
+    below (Ishida et al., arXiv 2002.08709); None for no flooding.
     """
 
     reduction: str = "mean"
@@ -47,16 +47,19 @@ class LossSettings:
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f'loss.reduction is "mean" or "sum"; got {self.reduction!r}')
         if self.flood is not None and not 0 <= self.flood < math.inf:
-            raise ValueError(f"loss.flood must be from 0 up, or null for no flooding; got {self.flood}")
+            raise ValueError(
+                f"loss.flood must be from 0 up, or null for no flooding; got {self.flood}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that decides a run. Two runs with equal settings on one machine are equal to the last bit.
 
-    n_steps: optimizer updates. batches: examples per update over the run; each is split in n_accumulate parts.
-    report_every, eval_every: in steps. test: whether the test set is measured at the end. resume: a checkpoint to go
-    on from (`iolaus.trainer.checkpoint`), or None.
+    n_steps: optimizer updates. batches: examples per update over the run; each is split in
+    n_accumulate parts.
+    report_every, eval_every: in steps. test: whether the test set is measured at the end. resume: a
+    checkpoint to go on from (`iolaus.trainer.checkpoint`), or None.
     node: the composed config, for the task's own use.
     """
 
@@ -81,9 +84,10 @@ class Settings:
 
 
 def read(cfg: DictConfig) -> Settings:
-    """The settings that a composed config describes. The data of the last task is kept, and not made twice.
+    """The settings that a composed config describes.
 
-    Raises BadInputError, in one sentence, for what cannot be run.
+    The data of the last task is kept, and not made twice. Raises BadInputError, in one sentence,
+    for what cannot be run.
     """
     try:
         node = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -98,18 +102,24 @@ def _read(node: Mapping[str, Any]) -> Settings:
     task = _built(node, "task", Task)
     splits = data_of(task)
     batch = node["batch"]
-    _require(batch, "shuffle_buffer", "null or from 1 up", lambda v: v is None or _from_1(v), "batch.")
+    _require(
+        batch, "shuffle_buffer", "null or from 1 up", lambda v: v is None or _from_1(v), "batch."
+    )
     check_buffer(splits.train.targets, batch["shuffle_buffer"])
     n_train = len(splits.train)
     _require(node, "batch_size", "a whole number from 1 up", _from_1)
     sizes = batch_sizes(node["batch_size"], batch["schedule"] or (), batch["unit"], n_train)
     n_steps = math.floor(steps_of(node["steps"], "steps", sizes, n_train))
     if n_steps < 1:
-        raise ValueError(f"steps={node['steps']} leaves no whole step at batch_size={node['batch_size']}")
+        raise ValueError(
+            f"steps={node['steps']} leaves no whole step at batch_size={node['batch_size']}"
+        )
     lint = node["lint"]
     for rule, action in lint["rules"].items():
         if action not in ("ignore", "warn", "infeasible"):
-            raise ValueError(f"lint.rules.{rule} must be ignore, warn or infeasible; got {action!r}")
+            raise ValueError(
+                f"lint.rules.{rule} must be ignore, warn or infeasible; got {action!r}"
+            )
     for name in ("report_every", "eval_every"):
         _require(node, name, "a whole number from 1 up", _from_1)
     _require(node, "seed", "a whole number from 0 up", _from_0)
@@ -117,7 +127,9 @@ def _read(node: Mapping[str, Any]) -> Settings:
     _require(lint, "n_samples", "a whole number from 1 up", _from_1, "lint.")
     _require(batch, "accumulate", "a whole number from 1 up", _from_1, "batch.")
     if min(sizes.sizes) < batch["accumulate"]:
-        raise ValueError(f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}")
+        raise ValueError(
+            f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}"
+        )
     device = _device(node["device"])
     schedule = {**node, "schedule": in_steps(node["schedule"], sizes, n_train, n_steps)}
     return Settings(
@@ -143,7 +155,10 @@ def _read(node: Mapping[str, Any]) -> Settings:
 
 
 def data_of(task: Task) -> Splits:
-    """A task's data, which by its contract is the same at each call: a sweep's trials need not load it one by one."""
+    """A task's data, which by its contract is the same at each call.
+
+    A sweep's trials need not load it one by one.
+    """
     try:
         return _last_data(task)
     except TypeError:  # a setting of the task is a list, say, and has no hash
@@ -166,7 +181,9 @@ def _from_1(value: Any) -> bool:
 def _built(node: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     built = build(node[name], name)
     if not isinstance(built, kind):
-        raise ValueError(f"{name}._target_ must name a {kind.__name__}; {node[name]['_target_']} is none")
+        raise ValueError(
+            f"{name}._target_ must name a {kind.__name__}; {node[name]['_target_']} is none"
+        )
     return built
 
 
@@ -185,7 +202,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"device={name} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
     return device
 
 
@@ -193,7 +212,9 @@ def _precision(name: str, device: torch.device) -> str:
     if name not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {name!r}")
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError(f"precision=bf16: {torch.cuda.get_device_name(device)} has no bf16; take fp16 or float32")
+        raise ValueError(
+            f"precision=bf16: {torch.cuda.get_device_name(device)} has no bf16; take fp16 or float32"
+        )
     return name
 
 

@@ -1,6 +1,7 @@
-"""Runs that other tools recorded, as the rows of a sweep: Parquet, CSV, TensorBoard, exports of W&B and MLflow.
+"""Runs that other tools recorded, as the rows of a sweep.
 
-`read_runs` gives the two frames that `iolaus.analysis.data.sweep` makes a `Sweep` of. What a source does not say stays missing.
+Parquet, CSV, TensorBoard, exports of W&B and MLflow. `read_runs` gives the two frames that
+`iolaus.analysis.data.sweep` makes a `Sweep` of. What a source does not say stays missing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ ALIASES = {
 }
 # Columns that are about a trial, not metrics of it.
 ABOUT = ("task", "seed", "setting", "code", "state", "why", "censored", "budget", "n_steps")
-# Our state for the words of W&B, MLflow and others, in small letters; a run of another word has completed.
+# Our state for the words of W&B, MLflow and others, in small letters; a run of another word has
+# completed.
 STATES = {
     **dict.fromkeys(("crashed", "failed", "fail", "killed", "preempted"), "fail"),
     **dict.fromkeys(("running", "scheduled"), "running"),
@@ -45,34 +47,43 @@ SCORE = re.compile(
 
 
 def names_a_loss(metric: str) -> bool:
-    """Whether a metric's name says that lower is better: loss, err, nll, perplexity, mse, mae and their like."""
+    """Whether a metric's name says that lower is better.
+
+    Loss, err, nll, perplexity, mse, mae and their like.
+    """
     return LOSS.search(metric.lower()) is not None
 
 
 def names_a_score(metric: str) -> bool:
-    """Whether it says that higher is better: accuracy, auc, f1, precision, recall, reward, score, bleu, iou, r2."""
+    """Whether it says that higher is better.
+
+    Accuracy, auc, f1, precision, recall, reward, score, bleu, iou, r2.
+    """
     return not names_a_loss(metric) and SCORE.search(metric.lower()) is not None
 
 
 def read_runs(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(trials, curves) of a file or a folder of TensorBoard event files.
 
-    trials: index number (as the file has it if those are whole numbers, else in order of appearance); columns name
-    (unless it is the number), those of ABOUT and `params.KEY` that the source has. A state is one of ours (STATES), and
-    why then is the source's own word; a setting that is no number is that of its first trial. curves: the columns of a
-    `Sweep`'s.
+    trials: index number (as the file has it if those are whole numbers, else in order of
+    appearance); columns name (unless it is the number), those of ABOUT and `params.KEY` that the
+    source has. A state is one of ours (STATES), and why then is the source's own word; a setting
+    that is no number is that of its first trial. curves: the columns of a `Sweep`'s.
 
-    A Parquet or CSV file has one row per report, with columns `trial` and `step` (aliases: ALIASES) and either a column
-    per metric, or `metric` and `value`, as MLflow's download of metrics has (run_id, key, value, step, timestamp).
-    Optional: `examples`, `seconds` (or a `timestamp`, in seconds or milliseconds since any origin), those of ABOUT, and
-    `params.KEY`; of these the first of a trial counts. Without `trial` the file is one run. The CSV of a W&B chart has
-    `Step` and a column `RUN - METRIC` per run; its __MIN and __MAX are left out. In a TensorBoard folder each folder
-    with event files is a run; scalars and hyperparameters are read, with `tensorboard` installed; the folder that
-    `SummaryWriter.add_hparams` makes within a run's belongs to that run.
-    In a column per metric an empty cell is no report, but those after the last number of a gapless curve are NaN (not
-    in a row with something that never was reported together with it).
+    A Parquet or CSV file has one row per report, with columns `trial` and `step` (aliases: ALIASES)
+    and either a column per metric, or `metric` and `value`, as MLflow's download of metrics has
+    (run_id, key, value, step, timestamp).
+    Optional: `examples`, `seconds` (or a `timestamp`, in seconds or milliseconds since any origin),
+    those of ABOUT, and `params.KEY`; of these the first of a trial counts. Without `trial` the file
+    is one run. The CSV of a W&B chart has `Step` and a column `RUN - METRIC` per run; its __MIN and
+    __MAX are left out. In a TensorBoard folder each folder with event files is a run; scalars and
+    hyperparameters are read, with `tensorboard` installed; the folder that
+    `SummaryWriter.add_hparams` makes within a run's belongs to that run. In a column per metric an
+    empty cell is no report, but those after the last number of a gapless curve are NaN (not in a
+    row with something that never was reported together with it).
 
-    Raises FileNotFoundError if there is nothing, ValueError if what is there are no curves, or rows lack their trial.
+    Raises FileNotFoundError if there is nothing, ValueError if what is there are no curves, or rows
+    lack their trial.
     """
     if source.is_dir():
         return _tidy(_tensorboard(source), source)
@@ -81,7 +92,9 @@ def read_runs(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"no runs at {source}: give a sweep's folder, a Parquet or CSV file, or a TensorBoard folder"
         )
     try:
-        frame = pd.read_parquet(source) if source.suffix in (".parquet", ".pq") else pd.read_csv(source)
+        frame = (
+            pd.read_parquet(source) if source.suffix in (".parquet", ".pq") else pd.read_csv(source)
+        )
     except ValueError as error:  # of pandas and pyarrow, who do not name the file
         raise ValueError(f"{source} cannot be read as a table: {error}") from error
     charts = {str(c): m for c in frame.columns if (m := WANDB_CHART.match(str(c)))}
@@ -107,7 +120,14 @@ def _wandb_chart(frame: pd.DataFrame, charts: dict[str, re.Match[str]]) -> pd.Da
             f"a W&B chart needs a Step column; this has {', '.join(map(str, frame.columns[:6]))}: export by step"
         )
     parts = [
-        pd.DataFrame({"trial": m["run"], "step": steps["step"], "metric": m["metric"], "value": frame[column]})
+        pd.DataFrame(
+            {
+                "trial": m["run"],
+                "step": steps["step"],
+                "metric": m["metric"],
+                "value": frame[column],
+            }
+        )
         for column, m in charts.items()
         if m["bound"] is None
     ]
@@ -117,7 +137,9 @@ def _wandb_chart(frame: pd.DataFrame, charts: dict[str, re.Match[str]]) -> pd.Da
 def _tensorboard(folder: Path) -> pd.DataFrame:
     runs = sorted({path.parent for path in folder.rglob("*tfevents*")})
     if not runs:
-        raise FileNotFoundError(f"{folder} is no sweep (it has no sweep.yaml) and holds no TensorBoard event files")
+        raise FileNotFoundError(
+            f"{folder} is no sweep (it has no sweep.yaml) and holds no TensorBoard event files"
+        )
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError as error:
@@ -137,9 +159,13 @@ def _tensorboard(folder: Path) -> pd.DataFrame:
             rows += [(name, e.step, tag, e.value, e.wall_time) for e in events.Scalars(tag)]
         for tag in events.Tags()["tensors"]:  # scalars of TensorFlow 2
             known = [(e, _scalar(e.tensor_proto)) for e in events.Tensors(tag)]
-            rows += [(name, e.step, tag, value, e.wall_time) for e, value in known if value is not None]
+            rows += [
+                (name, e.step, tag, value, e.wall_time) for e, value in known if value is not None
+            ]
     frame = pd.DataFrame(rows, columns=["trial", "step", "metric", "value", "timestamp"])
-    return frame.join(pd.DataFrame.from_dict(params, orient="index").add_prefix("params."), on="trial")
+    return frame.join(
+        pd.DataFrame.from_dict(params, orient="index").add_prefix("params."), on="trial"
+    )
 
 
 def _hyperparameters(events: Any) -> dict[str, Any]:
@@ -151,7 +177,9 @@ def _hyperparameters(events: Any) -> dict[str, Any]:
         return {}
     hparams = HParamsPluginData.FromString(known.plugin_data.content).session_start_info.hparams
     return {
-        name: getattr(value, value.WhichOneof("kind")) for name, value in hparams.items() if value.WhichOneof("kind")
+        name: getattr(value, value.WhichOneof("kind"))
+        for name, value in hparams.items()
+        if value.WhichOneof("kind")
     }
 
 
@@ -164,25 +192,39 @@ def _scalar(proto: object) -> float | None:
 
 def _tidy(frame: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if "step" not in frame:
-        raise ValueError(f"{source} has no column step; it has {', '.join(map(str, frame.columns[:12]))}")
+        raise ValueError(
+            f"{source} has no column step; it has {', '.join(map(str, frame.columns[:12]))}"
+        )
     frame = frame.assign(trial=frame.get("trial", source.stem)).dropna(subset="step")
     if n_nameless := int(frame["trial"].isna().sum()):
-        raise ValueError(f"{n_nameless} of {len(frame)} rows of {source} have no trial: name the run of each row")
+        raise ValueError(
+            f"{n_nameless} of {len(frame)} rows of {source} have no trial: name the run of each row"
+        )
     if "task" in frame and frame["task"].nunique() > 1:
         frame["trial"] = frame["task"].astype(str) + "/" + frame["trial"].astype(str)
     about = [c for c in frame.columns if c in ABOUT or str(c).startswith("params.")]
     names = frame["trial"].drop_duplicates()
     is_number = pd.api.types.is_integer_dtype(names)
     numbers = dict(zip(names, names if is_number else range(len(names)), strict=True))
-    trials = frame.groupby("trial", sort=False)[about].first() if about else pd.DataFrame(index=names)
+    trials = (
+        frame.groupby("trial", sort=False)[about].first() if about else pd.DataFrame(index=names)
+    )
     trials = trials if is_number else trials.assign(name=trials.index.astype(str))
-    trials = _as_ours(trials.set_axis(pd.Index([int(numbers[n]) for n in trials.index], name="number")))
+    trials = _as_ours(
+        trials.set_axis(pd.Index([int(numbers[n]) for n in trials.index], name="number"))
+    )
     if "seconds" not in frame and "timestamp" in frame:
         frame["seconds"] = _seconds(frame)
-    frame = frame.assign(trial=frame["trial"].map(numbers).astype(int), step=frame["step"].astype(int))
+    frame = frame.assign(
+        trial=frame["trial"].map(numbers).astype(int), step=frame["step"].astype(int)
+    )
     if not {"metric", "value"} <= set(frame.columns):
         fixed = [c for c in ("trial", "step", "examples", "seconds") if c in frame]
-        metrics = [c for c in frame.columns if c not in (*fixed, *about, "timestamp") and _is_metric(frame[c])]
+        metrics = [
+            c
+            for c in frame.columns
+            if c not in (*fixed, *about, "timestamp") and _is_metric(frame[c])
+        ]
         is_alike = _goes_with(frame[metrics].notna().to_numpy(np.int64)).ravel(order="F")
         frame = frame.melt(fixed, metrics, var_name="metric", value_name="value")
         frame = frame[_was_reported(frame, is_alike)]
@@ -197,28 +239,33 @@ def _as_ours(trials: pd.DataFrame) -> pd.DataFrame:
     if "state" in trials:
         words = trials["state"].astype("string").str.lower()
         state = words.map(STATES).fillna("complete").astype(object)
-        trials = trials.assign(state=state, why=trials.get("why", words.fillna("completed").astype(object)))
+        trials = trials.assign(
+            state=state, why=trials.get("why", words.fillna("completed").astype(object))
+        )
     if "setting" in trials and not pd.api.types.is_integer_dtype(trials["setting"]):
         own = trials.index.to_series()
-        trials = trials.assign(setting=own.groupby(trials["setting"]).transform("first").fillna(own).astype(int))
+        trials = trials.assign(
+            setting=own.groupby(trials["setting"]).transform("first").fillna(own).astype(int)
+        )
     return trials
 
 
 def _goes_with(number: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a row [rows, metrics] holds only what is also reported together with a metric, as 1 and 0.
 
-    If not it is a report of another kind, such as the test accuracy at the end: that the loss has no number there says
-    nothing of the loss.
+    If not it is a report of another kind, such as the test accuracy at the end: that the loss has
+    no number there says nothing of the loss.
     """
     never_together = (number.T @ number == 0).astype(np.int64)
     return np.asarray(number @ never_together == 0)
 
 
 def _was_reported(frame: pd.DataFrame, is_alike: NDArray[np.bool_]) -> pd.Series:
-    """Which values of a column per metric were reports: all numbers, and NaN at the end of a curve without gaps.
+    """Which values of a column per metric were reports.
 
-    An empty cell and NaN look alike in a table. A metric reported now and then has gaps; one that diverged has none
-    before. A trial without any number reported its NaN. is_alike: of `_goes_with`.
+    All numbers, and NaN at the end of a curve without gaps. An empty cell and NaN look alike in a
+    table. A metric reported now and then has gaps; one that diverged has none before. A trial
+    without any number reported its NaN. is_alike: of `_goes_with`.
     """
     number = frame["value"].notna()
     curve = [frame["trial"], frame["metric"]]
@@ -236,7 +283,10 @@ def _is_metric(column: pd.Series) -> bool:
 
 
 def _seconds(frame: pd.DataFrame) -> pd.Series:
-    """Seconds since a trial's first report. Numbers beyond the year 5138 in seconds are milliseconds."""
+    """Seconds since a trial's first report.
+
+    Numbers beyond the year 5138 in seconds are milliseconds.
+    """
     time = frame["timestamp"]
     if not pd.api.types.is_numeric_dtype(time):
         time = (pd.to_datetime(time) - pd.Timestamp(0)) / pd.Timedelta(seconds=1)

@@ -1,4 +1,7 @@
-"""A sweep as two tidy frames, its trials and its curves: from its folder, or from what other tools recorded."""
+"""A sweep as two tidy frames, its trials and its curves.
+
+From its folder, or from what other tools recorded.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,18 @@ from iolaus.sweeps.study.record import broken_constraints, was_interrupted
 
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
-    **dict.fromkeys(("state", "why", "infeasible", "code", "verdict", "verdict_rule", "folder", "lr_plan"), object),
+    **dict.fromkeys(
+        ("state", "why", "infeasible", "code", "verdict", "verdict_rule", "folder", "lr_plan"),
+        object,
+    ),
     "setting": np.int64,
-    **dict.fromkeys(("steps", "seconds", "best", "final", "objective", "seed", "examples", "n_steps"), np.float64),
-    **dict.fromkeys(("verdict_step", "held_out_step", "slot", "started_s", "device_seconds"), np.float64),
+    **dict.fromkeys(
+        ("steps", "seconds", "best", "final", "objective", "seed", "examples", "n_steps"),
+        np.float64,
+    ),
+    **dict.fromkeys(
+        ("verdict_step", "held_out_step", "slot", "started_s", "device_seconds"), np.float64
+    ),
 }
 
 
@@ -35,21 +46,24 @@ class Sweep:
     """What a sweep left behind, or has so far.
 
     name: of the study. metric: the watched one. directions: one per objective.
-    trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case), why, steps (last
-        reported), seconds, best and final (of the watched metric; NaN if it was never reported), objective (NaN unless
-        completed; the first of several), seed (NaN unless repeats gave it one), setting (number of the leading trial),
-        infeasible (the names of the constraints it breaks, "" if none), code (version it ran on, short), examples (last
-        reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners [step, rate]; missing if
-        it did not say), verdict, verdict_rule and verdict_step (if a rule ended it), held_out_step (where the pruner
-        would have ended a trial that an holdout let run on), slot, started_s (seconds since the sweep's first start),
-        device_seconds (its seconds on a slot), folder, and `params.KEY` for each parameter (missing where a trial has
-        none); of several objectives also objective_2 and so on. Trials cut off with their sweep are left out: their
-        settings were run again.
-    curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per metric and report.
-    provenance: one entry per session, oldest first, as `iolaus.sweeps.run.provenance.collect` makes them; `race` is true of those
-        that `iolaus.analysis.ranking.top_up` started.
-    config: as composed for the sweep, interpolations as they stand. space: key to its Optuna distribution as
-        `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
+    trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case),
+        why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
+        never reported), objective (NaN unless completed; the first of several), seed (NaN unless
+        repeats gave it one), setting (number of the leading trial), infeasible (the names of the
+        constraints it breaks, "" if none), code (version it ran on, short), examples (last
+        reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners
+        [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step (if a rule
+        ended it), held_out_step (where the pruner would have ended a trial that an holdout let run
+        on), slot, started_s (seconds since the sweep's first start), device_seconds (its seconds on
+        a slot), folder, and `params.KEY` for each parameter (missing where a trial has none); of
+        several objectives also objective_2 and so on. Trials cut off with their sweep are left out:
+        their settings were run again.
+    curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per
+    metric and report.
+    provenance: one entry per session, oldest first, as `iolaus.sweeps.run.provenance.collect` makes
+        them; `race` is true of those that `iolaus.analysis.ranking.top_up` started.
+    config: as composed for the sweep, interpolations as they stand. space: key to its Optuna
+        distribution as `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
     """
 
     name: str
@@ -69,32 +83,47 @@ class Sweep:
 
     @property
     def sign(self) -> float:
-        """What the first objective and the watched metric are multiplied by to be minimised: -1 if it is maximised."""
+        """What the first objective and the watched metric are multiplied by to be minimised.
+
+        -1 if it is maximised.
+        """
         return -1.0 if self.directions[0] == "maximize" else 1.0
 
     def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
-        """One metric of one trial (default: the watched one), columns step and value, in the order reported."""
-        rows = self.curves[(self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))]
+        """One metric of one trial (default.
+
+        The watched one), columns step and value, in the order reported.
+        """
+        rows = self.curves[
+            (self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))
+        ]
         return rows[["step", "value"]].reset_index(drop=True)
 
     def _repr_html_(self) -> str:
         """See IPython: what it is in a line, then its trials."""
-        states = ", ".join(f"{n} {state}" for state, n in self.trials["state"].value_counts().items())
+        states = ", ".join(
+            f"{n} {state}" for state, n in self.trials["state"].value_counts().items()
+        )
         what = f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, {', '.join(self.directions)}"
         table = self.trials.drop(columns="folder", errors="ignore")
-        return f"<p>{html.escape(what)}</p>" + table.to_html(max_rows=20, na_rep="", float_format="{:.4g}".format)
+        return f"<p>{html.escape(what)}</p>" + table.to_html(
+            max_rows=20, na_rep="", float_format="{:.4g}".format
+        )
 
 
 def load(source: str | Path, metric: str | None = None, direction: str | None = None) -> Sweep:
-    """Read a sweep from its folder, while it runs or after; or runs of other tools (`iolaus.analysis.data.importers.read_runs`).
+    """Read a sweep from its folder, while it runs or after.
 
-    metric: what is watched in other tools' runs; left out, it is the one metric called `loss` or, without it, the only
-    one with `loss` in its name, or the only one there is. direction: minimize or maximize; left out, the metric's name
-    says it (`iolaus.analysis.data.importers.names_a_score`). A sweep's folder knows its own.
-    Of other tools' runs those that never reported the watched metric are left out. One whose last value of it is not
-    finite has diverged: its state is pruned and it has no objective.
-    Raises FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what to watch or
-    in which direction, or a sweep is asked for another metric or direction than its own.
+    Or runs of other tools (`iolaus.analysis.data.importers.read_runs`).
+    metric: what is watched in other tools' runs; left out, it is the one metric called `loss` or,
+    without it, the only one with `loss` in its name, or the only one there is. direction: minimize
+    or maximize; left out, the metric's name says it
+    (`iolaus.analysis.data.importers.names_a_score`). A sweep's folder knows its own. Of other
+    tools' runs those that never reported the watched metric are left out. One whose last value of
+    it is not finite has diverged: its state is pruned and it has no objective. Raises
+    FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what
+    to watch or in which direction, or a sweep is asked for another metric or direction than its
+    own.
     """
     source = Path(source)
     if direction not in (None, "minimize", "maximize"):
@@ -103,9 +132,13 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
         return _load_runs(source, metric, direction)
     sweep = _load_sweep(source)
     if metric not in (None, sweep.metric) or direction not in (None, sweep.directions[0]):
-        asked = " and ".join(f"{n} {v}" for n, v in (("metric", metric), ("direction", direction)) if v is not None)
+        asked = " and ".join(
+            f"{n} {v}" for n, v in (("metric", metric), ("direction", direction)) if v is not None
+        )
         own = f"{sweep.directions[0]}s {sweep.metric}"
-        raise ValueError(f"{source} is a sweep that {own}; asked was {asked}: leave --metric and --direction away")
+        raise ValueError(
+            f"{source} is a sweep that {own}; asked was {asked}: leave --metric and --direction away"
+        )
     return sweep
 
 
@@ -123,7 +156,10 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
         raise ValueError(f"{source} has no metric {metric}; it has {', '.join(known)}")
     direction = direction or _direction_of(metric, source)
     watched = curves[curves["metric"] == metric]
-    about, curves = about[about.index.isin(watched["trial"])], curves[curves["trial"].isin(watched["trial"])]
+    about, curves = (
+        about[about.index.isin(watched["trial"])],
+        curves[curves["trial"].isin(watched["trial"])],
+    )
     finite = watched[np.isfinite(watched["value"])].groupby("trial")
     ends = watched.drop_duplicates("trial", keep="last").set_index("trial")["value"]
     last = curves.groupby("trial")[["step", "examples", "seconds"]].max()
@@ -156,8 +192,12 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
         "why": why.mask(diverged, "diverged at step " + diverged_at.map("{:.0f}".format)),
         "objective": ends.where(state.eq("complete") & ~diverged),
     }
-    trials = about.drop(columns=["censored", "budget"], errors="ignore").assign(**missing, **others, **decided)
-    return Sweep(source.stem, metric, (direction,), trials.sort_index(), curves.reset_index(drop=True))
+    trials = about.drop(columns=["censored", "budget"], errors="ignore").assign(
+        **missing, **others, **decided
+    )
+    return Sweep(
+        source.stem, metric, (direction,), trials.sort_index(), curves.reset_index(drop=True)
+    )
 
 
 def _loss_of(metrics: list[str], source: Path) -> str:
@@ -206,14 +246,20 @@ def _load_sweep(folder: Path) -> Sweep:
         trials=trials.set_index("number") if len(trials) else trials,
         curves=_with_examples(curves),
         provenance=tuple(sessions),
-        config=yaml.load(study.user_attrs.get("config", "{}"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)),
+        config=yaml.load(
+            study.user_attrs.get("config", "{}"),
+            Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+        ),
         space=study.user_attrs.get("search_space", {}),
     )
 
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection within: 100,000 new objects that all stay make it half of the time of reading a study."""
+    """No garbage collection within.
+
+    100,000 new objects that all stay make it half of the time of reading a study.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -229,7 +275,9 @@ def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
     examples = np.full(len(curves), np.nan)
     if len(known):
         n_steps = int(curves["step"].max()) + 1
-        keys, first = np.unique(known["trial"].to_numpy() * n_steps + known["step"].to_numpy(), return_index=True)
+        keys, first = np.unique(
+            known["trial"].to_numpy() * n_steps + known["step"].to_numpy(), return_index=True
+        )
         wanted = curves["trial"].to_numpy() * n_steps + curves["step"].to_numpy()
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         examples = np.where(keys[at] == wanted, known["value"].to_numpy(float)[first][at], np.nan)
@@ -244,12 +292,17 @@ def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def open_study(folder: Path) -> optuna.Study:
-    """The Optuna study of a sweep's folder. Raises FileNotFoundError if it is none, or its study is gone."""
+    """The Optuna study of a sweep's folder.
+
+    Raises FileNotFoundError if it is none, or its study is gone.
+    """
     about = describe_sweep(folder)
     try:
         return optuna.load_study(study_name=about.study_name, storage=about.storage)
     except KeyError as error:
-        raise FileNotFoundError(f"{about.storage} has no study {about.study_name}: was it kept in memory?") from error
+        raise FileNotFoundError(
+            f"{about.storage} has no study {about.study_name}: was it kept in memory?"
+        ) from error
 
 
 def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -271,7 +324,10 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "setting": trial.user_attrs.get("repeat_of", trial.number),
         "infeasible": ", ".join(broken_constraints(trial)),
         "code": f"{(code.get('commit') or '')[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
-        **{name: trial.user_attrs.get(name) for name in ("n_steps", "lr_plan", "verdict_step", "held_out_step")},
+        **{
+            name: trial.user_attrs.get(name)
+            for name in ("n_steps", "lr_plan", "verdict_step", "held_out_step")
+        },
         "verdict": trial.user_attrs.get("verdict", ""),
         "verdict_rule": trial.user_attrs.get("verdict_rule", ""),
         "slot": run.get("slot"),

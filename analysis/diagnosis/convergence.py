@@ -11,7 +11,15 @@ import pandas as pd
 from scipy.stats import CensoredData, ecdf
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.features import Array, Curve, Features, gather, loss_metrics, smooth, split
+from iolaus.analysis.diagnosis.features import (
+    Array,
+    Curve,
+    Features,
+    gather,
+    loss_metrics,
+    smooth,
+    split,
+)
 
 AXES = ("step", "examples", "seconds")
 # The columns that a terminal has room for.
@@ -24,24 +32,27 @@ SHOWN = (
 def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -> pd.DataFrame:
     """How each trial converged; one row per trial that ran, index trial (number).
 
-    Losses are as reported (where the metric is maximised, lower is to be read as higher), and are those of the
-    training loss (`iolaus.analysis.diagnosis.features.loss_metrics`); smoothing and every word are those of `iolaus.sweeps.signals`.
-    Columns of places are on the axis: `step`, `examples` or `seconds` (since the trial began).
+    Losses are as reported (where the metric is maximised, lower is to be read as higher), and are
+    those of the training loss (`iolaus.analysis.diagnosis.features.loss_metrics`); smoothing and
+    every word are those of `iolaus.sweeps.signals`. Columns of places are on the axis: `step`,
+    `examples` or `seconds` (since the trial began).
 
-    state, censored (it ended early: pruned, cut off, still running), last (where it ended), n_reports (finite ones);
-    start (the sweep's loss before training), best and best_at (smoothed), final (mean of the last three points, robust
-    to a spike), to_target (first place with a smoothed loss of at most `target`, NaN if never), reached;
-    area (mean of log loss along the axis, NaN if a loss is not positive, or for an accuracy: lower is both faster and
-    lower),
-    half_way (where half of the way from start to best is done), late_slope (per unit of the axis, over the last half)
-    with late_slope_low and late_slope_high (one-sided 95 %), noise (of one report), stalled_since, rebound,
-    rebound_since, period, amplitude (0 if there is no oscillation), diverged_at;
-    val_gap (final validation loss minus final), clipped (share of steps),
-    exploded_at, exploded_times (the median of the norms before it), exploded_parameter, dead_since: of the gradient.
-    What was not reported or did not happen is NaN; a trial without a finite report has no number of its own.
+    state, censored (it ended early: pruned, cut off, still running), last (where it ended),
+    n_reports (finite ones); start (the sweep's loss before training), best and best_at (smoothed),
+    final (mean of the last three points, robust to a spike), to_target (first place with a smoothed
+    loss of at most `target`, NaN if never), reached; area (mean of log loss along the axis, NaN if
+    a loss is not positive, or for an accuracy: lower is both faster and lower), half_way (where
+    half of the way from start to best is done), late_slope (per unit of the axis, over the last
+    half) with late_slope_low and late_slope_high (one-sided 95 %), noise (of one report),
+    stalled_since, rebound, rebound_since, period, amplitude (0 if there is no oscillation),
+    diverged_at; val_gap (final validation loss minus final), clipped (share of steps), exploded_at,
+    exploded_times (the median of the norms before it), exploded_parameter, dead_since: of the
+    gradient. What was not reported or did not happen is NaN; a trial without a finite report has no
+    number of its own.
 
-    target: a loss, as reported. Left out, it is `default_target(sweep)`; the frame's `attrs["target"]` says which.
-    Raises ValueError for another axis, or for examples if no trial reports them.
+    target: a loss, as reported. Left out, it is `default_target(sweep)`; the frame's
+    `attrs["target"]` says which. Raises ValueError for another axis, or for examples if no trial
+    reports them.
     """
     if axis not in AXES:
         raise ValueError(f"axis={axis!r} is none of {', '.join(AXES)}")
@@ -58,7 +69,9 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
         return _Axis() if axis == "step" else _Axis(places.get(number, nothing))
 
     rows = {number: _row(features, axes(number), target) for number, features in gathered.items()}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_row(_NOTHING, _Axis(), math.nan)))
+    table = pd.DataFrame.from_dict(
+        rows, orient="index", columns=list(_row(_NOTHING, _Axis(), math.nan))
+    )
     table.index.name = "trial"
     table.attrs |= {"target": target, "axis": axis}
     return table
@@ -69,7 +82,10 @@ _NOTHING = Features(steps=np.empty(0), losses=np.empty(0), n_steps=0)
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Where the steps of a trial lie on an axis: known at some steps, straight in between. None: the steps are it."""
+    """Where the steps of a trial lie on an axis: known at some steps, straight in between.
+
+    None: the steps are it.
+    """
 
     known: Curve | None = None
 
@@ -92,10 +108,14 @@ def _row(features: Features, axis: _Axis, target: float) -> dict[str, object]:
     s, nan = features.signals, math.nan
     finite = s is not None and s.n_reports > 0
     best, level, noise, trend, low, high = (
-        (s.best, s.level, s.noise, s.trend, s.trend_low, s.trend_high) if s is not None else (nan,) * 6
+        (s.best, s.level, s.noise, s.trend, s.trend_low, s.trend_high)
+        if s is not None
+        else (nan,) * 6
     )
     steps, losses = (
-        (features.steps[: s.n_reports], features.losses[: s.n_reports]) if s is not None else (_NOTHING.steps,) * 2
+        (features.steps[: s.n_reports], features.losses[: s.n_reports])
+        if s is not None
+        else (_NOTHING.steps,) * 2
     )
     x, y = smooth(steps, losses)
     reached = _first(x, y, features.sign * target)
@@ -124,7 +144,9 @@ def _row(features: Features, axis: _Axis, target: float) -> dict[str, object]:
         "period": s.period_steps / per if s is not None and s.period_steps is not None else nan,
         "amplitude": s.amplitude if s is not None else nan,
         "diverged_at": place(s.diverged_at) if s is not None else nan,
-        "val_gap": features.validation_sign * v.level - features.own(level) if v is not None else nan,
+        "val_gap": features.validation_sign * v.level - features.own(level)
+        if v is not None
+        else nan,
         "clipped": features.clipped,
         "exploded_at": place(e.step) if e is not None else nan,
         "exploded_times": e.times if e is not None else nan,
@@ -139,7 +161,10 @@ def _first(steps: Array, losses: Array, level: float) -> float | None:
 
 
 def _steps_per_unit(features: Features, axis: _Axis) -> float:
-    """Steps per unit of the axis over the last half of the trial; NaN for fewer than two reports."""
+    """Steps per unit of the axis over the last half of the trial.
+
+    NaN for fewer than two reports.
+    """
     if len(features.steps) < 2:
         return math.nan
     begin, end = float(features.steps[len(features.steps) // 2 - 1]), float(features.steps[-1])
@@ -154,9 +179,9 @@ def _log_area(x: Array, losses: Array) -> float:
 
 
 def default_target(sweep: Sweep) -> float:
-    """A loss that half of the completed trials reach: the median of their best smoothed losses; NaN if there is none.
+    """A loss that half of the completed trials reach: the median of their best smoothed losses.
 
-    As reported, so an accuracy where that is maximised.
+    NaN if there is none. As reported, so an accuracy where that is maximised.
     Without a completed trial it is that of all trials.
     """
     return _default_target(gather(sweep))
@@ -164,7 +189,9 @@ def default_target(sweep: Sweep) -> float:
 
 def _default_target(gathered: dict[int, Features]) -> float:
     best = {
-        state: [f.own(f.signals.best) for f in gathered.values() if f.signals and state in (f.state, "")]
+        state: [
+            f.own(f.signals.best) for f in gathered.values() if f.signals and state in (f.state, "")
+        ]
         for state in ("complete", "")
     }
     known = np.array(best["complete"] or best[""])
@@ -176,9 +203,9 @@ def _default_target(gathered: dict[int, Features]) -> float:
 class TimeToTarget:
     """How long trials need to reach a loss, with those that did not in the count.
 
-    n_trials, n_reached. median, low, high: where half of the trials have reached the target, and its 95 % interval;
-    infinity where fewer than half have by the last place any trial got to, `until`. at, share: the estimated share of
-    trials that reached it by each place.
+    n_trials, n_reached. median, low, high: where half of the trials have reached the target, and
+    its 95 % interval; infinity where fewer than half have by the last place any trial got to,
+    `until`. at, share: the estimated share of trials that reached it by each place.
     """
 
     target: float
@@ -197,21 +224,30 @@ class TimeToTarget:
         unit = "steps" if self.axis == "step" else self.axis
         within = f"{self.n_reached} of {self.n_trials} trials reached {self.target:.4g}"
         if math.isinf(self.median):
-            bound = f" (with 95 % confidence not within {self.low:.4g} {unit})" if math.isfinite(self.low) else ""
+            bound = (
+                f" (with 95 % confidence not within {self.low:.4g} {unit})"
+                if math.isfinite(self.low)
+                else ""
+            )
             return f"{within}; fewer than half do within {self.until:.4g} {unit}{bound}."
-        high = f"{self.low:.4g} to {self.high:.4g}" if math.isfinite(self.high) else f"from {self.low:.4g} on, or never"
+        high = (
+            f"{self.low:.4g} to {self.high:.4g}"
+            if math.isfinite(self.high)
+            else f"from {self.low:.4g} on, or never"
+        )
         return f"{within}; half do within {self.median:.4g} {unit} (95 % interval {high})."
 
 
 def time_to_target(table: pd.DataFrame) -> TimeToTarget:
     """Kaplan and Meier's (1958) estimate of the time to the target, from the rows of a `convergence` table.
 
-    A trial that ended early had not reached the target by then: it is censored there, not dropped. One that diverged
-    never will: it is censored at the longest place of the table. Intervals: Greenwood's on the log-log scale, as
-    scipy has it; where it has no upper bound because all trials have arrived, six or more, it is the last arrival
-    (beyond which the median lies with a chance of 1 in 2^n). Pruned trials were ended because they did badly, which the
-    estimate does not know: it is optimistic.
-    Raises ValueError for a table without trials that have a finite report.
+    A trial that ended early had not reached the target by then: it is censored there, not dropped.
+    One that diverged never will: it is censored at the longest place of the table. Intervals:
+    Greenwood's on the log-log scale, as scipy has it; where it has no upper bound because all
+    trials have arrived, six or more, it is the last arrival (beyond which the median lies with a
+    chance of 1 in 2^n). Pruned trials were ended because they did badly, which the estimate does
+    not know: it is optimistic. Raises ValueError for a table without trials that have a finite
+    report.
     """
     rows = table[table["n_reports"] > 0]
     if rows.empty:
@@ -219,19 +255,29 @@ def time_to_target(table: pd.DataFrame) -> TimeToTarget:
     longest = float(rows["last"].max())
     reached = rows["reached"].to_numpy(bool)
     ended = np.where(rows["diverged_at"].notna(), longest, rows["last"])
-    data = CensoredData(uncensored=rows.loc[reached, "to_target"].to_numpy(float), right=ended[~reached])
+    data = CensoredData(
+        uncensored=rows.loc[reached, "to_target"].to_numpy(float), right=ended[~reached]
+    )
     estimate = ecdf(data).cdf
     median, low, high = (math.inf,) * 3
     if reached.any():
-        with warnings.catch_warnings():  # scipy says where the formula has no bound; the bound is NaN there
+        with (
+            warnings.catch_warnings()
+        ):  # scipy says where the formula has no bound; the bound is NaN there
             warnings.simplefilter("ignore", RuntimeWarning)
             interval = estimate.confidence_interval(method="log-log")
         median, low, high = (
             _crossing(estimate.quantiles, p)
-            for p in (estimate.probabilities, interval.high.probabilities, interval.low.probabilities)
+            for p in (
+                estimate.probabilities,
+                interval.high.probabilities,
+                interval.low.probabilities,
+            )
         )
         low = min(low, median)  # where everybody has reached it, the formula has no bounds
-        if reached.all() and 0.5 ** len(rows) < 0.025:  # then they are those of the order of the places
+        if (
+            reached.all() and 0.5 ** len(rows) < 0.025
+        ):  # then they are those of the order of the places
             high = min(high, float(estimate.quantiles[-1]))
     return TimeToTarget(
         target=table.attrs.get("target", math.nan),

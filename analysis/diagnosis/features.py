@@ -1,6 +1,7 @@
-"""What is known of each trial before it is judged: its curves, its gradients, its rates, and how its peers fared.
+"""What is known of each trial before it is judged.
 
-The core (`Features`, `explosion`) is numpy only, so that a running sweep can use it too.
+Its curves, its gradients, its rates, and how its peers fared. The core (`Features`, `explosion`) is
+numpy only, so that a running sweep can use it too.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ Array = NDArray[np.float64]
 Curve = tuple[Array, Array]  # steps, strictly rising; values
 
 VALIDATION_PREFIXES = ("val", "valid", "dev", "test", "eval")
-# A gradient norm this many times the median of those before it has exploded (case 5: "k times its median") ...
+# A gradient norm this many times the median of those before it has exploded (case 5: "k times its
+# median") ...
 EXPLODED_TIMES = 10.0
-# ... and one that stays below this share of that median to the end is dead (its square, of the peak, if that is where
-# the run begins): saturated tanh units leave about 1e-6.
+# ... and one that stays below this share of that median to the end is dead (its square, of the
+# peak, if that is where the run begins): saturated tanh units leave about 1e-6.
 DEAD_SHARE = 1e-2
 HARDLY = 0.3  # a share of the way from the start to the lowest loss: a fall of less is hardly one
 ALIKE = 0.25  # first reports this share of the room apart are one start ...
@@ -40,8 +42,10 @@ N_NORMS_DEAD = 4  # reports at the end, to call a gradient dead
 class Explosion:
     """What the gradient norms of a trial show.
 
-    step: of the first report above EXPLODED_TIMES times the median, or not finite. times: how many times, at most.
-    parameter: whose norm did so first (of several at once, the most), "" if only the total is known.
+    step: of the first report above EXPLODED_TIMES times the median, or not finite. times: how many
+    times, at most.
+    parameter: whose norm did so first (of several at once, the most), "" if only the total is
+    known.
     dead_since: step from which that norm is about 0 to the end, None if it lives.
     """
 
@@ -53,16 +57,21 @@ class Explosion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """One trial, as far as it is known. All losses are to be minimised; `own` gives them as they were reported.
+    """One trial, as far as it is known.
 
-    steps, losses: the training loss (the watched metric where no other is reported), NaN and infinity included.
+    All losses are to be minimised; `own` gives them as they were reported.
+    steps, losses: the training loss (the watched metric where no other is reported), NaN and
+    infinity included.
     n_steps: as planned; the last step if no plan is known. ended: how, in a sentence.
-    start: loss before training, from the first reports (of all trials where they agree). lowest: the lowest level that
-    any trial of the sweep reached, lowest_by_now: by this trial's last step; NaN where there is no other trial.
-    validation: its signals, None if it is not reported; loss_then: the training loss when validation was best.
-    rates: the learning rate (steps, values), None if unknown. clipped: mean share of clipped steps, NaN if unknown.
-    metric: what the training loss was reported as. sign, validation_sign: -1 if that metric, or the validation's, is
-    maximised.
+    start: loss before training, from the first reports (of all trials where they agree). lowest:
+    the lowest level that any trial of the sweep reached, lowest_by_now: by this trial's last step;
+    NaN where there is no other trial.
+    validation: its signals, None if it is not reported; loss_then: the training loss when
+    validation was best.
+    rates: the learning rate (steps, values), None if unknown. clipped: mean share of clipped steps,
+    NaN if unknown.
+    metric: what the training loss was reported as. sign, validation_sign: -1 if that metric, or the
+    validation's, is maximised.
     """
 
     steps: Array
@@ -93,7 +102,10 @@ class Features:
 
     @property
     def room(self) -> float:
-        """How far a loss can fall here, as far as known: from the start to the lowest of the sweep or this trial."""
+        """How far a loss can fall here, as far as known.
+
+        From the start to the lowest of the sweep or this trial.
+        """
         best = self.signals.best if self.signals is not None else math.nan
         return self.start - float(np.fmin(self.lowest, best))
 
@@ -116,14 +128,19 @@ class Features:
 def explosion(norms: Mapping[str, Curve], *, can_die: bool = True) -> Explosion | None:
     """The first explosion among gradient norms, None if there is none.
 
-    norms: parameter to (steps, norms), "" for the norm over all. A norm explodes where it first is EXPLODED_TIMES the
-    median of those before it, three at least; one that is dead to the end after a peak earlier than that, where it is
-    so many times its median over the run. dead_since is that of the parameter that exploded first.
+    norms: parameter to (steps, norms), "" for the norm over all. A norm explodes where it first is
+    EXPLODED_TIMES the median of those before it, three at least; one that is dead to the end after
+    a peak earlier than that, where it is so many times its median over the run. dead_since is that
+    of the parameter that exploded first.
     can_die: False for a loss that is low, which needs no gradient: then nothing counts as dead.
     """
-    found = [_explosion(name, *curve, can_die=can_die) for name, curve in norms.items() if len(curve[0])]
+    found = [
+        _explosion(name, *curve, can_die=can_die) for name, curve in norms.items() if len(curve[0])
+    ]
     exploded = [e for e in found if e is not None]
-    dead = [e for e in exploded if e.dead_since is not None]  # what has died is no longer news where it flickers
+    dead = [
+        e for e in exploded if e.dead_since is not None
+    ]  # what has died is no longer news where it flickers
     named = [e for e in dead or exploded if e.parameter]
     return min(named or exploded, key=lambda e: (e.step, -e.times), default=None)
 
@@ -134,7 +151,12 @@ def _explosion(parameter: str, steps: Array, norms: Array, *, can_die: bool) -> 
     if dead is not None and int(norms.argmax()) < N_NORMS_BEFORE:
         usual = np.full(len(norms), max(float(np.median(norms)), np.finfo(np.float32).tiny))
     else:
-        usual = np.array([np.median(norms[:i][finite[:i]]) if finite[:i].any() else np.nan for i in range(len(norms))])
+        usual = np.array(
+            [
+                np.median(norms[:i][finite[:i]]) if finite[:i].any() else np.nan
+                for i in range(len(norms))
+            ]
+        )
         usual[:N_NORMS_BEFORE] = np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         times = np.where(finite, norms / usual, np.inf)
@@ -143,11 +165,16 @@ def _explosion(parameter: str, steps: Array, norms: Array, *, can_die: bool) -> 
         return None
     at = int(high[0])
     peak = float(times[at:][~np.isnan(times[at:])].max())
-    return Explosion(int(steps[at]), peak, parameter, int(steps[dead]) if dead is not None else None)
+    return Explosion(
+        int(steps[at]), peak, parameter, int(steps[dead]) if dead is not None else None
+    )
 
 
 def _usual_norm(norms: Mapping[str, Curve], exploded: Explosion | None) -> float:
-    """The median norm over all parameters before an explosion; NaN if not reported, or exploded from the start."""
+    """The median norm over all parameters before an explosion.
+
+    NaN if not reported, or exploded from the start.
+    """
     if "" not in norms:
         return math.nan
     steps, values = norms[""]
@@ -157,12 +184,17 @@ def _usual_norm(norms: Mapping[str, Curve], exploded: Explosion | None) -> float
 
 
 def _dead_since(norms: Array) -> int | None:
-    """Index from which the norms stay about 0 to the end; None if they do not, for N_NORMS_DEAD reports at least."""
+    """Index from which the norms stay about 0 to the end.
+
+    None if they do not, for N_NORMS_DEAD reports at least.
+    """
     if len(norms) < 2 * N_NORMS_DEAD or not np.isfinite(norms).all():
         return None
     peak = int(norms.argmax())
     least = (
-        DEAD_SHARE * float(np.median(norms[:peak])) if peak >= N_NORMS_BEFORE else DEAD_SHARE**2 * float(norms[peak])
+        DEAD_SHARE * float(np.median(norms[:peak]))
+        if peak >= N_NORMS_BEFORE
+        else DEAD_SHARE**2 * float(norms[peak])
     )
     alive = np.flatnonzero(norms > least)
     dead = int(alive[-1]) + 1 if len(alive) else 0
@@ -183,16 +215,24 @@ class _Metric:
         """The watched one goes with the study; no other loss is maximised."""
         is_loss = name is None or (name != sweep.metric and "loss" in name)
         sign = 1.0 if is_loss else sweep.sign
-        curves = {trial: (steps, sign * values) for trial, (steps, values) in split(sweep.curves, name).items()}
+        curves = {
+            trial: (steps, sign * values)
+            for trial, (steps, values) in split(sweep.curves, name).items()
+        }
         return cls(name or "", sign, curves, _starts(curves))
 
 
 def gather(sweep: Sweep) -> dict[int, Features]:
-    """The features of each trial that ran, by number. Losses of a maximised metric change their sign."""
+    """The features of each trial that ran, by number.
+
+    Losses of a maximised metric change their sign.
+    """
     training, validation = (_Metric.of(sweep, name) for name in loss_metrics(sweep))
     floor = _Floor(training.curves)
     norms: dict[int, dict[str, Curve]] = {}
-    for metric in (m for m in sweep.curves["metric"].unique() if m.partition("/")[0] == "grad_norm"):
+    for metric in (
+        m for m in sweep.curves["metric"].unique() if m.partition("/")[0] == "grad_norm"
+    ):
         for trial, curve in split(sweep.curves, metric).items():
             norms.setdefault(trial, {})[metric.partition("/")[2]] = curve
     rates, clipped = split(sweep.curves, "lr"), split(sweep.curves, "clipped")
@@ -223,7 +263,11 @@ def _features(
     return Features(
         steps=steps,
         losses=values,
-        n_steps=int(planned) if planned is not None and planned == planned else int(steps[-1]) if len(steps) else 0,
+        n_steps=int(planned)
+        if planned is not None and planned == planned
+        else int(steps[-1])
+        if len(steps)
+        else 0,
         ended=str(row.get("why", "")),
         state=str(row.get("state", "")),
         start=start,
@@ -231,7 +275,9 @@ def _features(
         lowest_by_now=floor.at(float(steps[-1])) if len(steps) else math.nan,
         validation=judged,
         validation_start=validation.starts.get(number, math.nan),
-        loss_then=_level_at(steps, values, judged.best_step) if judged is not None and len(steps) else math.nan,
+        loss_then=_level_at(steps, values, judged.best_step)
+        if judged is not None and len(steps)
+        else math.nan,
         explosion=exploded,
         rates=rates.get(number) or _planned_rates(row.get("lr_plan")),
         clipped=float(np.mean(clipped[number][1])) if number in clipped else math.nan,
@@ -243,10 +289,16 @@ def _features(
 
 
 def _is_high(steps: Array, values: Array, start: float, lowest: float) -> bool:
-    """Whether a loss ends nearer to the start than to the lowest of the sweep; alone, not far below its own start."""
+    """Whether a loss ends nearer to the start than to the lowest of the sweep.
+
+    Alone, not far below its own start.
+    """
     if not len(steps):
         return False
-    end, best = float(np.mean(values[-N_LEVEL:])), float(np.min(values[np.isfinite(values)], initial=math.inf))
+    end, best = (
+        float(np.mean(values[-N_LEVEL:])),
+        float(np.min(values[np.isfinite(values)], initial=math.inf)),
+    )
     first = start if not math.isnan(start) else float(values[0])
     return not end < first - HARDLY * (first - float(np.fmin(lowest, best)))
 
@@ -254,12 +306,14 @@ def _is_high(steps: Array, values: Array, start: float, lowest: float) -> bool:
 def loss_metrics(sweep: Sweep) -> tuple[str, str | None]:
     """The names of (training loss, validation loss); the second is None if there is none.
 
-    The watched metric is one of the two, by its name; the other is sought among `loss`, `train_loss`, or `val_loss`
-    and its like.
+    The watched metric is one of the two, by its name; the other is sought among `loss`,
+    `train_loss`, or `val_loss` and its like.
     """
     known = list(sweep.curves["metric"].unique())
     if _is_validation(sweep.metric):
-        training = next((name for name in ("loss", "train_loss", "training_loss") if name in known), None)
+        training = next(
+            (name for name in ("loss", "train_loss", "training_loss") if name in known), None
+        )
         return (training, sweep.metric) if training else (sweep.metric, None)
     of_loss = [name for name in known if _is_validation(name) and "loss" in name]
     if "loss" not in sweep.metric:  # an accuracy is compared with its like only
@@ -278,8 +332,9 @@ def _order(name: str) -> int:
 
 
 def split(curves: pd.DataFrame, metric: str | None, column: str = "value") -> dict[int, Curve]:
-    """One metric's curve of each trial: steps strictly rising (of a repeated step the last report), values.
+    """One metric's curve of each trial.
 
+    Steps strictly rising (of a repeated step the last report), values.
     column: what of the rows to take, `value`, `seconds` or `examples`.
     """
     rows = curves.loc[curves["metric"] == metric, ["trial", "step", column]]
@@ -299,11 +354,12 @@ def split(curves: pd.DataFrame, metric: str | None, column: str = "value") -> di
 
 
 def _starts(curves: Mapping[int, Curve]) -> dict[int, float]:
-    """Each trial's loss before training: the lower quartile of all first reports where they agree, else its own.
+    """Each trial's loss before training.
 
-    Not the median: those that exploded before their first report say nothing of the start. Where first reports are far
-    apart (an epoch's mean, models of different size), a trial's own counts if it is higher. Empty if none is
-    finite.
+    The lower quartile of all first reports where they agree, else its own. Not the median: those
+    that exploded before their first report say nothing of the start. Where first reports are far
+    apart (an epoch's mean, models of different size), a trial's own counts if it is higher. Empty
+    if none is finite.
     """
     first = {trial: float(values[0]) for trial, (_, values) in curves.items() if len(values)}
     known = np.array([value for value in first.values() if math.isfinite(value)])
@@ -311,15 +367,22 @@ def _starts(curves: Mapping[int, Curve]) -> dict[int, float]:
         return {}
     common = float(np.quantile(known, 0.25))
     room = common - min(
-        float(np.min(values, initial=math.inf, where=np.isfinite(values))) for _, values in curves.values()
+        float(np.min(values, initial=math.inf, where=np.isfinite(values)))
+        for _, values in curves.values()
     )
     if float(np.mean(np.abs(known - common) <= ALIKE * room)) >= ALIKE_SHARE:
         return dict.fromkeys(curves, common)
-    return {trial: max(common, value) if math.isfinite(value) else common for trial, value in first.items()}
+    return {
+        trial: max(common, value) if math.isfinite(value) else common
+        for trial, value in first.items()
+    }
 
 
 class _Floor:
-    """The lowest smoothed loss that any of several curves reached by a step; NaN for a single curve."""
+    """The lowest smoothed loss that any of several curves reached by a step.
+
+    NaN for a single curve.
+    """
 
     def __init__(self, curves: Mapping[int, Curve]) -> None:
         courses = [smooth(*curve) for curve in curves.values()] if len(curves) > 1 else []

@@ -1,7 +1,7 @@
 """What to change after a diagnosis, as overrides of the sweep's own config, and which of it the sweep can run itself.
 
-The table of case 4 says what to do about a shape; here it becomes values of the settings that this config has. Nothing
-is drawn at random.
+The table of case 4 says what to do about a shape; here it becomes values of the settings that this
+config has. Nothing is drawn at random.
 """
 
 from __future__ import annotations
@@ -23,13 +23,21 @@ if TYPE_CHECKING:
 NAMES: Mapping[str, Sequence[str]] = {
     "lr": ("lr", "learning_rate", "base_lr", "init_lr", "eta"),
     "batch_size": ("batch_size", "train_batch_size", "bs"),
-    "threshold": ("threshold", "max_grad_norm", "grad_clip", "clip_norm", "max_norm", "clip_grad_norm"),
+    "threshold": (
+        "threshold",
+        "max_grad_norm",
+        "grad_clip",
+        "clip_norm",
+        "max_norm",
+        "clip_grad_norm",
+    ),
     "decay_rate": ("decay_rate", "gamma"),
     "decay_steps": ("decay_steps", "step_size"),
     "weight_decay": ("weight_decay", "wd"),
     "dropout": ("dropout", "p_dropout", "dropout_rate"),
 }
-# By these factors a learning rate is changed; how far in between is said by how far the trial is from its peers.
+# By these factors a learning rate is changed; how far in between is said by how far the trial is
+# from its peers.
 LEAST, MOST = 3.0, 10.0
 END_SHARE = 0.01  # of the first rate at the end of a run: case 4's rule of thumb is a decay of at least 100 times
 SPENT = 0.1  # share of its highest below which a learning rate is spent
@@ -39,7 +47,10 @@ N_PEERS = 4  # fewer other trials say nothing about rates
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """What to change. values: key to value, all together. advice: the same in words, with what no override can say."""
+    """What to change. values: key to value, all together.
+
+    advice: the same in words, with what no override can say.
+    """
 
     values: Mapping[str, Any]
     advice: str
@@ -57,11 +68,14 @@ NO_FIX = Fix({}, "")
 class ConfigKeys:
     """The settings of one trial that a suggested fix may turn.
 
-    values: all settings of the trial by key; its parameters, then its config's. searched: keys of its parameters.
-    ties: keys that are set as a share of the run by another: {"schedule.decay_steps": "decay_share"}.
-    choices: config group to the option chosen. has_trainer: whether these are the reference trainer's groups.
-    step_scale: what clipping leaves of a usual step, 1 without. good_rate: the learning rate times that of the sweep's
-    best trials, NaN if unknown.
+    values: all settings of the trial by key; its parameters, then its config's. searched: keys of
+    its parameters.
+    ties: keys that are set as a share of the run by another: {"schedule.decay_steps":
+    "decay_share"}.
+    choices: config group to the option chosen. has_trainer: whether these are the reference
+    trainer's groups.
+    step_scale: what clipping leaves of a usual step, 1 without. good_rate: the learning rate times
+    that of the sweep's best trials, NaN if unknown.
     """
 
     values: Mapping[str, Any]
@@ -73,7 +87,10 @@ class ConfigKeys:
     good_rate: float = math.nan
 
     def key(self, role: str) -> str | None:
-        """The key of a setting by its role (of NAMES), None if the config has none: searched ones first."""
+        """The key of a setting by its role (of NAMES), None if the config has none.
+
+        Searched ones first.
+        """
         for name in NAMES[role]:
             keys = [key for key in self.values if key.lstrip("+").rpartition(".")[2] == name]
             if keys:
@@ -84,16 +101,26 @@ class ConfigKeys:
         """A setting's value by its role; NaN if there is none, or it is no number."""
         key = self.key(role)
         value = self.values[key] if key is not None else None
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        return (
+            float(value)
+            if isinstance(value, int | float) and not isinstance(value, bool)
+            else math.nan
+        )
 
     @property
     def towards_good(self) -> float:
-        """By what factor the learning rate would be that of the sweep's best trials; NaN if unknown."""
+        """By what factor the learning rate would be that of the sweep's best trials.
+
+        NaN if unknown.
+        """
         return self.good_rate / (self.number("lr") * self.step_scale)
 
 
 def all_config_keys(sweep: Sweep, features: Mapping[int, Features]) -> dict[int, ConfigKeys]:
-    """The settings of each trial, by number. features: of `iolaus.analysis.diagnosis.features.gather`."""
+    """The settings of each trial, by number.
+
+    features: of `iolaus.analysis.diagnosis.features.gather`.
+    """
     params = [str(column) for column in sweep.trials if str(column).startswith("params.")]
     choices: Mapping[str, Any] = _at(sweep.config, "hydra", "runtime", "choices")
     asked: Mapping[str, Any] = _at(sweep.config, "hydra", "sweeper", "params")
@@ -102,13 +129,19 @@ def all_config_keys(sweep: Sweep, features: Mapping[int, Features]) -> dict[int,
     has_trainer = str(config.get("schedule._target_", "")).startswith("trainer.")
     found = {}
     for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True):
-        own = {name.removeprefix("params."): _plain(row[name]) for name in params if row[name] == row[name]}
+        own = {
+            name.removeprefix("params."): _plain(row[name])
+            for name in params
+            if row[name] == row[name]
+        }
         own = {key: value for key, value in own.items() if value is not None}
         chosen = {**choices, **{key: value for key, value in own.items() if key in choices}}
         other = [group for group in chosen if chosen[group] != choices.get(group)]
         kept = {key: value for key, value in config.items() if key.partition(".")[0] not in other}
         keys = ConfigKeys({**kept, **own}, frozenset(own), ties, chosen, has_trainer)
-        if chosen.get("optim") == "sgd" and chosen.get("clip") == "norm":  # Adam's steps do not scale with gradients
+        if (
+            chosen.get("optim") == "sgd" and chosen.get("clip") == "norm"
+        ):  # Adam's steps do not scale with gradients
             scale = keys.number("threshold") / features[int(number)].usual_norm
             keys = replace(keys, step_scale=float(np.fmin(scale, 1.0)))
         found[int(number)] = keys
@@ -126,25 +159,40 @@ def _with_good_rates(sweep: Sweep, keys: Mapping[int, ConfigKeys]) -> dict[int, 
     for number, own in keys.items():
         peers = of_optimizer.get(own.choices.get("optim"), [])
         best = [n for n in peers[: max(3, round(GOOD_SHARE * len(peers)))] if n != number]
-        rates = np.array([rate for n in best if (rate := keys[n].number("lr") * keys[n].step_scale) > 0])
+        rates = np.array(
+            [rate for n in best if (rate := keys[n].number("lr") * keys[n].step_scale) > 0]
+        )
         is_known = len(peers) > N_PEERS and len(rates)
-        done[number] = replace(own, good_rate=float(np.exp(np.log(rates).mean()))) if is_known else own
+        done[number] = (
+            replace(own, good_rate=float(np.exp(np.log(rates).mean()))) if is_known else own
+        )
     return done
 
 
 def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) -> Fix:
-    """What to change about a trial of this shape; NO_FIX if it is well, words alone where no setting is known."""
+    """What to change about a trial of this shape.
+
+    NO_FIX if it is well, words alone where no setting is known.
+    """
     match diagnosis.shape:
         case "exploded" | "died":
             return _calmer(features, keys)
         case "slow" | "underfitting":
             if _is_spent(features):
                 return _slower_decay(features, keys)
-            return _calmer(features, keys) if _is_unstable(features, keys) else _other_rate(keys, up=True)
+            return (
+                _calmer(features, keys)
+                if _is_unstable(features, keys)
+                else _other_rate(keys, up=True)
+            )
         case "fast_then_flat" | "oscillating" | "stalled":
             if _is_spent(features):
                 return _slower_decay(features, keys)
-            return _other_rate(keys, up=True) if keys.towards_good > LEAST else _lower_late(features, keys)
+            return (
+                _other_rate(keys, up=True)
+                if keys.towards_good > LEAST
+                else _lower_late(features, keys)
+            )
         case "rebound":
             return _lower_late(features, keys)
         case "overfitting":
@@ -160,19 +208,30 @@ def _is_spent(features: Features) -> bool:
 
 
 def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
-    """Whether a high loss speaks of a rate too high: it has jumped, or the rates of better trials are much lower."""
+    """Whether a high loss speaks of a rate too high.
+
+    It has jumped, or the rates of better trials are much lower.
+    """
     if features.explosion is not None and keys.key("threshold") is None:
         return True
     s = features.signals
-    jumped = s is not None and np.nanmax(features.losses) > features.start + 0.1 * features.room + 4 * s.noise
+    jumped = (
+        s is not None
+        and np.nanmax(features.losses) > features.start + 0.1 * features.room + 4 * s.noise
+    )
     return bool(jumped) or keys.towards_good < 1 / LEAST
 
 
 def _calmer(features: Features, keys: ConfigKeys) -> Fix:
-    """A lower rate from the start, and clipping where there is none: at the norm that was usual before an explosion."""
+    """A lower rate from the start, and clipping where there is none.
+
+    At the norm that was usual before an explosion.
+    """
     lower = _other_rate(keys, up=False)
     if keys.has_trainer and keys.choices.get("clip") == "none":
-        usual = features.usual_norm  # unknown if it exploded from the start: then as the config has it
+        usual = (
+            features.usual_norm
+        )  # unknown if it exploded from the start: then as the config has it
         clipping = {"clip": "norm"} | ({"clip.threshold": _round(usual)} if usual > 0 else {})
         return Fix({**lower.values, **clipping}, f"{lower.advice}, and clip the gradients")
     threshold, rate = keys.key("threshold"), keys.key("lr")
@@ -197,19 +256,32 @@ def _other_rate(keys: ConfigKeys, *, up: bool) -> Fix:
 
 
 def _lower_late(features: Features, keys: ConfigKeys) -> Fix:
-    """The same rate early, a lower one late: decay to a hundredth by the end; where it does so, a lower rate."""
+    """The same rate early, a lower one late: decay to a hundredth by the end.
+
+    Where it does so, a lower rate.
+    """
     words = "lower the rate late in the run: a faster decay"
     if keys.has_trainer and keys.choices.get("schedule") == "constant":
         return Fix({"schedule": "cosine"}, words)
-    decay = _decay(features, keys, END_SHARE) if features.rate_share(max(features.n_steps, 1)) > 2 * END_SHARE else {}
+    decay = (
+        _decay(features, keys, END_SHARE)
+        if features.rate_share(max(features.n_steps, 1)) > 2 * END_SHARE
+        else {}
+    )
     if decay:
         return Fix(decay, words)
     key, rate = keys.key("lr"), keys.number("lr")
-    return Fix({key: _round(rate / LEAST)} if key is not None and rate > 0 else {}, "lower the learning rate")
+    return Fix(
+        {key: _round(rate / LEAST)} if key is not None and rate > 0 else {},
+        "lower the learning rate",
+    )
 
 
 def _slower_decay(features: Features, keys: ConfigKeys) -> Fix:
-    """The rate is spent while the loss is high: decay to a tenth by the end, from a rate like that of better trials."""
+    """The rate is spent while the loss is high.
+
+    Decay to a tenth by the end, from a rate like that of better trials.
+    """
     words = "decay more slowly: the rate is spent too early"
     decay = _decay(features, keys, SPENT)
     if not decay:
@@ -220,12 +292,15 @@ def _slower_decay(features: Features, keys: ConfigKeys) -> Fix:
 
 
 def _decay(features: Features, keys: ConfigKeys, end: float) -> dict[str, Any]:
-    """Decay steps by which an exponential ends at a share of its rate; empty if there is no such schedule.
+    """Decay steps by which an exponential ends at a share of its rate.
 
-    If that is no real change, a third or three times the steps there were.
+    Empty if there is no such schedule. If that is no real change, a third or three times the steps
+    there were.
     """
     key, rate = keys.key("decay_steps"), keys.number("decay_rate")
-    key = key if key is not None else next((k for k in keys.ties if k.endswith("decay_steps")), None)
+    key = (
+        key if key is not None else next((k for k in keys.ties if k.endswith("decay_steps")), None)
+    )
     if key is None or not 0 < rate < 1 or not features.n_steps:
         return {}
     share = math.log(rate) / math.log(end)

@@ -1,4 +1,7 @@
-"""What a sweep should try next: the suggested fixes of its ill trials, as settings for its queue or as commands to type."""
+"""What a sweep should try next.
+
+The suggested fixes of its ill trials, as settings for its queue or as commands to type.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,12 @@ from iolaus.sweeps.study.record import counts_as_run
 
 @dataclass(frozen=True, slots=True)
 class NextTrial:
-    """One thing to try. cures: the trials it cures, the most promising first. shape, overrides, advice: of that one.
+    """One thing to try. cures: the trials it cures, the most promising first.
 
-    params: the whole setting, in the sweep's own search space; empty if the cure lies outside, and `outside` says what
-    does. command: runs it by itself, "" if the sweep does not say by which command it was run.
+    shape, overrides, advice: of that one.
+    params: the whole setting, in the sweep's own search space; empty if the cure lies outside, and
+    `outside` says what does. command: runs it by itself, "" if the sweep does not say by which
+    command it was run.
     """
 
     fixes: tuple[int, ...]
@@ -36,15 +41,21 @@ class NextTrial:
 
 
 def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
-    """The suggested fixes of a sweep's ill trials, each setting once, by promise; settings that have been run are left out.
+    """The suggested fixes of a sweep's ill trials, each setting once, by promise.
 
-    diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`. Promise: a suggested fix of a trial that came far (a low best loss) ranks before
-    one of a trial that never left the start. Nothing is drawn at random: what a cured setting needs besides, such as
-    the threshold of a clipping it did not have, is taken from the best trial that has it.
+    Settings that have been run are left out.
+    diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`. Promise: a suggested fix of a trial
+    that came far (a low best loss) ranks before one of a trial that never left the start. Nothing
+    is drawn at random: what a cured setting needs besides, such as the threshold of a clipping it
+    did not have, is taken from the best trial that has it.
     """
     sign = sweep.sign
     ill = diagnosis[diagnosis["fix"].map(len) > 0]
-    order = (sign * sweep.trials["best"].reindex(ill.index).astype(float)).sort_values(kind="stable").index
+    order = (
+        (sign * sweep.trials["best"].reindex(ill.index).astype(float))
+        .sort_values(kind="stable")
+        .index
+    )
     settings = _settings(sweep)
     run = {_same(params) for params in settings.values()}
     found: dict[Any, NextTrial] = {}
@@ -60,7 +71,13 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
             continue
         command = _command(sweep, {**settings[number], **changes})
         found[key] = NextTrial(
-            (int(number),), row["shape"], row["fix"], row["advice"], {} if outside else params, outside, command
+            (int(number),),
+            row["shape"],
+            row["fix"],
+            row["advice"],
+            {} if outside else params,
+            outside,
+            command,
         )
     return list(found.values())
 
@@ -74,7 +91,8 @@ def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
             "because": [shape_name(t.shape) for t in trials],
             "advice": [t.advice for t in trials],
             "where": [
-                "in the search space" if t.params else "by command, see below" if t.command else "" for t in trials
+                "in the search space" if t.params else "by command, see below" if t.command else ""
+                for t in trials
             ],
         }
     )
@@ -82,9 +100,14 @@ def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
 
 
 def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
-    """Put those that lie in the search space into the study's queue; returns the ones that were not queued before."""
+    """Put those that lie in the search space into the study's queue.
+
+    Returns the ones that were not queued before.
+    """
     study = open_study(folder)
-    queued = {_same(t.system_attrs.get("fixed_params", {})) for t in study.get_trials(deepcopy=False)}
+    queued = {
+        _same(t.system_attrs.get("fixed_params", {})) for t in study.get_trials(deepcopy=False)
+    }
     new = [trial for trial in trials if trial.params and _same(trial.params) not in queued]
     for trial in new:
         study.enqueue_trial(dict(trial.params), user_attrs={"fix_of": trial.fixes[0]})
@@ -94,13 +117,18 @@ def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
 def continuing(folder: Path, sweep: Sweep) -> str:
     """The sweep's own command, reaching far enough to run what is queued; "" if it is not known."""
     trials = open_study(folder).get_trials(deepcopy=False)
-    n_trials = sum("repeat_of" not in t.user_attrs and (counts_as_run(t) or t.state.name == "WAITING") for t in trials)
+    n_trials = sum(
+        "repeat_of" not in t.user_attrs and (counts_as_run(t) or t.state.name == "WAITING")
+        for t in trials
+    )
     command = own_command(sweep.provenance)
     if not command:
         return ""
     set_here = ("hydra.sweeper.n_trials", "hydra.sweep.dir")
     kept = [part for part in command if part.partition("=")[0] not in set_here]
-    return shlex.join([*kept, f"hydra.sweep.dir={folder.absolute()}", f"hydra.sweeper.n_trials={n_trials}"])
+    return shlex.join(
+        [*kept, f"hydra.sweep.dir={folder.absolute()}", f"hydra.sweeper.n_trials={n_trials}"]
+    )
 
 
 def _rest(trial: NextTrial) -> tuple[str, tuple[str, ...], str, Mapping[str, Any], str, str]:
@@ -123,7 +151,9 @@ def _settings(sweep: Sweep) -> dict[int, dict[str, Any]]:
     }
 
 
-def _in_space(sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _in_space(
+    sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
     """(the whole changed setting with the space's own values, "") or (what there is of it, what lies outside)."""
     setting: dict[str, Any] = {}
     outside: list[str] = []
@@ -131,7 +161,9 @@ def _in_space(sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any
         if key not in sweep.space:
             outside.append(f"{key} is not searched")
             continue
-        if not all(str(params.get(k)) in allowed for k, allowed in sweep.space[key].get("when", {}).items()):
+        if not all(
+            str(params.get(k)) in allowed for k, allowed in sweep.space[key].get("when", {}).items()
+        ):
             continue
         value = params[key] if key in params else _of_best(sweep, key)
         if value is None:
@@ -145,7 +177,9 @@ def _in_space(sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any
 
 def _as_searched(signature: Mapping[str, Any], value: Any) -> tuple[Any, bool]:
     """(a value as the distribution has it, whether it is in the distribution)."""
-    distribution = json_to_distribution(json.dumps({k: v for k, v in signature.items() if k != "when"}))
+    distribution = json_to_distribution(
+        json.dumps({k: v for k, v in signature.items() if k != "when"})
+    )
     if isinstance(distribution, CategoricalDistribution):
         choice = next((c for c in distribution.choices if c == value or str(c) == str(value)), None)
         return (value, False) if choice is None else (choice, True)

@@ -1,8 +1,8 @@
 """The shape of each trial's loss, by the table of case 4, with the numbers that decided it and what to do about it.
 
-The rules are few and asked in order; the first that holds is the shape. All of them are about `iolaus.sweeps.signals` of the
-training loss, measured by the *room*: the way from the loss before training to the lowest level that any trial of the
-sweep reached (alone, to the trial's own best).
+The rules are few and asked in order; the first that holds is the shape. All of them are about
+`iolaus.sweeps.signals` of the training loss, measured by the *room*: the way from the loss before
+training to the lowest level that any trial of the sweep reached (alone, to the trial's own best).
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ GAP = 0.3  # of the fall of the training loss, between it and validation once bo
 SWING = 0.04  # amplitude of an oscillation
 EARLY = 1 / 3  # share of the run before which a loss that goes flat has fallen fast
 SPENT = 0.1  # share of its highest below which a learning rate is spent
-STRAIGHT = 0.5  # slope of the last half over the mean slope, above which a curve falls slowly all the way
+STRAIGHT = (
+    0.5  # slope of the last half over the mean slope, above which a curve falls slowly all the way
+)
 
 
 # What a maximised metric does while its loss, of the opposite sign, does this.
@@ -66,10 +68,11 @@ MIRRORED = {
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The shape of a curve (one of SHAPES), the step since when (NaN: from the start, or not of one step), and why.
+    """The shape of a curve (one of SHAPES), the step since when (NaN.
 
-    reason: a sentence with the numbers that decided, as they were reported. parameter: whose gradient exploded first,
-    or "".
+    From the start, or not of one step), and why.
+    reason: a sentence with the numbers that decided, as they were reported. parameter: whose
+    gradient exploded first, or "".
     """
 
     shape: str
@@ -84,7 +87,10 @@ def shape_name(shape: str) -> str:
 
 
 def diagnose_curve(features: Features) -> Diagnosis:
-    """The shape of one trial's curve. Costs about a millisecond; never raises for awkward curves."""
+    """The shape of one trial's curve.
+
+    Costs about a millisecond; never raises for awkward curves.
+    """
     s = features.signals
     if s is None or (s.n_reports < N_REPORTS and s.diverged_at is None):
         n = s.n_reports if s is not None else 0
@@ -108,7 +114,10 @@ def _diverged(features: Features, s: Signals) -> Diagnosis | None:
         return None
     whose, parameter = _first_gradient(features, s.diverged_at)
     return Diagnosis(
-        "exploded", f"the {features.metric} diverges at step {s.diverged_at}{whose}", s.diverged_at, parameter
+        "exploded",
+        f"the {features.metric} diverges at step {s.diverged_at}{whose}",
+        s.diverged_at,
+        parameter,
     )
 
 
@@ -145,7 +154,9 @@ def _died(features: Features, s: Signals) -> Diagnosis | None:
     times = f" to {e.times:.3g} times its median" if e.times < 1e6 else ""
     whose = f" of {e.parameter}" if e.parameter else ""
     reason = f"the gradient{whose} explodes{times} at step {e.step} and is about 0 from step {e.dead_since} on"
-    return Diagnosis("died", f"{reason}, at {features.metric} {features.own(s.level):.4g}", e.step, e.parameter)
+    return Diagnosis(
+        "died", f"{reason}, at {features.metric} {features.own(s.level):.4g}", e.step, e.parameter
+    )
 
 
 def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
@@ -155,7 +166,10 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
         return None
     validation_fall = features.validation_start - v.best
     best, level = features.validation_sign * v.best, features.validation_sign * v.level
-    if v.rebound > max(REBOUND * validation_fall, NEAR * features.room) and s.level < features.loss_then:
+    if (
+        v.rebound > max(REBOUND * validation_fall, NEAR * features.room)
+        and s.level < features.loss_then
+    ):
         reason = (
             f"validation is best, {best:.4g}, at step {v.best_step} and {_way('climbs', features.validation_sign)} to "
             f"{level:.4g}, while training {_way('falls', features.sign)} from {features.own(features.loss_then):.4g} to "
@@ -163,8 +177,14 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
         )
         return Diagnosis("overfitting", reason, v.best_step)
     gap = v.level - s.level
-    is_stable = not v.trend_high < 0 or -v.trend * log_time(v.step, 2 * v.step) < GAIN * validation_fall
-    if is_stable and gap > GAP * features.fall > GAP * HARDLY * features.room and gap > 4 * (v.noise + s.noise):
+    is_stable = (
+        not v.trend_high < 0 or -v.trend * log_time(v.step, 2 * v.step) < GAIN * validation_fall
+    )
+    if (
+        is_stable
+        and gap > GAP * features.fall > GAP * HARDLY * features.room
+        and gap > 4 * (v.noise + s.noise)
+    ):
         apart = f"{gap:.4g} {_way('above', features.sign)} training at {features.own(s.level):.4g}"
         return Diagnosis("overfitting", f"validation stays at {level:.4g}, {apart}", v.best_step)
     return None
@@ -199,8 +219,8 @@ def _oscillating(features: Features, s: Signals) -> Diagnosis | None:
 def _flat(features: Features, s: Signals) -> Diagnosis | None:
     """No progress that matters at the end: high, early, late, or where the best of the sweep is.
 
-    Since when is the stall that the signals see; a tail that creeps on can put that late, so that early is also what
-    came near its end early.
+    Since when is the stall that the signals see; a tail that creeps on can put that late, so that
+    early is also what came near its end early.
     """
     gain = max(-s.trend, 0.0) * log_time(s.step, 2 * s.step)
     is_falling = s.trend_high < 0 and gain > GAIN * features.room
@@ -224,11 +244,16 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
         return Diagnosis("fast_then_flat", f"{at}{rate}", since)
     if math.isnan(features.lowest):
         return Diagnosis("converged", at, since)
-    return Diagnosis("stalled", f"{at}{rate}; another trial reached {features.own(features.lowest):.4g}", since)
+    return Diagnosis(
+        "stalled", f"{at}{rate}; another trial reached {features.own(features.lowest):.4g}", since
+    )
 
 
 def _arrived(features: Features, s: Signals) -> float:
-    """The step at which the smoothed loss came to stay near its end: within its noise, or a tenth of its fall."""
+    """The step at which the smoothed loss came to stay near its end.
+
+    Within its noise, or a tenth of its fall.
+    """
     steps, losses = smooth(features.steps[: s.n_reports], features.losses[: s.n_reports])
     above = np.flatnonzero(losses > s.level + max(3 * s.noise, 0.1 * features.fall))
     after = int(above[-1]) + 1 if len(above) else 0
@@ -244,7 +269,10 @@ def _falling(features: Features, s: Signals) -> Diagnosis:
     if not math.isnan(features.lowest_by_now):
         best_fall = features.start - features.lowest_by_now
         if features.fall < SLOW * best_fall:
-            return Diagnosis("slow", f"{at}; the best trial had {features.own(features.lowest_by_now):.4g} by then")
+            return Diagnosis(
+                "slow",
+                f"{at}; the best trial had {features.own(features.lowest_by_now):.4g} by then",
+            )
     elif s.n_reports >= N_TAIL and s.trend < STRAIGHT * mean_slope:
         return Diagnosis("slow", f"{at}, hardly less than from the start")
     return Diagnosis("improving", at)
@@ -253,11 +281,12 @@ def _falling(features: Features, s: Signals) -> Diagnosis:
 def diagnose(sweep: Sweep) -> pd.DataFrame:
     """The diagnosis of each trial that can be judged.
 
-    One row per trial, index trial (number); columns shape (of SHAPES), since (step; NaN if from the start or unknown),
-    reason (a sentence with the numbers that decided), parameter (whose gradient exploded first, or ""), cure (a tuple
-    of overrides, empty if there is none to give), advice (the cure in words, "" for a trial that is well). A trial with
-    too few reports for a curve is left out unless it failed: it still runs, was pruned at once, never ran (a duplicate,
-    ruled out by a lint), or only returns its result.
+    One row per trial, index trial (number); columns shape (of SHAPES), since (step; NaN if from the
+    start or unknown), reason (a sentence with the numbers that decided), parameter (whose gradient
+    exploded first, or ""), cure (a tuple of overrides, empty if there is none to give), advice (the
+    cure in words, "" for a trial that is well). A trial with too few reports for a curve is left
+    out unless it failed: it still runs, was pruned at once, never ran (a duplicate, ruled out by a
+    lint), or only returns its result.
     """
     import pandas as pd
 
@@ -270,7 +299,9 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
     config_keys = all_config_keys(sweep, gathered)
     for number, diagnosis in found.items():
         features = gathered[number]
-        if diagnosis.shape == "broken" and (features.state != "fail" or features.ended.startswith("duplicate")):
+        if diagnosis.shape == "broken" and (
+            features.state != "fail" or features.ended.startswith("duplicate")
+        ):
             continue
         intervention: Fix = suggested_fix(diagnosis, features, config_keys[number])
         rows.append(

@@ -1,4 +1,7 @@
-"""Figures of a sweep, one file each. They draw on an Axes (or Figure) given, name units, and read in grey too."""
+"""Figures of a sweep, one file each.
+
+They draw on an Axes (or Figure) given, name units, and read in grey too.
+"""
 
 from iolaus.analysis.figures.curves import draw_by_shape, draw_curves
 from iolaus.analysis.figures.gradients import draw_gradients
@@ -10,10 +13,10 @@ from iolaus.analysis.figures.timeline import draw_timeline
 from iolaus.analysis.figures.trial import draw_trial
 
 __all__ = [
-    "draw_holdout",
     "draw_by_shape",
     "draw_curves",
     "draw_gradients",
+    "draw_holdout",
     "draw_map",
     "draw_ranking",
     "draw_schedules",

@@ -37,10 +37,18 @@ from iolaus.analysis.ranking.rank import Ranking
 from iolaus.analysis.report.terminal import counted
 from iolaus.sweeps.reporting import INTERVENTION
 
-N_SMOOTH_SHARE = 20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports
+N_SMOOTH_SHARE = (
+    20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports
+)
 STEPS = "{x:,.10g}"  # tick labels
 N_CROWDED = 60  # with more curves than this, raw ones behind the smoothed only make mud
-INTERVENTION_MARK: dict[str, Any] = {"marker": "v", "markersize": 6, "color": BLACK, "linestyle": "none", "zorder": 5}
+INTERVENTION_MARK: dict[str, Any] = {
+    "marker": "v",
+    "markersize": 6,
+    "color": BLACK,
+    "linestyle": "none",
+    "zorder": 5,
+}
 STALL: dict[str, Any] = {
     "marker": "o", "markersize": 5, "color": BLACK, "markerfacecolor": "white", "linestyle": "none", "zorder": 5,
 }  # fmt: skip
@@ -58,14 +66,16 @@ def draw_curves(
     axis: str = "step",
     rate_ax: Axes | None = None,
 ) -> None:
-    """All curves of one metric (default: the watched one) on one pair of axes: step, examples or seconds against value.
+    """All curves of one metric (default: the watched one) on one pair of axes.
 
-    Smoothed (a centred mean over a twentieth of the curve), the raw curve faint behind it. The first of the ranking
-    (`ranking`: of `iolaus.analysis.ranking.rank.rank`), or `highlight`, stands out; pruned and failed ones end in a mark; a
-    triangle shows where an intervention lowered the rate (or went back to the best weights), a ring where a trial stalled
-    (`diagnosis`: of `iolaus.analysis.diagnosis.shapes.diagnose`). rate_ax: where to draw the learning rates beneath, on the same
-    axis, if the trials report `lr`. The axis is logarithmic if values span more than a factor of 20 above 0. Values far
-    above where trials start, and non-finite ones, leave the frame.
+    Step, examples or seconds against value. Smoothed (a centred mean over a twentieth of the
+    curve), the raw curve faint behind it. The first of the ranking (`ranking`: of
+    `iolaus.analysis.ranking.rank.rank`), or `highlight`, stands out; pruned and failed ones end in
+    a mark; a triangle shows where an intervention lowered the rate (or went back to the best
+    weights), a ring where a trial stalled (`diagnosis`: of
+    `iolaus.analysis.diagnosis.shapes.diagnose`). rate_ax: where to draw the learning rates beneath,
+    on the same axis, if the trials report `lr`. The axis is logarithmic if values span more than a
+    factor of 20 above 0. Values far above where trials start, and non-finite ones, leave the frame.
     """
     metric = metric or sweep.metric
     ax.set_xlabel(AXIS_NAMES[axis])
@@ -85,31 +95,47 @@ def draw_curves(
     handles = []
     for name, style in STYLES.items():
         if name == "best" and chosen in raw:
-            handles.append(Line2D([], [], **style, label=f"{'best: ' if highlight is None else ''}trial {chosen}"))
+            handles.append(
+                Line2D(
+                    [], [], **style, label=f"{'best: ' if highlight is None else ''}trial {chosen}"
+                )
+            )
         elif n := list(states.values()).count(name):
             label = f"{STATE_NAMES.get(name, name)} ({n})"
             handles.append(Line2D([], [], **style, marker=ENDS.get(name, ""), label=label))
-    handles += _marks(ax, INTERVENTION_MARK, "interventions", _values_at(smoothed, steps, _interventions(sweep)))
+    handles += _marks(
+        ax, INTERVENTION_MARK, "interventions", _values_at(smoothed, steps, _interventions(sweep))
+    )
     if diagnosis is not None:
         stalls = diagnosis[diagnosis["shape"].isin(STALLED_SHAPES)]["since"].dropna()
-        handles += _marks(ax, STALL, "stalled from here", _values_at(smoothed, steps, list(stalls.items())))
+        handles += _marks(
+            ax, STALL, "stalled from here", _values_at(smoothed, steps, list(stalls.items()))
+        )
     value_limits(ax, raw.values())
     last = max(curve[-1, 0] for curve in raw.values())
     ax.set_xlim(0, max(last, 1) * 1.01)
     ax.xaxis.set_major_formatter(STEPS)
     is_rising = metric == sweep.metric and sweep.directions[0] == "maximize"
-    ax.legend(handles=handles, loc="lower right" if is_rising else "best", **LEGEND)  # not over the ends of the best
-    ax.set_title(f"{sweep.name}: {counted(len(sweep.trials), 'trial')}", loc="left", fontsize="medium")
+    ax.legend(
+        handles=handles, loc="lower right" if is_rising else "best", **LEGEND
+    )  # not over the ends of the best
+    ax.set_title(
+        f"{sweep.name}: {counted(len(sweep.trials), 'trial')}", loc="left", fontsize="medium"
+    )
     if rate_ax is not None:
         _rates(rate_ax, sweep, styles, ax, axis)
 
 
-def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFrame, *, axis: str = "step") -> None:
-    """One panel per shape that occurs, most frequent first, all with the same limits; others' curves faint behind.
+def draw_by_shape(
+    figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFrame, *, axis: str = "step"
+) -> None:
+    """One panel per shape that occurs, most frequent first, all with the same limits.
 
-    diagnosis: index trial, columns shape and since (a step, or missing), which a mark in the shape's symbol shows.
-    axis: step, examples or seconds. A title says how many trials have the shape, and where they are if none is in the
-    frame.
+    Others' curves faint behind.
+    diagnosis: index trial, columns shape and since (a step, or missing), which a mark in the
+    shape's symbol shows.
+    axis: step, examples or seconds. A title says how many trials have the shape, and where they are
+    if none is in the frame.
     """
     curves = {trial: smooth(curve) for trial, curve in lines_of(sweep, sweep.metric, axis).items()}
     steps = lines_of(sweep, sweep.metric)
@@ -118,7 +144,9 @@ def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFr
         say_nothing(figure.subplots(), f"no finite {sweep.metric} was reported")
         return
     n_rows = -(-len(shapes) // 4)
-    axes = figure.subplots(n_rows, -(-len(shapes) // n_rows), sharex=True, sharey=True, squeeze=False)
+    axes = figure.subplots(
+        n_rows, -(-len(shapes) // n_rows), sharex=True, sharey=True, squeeze=False
+    )
     # Behind the few of a shape, some of all the others are enough to see where they lie.
     behind = list(curves.values())[:: max(1, len(curves) // 50)]
     value_limits(axes.flat[0], curves.values())
@@ -128,7 +156,13 @@ def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFr
         add_lines(ax, behind, color=GREY, linewidth=0.5, alpha=0.25)
         own = [curves[trial] for trial in numbers if trial in curves]
         style = shape_style(str(shape))
-        add_lines(ax, own, color=style["color"], linewidth=0.9, alpha=max(0.25, min(0.9, 10 / max(len(own), 1))))
+        add_lines(
+            ax,
+            own,
+            color=style["color"],
+            linewidth=0.9,
+            alpha=max(0.25, min(0.9, 10 / max(len(own), 1))),
+        )
         at = _values_at(curves, steps, list(diagnosis.loc[numbers, "since"].dropna().items()))
         ax.plot(at[:, 0], at[:, 1], **{**style, "markersize": 4})
         is_in_frame = any(((low <= curve[:, 1]) & (curve[:, 1] <= high)).any() for curve in own)
@@ -147,7 +181,10 @@ def draw_by_shape(figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFr
 
 
 def smooth(curve: Points) -> Points:
-    """The curve [n, 2] with each value the mean of the reports around it; fewer towards the ends, so it never lags."""
+    """The curve [n, 2] with each value the mean of the reports around it.
+
+    Fewer towards the ends, so it never lags.
+    """
     half = max(1, len(curve) // N_SMOOTH_SHARE // 2)
     if len(curve) < 3:
         return curve
@@ -158,15 +195,23 @@ def smooth(curve: Points) -> Points:
     return np.column_stack([curve[:, 0], means])
 
 
-def _lines(ax: Axes, raw: dict[int, Points], smoothed: dict[int, Points], styles: dict[int, str]) -> None:
+def _lines(
+    ax: Axes, raw: dict[int, Points], smoothed: dict[int, Points], styles: dict[int, str]
+) -> None:
     """Draws the curves by style, and the ends of those cut short."""
     for name, style in STYLES.items():
         trials = [trial for trial in raw if styles[trial] == name]
         if not trials:
             continue
         if name == "best" or len(raw) <= N_CROWDED:
-            add_lines(ax, [raw[t] for t in trials], **{**style, "linewidth": 0.6, "alpha": 0.25, "zorder": 1})
-        faint = {"alpha": max(0.15, min(style.get("alpha", 1.0), N_CROWDED / len(trials)))}  # a crowd shows its density
+            add_lines(
+                ax,
+                [raw[t] for t in trials],
+                **{**style, "linewidth": 0.6, "alpha": 0.25, "zorder": 1},
+            )
+        faint = {
+            "alpha": max(0.15, min(style.get("alpha", 1.0), N_CROWDED / len(trials)))
+        }  # a crowd shows its density
         add_lines(ax, [smoothed[t] for t in trials], **{**style, **faint})
         # A line of one report shows nothing.
         dots = [smoothed[t][-1] for t in trials if name in ENDS or len(raw[t]) == 1]
@@ -181,13 +226,21 @@ def _marks(ax: Axes, style: dict[str, Any], what: str, at: Points) -> list[Line2
     return [Line2D([], [], **style, label=f"{what} ({len(at)})")]
 
 
-def _values_at(curves: dict[int, Points], steps: dict[int, Points], places: list[tuple[Any, Any]]) -> Points:
-    """(trial, step) pairs as points on the curves, [n, 2], at the last report before; those without one are left out.
+def _values_at(
+    curves: dict[int, Points], steps: dict[int, Points], places: list[tuple[Any, Any]]
+) -> Points:
+    """(trial, step) pairs as points on the curves, [n, 2], at the last report before.
 
+    Those without one are left out.
     steps: the same reports as curves, with their steps in the first column.
     """
     points = [
-        curves[trial][min(max(np.searchsorted(steps[trial][:, 0], step, "right") - 1, 0), len(curves[trial]) - 1)]
+        curves[trial][
+            min(
+                max(np.searchsorted(steps[trial][:, 0], step, "right") - 1, 0),
+                len(curves[trial]) - 1,
+            )
+        ]
         for trial, step in places
         if trial in curves
     ]

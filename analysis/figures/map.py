@@ -1,4 +1,7 @@
-"""Two parameters against each other: every trial at its values, marked by its shape, coloured by its loss."""
+"""Two parameters against each other.
+
+Every trial at its values, marked by its shape, coloured by its loss.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,23 @@ from matplotlib.lines import Line2D
 
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.analysis.figures.style import STATE_NAMES, best_trial, logarithmic, plain_ticks, say_nothing, shape_style
+from iolaus.analysis.figures.style import (
+    STATE_NAMES,
+    best_trial,
+    logarithmic,
+    plain_ticks,
+    say_nothing,
+    shape_style,
+)
 from iolaus.analysis.ranking.rank import Ranking
 from iolaus.analysis.report.terminal import short_names
 
 # Marks of the states, where no diagnosis is at hand.
 STATE_MARKS = {"complete": "o", "pruned": "v", "running": ">", "fail": "X"}
 N_CHOICES = 6  # a number with no more values than this is drawn as a choice
-SPREAD_LOG = 20  # axes and colours whose largest value is this many times the smallest are logarithmic
+SPREAD_LOG = (
+    20  # axes and colours whose largest value is this many times the smallest are logarithmic
+)
 
 
 def draw_map(
@@ -34,11 +46,12 @@ def draw_map(
 ) -> None:
     """Every trial at its values of the parameters x and y (names without `params.`).
 
-    Its mark is the shape of its curve (`diagnosis`; without it, how it ended), its colour the final value of the
-    watched metric, or the objective where no trial reported that: dark is good. Colours end at three times the median's
-    distance from the best, so that exploded trials do not hide the others; a trial that never reported a finite value
-    is hollow; a ring marks the first of the `ranking`. Choices stand side by side, a little apart where trials share
-    one. Trials that lack one of the two parameters are left out.
+    Its mark is the shape of its curve (`diagnosis`; without it, how it ended), its colour the final
+    value of the watched metric, or the objective where no trial reported that: dark is good.
+    Colours end at three times the median's distance from the best, so that exploded trials do not
+    hide the others; a trial that never reported a finite value is hollow; a ring marks the first of
+    the `ranking`. Choices stand side by side, a little apart where trials share one. Trials that
+    lack one of the two parameters are left out.
     """
     columns = [f"params.{x}", f"params.{y}"]
     ax.set_xlabel(x)
@@ -50,7 +63,10 @@ def draw_map(
     if trials.empty:
         say_nothing(ax, f"no trial has both {x} and {y}")
         return
-    (at_x, choice_x), (at_y, choice_y) = _place(ax.xaxis, trials[columns[0]]), _place(ax.yaxis, trials[columns[1]])
+    (at_x, choice_x), (at_y, choice_y) = (
+        _place(ax.xaxis, trials[columns[0]]),
+        _place(ax.yaxis, trials[columns[1]]),
+    )
     at = _apart(pd.DataFrame({"x": at_x, "y": at_y}), choice_x, choice_y)
     final = trials["final"].astype(float).where(lambda v: np.isfinite(v))
     what = f"final {sweep.metric}"
@@ -58,10 +74,18 @@ def draw_map(
         final, what = trials["objective"].astype(float), "objective"
     norm = _colours(final, sweep.directions[0] == "maximize")
     cmap = "cividis" if sweep.directions[0] != "maximize" else "cividis_r"
-    kind = trials["state"].astype(str) if diagnosis is None else diagnosis["shape"].reindex(trials.index).fillna("")
+    kind = (
+        trials["state"].astype(str)
+        if diagnosis is None
+        else diagnosis["shape"].reindex(trials.index).fillna("")
+    )
     handles, drawn = [], None
     for name, members in at.groupby(kind, sort=False):
-        marker = STATE_MARKS.get(str(name), "h") if diagnosis is None else str(shape_style(str(name))["marker"])
+        marker = (
+            STATE_MARKS.get(str(name), "h")
+            if diagnosis is None
+            else str(shape_style(str(name))["marker"])
+        )
         known = members[final.loc[members.index].notna()]
         unknown = members.drop(known.index)
         if len(known):
@@ -70,13 +94,28 @@ def draw_map(
                 known["x"], known["y"], s=42, marker=marker, c=colours, norm=norm, cmap=cmap, edgecolors="#444444",
                 linewidths=0.6,
             )  # fmt: skip
-        ax.scatter(unknown["x"], unknown["y"], s=42, marker=marker, facecolors="none", edgecolors="#777777")
-        label = STATE_NAMES.get(str(name), str(name)) if diagnosis is None else shape_name(str(name)) or "no curve"
+        ax.scatter(
+            unknown["x"], unknown["y"], s=42, marker=marker, facecolors="none", edgecolors="#777777"
+        )
+        label = (
+            STATE_NAMES.get(str(name), str(name))
+            if diagnosis is None
+            else shape_name(str(name)) or "no curve"
+        )
         label = f"{label} ({len(members)})"
-        handles.append(Line2D([], [], linestyle="none", marker=marker, color="#777777", markersize=6, label=label))
+        handles.append(
+            Line2D(
+                [], [], linestyle="none", marker=marker, color="#777777", markersize=6, label=label
+            )
+        )
     best = best_trial(sweep, ranking)
     if best is not None and best in at.index:
-        ring: dict[str, Any] = {"linestyle": "none", "marker": "o", "markerfacecolor": "none", "color": "black"}
+        ring: dict[str, Any] = {
+            "linestyle": "none",
+            "marker": "o",
+            "markerfacecolor": "none",
+            "color": "black",
+        }
         ax.plot(at["x"].loc[best], at["y"].loc[best], **ring, markersize=14)
         handles.append(Line2D([], [], **ring, markersize=9, label=f"best: trial {best}"))
     if drawn is not None:
@@ -84,7 +123,14 @@ def draw_map(
         bar = ax.figure.colorbar(drawn, ax=ax, label=what, extend=extend, pad=0.01)
         if isinstance(norm, LogNorm):
             plain_ticks(bar.ax.yaxis)
-    ax.legend(handles=handles, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.12), ncols=4)
+    ax.legend(
+        handles=handles,
+        frameon=False,
+        fontsize="small",
+        loc="upper left",
+        bbox_to_anchor=(0, -0.12),
+        ncols=4,
+    )
     ax.set_title(f"{_short(x, y)}: {what} and shape", loc="left", fontsize="medium")
 
 
@@ -95,7 +141,9 @@ def _short(x: str, y: str) -> str:
 
 def _place(axis: Axis, values: pd.Series) -> tuple[pd.Series, bool]:
     """Positions on the axis, whose scale and ticks are set, and whether they are those of choices."""
-    is_number = values.map(lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool)).all()
+    is_number = values.map(
+        lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool)
+    ).all()
     if is_number and values.nunique() > N_CHOICES:
         numbers = values.astype(float)
         if numbers.min() > 0 and numbers.max() > SPREAD_LOG * numbers.min():
@@ -116,7 +164,9 @@ def _apart(at: pd.DataFrame, choice_x: bool, choice_y: bool) -> pd.DataFrame:
     n_columns = np.ceil(np.sqrt(n)) if len(shared) == 2 else n
     spread = dict(zip(shared, (rank % n_columns, rank // n_columns), strict=False))
     # Cells are half a choice wide; a row that is not full keeps its spacing.
-    return at.assign(**{a: at[a] + 0.5 * ((place + 0.5) / n_columns - 0.5) for a, place in spread.items()})
+    return at.assign(
+        **{a: at[a] + 0.5 * ((place + 0.5) / n_columns - 0.5) for a, place in spread.items()}
+    )
 
 
 def _colours(final: pd.Series, largest_is_best: bool) -> Normalize:
@@ -125,7 +175,9 @@ def _colours(final: pd.Series, largest_is_best: bool) -> Normalize:
     if not len(known):
         return Normalize(0, 1)
     best, median = (known.max() if largest_is_best else known.min()), np.median(known)
-    low, high = sorted((float(best), float(np.clip(best + 3 * (median - best), known.min(), known.max()))))
+    low, high = sorted(
+        (float(best), float(np.clip(best + 3 * (median - best), known.min(), known.max())))
+    )
     if low > 0 and high > SPREAD_LOG * low:
         return LogNorm(low, high)
     return Normalize(low, high if high > low else low + 1)

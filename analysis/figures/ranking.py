@@ -19,12 +19,15 @@ TIER_STYLES = ((VERMILION, "o"), (BLUE, "s"), (ORANGE, "D"))  # from the fourth 
 
 
 def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
-    """The n_shown best completed settings, best on top: estimate and 95 % interval, a line between tiers.
+    """The n_shown best completed settings, best on top.
 
-    Settings of one tier cannot be told apart. A setting without interval is a mark alone; one far behind is an arrow
-    at the edge, with its estimate. Settings are named by the number of their first trial.
+    Estimate and 95 % interval, a line between tiers. Settings of one tier cannot be told apart. A
+    setting without interval is a mark alone; one far behind is an arrow at the edge, with its
+    estimate. Settings are named by the number of their first trial.
     """
-    table = ranking.table[ranking.table["tier"].notna() & np.isfinite(ranking.table["estimate"].astype(float))]
+    table = ranking.table[
+        ranking.table["tier"].notna() & np.isfinite(ranking.table["estimate"].astype(float))
+    ]
     ax.set_xlabel(ranking.of)
     ax.set_ylabel("setting")
     if table.empty:
@@ -37,17 +40,37 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
         color, marker = TIER_STYLES[n - 1] if n <= len(TIER_STYLES) else (GREY, "o")
         estimate = own["estimate"].to_numpy(float)
         # One run may be worth nothing as an interval, or be known far too badly for the picture.
-        reach = np.nan_to_num(np.stack([estimate - own["low"].to_numpy(float), own["high"].to_numpy(float) - estimate]))
+        reach = np.nan_to_num(
+            np.stack(
+                [estimate - own["low"].to_numpy(float), own["high"].to_numpy(float) - estimate]
+            )
+        )
         ax.errorbar(
-            estimate, own["place"], xerr=reach, color=color, marker=marker, markersize=5, linestyle="none", capsize=2
+            estimate,
+            own["place"],
+            xerr=reach,
+            color=color,
+            marker=marker,
+            markersize=5,
+            linestyle="none",
+            capsize=2,
         )
         last = int(own["place"].iloc[-1])
         if last + 1 < len(rows):
             ax.axhline(last + 0.5, color=GREY, linewidth=0.7, linestyle="--")
         at = (1.01, int(own["place"].iloc[0]))
-        ax.annotate(f"tier {n}", at, xycoords=("axes fraction", "data"), va="center", color=BLACK, fontsize="small")
+        ax.annotate(
+            f"tier {n}",
+            at,
+            xycoords=("axes fraction", "data"),
+            va="center",
+            color=BLACK,
+            fontsize="small",
+        )
     seeds = rows["n_seeds"].astype(int)
-    labels = [f"{n} ({k} seeds)" if k > 1 else str(n) for n, k in zip(rows["setting"], seeds, strict=True)]
+    labels = [
+        f"{n} ({k} seeds)" if k > 1 else str(n) for n, k in zip(rows["setting"], seeds, strict=True)
+    ]
     ax.set_yticks(place, labels, fontsize="small")
     ax.set_ylim(len(rows) - 0.4, -0.6)
     limits = _limits(ranking, rows)
@@ -75,8 +98,8 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
 def _limits(ranking: Ranking, rows: pd.DataFrame) -> tuple[float, float]:
     """Limits for the estimates up to three times as far from the best as the median, with their usual intervals.
 
-    For all of them, if the others are not even twice as far. So neither one that exploded nor one that is hardly known
-    makes all others a single point.
+    For all of them, if the others are not even twice as far. So neither one that exploded nor one
+    that is hardly known makes all others a single point.
     """
     estimate = rows["estimate"].to_numpy(float)
     distance = np.abs(estimate - (estimate.max() if ranking.larger_is_better else estimate.min()))
@@ -85,5 +108,7 @@ def _limits(ranking: Ranking, rows: pd.DataFrame) -> tuple[float, float]:
     low, high = float(near.min()), float(near.max())
     reach = (rows["high"] - rows["low"]).astype(float) / 2
     usual = float(reach[np.isfinite(reach)].median())
-    margin = max(0.1 * (high - low), 0.0 if np.isnan(usual) else 1.2 * usual, 1e-3 * abs(low), 1e-12)
+    margin = max(
+        0.1 * (high - low), 0.0 if np.isnan(usual) else 1.2 * usual, 1e-3 * abs(low), 1e-12
+    )
     return low - margin, high + margin

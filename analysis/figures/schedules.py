@@ -32,10 +32,12 @@ END_MARKS = {"complete": "o", "running": ">", **ENDS}
 
 
 def draw_schedules(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> None:
-    """Each trial's learning rate over its steps: as reported (metric `lr`), and faint as planned beyond its end.
+    """Each trial's learning rate over its steps.
 
-    The mark at the end says how it ended; the first of the `ranking` stands out. Rates of 0 are drawn at the bottom.
-    Plans come from the column `lr_plan` of the trials (corners (step, rate), linear in between), if there is one.
+    As reported (metric `lr`), and faint as planned beyond its end. The mark at the end says how it
+    ended; the first of the `ranking` stands out. Rates of 0 are drawn at the bottom. Plans come
+    from the column `lr_plan` of the trials (corners (step, rate), linear in between), if there is
+    one.
     """
     ax.set_xlabel(AXIS_NAMES["step"])
     ax.set_ylabel("learning rate")
@@ -50,14 +52,20 @@ def draw_schedules(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) ->
     add_lines(ax, [above_zero(plan, floor) for plan in plans.values()], **PLANNED)
     states = states_of(sweep, [*dict.fromkeys([*plans, *taken])])
     for name, style in STYLES.items():
-        lines = [above_zero(taken[t], floor) for t in taken if name == ("best" if t == chosen else states[t])]
+        lines = [
+            above_zero(taken[t], floor)
+            for t in taken
+            if name == ("best" if t == chosen else states[t])
+        ]
         mark = END_MARKS.get("complete" if name == "best" else name, "o")
         if lines:
             add_lines(ax, lines, **style)
             ends = np.array([line[-1] for line in lines])
             ax.plot(*ends.T, **{**style, "linestyle": "none", "marker": mark, "markersize": 5})
         n = list(states.values()).count(name)
-        label = f"best: trial {chosen}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
+        label = (
+            f"best: trial {chosen}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
+        )
         if lines or n:
             handles.append(Line2D([], [], **style, marker=mark, label=label))
     if plans:
@@ -71,8 +79,15 @@ def draw_schedules(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) ->
 
 
 def planned_rates(sweep: Sweep) -> dict[int, Points]:
-    """Trial number to its planned (step, rate) corners, [n, 2]; trials without a plan are left out."""
+    """Trial number to its planned (step, rate) corners, [n, 2].
+
+    Trials without a plan are left out.
+    """
     if "lr_plan" not in sweep.trials:
         return {}
-    plans = ((int(str(trial)), plan) for trial, plan in sweep.trials["lr_plan"].items() if isinstance(plan, list))
+    plans = (
+        (int(str(trial)), plan)
+        for trial, plan in sweep.trials["lr_plan"].items()
+        if isinstance(plan, list)
+    )
     return {trial: np.array(plan, dtype=np.float64) for trial, plan in plans if plan}

@@ -18,8 +18,14 @@ from iolaus.analysis.ranking.rank import Ranking, rank
 
 Points = NDArray[np.float64]  # [n, 2]: x, y
 
-AXIS_NAMES = {"step": "step (optimizer updates)", "examples": "examples seen", "seconds": "seconds of training"}
-LOWEST_RATE = 1e-6  # of the highest: a logarithmic axis has no 0, so lower learning rates are drawn here
+AXIS_NAMES = {
+    "step": "step (optimizer updates)",
+    "examples": "examples seen",
+    "seconds": "seconds of training",
+}
+LOWEST_RATE = (
+    1e-6  # of the highest: a logarithmic axis has no 0, so lower learning rates are drawn here
+)
 # Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart by colour-blind readers.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -64,7 +70,9 @@ def shape_style(shape: str) -> dict[str, Any]:
 
 def say_nothing(ax: Axes, why: str) -> None:
     """What an empty figure shows instead: why it is empty."""
-    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color="#555555", wrap=True)
+    ax.text(
+        0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color="#555555", wrap=True
+    )
     ax.set_xticks([])
     ax.set_yticks([])
 
@@ -72,7 +80,9 @@ def say_nothing(ax: Axes, why: str) -> None:
 def add_lines(ax: Axes, lines: Sequence[Points], **style: Any) -> None:
     """Many lines, each [n, 2], as one object: a thousand of them draw in a fraction of a second."""
     names = {"color": "colors", "linewidth": "linewidths", "linestyle": "linestyles"}
-    ax.add_collection(LineCollection(list(lines), **{names.get(key, key): value for key, value in style.items()}))
+    ax.add_collection(
+        LineCollection(list(lines), **{names.get(key, key): value for key, value in style.items()})
+    )
 
 
 def logarithmic(axis: Axis) -> None:
@@ -82,7 +92,10 @@ def logarithmic(axis: Axis) -> None:
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis with plain numbers: 0.01 is read faster than a power of ten, and drawn faster."""
+    """Label a logarithmic axis with plain numbers.
+
+    0.01 is read faster than a power of ten, and drawn faster.
+    """
 
     def minor(value: float, _: float) -> str:
         low, high = axis.get_view_interval()
@@ -96,8 +109,9 @@ def plain_ticks(axis: Axis) -> None:
 def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
     """Set the value axis of `ax` for curves [n, 2] so that a diverged one does not spoil it.
 
-    The best value lies at the bottom, the level at which most begin (or end, if that is higher) half-way up or above;
-    what lies higher leaves the frame. Logarithmic if that is more than a factor of 20 above 0.
+    The best value lies at the bottom, the level at which most begin (or end, if that is higher)
+    half-way up or above; what lies higher leaves the frame. Logarithmic if that is more than a
+    factor of 20 above 0.
     """
     values = [curve[:, 1] for curve in curves if len(curve)]
     if not values:
@@ -124,7 +138,9 @@ def lines_of(sweep: Sweep, metric: str, axis: str = "step") -> dict[int, Points]
     starts = np.flatnonzero(np.diff(trials, prepend=-1))
     if not len(starts):
         return {}
-    return {int(trials[i]): part for i, part in zip(starts, np.split(points, starts[1:]), strict=True)}
+    return {
+        int(trials[i]): part for i, part in zip(starts, np.split(points, starts[1:]), strict=True)
+    }
 
 
 def above_zero(line: Points, floor: float) -> Points:
@@ -144,7 +160,11 @@ def best_trial(sweep: Sweep, ranking: Ranking | None = None) -> int | None:
     ranking: of `iolaus.analysis.ranking.rank.rank`; made anew if left out.
     """
     first = (rank(sweep) if ranking is None else ranking).table.head(1)
-    runs = sweep.trials.reindex(first["trials"].iloc[0]) if first["tier"].notna().any() else sweep.trials.head(0)
+    runs = (
+        sweep.trials.reindex(first["trials"].iloc[0])
+        if first["tier"].notna().any()
+        else sweep.trials.head(0)
+    )
     completed = runs.index[runs["state"].eq("complete")]
     return int(completed[0]) if len(completed) else None
 

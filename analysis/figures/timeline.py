@@ -10,7 +10,16 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.figures.style import BLACK, BLUE, GREEN, GREY, STATE_NAMES, VERMILION, best_trial, say_nothing
+from iolaus.analysis.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    STATE_NAMES,
+    VERMILION,
+    best_trial,
+    say_nothing,
+)
 from iolaus.analysis.ranking.rank import Ranking
 
 BARS: dict[str, dict[str, Any]] = {
@@ -29,9 +38,10 @@ N_NUMBERED = 60  # with more trials than this their numbers do not fit into the 
 def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> None:
     """A bar per trial on its slot, from its start to its end, in time since the sweep's first start.
 
-    Trials that ran side by side on one slot (in lanes) lie under one another. The title says for which share of the
-    time, from the first start to the last end, the slots had a trial: gaps are time lost between trials or sessions.
-    Trials without a start, slot or duration (running ones have none) are left out.
+    Trials that ran side by side on one slot (in lanes) lie under one another. The title says for
+    which share of the time, from the first start to the last end, the slots had a trial: gaps are
+    time lost between trials or sessions. Trials without a start, slot or duration (running ones
+    have none) are left out.
     """
     ax.set_ylabel("slot")
     columns = ["started_s", "seconds", "slot"]
@@ -47,7 +57,9 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     slot = ran["slot"].astype(int).map(slots.index).to_numpy()
     lane = np.zeros(len(ran), dtype=int)
     for i in range(len(slots)):
-        lane[slot == i] = lanes(start[slot == i], (start + length)[slot == i], tolerance_s=0.005 * end)
+        lane[slot == i] = lanes(
+            start[slot == i], (start + length)[slot == i], tolerance_s=0.005 * end
+        )
     n_lanes = int(lane.max()) + 1
     height = 0.8 / n_lanes
     place = slot - 0.4 + height * (lane + 0.5)
@@ -57,23 +69,44 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     for name, style in BARS.items():
         own = kind == name
         if own.any():
-            # White edges keep neighbours apart; a bar that would vanish between its own has one of its colour.
-            edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5 if len(ran) <= 300 else 0.1}
+            # White edges keep neighbours apart; a bar that would vanish between its own has one of
+            # its colour.
+            edge: dict[str, Any] = {
+                "edgecolor": "white",
+                "linewidth": 0.5 if len(ran) <= 300 else 0.1,
+            }
             edges = np.where(length[own] > THINNEST * end, "white", style["facecolor"])
             ax.barh(
                 place[own], length[own] / unit_s, left=start[own] / unit_s, height=height, **style,
                 **{**edge, "edgecolor": edges},
             )  # fmt: skip
             n = int((states == name).sum())
-            label = f"best: trial {best}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
+            label = (
+                f"best: trial {best}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
+            )
             handles.append(Patch(**style, **edge, label=label))
     if len(ran) <= N_NUMBERED and n_lanes <= N_LANES_NUMBERED:
-        for number, middle, row, width, name in zip(ran.index, start + length / 2, place, length, kind, strict=True):
+        for number, middle, row, width, name in zip(
+            ran.index, start + length / 2, place, length, kind, strict=True
+        ):
             if width > 0.02 * end:
                 color = "black" if name == "pruned" else "white"
-                box = {"facecolor": VERMILION, "edgecolor": "none", "pad": 2.0} if name == "best" else None
+                box = (
+                    {"facecolor": VERMILION, "edgecolor": "none", "pad": 2.0}
+                    if name == "best"
+                    else None
+                )
                 place_s = middle / unit_s
-                ax.text(place_s, row, str(number), ha="center", va="center", fontsize="x-small", color=color, bbox=box)
+                ax.text(
+                    place_s,
+                    row,
+                    str(number),
+                    ha="center",
+                    va="center",
+                    fontsize="x-small",
+                    color=color,
+                    bbox=box,
+                )
     ax.set_yticks(range(len(slots)), [str(slot) for slot in slots])
     ax.set_ylim(len(slots) - 0.5, -0.5)
     ax.set_xlim(0, end / unit_s * 1.01 or 1)
@@ -81,20 +114,28 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     busy_s = sum(_covered(start[slot == i], (start + length)[slot == i]) for i in range(len(slots)))
     used = busy_s / (len(slots) * (end - start.min())) if end > start.min() else 1.0
     ax.set_title(f"slots in use {used:.0%} of the time", loc="left", fontsize="medium", color=BLACK)
-    ax.legend(handles=handles, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    ax.legend(
+        handles=handles, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1)
+    )
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_color(GREY)
 
 
-def lanes(start: NDArray[np.float64], end: NDArray[np.float64], tolerance_s: float = 0.0) -> NDArray[np.int64]:
+def lanes(
+    start: NDArray[np.float64], end: NDArray[np.float64], tolerance_s: float = 0.0
+) -> NDArray[np.int64]:
     """The lowest lane that is free for each trial when it starts, in order of their starts; [n].
 
-    tolerance_s: how far a start may lie before the end that freed the lane, as clocks are read at different moments.
+    tolerance_s: how far a start may lie before the end that freed the lane, as clocks are read at
+    different moments.
     """
     out = np.zeros(len(start), dtype=np.int64)
     free_from: list[float] = []
     for i in np.argsort(start, kind="stable"):
-        lane = next((k for k, free in enumerate(free_from) if free <= start[i] + tolerance_s), len(free_from))
+        lane = next(
+            (k for k, free in enumerate(free_from) if free <= start[i] + tolerance_s),
+            len(free_from),
+        )
         free_from[lane:] = [float(end[i]), *free_from[lane + 1 :]]
         out[i] = lane
     return out

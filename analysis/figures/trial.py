@@ -31,11 +31,14 @@ N_BEHIND = 50  # of the other trials: enough to see where they lie
 VERDICT: dict[str, Any] = {"color": BLACK, "linewidth": 1.0, "linestyle": "--"}
 
 
-def draw_trial(figure: Figure | SubFigure, sweep: Sweep, trial: int, diagnosis: pd.DataFrame) -> None:
+def draw_trial(
+    figure: Figure | SubFigure, sweep: Sweep, trial: int, diagnosis: pd.DataFrame
+) -> None:
     """One trial's watched metric over its steps, others faint behind, and beneath its learning rate, taken and planned.
 
-    The shape's mark stands where it began, a dashed line where a verdict ended the trial. Limits are those of all
-    trials, so that pictures of several compare. diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`.
+    The shape's mark stands where it began, a dashed line where a verdict ended the trial. Limits
+    are those of all trials, so that pictures of several compare. diagnosis: of
+    `iolaus.analysis.diagnosis.shapes.diagnose`.
     """
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     above.set_ylabel(sweep.metric)

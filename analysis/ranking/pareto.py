@@ -1,4 +1,7 @@
-"""Settings by several criteria at once: result, speed, stability, cost; or the objectives, where there are several."""
+"""Settings by several criteria at once: result, speed, stability, cost.
+
+Or the objectives, where there are several.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +22,33 @@ CRITERIA = ("tier", "steps_to_target", "noise", "seconds")
 def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     """The completed settings, one row each, best first, and which of them no other beats in everything.
 
-    Columns setting, tier, estimate (as in the ranking), steps_to_target (first step at which the watched metric is as
-    good as the target, the median run's best; infinite if it never is), noise (of one report of the watched metric
-    around its course, by `iolaus.sweeps.signals`; NaN without a curve), seconds (of a run), on_front; the median over the
-    seeds of each.
-    On the front is who is no worse than any other in tier, steps_to_target, noise and seconds, or better in one of
-    them: results that cannot be told apart count as equal, and so do all that never reach the target, behind those
-    that do. A criterion nobody has a number for decides nothing. The frame's `attrs` say what the
-    estimate is `of`, metric and target.
+    Columns setting, tier, estimate (as in the ranking), steps_to_target (first step at which the
+    watched metric is as good as the target, the median run's best; infinite if it never is), noise
+    (of one report of the watched metric around its course, by `iolaus.sweeps.signals`; NaN without
+    a curve), seconds (of a run), on_front; the median over the seeds of each. On the front is who
+    is no worse than any other in tier, steps_to_target, noise and seconds, or better in one of
+    them: results that cannot be told apart count as equal, and so do all that never reach the
+    target, behind those that do. A criterion nobody has a number for decides nothing. The frame's
+    `attrs` say what the estimate is `of`, metric and target.
 
-    Of a sweep with several objectives these are the criteria, each in its own direction: columns setting, objective,
-    objective_2 and so on (medians over the seeds), on_front; `attrs` say the directions.
+    Of a sweep with several objectives these are the criteria, each in its own direction: columns
+    setting, objective, objective_2 and so on (medians over the seeds), on_front; `attrs` say the
+    directions.
     """
     ranking = rank(sweep) if ranking is None else ranking
     table = ranking.table[ranking.table["tier"].notna()]
-    done = sweep.trials[(sweep.trials["state"] == "complete") & sweep.trials["setting"].isin(table["setting"])]
+    done = sweep.trials[
+        (sweep.trials["state"] == "complete") & sweep.trials["setting"].isin(table["setting"])
+    ]
     if len(sweep.directions) > 1:
         return _by_objectives(sweep.directions, table[["setting"]], done)
     sign = sweep.sign
     of_trial = {n: own for n, own in reported(sweep, sweep.metric).items() if n in done.index}
     lowest = {n: sign * own["value"].to_numpy(np.float64) for n, own in of_trial.items()}
     target = (
-        float(np.median([v[np.isfinite(v)].min(initial=math.inf) for v in lowest.values()])) if lowest else math.nan
+        float(np.median([v[np.isfinite(v)].min(initial=math.inf) for v in lowest.values()]))
+        if lowest
+        else math.nan
     )
     numbers = pd.DataFrame(index=done.index, columns=["steps_to_target", "noise"], dtype=np.float64)
     for n, own in of_trial.items():
@@ -56,7 +64,9 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     return found
 
 
-def _by_objectives(directions: Sequence[str], settings: pd.DataFrame, done: pd.DataFrame) -> pd.DataFrame:
+def _by_objectives(
+    directions: Sequence[str], settings: pd.DataFrame, done: pd.DataFrame
+) -> pd.DataFrame:
     names = ["objective", *(f"objective_{i}" for i in range(2, len(directions) + 1))]
     middle = done.reindex(columns=names).astype(float).groupby(done["setting"]).median()
     found = settings.join(middle, on="setting").reset_index(drop=True)
@@ -67,13 +77,20 @@ def _by_objectives(directions: Sequence[str], settings: pd.DataFrame, done: pd.D
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `pareto` for a reader: the target is named, and a setting that never reaches it says so."""
+    """Rows of `pareto` for a reader.
+
+    The target is named, and a setting that never reaches it says so.
+    """
     if "directions" in found.attrs:
         objectives = [c for c in found.columns if c.startswith("objective")]
         numbered = enumerate(zip(objectives, found.attrs["directions"], strict=True), start=1)
         names = {c: f"objective {i} ({direction}d)" for i, (c, direction) in numbered}
         return found.rename(columns={**names, "on_front": "on front"})
-    steps = found["steps_to_target"].astype(object).mask(np.isinf(found["steps_to_target"]), "not reached")
+    steps = (
+        found["steps_to_target"]
+        .astype(object)
+        .mask(np.isinf(found["steps_to_target"]), "not reached")
+    )
     names = {c: c.replace("_", " ") for c in found.columns} | {"estimate": found.attrs["of"]}
     target = found.attrs["target"]
     if math.isfinite(target):
@@ -82,7 +99,10 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which rows no other row dominates; values [rows, criteria], smaller is better, NaN counts as infinitely bad."""
+    """Which rows no other row dominates.
+
+    Values [rows, criteria], smaller is better, NaN counts as infinitely bad.
+    """
     values = np.nan_to_num(values, nan=math.inf, posinf=math.inf)
     no_worse = (values[:, None, :] <= values[None, :, :]).all(axis=2)
     better = (values[:, None, :] < values[None, :, :]).any(axis=2)

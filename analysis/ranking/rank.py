@@ -28,8 +28,9 @@ SAME_SHARE = 0.9
 # Where no setting was repeated, fewer more seeds than this say nothing of the spread between seeds.
 N_SEEDS_FIRST = 2
 
-# The end of a curve is read off a line through its last half, this many points of it at most. Fewer are noisier, more
-# bend: of 4 to 16 (and of thirds and quarters) 8 held the true end of falling, flat, dropping and calmed curves best.
+# The end of a curve is read off a line through its last half, this many points of it at most. Fewer
+# are noisier, more bend: of 4 to 16 (and of thirds and quarters) 8 held the true end of falling,
+# flat, dropping and calmed curves best.
 END_POINTS = 8
 LEAST_POINTS = 4
 
@@ -40,21 +41,23 @@ NoiseSource = Literal["seeds", "curve", "none"]
 class Ranking:
     """Settings, best first, and how well their order is known.
 
-    table: one row per setting; first the completed ones by tier and estimate, then, without tier, those that completed
-        but break a constraint by their objective, then those that did not complete by their best, running ones by their
-        likely end. Columns setting (number of its first trial), trials (their numbers), n_seeds (completed), state
-        (Optuna's, or infeasible), estimate (mean of the seeds; without repeats the level of the
-        curve; NaN unless completed), low, high (95 %, Student's t, for this setting alone), tier (1 is first place;
-        <NA> unless completed), why, and `params.KEY`; in a comparison of sweeps also sweep, of runs of other tools that
-        have one also name (of the first run).
+    table: one row per setting; first the completed ones by tier and estimate, then, without tier,
+        those that completed but break a constraint by their objective, then those that did not
+        complete by their best, running ones by their likely end. Columns setting (number of its
+        first trial), trials (their numbers), n_seeds (completed), state (Optuna's, or infeasible),
+        estimate (mean of the seeds; without repeats the level of the curve; NaN unless completed),
+        low, high (95 %, Student's t, for this setting alone), tier (1 is first place; <NA> unless
+        completed), why, and `params.KEY`; in a comparison of sweeps also sweep, of runs of other
+        tools that have one also name (of the first run).
     of: what is ranked, such as "objective" or "level of val_loss". larger_is_better: its direction.
-    noise: standard deviation of one run around its setting, typical. noise_source: "seeds"; "curve", where no setting
-        was repeated: errors are then those of the level of each curve, and another seed may differ by more; "none" if
-        not even that is known: then all share one tier.
+    noise: standard deviation of one run around its setting, typical. noise_source: "seeds";
+        "curve", where no setting was repeated: errors are then those of the level of each curve,
+        and another seed may differ by more; "none" if not even that is known: then all share one
+        tier.
     smallest_difference: between the first place and the others, found in nine such sweeps of ten.
-    seeds_to_settle: more seeds for each setting of the first tier after which its leader would stand alone if the
-        differences are as they seem; 0 if it does (never without repeats: then at least 2), None if more than 50 are
-        needed or the noise is not known.
+    seeds_to_settle: more seeds for each setting of the first tier after which its leader would
+        stand alone if the differences are as they seem; 0 if it does (never without repeats: then
+        at least 2), None if more than 50 are needed or the noise is not known.
     warnings: what the reader must know before believing the order, in sentences.
     """
 
@@ -71,7 +74,11 @@ class Ranking:
     def first(self) -> list[int]:
         """The settings of the first tier, best first."""
         table = self.table
-        return [int(n) for n in table.loc[table["tier"].eq(1).fillna(False), "setting"]] if len(table) else []
+        return (
+            [int(n) for n in table.loc[table["tier"].eq(1).fillna(False), "setting"]]
+            if len(table)
+            else []
+        )
 
     def sentences(self) -> list[str]:
         """The outcome in words: first place, whether it is certain, what could have been seen, and the warnings."""
@@ -79,10 +86,16 @@ class Ranking:
 
     def shown(self) -> pd.DataFrame:
         """The table for a reader: what is ranked by name, parameters that vary, trials where a setting has several."""
-        table = self.table.assign(trials=[" ".join(map(str, numbers)) for numbers in self.table["trials"]])
+        table = self.table.assign(
+            trials=[" ".join(map(str, numbers)) for numbers in self.table["trials"]]
+        )
         params = [c for c in table.columns if c.startswith("params.")]
         left_out = [c for c in params if table[c].nunique(dropna=False) < 2]
-        left_out += ["trials"] if len(table) and table["trials"].eq(table["setting"].astype(str)).all() else []
+        left_out += (
+            ["trials"]
+            if len(table) and table["trials"].eq(table["setting"].astype(str)).all()
+            else []
+        )
         names = {c: c.removeprefix("params.") for c in params}
         names |= {"n_seeds": "seeds", "estimate": self.of, "low": "95 % low", "high": "95 % high"}
         return table.drop(columns=left_out).rename(columns=names)
@@ -96,10 +109,11 @@ class Ranking:
 def rank(sweep: Sweep) -> Ranking:
     """The settings of a sweep, best first, in tiers of those that cannot be told apart.
 
-    Runs of one setting with several seeds count as its seeds; seeds that settings share are paired. Results taken over
-    by a duplicate count once. A setting of which a run breaks a constraint has no tier. A setting whose seeds did not
-    all complete is ranked by those that did, with a warning. A sweep without a completed trial has no tier. See
-    `iolaus.analysis.ranking.tiers` for the statistics.
+    Runs of one setting with several seeds count as its seeds; seeds that settings share are paired.
+    Results taken over by a duplicate count once. A setting of which a run breaks a constraint has
+    no tier. A setting whose seeds did not all complete is ranked by those that did, with a warning.
+    A sweep without a completed trial has no tier. See `iolaus.analysis.ranking.tiers` for the
+    statistics.
     """
     trials = sweep.trials
     if not len(trials):
@@ -167,7 +181,11 @@ def _with_infeasible(trials: pd.DataFrame) -> pd.DataFrame:
 
 def _seeds_to_settle(known: tiers.Estimates, tier: tiers.Indices, source: str) -> int | None:
     needed = tiers.seeds_to_settle(known, tier)
-    return max(needed, N_SEEDS_FIRST) if source == "curve" and needed is not None and len(tier) > 1 else needed
+    return (
+        max(needed, N_SEEDS_FIRST)
+        if source == "curve" and needed is not None and len(tier) > 1
+        else needed
+    )
 
 
 def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Estimates, str, str]:
@@ -180,38 +198,55 @@ def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Est
     metric, kind = source
     of_trial = reported(sweep, metric)
     known = [
-        level(of_trial[n]["step"].to_numpy(), sign * of_trial[n]["value"].to_numpy(np.float64), kind)
+        level(
+            of_trial[n]["step"].to_numpy(), sign * of_trial[n]["value"].to_numpy(np.float64), kind
+        )
         if is_whole
         else (math.nan, math.nan, 1.0)
         for n, is_whole in zip(done.index, _is_written(sweep, done), strict=True)
     ]
     levels, errors, df = np.array(known).T
-    levels = np.where(np.isnan(levels), sign * done["objective"], levels)  # not written yet, or it began with NaN
+    levels = np.where(
+        np.isnan(levels), sign * done["objective"], levels
+    )  # not written yet, or it began with NaN
     name = f"{'level' if kind == 'final' else 'smoothed best'} of {metric}"
     return tiers.from_curves(levels, errors, df), name, "curve"
 
 
 def _is_written(sweep: Sweep, done: pd.DataFrame) -> pd.Series:
-    """Whether each trial's curve is on disk to its last report; while a sweep runs, a result may be there before."""
+    """Whether each trial's curve is on disk to its last report.
+
+    While a sweep runs, a result may be there before.
+    """
     last = sweep.curves[sweep.curves["metric"] == sweep.metric].groupby("trial")["step"].max()
-    return ~(last.reindex(done.index).fillna(-1) < done.get("steps", pd.Series(np.nan, done.index)).astype(float))
+    return ~(
+        last.reindex(done.index).fillna(-1)
+        < done.get("steps", pd.Series(np.nan, done.index)).astype(float)
+    )
 
 
 def reported(sweep: Sweep, metric: str) -> dict[int, pd.DataFrame]:
-    """Each trial's rows of a metric, by rising step; of a step that was reported twice the last row."""
-    rows = sweep.curves[sweep.curves["metric"] == metric].sort_values(["trial", "step"], kind="stable")
+    """Each trial's rows of a metric, by rising step.
+
+    Of a step that was reported twice the last row.
+    """
+    rows = sweep.curves[sweep.curves["metric"] == metric].sort_values(
+        ["trial", "step"], kind="stable"
+    )
     rows = rows.drop_duplicates(["trial", "step"], keep="last")
     return {int(str(trial)): own for trial, own in rows.groupby("trial", sort=False)}
 
 
-def level(steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "best"]) -> tuple[float, float, float]:
+def level(
+    steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "best"]
+) -> tuple[float, float, float]:
     """(level, standard error, degrees of freedom) of the end of one curve, or of its smoothed best with that error.
 
-    The end is where a line through the last points stands at the last step, so that a loss that still falls is not
-    behind itself, and what came before has no say; but never beyond what the last three have shown. Single spikes are
-    clipped, except in the last two reports: those may be a drop. The error is widened by the autocorrelation of the
-    last 32 points (none is seen in fewer than 16); infinite for fewer than 4.
-    NaN for a curve that begins with NaN.
+    The end is where a line through the last points stands at the last step, so that a loss that
+    still falls is not behind itself, and what came before has no say; but never beyond what the
+    last three have shown. Single spikes are clipped, except in the last two reports: those may be a
+    drop. The error is widened by the autocorrelation of the last 32 points (none is seen in fewer
+    than 16); infinite for fewer than 4. NaN for a curve that begins with NaN.
     """
     said = signals(steps, losses)
     n = said.n_reports
@@ -221,7 +256,9 @@ def level(steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "bes
         return said.level if kind == "final" else said.best, math.inf, 1.0
     m = max(LEAST_POINTS, min(len(y) // 2, END_POINTS))
     r = 0.0
-    if len(y) >= 2 * END_POINTS:  # fewer say nothing of what is a spike, nor how long the noise lasts
+    if (
+        len(y) >= 2 * END_POINTS
+    ):  # fewer say nothing of what is a spike, nor how long the noise lasts
         y, r = np.append(despike(y)[:-2], y[-2:]), said.autocorrelation
     end, error, df = _end_of_line(x[-m:], y[-m:], float(steps[n - 1]), r)
     shown = (*y[-3:], losses[n - 1])  # a bent curve is no reason to foresee more than it has shown
@@ -229,10 +266,13 @@ def level(steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "bes
     return end if kind == "final" else said.best, error, df
 
 
-def _end_of_line(x: tiers.Array, y: tiers.Array, at: float, autocorrelation: float) -> tuple[float, float, float]:
+def _end_of_line(
+    x: tiers.Array, y: tiers.Array, at: float, autocorrelation: float
+) -> tuple[float, float, float]:
     """(value at `at`, standard error, degrees of freedom) of a line through points with autocorrelated noise.
 
-    Positive values are fitted by an exponential if that is nearer to them: what has exploded comes down by factors.
+    Positive values are fitted by an exponential if that is nearer to them: what has exploded comes
+    down by factors.
     """
     scale = float(np.abs(y).max()) or 1.0  # squares of losses that exploded overflow
     m, ahead, x, y = len(x), at - float(x.mean()), x - x.mean(), y / scale
@@ -252,17 +292,23 @@ def _end_of_line(x: tiers.Array, y: tiers.Array, at: float, autocorrelation: flo
     return end * scale, error * scale, df
 
 
-def objective_source(sweep: Sweep, done: pd.DataFrame) -> tuple[str, Literal["final", "best"]] | None:
-    """The metric whose last ("final") or best value is the objective of the completed trials; None if none is.
+def objective_source(
+    sweep: Sweep, done: pd.DataFrame
+) -> tuple[str, Literal["final", "best"]] | None:
+    """The metric whose last ("final") or best value is the objective of the completed trials.
 
-    Trials whose curve is not all on disk yet do not count.
+    None if none is. Trials whose curve is not all on disk yet do not count.
     """
     largest = sweep.directions[0] == "maximize"
     done = done[_is_written(sweep, done)]
     curves = sweep.curves[sweep.curves["trial"].isin(done.index)]
     names = curves["metric"].unique()
     for metric in sorted(names, key=lambda name: (name != sweep.metric, name)):
-        own = curves[curves["metric"] == metric].sort_values("step", kind="stable").groupby("trial")["value"]
+        own = (
+            curves[curves["metric"] == metric]
+            .sort_values("step", kind="stable")
+            .groupby("trial")["value"]
+        )
         for kind, values in (("final", own.last()), ("best", own.max() if largest else own.min())):
             objective = done["objective"].astype(float)
             same = np.isclose(values.reindex(done.index), objective, rtol=1e-5, atol=0.0)
@@ -287,10 +333,14 @@ def _preview(sweep: Sweep, trials: pd.DataFrame, sign: float) -> pd.Series:
     curves = reported(sweep, sweep.metric) if len(running) else {}
     n_steps = int(sweep.curves["step"].max()) + 1 if curves else 0
     for number in running.intersection(list(curves)):
-        steps, losses = curves[number]["step"].to_numpy(), sign * curves[number]["value"].to_numpy(np.float64)
+        steps, losses = (
+            curves[number]["step"].to_numpy(),
+            sign * curves[number]["value"].to_numpy(np.float64),
+        )
         planned = trials["n_steps"].get(number) if "n_steps" in trials else None
         found[number] = likely_end(
-            signals(steps, losses), n_steps if planned is None or planned != planned else int(planned)
+            signals(steps, losses),
+            n_steps if planned is None or planned != planned else int(planned),
         )
     return found
 
@@ -338,29 +388,43 @@ def _why(trial: pd.Series) -> str:
 
 
 def _warnings(
-    sweep: Sweep, trials: pd.DataFrame, done: pd.DataFrame, known: tiers.Estimates | None, source: str
+    sweep: Sweep,
+    trials: pd.DataFrame,
+    done: pd.DataFrame,
+    known: tiers.Estimates | None,
+    source: str,
 ) -> list[str]:
     found = []
     broken = trials[trials["state"].eq("infeasible")].drop_duplicates("setting")
     if len(broken):
         which = ", ".join(
-            f"{int(n)} ({why.partition(': ')[2]})" for n, why in zip(broken["setting"], broken["why"], strict=True)
+            f"{int(n)} ({why.partition(': ')[2]})"
+            for n, why in zip(broken["setting"], broken["why"], strict=True)
         )
         found.append(f"Infeasible, so ranked after all that keep the constraints: {which}.")
     if known is None:
-        return [*found, f"No {'feasible ' if found else ''}trial has completed, so nothing is ranked."]
+        return [
+            *found,
+            f"No {'feasible ' if found else ''}trial has completed, so nothing is ranked.",
+        ]
     if len(sweep.directions) > 1:
         found.append(
             f"Of {len(sweep.directions)} objectives only the first is ranked; `python -m analysis rank DIR --pareto` "
             "goes by all of them."
         )
-    versions = done["code"].fillna("unknown").astype(str).value_counts() if "code" in done else pd.Series(dtype=int)
+    versions = (
+        done["code"].fillna("unknown").astype(str).value_counts()
+        if "code" in done
+        else pd.Series(dtype=int)
+    )
     if len(versions) > 1:
         counts = ", ".join(f"{n} of {code}" for code, n in versions.items())
         found.append(
             f"Trials of different code versions are ranked together ({counts}): the code may be the difference."
         )
-    examples = done["examples"].astype(float).dropna() if "examples" in done else pd.Series(dtype=float)
+    examples = (
+        done["examples"].astype(float).dropna() if "examples" in done else pd.Series(dtype=float)
+    )
     if len(examples) > 1 and examples.max() > (1 + EXAMPLES_APART) * examples.min():
         found.append(
             f"The settings saw different numbers of examples ({examples.min():,.0f} to {examples.max():,.0f}): "
@@ -370,16 +434,26 @@ def _warnings(
     ended = ended[ended["state"] != "running"]
     if len(ended):
         which = ", ".join(str(int(n)) for n in dict.fromkeys(ended["setting"]))
-        found.append(f"Not every seed of {which} completed; those that did not are left out, which flatters the rest.")
+        found.append(
+            f"Not every seed of {which} completed; those that did not are left out, which flatters the rest."
+        )
     if source == "curve":
         found.append(
             "No setting was repeated: the noise is that of each curve, and another seed may differ by more. "
-            + ("`python -m analysis race DIR` runs the seeds that would tell." if sweep.provenance else _REPEATS)
+            + (
+                "`python -m analysis race DIR` runs the seeds that would tell."
+                if sweep.provenance
+                else _REPEATS
+            )
         )
     elif source == "none" and len(done) > 1:
-        found.append("Nothing is known about the noise (no repeats, no curve of the objective): no order is certain.")
+        found.append(
+            "Nothing is known about the noise (no repeats, no curve of the objective): no order is certain."
+        )
     elif source == "seeds" and known.df_all < FEW_DEGREES:
-        found.append(f"The spread between seeds is known from {known.df_all:.0f} degrees of freedom only.")
+        found.append(
+            f"The spread between seeds is known from {known.df_all:.0f} degrees of freedom only."
+        )
     return found
 
 
@@ -390,21 +464,33 @@ def _outcome(ranking: Ranking) -> list[str]:
     n_ranked = int(table["tier"].notna().sum())
     if n_ranked == 1:
         return [f"Setting {first[0]} is the only one that completed."]
-    names = ", ".join(map(str, first[:8])) + (f" and {len(first) - 8} more" if len(first) > 8 else "")
+    names = ", ".join(map(str, first[:8])) + (
+        f" and {len(first) - 8} more" if len(first) > 8 else ""
+    )
     if len(first) == 1:
-        whose = {"seeds": "seeds", "curve": "their curves, with one seed each"}[ranking.noise_source]
-        said = [f"Setting {first[0]} is better than the other {n_ranked - 1}, beyond the noise of {whose}."]
+        whose = {"seeds": "seeds", "curve": "their curves, with one seed each"}[
+            ranking.noise_source
+        ]
+        said = [
+            f"Setting {first[0]} is better than the other {n_ranked - 1}, beyond the noise of {whose}."
+        ]
     else:
         said = [f"{len(first)} of {n_ranked} settings share first place: {names}."]
         if ranking.noise_source == "none":
             pass
         elif ranking.seeds_to_settle is None:
-            said.append(f"More than {tiers.N_SEEDS_MOST} more seeds each would be needed to settle it.")
+            said.append(
+                f"More than {tiers.N_SEEDS_MOST} more seeds each would be needed to settle it."
+            )
         else:
             least = "At least" if ranking.noise_source == "curve" else "About"
-            said.append(f"{least} {_seeds(ranking.seeds_to_settle)} for each of them would settle it.")
+            said.append(
+                f"{least} {_seeds(ranking.seeds_to_settle)} for each of them would settle it."
+            )
     if math.isfinite(ranking.noise):
-        whose = {"seeds": "between seeds of one setting", "curve": "of a curve's level"}[ranking.noise_source]
+        whose = {"seeds": "between seeds of one setting", "curve": "of a curve's level"}[
+            ranking.noise_source
+        ]
         said.append(
             f"Noise {whose}: {ranking.noise:.3g}; a lead of {ranking.smallest_difference:.3g} would be seen in 90 % of "
             "such sweeps, a smaller one in fewer."
@@ -417,21 +503,26 @@ def _seeds(n: int) -> str:
 
 
 def compare(sweeps: Sequence[Sweep]) -> Ranking:
-    """The settings of several sweeps in one ranking; setting numbers are counted on from one sweep to the next.
+    """The settings of several sweeps in one ranking.
 
-    The table has the column sweep (its name) and, in trials, the numbers as in their own sweep. What makes the sweeps
-    not comparable is among the warnings: code, metric, examples, fixed parameters.
-    Raises ValueError if their directions differ, or there are none.
+    Setting numbers are counted on from one sweep to the next. The table has the column sweep (its
+    name) and, in trials, the numbers as in their own sweep. What makes the sweeps not comparable is
+    among the warnings: code, metric, examples, fixed parameters. Raises ValueError if their
+    directions differ, or there are none.
     """
     if not sweeps:
         raise ValueError("compare needs at least one sweep")
     directions = {sweep.directions for sweep in sweeps}
     if len(directions) > 1:
-        raise ValueError(f"these sweeps optimise in different directions: {sorted(directions)}; compare each by itself")
+        raise ValueError(
+            f"these sweeps optimise in different directions: {sorted(directions)}; compare each by itself"
+        )
     names = _distinct([sweep.name for sweep in sweeps])
     all_trials, all_curves, start = [], [], 0
     for name, sweep in zip(names, sweeps, strict=True):
-        trials = sweep.trials.assign(sweep=name, number=sweep.trials.index, setting=sweep.trials["setting"] + start)
+        trials = sweep.trials.assign(
+            sweep=name, number=sweep.trials.index, setting=sweep.trials["setting"] + start
+        )
         all_trials.append(trials.set_axis(trials.index + start))
         all_curves.append(sweep.curves.assign(trial=sweep.curves["trial"] + start))
         start += int(sweep.trials.index.max()) + 1 if len(trials) else 0
@@ -448,27 +539,51 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     fixed = [_fixed(sweep) for sweep in sweeps]
     shared = set.intersection(*fixed)
     if any(own - shared for own in fixed):
-        own = "; ".join(f"{n}: {' '.join(sorted(f - shared)) or 'none'}" for n, f in zip(names, fixed, strict=True))
-        found.append(f"The sweeps were started with different options, so they may be of different tasks ({own}).")
+        own = "; ".join(
+            f"{n}: {' '.join(sorted(f - shared)) or 'none'}"
+            for n, f in zip(names, fixed, strict=True)
+        )
+        found.append(
+            f"The sweeps were started with different options, so they may be of different tasks ({own})."
+        )
     ranking = rank(joint)
     return replace(ranking, warnings=(*found, *ranking.warnings))
 
 
 def _fixed(sweep: Sweep) -> set[str]:
-    """What a sweep's last command fixed by options of the app's own, such as task=digits; also +sweep=NAME."""
+    """What a sweep's last command fixed by options of the app's own, such as task=digits.
+
+    Also +sweep=NAME.
+    """
     command = own_command(sweep.provenance)
     searched = {c.removeprefix("params.") for c in sweep.trials.columns if c.startswith("params.")}
-    options = {a for a in command if "=" in a and not a.lstrip("+~").startswith(("hydra.", "hydra/", "-"))}
+    options = {
+        a for a in command if "=" in a and not a.lstrip("+~").startswith(("hydra.", "hydra/", "-"))
+    }
     return {a for a in options if a.lstrip("+~").partition("=")[0] not in searched}
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    return [name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)]
+    return [
+        name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]
 
 
 def as_document(ranking: Ranking) -> dict[str, Any]:
-    """A ranking as plain data for JSON: the fields, and the table's rows as settings; NaN becomes None."""
-    fields = {name: getattr(ranking, name) for name in ("of", "larger_is_better", "noise", "noise_source")}
-    fields |= {name: getattr(ranking, name) for name in ("smallest_difference", "seeds_to_settle", "warnings")}
-    plain = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in fields.items()}
+    """A ranking as plain data for JSON: the fields, and the table's rows as settings.
+
+    NaN becomes None.
+    """
+    fields = {
+        name: getattr(ranking, name) for name in ("of", "larger_is_better", "noise", "noise_source")
+    }
+    fields |= {
+        name: getattr(ranking, name)
+        for name in ("smallest_difference", "seeds_to_settle", "warnings")
+    }
+    plain = {
+        name: None if isinstance(v, float) and not math.isfinite(v) else v
+        for name, v in fields.items()
+    }
     return {**plain, "settings": json.loads(ranking.table.to_json(orient="records"))}

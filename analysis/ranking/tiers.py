@@ -1,4 +1,7 @@
-"""Which settings can be told apart? Estimates with their errors, and tiers. Pure statistics; smaller is better here."""
+"""Which settings can be told apart? Estimates with their errors, and tiers.
+
+Pure statistics; smaller is better here.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,33 @@ from scipy.stats import f, studentized_range, t
 Array = NDArray[np.float64]
 Indices = NDArray[Any]  # of integers
 
-# How often settings that are truly equal may be split: 5 %, of which estimating how much settings differ in noise takes
-# about one (benchmarks/README.md).
+# How often settings that are truly equal may be split: 5 %, of which estimating how much settings
+# differ in noise takes about one (benchmarks/README.md).
 ALPHA = 0.04
 POWER = 0.9  # how often a difference of `smallest_difference` is found
 # A spread from two or three seeds alone would separate nothing, not even a setting that exploded.
 LEAST_PRIOR_DF = 4.0
-# A setting that varies this many times as much as the typical one, by more than chance (p below OUTLYING), has
-# exploded, say: it is judged by itself, and has no say in how much others vary.
+# A setting that varies this many times as much as the typical one, by more than chance (p below
+# OUTLYING), has exploded, say: it is judged by itself, and has no say in how much others vary.
 OUTLYING_TIMES = 10.0
 OUTLYING = 1e-3
 ROUNDING = 1e-12  # relative error of a sum
-N_SEEDS_MOST = 50  # a first place that more seeds than this would be needed for is not worth settling
+N_SEEDS_MOST = (
+    50  # a first place that more seeds than this would be needed for is not worth settling
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
     """What is known of k settings.
 
-    mean: [k]. variance: of one run around its setting, [k], NaN if nothing is known. df: its degrees of freedom, [k].
-    n_runs: [k]. noise: typical standard deviation of one run. df_all: degrees of freedom of all runs together.
-    shares: [k, seeds], the share of each seed in a setting's runs; seed_covariance: [seeds, seeds], of the estimated
-    effects of the seeds, in units of noise squared. Both are empty unless settings share seeds.
+    mean: [k]. variance: of one run around its setting, [k], NaN if nothing is known. df: its
+    degrees of freedom, [k].
+    n_runs: [k]. noise: typical standard deviation of one run. df_all: degrees of freedom of all
+    runs together.
+    shares: [k, seeds], the share of each seed in a setting's runs; seed_covariance: [seeds, seeds],
+    of the estimated effects of the seeds, in units of noise squared. Both are empty unless settings
+    share seeds.
     """
 
     mean: Array
@@ -54,9 +62,10 @@ class Estimates:
 
 
 def from_curves(levels: Array, standard_errors: Array, df: Array) -> Estimates:
-    """One run per setting, whose error is that of the level of its own curve. levels, standard_errors, df: [k].
+    """One run per setting, whose error is that of the level of its own curve.
 
-    Says how well these runs are known, not how another seed would have done.
+    levels, standard_errors, df: [k]. Says how well these runs are known, not how another seed would
+    have done.
     """
     is_known = np.isfinite(standard_errors)
     # The fourth power of more overflows, and it is no less hopeless.
@@ -69,13 +78,14 @@ def from_curves(levels: Array, standard_errors: Array, df: Array) -> Estimates:
 
 
 def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
-    """Runs [n] of settings 0..k-1 (all present). seed: runs with an equal number >= 0 are paired, -1 with none.
+    """Runs [n] of settings 0..k-1 (all present).
 
-    The model is value = setting + seed + error, by least squares, in which settings that vary more between seeds weigh
-    less; seeds that fewer than two repeated settings share have no effect of their own. Settings may differ in noise:
-    variances are drawn towards a common one as far as the data say that they are alike, but at least as if that one
-    were known from 4 degrees of freedom (Smyth 2004, doi 10.2202/1544-6115.1027, eq. for d0 and s0).
-    Variances are NaN if no setting has two runs.
+    seed: runs with an equal number >= 0 are paired, -1 with none. The model is value = setting +
+    seed + error, by least squares, in which settings that vary more between seeds weigh less; seeds
+    that fewer than two repeated settings share have no effect of their own. Settings may differ in
+    noise: variances are drawn towards a common one as far as the data say that they are alike, but
+    at least as if that one were known from 4 degrees of freedom (Smyth 2004, doi
+    10.2202/1544-6115.1027, eq. for d0 and s0). Variances are NaN if no setting has two runs.
     """
     k = int(setting.max()) + 1
     n_runs = np.bincount(setting, minlength=k).astype(np.float64)
@@ -83,7 +93,9 @@ def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
     members[np.arange(len(value)), setting] = 1.0
     average = (members / n_runs).T  # [k, n]
     centred = value - members @ (average @ value)
-    weight = _weight(np.bincount(setting, centred**2, minlength=k).astype(np.float64), n_runs)[setting, None]
+    weight = _weight(np.bincount(setting, centred**2, minlength=k).astype(np.float64), n_runs)[
+        setting, None
+    ]
     shared = _shared_seeds(setting, seed, n_runs)
     dummies = (seed[:, None] == shared[None, :]).astype(np.float64)  # [n, seeds]
     shares = average @ dummies
@@ -93,7 +105,9 @@ def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
     mean = average @ value - shares @ (effects - effects.mean() if len(effects) else effects)
     residual = centred - within @ effects
     rounding = ROUNDING * float(np.abs(value).max())
-    if np.abs(residual).max() < rounding:  # the same number for every seed: what is left is arithmetic, no noise
+    if (
+        np.abs(residual).max() < rounding
+    ):  # the same number for every seed: what is left is arithmetic, no noise
         residual, mean = np.zeros_like(residual), np.round(mean / rounding) * rounding
     leverage = 1.0 / n_runs[setting] + np.einsum("ns,st,nt->n", weight * within, covariance, within)
     df = np.maximum(n_runs - np.bincount(setting, leverage, minlength=k), 0.0)
@@ -104,7 +118,10 @@ def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
 
 
 def _weight(squares: Array, n_runs: Array) -> Array:
-    """How much each setting, [k], says of the seeds' effects: 1, less if its seeds vary more than is typical."""
+    """How much each setting, [k], says of the seeds' effects.
+
+    1, less if its seeds vary more than is typical.
+    """
     variance, _, noise, _ = _moderated(squares, n_runs - 1)
     return noise**2 / variance if noise > 0 else np.ones(len(n_runs))
 
@@ -112,15 +129,26 @@ def _weight(squares: Array, n_runs: Array) -> Array:
 def _shared_seeds(setting: Indices, seed: Indices, n_runs: Array) -> Indices:
     """The seeds that at least two repeated settings have run."""
     repeated = n_runs[setting] > 1
-    pairs = {(int(g), int(s)) for g, s in zip(setting[repeated], seed[repeated], strict=True) if s >= 0}
-    seeds, counts = np.unique([s for _, s in pairs], return_counts=True) if pairs else (np.zeros(0), np.zeros(0))
+    pairs = {
+        (int(g), int(s)) for g, s in zip(setting[repeated], seed[repeated], strict=True) if s >= 0
+    }
+    seeds, counts = (
+        np.unique([s for _, s in pairs], return_counts=True)
+        if pairs
+        else (np.zeros(0), np.zeros(0))
+    )
     return np.asarray(seeds[counts > 1], dtype=np.int64)
 
 
 def _moderated(squares: Array, df: Array) -> tuple[Array, Array, float, float]:
-    """(variance [k], df [k], noise, df of all) from sums of squared residuals; NaN where nothing is known."""
+    """(variance [k], df [k], noise, df of all) from sums of squared residuals.
+
+    NaN where nothing is known.
+    """
     outlying = _outlying(squares, df)
-    variance, drawn_df, noise, df_all = _drawn_together(np.where(outlying, 0, squares), np.where(outlying, 0, df))
+    variance, drawn_df, noise, df_all = _drawn_together(
+        np.where(outlying, 0, squares), np.where(outlying, 0, df)
+    )
     own = np.divide(squares, df, out=np.full(len(df), np.nan), where=df > 0)
     return np.where(outlying, own, variance), np.where(outlying, df, drawn_df), noise, df_all
 
@@ -147,16 +175,21 @@ def _drawn_together(squares: Array, df: Array) -> tuple[Array, Array, float, flo
     known = df > 0
     prior_df, prior = math.inf, pooled
     if known.sum() > 2 and pooled > 0:
-        own = np.maximum(squares[known] / df[known], 1e-5 * pooled)  # a setting that never varies says little of others
+        own = np.maximum(
+            squares[known] / df[known], 1e-5 * pooled
+        )  # a setting that never varies says little of others
         d = df[known]
         logs = np.log(own) - digamma(d / 2) + np.log(d / 2)
         excess = float(np.var(logs, ddof=1) - np.mean(polygamma(1, d / 2)))
         if excess > 0:
             prior_df = max(LEAST_PRIOR_DF, 2 * _inverse_trigamma(excess))
-            prior = math.exp(float(np.mean(logs)) + float(digamma(prior_df / 2)) - math.log(prior_df / 2))
+            prior = math.exp(
+                float(np.mean(logs)) + float(digamma(prior_df / 2)) - math.log(prior_df / 2)
+            )
     if math.isinf(prior_df):
         return np.full(len(df), pooled), np.full(len(df), df_all), math.sqrt(pooled), df_all
-    # The quietest of many settings are quiet by luck: none is trusted to vary less than the typical one.
+    # The quietest of many settings are quiet by luck: none is trusted to vary less than the typical
+    # one.
     variance = np.maximum((prior_df * prior + squares) / (prior_df + df), prior)
     return variance, np.minimum(prior_df + df, df_all), math.sqrt(prior), df_all
 
@@ -187,11 +220,13 @@ def differences(known: Estimates, one: int, others: Indices) -> tuple[Array, Arr
 
 
 def tiers(known: Estimates) -> Indices:
-    """The tier of each setting, [k], from 1. All of a tier cannot be told apart from its leader, the lowest mean.
+    """The tier of each setting, [k], from 1.
 
-    The setting that stands out most is compared with the leader by Tukey's studentized range of all that are left, then
-    the next one with one fewer, until one cannot be told apart (Newman 1939, with the errors of Games and Howell
-    1976). So truly equal settings at the top are split in at most 5 % of sweeps. Unknown variances separate nothing.
+    All of a tier cannot be told apart from its leader, the lowest mean. The setting that stands out
+    most is compared with the leader by Tukey's studentized range of all that are left, then the
+    next one with one fewer, until one cannot be told apart (Newman 1939, with the errors of Games
+    and Howell 1976). So truly equal settings at the top are split in at most 5 % of sweeps. Unknown
+    variances separate nothing.
     """
     found = np.zeros(len(known.mean), dtype=np.int64)
     rest = np.argsort(known.mean, kind="stable")
@@ -211,7 +246,9 @@ def _apart(difference: Array, error: Array, df: Array) -> NDArray[np.bool_]:
     pairwise = 2 * t.sf(statistic, df)
     out = np.zeros(len(difference), dtype=bool)
     for i in np.argsort(pairwise, kind="stable"):
-        if not _is_significant(float(statistic[i]), float(df[i]), float(pairwise[i]), len(out) - int(out.sum()) + 1):
+        if not _is_significant(
+            float(statistic[i]), float(df[i]), float(pairwise[i]), len(out) - int(out.sum()) + 1
+        ):
             break
         out[i] = True
     return out
@@ -226,7 +263,9 @@ def _is_significant(statistic: float, df: float, pairwise: float, n_left: int) -
     """Whether the range of n_left settings exceeds chance. pairwise: p of this pair alone."""
     if pairwise > ALPHA or n_left == 2:
         return pairwise <= ALPHA
-    if pairwise * n_left * (n_left - 1) / 2 <= ALPHA:  # Bonferroni's bound, which spares a slow integral
+    if (
+        pairwise * n_left * (n_left - 1) / 2 <= ALPHA
+    ):  # Bonferroni's bound, which spares a slow integral
         return True
     return bool(studentized_range.sf(statistic * math.sqrt(2), n_left, df) <= ALPHA)
 
@@ -250,8 +289,8 @@ def smallest_difference(known: Estimates) -> float:
 def seeds_to_settle(known: Estimates, tier: Indices) -> int | None:
     """More seeds, for each setting of the first tier, after which its leader stands alone if the differences are true.
 
-    0 if it stands alone already, None if more than `N_SEEDS_MOST` are needed or nothing is known about the noise.
-    Planned on the difference seen, so it suffices in about half of the cases.
+    0 if it stands alone already, None if more than `N_SEEDS_MOST` are needed or nothing is known
+    about the noise. Planned on the difference seen, so it suffices in about half of the cases.
     """
     top = np.flatnonzero(tier == 1)
     if len(top) < 2:

@@ -1,4 +1,7 @@
-"""The seeds that would settle a sweep's first place: `python -m analysis race DIR` queues and runs just those."""
+"""The seeds that would settle a sweep's first place.
+
+`python -m analysis race DIR` queues and runs just those.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,25 @@ from iolaus.sweeps.study.record import counts_as_run
 N_SEEDS_AT_ONCE = 4
 # Settings that race at once at most, best first.
 N_SETTINGS_AT_ONCE = 8
-# Where no setting was repeated, seeds of fewer settings than this say too little of the spread between seeds.
+# Where no setting was repeated, seeds of fewer settings than this say too little of the spread
+# between seeds.
 N_SETTINGS_FIRST = 4
-# The sweep's own options that a race sets: only the queue is run, to its end, with the seeds as queued.
-_OVERRIDDEN = ("hydra.sweep.dir", "hydra.sweeper.n_trials", "hydra.sweeper.repeats", "hydra/sweeper/pruner")
+# The sweep's own options that a race sets: only the queue is run, to its end, with the seeds as
+# queued.
+_OVERRIDDEN = (
+    "hydra.sweep.dir",
+    "hydra.sweeper.n_trials",
+    "hydra.sweeper.repeats",
+    "hydra/sweeper/pruner",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TopUp:
-    """What is to be run. repeats: (leading trial, repeat number, seed) for each run. command, and the folder for it."""
+    """What is to be run. repeats: (leading trial, repeat number, seed) for each run.
+
+    Command, and the folder for it.
+    """
 
     repeats: tuple[tuple[int, int, int], ...]
     command: tuple[str, ...]
@@ -43,12 +56,13 @@ class TopUp:
 
 
 def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> TopUp:
-    """The runs that would settle first place: more seeds for the settings that may have it; none if it is settled.
+    """The runs that would settle first place: more seeds for the settings that may have it.
 
-    Those are the first tier, at most its best 8; where nothing was repeated, at least the best four settings.
-    n_seeds: for each; left out: as many as the ranking says, at most 4.
-    Raises ValueError if the sweep has no seed to change, searches it, or is of no command we know; also if other
-    settings are queued, which a race would run too, and without the sweep's pruner.
+    None if it is settled. Those are the first tier, at most its best 8; where nothing was repeated,
+    at least the best four settings.
+    n_seeds: for each; left out: as many as the ranking says, at most 4. Raises ValueError if the
+    sweep has no seed to change, searches it, or is of no command we know; also if other settings
+    are queued, which a race would run too, and without the sweep's pruner.
     """
     study = open_study(folder)
     config = OmegaConf.create(study.user_attrs.get("config", ""))
@@ -56,7 +70,9 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
     first_seed = OmegaConf.select(config, key)
     trials = study.get_trials(deepcopy=False)
     if any(key in trial.params for trial in trials):
-        raise ValueError(f"{key} is searched in {folder}, so its trials have no seed that could be repeated")
+        raise ValueError(
+            f"{key} is searched in {folder}, so its trials have no seed that could be repeated"
+        )
     if not isinstance(first_seed, int):
         raise ValueError(
             f"race counts seeds from the config's {key}, which is {first_seed} in {folder}; "
@@ -64,13 +80,21 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
         )
     own = own_command(study.user_attrs.get("provenance", []))
     if not own:
-        raise ValueError(f"{folder} does not say by which command it was run, so it cannot be continued")
+        raise ValueError(
+            f"{folder} does not say by which command it was run, so it cannot be continued"
+        )
     repeats: list[tuple[int, int, int]] = []
     for leader in contenders(ranking):
         last = max(t.user_attrs.get("repeat", 0) for t in _runs(trials, leader))
-        numbers = range(last + 1, last + 1 + (n_seeds or min(ranking.seeds_to_settle or 50, N_SEEDS_AT_ONCE)))
+        numbers = range(
+            last + 1, last + 1 + (n_seeds or min(ranking.seeds_to_settle or 50, N_SEEDS_AT_ONCE))
+        )
         repeats += [(leader, number, first_seed + number) for number in numbers]
-    queued = [t.number for t in trials if t.state is TrialState.WAITING and "repeat_of" not in t.user_attrs]
+    queued = [
+        t.number
+        for t in trials
+        if t.state is TrialState.WAITING and "repeat_of" not in t.user_attrs
+    ]
     if repeats and queued:
         raise ValueError(
             f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), which a race would run "
@@ -87,10 +111,10 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
 def run_top_up(folder: Path, race: TopUp, output: int | None = None) -> Ranking:
     """Queue the runs of a race, continue the sweep until they are done, and rank it anew.
 
-    What the sweep says of itself stays as it was but for one more session, which is marked as a race: whoever goes on
-    with the sweep goes on with its own options. output: the file descriptor for what the sweep prints (standard
-    output). Raises subprocess.CalledProcessError if the sweep's command fails; what is queued then stays so, and runs
-    when the sweep is next continued.
+    What the sweep says of itself stays as it was but for one more session, which is marked as a
+    race: whoever goes on with the sweep goes on with its own options. output: the file descriptor
+    for what the sweep prints (standard output). Raises subprocess.CalledProcessError if the sweep's
+    command fails; what is queued then stays so, and runs when the sweep is next continued.
     """
     study = open_study(folder)
     trials = study.get_trials(deepcopy=False)
@@ -105,14 +129,21 @@ def run_top_up(folder: Path, race: TopUp, output: int | None = None) -> Ranking:
 @contextlib.contextmanager
 def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
     """Afterwards the sweep's description is that of before, with sessions that were added within marked as races."""
-    texts = {path: path.read_text() for path in (folder / SWEEP_FILE, folder / "multirun.yaml") if path.is_file()}
+    texts = {
+        path: path.read_text()
+        for path in (folder / SWEEP_FILE, folder / "multirun.yaml")
+        if path.is_file()
+    }
     about, known = OmegaConf.load(folder / SWEEP_FILE), study.user_attrs
     n_before = len(known.get("provenance", []))
     try:
         yield
     finally:
         sessions = open_study(folder).user_attrs.get("provenance", [])
-        sessions = [*sessions[:n_before], *({**session, "race": True} for session in sessions[n_before:])]
+        sessions = [
+            *sessions[:n_before],
+            *({**session, "race": True} for session in sessions[n_before:]),
+        ]
         study.set_user_attr("provenance", sessions)
         study.set_user_attr("config", known.get("config", ""))
         for path, text in texts.items():

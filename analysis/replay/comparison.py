@@ -1,7 +1,7 @@
 """What would each pruner have done on curves that are known to their end? `python -m analysis replay CURVES`.
 
-Trials of a task start in random order on W workers, each at a speed of its own; a rule sees only what had been
-reported by then. The truth of a trial is the lowest finite loss of its whole curve.
+Trials of a task start in random order on W workers, each at a speed of its own; a rule sees only
+what had been reported by then. The truth of a trial is the lowest finite loss of its whole curve.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What became of a task's trials under a rule: reports made [trials], and whether the rule itself ended them."""
+    """What became of a task's trials under a rule.
+
+    Reports made [trials], and whether the rule itself ended them.
+    """
 
     n_seen: Indices
     stopped: Flags
@@ -42,11 +45,14 @@ class Run:
 class Score:
     """How a rule did on one task. All but the regret are shares; those without any case are NaN.
 
-    compute: reports made of all reports. kept: of the true top (a tenth, at most ten) that ran to its end.
-    kept_checkpoint: of the top that had shown its best. regret: best found above the true best, in units of the
-    median trial's distance from it. false_prune: of the stopped trials, those that belong to the true best tenth.
-    precision: of the stopped trials, those that would not have improved by more than their noise. recall: of the
-    trials that for their last tenth or longer did not, those that were stopped after their last such improvement.
+    compute: reports made of all reports. kept: of the true top (a tenth, at most ten) that ran to
+    its end.
+    kept_checkpoint: of the top that had shown its best. regret: best found above the true best, in
+    units of the median trial's distance from it. false_prune: of the stopped trials, those that
+    belong to the true best tenth.
+    precision: of the stopped trials, those that would not have improved by more than their noise.
+    recall: of the trials that for their last tenth or longer did not, those that were stopped after
+    their last such improvement.
     """
 
     compute: float
@@ -61,8 +67,13 @@ class Score:
 MEASURES = tuple(Score.__dataclass_fields__)
 
 
-def simulate(curves: Sequence[Curve], rule: Rule, n_workers: int, seed: int, stop_diverged: bool = True) -> Run:
-    """Run the trials in random order on n_workers workers under a rule; a seed fixes their order and speeds."""
+def simulate(
+    curves: Sequence[Curve], rule: Rule, n_workers: int, seed: int, stop_diverged: bool = True
+) -> Run:
+    """Run the trials in random order on n_workers workers under a rule.
+
+    A seed fixes their order and speeds.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(curves))
     pace = rng.uniform(0.8, 1.25, len(curves))  # time per report, for workers are never in step
@@ -108,8 +119,9 @@ def simulate(curves: Sequence[Curve], rule: Rule, n_workers: int, seed: int, sto
 class Truth:
     """What the whole curves of a task say.
 
-    best: lowest loss [trials], infinite if never finite. top, tenth: indices of the best ten or fewer, of the best
-    tenth. still_improves: per trial, by number of reports - 1, whether more than its noise was still to come.
+    best: lowest loss [trials], infinite if never finite. top, tenth: indices of the best ten or
+    fewer, of the best tenth. still_improves: per trial, by number of reports - 1, whether more than
+    its noise was still to come.
     """
 
     best: Array
@@ -153,7 +165,9 @@ def score(curves: Sequence[Curve], run: Run, known: Truth) -> Score:
     stopped = [int(i) for i in np.flatnonzero(run.stopped)]
     needless = [not known.still_improves[i][int(run.n_seen[i]) - 1] for i in stopped]
     stalls = [_last_improvement(improves) for improves in known.still_improves]
-    stalled = [i for i, at in enumerate(stalls) if len(known.still_improves[i]) and at <= 0.9 * n_all[i]]
+    stalled = [
+        i for i, at in enumerate(stalls) if len(known.still_improves[i]) and at <= 0.9 * n_all[i]
+    ]
     return Score(
         compute=float(run.n_seen.sum() / n_all.sum()),
         kept=float(np.mean(run.n_seen[known.top] >= n_finite[known.top])),
@@ -180,7 +194,10 @@ def replay(
     n_seeds: int = 5,
     tell: Callable[[str], None] = lambda _: None,
 ) -> pd.DataFrame:
-    """One row per rule, task and seed with the measures of `Score`. Raises ValueError for an unknown rule."""
+    """One row per rule, task and seed with the measures of `Score`.
+
+    Raises ValueError for an unknown rule.
+    """
     unknown = [name for name in rules if name not in RULES]
     if unknown:
         raise ValueError(f"no pruner called {', '.join(unknown)}; there are {', '.join(RULES)}")
@@ -194,14 +211,22 @@ def replay(
             for seed in range(n_seeds):
                 rule = RULES[name](SweepInfo(n_steps, n_reports, seed))
                 run = simulate(curves, rule, n_workers, seed, stop_diverged=name != "none")
-                rows.append({"rule": name, "task": task, "seed": seed, **asdict(score(curves, run, truths[task]))})
+                rows.append(
+                    {
+                        "rule": name,
+                        "task": task,
+                        "seed": seed,
+                        **asdict(score(curves, run, truths[task])),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
 def summary(scores: pd.DataFrame) -> list[dict[str, object]]:
     """Per rule the means over tasks and seeds, regret_worst (the worst task's mean), and the tasks.
 
-    intervals: half-width of the 95 % interval of each mean over seeds (Student's t), NaN for one seed.
+    intervals: half-width of the 95 % interval of each mean over seeds (Student's t), NaN for one
+    seed.
     """
     found: list[dict[str, object]] = []
     for rule, own in scores.groupby("rule", sort=False):
@@ -217,7 +242,10 @@ def summary(scores: pd.DataFrame) -> list[dict[str, object]]:
                 **{name: _number(means[name]) for name in measures},
                 "regret_worst": _number(tasks["regret"].max()),
                 "intervals": {name: _number(half[name]) for name in measures},
-                "tasks": {str(task): {name: _number(row[name]) for name in measures} for task, row in tasks.iterrows()},
+                "tasks": {
+                    str(task): {name: _number(row[name]) for name in measures}
+                    for task, row in tasks.iterrows()
+                },
             }
         )
     return found
@@ -229,20 +257,28 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def rank_agreement(tasks: Mapping[str, Sequence[Curve]], shares: Sequence[float] = (0.1, 0.25, 0.5)) -> pd.DataFrame:
+def rank_agreement(
+    tasks: Mapping[str, Sequence[Curve]], shares: Sequence[float] = (0.1, 0.25, 0.5)
+) -> pd.DataFrame:
     """Spearman's correlation of the order of the trials' lowest loss at a share of the run with that at its end.
 
-    One row per task, one column per share; diverged trials are last in both. NaN where all trials are equal.
+    One row per task, one column per share; diverged trials are last in both. NaN where all trials
+    are equal.
     """
     rows = {}
     for task, curves in tasks.items():
         end = rankdata(truth_order(curves, 1.0))
         rows[task] = [_spearman(truth_order(curves, share), end) for share in shares]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[f"at {share:.0%}" for share in shares])
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=[f"at {share:.0%}" for share in shares]
+    )
 
 
 def truth_order(curves: Sequence[Curve], share: float) -> Array:
-    """The lowest loss of each trial in the first share of the run; infinite for one that is not finite by then."""
+    """The lowest loss of each trial in the first share of the run.
+
+    Infinite for one that is not finite by then.
+    """
     n_steps = max(c.plan.n_steps or 1 for c in curves)
     lowest = []
     for c in curves:
@@ -259,16 +295,35 @@ def _spearman(a: Array, b: Array) -> float:
 
 def table(found: Sequence[Mapping[str, object]]) -> str:
     """The summary as text, one line per rule, each mean with the half-width of its interval."""
-    head = ("rule", "compute", "kept", "kept checkpoint", "regret (worst)", "false prune", "precision", "recall")
+    head = (
+        "rule",
+        "compute",
+        "kept",
+        "kept checkpoint",
+        "regret (worst)",
+        "false prune",
+        "precision",
+        "recall",
+    )
     lines: list[tuple[str, ...]] = [head]
     for row in found:
         half = row["intervals"]
         assert isinstance(half, dict)
         cells = {name: _cell(row[name], half[name]) for name in MEASURES}
         regret = f"{cells['regret']} ({_cell(row['regret_worst'], None)})"
-        lines.append((str(row["rule"]), *(cells[m] for m in MEASURES[:3]), regret, *(cells[m] for m in MEASURES[4:])))
+        lines.append(
+            (
+                str(row["rule"]),
+                *(cells[m] for m in MEASURES[:3]),
+                regret,
+                *(cells[m] for m in MEASURES[4:]),
+            )
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 def _cell(value: object, half: object) -> str:
@@ -282,8 +337,13 @@ def _shown(value: float) -> str:
 
 
 def draw_pareto(axes: Axes, found: Sequence[Mapping[str, object]]) -> None:
-    """Compute against the share of the true top that ran to its end, a point per rule; the line joins the front."""
-    points = sorted((float(str(r["compute"])), float(str(r["kept"])), str(r["rule"])) for r in found)
+    """Compute against the share of the true top that ran to its end, a point per rule.
+
+    The line joins the front.
+    """
+    points = sorted(
+        (float(str(r["compute"])), float(str(r["kept"])), str(r["rule"])) for r in found
+    )
     front: list[tuple[float, float]] = []
     for compute, kept, _ in points:
         if not front or kept > front[-1][1]:
@@ -291,10 +351,22 @@ def draw_pareto(axes: Axes, found: Sequence[Mapping[str, object]]) -> None:
     axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=1)
     for i, (compute, kept, rule) in enumerate(points):
         ours = rule.startswith("stalled")
-        axes.plot(compute, kept, "D" if ours else "o", color="C1" if ours else "C0", markersize=7 if ours else 5)
+        axes.plot(
+            compute,
+            kept,
+            "D" if ours else "o",
+            color="C1" if ours else "C0",
+            markersize=7 if ours else 5,
+        )
         offset, side = ((-6, 5), "right") if ours else ((6, 5 if i % 2 else -11), "left")
-        axes.annotate(rule, (compute, kept), offset, textcoords="offset points", ha=side, fontsize=8)
-    axes.set(xlabel="compute, share of all reports", ylabel="true top trials that ran to their end", xlim=(0, 1.12))
+        axes.annotate(
+            rule, (compute, kept), offset, textcoords="offset points", ha=side, fontsize=8
+        )
+    axes.set(
+        xlabel="compute, share of all reports",
+        ylabel="true top trials that ran to their end",
+        xlim=(0, 1.12),
+    )
     axes.set_ylim(min(k for _, k, _ in points) - 0.08, 1.05)
     axes.grid(alpha=0.3)
 

@@ -1,4 +1,7 @@
-"""Curves that are known to their end, to replay pruners on: from a sweep's folder, a Parquet or a CSV file."""
+"""Curves that are known to their end, to replay pruners on.
+
+From a sweep's folder, a Parquet or a CSV file.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ ANNOUNCED = "announced rates"
 class Curve:
     """One trial to its end: steps [n] rising, losses [n] (NaN or infinite from where it diverged).
 
-    plan: what it announced. censored: it ended early because it had reached a target, or was pruned: its best and its
-    compute are those up to there, and running to there counts as complete.
+    plan: what it announced. censored: it ended early because it had reached a target, or was
+    pruned: its best and its compute are those up to there, and running to there counts as complete.
     """
 
     steps: Array
@@ -48,35 +51,44 @@ class Curve:
 def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
     """The curves of each task in a sweep's folder, or a file named .parquet, .csv, .csv.gz, .tsv or .tsv.gz.
 
-    Files have the columns trial, step, loss (or `metric`), optionally lr, task, budget (steps of a whole trial) and
-    censored; other columns are ignored. lr is taken for the schedule that was announced, but not for a trial whose rows
-    end before its budget: nobody knew that they would, so it counts as one that announced nothing.
-    In a sweep's folder the watched metric is taken, negated where larger is better, and trials that were pruned are
-    censored: how they would have gone on is not known. Rates are those a trial had planned (its `lr_plan`), none if it
-    planned none or an intervention has changed the plan under way.
-    Raises FileNotFoundError, and ValueError if columns or cells of task, trial or step are missing, for a file of
-    another kind, and if no curve is left.
+    Files have the columns trial, step, loss (or `metric`), optionally lr, task, budget (steps of a
+    whole trial) and censored; other columns are ignored. lr is taken for the schedule that was
+    announced, but not for a trial whose rows end before its budget: nobody knew that they would, so
+    it counts as one that announced nothing. In a sweep's folder the watched metric is taken,
+    negated where larger is better, and trials that were pruned are
+    censored: how they would have gone on is not known. Rates are those a trial had planned (its
+    `lr_plan`), none if it planned none or an intervention has changed the plan under way. Raises
+    FileNotFoundError, and ValueError if columns or cells of task, trial or step are missing, for a
+    file of another kind, and if no curve is left.
     """
     task = path.stem
     if path.is_dir():
         frame = _of_sweep(path)
     elif not path.is_file():
-        raise FileNotFoundError(f"no curves at {path}: give a sweep's folder, a Parquet or a CSV file")
+        raise FileNotFoundError(
+            f"no curves at {path}: give a sweep's folder, a Parquet or a CSV file"
+        )
     else:
         kind = next((kind for kind in READERS if path.name.lower().endswith(kind)), None)
         if kind is None:
-            raise ValueError(f"{path}: cannot tell what it holds; give a sweep's folder or a file {', '.join(READERS)}")
+            raise ValueError(
+                f"{path}: cannot tell what it holds; give a sweep's folder or a file {', '.join(READERS)}"
+            )
         frame, task = READERS[kind](path).rename(columns={metric: "loss"}), path.name[: -len(kind)]
     missing = {"trial", "step", "loss"} - set(frame.columns)
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}")
+        raise ValueError(
+            f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}"
+        )
     if "task" not in frame:
         frame["task"] = task
     frame["step"] = pd.to_numeric(frame["step"], errors="coerce").replace([np.inf, -np.inf], np.nan)
     for column in ("task", "trial", "step"):
         if n_blank := int(frame[column].isna().sum()):
             what = "no number" if column == "step" else "blank"
-            raise ValueError(f"{path}: the column {column} is {what} in {n_blank} of {len(frame)} rows")
+            raise ValueError(
+                f"{path}: the column {column} is {what} in {n_blank} of {len(frame)} rows"
+            )
     tasks = {str(task): _curves(rows) for task, rows in frame.groupby("task", sort=True)}
     if not any(tasks.values()):
         raise ValueError(f"{path} holds no curves")
@@ -119,7 +131,9 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     frame = watched.assign(loss=sign * watched["value"])
     intervened = set(rows.loc[rows["metric"].str.startswith(INTERVENTION), "trial"])
     states = sweep.trials["state"]
-    plans = {trial.number: plan_of(trial) for trial in open_study(folder).get_trials(deepcopy=False)}
+    plans = {
+        trial.number: plan_of(trial) for trial in open_study(folder).get_trials(deepcopy=False)
+    }
     frame["budget"] = frame["trial"].map(lambda n: plans[n].n_steps)
     frame[ANNOUNCED] = frame["trial"].map(lambda n: () if n in intervened else plans[n].lr)
     frame["censored"] = frame["trial"].map(lambda n: states.get(n) in ("pruned", "running"))

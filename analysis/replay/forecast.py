@@ -1,7 +1,8 @@
 """Will this trial still improve? Forecast at a share of the run from trials that had finished by then, and judged.
 
-The sweep is the one of `iolaus.analysis.replay.comparison` without a pruner: random order, asynchronous workers of different speed. A
-trial is compared with those that had run to their end when it came to be asked, at the same share of their runs.
+The sweep is the one of `iolaus.analysis.replay.comparison` without a pruner: random order,
+asynchronous workers of different speed. A trial is compared with those that had run to their end
+when it came to be asked, at the same share of their runs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ BINS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Forecasts:
-    """Of the finite trials of a task [n]: the chance that nothing more comes, and whether nothing more came."""
+    """Of the finite trials of a task [n].
+
+    The chance that nothing more comes, and whether nothing more came.
+    """
 
     chance: Array
     over: Flags
@@ -38,19 +42,29 @@ class Forecasts:
     def average_precision(self) -> float:
         """Of ranking trials by their chance; NaN if every trial went on to improve."""
         hit = self.over[np.argsort(-self.chance, kind="stable")]
-        return float((np.cumsum(hit) / np.arange(1, len(hit) + 1))[hit].mean()) if hit.any() else float("nan")
+        return (
+            float((np.cumsum(hit) / np.arange(1, len(hit) + 1))[hit].mean())
+            if hit.any()
+            else float("nan")
+        )
 
 
 def forecasts(curves: Sequence[Curve], share: float, n_workers: int, seed: int) -> Forecasts:
-    """Forecasts at `share` of each run. Trials that are not finite up to there or have under 3 reports are left out."""
+    """Forecasts at `share` of each run.
+
+    Trials that are not finite up to there or have under 3 reports are left out.
+    """
     asked = [i for i, c in enumerate(curves) if 3 <= _n_reports(c, share) < c.n_finite]
     starts, pace = arrivals(curves, n_workers, seed)
     seen = np.array([_n_reports(c, share) for c in curves])
     asked_at = starts + pace * seen
-    # A trial that will diverge or reach a target ends earlier; that it finished is known either way.
+    # A trial that will diverge or reach a target ends earlier; that it finished is known either
+    # way.
     ended_at = starts + pace * np.array([min(len(c.steps), c.n_finite + 1) for c in curves])
     trends = [trend(curves[i].steps[: seen[i]], curves[i].losses[: seen[i]]) for i in asked]
-    features = np.array([_features(t, curves[i]) for t, i in zip(trends, asked, strict=True)]).reshape(-1, N_FEATURES)
+    features = np.array(
+        [_features(t, curves[i]) for t, i in zip(trends, asked, strict=True)]
+    ).reshape(-1, N_FEATURES)
     over = np.array([_is_over(curves[i], seen[i]) for i in asked], dtype=bool)
     own = np.array([_own_chance(t, curves[i]) for t, i in zip(trends, asked, strict=True)])
     chance = np.empty(len(asked))
@@ -86,7 +100,10 @@ def _chance(features: Array, own: float, finished: Array, over: Flags) -> float:
 
 
 def _features(now: Trend, curve: Curve) -> list[float]:
-    """Level, foreseen change, its error, age of the best, distance from the best; changes as shares of the best."""
+    """Level, foreseen change, its error, age of the best, distance from the best.
+
+    Changes as shares of the best.
+    """
     left, size = log_time(now.step, curve.plan.n_steps or 1), abs(now.best) or 1.0
     age = (now.step - now.best_step) / (now.step + 1)
     return [
@@ -107,8 +124,8 @@ def _squeezed(x: float) -> float:
 def _own_chance(now: Trend, curve: Curve) -> float:
     """From the curve alone: a logistic curve in the logarithm of what the slope and its error allow.
 
-    Its four numbers were fitted on TaskSet and DeepOBS at a quarter of the run: between .15 and .94, and half way at
-    0.26 % of the best.
+    Its four numbers were fitted on TaskSet and DeepOBS at a quarter of the run: between .15 and
+    .94, and half way at 0.26 % of the best.
     """
     left, size = log_time(now.step, curve.plan.n_steps or 1), abs(now.best) or 1.0
     possible = max(now.slope_se - now.slope, 0.0) * left / size
@@ -129,9 +146,11 @@ def _n_reports(curve: Curve, share: float) -> int:
 class Judgement:
     """How good forecasts were.
 
-    average_precision: mean over the tasks in which some trial was over, and the least of them; None without such a
-    task. calibration: per bin of the chance the number of forecasts, the mean claimed and the share realised.
-    too_short: tasks in which nothing could be asked, as no trial had three finite reports by then and one after.
+    average_precision: mean over the tasks in which some trial was over, and the least of them; None
+    without such a task. calibration: per bin of the chance the number of forecasts, the mean
+    claimed and the share realised.
+    too_short: tasks in which nothing could be asked, as no trial had three finite reports by then
+    and one after.
     """
 
     share: float
@@ -143,22 +162,33 @@ class Judgement:
     def __str__(self) -> str:
         answers = [self._answers()] if self.calibration else []
         if self.too_short:
-            answers.append(f"too short to be asked at {self.share:.0%}: {', '.join(self.too_short)}")
+            answers.append(
+                f"too short to be asked at {self.share:.0%}: {', '.join(self.too_short)}"
+            )
         return "\n".join(answers)
 
     def _answers(self) -> str:
         head = f'"improves by less than {IMPROVEMENT:.1%}", asked at {self.share:.0%} of the run: '
         if self.average_precision is None:
             return head + "every trial improved by more"
-        bins = pd.DataFrame(self.calibration).astype({"n": int}).to_string(index=False, float_format="%.3f")
+        bins = (
+            pd.DataFrame(self.calibration)
+            .astype({"n": int})
+            .to_string(index=False, float_format="%.3f")
+        )
         least = self.average_precision_least
-        return f"{head}average precision {self.average_precision:.3f} (least task {least:.3f})\n{bins}"
+        return (
+            f"{head}average precision {self.average_precision:.3f} (least task {least:.3f})\n{bins}"
+        )
 
 
-def judge(tasks: Mapping[str, Sequence[Curve]], share: float, n_workers: int, n_seeds: int) -> Judgement:
+def judge(
+    tasks: Mapping[str, Sequence[Curve]], share: float, n_workers: int, n_seeds: int
+) -> Judgement:
     """Forecasts at `share` of the run for every task and seed, judged by what came."""
     found = {
-        task: [forecasts(curves, share, n_workers, seed) for seed in range(n_seeds)] for task, curves in tasks.items()
+        task: [forecasts(curves, share, n_workers, seed) for seed in range(n_seeds)]
+        for task, curves in tasks.items()
     }
     precision = [float(np.mean([f.average_precision for f in own])) for own in found.values()]
     known = [p for p in precision if np.isfinite(p)]
@@ -169,6 +199,15 @@ def judge(tasks: Mapping[str, Sequence[Curve]], share: float, n_workers: int, n_
         inside = (chance >= low) & ((chance < high) | (high == 1.0))
         if inside.any():
             row = {"from": low, "to": high, "n": float(inside.sum())}
-            calibration.append(row | {"claimed": float(chance[inside].mean()), "realised": float(over[inside].mean())})
+            calibration.append(
+                row
+                | {"claimed": float(chance[inside].mean()), "realised": float(over[inside].mean())}
+            )
     too_short = [task for task, own in found.items() if not any(len(f.over) for f in own)]
-    return Judgement(share, float(np.mean(known)) if known else None, min(known, default=None), calibration, too_short)
+    return Judgement(
+        share,
+        float(np.mean(known)) if known else None,
+        min(known, default=None),
+        calibration,
+        too_short,
+    )

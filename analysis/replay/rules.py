@@ -1,7 +1,8 @@
-"""The pruners that `iolaus.analysis.replay.comparison` compares: Optuna's own classes, this project's rule, and two that Optuna lacks.
+"""The pruners that `iolaus.analysis.replay.comparison` compares.
 
-Every rule but `none` also stops a trial whose loss is not finite, so that what is compared is the judgement of finite
-losses. Lengths that a rule needs are set as shares of the run, in steps.
+Optuna's own classes, this project's rule, and two that Optuna lacks. Every rule but `none` also
+stops a trial whose loss is not finite, so that what is compared is the judgement of finite losses.
+Lengths that a rule needs are set as shares of the run, in steps.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ from iolaus.sweeps.types import Plan
 
 
 class Move(Enum):
-    """What a rule wants of a trial after a report. A PAUSED trial may be resumed where it stands."""
+    """What a rule wants of a trial after a report.
+
+    A PAUSED trial may be resumed where it stands.
+    """
 
     GO = "go"
     STOP = "stop"
@@ -43,7 +47,10 @@ class Move(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SweepInfo:
-    """What is known of a sweep before it starts: the steps and reports of a whole trial, and the seed of the replay."""
+    """What is known of a sweep before it starts.
+
+    The steps and reports of a whole trial, and the seed of the replay.
+    """
 
     n_steps: int
     n_reports: int
@@ -51,7 +58,10 @@ class SweepInfo:
 
 
 class Rule(Protocol):
-    """A pruner under replay. Trials are numbered from 0 as they start; losses are finite, smaller is better."""
+    """A pruner under replay. Trials are numbered from 0 as they start.
+
+    Losses are finite, smaller is better.
+    """
 
     def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
         """Judge a trial at its last report; steps and losses [n] are all it has reported."""
@@ -66,7 +76,7 @@ class Rule(Protocol):
 class Nothing:
     """Never stops anything: the rules `none` and `divergence`."""
 
-    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
         """Go on."""
         return Move.GO
 
@@ -88,9 +98,13 @@ class Stalled(Nothing):
         """Stop on a verdict."""
         now = trend(steps, losses)
         self._peers.report(trial, now)
-        return Move.STOP if self._rule.verdict(self._peers, trial, steps, losses, now, plan) else Move.GO
+        return (
+            Move.STOP
+            if self._rule.verdict(self._peers, trial, steps, losses, now, plan)
+            else Move.GO
+        )
 
-    def end(self, trial: int, best: float, complete: bool) -> None:  # noqa: ARG002
+    def end(self, trial: int, best: float, complete: bool) -> None:
         """Let peers know."""
         self._peers.end(trial, PeerOutcome.COMPLETE if complete else PeerOutcome.STOPPED)
 
@@ -103,7 +117,9 @@ class Optuna(Nothing):
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         # Hyperband hashes the study's name with the trial's number to choose a bracket.
-        self._study = optuna.create_study(storage=self._storage, study_name=f"replay-{seed}", pruner=pruner)
+        self._study = optuna.create_study(
+            storage=self._storage, study_name=f"replay-{seed}", pruner=pruner
+        )
         optuna.logging.set_verbosity(verbosity)
         self._ids: dict[int, int] = {}
 
@@ -113,16 +129,21 @@ class Optuna(Nothing):
         self._storage.set_trial_intermediate_value(trial_id, int(steps[-1]), float(losses[-1]))
         frozen = self._storage.get_trial(trial_id)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Wilcoxon remarks on every step that the best trial lacks
+            warnings.simplefilter(
+                "ignore"
+            )  # Wilcoxon remarks on every step that the best trial lacks
             return Move.STOP if self._study.pruner.prune(self._study, frozen) else Move.GO
 
     def end(self, trial: int, best: float, complete: bool) -> None:
         """Tell the study."""
         state = TrialState.COMPLETE if complete else TrialState.PRUNED
-        self._storage.set_trial_state_values(self._id(trial, Plan()), state, [best] if complete else None)
+        self._storage.set_trial_state_values(
+            self._id(trial, Plan()), state, [best] if complete else None
+        )
 
     def _id(self, trial: int, plan: Plan) -> int:
-        # Trials are created up to this one, in order: a trial that diverges at once has reported nothing before.
+        # Trials are created up to this one, in order: a trial that diverges at once has reported
+        # nothing before.
         while len(self._ids) <= trial:
             self._ids[len(self._ids)] = self._storage.create_new_trial(self._study._study_id)
             trial_id = self._ids[len(self._ids) - 1]
@@ -135,21 +156,23 @@ class Optuna(Nothing):
 
 
 class Plateau(Nothing):
-    """Ray Tune's TrialPlateauStopper at its defaults: stop when the last 4 values have a standard deviation of 0.01.
+    """Ray Tune's TrialPlateauStopper at its defaults.
 
+    Stop when the last 4 values have a standard deviation of 0.01.
     Source: ray.tune.stopper.TrialPlateauStopper (std 0.01, num_results 4, grace_period 4), Ray 2.x.
     """
 
-    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
         """Stop on four values that hardly differ."""
         with np.errstate(over="ignore"):  # a spread too large to be squared is no plateau
             return Move.STOP if len(losses) >= 4 and float(np.std(losses[-4:])) < 0.01 else Move.GO
 
 
 class AshaPromote:
-    """Asynchronous successive halving as published: trials pause at rungs, the best 1/eta of a rung are resumed.
+    """Asynchronous successive halving as published.
 
-    Rungs at n_steps / eta^k, k = 4..1. Source: Li et al., arXiv 1810.05934, algorithm 2.
+    Trials pause at rungs, the best 1/eta of a rung are resumed. Rungs at n_steps / eta^k, k = 4..1.
+    Source: Li et al., arXiv 1810.05934, algorithm 2.
     """
 
     def __init__(self, n_steps: int, eta: int = 2) -> None:
@@ -159,7 +182,7 @@ class AshaPromote:
         self._promoted: list[set[int]] = [set() for _ in self._rungs]
         self._at: dict[int, int] = {}
 
-    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
         """Pause at the next rung."""
         rung = self._at.get(trial, 0)
         if rung == len(self._rungs) or steps[-1] + 1 < self._rungs[rung]:
@@ -206,8 +229,12 @@ RULES: Mapping[str, Callable[[SweepInfo], Rule]] = MappingProxyType(
         "stalled-cautious": lambda _: Stalled(caution=2.0),
         "median": _optuna(lambda _: MedianPruner()),
         "median-warmup": _optuna(lambda info: MedianPruner(n_warmup_steps=info.n_steps // 10)),
-        "percentile": _optuna(lambda info: PercentilePruner(25.0, n_warmup_steps=info.n_steps // 10)),
-        "hyperband": _optuna(lambda info: HyperbandPruner(max(1, info.n_steps // 100), info.n_steps, 3)),
+        "percentile": _optuna(
+            lambda info: PercentilePruner(25.0, n_warmup_steps=info.n_steps // 10)
+        ),
+        "hyperband": _optuna(
+            lambda info: HyperbandPruner(max(1, info.n_steps // 100), info.n_steps, 3)
+        ),
         "asha": _optuna(lambda info: SuccessiveHalvingPruner(max(1, info.n_steps // 100), 3)),
         "asha-promote": lambda info: AshaPromote(info.n_steps),
         "patient": _optuna(_patient),

@@ -1,7 +1,8 @@
-"""optuna-dashboard on a sweep, with its review laid over the study: `python -m sweeps dashboard DIR`.
+"""optuna-dashboard on a sweep, with its review laid over the study.
 
-The study itself is not changed, so watching costs a running sweep nothing: attributes, notes and pictures are made here
-when they are looked at, and made again when the sweep has gone on.
+`python -m sweeps dashboard DIR`. The study itself is not changed, so watching costs a running sweep
+nothing: attributes, notes and pictures are made here when they are looked at, and made again when
+the sweep has gone on.
 """
 
 from __future__ import annotations
@@ -59,9 +60,14 @@ def serve(folder: Path, port: int) -> None:
     try:
         server = make_server(HOST, port, board, server_class=_Server, handler_class=_Handler)
     except OSError as error:
-        raise BadInputError(f"port {port} cannot be used: {error.strerror}; choose another with --port") from error
+        raise BadInputError(
+            f"port {port} cannot be used: {error.strerror}; choose another with --port"
+        ) from error
     with server:
-        print(f"dashboard: http://{HOST}:{server.server_port}{board.home} (Ctrl-C ends it)", flush=True)
+        print(
+            f"dashboard: http://{HOST}:{server.server_port}{board.home} (Ctrl-C ends it)",
+            flush=True,
+        )
         threading.Thread(target=board.keep_current, name="review", daemon=True).start()
         try:
             server.serve_forever()
@@ -118,7 +124,10 @@ class Board:
 
 @BaseStorage.register  # the dashboard asks whether it is one
 class ReviewedStorage:
-    """An Optuna storage whose one study shows its review; all else, and all that is written, is the backend's."""
+    """An Optuna storage whose one study shows its review.
+
+    All else, and all that is written, is the backend's.
+    """
 
     def __init__(self, backend: BaseStorage, study_id: int, made: Review) -> None:
         self._backend = backend
@@ -188,7 +197,10 @@ class ReviewedStorage:
         return shown
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
-        """See optuna.storages.BaseStorage: the best of those that keep all constraints, if there is one."""
+        """See optuna.storages.BaseStorage.
+
+        The best of those that keep all constraints, if there is one.
+        """
         best = self._backend.get_best_trial(study_id)
         done = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
         feasible = [trial for trial in done if not broken_constraints(trial)]
@@ -199,7 +211,9 @@ class ReviewedStorage:
 
     def create_new_study(self, *_: Any, **__: Any) -> int:
         """Refused: the dashboard renames a study by copying it, and the folder would no longer find it."""
-        raise StorageInternalError("the study of a sweep keeps its name: the sweep's folder finds it by that")
+        raise StorageInternalError(
+            "the study of a sweep keeps its name: the sweep's folder finds it by that"
+        )
 
 
 def _artifact_id(number: int | None) -> str:
@@ -210,12 +224,20 @@ def _artifact_id(number: int | None) -> str:
 def _artifact(number: int | None) -> dict[str, str]:
     """What Optuna's upload_artifact records, of a picture that is drawn when asked for."""
     name = "curves.png" if number is None else f"trial-{number}.png"
-    artifact = {"artifact_id": _artifact_id(number), "filename": name, "mimetype": "image/png", "encoding": None}
+    artifact = {
+        "artifact_id": _artifact_id(number),
+        "filename": name,
+        "mimetype": "image/png",
+        "encoding": None,
+    }
     return {ARTIFACTS + artifact["artifact_id"]: json.dumps(artifact)}  # type: ignore[operator]
 
 
 class Pictures:
-    """An Optuna artifact store that draws the sweep's own pictures; files that people upload go to a folder."""
+    """An Optuna artifact store that draws the sweep's own pictures.
+
+    Files that people upload go to a folder.
+    """
 
     def __init__(self, made: Review, folder: Path) -> None:
         self._review = made
@@ -249,7 +271,9 @@ class Pictures:
         if number is None:
             above, below = figure.subplots(2, 1, height_ratios=[4, 1])
             made = self._review
-            draw_curves(above, made.sweep, diagnosis=made.diagnosis, ranking=made.ranking, rate_ax=below)
+            draw_curves(
+                above, made.sweep, diagnosis=made.diagnosis, ranking=made.ranking, rate_ax=below
+            )
         else:
             draw_trial(figure, self._review.sweep, number, self._review.diagnosis)
         png = io.BytesIO()
@@ -264,5 +288,5 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name there)
+    def log_message(self, format: str, *args: Any) -> None:
         """Requests are not worth a line."""

@@ -39,8 +39,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure that `draw` makes on an empty one. name: of its file, without ending. size_in: width and height, inches.
+    """A figure that `draw` makes on an empty one. name: of its file, without ending.
 
+    size_in: width and height, inches.
     caption: what to see, which also stands in for the picture where there is none.
     """
 
@@ -83,7 +84,12 @@ class Document:
     @property
     def pictures(self) -> list[Picture]:
         """All pictures, in order."""
-        return [block for section in self.sections for block in section.blocks if isinstance(block, Picture)]
+        return [
+            block
+            for section in self.sections
+            for block in section.blocks
+            if isinstance(block, Picture)
+        ]
 
 
 def as_markdown(document: Document) -> str:
@@ -106,16 +112,21 @@ def as_markdown(document: Document) -> str:
 def _markdown_table(frame: pd.DataFrame) -> str:
     rows = [list(map(str, frame.columns)), ["---"] * len(frame.columns)]
     rows += [[cell(value) for value in row] for row in frame.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows)
+    return "\n".join(
+        "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows
+    )
 
 
 def as_html(document: Document, pictures: Mapping[str, bytes]) -> str:
-    """The document as one HTML file, light or dark as the reader's system is; tables sort by a click on a heading.
+    """The document as one HTML file, light or dark as the reader's system is.
 
+    Tables sort by a click on a heading.
     pictures: name to PNG.
     """
     parts = [_section(section, pictures) for section in document.sections]
-    links = " · ".join(f'<a href="#{_anchor(s.title)}">{html.escape(s.title)}</a>' for s in document.sections)
+    links = " · ".join(
+        f'<a href="#{_anchor(s.title)}">{html.escape(s.title)}</a>' for s in document.sections
+    )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -161,7 +172,10 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>\n"
     numbers = [holds_numbers(column) for _, column in block.frame.items()]
     head = "".join(map(_th, block.frame.columns, numbers))
-    rows = "".join(f"<tr>{''.join(map(_td, row, numbers))}</tr>\n" for row in block.frame.itertuples(index=False))
+    rows = "".join(
+        f"<tr>{''.join(map(_td, row, numbers))}</tr>\n"
+        for row in block.frame.itertuples(index=False)
+    )
     caption = f"<caption>{html.escape(block.caption)}</caption>"
     return f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n'
 
@@ -183,7 +197,11 @@ def _td(value: Any, is_number: bool) -> str:
         kind = " class=n" if is_number and text else " class=long" if len(text) > 40 else ""
         return f"<td{kind}>{text}</td>"
     number = float(value)
-    return f'<td class=n data-v="{number:.9g}">{text}</td>' if math.isfinite(number) else f"<td class=n>{text}</td>"
+    return (
+        f'<td class=n data-v="{number:.9g}">{text}</td>'
+        if math.isfinite(number)
+        else f"<td class=n>{text}</td>"
+    )
 
 
 CSS = """
@@ -214,7 +232,7 @@ td { padding: .2rem .6rem; border-top: 1px solid var(--line); vertical-align: to
 td.n, th.n { text-align: right; }
 td.n { font-variant-numeric: tabular-nums; }
 td.long { white-space: normal; min-width: 22rem; }
-"""  # noqa: E501
+"""
 
 # A click on a head sorts by its column, a second one the other way round; empty cells stay below.
 JS = """

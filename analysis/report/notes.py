@@ -1,8 +1,10 @@
-"""What a reviewer reads of a sweep in optuna-dashboard: attributes to sort by, a note on each trial, one on the study.
+"""What a reviewer reads of a sweep in optuna-dashboard.
 
-Nothing of it is recorded while the sweep runs: a diagnosis may change with every trial that goes lower than the others
-did, a tier with every result, and after `tell` Optuna takes no more attributes. `iolaus.analysis.report.dashboard` lays it over the
-study whenever someone looks; with the report the notes go into the study itself, where any dashboard shows them.
+Attributes to sort by, a note on each trial, one on the study. Nothing of it is recorded while the
+sweep runs: a diagnosis may change with every trial that goes lower than the others did, a tier with
+every result, and after `tell` Optuna takes no more attributes. `iolaus.analysis.report.dashboard`
+lays it over the study whenever someone looks; with the report the notes go into the study itself,
+where any dashboard shows them.
 """
 
 from __future__ import annotations
@@ -42,10 +44,12 @@ Attributes = Mapping[str, str | int | float]
 class Review:
     """A sweep as a reviewer sees it.
 
-    attributes: of each trial, by number: shape, tier, stalled_since (step), verdict (its rule), steps, examples,
-        seconds, best and final (of the watched metric), and with repeats setting and seed; what is unknown is left out.
-    notes: of each trial, Markdown. about: the note on the study, Markdown. objective: what the objective is of a
-        completed trial, such as "final val_loss"; "" if it is neither the last nor the best of a curve.
+    attributes: of each trial, by number: shape, tier, stalled_since (step), verdict (its rule),
+        steps, examples, seconds, best and final (of the watched metric), and with repeats setting
+        and seed; what is unknown is left out.
+    notes: of each trial, Markdown. about: the note on the study, Markdown. objective: what the
+        objective is of a completed trial, such as "final val_loss"; "" if it is neither the last
+        nor the best of a curve.
     """
 
     sweep: Sweep
@@ -58,16 +62,22 @@ class Review:
 
 
 def review(
-    sweep: Sweep, study_id: int, ranking: Ranking | None = None, diagnosis: pd.DataFrame | None = None
+    sweep: Sweep,
+    study_id: int,
+    ranking: Ranking | None = None,
+    diagnosis: pd.DataFrame | None = None,
 ) -> Review:
-    """What there is to say of a sweep, finished or running. study_id: Optuna's, for links from the study's note.
+    """What there is to say of a sweep, finished or running.
 
+    study_id: Optuna's, for links from the study's note.
     ranking, diagnosis: of `rank` and `diagnose`, where they have been made before.
     """
     ranking = rank(sweep) if ranking is None else ranking
     diagnosis = diagnose(sweep) if diagnosis is None else diagnosis
     if sweep.trials.empty:
-        return Review(sweep, ranking, diagnosis, {}, {}, f"{_plain(sweep.name)}: no trial has begun.", "")
+        return Review(
+            sweep, ranking, diagnosis, {}, {}, f"{_plain(sweep.name)}: no trial has begun.", ""
+        )
     found = diagnosis.to_dict("index")
     tiers = _tiers(ranking)
     n_tiers = max(tiers.values(), default=0)
@@ -76,8 +86,12 @@ def review(
         sweep=sweep,
         ranking=ranking,
         diagnosis=diagnosis,
-        attributes={n: _attributes(row, found.get(n, {}), tiers.get(n), sweep) for n, row in rows.items()},
-        notes={n: _trial_note(row, found.get(n, {}), tiers.get(n), n_tiers) for n, row in rows.items()},
+        attributes={
+            n: _attributes(row, found.get(n, {}), tiers.get(n), sweep) for n, row in rows.items()
+        },
+        notes={
+            n: _trial_note(row, found.get(n, {}), tiers.get(n), n_tiers) for n, row in rows.items()
+        },
         about="\n\n".join(
             filter(
                 None,
@@ -95,10 +109,16 @@ def review(
 def _tiers(ranking: Ranking) -> dict[int, int]:
     """The tier of each trial that completed in a setting that has one."""
     table = ranking.table[ranking.table["tier"].notna()]
-    return {int(n): int(tier) for numbers, tier in zip(table["trials"], table["tier"], strict=True) for n in numbers}
+    return {
+        int(n): int(tier)
+        for numbers, tier in zip(table["trials"], table["tier"], strict=True)
+        for n in numbers
+    }
 
 
-def _attributes(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | None, sweep: Sweep) -> Attributes:
+def _attributes(
+    row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | None, sweep: Sweep
+) -> Attributes:
     n_seeds = sweep.trials["seed"].nunique()
     known = {
         "shape": shape_name(found["shape"]) if found else "",
@@ -112,7 +132,12 @@ def _attributes(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | No
 
 
 def _is_unknown(value: Any) -> bool:
-    return value is None or value is pd.NA or value == "" or (isinstance(value, float) and not math.isfinite(value))
+    return (
+        value is None
+        or value is pd.NA
+        or value == ""
+        or (isinstance(value, float) and not math.isfinite(value))
+    )
 
 
 def _short(value: Any) -> str | int | float:
@@ -130,7 +155,9 @@ def _objective(sweep: Sweep) -> str:
     return f"{source[1]} {source[0]}" if source else ""
 
 
-def _trial_note(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | None, n_tiers: int) -> str:
+def _trial_note(
+    row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | None, n_tiers: int
+) -> str:
     """Diagnosis, verdict and cure of one trial."""
     lines = []
     if found:
@@ -149,7 +176,10 @@ def _trial_note(row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | No
 
 
 def _shapes(diagnosis: pd.DataFrame, study_id: int) -> str:
-    """The shapes that occur, most frequent first, with links to their trials: the dashboard's table cannot filter."""
+    """The shapes that occur, most frequent first, with links to their trials.
+
+    The dashboard's table cannot filter.
+    """
     counts = diagnosis["shape"].value_counts()
     links = []
     for shape, n in counts.items():
@@ -175,7 +205,9 @@ def _ranked(ranking: Ranking, study_id: int) -> str:
             "tier": shown["tier"],
             "setting": [
                 _link(str(setting), trials, study_id)
-                for setting, trials in zip(shown["setting"], ranking.table["trials"].head(N_RANKED), strict=True)
+                for setting, trials in zip(
+                    shown["setting"], ranking.table["trials"].head(N_RANKED), strict=True
+                )
             ],
             **{name: shown[name] for name in ("seeds", ranking.of, "95 % low", "95 % high")},
             "ended": [str(why).partition(":")[0] for why in shown["why"]],
@@ -190,7 +222,9 @@ def _ranked(ranking: Ranking, study_id: int) -> str:
 def _markdown(frame: pd.DataFrame) -> str:
     head = [map(str, frame.columns), ["---"] * len(frame.columns)]
     rows = [[cell(value) for value in row] for row in frame.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(text.replace('|', '/') for text in row)} |" for row in [*head, *rows])
+    return "\n".join(
+        f"| {' | '.join(text.replace('|', '/') for text in row)} |" for row in [*head, *rows]
+    )
 
 
 def _plain(text: str) -> str:
@@ -202,12 +236,16 @@ def _sentence(text: str) -> str:
     return f"{_plain(text).rstrip('.')}."
 
 
-def note_attributes(body: str, trial_id: int | None, stored: Mapping[str, Any], *, record: bool) -> dict[str, Any]:
-    """The system attributes of a study by which optuna-dashboard finds a note; empty if nothing is to be changed.
+def note_attributes(
+    body: str, trial_id: int | None, stored: Mapping[str, Any], *, record: bool
+) -> dict[str, Any]:
+    """The system attributes of a study by which optuna-dashboard finds a note.
 
-    trial_id: Optuna's id, None for the note on the study. stored: the study's system attributes. What a person wrote
-    below SIGNATURE is kept, and a note without SIGNATURE is theirs and left alone. record: count the version up, so
-    that no open page writes over it; else the note is only shown.
+    Empty if nothing is to be changed.
+    trial_id: Optuna's id, None for the note on the study. stored: the study's system attributes.
+    What a person wrote below SIGNATURE is kept, and a note without SIGNATURE is theirs and left
+    alone. record: count the version up, so that no open page writes over it; else the note is only
+    shown.
     """
     prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
     version = int(stored.get(f"{prefix}note_ver", 0))
@@ -224,12 +262,18 @@ def note_attributes(body: str, trial_id: int | None, stored: Mapping[str, Any], 
     n_parts = max(math.ceil(len(text) / PART_LENGTH), len(parts))
     return {
         f"{prefix}note_ver": version + record,
-        **{f"{prefix}note_str:{i}": text[i * PART_LENGTH : (i + 1) * PART_LENGTH] for i in range(n_parts)},
+        **{
+            f"{prefix}note_str:{i}": text[i * PART_LENGTH : (i + 1) * PART_LENGTH]
+            for i in range(n_parts)
+        },
     }
 
 
 def write_notes(
-    folder: Path, sweep: Sweep, ranking: Ranking | None = None, diagnosis: pd.DataFrame | None = None
+    folder: Path,
+    sweep: Sweep,
+    ranking: Ranking | None = None,
+    diagnosis: pd.DataFrame | None = None,
 ) -> None:
     """Write the notes that have changed into the study of a sweep's folder, on the study and its finished trials.
 
@@ -243,9 +287,13 @@ def write_notes(
     changed = note_attributes(made.about, None, stored, record=True)
     for trial in study.get_trials(deepcopy=False):
         if trial.number in made.notes and trial.state.is_finished():
-            changed |= note_attributes(made.notes[trial.number], trial._trial_id, stored, record=True)
+            changed |= note_attributes(
+                made.notes[trial.number], trial._trial_id, stored, record=True
+            )
     try:
         for key, value in changed.items():
             storage.set_study_system_attr(study._study_id, key, value)
     except StorageInternalError as error:
-        log.warning("the notes for optuna-dashboard could not be written: %s", error.__cause__ or error)
+        log.warning(
+            "the notes for optuna-dashboard could not be written: %s", error.__cause__ or error
+        )

@@ -20,7 +20,16 @@ from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.replay.holdout import pruning
 from iolaus.analysis.report import summary as words
-from iolaus.analysis.report.document import Block, Document, Items, Picture, Section, Table, as_html, as_markdown
+from iolaus.analysis.report.document import (
+    Block,
+    Document,
+    Items,
+    Picture,
+    Section,
+    Table,
+    as_html,
+    as_markdown,
+)
 from iolaus.analysis.report.notes import write_notes
 from iolaus.analysis.report.terminal import counted, short_names
 
@@ -29,14 +38,18 @@ EXAMPLES_APART = 1.05
 N_NEXT = 10  # cures shown; `python -m analysis next` has all
 
 
-def write_report(source: Path, sweep: Sweep | None = None, out: Path | None = None) -> Sequence[Path]:
+def write_report(
+    source: Path, sweep: Sweep | None = None, out: Path | None = None
+) -> Sequence[Path]:
     """Write index.html, report.md and the pictures of the latter: what there is to say of a sweep.
 
-    source: its folder, or the runs of other tools. sweep: of `load(source)`, where it has been read before. out: the
-    folder to write to; left out, it is report/ in a sweep's folder and NAME_report/ beside runs of other tools.
-    Returns the paths of the two. The notes for optuna-dashboard go into the study, if there is one
-    (`iolaus.analysis.report.notes.write_notes`). Works on a sweep that still runs. Takes about 3 s for 32 trials and 7 s for 500 on
-    one core, besides a second to import what it needs. Raises what `load` raises.
+    source: its folder, or the runs of other tools. sweep: of `load(source)`, where it has been read
+    before. out: the folder to write to; left out, it is report/ in a sweep's folder and
+    NAME_report/ beside runs of other tools. Returns the paths of the two. The notes for
+    optuna-dashboard go into the study, if there is one
+    (`iolaus.analysis.report.notes.write_notes`). Works on a sweep that still runs. Takes about 3 s
+    for 32 trials and 7 s for 500 on one core, besides a second to import what it needs. Raises what
+    `load` raises.
     """
     sweep = load(source) if sweep is None else sweep
     ranking, diagnosis = rank(sweep), diagnose(sweep)
@@ -61,7 +74,9 @@ def _beside(source: Path) -> Path:
     return path.with_name(f"{path.name if path.is_dir() else path.stem}_report")
 
 
-def report(sweep: Sweep, ranking: Ranking | None = None, diagnosis: pd.DataFrame | None = None) -> Document:
+def report(
+    sweep: Sweep, ranking: Ranking | None = None, diagnosis: pd.DataFrame | None = None
+) -> Document:
     """What there is to say of a sweep; figures are drawn only when the document is written.
 
     ranking, diagnosis: of `rank` and `diagnose`, where they have been made before.
@@ -99,9 +114,15 @@ def _about(sweep: Sweep) -> str:
         said.append(f"begun {str(sessions[0]['started'])[:16].replace('T', ' ')} UTC")
     if len(trials):
         seconds = float(trials["seconds"].astype(float).sum())
-        said.append(f"{seconds:,.0f} s of training" if seconds < 7200 else f"{seconds / 3600:,.1f} h of training")
+        said.append(
+            f"{seconds:,.0f} s of training"
+            if seconds < 7200
+            else f"{seconds / 3600:,.1f} h of training"
+        )
         versions = trials["code"].dropna().astype(str)
-        said += [f"code {', '.join(dict.fromkeys(v for v in versions if v))}"] if versions.any() else []
+        said += (
+            [f"code {', '.join(dict.fromkeys(v for v in versions if v))}"] if versions.any() else []
+        )
     return " · ".join(said)
 
 
@@ -109,7 +130,9 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     table = ranking.table[ranking.table["tier"].notna()]
     params = varied(table)
     names = short_names(list(params))
-    frame = table[["tier", "setting", "n_seeds", "estimate", "low", "high", *params.values()]].rename(
+    frame = table[
+        ["tier", "setting", "n_seeds", "estimate", "low", "high", *params.values()]
+    ].rename(
         columns={"n_seeds": "seeds", "estimate": ranking.of, "low": "95 % low", "high": "95 % high"}
         | {column: names[name] for name, column in params.items()}
     )
@@ -136,15 +159,22 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
 
     def draw(figure: Figure) -> None:
         has_rates = bool(lines_of(sweep, "lr", axis))
-        curves, rates = figure.subplots(2, 1, height_ratios=[4, 1]) if has_rates else (figure.subplots(), None)
-        figures.draw_curves(curves, sweep, diagnosis=diagnosis, ranking=ranking, axis=axis, rate_ax=rates)
+        curves, rates = (
+            figure.subplots(2, 1, height_ratios=[4, 1]) if has_rates else (figure.subplots(), None)
+        )
+        figures.draw_curves(
+            curves, sweep, diagnosis=diagnosis, ranking=ranking, axis=axis, rate_ax=rates
+        )
 
     caption = f"Every trial's {sweep.metric}, smoothed, on one axis of {'steps' if axis == 'step' else axis}."
     return Section("Curves", [Picture("curves", caption, draw, (9.0, 5.5))])
 
 
 def _axis(sweep: Sweep) -> str:
-    """The axis on which trials compare: examples where a step is not worth the same number of them for all."""
+    """The axis on which trials compare.
+
+    Examples where a step is not worth the same number of them for all.
+    """
     if sweep.trials.empty:
         return "step"
     worth = (sweep.trials["examples"].astype(float) / sweep.trials["steps"].astype(float)).dropna()
@@ -158,7 +188,9 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     rows = []
     for shape, n in counts.items():
         own = diagnosis[diagnosis["shape"] == shape]
-        rows.append((shape_name(str(shape)), n, f"{n / len(diagnosis):.0%}", _counted(own["advice"])))
+        rows.append(
+            (shape_name(str(shape)), n, f"{n / len(diagnosis):.0%}", _counted(own["advice"]))
+        )
     summary = pd.DataFrame(rows, columns=["shape", "trials", "share", "what helps"])
     ills = diagnosis[~diagnosis["shape"].isin(WELL)]
     told = pd.DataFrame(
@@ -180,37 +212,58 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     blocks: list[Block] = [picture] if lines_of(sweep, sweep.metric) else []
     blocks += [Table("How the trials converged", summary)]
     where = shares(sweep, diagnosis)["sentence"].tolist()
-    blocks += ["Where in the search space (the best rule of one or two parameters for each shape):"] if where else []
+    blocks += (
+        ["Where in the search space (the best rule of one or two parameters for each shape):"]
+        if where
+        else []
+    )
     blocks += [Items(where)] if where else []
-    blocks += [Table("What went wrong, trial by trial, and what would help", told)] if len(told) else []
+    blocks += (
+        [Table("What went wrong, trial by trial, and what would help", told)] if len(told) else []
+    )
     return Section("How they converged", blocks)
 
 
 def _counted(advice: pd.Series) -> str:
     """Each advice once, the most frequent first, with how many trials it is for where there are several."""
     counts = advice[advice != ""].value_counts()
-    return "; ".join(f"{text} ({n})" if len(counts) > 1 else str(text) for text, n in counts.items())
+    return "; ".join(
+        f"{text} ({n})" if len(counts) > 1 else str(text) for text, n in counts.items()
+    )
 
 
 def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     trials = next_trials(sweep, diagnosis)[:N_NEXT]
     if not trials:
         return Section("What to try next", [])
-    how = ["`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's queue."]
+    how = [
+        "`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's queue."
+    ]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
-    blocks: list[Block] = [*(how if sweep.space else []), Table("Suggested fixes, the most promising first", as_frame(trials))]
+    blocks: list[Block] = [
+        *(how if sweep.space else []),
+        Table("Suggested fixes, the most promising first", as_frame(trials)),
+    ]
     return Section("What to try next", [*blocks, Items(commands)] if commands else blocks)
 
 
 def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
     mattered = importance(sweep)
     blocks: list[Block] = []
-    beyond = [str(name) for name in mattered.index[mattered["beyond_chance"].astype(bool)]] if len(mattered) else []
+    beyond = (
+        [str(name) for name in mattered.index[mattered["beyond_chance"].astype(bool)]]
+        if len(mattered)
+        else []
+    )
     pair = list(dict.fromkeys([*beyond, *_mappable(sweep.trials)]))[:2]
     if len(pair) == 2:
         x, y = pair
-        caption = f"{x} and {y}{': the two that mattered most' if len(beyond) > 1 else ''}. Dark is good."
-        draw = lambda figure: figures.draw_map(figure.subplots(), sweep, x, y, diagnosis, ranking=ranking)  # noqa: E731
+        caption = (
+            f"{x} and {y}{': the two that mattered most' if len(beyond) > 1 else ''}. Dark is good."
+        )
+        draw = lambda figure: figures.draw_map(
+            figure.subplots(), sweep, x, y, diagnosis, ranking=ranking
+        )
         blocks.append(Picture("map", caption, draw, (7.5, 5.0)))
     if len(mattered):
         frame = mattered.reset_index()
@@ -221,12 +274,17 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
     together = interactions(sweep)
     together = together[together["p"] < CHANCE]
     if len(together):
-        blocks.append(Table("Pairs of parameters whose effects do not just add up (F test, Holm)", together))
+        blocks.append(
+            Table("Pairs of parameters whose effects do not just add up (F test, Holm)", together)
+        )
     return Section("What mattered", blocks)
 
 
 def _mappable(trials: pd.DataFrame) -> list[str]:
-    """The parameters that vary, those first that make a map: numbers, not a few choices, which most trials have."""
+    """The parameters that vary, those first that make a map.
+
+    Numbers, not a few choices, which most trials have.
+    """
 
     def place(item: tuple[str, str]) -> tuple[bool, int]:
         values = trials[item[1]]
@@ -239,7 +297,7 @@ def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
     if not lines_of(sweep, "lr") and not figures.planned_rates(sweep):
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
-    draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
+    draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)
     return Section("Learning rates", [Picture("schedules", caption, draw)])
 
 
@@ -247,7 +305,7 @@ def _gradients(sweep: Sweep) -> Section:
     if not sweep.curves["metric"].str.startswith(figures.gradients.PREFIX).any():
         return Section("Gradients", [])
     caption = "Norms of the gradients in the first steps, on the same axes: trials that were clipped and that were not."
-    draw = lambda figure: figures.draw_gradients(figure, sweep)  # noqa: E731
+    draw = lambda figure: figures.draw_gradients(figure, sweep)
     return Section("Gradients", [Picture("gradients", caption, draw, (9.0, 4.5))])
 
 
@@ -256,7 +314,7 @@ def _pruning(sweep: Sweep) -> Section:
     blocks: list[Block] = [" ".join(found.sentences())] if found.sentences() else []
     if len(found.held_out):
         caption = "Trials that the pruner would have ended, among all that completed."
-        draw = lambda figure: figures.draw_holdout(figure.subplots(), sweep, found)  # noqa: E731
+        draw = lambda figure: figures.draw_holdout(figure.subplots(), sweep, found)
         blocks.append(Picture("holdout", caption, draw, (7.0, 3.5)))
     return Section("Trials ended early", blocks)
 
@@ -265,8 +323,10 @@ def _machine(sweep: Sweep, ranking: Ranking) -> Section:
     n_slots = sweep.trials["slot"].nunique() if len(sweep.trials) else 0
     if not n_slots:
         return Section("Time", [])
-    draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
-    picture = Picture("timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots))
+    draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep, ranking=ranking)
+    picture = Picture(
+        "timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots)
+    )
     return Section("Time", [picture])
 
 
@@ -290,7 +350,9 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
             "why it ended": trials["why"],
         }
     )
-    return Section("All trials", [Table(f"{counted(len(frame), 'trial')}; a click on a heading sorts", frame)])
+    return Section(
+        "All trials", [Table(f"{counted(len(frame), 'trial')}; a click on a heading sorts", frame)]
+    )
 
 
 def _origin(sweep: Sweep) -> Section:

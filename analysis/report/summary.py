@@ -16,20 +16,35 @@ from iolaus.analysis.ranking.pareto import pareto
 from iolaus.analysis.ranking.rank import Ranking
 from iolaus.analysis.report.terminal import counted
 
-STATE_WORDS = {"complete": "completed", "pruned": "ended early", "fail": "failed", "running": "still running"}
+STATE_WORDS = {
+    "complete": "completed",
+    "pruned": "ended early",
+    "fail": "failed",
+    "running": "still running",
+}
 N_NAMED = 6  # parameters: more is a table
 N_FIXES = 3
 N_FRONT = 8  # settings
 
 
 def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
-    """The sweep in a few sentences, each said by numbers in `sweep`, `ranking` or `diagnosis`; nothing else is claimed.
+    """The sweep in a few sentences, each said by numbers in `sweep`, `ranking` or `diagnosis`.
 
-    ranking: of `iolaus.analysis.ranking.rank.rank`. diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`.
+    Nothing else is claimed.
+    ranking: of `iolaus.analysis.ranking.rank.rank`. diagnosis: of
+    `iolaus.analysis.diagnosis.shapes.diagnose`.
     """
-    ills = went_wrong(diagnosis) if len(sweep.curves) else []  # a task that reports no curves is not broken for it
+    ills = (
+        went_wrong(diagnosis) if len(sweep.curves) else []
+    )  # a task that reports no curves is not broken for it
     return " ".join(
-        [searched(sweep), *won(ranking), *on_front(sweep, ranking), *ills, *to_try(next_trials(sweep, diagnosis))]
+        [
+            searched(sweep),
+            *won(ranking),
+            *on_front(sweep, ranking),
+            *ills,
+            *to_try(next_trials(sweep, diagnosis)),
+        ]
     )
 
 
@@ -39,27 +54,52 @@ def searched(sweep: Sweep) -> str:
     if trials.empty:
         return f"No trial of {sweep.name} has begun."
     params = varied(trials)
-    named = [f"{name} ({_range(trials[column])})" for name, column in list(params.items())[:N_NAMED]]
+    named = [
+        f"{name} ({_range(trials[column])})" for name, column in list(params.items())[:N_NAMED]
+    ]
     more = len(params) - len(named)
     what = f"{counted(len(trials), 'trial')} of {sweep.name}"
-    over = f" tried {_listed(named + ([f'{more} more parameters'] if more else []))}" if named else " ran"
+    over = (
+        f" tried {_listed(named + ([f'{more} more parameters'] if more else []))}"
+        if named
+        else " ran"
+    )
     counts = Counter(trials["state"])
     return f"{what}{over}: {_listed([f'{n} {STATE_WORDS.get(state, state)}' for state, n in counts.most_common()])}."
 
 
 def won(ranking: Ranking) -> list[str]:
-    """Who came first, whether that is certain, and what to know before believing it; or that nothing can be said."""
+    """Who came first, whether that is certain, and what to know before believing it.
+
+    Or that nothing can be said.
+    """
     if not ranking.first:
         feasible = "feasible " if ranking.table["state"].eq("infeasible").any() else ""
         return [f"No {feasible}setting has completed, so none has won."]
     lead = ranking.table.astype(object).iloc[0]  # each value of its own type
-    interval = f" (95 % interval {lead['low']:.4g} to {lead['high']:.4g})" if np.isfinite(lead["low"]) else ""
+    interval = (
+        f" (95 % interval {lead['low']:.4g} to {lead['high']:.4g})"
+        if np.isfinite(lead["low"])
+        else ""
+    )
     params = varied(ranking.table)
-    values = [f"{name}={_value(lead[column])}" for name, column in params.items() if not pd.isna(lead[column])]
+    values = [
+        f"{name}={_value(lead[column])}"
+        for name, column in params.items()
+        if not pd.isna(lead[column])
+    ]
     where = f", with {_listed(values)}" if 0 < len(values) <= N_NAMED else ""
     is_alone = ranking.table["tier"].notna().sum() == 1
-    leads = "is the only one that completed" if is_alone else "leads" if len(ranking.first) > 1 else "came first"
-    said = f"Setting {ranking.first[0]} {leads}: {ranking.of} {lead['estimate']:.4g}{interval}{where}."
+    leads = (
+        "is the only one that completed"
+        if is_alone
+        else "leads"
+        if len(ranking.first) > 1
+        else "came first"
+    )
+    said = (
+        f"Setting {ranking.first[0]} {leads}: {ranking.of} {lead['estimate']:.4g}{interval}{where}."
+    )
     return [said, *(ranking.warnings if is_alone else ranking.sentences())]
 
 
@@ -69,7 +109,12 @@ def on_front(sweep: Sweep, ranking: Ranking) -> list[str]:
         return []
     found = pareto(sweep, ranking)
     front = found.loc[found["on_front"], "setting"]
-    named = _listed([*map(str, front[:N_FRONT]), *([f"{len(front) - N_FRONT} more"] if len(front) > N_FRONT else [])])
+    named = _listed(
+        [
+            *map(str, front[:N_FRONT]),
+            *([f"{len(front) - N_FRONT} more"] if len(front) > N_FRONT else []),
+        ]
+    )
     return [f"By all {len(sweep.directions)} objectives at once, no other setting beats {named}."]
 
 
@@ -80,7 +125,11 @@ def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
     if not len(judged):
         return []
     if ills.empty:
-        return [f"None of the {len(judged):,} trials shows an ill." if len(judged) > 1 else "It shows no ill."]
+        return [
+            f"None of the {len(judged):,} trials shows an ill."
+            if len(judged) > 1
+            else "It shows no ill."
+        ]
     counts = [f"{shape_name(str(shape))} ({n})" for shape, n in ills.head(3).items()]
     return [f"What went wrong most, of {counted(len(judged), 'trial')}: {'; '.join(counts)}."]
 
@@ -98,7 +147,9 @@ def to_try(trials: Sequence[NextTrial]) -> list[str]:
 
 
 def _listed(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else ""
+    return (
+        texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else ""
+    )
 
 
 def _range(values: pd.Series) -> str:
@@ -106,7 +157,11 @@ def _range(values: pd.Series) -> str:
     choices = known.unique()
     n_shown = 2 if pd.api.types.is_float_dtype(known) else 4
     if len(choices) <= n_shown or not pd.api.types.is_numeric_dtype(known):
-        shown = sorted(map(_value, choices)) if known.dtype == object else [_value(v) for v in sorted(choices)]
+        shown = (
+            sorted(map(_value, choices))
+            if known.dtype == object
+            else [_value(v) for v in sorted(choices)]
+        )
         return ", ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
     return f"{known.min():.3g} to {known.max():.3g}"
 

@@ -21,20 +21,32 @@ def terminal() -> Console:
 
 
 def as_table(frame: pd.DataFrame) -> Table:
-    """A frame's columns as a table for the terminal; numbers with four digits, NaN and absent values empty."""
+    """A frame's columns as a table for the terminal.
+
+    Numbers with four digits, NaN and absent values empty.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in frame.columns:
-        table.add_column(str(column), justify="right" if holds_numbers(frame[column]) else "left", overflow="fold")
+        table.add_column(
+            str(column),
+            justify="right" if holds_numbers(frame[column]) else "left",
+            overflow="fold",
+        )
     for row in frame.itertuples(index=False):
         table.add_row(*(Text(cell(value)) for value in row))
     return table
 
 
 def holds_numbers(column: pd.Series) -> bool:
-    """Whether a column is to stand to the right: it has numbers, perhaps a word in place of some."""
+    """Whether a column is to stand to the right.
+
+    It has numbers, perhaps a word in place of some.
+    """
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return True
-    return any(isinstance(value, int | float) and not isinstance(value, bool) for value in column.dropna())
+    return any(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in column.dropna()
+    )
 
 
 def cell(value: Any) -> str:
@@ -52,7 +64,9 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     for key in keys:
         parts = key.split(".")
         ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        names[key] = next(end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1)
+        names[key] = next(
+            end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1
+        )
     return names
 
 

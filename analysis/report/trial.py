@@ -12,20 +12,39 @@ from iolaus.analysis.diagnosis.shapes import diagnose
 
 
 def described(sweep: Sweep, trial: int) -> pd.Series:
-    """What is known of one trial, by name: its parameters, how it ended, its diagnosis with cure, its convergence.
+    """What is known of one trial, by name.
 
-    What does not apply is NaN or "". Raises ValueError for a trial that the sweep does not have.
+    Its parameters, how it ended, its diagnosis with cure, its convergence. What does not apply is
+    NaN or "". Raises ValueError for a trial that the sweep does not have.
     """
     if trial not in sweep.trials.index:
-        known = f"{sweep.trials.index.min()} to {sweep.trials.index.max()}" if len(sweep.trials) else "none"
+        known = (
+            f"{sweep.trials.index.min()} to {sweep.trials.index.max()}"
+            if len(sweep.trials)
+            else "none"
+        )
         raise ValueError(f"{sweep.name} has no trial {trial} that has run; it has {known}")
     own = sweep.trials[sweep.trials.index == trial].iloc[0]
     table = diagnose(sweep)
-    params = {str(k).removeprefix("params."): v for k, v in own.items() if str(k).startswith("params.")}
+    params = {
+        str(k).removeprefix("params."): v for k, v in own.items() if str(k).startswith("params.")
+    }
     ended = own.reindex(
-        ["state", "why", "verdict_rule", "steps", "n_steps", "seconds", "examples", "objective", "seed"]
+        [
+            "state",
+            "why",
+            "verdict_rule",
+            "steps",
+            "n_steps",
+            "seconds",
+            "examples",
+            "objective",
+            "seed",
+        ]
     )
     found: dict[Any, Any] = table.to_dict("index").get(trial, {})
-    numbers: dict[Any, Any] = convergence(sweep).drop(columns=["state", "last", "n_reports"]).to_dict("index")[trial]
+    numbers: dict[Any, Any] = (
+        convergence(sweep).drop(columns=["state", "last", "n_reports"]).to_dict("index")[trial]
+    )
     about: dict[Any, Any] = {**params, **dict(ended.items()), **found, **numbers}
     return pd.Series(about, dtype="object")

@@ -1,6 +1,7 @@
-"""The sweeper's config groups. Hydra loads this whenever any app starts, so it imports next to nothing.
+"""The sweeper's config groups.
 
-Options of Optuna's samplers and pruners are named here without a value (`???`) and left out unless the user gives one:
+Hydra loads this whenever any app starts, so it imports next to nothing. Options of Optuna's
+samplers and pruners are named here without a value (`???`) and left out unless the user gives one:
 Optuna's own defaults stay in force, whatever its version makes of them.
 """
 
@@ -61,13 +62,22 @@ PRUNERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "min_resource reduction_factor min_early_stopping_rate bootstrap_count",
         {},
     ),
-    "hyperband": ("HyperbandPruner", "min_resource max_resource reduction_factor bootstrap_count", {}),
+    "hyperband": (
+        "HyperbandPruner",
+        "min_resource max_resource reduction_factor bootstrap_count",
+        {},
+    ),
     "patient": ("PatientPruner", "min_delta", {"wrapped_pruner": None, "patience": 10}),
     "threshold": ("ThresholdPruner", "lower upper n_warmup_steps interval_steps", {}),
     "wilcoxon": ("WilcoxonPruner", "p_threshold n_startup_steps", {}),
 }
 # Ours, see `iolaus.sweeps.pruners.StalledLoss`.
-STALLED = {"_target_": "iolaus.sweeps.pruners.StalledLoss", "n_steps": UNSET, "caution": UNSET, "direction": UNSET}
+STALLED = {
+    "_target_": "iolaus.sweeps.pruners.StalledLoss",
+    "n_steps": UNSET,
+    "caution": UNSET,
+    "direction": UNSET,
+}
 
 
 @dataclass
@@ -75,7 +85,9 @@ class IolausSweeperConf:
     """Options of the sweeper; see `iolaus.sweeps.run.settings.Settings` for what each means."""
 
     _target_: str = "hydra_plugins.iolaus.sweeper.IolausSweeper"
-    _recursive_: bool = False  # samplers, pruners and storages are made by the sweeper, when it has all they need
+    _recursive_: bool = (
+        False  # samplers, pruners and storages are made by the sweeper, when it has all they need
+    )
     defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
 
     sampler: Any = UNSET
@@ -121,7 +133,11 @@ def register(store: ConfigStore) -> None:
     store.store(group="hydra/sweeper", name="iolaus", node=IolausSweeperConf, provider="iolaus")
     for group, module, known in (("sampler", "samplers", SAMPLERS), ("pruner", "pruners", PRUNERS)):
         for name, (cls, options, values) in known.items():
-            node = {"_target_": f"optuna.{module}.{cls}", **dict.fromkeys(options.split(), UNSET), **values}
+            node = {
+                "_target_": f"optuna.{module}.{cls}",
+                **dict.fromkeys(options.split(), UNSET),
+                **values,
+            }
             store.store(group=f"hydra/sweeper/{group}", name=name, node=node, provider="iolaus")
     store.store(group="hydra/sweeper/pruner", name="stalled", node=STALLED, provider="iolaus")
 

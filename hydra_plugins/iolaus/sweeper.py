@@ -1,4 +1,7 @@
-"""The sweeper class that Hydra makes; everything it does is in `sweeps`, loaded when a sweep begins."""
+"""The sweeper class that Hydra makes.
+
+Everything it does is in `sweeps`, loaded when a sweep begins.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,34 @@ from omegaconf import DictConfig
 
 
 class SweepException(CompactHydraException):
-    """What went wrong with a sweep; Hydra prints its sentence without a traceback and exits with 1."""
+    """What went wrong with a sweep.
+
+    Hydra prints its sentence without a traceback and exits with 1.
+    """
 
 
 class IolausSweeper(Sweeper):
-    """Hands a multirun to `iolaus.sweeps.run.sweep.run_sweep`. Its options are read from the config, where ties are unresolved."""
+    """Hands a multirun to `iolaus.sweeps.run.sweep.run_sweep`.
+
+    Its options are read from the config, where ties are unresolved.
+    """
 
     def __init__(self, **_: Any) -> None:
         pass
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """See hydra.plugins.sweeper.Sweeper."""
         self.hydra_context = hydra_context
         self.config = config
         self._task_function = task_function
 
     def sweep(self, arguments: list[str]) -> Any:
-        """See hydra.plugins.sweeper.Sweeper. Returns the trials' JobReturns in rows of one per slot."""
+        """See hydra.plugins.sweeper.Sweeper.
+
+        Returns the trials' JobReturns in rows of one per slot.
+        """
         from iolaus.sweeps.errors import SweepError
         from iolaus.sweeps.run.settings import read_settings
         from iolaus.sweeps.run.sweep import run_sweep
@@ -36,6 +50,8 @@ class IolausSweeper(Sweeper):
         assert self.config is not None
         try:
             settings = read_settings(self.config.hydra.sweeper)
-            return run_sweep(settings, self.hydra_context, self._task_function, self.config, arguments)
+            return run_sweep(
+                settings, self.hydra_context, self._task_function, self.config, arguments
+            )
         except SweepError as error:
             raise SweepException(str(error)) from error

@@ -4,4 +4,13 @@ from iolaus.sweeps.pruners.compose import AllOf, AnyOf, Holdout, Interval, WarmU
 from iolaus.sweeps.pruners.stalled import StalledLoss
 from iolaus.sweeps.pruners.verdicts import VerdictPruner, verdict_of
 
-__all__ = ["AllOf", "AnyOf", "Holdout", "Interval", "StalledLoss", "VerdictPruner", "WarmUp", "verdict_of"]
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "Holdout",
+    "Interval",
+    "StalledLoss",
+    "VerdictPruner",
+    "WarmUp",
+    "verdict_of",
+]

@@ -1,4 +1,7 @@
-"""Pruners made of pruners: any of, all of, not before, not too often, and the holdout. All pass verdicts through."""
+"""Pruners made of pruners: any of, all of, not before, not too often, and the holdout.
+
+All pass verdicts through.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from iolaus.sweeps.types import Verdict
 
 
 class AnyOf(VerdictPruner):
-    """Ends a trial when one of the pruners would; the first verdict in their order. All are asked at every report."""
+    """Ends a trial when one of the pruners would; the first verdict in their order.
+
+    All are asked at every report.
+    """
 
     def __init__(self, pruners: Sequence[BasePruner]) -> None:
         self._pruners = _at_least_one("AnyOf", pruners)
@@ -27,14 +33,22 @@ class AnyOf(VerdictPruner):
 
 
 class AllOf(VerdictPruner):
-    """Ends a trial when all of the pruners would at the same report; their reasons are joined. All are asked."""
+    """Ends a trial when all of the pruners would at the same report; their reasons are joined.
+
+    All are asked.
+    """
 
     def __init__(self, pruners: Sequence[BasePruner]) -> None:
         self._pruners = _at_least_one("AllOf", pruners)
 
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
-        """One verdict for all, or None. Where pruners give the same number, the first one's is kept."""
-        verdicts = [v for pruner in self._pruners if (v := verdict_of(pruner, study, trial)) is not None]
+        """One verdict for all, or None.
+
+        Where pruners give the same number, the first one's is kept.
+        """
+        verdicts = [
+            v for pruner in self._pruners if (v := verdict_of(pruner, study, trial)) is not None
+        ]
         if len(verdicts) < len(self._pruners):
             return None
         numbers = {name: value for v in reversed(verdicts) for name, value in v.numbers.items()}
@@ -47,19 +61,26 @@ class WarmUp(VerdictPruner):
 
     def __init__(self, pruner: BasePruner, n_steps: int) -> None:
         if n_steps < 0:
-            raise ValueError(f"WarmUp: n_steps={n_steps}; give the first step at which a trial may end, 0 or later")
+            raise ValueError(
+                f"WarmUp: n_steps={n_steps}; give the first step at which a trial may end, 0 or later"
+            )
         self._pruner, self._n_steps = pruner, n_steps
 
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
         """The pruner's verdict from step n_steps on."""
         step = trial.last_step
-        if step is None or (step < self._n_steps and math.isfinite(trial.intermediate_values[step])):
+        if step is None or (
+            step < self._n_steps and math.isfinite(trial.intermediate_values[step])
+        ):
             return None
         return verdict_of(self._pruner, study, trial)
 
 
 class Interval(VerdictPruner):
-    """Asks the pruner once per `interval_steps` steps: at the first report in them, and at any that is not finite."""
+    """Asks the pruner once per `interval_steps` steps.
+
+    At the first report in them, and at any that is not finite.
+    """
 
     def __init__(self, pruner: BasePruner, interval_steps: int) -> None:
         if interval_steps < 1:
@@ -81,14 +102,16 @@ class Interval(VerdictPruner):
 class Holdout(VerdictPruner):
     """Lets a share of the trials that the pruner would end run on, so that a report can count how often it was wrong.
 
-    holdout_fraction: in [0, 1]. A trial's number and the seed decide whether it is held_out, so the answer is the same in
-    every process. The first verdict on a held_out trial is kept in its user attributes `held_out` (the reason) and
-    `held_out_step`. Trials that diverged are not held_out.
+    holdout_fraction: in [0, 1]. A trial's number and the seed decide whether it is held_out, so the
+    answer is the same in every process. The first verdict on a held_out trial is kept in its user
+    attributes `held_out` (the reason) and `held_out_step`. Trials that diverged are not held_out.
     """
 
     def __init__(self, pruner: BasePruner, holdout_fraction: float = 0.05, seed: int = 0) -> None:
         if not 0 <= holdout_fraction <= 1:
-            raise ValueError(f"Holdout: holdout_fraction={holdout_fraction}; give a share between 0 and 1, such as 0.05")
+            raise ValueError(
+                f"Holdout: holdout_fraction={holdout_fraction}; give a share between 0 and 1, such as 0.05"
+            )
         self._pruner, self._fraction, self._seed = pruner, holdout_fraction, seed
 
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
@@ -99,13 +122,18 @@ class Holdout(VerdictPruner):
             return verdict
         if np.random.default_rng([self._seed, trial.number]).random() >= self._fraction:
             return verdict
-        if "held_out" not in study._storage.get_trial(trial._trial_id).user_attrs:  # the copy given may be an older one
+        if (
+            "held_out" not in study._storage.get_trial(trial._trial_id).user_attrs
+        ):  # the copy given may be an older one
             set_attributes(study, trial, held_out=verdict.reason, held_out_step=verdict.step)
         return None
 
 
 def parts(pruner: BasePruner) -> Iterator[BasePruner]:
-    """The pruners that a combination asks in the end; a pruner that is none of those here is its own only part."""
+    """The pruners that a combination asks in the end.
+
+    A pruner that is none of those here is its own only part.
+    """
     match pruner:
         case AnyOf() | AllOf():
             inner = pruner._pruners

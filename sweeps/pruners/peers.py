@@ -15,7 +15,10 @@ N_COLUMNS = 512
 
 
 class PeerOutcome(IntEnum):
-    """What became of a trial. A STOPPED one was judged bad; a LOST one (failed, interrupted) was not judged at all."""
+    """What became of a trial. A STOPPED one was judged bad.
+
+    A LOST one (failed, interrupted) was not judged at all.
+    """
 
     RUNNING = 0
     COMPLETE = 1
@@ -25,14 +28,18 @@ class PeerOutcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How one trial stands among its peers at its step. Losses are smoothed but for `goal` and `best_of_all`.
+    """How one trial stands among its peers at its step.
 
-    n_peers: others that reached this step, or were stopped before it. n_better: those with a lower loss here.
-    goal: the loss it would have to reach, see `Peers.goal`. best_of_all: the lowest loss any trial has shown.
-    n_complete: finished trials. winners_here: the loss at this step which all but the worst tenth of the finished
-    trials at or below `goal` had undercut; -inf if none that has finished reported here.
-    gain_after: by how much, at most, the quarter of the finished peers that stood nearest to it at this step improved
-    from there on; NaN if none did.
+    Losses are smoothed but for `goal` and `best_of_all`.
+    n_peers: others that reached this step, or were stopped before it. n_better: those with a lower
+    loss here.
+    goal: the loss it would have to reach, see `Peers.goal`. best_of_all: the lowest loss any trial
+    has shown.
+    n_complete: finished trials. winners_here: the loss at this step which all but the worst tenth
+    of the finished trials at or below `goal` had undercut; -inf if none that has finished reported
+    here.
+    gain_after: by how much, at most, the quarter of the finished peers that stood nearest to it at
+    this step improved from there on; NaN if none did.
     """
 
     n_peers: int
@@ -45,10 +52,11 @@ class Standing:
 
 
 class Peers:
-    """A table [trial, column of steps] that grows with the sweep; a report costs O(1), a standing O(trials).
+    """A table [trial, column of steps] that grows with the sweep.
 
-    Columns are one step wide at first. When a step lies beyond the last column, neighbours are merged and all become
-    twice as wide. A trial's loss fills the columns up to its next report, so peers may report at different steps.
+    A report costs O(1), a standing O(trials). Columns are one step wide at first. When a step lies
+    beyond the last column, neighbours are merged and all become twice as wide. A trial's loss fills
+    the columns up to its next report, so peers may report at different steps.
     """
 
     def __init__(self) -> None:
@@ -90,9 +98,10 @@ class Peers:
         self._outcome[row] = outcome
 
     def goal(self, trial: int, n_best: float) -> float:
-        """The k-th lowest loss that any trial, this one included, has shown; k = n_best * cube root of their number.
+        """The k-th lowest loss that any trial, this one included, has shown.
 
-        The root lets the top grow with the sweep, but more slowly: at n_best 1.25 it is 4 of 30 and 13 of 1,000.
+        K = n_best * cube root of their number. The root lets the top grow with the sweep, but more
+        slowly: at n_best 1.25 it is 4 of 30 and 13 of 1,000.
         """
         self._row(trial)
         n = len(self._rows)
@@ -100,9 +109,14 @@ class Peers:
         return float(np.partition(self._best[:n], k - 1)[k - 1])
 
     def leads(self, trial: int) -> bool:
-        """Whether none that runs or has finished has shown a lower loss; a trial that is alone leads."""
+        """Whether none that runs or has finished has shown a lower loss.
+
+        A trial that is alone leads.
+        """
         row, n = self._row(trial), len(self._rows)
-        rivals = (self._outcome[:n] == PeerOutcome.RUNNING) | (self._outcome[:n] == PeerOutcome.COMPLETE)
+        rivals = (self._outcome[:n] == PeerOutcome.RUNNING) | (
+            self._outcome[:n] == PeerOutcome.COMPLETE
+        )
         return bool(self._best[row] <= self._best[:n].min(where=rivals, initial=math.inf))
 
     def standing(self, trial: int, step: int, goal: float) -> Standing:
@@ -117,7 +131,9 @@ class Peers:
             if not len(winners):
                 winners = complete[[int(best[complete].argmin())]]
             winners_here = float(np.quantile(here[winners], 0.9))
-            nearest = complete[np.abs(here[complete] - here[row]).argsort()[: -(-len(complete) // 4)]]
+            nearest = complete[
+                np.abs(here[complete] - here[row]).argsort()[: -(-len(complete) // 4)]
+            ]
             gain = float((here[nearest] - np.nanmin(self._levels[nearest, column:], axis=1)).max())
         gone = (outcome == PeerOutcome.STOPPED) & ~was_here
         return Standing(

@@ -1,6 +1,7 @@
-"""Stop trials whose loss has stalled: out of reach of the best, and no longer where winners once were.
+"""Stop trials whose loss has stalled.
 
-How the rule and its numbers were found: docs/pruning.md. `StallRule` is the rule without Optuna; `StalledLoss` feeds it.
+Out of reach of the best, and no longer where winners once were. How the rule and its numbers were
+found: docs/pruning.md. `StallRule` is the rule without Optuna; `StalledLoss` feeds it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ from iolaus.sweeps.pruners.verdicts import VerdictPruner, plan_of
 from iolaus.sweeps.signals import N_TAIL, Array, Signals, Trend, Z, log_time, signals, trend
 from iolaus.sweeps.types import Plan, Verdict
 
-# Chosen on TaskSet and DeepOBS and on trainings with schedules (docs/pruning.md says how, and how much each matters).
-BEST_PER_CUBE_ROOT = 1.25  # the goal is the k-th best of n trials, k = this * caution * cube root of n
+# Chosen on TaskSet and DeepOBS and on trainings with schedules (docs/pruning.md says how, and how
+# much each matters).
+BEST_PER_CUBE_ROOT = (
+    1.25  # the goal is the k-th best of n trials, k = this * caution * cube root of n
+)
 GAIN_ERRORS = 1.0  # standard errors added to the slope, times caution
-WINNER_ERRORS = 5.0  # standard errors of the level within which a trial is where winners were, times caution
+WINNER_ERRORS = (
+    5.0  # standard errors of the level within which a trial is where winners were, times caution
+)
 SAFE_SHARE = 0.01  # the best share that is safe at the end of the run; at the share u of the run it is this / u
 SAFE_SHARE_MOST = 0.5
 FIRST_CAUTION = 0.5  # added to caution's factor of 1 while no trial has finished, half of it after FIRST_COMPLETE have
@@ -38,18 +44,23 @@ RATE_CHANGE = 2.0  # a planned change of the learning rate by this factor makes 
 MIN_COMPLETE = 3  # finished trials that show what comes after such a change
 ALONE_SHARE = 0.25  # without peers: a stall of this share of the run ends a trial
 
-PEER_OUTCOMES = {TrialState.COMPLETE: PeerOutcome.COMPLETE, TrialState.PRUNED: PeerOutcome.STOPPED, TrialState.FAIL: PeerOutcome.LOST}
+PEER_OUTCOMES = {
+    TrialState.COMPLETE: PeerOutcome.COMPLETE,
+    TrialState.PRUNED: PeerOutcome.STOPPED,
+    TrialState.FAIL: PeerOutcome.LOST,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class StallRule:
-    """The rule. Peers, one curve (smaller is better, one finite report or more) and its plan in; a verdict or None out.
+    """The rule. Peers, one curve (smaller is better, one finite report or more) and its plan in.
 
-    With MIN_PEERS peers a trial ends when all of this holds: it is out of the best share at this step; it is worse, by
-    more than its noise, than the winners among finished trials were at this step; and its best cannot reach the goal
-    if it goes on falling as it does, straight in log time. Where a change of the learning rate by a factor of two or
-    more is planned, this waits for three finished trials. With fewer peers it ends when it has stalled for a quarter of
-    the run, no such change is planned, and it does not lead a sweep of several.
+    A verdict or None out. With MIN_PEERS peers a trial ends when all of this holds: it is out of
+    the best share at this step; it is worse, by more than its noise, than the winners among
+    finished trials were at this step; and its best cannot reach the goal if it goes on falling as
+    it does, straight in log time. Where a change of the learning rate by a factor of two or more is
+    planned, this waits for three finished trials. With fewer peers it ends when it has stalled for
+    a quarter of the run, no such change is planned, and it does not lead a sweep of several.
     """
 
     caution: float = 1.0
@@ -61,20 +72,31 @@ class StallRule:
             )
 
     def verdict(
-        self, peers: Peers, trial: int, steps: Array, losses: Array, now: Trend, plan: Plan, sign: float = 1.0
+        self,
+        peers: Peers,
+        trial: int,
+        steps: Array,
+        losses: Array,
+        now: Trend,
+        plan: Plan,
+        sign: float = 1.0,
     ) -> Verdict | None:
-        """now: `trend(steps, losses)`, as told to `peers`. sign: -1 if the losses are negated values, for words.
+        """now: `trend(steps, losses)`, as told to `peers`.
 
-        Without plan.n_steps only a stall of the curve itself ends the trial, and not while it leads those that run or
-        have finished, even if it is alone: otherwise none might ever finish. On the last step nothing ends it.
+        sign: -1 if the losses are negated values, for words. Without plan.n_steps only a stall of
+        the curve itself ends the trial, and not while it leads those that run or have finished,
+        even if it is alone: otherwise none might ever finish. On the last step nothing ends it.
         """
         n_steps = plan.n_steps
         if len(losses) < MIN_REPORTS or (n_steps is not None and now.step >= n_steps - 1):
             return None
         if n_steps is None:
             return None if peers.leads(trial) else self._alone(steps, losses, plan, sign)
-        # Where no rates are announced, the first finished trials must show whether early order means anything here.
-        caution = self.caution * (1 if plan.lr else 1 + FIRST_CAUTION / (1 + peers.n_complete / FIRST_COMPLETE))
+        # Where no rates are announced, the first finished trials must show whether early order
+        # means anything here.
+        caution = self.caution * (
+            1 if plan.lr else 1 + FIRST_CAUTION / (1 + peers.n_complete / FIRST_COMPLETE)
+        )
         goal = peers.goal(trial, BEST_PER_CUBE_ROOT * caution)
         slope = min(now.slope - GAIN_ERRORS * caution * now.slope_se, 0.0)
         reach = now.best + slope * log_time(now.step, n_steps)
@@ -100,7 +122,9 @@ class StallRule:
         if s.stalled_since is None:
             return None
         # Without a horizon the run so far stands in for it, and half of it must be flat.
-        whole, share = (plan.n_steps, ALONE_SHARE) if plan.n_steps else (s.step + 1 - int(steps[0]), 0.5)
+        whole, share = (
+            (plan.n_steps, ALONE_SHARE) if plan.n_steps else (s.step + 1 - int(steps[0]), 0.5)
+        )
         if s.step - s.stalled_since < min(0.9, share * self.caution) * whole:
             return None
         words, numbers = _course(s, steps, losses, sign)
@@ -108,15 +132,18 @@ class StallRule:
 
 
 class StalledLoss(VerdictPruner):
-    """Stops trials whose loss has stalled or diverged, with the reason; see `StallRule` for the rule.
+    """Stops trials whose loss has stalled or diverged, with the reason.
 
-    n_steps: steps a trial makes if nobody stops it; a trial's own user attribute `n_steps` goes before, and without
-        either it is taken from the longest finished trial; until one has finished, the best that runs is not stopped.
-        caution: 1 is the default, 2 keeps nearly every winner for
-        half as much compute again. direction: of the reported value; by default the study's, and "minimize" in a
-        study of several objectives. NaN and infinity end a trial at the report in which they come.
-    A trial's user attribute `lr_plan`, corners (step, rate), tells the rule of learning rates to come.
-    A copy or pickle of it forgets what it has seen and learns it anew from the study. Bad arguments raise ValueError.
+    See `StallRule` for the rule.
+    n_steps: steps a trial makes if nobody stops it; a trial's own user attribute `n_steps` goes
+        before, and without either it is taken from the longest finished trial; until one has
+        finished, the best that runs is not stopped.
+        caution: 1 is the default, 2 keeps nearly every winner for half as much compute again.
+        direction: of the reported value; by default the study's, and "minimize" in a study of
+        several objectives. NaN and infinity end a trial at the report in which they come.
+    A trial's user attribute `lr_plan`, corners (step, rate), tells the rule of learning rates to
+    come. A copy or pickle of it forgets what it has seen and learns it anew from the study. Bad
+    arguments raise ValueError.
     """
 
     def __init__(
@@ -126,11 +153,17 @@ class StalledLoss(VerdictPruner):
         direction: Literal["minimize", "maximize"] | None = None,
     ) -> None:
         if n_steps is not None and n_steps < 1:
-            raise ValueError(f"n_steps={n_steps}: give the steps of a whole trial, at least 1, or leave it out")
+            raise ValueError(
+                f"n_steps={n_steps}: give the steps of a whole trial, at least 1, or leave it out"
+            )
         if direction not in (None, "minimize", "maximize"):
-            raise ValueError(f"direction={direction!r}: give 'minimize' or 'maximize', or leave it out")
+            raise ValueError(
+                f"direction={direction!r}: give 'minimize' or 'maximize', or leave it out"
+            )
         self._n_steps, self._rule, self._direction = n_steps, StallRule(caution), direction
-        self._storage: Callable[[], BaseStorage | None] = lambda: None  # weakly: of the study it has learned from
+        self._storage: Callable[[], BaseStorage | None] = lambda: (
+            None
+        )  # weakly: of the study it has learned from
         self._study_id = -1
         self._peers = Peers()
         self._settled: set[int] = set()
@@ -148,7 +181,9 @@ class StalledLoss(VerdictPruner):
             return None
         value = trial.intermediate_values[step]
         if not math.isfinite(value):
-            return Verdict("diverged", step, f"diverged: the loss is {value} at step {step:,}", {"loss": value})
+            return Verdict(
+                "diverged", step, f"diverged: the loss is {value} at step {step:,}", {"loss": value}
+            )
         sign = -1.0 if self._larger_is_better(study) else 1.0
         with self._lock:
             self._learn(study, trial.number, sign)
@@ -156,7 +191,9 @@ class StalledLoss(VerdictPruner):
             now = trend(steps, losses)
             plan = plan_of(trial)
             horizon = plan.n_steps or self._n_steps or self._longest_steps or None
-            return self._rule.verdict(self._peers, trial.number, steps, losses, now, Plan(horizon, plan.lr), sign)
+            return self._rule.verdict(
+                self._peers, trial.number, steps, losses, now, Plan(horizon, plan.lr), sign
+            )
 
     def _larger_is_better(self, study: optuna.Study) -> bool:
         if self._direction is not None:
@@ -165,7 +202,9 @@ class StalledLoss(VerdictPruner):
 
     def _learn(self, study: optuna.Study, judged: int, sign: float) -> None:
         """Bring the table up to date with every trial but the one to be judged."""
-        if self._storage() is not study._storage or self._study_id != study._study_id:  # names are no identity
+        if (
+            self._storage() is not study._storage or self._study_id != study._study_id
+        ):  # names are no identity
             self._storage, self._study_id = weakref.ref(study._storage), study._study_id
             self._longest_steps = 0
             self._peers, self._settled, self._n_seen = Peers(), set(), {}
@@ -183,9 +222,14 @@ class StalledLoss(VerdictPruner):
 
     def _catch_up(self, trial: FrozenTrial, sign: float) -> tuple[Array, Array]:
         """The finite reports of a trial, put into the table as far as they are new."""
-        kept = {step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
+        kept = {
+            step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)
+        }
         order = sorted(kept)
-        steps, losses = np.array(order, dtype=np.float64), sign * np.array([kept[step] for step in order])
+        steps, losses = (
+            np.array(order, dtype=np.float64),
+            sign * np.array([kept[step] for step in order]),
+        )
         self._n_seen[trial.number] = len(trial.intermediate_values)
         for n in range(bisect_right(order, self._peers.last_step(trial.number)), len(order)):
             self._peers.report(trial.number, trend(steps[: n + 1], losses[: n + 1]))
@@ -214,7 +258,10 @@ def _course(s: Signals, steps: Array, losses: Array, sign: float) -> tuple[str, 
     unit = 10 ** max(0, round(math.log10(max(s.step, 1))) - 1)
     span = "step" if unit == 1 else f"{unit:,} steps"
     moving = f"slope {sign * slope * unit:+.3g} ± {error * unit:.2g} per {span}"
-    return f"{course}: {moving if math.isfinite(error) else 'too recently for a slope'} at noise {s.noise:.2g}", numbers
+    return (
+        f"{course}: {moving if math.isfinite(error) else 'too recently for a slope'} at noise {s.noise:.2g}",
+        numbers,
+    )
 
 
 def _out_of_reach(

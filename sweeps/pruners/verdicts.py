@@ -15,25 +15,38 @@ from iolaus.sweeps.types import Plan, Verdict
 
 
 class VerdictPruner(BasePruner):
-    """A pruner that says why. Override `verdict`; `prune` then works in plain `study.optimize` too."""
+    """A pruner that says why. Override `verdict`.
+
+    `prune` then works in plain `study.optimize` too.
+    """
 
     @abc.abstractmethod
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
         """Why the trial should end at its last report, or None if it may go on. Stores nothing."""
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether there is a verdict; it is kept in the user attributes `verdict`, `verdict_rule`, `verdict_step`."""
+        """Whether there is a verdict.
+
+        It is kept in the user attributes `verdict`, `verdict_rule`, `verdict_step`.
+        """
         verdict = self.verdict(study, trial)
         if verdict is not None:
-            set_attributes(study, trial, verdict=verdict.reason, verdict_rule=verdict.rule, verdict_step=verdict.step)
+            set_attributes(
+                study,
+                trial,
+                verdict=verdict.reason,
+                verdict_rule=verdict.rule,
+                verdict_step=verdict.step,
+            )
         return verdict is not None
 
 
 def verdict_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
     """The verdict of any pruner on a trial's last report, or None if the trial may go on.
 
-    A `VerdictPruner` words it itself. For another pruner `prune` is called, and its reason is put together from what
-    it is documented to compare; a class not known here gets a sentence with the last value.
+    A `VerdictPruner` words it itself. For another pruner `prune` is called, and its reason is put
+    together from what it is documented to compare; a class not known here gets a sentence with the
+    last value.
     """
     if isinstance(pruner, VerdictPruner):
         return pruner.verdict(study, trial)
@@ -41,7 +54,9 @@ def verdict_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> V
         return None
     step = trial.last_step
     if step is None:  # a pruner of one's own may end a trial that has not reported
-        return Verdict(type(pruner).__name__, 0, f"{type(pruner).__name__} ended it before its first report")
+        return Verdict(
+            type(pruner).__name__, 0, f"{type(pruner).__name__} ended it before its first report"
+        )
     value = trial.intermediate_values[step]
     reason, numbers = _reason(pruner, study, trial, step)
     return Verdict(type(pruner).__name__, step, reason, {"value": value, **numbers})
@@ -50,7 +65,10 @@ def verdict_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> V
 def plan_of(trial: FrozenTrial) -> Plan:
     """What a trial has said about its future, from its user attributes `n_steps` and `lr_plan`."""
     lr = trial.user_attrs.get(Plan.LR_ATTR, ())
-    return Plan(trial.user_attrs.get(Plan.N_STEPS_ATTR), tuple((int(step), float(rate)) for step, rate in lr))
+    return Plan(
+        trial.user_attrs.get(Plan.N_STEPS_ATTR),
+        tuple((int(step), float(rate)) for step, rate in lr),
+    )
 
 
 def set_attributes(study: optuna.Study, trial: FrozenTrial, **attributes: Any) -> None:
@@ -59,7 +77,9 @@ def set_attributes(study: optuna.Study, trial: FrozenTrial, **attributes: Any) -
         study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
 
-def _reason(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, step: int) -> tuple[str, dict[str, float]]:
+def _reason(
+    pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, step: int
+) -> tuple[str, dict[str, float]]:
     value = trial.intermediate_values[step]
     name = type(pruner).__name__
     match pruner:
@@ -82,9 +102,15 @@ def _reason(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, step: i
             )
         case optuna.pruners.SuccessiveHalvingPruner() | optuna.pruners.HyperbandPruner():
             eta = pruner._reduction_factor
-            return f"{name}: {value:.6g} at step {step} is not among the best 1/{eta} of its rung", {}
+            return (
+                f"{name}: {value:.6g} at step {step} is not among the best 1/{eta} of its rung",
+                {},
+            )
         case optuna.pruners.ThresholdPruner():
-            return f"{name}: {value:.6g} at step {step} is outside [{pruner._lower:g}, {pruner._upper:g}]", {}
+            return (
+                f"{name}: {value:.6g} at step {step} is outside [{pruner._lower:g}, {pruner._upper:g}]",
+                {},
+            )
         case optuna.pruners.PatientPruner():
             inner = pruner._wrapped_pruner
             text = f"{name}: the {pruner._patience + 1} reports up to step {step} are worse than those before"

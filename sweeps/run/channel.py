@@ -23,7 +23,8 @@ from iolaus.sweeps.run.messages import (
 )
 from iolaus.sweeps.types import Outcome, Verdict
 
-# How long a report may wait in the worker for company. Short enough to watch live, long enough to send in batches.
+# How long a report may wait in the worker for company. Short enough to watch live, long enough to
+# send in batches.
 BATCH_S = 0.1
 
 
@@ -46,9 +47,16 @@ class Channel:
         self.send(Ready(n_lanes))
 
     def take(self, wait_s: float | None = None) -> tuple[Assignment, Reporter] | None:
-        """The next trial to run, with its line to the driver; None if none comes in time (None: wait for ever)."""
+        """The next trial to run, with its line to the driver.
+
+        None if none comes in time (None: wait for ever).
+        """
         try:
-            assignment = self._assignments.get(timeout=wait_s) if wait_s != 0 else self._assignments.get_nowait()
+            assignment = (
+                self._assignments.get(timeout=wait_s)
+                if wait_s != 0
+                else self._assignments.get_nowait()
+            )
         except Empty:
             return None
         reporter = Reporter(self._watched, time.monotonic, self.flush)
@@ -93,7 +101,9 @@ class Channel:
         with self._lock:
             reporter = self._reporters.get(message.trial)
             if reporter is None and isinstance(message, Stopped):
-                self._stopped[message.trial] = message.verdict  # it has not begun, or was over before this came
+                self._stopped[message.trial] = (
+                    message.verdict
+                )  # it has not begun, or was over before this came
         if reporter is None:
             return
         if isinstance(message, Stopped):

@@ -62,7 +62,8 @@ class Watcher(Protocol):
 class Driver:
     """Runs the trials that a study still misses, in the workers of a fork server.
 
-    objective: "return", "best", "final" of the watched metric, or None for the return value if there is one, else best.
+    objective: "return", "best", "final" of the watched metric, or None for the return value if
+    there is one, else best.
     seed_key: the config's key for the seeds of repeats. clock: seconds, never going back.
     """
 
@@ -104,8 +105,11 @@ class Driver:
         self._n_interrupts = 0
         self._n_told = 0
         self._said: set[str] = set()
-        self.filled: dict[int, Filled] = {}  # what workers with lanes have last said of them, by slot
-        # What the caller of a sweep may want of each trial. The outcome is the task's own, with no objective judged.
+        self.filled: dict[
+            int, Filled
+        ] = {}  # what workers with lanes have last said of them, by slot
+        # What the caller of a sweep may want of each trial. The outcome is the task's own, with no
+        # objective judged.
         self.outcomes: dict[int, Outcome] = {}
         self.assignments: dict[int, Assignment] = {}
         self.folders: dict[int, Path] = {}
@@ -113,7 +117,8 @@ class Driver:
     def run(self) -> str | None:
         """Run until nothing is left to do, or until stopped; returns why it gave up, or None.
 
-        Ctrl-C: the first lets running trials finish, the second ends them now. SIGTERM is taken as the second.
+        Ctrl-C: the first lets running trials finish, the second ends them now. SIGTERM is taken as
+        the second.
         """
         with ExitStack() as stack:
             stack.enter_context(self._interruptible())
@@ -125,7 +130,9 @@ class Driver:
                     n_handled += 1
                     self._handle(s.Interrupted())
                     if n_handled == 1:
-                        self._watcher.draining("interrupted: running trials finish; once more stops them now")
+                        self._watcher.draining(
+                            "interrupted: running trials finish; once more stops them now"
+                        )
                 for worker in wait(list(self._workers.values()), POLL_S):
                     self._listen(worker)
                 self._curves.flush_if_due()
@@ -172,7 +179,8 @@ class Driver:
             proposal = None
         for trial, before in self._study.take_duplicates():
             self._watcher.ended(
-                trial, Outcome(Ending.DUPLICATE, reason=f"the setting of trial {before}, not run again")
+                trial,
+                Outcome(Ending.DUPLICATE, reason=f"the setting of trial {before}, not run again"),
             )
         if proposal is None:
             self._handle(s.Exhausted(slot))
@@ -193,7 +201,9 @@ class Driver:
         try:
             self._workers[slot].pipe.send(message)
         except OSError:
-            log.debug("the worker of slot %d is gone; its death is dealt with when it is noticed", slot)
+            log.debug(
+                "the worker of slot %d is gone; its death is dealt with when it is noticed", slot
+            )
 
     def _listen(self, worker: Worker) -> None:
         messages, ended = drain(worker)
@@ -252,28 +262,42 @@ class Driver:
             return outcome
         n = len(self._study.study.directions)
         curve = self._study.watched(trial)
-        if self._objective in ("best", "final") or (self._objective is None and not outcome.values and n == 1):
+        if self._objective in ("best", "final") or (
+            self._objective is None and not outcome.values and n == 1
+        ):
             value = curve.final if self._objective == "final" else curve.best
             values = [value] if curve.final_step >= 0 else []
         else:
             values = list(outcome.values)
         if len(values) == n:
             return replace(outcome, values=tuple(values))
-        return Outcome(Ending.FAILED, reason=self._no_objective(trial, outcome, n), returned=outcome.returned)
+        return Outcome(
+            Ending.FAILED, reason=self._no_objective(trial, outcome, n), returned=outcome.returned
+        )
 
     def _no_objective(self, trial: int, outcome: Outcome, n: int) -> str:
         reported = sorted(self._others.get(trial, ()))
-        hint = f"; it reported {', '.join(reported)}: set hydra.sweeper.metric to one of them" if reported else ""
+        hint = (
+            f"; it reported {', '.join(reported)}: set hydra.sweeper.metric to one of them"
+            if reported
+            else ""
+        )
         if self._objective in ("best", "final"):
             return f"the task never reported {self._metric!r}, whose {self._objective} value is the objective{hint}"
-        returned = f"{len(outcome.values)} numbers" if len(outcome.values) > 1 else repr(outcome.returned)
+        returned = (
+            f"{len(outcome.values)} numbers" if len(outcome.values) > 1 else repr(outcome.returned)
+        )
         wanted = "a number" if n == 1 else f"{n} numbers, one per direction"
-        return f"the task returned {returned} and reported no {self._metric!r}; return {wanted}{hint}"
+        return (
+            f"the task returned {returned} and reported no {self._metric!r}; return {wanted}{hint}"
+        )
 
     def _tell(self, trial: int, outcome: Outcome) -> None:
         slot, started_s = self._started.pop(trial, (-1, self._clock()))
         folder = self.folders.get(trial, self._sweep_dir)
-        inside = folder.is_relative_to(self._sweep_dir)  # kept relative: a copied sweep still finds its trials
+        inside = folder.is_relative_to(
+            self._sweep_dir
+        )  # kept relative: a copied sweep still finds its trials
         run = {
             "folder": str(folder.relative_to(self._sweep_dir) if inside else folder),
             "slot": slot,
@@ -281,7 +305,11 @@ class Driver:
             "seconds": round(self._clock() - started_s, 3),
         }
         self._study.tell(trial, outcome, run, log=str(folder / OUTPUT_FILE))
-        if self._n_told == 0 and outcome.ending is Ending.COMPLETED and not self._study.can_prune(trial):
+        if (
+            self._n_told == 0
+            and outcome.ending is Ending.COMPLETED
+            and not self._study.can_prune(trial)
+        ):
             log.warning(
                 "the pruner %s has nothing to judge: trial %d never reported %r; add iolaus.report(step, %s=...) to "
                 "the task, or set hydra.sweeper.metric to what it reports%s",

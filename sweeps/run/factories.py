@@ -23,14 +23,21 @@ from iolaus.sweeps.study.sweep_study import OnStall, Plans
 def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
     """The sampler of a config with `_target_`.
 
-    A grid is a queue known in advance (`make_plans`), which leaves its sampler nothing to do. TPE is told to model a
-    conditional space by groups of parameters that exist together, unless the config says otherwise.
+    A grid is a queue known in advance (`make_plans`), which leaves its sampler nothing to do. TPE
+    is told to model a conditional space by groups of parameters that exist together, unless the
+    config says otherwise.
     """
     if _is_grid(config):
         return optuna.samplers.RandomSampler()
     if _class_name(config) == "TPESampler" and space.conditional:
-        chosen = {key for key in ("multivariate", "group") if not OmegaConf.is_missing(config, key) and key in config}
-        sampler = make(config, "sampler", **({} if chosen else {"multivariate": True, "group": True}))
+        chosen = {
+            key
+            for key in ("multivariate", "group")
+            if not OmegaConf.is_missing(config, key) and key in config
+        }
+        sampler = make(
+            config, "sampler", **({} if chosen else {"multivariate": True, "group": True})
+        )
     else:
         sampler = make(config, "sampler")
     if not isinstance(sampler, optuna.samplers.BaseSampler):
@@ -42,7 +49,10 @@ def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
 
 def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
     """What is to be run: settings known in advance first, then what the sampler proposes, each with its seeds."""
-    known = [checked_setting(space, s, f"hydra.sweeper.enqueue[{i}]") for i, s in enumerate(settings.enqueue)]
+    known = [
+        checked_setting(space, s, f"hydra.sweeper.enqueue[{i}]")
+        for i, s in enumerate(settings.enqueue)
+    ]
     grid = space.grid() if _is_grid(settings.sampler) else []
     return Plans(
         n_trials=min(settings.n_trials, len(grid)) if grid else settings.n_trials,
@@ -57,7 +67,9 @@ def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
 def _first_seed(settings: Settings, space: Space, config: DictConfig) -> int:
     key = settings.seed_key
     if key in space.parameters:
-        raise BadInputError(f"{key} is searched and repeated: remove it from the search, or hydra.sweeper.repeats")
+        raise BadInputError(
+            f"{key} is searched and repeated: remove it from the search, or hydra.sweeper.repeats"
+        )
     seed = OmegaConf.select(config, key)
     if not isinstance(seed, int):
         raise BadInputError(
@@ -75,16 +87,21 @@ def _class_name(config: Any) -> str:
     return str(config.get("_target_", "")).rpartition(".")[2]
 
 
-def make_pruner(config: Any, n_directions: int, holdout_fraction: float) -> optuna.pruners.BasePruner:
-    """The pruner; none if the config is empty. Raises BadInputError if it or a part of it cannot judge many objectives.
+def make_pruner(
+    config: Any, n_directions: int, holdout_fraction: float
+) -> optuna.pruners.BasePruner:
+    """The pruner; none if the config is empty.
 
-    Of Optuna's own only a threshold can judge several: the others ask the study for its one direction.
+    Raises BadInputError if it or a part of it cannot judge many objectives. Of Optuna's own only a
+    threshold can judge several: the others ask the study for its one direction.
     """
     pruner = make(config, "pruner") if config else optuna.pruners.NopPruner()
     if isinstance(pruner, optuna.pruners.NopPruner):
         return pruner
     for part in parts(pruner) if n_directions > 1 else ():
-        needs_no_direction = isinstance(part, optuna.pruners.NopPruner | optuna.pruners.ThresholdPruner)
+        needs_no_direction = isinstance(
+            part, optuna.pruners.NopPruner | optuna.pruners.ThresholdPruner
+        )
         if type(part).__module__.startswith("optuna.") and not needs_no_direction:
             raise BadInputError(
                 f"{type(part).__name__} judges one objective and there are {n_directions}; "
@@ -101,12 +118,18 @@ def make(config: Any, what: str, **extra: Any) -> Any:
     try:
         given = {key: config[key] for key in config if not OmegaConf.is_missing(config, key)}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the user has chosen it by name
+            warnings.simplefilter(
+                "ignore", optuna.exceptions.ExperimentalWarning
+            )  # the user has chosen it by name
             return instantiate(given, **extra)
     except Exception as error:
         cause = error.__cause__ or error
         missing = isinstance(cause, ImportError)
-        hint = "pip install 'hydra-iolaus[samplers]'" if missing else f"see optuna's documentation of the {what}"
+        hint = (
+            "pip install 'hydra-iolaus[samplers]'"
+            if missing
+            else f"see optuna's documentation of the {what}"
+        )
         target = str(config.get("_target_", what)) if hasattr(config, "get") else what
         raise BadInputError(
             f"hydra/sweeper/{what}: cannot make {target}: {' '.join(str(cause).split())}; {hint}"
@@ -118,12 +141,19 @@ def _extension(name: str | None, config: DictConfig) -> Callable[[optuna.Trial],
 
 
 def function_named(option: str, name: str) -> Callable[..., Any]:
-    """The function of a dotted name, given for this option of the sweeper. Raises BadInputError if there is none."""
+    """The function of a dotted name, given for this option of the sweeper.
+
+    Raises BadInputError if there is none.
+    """
     module, _, function = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise BadInputError(f"hydra.sweeper.{option}={name}: {one_line(error)}; give module.function") from error
+        raise BadInputError(
+            f"hydra.sweeper.{option}={name}: {one_line(error)}; give module.function"
+        ) from error
     if not callable(found):
-        raise BadInputError(f"hydra.sweeper.{option}={name} is a {type(found).__name__}; give the name of a function")
+        raise BadInputError(
+            f"hydra.sweeper.{option}={name} is a {type(found).__name__}; give the name of a function"
+        )
     return cast(Callable[..., Any], found)

@@ -1,4 +1,11 @@
-"""DOC"""
+"""Long-lived worker processes, one per slot, that survive each other's deaths.
+
+The driver forks one small *fork server* before it opens a database or starts a thread; the fork
+server forks the workers. So a worker has the user's modules and task function in memory from its
+first moment (closures too: nothing is pickled), a dead worker is replaced in milliseconds, and no
+fork ever happens in a process with threads. Each worker is tied to the driver by one pipe. If the
+driver dies, the pipes close, and fork server and workers end themselves.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +25,19 @@ from typing import Any
 
 from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.run.messages import FromWorker, WorkerSpec
-from iolaus.sweeps.run.worker import Server, _worker_main
+from iolaus.sweeps.run.worker import Server, worker_main
 
-# Read from one worker before the others get their turn: one that never stops talking starves nobody.
+# Read from one worker before the others get their turn: one that never stops talking starves
+# nobody.
 MOST_MESSAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """The driver's end of a worker: its pipe, and a descriptor that becomes readable when the process ends."""
+    """The driver's end of a worker.
+
+    Its pipe, and a descriptor that becomes readable when the process ends.
+    """
 
     slot: int
     pid: int
@@ -41,7 +52,10 @@ class Worker:
 
 
 class ForkServer:
-    """Forks workers on request. Make it before any thread is started; use it as a context manager."""
+    """Forks workers on request. Make it before any thread is started.
+
+    Use it as a context manager.
+    """
 
     def __init__(self, serve: Server, watched: str) -> None:
         _refuse_unforkable()
@@ -65,7 +79,9 @@ class ForkServer:
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             hint = " (often the system running out of memory)" if number == signal.SIGKILL else ""
-            return f"its worker process {worker.pid} was killed by {signal.Signals(number).name}{hint}"
+            return (
+                f"its worker process {worker.pid} was killed by {signal.Signals(number).name}{hint}"
+            )
         return f"its worker process {worker.pid} exited with status {os.waitstatus_to_exitcode(status)}"
 
     def kill(self, worker: Worker) -> None:
@@ -89,7 +105,9 @@ class ForkServer:
                 f"the process that starts workers is gone ({error}); run the same command"
             ) from error
         if not data:
-            raise SweepFailedError("the process that starts workers is gone; run the same command again to continue")
+            raise SweepFailedError(
+                "the process that starts workers is gone; run the same command again to continue"
+            )
         return int(data), fds
 
 
@@ -110,14 +128,18 @@ def _fork() -> int:
 
 
 def _open_pid_fd(pid: int) -> int | None:
-    # Linux only. Without it a death is noticed when the pipe closes, which a surviving grandchild can delay.
+    # Linux only. Without it a death is noticed when the pipe closes, which a surviving grandchild
+    # can delay.
     with contextlib.suppress(AttributeError, OSError):
         return os.pidfd_open(pid)
     return None
 
 
 def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> None:
-    """Serve spawn and reap requests until the driver is gone, then end all workers. Never returns."""
+    """Serve spawn and reap requests until the driver is gone, then end all workers.
+
+    Never returns.
+    """
     os.setsid()  # Ctrl-C in the terminal reaches the driver alone, which decides what becomes of the workers
     gc.freeze()  # what is loaded by now lives as long as a worker; to look through torch for garbage takes it 0.4 s
     children: set[int] = set()
@@ -130,7 +152,7 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
                 if pid == 0:
                     requests.close()
                     ours.close()
-                    _worker_main(Connection(theirs.detach()), payload, serve, watched)
+                    worker_main(Connection(theirs.detach()), payload, serve, watched)
                 children.add(pid)
                 theirs.close()
                 socket.send_fds(requests, [str(pid).encode()], [ours.fileno()])
@@ -150,7 +172,9 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
 
 def wait(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
     """The workers that have something to say or have ended, after at most `timeout_s`."""
-    owners = {w.pipe.fileno(): w for w in workers} | {w.pid_fd: w for w in workers if w.pid_fd is not None}
+    owners = {w.pipe.fileno(): w for w in workers} | {
+        w.pid_fd: w for w in workers if w.pid_fd is not None
+    }
     poll = select.poll()
     for fd in owners:
         poll.register(fd, select.POLLIN)

@@ -1,7 +1,8 @@
 """A trial as a Hydra job: its config, its folder, its log, its task function.
 
-The same as Hydra's `run_job` (hydra/core/utils.py), for less: a branch of config groups is composed once and kept as
-bytes, a trial's values are applied to a copy, and YAML is written by libyaml. Measured on one core: 4 ms against 55.
+The same as Hydra's `run_job` (hydra/core/utils.py), for less: a branch of config groups is composed
+once and kept as bytes, a trial's values are applied to a copy, and YAML is written by libyaml.
+Measured on one core: 4 ms against 55.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ Lint = Callable[[DictConfig], Sequence[Finding]]
 class HydraRunner:
     """Runs trials of a Hydra app in a worker process; a `iolaus.sweeps.run.workers.Runner`.
 
-    lint: asked about each trial's config before the task is called; a trial it rules out costs no compute.
+    lint: asked about each trial's config before the task is called; a trial it rules out costs no
+    compute.
     """
 
     def __init__(
@@ -76,7 +78,10 @@ class HydraRunner:
                 result = self._run(config, folder)
         except Exception as error:
             return not_begun(error)
-        return replace(outcome_of(result, reporter.verdict if reporter.acknowledged else None), findings=findings)
+        return replace(
+            outcome_of(result, reporter.verdict if reporter.acknowledged else None),
+            findings=findings,
+        )
 
     def place(self, assignment: Assignment, reporter: Reporter) -> tuple[DictConfig, Path]:
         """A trial's whole config and its folder."""
@@ -134,13 +139,16 @@ class HydraRunner:
         (folder / "config.yaml").write_text(to_yaml(result.cfg), encoding="utf-8")
         (folder / "overrides.yaml").write_text(to_yaml(result.overrides), encoding="utf-8")
         hydra_cfg = cast(DictConfig, result.hydra_cfg)
-        # All but a few lines are the same for all trials of one branch with the same overrides of Hydra itself.
+        # All but a few lines are the same for all trials of one branch with the same overrides of
+        # Hydra itself.
         of_hydra = cast(list[str], _plain(hydra_cfg.hydra.overrides.hydra))
         choices = cast(dict[str, Any], _plain(hydra_cfg.hydra.runtime.choices))
         shape = (*of_hydra, *(f"{group}={choice}" for group, choice in choices.items()))
         if shape not in self._constant_yaml:
             plain = cast(dict[str, Any], _plain(hydra_cfg))["hydra"]
-            self._constant_yaml[shape] = to_yaml({"hydra": {k: v for k, v in plain.items() if k not in VARYING}})
+            self._constant_yaml[shape] = to_yaml(
+                {"hydra": {k: v for k, v in plain.items() if k not in VARYING}}
+            )
         varying = to_yaml({"hydra": {key: hydra_cfg.hydra[key] for key in VARYING}})
         text = self._constant_yaml[shape] + varying.removeprefix("hydra:\n")
         (folder / "hydra.yaml").write_text(text, encoding="utf-8")
@@ -163,9 +171,14 @@ def not_begun(error: Exception) -> Outcome:
 
 
 class FolderReturn(JobReturn):
-    """A finished trial as Hydra's callers know it; its configs are read from its folder when they are asked for."""
+    """A finished trial as Hydra's callers know it.
 
-    def __init__(self, overrides: Sequence[str], folder: Path, working_dir: str, outcome: Outcome) -> None:
+    Its configs are read from its folder when they are asked for.
+    """
+
+    def __init__(
+        self, overrides: Sequence[str], folder: Path, working_dir: str, outcome: Outcome
+    ) -> None:
         self.overrides = list(overrides)
         self.working_dir = working_dir
         self.task_name = JobRuntime.instance().get("name")
@@ -186,13 +199,19 @@ class FolderReturn(JobReturn):
 
 
 def changes_directory(config: DictConfig) -> bool:
-    """Whether a job runs in its folder. Hydra's rule: apps that ask for the behaviour before 1.2 still do."""
+    """Whether a job runs in its folder.
+
+    Hydra's rule: apps that ask for the behaviour before 1.2 still do.
+    """
     chdir = config.hydra.job.chdir
     return not version.base_at_least("1.2") if chdir is None else bool(chdir)
 
 
 def set_job(config: DictConfig, trial: int) -> Path:
-    """Give a composed config its trial's number and output folder; returns the folder, made if it was missing."""
+    """Give a composed config its trial's number and output folder.
+
+    Returns the folder, made if it was missing.
+    """
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.job.id = str(trial)
         config.hydra.job.num = trial
@@ -208,16 +227,25 @@ def _set_hydra_config(config: DictConfig) -> None:
     """What `HydraConfig.set_config` does, with the `hydra` node shared instead of copied."""
     OmegaConf.set_readonly(config.hydra, True)
     holder = OmegaConf.create({})
-    holder.__dict__["_content"]["hydra"] = config.hydra  # its parent stays `config`, for interpolations into it
+    holder.__dict__["_content"]["hydra"] = (
+        config.hydra
+    )  # its parent stays `config`, for interpolations into it
     HydraConfig.instance().cfg = cast(Any, holder)
 
 
 def outcome_of(result: JobReturn, verdict: Verdict | None) -> Outcome:
-    """What came of a job. verdict: why the sweep ended it, if the task took notice before it was over."""
+    """What came of a job. verdict.
+
+    Why the sweep ended it, if the task took notice before it was over.
+    """
     returned = result._return_value
     if verdict is not None or isinstance(returned, optuna.TrialPruned):
-        ending = Ending.DIVERGED if verdict is not None and verdict.rule == "diverged" else Ending.PRUNED
-        reason = verdict.reason if verdict is not None else str(returned) or "the task pruned itself"
+        ending = (
+            Ending.DIVERGED if verdict is not None and verdict.rule == "diverged" else Ending.PRUNED
+        )
+        reason = (
+            verdict.reason if verdict is not None else str(returned) or "the task pruned itself"
+        )
         return Outcome(ending, reason=reason, verdict=verdict)
     if isinstance(returned, BaseException):
         gc.collect()  # the traceback may hold a model; let its memory go before the next trial
@@ -227,12 +255,17 @@ def outcome_of(result: JobReturn, verdict: Verdict | None) -> Outcome:
     if bad:
         reason = "the task returned nan"
         verdict = Verdict("diverged", 0, reason, {"returned": math.nan})
-        return Outcome(Ending.DIVERGED, reason=reason, verdict=verdict, returned=_sendable(returned))
+        return Outcome(
+            Ending.DIVERGED, reason=reason, verdict=verdict, returned=_sendable(returned)
+        )
     return Outcome(Ending.COMPLETED, values=values, returned=_sendable(returned))
 
 
 def as_floats(returned: Any) -> tuple[float, ...]:
-    """The task's return value as numbers: one for a number or one-element tensor, several for a sequence, else none."""
+    """The task's return value as numbers.
+
+    One for a number or one-element tensor, several for a sequence, else none.
+    """
     items = returned if isinstance(returned, list | tuple) else [returned]
     if any(isinstance(item, str | bytes | None) for item in items):
         return ()
@@ -264,7 +297,8 @@ def _sendable(value: Any) -> Any:
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
-    # Hydra copies the whole and deletes `hydra` from it; that node is by far the largest, so it steps aside instead.
+    # Hydra copies the whole and deletes `hydra` from it; that node is by far the largest, so it
+    # steps aside instead.
     content = config.__dict__["_content"]
     hydra = content.pop("hydra")
     try:
@@ -289,7 +323,10 @@ def output_to(path: Path) -> Iterator[None]:
 
 
 class _Dumper(yaml.CDumper):
-    """OmegaConf's YAML, written by libyaml: strings that look like numbers to OmegaConf keep their quotes."""
+    """OmegaConf's YAML, written by libyaml.
+
+    Strings that look like numbers to OmegaConf keep their quotes.
+    """
 
 
 _Dumper.add_representer(str, get_omega_conf_dumper().str_representer)  # type: ignore[arg-type] # same interface
@@ -298,11 +335,22 @@ _Dumper.add_representer(str, get_omega_conf_dumper().str_representer)  # type: i
 def to_yaml(content: Any) -> str:
     """A config, or plain data with configs in it, as OmegaConf would write it: nothing resolved."""
     stream = io.StringIO()
-    yaml.dump(_plain(content), stream, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    yaml.dump(
+        _plain(content),
+        stream,
+        Dumper=_Dumper,
+        default_flow_style=False,
+        allow_unicode=True,
+        sort_keys=False,
+    )
     return stream.getvalue()
 
 
 def _plain(content: Any) -> Any:
     if isinstance(content, Container):
         return OmegaConf.to_container(content, enum_to_str=True)
-    return {key: _plain(value) for key, value in content.items()} if isinstance(content, dict) else content
+    return (
+        {key: _plain(value) for key, value in content.items()}
+        if isinstance(content, dict)
+        else content
+    )

@@ -1,8 +1,9 @@
 """The lane protocol: a worker that trains many trials in one process, by a function the sweep is given.
 
-`hydra.sweeper.lane_runner` names a function that is called with a `LaneServer` in each worker. It takes trials from the lane_server
-as long as it has room, trains them side by side, and finishes each when it is over; a trial it cannot take, it hands
-back to be run alone. Reports, verdicts and interventions go through each trial's own reporter, as in a worker of its own.
+`hydra.sweeper.lane_runner` names a function that is called with a `LaneServer` in each worker. It
+takes trials from the lane_server as long as it has room, trains them side by side, and finishes
+each when it is over; a trial it cannot take, it hands back to be run alone. Reports, verdicts and
+interventions go through each trial's own reporter, as in a worker of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run.channel import Channel
-from iolaus.sweeps.run.job import OUTPUT_FILE, HydraRunner, infeasible, is_ruled_out, not_begun, outcome_of, output_to
+from iolaus.sweeps.run.job import (
+    OUTPUT_FILE,
+    HydraRunner,
+    infeasible,
+    is_ruled_out,
+    not_begun,
+    outcome_of,
+    output_to,
+)
 from iolaus.sweeps.run.messages import Assignment, Filled
 from iolaus.sweeps.run.worker import Server
 from iolaus.sweeps.types import Ending, Finding
@@ -28,7 +37,10 @@ from iolaus.sweeps.types import Ending, Finding
 
 @dataclass(frozen=True, slots=True)
 class LaneTrial:
-    """A trial to be trained in a lane. config: the task's, without the `hydra` node. folder: for its files."""
+    """A trial to be trained in a lane. config: the task's, without the `hydra` node.
+
+    folder: for its files.
+    """
 
     number: int
     config: DictConfig
@@ -44,11 +56,13 @@ class LaneTrial:
 class LaneServer:
     """Where a lane runner gets its trials and hands in what became of them.
 
-    n_lanes: what the user asked for, None for as many as pay. most: beyond this, more lanes would leave the sampler
-    nothing to learn from; it bounds only what is measured, not what is asked for.
+    n_lanes: what the user asked for, None for as many as pay. most: beyond this, more lanes would
+    leave the sampler nothing to learn from; it bounds only what is measured, not what is asked for.
     """
 
-    def __init__(self, channel: Channel, runner: HydraRunner, n_lanes: int | None, most: int, output: Path) -> None:
+    def __init__(
+        self, channel: Channel, runner: HydraRunner, n_lanes: int | None, most: int, output: Path
+    ) -> None:
         self.n_lanes = n_lanes
         self.most = most
         self._channel = channel
@@ -72,7 +86,10 @@ class LaneServer:
         self._channel.flush()
 
     def take(self, wait_s: float | None = None) -> LaneTrial | None:
-        """The next trial; None if none comes in time (None: wait for ever). One that cannot begin is finished here."""
+        """The next trial; None if none comes in time (None: wait for ever).
+
+        One that cannot begin is finished here.
+        """
         while (taken := self._channel.take(wait_s)) is not None:
             assignment, reporter = taken
             try:
@@ -88,7 +105,15 @@ class LaneServer:
             tell = _teller(config, folder)
             number = assignment.trial
             return LaneTrial(
-                number, cast(DictConfig, job.cfg), folder, reporter, tell, assignment, job, config, findings
+                number,
+                cast(DictConfig, job.cfg),
+                folder,
+                reporter,
+                tell,
+                assignment,
+                job,
+                config,
+                findings,
             )
         return None
 
@@ -96,7 +121,9 @@ class LaneServer:
         """A trial is over. returned: what the task function would return, or the exception it would raise."""
         job = trial._job
         job.return_value = returned
-        job.status = JobStatus.FAILED if isinstance(returned, BaseException) else JobStatus.COMPLETED
+        job.status = (
+            JobStatus.FAILED if isinstance(returned, BaseException) else JobStatus.COMPLETED
+        )
         outcome = outcome_of(job, trial.reporter.verdict if trial.reporter.acknowledged else None)
         if outcome.ending is Ending.FAILED:
             with suppress(OSError):
@@ -116,8 +143,13 @@ class LaneServer:
 LaneRunner = Callable[[LaneServer], None]
 
 
-def in_lanes(runner: HydraRunner, lane_runner: LaneRunner, n_lanes: int | None, most: int, sweep_dir: Path) -> Server:
-    """A worker's server that has `lane_runner` run its trials. What the process prints goes to lanes-SLOT.log."""
+def in_lanes(
+    runner: HydraRunner, lane_runner: LaneRunner, n_lanes: int | None, most: int, sweep_dir: Path
+) -> Server:
+    """A worker's server that has `lane_runner` run its trials.
+
+    What the process prints goes to lanes-SLOT.log.
+    """
 
     def serve(channel: Channel) -> None:
         output = sweep_dir / f"lanes-{channel.spec.slot}.log"
@@ -128,9 +160,16 @@ def in_lanes(runner: HydraRunner, lane_runner: LaneRunner, n_lanes: int | None, 
 
 
 def _teller(config: DictConfig, folder: Path) -> Callable[[str], None]:
-    """Writes lines to the job's log, in its format; not by a logger, which belongs to the process that jobs share."""
-    logging_of_job = cast(dict[str, Any], OmegaConf.to_container(config.hydra.job_logging, resolve=True))
-    handlers: Sequence[Any] = [h for h in (logging_of_job.get("handlers") or {}).values() if h.get("filename")]
+    """Writes lines to the job's log, in its format.
+
+    Not by a logger, which belongs to the process that jobs share.
+    """
+    logging_of_job = cast(
+        dict[str, Any], OmegaConf.to_container(config.hydra.job_logging, resolve=True)
+    )
+    handlers: Sequence[Any] = [
+        h for h in (logging_of_job.get("handlers") or {}).values() if h.get("filename")
+    ]
     if not handlers:
         return lambda _: None
     formatter = (logging_of_job.get("formatters") or {}).get(handlers[0].get("formatter"), {})
@@ -146,4 +185,8 @@ def _teller(config: DictConfig, folder: Path) -> Callable[[str], None]:
 
 
 def _traceback(error: Any) -> str:
-    return "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else f"{error!r}\n"
+    return (
+        "".join(traceback.format_exception(error))
+        if isinstance(error, BaseException)
+        else f"{error!r}\n"
+    )

@@ -18,7 +18,10 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Worker to driver: up, with room for so many trials at a time; said again when that changes."""
+    """Worker to driver: up, with room for so many trials at a time.
+
+    Said again when that changes.
+    """
 
     n_lanes: int = 1
 
@@ -72,7 +75,10 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker is given at birth: its slot, environment variables to set, and threads it may use."""
+    """What a worker is given at birth.
+
+    Its slot, environment variables to set, and threads it may use.
+    """
 
     slot: int
     environment: tuple[tuple[str, str], ...] = ()

@@ -31,7 +31,8 @@ class _Running:
 class Progress:
     """The state of a sweep as its user sees it; a `iolaus.sweeps.run.driver.Watcher`.
 
-    n_total: trials to reach, n_before: those an earlier session ran. sign: 1 where smaller is better, -1 where larger.
+    n_total: trials to reach, n_before: those an earlier session ran. sign: 1 where smaller is
+    better, -1 where larger.
     metric: the watched metric's name. clock: seconds.
     """
 
@@ -56,7 +57,10 @@ class Progress:
         if not self.console.is_terminal:
             yield
             return
-        with Live(self, console=self.console, refresh_per_second=4, transient=True) as live, _log_through(live):
+        with (
+            Live(self, console=self.console, refresh_per_second=4, transient=True) as live,
+            _log_through(live),
+        ):
             yield
 
     def started(self, trial: int, slot: int) -> None:
@@ -79,7 +83,9 @@ class Progress:
         self._counts[outcome.ending] += 1
         if running is not None and outcome.ending is not Ending.INTERRUPTED:
             self._durations_s.append(self.clock() - running.started_s)
-        if len(outcome.values) == 1 and (self._best is None or self.sign * (outcome.values[0] - self._best[0]) < 0):
+        if len(outcome.values) == 1 and (
+            self._best is None or self.sign * (outcome.values[0] - self._best[0]) < 0
+        ):
             self._best = (outcome.values[0], trial)
         if not self.console.is_terminal or outcome.ending is Ending.FAILED:
             self._print(self._line(trial, outcome, running))
@@ -99,7 +105,10 @@ class Progress:
         """See `iolaus.sweeps.run.driver.Watcher`. The live display redraws by itself."""
 
     def time_left_s(self) -> float | None:
-        """An estimate from the mean duration of the trials so far; None before the first has ended."""
+        """An estimate from the mean duration of the trials so far.
+
+        None before the first has ended.
+        """
         if not self._durations_s:
             return None
         n_left = max(0, self.n_total - self.n_before - len(self._durations_s))
@@ -112,7 +121,9 @@ class Progress:
         counted = Text(self._counted())
         width = max(4, min(30, self.console.width - len(counted) - 1))
         head = Table.grid(padding=(0, 1))
-        head.add_row(ProgressBar(total=max(self.n_total, 1), completed=self._n_done(), width=width), counted)
+        head.add_row(
+            ProgressBar(total=max(self.n_total, 1), completed=self._n_done(), width=width), counted
+        )
         rows = Table.grid(padding=(0, 2))
         for trial, running in sorted(self._running.items(), key=lambda item: item[1].slot):
             step = "starting" if running.step is None else f"step {running.step:,}"
@@ -123,7 +134,9 @@ class Progress:
         return Group(head, rows, *note)
 
     def _n_done(self) -> int:
-        return self.n_before + sum(n for ending, n in self._counts.items() if ending is not Ending.INTERRUPTED)
+        return self.n_before + sum(
+            n for ending, n in self._counts.items() if ending is not Ending.INTERRUPTED
+        )
 
     def _counted(self) -> str:
         n = self._counts
@@ -140,7 +153,9 @@ class Progress:
         value = f" {outcome.values[0]:.5g}" if len(outcome.values) == 1 else ""
         step = f" at step {running.step:,}" if running and running.step is not None else ""
         reason = f": {outcome.reason}" if outcome.reason else ""
-        counted = "" if self.console.is_terminal else f"  [{self._counted()}]"  # there the live display says it
+        counted = (
+            "" if self.console.is_terminal else f"  [{self._counted()}]"
+        )  # there the live display says it
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
 
 
@@ -161,9 +176,14 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def _log_through(live: Live) -> Iterator[None]:
-    # Log handlers hold the stream they were made with; while the display is live it must be rich's stand-in.
+    # Log handlers hold the stream they were made with; while the display is live it must be rich's
+    # stand-in.
     plain = {sys.__stdout__: sys.stdout, sys.__stderr__: sys.stderr} if live.is_started else {}
-    handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler) and h.stream in plain]
+    handlers = [
+        h
+        for h in logging.getLogger().handlers
+        if isinstance(h, logging.StreamHandler) and h.stream in plain
+    ]
     kept = [(handler, handler.setStream(plain[handler.stream])) for handler in handlers]
     try:
         yield

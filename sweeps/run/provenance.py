@@ -14,8 +14,13 @@ from typing import Any
 PACKAGES = ("hydra-iolaus", "hydra-core", "omegaconf", "optuna", "torch", "numpy")
 
 
-def collect(command: Sequence[str], folder: Path, gpus: Sequence[str], now: datetime) -> dict[str, Any]:
-    """What is needed to run this session again, as plain data. folder: where the user's code lies."""
+def collect(
+    command: Sequence[str], folder: Path, gpus: Sequence[str], now: datetime
+) -> dict[str, Any]:
+    """What is needed to run this session again, as plain data.
+
+    folder: where the user's code lies.
+    """
     return {
         "command": list(command),
         "started": now.astimezone(UTC).isoformat(timespec="seconds"),
@@ -33,8 +38,8 @@ def collect(command: Sequence[str], folder: Path, gpus: Sequence[str], now: date
 def code_version(folder: Path) -> dict[str, Any]:
     """The git commit of `folder`, and whether its tracked files differ from it (with a digest of the difference).
 
-    `commit` is None outside a repository. Two sessions ran the same code if and only if these are equal and clean, or
-    equal with the same digest.
+    `commit` is None outside a repository. Two sessions ran the same code if and only if these are
+    equal and clean, or equal with the same digest.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
@@ -42,12 +47,18 @@ def code_version(folder: Path) -> dict[str, Any]:
     difference = _git(folder, "diff", "HEAD", "--no-ext-diff") or ""
     if not difference:
         return {"commit": commit, "dirty": False}
-    return {"commit": commit, "dirty": True, "difference": hashlib.sha256(difference.encode()).hexdigest()[:12]}
+    return {
+        "commit": commit,
+        "dirty": True,
+        "difference": hashlib.sha256(difference.encode()).hexdigest()[:12],
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, timeout=20, check=True)
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.decode(errors="replace").strip()

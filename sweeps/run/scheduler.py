@@ -1,7 +1,8 @@
 """Which trial runs where: events in, actions out.
 
-No clock, no I/O, no randomness: what the scheduler does is decided by the events it is given, so every failure can be
-replayed in a test. The driver turns what happens in the world into events and carries out the actions, in order.
+No clock, no I/O, no randomness: what the scheduler does is decided by the events it is given, so
+every failure can be replayed in a test. The driver turns what happens in the world into events and
+carries out the actions, in order.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from iolaus.sweeps.types import Ending, Outcome, Verdict
 
 # A rate means little over a handful of trials: the failure limit is judged over at least this many.
 N_TRIALS_TO_JUDGE_FAILURES = 10
-# A worker that dies this often in a row without having run a trial will not come up at the next try either.
+# A worker that dies this often in a row without having run a trial will not come up at the next try
+# either.
 N_STARTS_BEFORE_GIVING_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """The worker in `slot` is up, with room for `n_lanes` trials at a time; said again when the room changes."""
+    """The worker in `slot` is up, with room for `n_lanes` trials at a time.
+
+    Said again when the room changes.
+    """
 
     slot: int
     n_lanes: int = 1
@@ -137,12 +142,14 @@ Action = Spawn | Ask | Start | Stop | Tell | Release | Kill
 class Scheduler:
     """Keeps `n_slots` workers full until `n_to_run` trials have been run, with no barrier between them.
 
-    A worker that dies takes a trial of its own with it, which has failed. Trials that shared it are cut off, to be run
-    again: one of them was the cause at most. If the slot's next worker dies too before any of its trials has ended,
-    they have failed.
+    A worker that dies takes a trial of its own with it, which has failed. Trials that shared it are
+    cut off, to be run
+    again: one of them was the cause at most. If the slot's next worker dies too before any of its
+    trials has ended, they have failed.
     n_to_run: trials to propose in this session, >= 0.
-    max_failure_rate: share of failed trials, in [0, 1], above which no new trial is started. Judged over the trials
-        that have ended, or over the first 10 (all, if there are fewer) while there are not so many.
+    max_failure_rate: share of failed trials, in [0, 1], above which no new trial is started. Judged
+        over the trials that have ended, or over the first 10 (all, if there are fewer) while there
+        are not so many.
     """
 
     n_slots: int
@@ -157,11 +164,15 @@ class Scheduler:
     _n_interrupts: int = field(default=0, init=False)
     _slots: set[int] = field(default_factory=set, init=False)  # alive, or being started
     _asking: Counter[int] = field(default_factory=Counter, init=False)  # trials asked for, by slot
-    _n_lanes: dict[int, int] = field(default_factory=dict, init=False)  # room of the workers that are up
+    _n_lanes: dict[int, int] = field(
+        default_factory=dict, init=False
+    )  # room of the workers that are up
     _running: dict[int, int] = field(default_factory=dict, init=False)  # trial -> slot
     _stopping: set[int] = field(default_factory=set, init=False)
     _fruitless_starts: dict[int, int] = field(default_factory=dict, init=False)
-    _cut_off: set[int] = field(default_factory=set, init=False)  # slots whose last worker took several trials with it
+    _cut_off: set[int] = field(
+        default_factory=set, init=False
+    )  # slots whose last worker took several trials with it
 
     def start(self) -> list[Action]:
         """The actions that begin the sweep."""
@@ -229,7 +240,8 @@ class Scheduler:
         return [*self._tell(trial, interrupted), *self._release(slot)]
 
     def _release(self, slot: int) -> list[Action]:
-        # A slot may be gone: its worker died, or was killed, while the study was being asked. One not yet up waits.
+        # A slot may be gone: its worker died, or was killed, while the study was being asked. One
+        # not yet up waits.
         if slot not in self._slots or self._load(slot) or slot not in self._n_lanes:
             return []
         self._slots.discard(slot)
@@ -265,7 +277,9 @@ class Scheduler:
             self._fruitless_starts[slot] = self._fruitless_starts.get(slot, 0) + 1
             if self._fruitless_starts[slot] >= N_STARTS_BEFORE_GIVING_UP:
                 self.draining = True
-                self.failure = self.failure or f"the worker of slot {slot} does not stay up: {cause}"
+                self.failure = (
+                    self.failure or f"the worker of slot {slot} does not stay up: {cause}"
+                )
         wanted = self._asking[slot] or self._n_asked < self.n_to_run
         if self.draining or not wanted:
             self._slots.discard(slot)
@@ -281,5 +295,7 @@ class Scheduler:
         self._slots.clear()
         self._n_lanes.clear()
         for trial in sorted(self._running):
-            actions += self._tell(trial, Outcome(Ending.INTERRUPTED, reason="the sweep was stopped while it ran"))
+            actions += self._tell(
+                trial, Outcome(Ending.INTERRUPTED, reason="the sweep was stopped while it ran")
+            )
         return actions

@@ -17,33 +17,47 @@ def plan_slots(n_jobs: int | str, gpus: Sequence[str], n_cores: int) -> tuple[Wo
     """One specification per slot.
 
     n_jobs: a number, or "auto" for one per GPU, or per physical core where there is no GPU.
-    gpus: names for CUDA_VISIBLE_DEVICES; slots take them in turn. n_cores: physical cores, shared out as threads so
-    that slots do not fight. Raises BadInputError if n_jobs is neither "auto" nor at least 1.
+    gpus: names for CUDA_VISIBLE_DEVICES; slots take them in turn. n_cores: physical cores, shared
+    out as threads so that slots do not fight. Raises BadInputError if n_jobs is neither "auto" nor
+    at least 1.
     """
     n_slots = max(len(gpus), 1) if gpus else n_cores
     if n_jobs != "auto":
         if type(n_jobs) is not int or n_jobs < 1:
-            raise BadInputError(f"hydra.sweeper.n_jobs={n_jobs}: give the number of slots, 1 or more, or auto")
+            raise BadInputError(
+                f"hydra.sweeper.n_jobs={n_jobs}: give the number of slots, 1 or more, or auto"
+            )
         n_slots = n_jobs
     n_threads = max(1, n_cores // n_slots)
     return tuple(
-        WorkerSpec(slot, (("CUDA_VISIBLE_DEVICES", gpus[slot % len(gpus)]),) if gpus else (), n_threads)
+        WorkerSpec(
+            slot, (("CUDA_VISIBLE_DEVICES", gpus[slot % len(gpus)]),) if gpus else (), n_threads
+        )
         for slot in range(n_slots)
     )
 
 
 def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them; found without loading CUDA."""
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Found without loading CUDA.
+    """
     chosen = environment.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         names = (name.strip() for name in chosen.split(","))
-        return tuple(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # CUDA ends the list there too
+        return tuple(
+            itertools.takewhile(lambda name: name not in ("", "-1"), names)
+        )  # CUDA ends the list there too
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
     try:
         listing = subprocess.run(
-            [tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True
+            [tool, "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return ()
@@ -62,6 +76,10 @@ def physical_cores() -> int:
 
 def _siblings(cpu: int) -> str:
     try:
-        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        return (
+            Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+            .read_text()
+            .strip()
+        )
     except OSError:
         return str(cpu)

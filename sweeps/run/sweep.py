@@ -51,12 +51,17 @@ ORPHAN_AGE_S = 60.0
 
 
 def run_sweep(
-    settings: Settings, context: HydraContext, task_function: TaskFunction, config: DictConfig, arguments: list[str]
+    settings: Settings,
+    context: HydraContext,
+    task_function: TaskFunction,
+    config: DictConfig,
+    arguments: list[str],
 ) -> list[list[JobReturn]]:
     """Run a sweep to the end, show its summary, and return its trials in order, in rows of one per slot.
 
-    config: the app's composed config, `hydra` node included. arguments: the overrides of the command line.
-    Raises BadInputError before anything runs, SweepFailedError or StorageError after saving what there is.
+    config: the app's composed config, `hydra` node included. arguments: the overrides of the
+    command line. Raises BadInputError before anything runs, SweepFailedError or StorageError after
+    saving what there is.
     """
     composer = Composer(context.config_loader, config)
     space = searched(config.hydra.sweeper, arguments, composer)
@@ -69,7 +74,9 @@ def run_sweep(
     in_lanes_by = settings.lane_runner if settings.lanes != 1 else None
     lane_runner = function_named("lane_runner", in_lanes_by) if in_lanes_by else None
     if config.hydra.launcher._target_.rpartition(".")[2] != "BasicLauncher":
-        log.warning("hydra/launcher is not used: iolaus runs trials in its own worker processes (hydra.sweeper.n_jobs)")
+        log.warning(
+            "hydra/launcher is not used: iolaus runs trials in its own worker processes (hydra.sweeper.n_jobs)"
+        )
 
     sweep_dir = Path(config.hydra.sweep.dir).absolute()
     runner = HydraRunner(context, task_function, composer, lint or (lambda _: ()))
@@ -77,17 +84,28 @@ def run_sweep(
     if lane_runner is not None:
         _refuse_job_settings(config)
         n_lanes = None if settings.lanes == "auto" else int(settings.lanes)
-        serve = in_lanes(runner, lane_runner, n_lanes, _most_lanes(plans.n_trials, len(slots)), sweep_dir)
-    with _locked(sweep_dir), ForkServer(serve, settings.metric) as fork_server, _opened(settings, sweep_dir) as storage:
+        serve = in_lanes(
+            runner, lane_runner, n_lanes, _most_lanes(plans.n_trials, len(slots)), sweep_dir
+        )
+    with (
+        _locked(sweep_dir),
+        ForkServer(serve, settings.metric) as fork_server,
+        _opened(settings, sweep_dir) as storage,
+    ):
         name = settings.study_name or (None if settings.storage else config.hydra.job.name)
         optuna_study = open_study(storage, name, settings.directions, sampler, pruner, space)
-        # The lock on the folder makes us the only driver of a study in it: whatever runs there is an orphan.
+        # The lock on the folder makes us the only driver of a study in it: whatever runs there is
+        # an orphan.
         is_shared = settings.storage is not None
         orphan_age_s = ORPHAN_AGE_S if is_shared else 0.0
         if cut_off := list(take_over(optuna_study, _driver_is_alive, orphan_age_s=orphan_age_s)):
             numbers = ", ".join(map(str, cut_off))
-            log.info("cut off when the sweep died, their settings are queued again: trials %s", numbers)
-        study = SweepStudy(optuna_study, storage, space, plans, _driver_name() if is_shared else None)
+            log.info(
+                "cut off when the sweep died, their settings are queued again: trials %s", numbers
+            )
+        study = SweepStudy(
+            optuna_study, storage, space, plans, _driver_name() if is_shared else None
+        )
         console = _console()
         if study.n_to_ask == 0:
             _say_reached(console, optuna_study, settings, plans.n_trials)
@@ -95,7 +113,9 @@ def run_sweep(
         session = _record(optuna_study, settings, config, sweep_dir, gpus)
         progress = Progress(
             console,
-            max(plans.n_trials * plans.n_repeats, study.n_to_ask),  # more may be queued than n_trials asks for
+            max(
+                plans.n_trials * plans.n_repeats, study.n_to_ask
+            ),  # more may be queued than n_trials asks for
             max(plans.n_trials * plans.n_repeats - study.n_to_ask, 0),
             len(slots),
             study.sign,
@@ -103,7 +123,9 @@ def run_sweep(
             time.monotonic,
         )
         curves = CurveWriter(
-            sweep_dir / "curves", f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}", clock=time.monotonic
+            sweep_dir / "curves",
+            f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}",
+            clock=time.monotonic,
         )
         driver = Driver(
             study,
@@ -122,7 +144,10 @@ def run_sweep(
             clock=time.monotonic,
         )
         log.info(
-            "study %s in %s, %s", optuna_study.study_name, _where(settings, sweep_dir), counted(len(slots), "slot")
+            "study %s in %s, %s",
+            optuna_study.study_name,
+            _where(settings, sweep_dir),
+            counted(len(slots), "slot"),
         )
         started_s = time.monotonic()
         with progress.showing():
@@ -131,16 +156,19 @@ def run_sweep(
         storage.flush()
         if driver.filled:
             log.info("lanes were %.0f %% full", 100 * _filled(driver))
-        _conclude(console, optuna_study, settings, sweep_dir, elapsed_s, is_short=study.n_to_ask > 0)
+        _conclude(
+            console, optuna_study, settings, sweep_dir, elapsed_s, is_short=study.n_to_ask > 0
+        )
         if failure is not None:
             raise SweepFailedError(failure)
         return _returns(driver, config, len(slots))
 
 
 def _most_lanes(n_trials: int, n_slots: int) -> int:
-    """How many lanes each slot may open by itself: no more than half of the trials run at the same time.
+    """How many lanes each slot may open by itself.
 
-    Settings that run together were proposed without knowing of each other's results, and a lane pays by being refilled.
+    No more than half of the trials run at the same time. Settings that run together were proposed
+    without knowing of each other's results, and a lane pays by being refilled.
     """
     return max(1, n_trials // (2 * n_slots))
 
@@ -148,9 +176,13 @@ def _most_lanes(n_trials: int, n_slots: int) -> int:
 def _refuse_job_settings(config: DictConfig) -> None:
     """Raise BadInputError for what a job can have only in a process of its own."""
     if changes_directory(config):
-        raise BadInputError("hydra.job.chdir=true and lanes do not go together: lanes share one working directory")
+        raise BadInputError(
+            "hydra.job.chdir=true and lanes do not go together: lanes share one working directory"
+        )
     if config.hydra.job.env_set:
-        raise BadInputError("hydra.job.env_set and lanes do not go together: lanes share one environment")
+        raise BadInputError(
+            "hydra.job.env_set and lanes do not go together: lanes share one environment"
+        )
 
 
 def _filled(driver: Driver) -> float:
@@ -165,12 +197,16 @@ def _locked(sweep_dir: Path) -> Iterator[None]:
         sweep_dir.mkdir(parents=True, exist_ok=True)
         file = (sweep_dir / ".lock").open("w")
     except OSError as error:
-        raise BadInputError(f"cannot write to {sweep_dir}: {error.strerror}; choose another hydra.sweep.dir") from error
+        raise BadInputError(
+            f"cannot write to {sweep_dir}: {error.strerror}; choose another hydra.sweep.dir"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise BadInputError(f"another sweep is running in {sweep_dir}; wait for it, or choose another") from error
+            raise BadInputError(
+                f"another sweep is running in {sweep_dir}; wait for it, or choose another"
+            ) from error
         yield
 
 
@@ -183,7 +219,8 @@ def _opened(settings: Settings, sweep_dir: Path) -> Iterator[LiveStorage]:
         backend = open_backend(settings.storage or f"sqlite:///{sweep_dir / STUDY_FILE}")
     else:
         backend = make(settings.storage, "storage")
-    # A study in our own locked folder has no other driver; a shared one is looked at before every trial.
+    # A study in our own locked folder has no other driver; a shared one is looked at before every
+    # trial.
     storage = LiveStorage(backend, refresh_s=1.0 if settings.storage is None else 0.0)
     try:
         yield storage
@@ -200,17 +237,31 @@ def _driver_name() -> str:
 
 
 def _driver_is_alive(driver: str) -> bool:
-    """Whether a driver may still run: one on another machine may, one here if its process is there and is not us."""
+    """Whether a driver may still run.
+
+    One on another machine may, one here if its process is there and is not us.
+    """
     host, _, pid = driver.rpartition(":")
     if host != socket.gethostname():
         return bool(host)
     return int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
 
 
-def _record(study: optuna.Study, settings: Settings, config: DictConfig, sweep_dir: Path, gpus: Sequence[str]) -> int:
-    """Write sweep.yaml, multirun.yaml and, into the study, this session's provenance; returns the session's number."""
+def _record(
+    study: optuna.Study,
+    settings: Settings,
+    config: DictConfig,
+    sweep_dir: Path,
+    gpus: Sequence[str],
+) -> int:
+    """Write sweep.yaml, multirun.yaml and, into the study, this session's provenance.
+
+    Returns the session's number.
+    """
     OmegaConf.save(config, sweep_dir / "multirun.yaml")
-    session = provenance.collect(sys.orig_argv, Path(config.hydra.runtime.cwd), gpus, datetime.now(UTC))
+    session = provenance.collect(
+        sys.orig_argv, Path(config.hydra.runtime.cwd), gpus, datetime.now(UTC)
+    )
     before = study.user_attrs.get("provenance", [])
     if before and before[-1]["code"] != session["code"]:
         log.warning(
@@ -244,14 +295,25 @@ def _console() -> Console:
 
 
 def _say_reached(console: Console, study: optuna.Study, settings: Settings, n_trials: int) -> None:
-    more = "" if settings.n_trials > n_trials else f" For more, raise hydra.sweeper.n_trials above {settings.n_trials}."
+    more = (
+        ""
+        if settings.n_trials > n_trials
+        else f" For more, raise hydra.sweeper.n_trials above {settings.n_trials}."
+    )
     grid = " The whole grid has been run." if settings.n_trials > n_trials else ""
-    console.print(f"Study {study.study_name} has reached its {n_trials} trials; nothing was run.{grid}{more}")
+    console.print(
+        f"Study {study.study_name} has reached its {n_trials} trials; nothing was run.{grid}{more}"
+    )
     console.print(summary.table(summary.rank(study), settings.metric, len(settings.directions)))
 
 
 def _conclude(
-    console: Console, study: optuna.Study, settings: Settings, sweep_dir: Path, elapsed_s: float, is_short: bool
+    console: Console,
+    study: optuna.Study,
+    settings: Settings,
+    sweep_dir: Path,
+    elapsed_s: float,
+    is_short: bool,
 ) -> None:
     """Print the ranking, save the results and the report, and name the next commands.
 
@@ -273,7 +335,9 @@ def _conclude(
 
 
 def _made_report(settings: Settings, sweep_dir: Path) -> Sequence[Path]:
-    kept = settings.storage is None or (isinstance(settings.storage, str) and not in_memory(settings.storage))
+    kept = settings.storage is None or (
+        isinstance(settings.storage, str) and not in_memory(settings.storage)
+    )
     if settings.report is None or not kept:
         return ()
     module, _, function = settings.report.rpartition(".")
@@ -289,7 +353,10 @@ def _made_report(settings: Settings, sweep_dir: Path) -> Sequence[Path]:
 
 
 def command_line(argv: Sequence[str], sweep_dir: str) -> str:
-    """How this process was started, to be typed again for the same folder, with no n_trials. argv: sys.orig_argv."""
+    """How this process was started, to be typed again for the same folder, with no n_trials.
+
+    argv: sys.orig_argv.
+    """
     given = [a for a in argv if not a.startswith("hydra.sweeper.n_trials=")]
     if not any(a.startswith("hydra.sweep.dir=") for a in argv):
         given.append(f"hydra.sweep.dir={sweep_dir}")  # it may be named after the time
@@ -304,7 +371,9 @@ def _returns(driver: Driver, config: DictConfig, n_slots: int) -> list[list[JobR
     def one(trial: int) -> JobReturn:
         folder = driver.folders.get(trial, Path())
         working_dir = str(folder) if changes_directory(config) else str(Path.cwd())
-        return FolderReturn(driver.assignments[trial].overrides, folder, working_dir, driver.outcomes[trial])
+        return FolderReturn(
+            driver.assignments[trial].overrides, folder, working_dir, driver.outcomes[trial]
+        )
 
     returns = [one(trial) for trial in sorted(driver.outcomes)]
     return [returns[i : i + n_slots] for i in range(0, len(returns), n_slots)]

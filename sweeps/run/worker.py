@@ -15,18 +15,21 @@ from iolaus.sweeps.run.channel import Channel
 from iolaus.sweeps.run.messages import Assignment, WorkerSpec
 from iolaus.sweeps.types import Outcome
 
-# What a worker does for as long as it lives: takes assignments from its line and finishes each. It need not return.
+# What a worker does for as long as it lives: takes assignments from its line and finishes each. It
+# need not return.
 Server = Callable[["Channel"], None]
 
 
-def _worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str) -> None:
+def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str) -> None:
     """Serve until the driver closes the pipe. Never returns."""
     status = 1
     try:
-        with open(os.devnull) as nothing:  # noqa: PTH123 (a descriptor, not a file to read)
+        with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # what was printed before a sudden death is what one wants to read
+            if isinstance(
+                stream, io.TextIOWrapper
+            ):  # what was printed before a sudden death is what one wants to read
                 stream.reconfigure(line_buffering=True)
         os.environ.update(dict(spec.environment))
         limits = _limit_threads(spec.n_threads)  # kept: the limit ends with the object
@@ -43,7 +46,10 @@ def _worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str
 
 
 def one_at_a_time(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
-    """A server that runs one trial after the other. run: reports through `iolaus.report` and must not raise."""
+    """A server that runs one trial after the other.
+
+    run: reports through `iolaus.report` and must not raise.
+    """
 
     def serve(channel: Channel) -> None:
         channel.open()
@@ -57,10 +63,18 @@ def one_at_a_time(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
 
 
 def _limit_threads(n_threads: int | None) -> object:
-    """Keep this process to `n_threads` in every library loaded now or later; a user's own setting wins."""
+    """Keep this process to `n_threads` in every library loaded now or later.
+
+    A user's own setting wins.
+    """
     if n_threads is None:
         return None
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    for variable in (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+    ):
         os.environ.setdefault(variable, str(n_threads))
     own = os.environ["OMP_NUM_THREADS"].partition(",")[0]  # "4,2" is four, and two within each
     n_threads = int(own) if own.isdecimal() and int(own) else n_threads

@@ -1,8 +1,8 @@
 """Every branch of the search space is composed before the first trial starts.
 
-A branch is a combination of config-group choices. Composing them shows what Hydra would refuse in the middle of a
-sweep, and which parameters a choice brings with it: `clip.threshold` is searched only where `clip` has a threshold,
-with nothing to write for it.
+A branch is a combination of config-group choices. Composing them shows what Hydra would refuse in
+the middle of a sweep, and which parameters a choice brings with it: `clip.threshold` is searched
+only where `clip` has a threshold, with nothing to write for it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,29 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.search.space import Space, Value, both, holds, in_order, parse_space, with_ties, without
+from iolaus.sweeps.search.space import (
+    Space,
+    Value,
+    both,
+    holds,
+    in_order,
+    parse_space,
+    with_ties,
+    without,
+)
 
 log = logging.getLogger("sweeps")
 
-# Composing a branch takes some 40 ms. Beyond this many, each choice is tried once instead of each combination.
+# Composing a branch takes some 40 ms. Beyond this many, each choice is tried once instead of each
+# combination.
 N_BRANCHES_TRIED = 64
 
 
 def searched(sweeper: DictConfig, arguments: Sequence[str], composer: Composer) -> Space:
-    """The search space of a sweep: the `params` and `when` of its `hydra.sweeper` node, beaten by the command line.
+    """The search space of a sweep.
 
-    Raises BadInputError for what cannot be searched or does not compose.
+    The `params` and `when` of its `hydra.sweeper` node, beaten by the command line. Raises
+    BadInputError for what cannot be searched or does not compose.
     """
     try:
         resolved, when = _plain(sweeper.params, resolve=True), _plain(sweeper.when, resolve=True)
@@ -43,14 +54,16 @@ def searched(sweeper: DictConfig, arguments: Sequence[str], composer: Composer) 
 
 
 def _plain(node: DictConfig | None, *, resolve: bool) -> dict[str, Any]:
-    return {} if node is None else cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve))
+    return (
+        {} if node is None else cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve))
+    )
 
 
 def settled(space: Space, composer: Composer) -> Space:
     """The space with the conditions that its config groups imply, every branch and every example value composed.
 
-    What only branches have which the command line has ruled out is dropped. Raises BadInputError for what does not
-    compose, naming the parameter.
+    What only branches have which the command line has ruled out is dropped. Raises BadInputError
+    for what does not compose, naming the parameter.
     """
     branches = _branches(space)
     parameters, fixed_when, dropped = dict(space.parameters), dict(space.fixed_when), set()
@@ -68,7 +81,9 @@ def settled(space: Space, composer: Composer) -> Space:
                 parameters[key] = replace(parameter, when=both(parameter.when, condition))
             else:
                 fixed_when[key] = both(fixed_when.get(key, {}), condition)
-        elif key not in space.given and any(_has(space, b, key, line, composer) for b in _ruled_out(space)):
+        elif key not in space.given and any(
+            _has(space, b, key, line, composer) for b in _ruled_out(space)
+        ):
             log.info("%s is left out: it does not exist beside what the command line fixes", line)
             dropped.add(key)
         else:
@@ -88,7 +103,9 @@ def _is_shape(key: str, composer: Composer) -> bool:
 
 
 def _shape(space: Space, branch: Mapping[str, Value], composer: Composer) -> list[str]:
-    fixed = [line for key, line in space.fixed.items() if key not in branch and _is_shape(key, composer)]
+    fixed = [
+        line for key, line in space.fixed.items() if key not in branch and _is_shape(key, composer)
+    ]
     return [*fixed, *(space.line(key, value) for key, value in branch.items())]
 
 
@@ -96,7 +113,10 @@ def _branches(space: Space) -> list[dict[str, Value]]:
     branches = list(itertools.islice(space.branches(), N_BRANCHES_TRIED + 1))
     if len(branches) > N_BRANCHES_TRIED:
         groups = [p for p in space.parameters.values() if p.is_group]
-        branches = [branches[0], *({**branches[0], p.key: v} for p in groups for v in p.examples()[1:])]
+        branches = [
+            branches[0],
+            *({**branches[0], p.key: v} for p in groups for v in p.examples()[1:]),
+        ]
     return [branch for i, branch in enumerate(branches) if branch not in branches[:i]]
 
 
@@ -108,17 +128,24 @@ def _ruled_out(space: Space) -> Iterator[dict[str, Value]]:
 
 
 def _examples(space: Space, branches: Sequence[Mapping[str, Value]]) -> Iterator[dict[str, Value]]:
-    """Each branch with the first example of each parameter in it; in its first branch, each other example too."""
+    """Each branch with the first example of each parameter in it.
+
+    In its first branch, each other example too.
+    """
     tried: set[str] = set()
     for branch in branches:
-        first = space.active({key: p.examples()[0] for key, p in space.parameters.items()} | dict(branch))
+        first = space.active(
+            {key: p.examples()[0] for key, p in space.parameters.items()} | dict(branch)
+        )
         yield first
         for key in first.keys() - branch.keys() - tried:
             tried.add(key)
             yield from ({**first, key: value} for value in space.parameters[key].examples()[1:])
 
 
-def _has(space: Space, branch: Mapping[str, Value], key: str, line: str, composer: Composer) -> bool:
+def _has(
+    space: Space, branch: Mapping[str, Value], key: str, line: str, composer: Composer
+) -> bool:
     """Whether the config of a branch has this key (or lets it be added)."""
     try:
         composer.compose([*_shape(space, branch, composer), line])
@@ -134,7 +161,9 @@ def _implied(
     condition: dict[str, tuple[Value, ...]] = {}
     for group in dict.fromkeys(key for branch in branches for key in branch):
         choices = tuple(dict.fromkeys(branch[group] for branch in branches if group in branch))
-        allowed = tuple(choice for choice in choices if any(branch.get(group) == choice for branch in where))
+        allowed = tuple(
+            choice for choice in choices if any(branch.get(group) == choice for branch in where)
+        )
         if allowed != choices:
             condition[group] = allowed
     if [branch for branch in branches if holds(condition, branch)] != list(where):
@@ -155,11 +184,18 @@ def _compose(space: Space, setting: Mapping[str, Value], composer: Composer) -> 
             try:
                 OmegaConf.select(config, key.lstrip("+"), throw_on_missing=False)
             except OmegaConfBaseException as error:
-                raise BadInputError(f"the tie {line} cannot be resolved: {one_line(error)}") from error
+                raise BadInputError(
+                    f"the tie {line} cannot be resolved: {one_line(error)}"
+                ) from error
 
 
-def _refusal(error: Exception, space: Space, setting: Mapping[str, Value], composer: Composer) -> str:
-    """What is wrong with a setting that does not compose: the parameter, what was asked, what could be meant."""
+def _refusal(
+    error: Exception, space: Space, setting: Mapping[str, Value], composer: Composer
+) -> str:
+    """What is wrong with a setting that does not compose.
+
+    The parameter, what was asked, what could be meant.
+    """
     culprit = _culprit(space, setting, composer)
     if culprit is None:
         return f"the config cannot be composed: {one_line(error)}"
@@ -169,8 +205,13 @@ def _refusal(error: Exception, space: Space, setting: Mapping[str, Value], compo
     return f"{text}: the config does not take it: {one_line(error.__cause__ or error)}"
 
 
-def _culprit(space: Space, setting: Mapping[str, Value], composer: Composer) -> tuple[str, str, list[str]] | None:
-    """The key and text of the override without which the setting composes, and the others; None if there is no one."""
+def _culprit(
+    space: Space, setting: Mapping[str, Value], composer: Composer
+) -> tuple[str, str, list[str]] | None:
+    """The key and text of the override without which the setting composes, and the others.
+
+    None if there is no one.
+    """
     lines = space.overrides(setting)
     for line in lines:
         rest = [other for other in lines if other != line]

@@ -1,4 +1,7 @@
-"""The config of a trial from its overrides: a branch of config groups is composed once, then copied."""
+"""The config of a trial from its overrides.
+
+A branch of config groups is composed once, then copied.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ class Composer:
             config = self._loader.load_sweep_config(self._master, list(shape))
             try:
                 self._branches[shape] = pickle.dumps(config)
-            except Exception:  # a config may hold objects that cannot be pickled; they can still be copied
+            except (
+                Exception
+            ):  # a config may hold objects that cannot be pickled; they can still be copied
                 self._branches[shape] = config
         kept = self._branches[shape]
         return pickle.loads(kept) if isinstance(kept, bytes) else copy.deepcopy(kept)

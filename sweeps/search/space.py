@@ -62,7 +62,10 @@ class Parameter:
     when: Condition = field(default_factory=dict)
 
     def examples(self) -> list[Value]:
-        """Every choice, or the two ends of a range: the values that show whether a config takes this parameter."""
+        """Every choice, or the two ends of a range.
+
+        The values that show whether a config takes this parameter.
+        """
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return list(choices)
@@ -81,7 +84,9 @@ class Parameter:
             case FloatDistribution(low=low, high=high, step=float(step)):
                 return [low + i * step for i in range(round((high - low) / step) + 1)]
             case _:
-                raise BadInputError(f"{self.text}: a grid needs choice(...) or range(...), this has no list of values")
+                raise BadInputError(
+                    f"{self.text}: a grid needs choice(...) or range(...), this has no list of values"
+                )
 
     def is_active(self, values: Mapping[str, Value]) -> bool:
         """Whether this parameter exists beside these values of the others."""
@@ -95,7 +100,9 @@ def holds(condition: Condition, values: Mapping[str, Value]) -> bool:
 
 def both(a: Condition, b: Condition) -> Condition:
     """The condition that holds where both do."""
-    shared = {key: tuple(value for value in a[key] if value in b[key]) for key in a.keys() & b.keys()}
+    shared = {
+        key: tuple(value for value in a[key] if value in b[key]) for key in a.keys() & b.keys()
+    }
     return {**a, **b, **shared}
 
 
@@ -105,7 +112,8 @@ class Space:
 
     parameters: the dimensions by key, each after those its condition names.
     fixed: override strings by key. order: all those keys, in the order of the command line.
-    narrowed: dimensions of the config that the command line fixes, or that do not exist beside what it fixes.
+    narrowed: dimensions of the config that the command line fixes, or that do not exist beside what
+    it fixes.
     given: the keys of the command line.
     fixed_when: the conditions of those fixed keys that not every branch of config groups has.
     """
@@ -136,10 +144,23 @@ class Space:
         return kept
 
     def overrides(self, values: Mapping[str, Value]) -> tuple[str, ...]:
-        """The override strings of one setting. Values of keys outside the space follow at the end."""
-        fixed = {key: line for key, line in self.fixed.items() if holds(self.fixed_when.get(key, {}), values)}
-        lines = [fixed.get(key) or self.line(key, values[key]) for key in self.order if key in fixed or key in values]
-        extra = [self.line(key, value) for key, value in values.items() if key not in self.parameters]
+        """The override strings of one setting.
+
+        Values of keys outside the space follow at the end.
+        """
+        fixed = {
+            key: line
+            for key, line in self.fixed.items()
+            if holds(self.fixed_when.get(key, {}), values)
+        }
+        lines = [
+            fixed.get(key) or self.line(key, values[key])
+            for key in self.order
+            if key in fixed or key in values
+        ]
+        extra = [
+            self.line(key, value) for key, value in values.items() if key not in self.parameters
+        ]
         return (*lines, *extra)
 
     def line(self, key: str, value: Value) -> str:
@@ -157,7 +178,9 @@ class Space:
     def grid(self) -> list[dict[str, Value]]:
         """All settings in Hydra's order (the last parameter moves fastest), each once."""
         axes = {key: self.parameters[key].grid() for key in self.order if key in self.parameters}
-        settings = [self.active(dict(zip(axes, v, strict=True))) for v in itertools.product(*axes.values())]
+        settings = [
+            self.active(dict(zip(axes, v, strict=True))) for v in itertools.product(*axes.values())
+        ]
         return list({tuple(setting.items()): setting for setting in settings}.values())
 
     def signature(self) -> dict[str, Any]:
@@ -165,7 +188,9 @@ class Space:
         described = signature({key: p.distribution for key, p in self.parameters.items()})
         for key, parameter in self.parameters.items():
             if parameter.when:
-                described[key]["when"] = {k: sorted(map(str, allowed)) for k, allowed in parameter.when.items()}
+                described[key]["when"] = {
+                    k: sorted(map(str, allowed)) for k, allowed in parameter.when.items()
+                }
         return described
 
 
@@ -183,18 +208,23 @@ def parse_space(
 ) -> Space:
     """Read the search space from the sweeper's `params` and the command line, which beats them.
 
-    A key that the command line fixes or deletes is no longer searched; what existed only beside other values of it is
-    dropped. parse: Hydra's override parser. is_group: whether a key names a config group.
-    when: key -> key of another parameter -> the value, or list of values, under which the first exists.
-    Raises BadInputError for whatever could not be searched.
+    A key that the command line fixes or deletes is no longer searched; what existed only beside
+    other values of it is dropped. parse: Hydra's override parser. is_group: whether a key names a
+    config group.
+    when: key -> key of another parameter -> the value, or list of values, under which the first
+    exists. Raises BadInputError for whatever could not be searched.
     """
-    configured = _by_key([f"{key}={_as_text(value)}" for key, value in params.items()], parse, "hydra.sweeper.params")
+    configured = _by_key(
+        [f"{key}={_as_text(value)}" for key, value in params.items()], parse, "hydra.sweeper.params"
+    )
     given = _by_key(command_line, parse, "the command line")
     parameters: dict[str, Parameter] = {}
     fixed: dict[str, str] = {}
     values: dict[str, Value] = {}
     order: list[str] = []
-    for override in ({key: o for key, o in configured.items() if key not in given} | given).values():
+    for override in (
+        {key: o for key, o in configured.items() if key not in given} | given
+    ).values():
         key = override.get_key_element()
         order.append(key)
         if override.is_sweep_override():
@@ -202,7 +232,11 @@ def parse_space(
         else:
             fixed[key] = override.input_line or key
             values[key] = _choice_value(override.value())
-    narrowed = {k: _parameter(o, is_group) for k, o in configured.items() if k in given and o.is_sweep_override()}
+    narrowed = {
+        k: _parameter(o, is_group)
+        for k, o in configured.items()
+        if k in given and o.is_sweep_override()
+    }
     narrowed = {key: p for key, p in narrowed.items() if key not in parameters}
     given_keys = frozenset(override.get_key_element() for override in given.values())
     space = Space(parameters, fixed, tuple(order), narrowed, given_keys)
@@ -212,8 +246,9 @@ def parse_space(
 def with_ties(resolved: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
     """The sweeper's params with their interpolations resolved, but for ties, which every trial resolves by itself.
 
-    A tie is a value that begins with an interpolation (`${sweep.mul:0.1,${batch_size}}`): a fixed override, quoted
-    for Hydra's grammar. In `interval(0, ${max})` the interpolation is resolved once, for the whole sweep.
+    A tie is a value that begins with an interpolation (`${sweep.mul:0.1,${batch_size}}`): a fixed
+    override, quoted for Hydra's grammar. In `interval(0, ${max})` the interpolation is resolved
+    once, for the whole sweep.
     """
     return {key: _tied(value, written[key]) for key, value in resolved.items()}
 
@@ -224,14 +259,18 @@ def _tied(resolved: Any, written: Any) -> Any:
     return resolved
 
 
-def _with_conditions(space: Space, when: Mapping[str, Mapping[str, Any]], fixed_values: Mapping[str, Value]) -> Space:
+def _with_conditions(
+    space: Space, when: Mapping[str, Mapping[str, Any]], fixed_values: Mapping[str, Value]
+) -> Space:
     parameters, fixed_when = dict(space.parameters), dict(space.fixed_when)
     dropped: set[str] = set()
     for key, condition in when.items():
         if key in space.given or key in space.narrowed:
             continue  # the command line has decided it
         if key not in space.parameters and key not in space.fixed:
-            raise BadInputError(f"hydra.sweeper.when names {key}, which is not searched; add it to params or remove it")
+            raise BadInputError(
+                f"hydra.sweeper.when names {key}, which is not searched; add it to params or remove it"
+            )
         still: dict[str, tuple[Value, ...]] = {}
         for other, asked in condition.items():
             allowed = tuple(asked) if isinstance(asked, list | tuple) else (asked,)
@@ -255,7 +294,9 @@ def _refuse_unknown_values(space: Space, key: str, other: str, allowed: tuple[Va
             f"search {other}, or remove the condition"
         )
     if isinstance(parent.distribution, FloatDistribution):
-        raise BadInputError(f"hydra.sweeper.when: {key} depends on {other}, which is continuous ({parent.text})")
+        raise BadInputError(
+            f"hydra.sweeper.when: {key} depends on {other}, which is continuous ({parent.text})"
+        )
     for value in allowed:
         if not _takes(parent.distribution, value):
             raise BadInputError(
@@ -283,19 +324,27 @@ def without(space: Space, dropped: set[str]) -> Space:
         space,
         parameters={key: p for key, p in space.parameters.items() if key not in gone},
         fixed={key: line for key, line in space.fixed.items() if key not in gone},
-        narrowed={**space.narrowed, **{key: p for key, p in space.parameters.items() if key in gone}},
+        narrowed={
+            **space.narrowed,
+            **{key: p for key, p in space.parameters.items() if key in gone},
+        },
         order=tuple(key for key in space.order if key not in gone),
     )
 
 
 def in_order(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """The parameters, each after those its condition names; refuses cycles and dimensions that can never exist."""
+    """The parameters, each after those its condition names.
+
+    Refuses cycles and dimensions that can never exist.
+    """
     sorted_: dict[str, Parameter] = {}
 
     def visit(key: str, path: tuple[str, ...]) -> None:
         if key in path:
             cycle = " needs ".join([*path[path.index(key) :], key])
-            raise BadInputError(f"hydra.sweeper.when goes in a circle: {cycle}; remove one of these conditions")
+            raise BadInputError(
+                f"hydra.sweeper.when goes in a circle: {cycle}; remove one of these conditions"
+            )
         if key not in sorted_:
             for other in parameters[key].when:
                 visit(other, (*path, key))
@@ -308,7 +357,9 @@ def in_order(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
     return sorted_
 
 
-def _refuse_contradiction(key: str, parameter: Parameter, parameters: Mapping[str, Parameter]) -> None:
+def _refuse_contradiction(
+    key: str, parameter: Parameter, parameters: Mapping[str, Parameter]
+) -> None:
     needed: dict[str, set[Value]] = {}
     open_ = [parameter]
     while open_:
@@ -323,9 +374,11 @@ def _refuse_contradiction(key: str, parameter: Parameter, parameters: Mapping[st
 
 
 def checked_setting(space: Space, setting: Mapping[str, Any], where: str) -> dict[str, Value]:
-    """A setting known in advance, as values of the space; what it leaves out is for the sampler to choose.
+    """A setting known in advance, as values of the space.
 
-    where: what to call it in messages. Raises BadInputError for a key that is not searched or a value outside.
+    What it leaves out is for the sampler to choose.
+    where: what to call it in messages. Raises BadInputError for a key that is not searched or a
+    value outside.
     """
     values: dict[str, Value] = {}
     for key, value in setting.items():
@@ -333,8 +386,12 @@ def checked_setting(space: Space, setting: Mapping[str, Any], where: str) -> dic
             continue  # fixed on the command line
         parameter = space.parameters.get(key)
         if parameter is None:
-            raise BadInputError(f"{where}: {key} is not searched; the space has {', '.join(space.parameters)}")
-        value = value if isinstance(parameter.distribution, CategoricalDistribution) else _number(value)
+            raise BadInputError(
+                f"{where}: {key} is not searched; the space has {', '.join(space.parameters)}"
+            )
+        value = (
+            value if isinstance(parameter.distribution, CategoricalDistribution) else _number(value)
+        )
         if not _takes(parameter.distribution, value):
             raise BadInputError(f"{where}: {key}={value} lies outside {parameter.text}")
         values[key] = value
@@ -342,7 +399,9 @@ def checked_setting(space: Space, setting: Mapping[str, Any], where: str) -> dic
 
 
 def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) and _is_float(value) else value  # YAML reads 1e-3 as text
+    return (
+        float(value) if isinstance(value, str) and _is_float(value) else value
+    )  # YAML reads 1e-3 as text
 
 
 def _is_float(text: str) -> bool:
@@ -357,7 +416,9 @@ def _as_text(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _by_key(lines: Sequence[str], parse: Callable[[list[str]], list[Override]], where: str) -> dict[str, Override]:
+def _by_key(
+    lines: Sequence[str], parse: Callable[[list[str]], list[Override]], where: str
+) -> dict[str, Override]:
     found: dict[str, Override] = {}
     try:
         overrides = parse(list(lines))
@@ -367,7 +428,11 @@ def _by_key(lines: Sequence[str], parse: Callable[[list[str]], list[Override]], 
         key = override.get_key_element().lstrip("+~")
         other = found.pop(key, None)
         if other is not None and (other.is_sweep_override() or override.is_sweep_override()):
-            both = "is searched twice" if _both_search(other, override) else "is both fixed and searched"
+            both = (
+                "is searched twice"
+                if _both_search(other, override)
+                else "is both fixed and searched"
+            )
             raise BadInputError(
                 f"{key} {both} in {where}: {other.input_line} and {override.input_line}; keep one of them"
             )
@@ -388,19 +453,29 @@ def _parameter(override: Override, is_group: Callable[[str], bool]) -> Parameter
         case RangeSweep(shuffle=False):
             return Parameter(key, text, _range(text, override))
         case _ if override.is_discrete_sweep():
-            return _choice(key, text, override, override.package is not None or is_group(override.key_or_group))
-    raise BadInputError(f"{text}: this kind of sweep is not known; use choice, range, interval or glob")
+            return _choice(
+                key, text, override, override.package is not None or is_group(override.key_or_group)
+            )
+    raise BadInputError(
+        f"{text}: this kind of sweep is not known; use choice, range, interval or glob"
+    )
 
 
 def _interval(text: str, low: float | None, high: float | None, log: bool) -> BaseDistribution:
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         raise BadInputError(f"{text}: an interval needs two finite ends, got {low} and {high}")
     if low > high:
-        raise BadInputError(f"{text}: the interval runs from {low} down to {high}; write interval({high}, {low})")
+        raise BadInputError(
+            f"{text}: the interval runs from {low} down to {high}; write interval({high}, {low})"
+        )
     if low == high:
-        raise BadInputError(f"{text}: the interval from {low} to {high} is empty; widen it, or fix the value")
+        raise BadInputError(
+            f"{text}: the interval from {low} to {high} is empty; widen it, or fix the value"
+        )
     if log and low <= 0:
-        raise BadInputError(f"{text}: a log interval must lie above 0, got {low}; start it at a small positive number")
+        raise BadInputError(
+            f"{text}: a log interval must lie above 0, got {low}; start it at a small positive number"
+        )
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(float(low), float(high), log=log)
@@ -412,7 +487,9 @@ def _range(text: str, override: Override) -> BaseDistribution:
     except (HydraException, ValueError) as error:
         raise BadInputError(f"{text}: a range needs a step other than 0") from error
     if not values:
-        raise BadInputError(f"{text}: the range is empty; it runs from its start up to, not including, its stop")
+        raise BadInputError(
+            f"{text}: the range is empty; it runs from its start up to, not including, its stop"
+        )
     low, high = values[0], values[-1]
     step = values[1] - low if len(values) > 1 else 1
     if isinstance(low, int) and isinstance(high, int):
@@ -425,7 +502,9 @@ def _choice(key: str, text: str, override: Override, is_group: bool) -> Paramete
     for element in _in_order(override):
         value = _choice_value(element)
         if value in spelling:
-            raise BadInputError(f"{text}: the choice {spelling[value]} stands there twice; name each choice once")
+            raise BadInputError(
+                f"{text}: the choice {spelling[value]} stands there twice; name each choice once"
+            )
         spelling[value] = Transformer.str(element) if is_group else _spelled(element)
     if not spelling:
         raise BadInputError(f"{text}: nothing to choose from; name at least one choice")
@@ -443,8 +522,13 @@ def _in_order(override: Override) -> Iterator[Any]:
 
 
 def _spelled(element: Any) -> str:
-    """An element as override text. Hydra forgets the quotes within choice(...), so text that needs them gets them."""
-    if isinstance(element, str) and (not PLAIN_TEXT.fullmatch(element) or element.lower() in NOT_TEXT):
+    """An element as override text.
+
+    Hydra forgets the quotes within choice(...), so text that needs them gets them.
+    """
+    if isinstance(element, str) and (
+        not PLAIN_TEXT.fullmatch(element) or element.lower() in NOT_TEXT
+    ):
         return QuotedString(element, Quote.single).with_quotes()
     return Transformer.str(element)
 

@@ -15,17 +15,21 @@ from iolaus.sweeps.errors import StorageError
 def open_backend(url: str, *, only_reads: bool = False) -> BaseStorage:
     """Connect to a database; SQLite so that readers do not block the writer and one queued trial goes to one asker.
 
-    only_reads: for looking at a study: waits for no writer, and lets none wait. Raises StorageError if it cannot be
-    reached.
+    only_reads: for looking at a study: waits for no writer, and lets none wait. Raises StorageError
+    if it cannot be reached.
     """
     if in_memory(url):
-        return optuna.storages.InMemoryStorage()  # SQLite's own would be another database in each thread
+        return (
+            optuna.storages.InMemoryStorage()
+        )  # SQLite's own would be another database in each thread
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
         if url.startswith("sqlite") and not only_reads:
             _use_wal(storage.engine)
     except Exception as error:
-        raise StorageError(f"cannot open the storage {url}: {_first_line(error)}; {_hint(error)}") from error
+        raise StorageError(
+            f"cannot open the storage {url}: {first_line(error)}; {_hint(error)}"
+        ) from error
     return optuna.storages.get_storage(storage)
 
 
@@ -36,16 +40,23 @@ def in_memory(url: str) -> bool:
 
 def _hint(error: Exception) -> str:
     missing = isinstance(error, ImportError) or isinstance(error.__cause__, ImportError)
-    return "install the database's driver, or check hydra.sweeper.storage" if missing else "check hydra.sweeper.storage"
+    return (
+        "install the database's driver, or check hydra.sweeper.storage"
+        if missing
+        else "check hydra.sweeper.storage"
+    )
 
 
 def _engine_options(url: str) -> dict[str, Any]:
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    return (
+        {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    )
 
 
 def _use_wal(engine: sqlalchemy.Engine) -> None:
-    # BEGIN IMMEDIATE takes the write lock before reading: the `FOR UPDATE` that Optuna relies on is ignored by SQLite
-    # (optuna #4621). With the write-ahead log, "normal" loses nothing when a process dies, only on power failure.
+    # BEGIN IMMEDIATE takes the write lock before reading: the `FOR UPDATE` that Optuna relies on is
+    # ignored by SQLite (optuna #4621). With the write-ahead log, "normal" loses nothing when a
+    # process dies, only on power failure.
     @sqlalchemy.event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None
@@ -59,6 +70,6 @@ def _use_wal(engine: sqlalchemy.Engine) -> None:
     engine.dispose()  # connections made before the listeners
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     cause = error.__cause__ or error
     return str(cause).splitlines()[0] if str(cause) else type(cause).__name__

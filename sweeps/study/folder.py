@@ -17,7 +17,9 @@ def describe_sweep(folder: Path) -> Any:
     Raises FileNotFoundError if the folder is no sweep.
     """
     if not (folder / SWEEP_FILE).is_file():
-        raise FileNotFoundError(f"{folder} is no sweep: it has no {SWEEP_FILE}; give the folder that a sweep wrote")
+        raise FileNotFoundError(
+            f"{folder} is no sweep: it has no {SWEEP_FILE}; give the folder that a sweep wrote"
+        )
     about = OmegaConf.load(folder / SWEEP_FILE)
     about.storage = about.storage or f"sqlite:///{folder.absolute() / STUDY_FILE}"
     return about

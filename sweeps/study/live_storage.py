@@ -1,10 +1,11 @@
-"""An Optuna storage that answers from memory and writes behind: the database never holds up a decision.
+"""An Optuna storage that answers from memory and writes behind.
 
-Optuna's RDB storage takes about 1 ms per value written, and re-reads running trials from the database at every check
-of a pruner. Here trials that this process runs live in memory, where samplers and pruners see them at once; a thread
-writes them to the database in the same order. What a crash can lose is what the thread had not yet written: fractions
-of a second. Creating a trial and taking a queued one go straight to the database, which numbers them and decides who
-gets them, so several processes can share one study.
+The database never holds up a decision. Optuna's RDB storage takes about 1 ms per value written, and
+re-reads running trials from the database at every check of a pruner. Here trials that this process
+runs live in memory, where samplers and pruners see them at once; a thread writes them to the
+database in the same order. What a crash can lose is what the thread had not yet written: fractions
+of a second. Creating a trial and taking a queued one go straight to the database, which numbers
+them and decides who gets them, so several processes can share one study.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps.errors import StorageError
-from iolaus.sweeps.study.backend import _first_line
+from iolaus.sweeps.study.backend import first_line
 
-# A database that is restarted or briefly locked comes back within this time; after it the sweep stops.
+# A database that is restarted or briefly locked comes back within this time; after it the sweep
+# stops.
 PATIENCE_S = 60.0
 
 
 class LiveStorage(BaseStorage):
     """Wraps a storage for one driver. Use `flush` before others read, and `close` at the end.
 
-    refresh_s: how old what others have written may be to this process; 0 where other drivers share the study.
+    refresh_s: how old what others have written may be to this process; 0 where other drivers share
+    the study.
     """
 
     def __init__(self, backend: BaseStorage, refresh_s: float = 0.0) -> None:
@@ -47,9 +50,12 @@ class LiveStorage(BaseStorage):
         self._ids: dict[int, dict[int, int]] = {}  # study id -> trial number -> trial id
         self._directions: dict[int, list[StudyDirection]] = {}
         self._mine: set[int] = set()  # trials this process runs: memory is ahead of the database
-        self._writes: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | threading.Event | None]
+        self._writes: queue.SimpleQueue[
+            tuple[Callable[..., Any], tuple[Any, ...]] | threading.Event | None
+        ]
         self._writes = queue.SimpleQueue()
-        # One at a time by a lock of our own: SQLite's is waited for in sleeps that are longer than a write takes.
+        # One at a time by a lock of our own: SQLite's is waited for in sleeps that are longer than
+        # a write takes.
         self._database = threading.Lock()
         self._error: Exception | None = None
         self._writer: threading.Thread | None = None
@@ -110,7 +116,9 @@ class LiveStorage(BaseStorage):
 
     def _write(self, method: Callable[..., Any], *arguments: Any) -> None:
         if self._writer is None:  # begun late: forking with threads is not safe
-            self._writer = threading.Thread(target=self._write_all, name="iolaus-storage", daemon=True)
+            self._writer = threading.Thread(
+                target=self._write_all, name="iolaus-storage", daemon=True
+            )
             self._writer.start()
         self._writes.put((method, arguments))
 
@@ -120,7 +128,9 @@ class LiveStorage(BaseStorage):
                 item.set()
             elif self._error is None:
                 method, arguments = item
-                self._error = _try_for(PATIENCE_S, functools.partial(self._alone, method, *arguments))
+                self._error = _try_for(
+                    PATIENCE_S, functools.partial(self._alone, method, *arguments)
+                )
 
     def _keep(self, study_id: int, trial: FrozenTrial) -> None:
         self._trials[trial._trial_id] = trial
@@ -150,7 +160,9 @@ class LiveStorage(BaseStorage):
 
     # --- studies: straight from the database ---
 
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
         """See optuna.storages.BaseStorage."""
         return self._backend.create_new_study(directions, study_name)
 
@@ -217,7 +229,11 @@ class LiveStorage(BaseStorage):
         return copy.deepcopy(trial)
 
     def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
     ) -> None:
         """See optuna.storages.BaseStorage."""
         trial = self._updatable(trial_id)
@@ -232,9 +248,13 @@ class LiveStorage(BaseStorage):
             params={**trial.params, param_name: value},
             distributions={**trial.distributions, param_name: distribution},
         )
-        self._write(self._backend.set_trial_param, trial_id, param_name, param_value_internal, distribution)
+        self._write(
+            self._backend.set_trial_param, trial_id, param_name, param_value_internal, distribution
+        )
 
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
         """See optuna.storages.BaseStorage. Who takes a queued trial is decided by the database."""
         trial = self._updatable(trial_id)
         if state is TrialState.RUNNING:
@@ -250,7 +270,9 @@ class LiveStorage(BaseStorage):
         self._write(self._backend.set_trial_state_values, trial_id, state, values)
         return True
 
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
         """See optuna.storages.BaseStorage."""
         known = self._updatable(trial_id).intermediate_values
         self._changed(trial_id, intermediate_values={**known, step: intermediate_value})
@@ -261,7 +283,9 @@ class LiveStorage(BaseStorage):
         self._changed(trial_id, user_attrs={**self._updatable(trial_id).user_attrs, key: value})
         self._write(self._backend.set_trial_user_attr, trial_id, key, value)
 
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Mapping[str, Any] | Any) -> None:
+    def set_trial_system_attr(
+        self, trial_id: int, key: str, value: Mapping[str, Any] | Any
+    ) -> None:
         """See optuna.storages.BaseStorage."""
         self._changed(trial_id, system_attrs={**self._updatable(trial_id).system_attrs, key: value})
         self._write(self._backend.set_trial_system_attr, trial_id, key, value)
@@ -285,7 +309,7 @@ class LiveStorage(BaseStorage):
 
 def _broken(error: Exception) -> StorageError:
     return StorageError(
-        f"the study's storage cannot be used: {_first_line(error)}; mend it and run the same command again to continue"
+        f"the study's storage cannot be used: {first_line(error)}; mend it and run the same command again to continue"
     )
 
 

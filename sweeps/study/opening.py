@@ -44,7 +44,9 @@ def open_study(
     return _Study(name, storage, sampler=sampler, pruner=pruner)
 
 
-def _refuse_other_study(storage: LiveStorage, known: Any, directions: Sequence[str], space: Space) -> None:
+def _refuse_other_study(
+    storage: LiveStorage, known: Any, directions: Sequence[str], space: Space
+) -> None:
     was = [d.name.lower() for d in storage.get_study_directions(known._study_id)]
     if was != list(directions):
         raise BadInputError(
@@ -59,7 +61,10 @@ def _refuse_other_study(storage: LiveStorage, known: Any, directions: Sequence[s
     if different:
         raise BadInputError(
             f"study {known.study_name!r} searches another space: "
-            + "; ".join(f"{key} was {_dimension(kept.get(key))}, now {_dimension(asked.get(key))}" for key in different)
+            + "; ".join(
+                f"{key} was {_dimension(kept.get(key))}, now {_dimension(asked.get(key))}"
+                for key in different
+            )
             + "; choose another hydra.sweeper.study_name, or ask for the space it has"
         )
 

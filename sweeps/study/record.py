@@ -11,13 +11,18 @@ from iolaus.sweeps.types import Ending, Outcome, Verdict
 
 
 def counts_as_run(trial: FrozenTrial) -> bool:
-    """Whether a trial counts towards n_trials: all do that run or ran, but those that were cut off."""
+    """Whether a trial counts towards n_trials.
+
+    All do that run or ran, but those that were cut off.
+    """
     return trial.state is not TrialState.WAITING and not was_interrupted(trial)
 
 
 def was_interrupted(trial: FrozenTrial) -> bool:
     """Whether a trial ended because its sweep did; the same setting is queued again."""
-    return trial.state is TrialState.FAIL and str(trial.user_attrs.get("why", "")).startswith(Ending.INTERRUPTED)
+    return trial.state is TrialState.FAIL and str(trial.user_attrs.get("why", "")).startswith(
+        Ending.INTERRUPTED
+    )
 
 
 def broken_constraints(trial: FrozenTrial) -> list[str]:
@@ -25,12 +30,14 @@ def broken_constraints(trial: FrozenTrial) -> list[str]:
     return [name for name, amount in trial.constraints.items() if not amount <= 0]
 
 
-def _why(outcome: Outcome) -> str:
+def why(outcome: Outcome) -> str:
     return f"{outcome.ending}: {outcome.reason}" if outcome.reason else str(outcome.ending)
 
 
-def _verdict_attributes(verdict: Verdict) -> dict[str, Any]:
-    finite = {name: value for name, value in verdict.numbers.items() if math.isfinite(value)}  # JSON knows no NaN
+def verdict_attributes(verdict: Verdict) -> dict[str, Any]:
+    finite = {
+        name: value for name, value in verdict.numbers.items() if math.isfinite(value)
+    }  # JSON knows no NaN
     return {
         "verdict": verdict.reason,
         "verdict_rule": verdict.rule,

@@ -19,27 +19,38 @@ def _age_s(trial: FrozenTrial) -> float:
 def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue an interrupted trial's setting.
 
-    A driver that was killed may not have written all parameters; a setting that was queued says them all the same, and
-    what is not known is sampled anew.
+    A driver that was killed may not have written all parameters; a setting that was queued says
+    them all the same, and what is not known is sampled anew.
     """
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    kept: dict[str, Any] = {k: v for k, v in trial.user_attrs.items() if k in ("seed", "repeat", "repeat_of")}
+    kept: dict[str, Any] = {
+        k: v for k, v in trial.user_attrs.items() if k in ("seed", "repeat", "repeat_of")
+    }
     study.enqueue_trial(params, user_attrs={**kept, "again_for": trial.number})
 
 
-def take_over(study: optuna.Study, is_alive: Callable[[str], bool], orphan_age_s: float) -> list[int]:
+def take_over(
+    study: optuna.Study, is_alive: Callable[[str], bool], orphan_age_s: float
+) -> list[int]:
     """End the trials whose driver died, and queue their settings again; returns their numbers.
 
-    is_alive: whether the driver of that `driver` attribute may still be running. A trial without one has been created
-    a moment ago, or by another tool, or its driver died at once: it is taken over when it is orphan_age_s old.
+    is_alive: whether the driver of that `driver` attribute may still be running. A trial without
+    one has been created a moment ago, or by another tool, or its driver died at once: it is taken
+    over when it is orphan_age_s old.
     """
     orphans = [
         t
         for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if (not is_alive(t.user_attrs["driver"]) if "driver" in t.user_attrs else _age_s(t) >= orphan_age_s)
+        if (
+            not is_alive(t.user_attrs["driver"])
+            if "driver" in t.user_attrs
+            else _age_s(t) >= orphan_age_s
+        )
     ]
     for trial in orphans:
-        study._storage.set_trial_user_attr(trial._trial_id, "why", f"{Ending.INTERRUPTED}: its driver died")
+        study._storage.set_trial_user_attr(
+            trial._trial_id, "why", f"{Ending.INTERRUPTED}: its driver died"
+        )
         study.tell(trial.number, state=TrialState.FAIL)
         run_again(study, trial)
     return [trial.number for trial in orphans]

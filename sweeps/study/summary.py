@@ -1,4 +1,7 @@
-"""The end of a sweep in the terminal and on disk: a ranked table, the results file, what to do next."""
+"""The end of a sweep in the terminal and on disk.
+
+A ranked table, the results file, what to do next.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,13 @@ _ORDER = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.RUNNING: 2, T
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One setting in the ranking: a trial, or the runs of a setting with several seeds, under the first one's number.
+    """One setting in the ranking.
 
-    values: the objectives, means over the completed runs; spread: the standard deviation of the first one between
-    runs, NaN if fewer than two completed. best, final: of the watched metric, NaN if there are none; of several runs
-    the means. n_steps: the last step reported, of several runs the highest.
+    A trial, or the runs of a setting with several seeds, under the first one's number.
+    values: the objectives, means over the completed runs; spread: the standard deviation of the
+    first one between runs, NaN if fewer than two completed. best, final: of the watched metric, NaN
+    if there are none; of several runs the means. n_steps: the last step reported, of several runs
+    the highest.
     """
 
     number: int
@@ -50,11 +55,12 @@ class Result:
 
 
 def rank(study: optuna.Study) -> list[Result]:
-    """All settings that ran, best first: completed ones by objective, then pruned ones by their best, then failed ones.
+    """All settings that ran, best first.
 
-    Those that completed but break a constraint come after the other completed ones, in the state infeasible. With
-    several objectives, those on the Pareto front come first and the order is otherwise by the first objective.
-    Interrupted trials are left out: the same settings are queued again.
+    Completed ones by objective, then pruned ones by their best, then failed ones. Those that
+    completed but break a constraint come after the other completed ones, in the state infeasible.
+    With several objectives, those on the Pareto front come first and the order is otherwise by the
+    first objective. Interrupted trials are left out: the same settings are queued again.
     """
     sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
     front = {t.number for t in study.best_trials} if len(study.directions) > 1 else set()
@@ -71,7 +77,9 @@ def rank(study: optuna.Study) -> list[Result]:
     def _state(result: Result) -> TrialState:
         return min((t.state for t in settings[result.number]), key=lambda state: _ORDER[state])
 
-    return sorted((_merged([_result(trial) for trial in trials]) for trials in settings.values()), key=place)
+    return sorted(
+        (_merged([_result(trial) for trial in trials]) for trials in settings.values()), key=place
+    )
 
 
 def _merged(runs: Sequence[Result]) -> Result:
@@ -129,9 +137,11 @@ def _result(trial: FrozenTrial) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The ranking as a table that fits its terminal: where that is narrow, the last parameters are left out, by name.
+    """The ranking as a table that fits its terminal.
 
-    columns: title and cells, each with a cell per row. params: those that may be left out. why: how each row ended.
+    Where that is narrow, the last parameters are left out, by name.
+    columns: title and cells, each with a cell per row. params: those that may be left out. why: how
+    each row ended.
     n_below: rows that are not shown.
     """
 
@@ -153,7 +163,9 @@ class Ranking:
         for title, _ in [*self.columns, *self.params[:n_params]]:
             shown.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
         if why_width:
-            shown.add_column("why it ended", no_wrap=True, overflow="ellipsis", max_width=max(left, needed))
+            shown.add_column(
+                "why it ended", no_wrap=True, overflow="ellipsis", max_width=max(left, needed)
+            )
         cells = [cells for _, cells in [*self.columns, *self.params[:n_params]]]
         for row in zip(*cells, *([self.why] if why_width else []), strict=True):
             shown.add_row(*map(Text, row))
@@ -174,16 +186,24 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Rank
     rows = results[:N_ROWS_SHOWN]
     keys = list(dict.fromkeys(key for r in results for key in r.params))
     short = _short_names(keys)
-    # With one objective its value is the best or final of the metric, unless the task returned something else.
+    # With one objective its value is the best or final of the metric, unless the task returned
+    # something else.
     repeated = any(r.n_runs > 1 for r in results)
-    own_value = n_objectives > 1 or repeated or any(r.values and r.values[0] not in (r.best, r.final) for r in results)
+    own_value = (
+        n_objectives > 1
+        or repeated
+        or any(r.values and r.values[0] not in (r.best, r.final) for r in results)
+    )
     columns = [("trial", [str(r.number) for r in rows]), ("state", [r.state for r in rows])]
     if own_value:
         for i in range(n_objectives):
             title = "objective" if n_objectives == 1 else f"objective {i}"
             columns.append((title, [_number(r.values[i]) if r.values else "" for r in rows]))
     if repeated:
-        columns += [("± sd", [_number(r.spread) for r in rows]), ("seeds", [str(r.n_runs) for r in rows])]
+        columns += [
+            ("± sd", [_number(r.spread) for r in rows]),
+            ("seeds", [str(r.n_runs) for r in rows]),
+        ]
     if any(not math.isnan(r.best) for r in results):
         columns += [
             (f"best {metric}", [_number(r.best) for r in rows]),
@@ -218,23 +238,37 @@ def save_results(study: optuna.Study, path: Path) -> None:
     content: dict[str, Any] = {"name": "optuna"}
     trials = study.get_trials(deepcopy=False)
     if len(study.directions) == 1:
-        best = next((result for result in rank(study) if result.values and result.state != INFEASIBLE), None)
+        best = next(
+            (result for result in rank(study) if result.values and result.state != INFEASIBLE), None
+        )
         if best is None:
             content["best_params"] = None  # no feasible trial has completed
         else:
-            content |= {"best_params": dict(best.params), "best_value": best.values[0], "best_trial": best.number}
+            content |= {
+                "best_params": dict(best.params),
+                "best_value": best.values[0],
+                "best_trial": best.number,
+            }
             content |= {"best_folder": _run(trials[best.number]).get("folder", "")}
             content |= {"n_seeds": best.n_runs, "spread": best.spread} if best.n_runs > 1 else {}
     else:
         content["solutions"] = [
-            {"params": t.params, "values": t.values, "trial": t.number, "folder": _run(t).get("folder", "")}
+            {
+                "params": t.params,
+                "values": t.values,
+                "trial": t.number,
+                "folder": _run(t).get("folder", ""),
+            }
             for t in study.best_trials
         ]
     OmegaConf.save(OmegaConf.create(content), path)
 
 
 def show_next(console: Console, python: str, folder: str, command: str, n_trials: int) -> None:
-    """Print the commands a user is likely to want now. command: what continues the sweep, given a new n_trials."""
+    """Print the commands a user is likely to want now.
+
+    command: what continues the sweep, given a new n_trials.
+    """
     for what, how in (
         ("report", f"{python} -m analysis report {folder}"),
         ("dashboard", f"{python} -m sweeps dashboard {folder}"),

@@ -1,6 +1,7 @@
-"""The Optuna study of a sweep: which trials there are, what is proposed next, what is recorded of each.
+"""The Optuna study of a sweep.
 
-What this package keeps in Optuna's user attributes of a trial:
+Which trials there are, what is proposed next, what is recorded of each. What this package keeps in
+Optuna's user attributes of a trial:
   driver       who runs it, host and process, where several drivers may share the study
   n_steps, lr_plan   the trial's own plan (`iolaus.sweeps.types.Plan`)
   why          how it ended, in a sentence
@@ -29,7 +30,7 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.pruners import verdict_of
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.study.live_storage import LiveStorage
-from iolaus.sweeps.study.record import _verdict_attributes, _why, counts_as_run
+from iolaus.sweeps.study.record import counts_as_run, verdict_attributes, why
 from iolaus.sweeps.study.recovery import run_again
 from iolaus.sweeps.study.repeats import Unit, is_hopeless
 from iolaus.sweeps.study.watched import WatchedCurve
@@ -37,14 +38,18 @@ from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
 
 # Rules whose verdict a lower learning rate may answer, also where others agree with them.
 ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
-# An intervention is given this share of the run to show itself (without a plan, of twice the run so far): a chosen value, long
-# enough for a rate that was too high to settle, short enough that two interventions cost less than a third of a run.
+# An intervention is given this share of the run to show itself (without a plan, of twice the run so
+# far): a chosen value, long enough for a rate that was too high to settle, short enough that two
+# interventions cost less than a third of a run.
 GRACE_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A trial the study wants run: its number, the values of its parameters, and its seed if repeats give it one."""
+    """A trial the study wants run.
+
+    Its number, the values of its parameters, and its seed if repeats give it one.
+    """
 
     trial: int
     values: Mapping[str, Value]
@@ -53,8 +58,9 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class OnStall:
-    """What becomes of a trial that has stalled: "prune", or up to n_times the intervention of this name, then "prune".
+    """What becomes of a trial that has stalled.
 
+    "prune", or up to n_times the intervention of this name, then "prune".
     factor: for its learning rate, each time.
     """
 
@@ -65,10 +71,12 @@ class OnStall:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """What is to be run. n_trials: settings to reach in all. queue: settings known in advance, which go first.
+    """What is to be run. n_trials: settings to reach in all.
 
+    queue: settings known in advance, which go first.
     n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
-    extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that has stalled.
+    extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that
+    has stalled.
     """
 
     n_trials: int
@@ -82,11 +90,17 @@ class Plans:
 class SweepStudy:
     """One driver's view of the study.
 
-    study: made with `open_study`. driver: the name of this driver, None if no other can have the study.
+    study: made with `open_study`. driver: the name of this driver, None if no other can have the
+    study.
     """
 
     def __init__(
-        self, study: optuna.Study, storage: LiveStorage, space: Space, plans: Plans, driver: str | None
+        self,
+        study: optuna.Study,
+        storage: LiveStorage,
+        space: Space,
+        plans: Plans,
+        driver: str | None,
     ) -> None:
         self.study = study
         self._storage = storage
@@ -97,14 +111,21 @@ class SweepStudy:
         self._trials: dict[int, optuna.Trial] = {}
         self._curves: dict[int, WatchedCurve] = {}
         self._duplicates: list[tuple[int, int]] = []
-        self._parked: dict[int, list[optuna.Trial]] = {}  # waiting for the result of a running trial of their setting
+        self._parked: dict[
+            int, list[optuna.Trial]
+        ] = {}  # waiting for the result of a running trial of their setting
         # A pruner judges one objective; with several the watched metric is a loss.
         self.sign = -1 if self.study.directions == [StudyDirection.MAXIMIZE] else 1
 
     @property
     def n_missing(self) -> int:
-        """How many settings are still to be run to reach n_trials. Interrupted ones do not count as run."""
-        n_run = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in self._all_trials())
+        """How many settings are still to be run to reach n_trials.
+
+        Interrupted ones do not count as run.
+        """
+        n_run = sum(
+            counts_as_run(t) and "repeat_of" not in t.user_attrs for t in self._all_trials()
+        )
         return max(0, self._plans.n_trials - n_run)
 
     @property
@@ -115,9 +136,10 @@ class SweepStudy:
         return max(self.n_missing * self._plans.n_repeats, waiting) + repeats
 
     def ask(self) -> Proposal | None:
-        """The next trial to run, or None when there is none: n_trials is reached, or the sampler has nothing left.
+        """The next trial to run, or None when there is none.
 
-        A setting that has been run is not run again: it is told its known result, and the next one is asked for.
+        N_trials is reached, or the sampler has nothing left. A setting that has been run is not run
+        again: it is told its known result, and the next one is asked for.
         """
         self._storage.refresh(self.study._study_id)
         while True:
@@ -137,9 +159,14 @@ class SweepStudy:
                 self._take_over_result(trial, before)
 
     def _take_over_result(self, trial: optuna.Trial, before: FrozenTrial) -> None:
-        """End a trial whose setting has been run, with the result of then: the sampler learns, nothing is computed."""
+        """End a trial whose setting has been run, with the result of then.
+
+        The sampler learns, nothing is computed.
+        """
         trial.set_user_attr("duplicate_of", before.number)
-        trial.set_user_attr("why", f"{Ending.DUPLICATE}: the setting of trial {before.number}, not run again")
+        trial.set_user_attr(
+            "why", f"{Ending.DUPLICATE}: the setting of trial {before.number}, not run again"
+        )
         for name, amount in before.constraints.items():
             trial.set_constraint(name, amount)
         if before.state is TrialState.COMPLETE and before.values:
@@ -157,7 +184,9 @@ class SweepStudy:
         trial = self.study.ask(self._space.unconditional)
         for parameter in self._space.conditional:
             if parameter.is_active(trial.params):
-                trial._suggest(parameter.key, parameter.distribution)  # as `ask` does for those above
+                trial._suggest(
+                    parameter.key, parameter.distribution
+                )  # as `ask` does for those above
         if self._plans.extend is not None:
             self._add_dimensions(trial, self._plans.extend)
         return trial
@@ -175,12 +204,16 @@ class SweepStudy:
         return Proposal(trial.number, trial.params, trial.user_attrs.get("seed"))
 
     def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
-        """The first trial of this setting that has a result, or runs here; None for a repeat, which is meant to run."""
+        """The first trial of this setting that has a result, or runs here.
+
+        None for a repeat, which is meant to run.
+        """
         if "repeat_of" in trial.user_attrs:
             return None
         for other in self._all_trials():
             has_result = (
-                other.state in (TrialState.COMPLETE, TrialState.PRUNED) and "duplicate_of" not in other.user_attrs
+                other.state in (TrialState.COMPLETE, TrialState.PRUNED)
+                and "duplicate_of" not in other.user_attrs
             )
             if (has_result or other.number in self._trials) and other.params == trial.params:
                 return other
@@ -208,7 +241,11 @@ class SweepStudy:
         for leader, unit in units.items():
             missing = unit.missing(self._plans.n_repeats)
             if missing and not is_hopeless(unit, list(units.values()), self.sign):
-                attributes = {"repeat_of": leader, "repeat": missing[0], "seed": self._plans.first_seed + missing[0]}
+                attributes = {
+                    "repeat_of": leader,
+                    "repeat": missing[0],
+                    "seed": self._plans.first_seed + missing[0],
+                }
                 params = self.study.get_trials(deepcopy=False)[leader].params
                 self.study.enqueue_trial(params, user_attrs=attributes)
                 return True
@@ -224,9 +261,10 @@ class SweepStudy:
             trial.set_user_attr(Plan.LR_ATTR, [list(corner) for corner in plan.lr])
 
     def report(self, number: int, step: int, value: float) -> Verdict | Intervention | None:
-        """Take one value of the watched metric; returns a verdict if the pruner wants the trial to end.
+        """Take one value of the watched metric.
 
-        A stall is answered with an intervention first, if the plans say so, which is given time to work.
+        Returns a verdict if the pruner wants the trial to end. A stall is answered with an
+        intervention first, if the plans say so, which is given time to work.
         """
         curve = self._curves[number]
         if not curve.add(step, value) or not math.isfinite(value):
@@ -238,10 +276,16 @@ class SweepStudy:
         if verdict is None or step < curve.grace_until:
             return None
         rule = self._plans.on_stall
-        if ANSWERED_BY_INTERVENTION.isdisjoint(verdict.rules) or rule.action == "prune" or curve.n_interventions >= rule.n_times:
+        if (
+            ANSWERED_BY_INTERVENTION.isdisjoint(verdict.rules)
+            or rule.action == "prune"
+            or curve.n_interventions >= rule.n_times
+        ):
             return verdict
         curve.n_interventions += 1
-        curve.grace_until = math.inf  # until the trial has taken it; one that never asks for it ends itself
+        curve.grace_until = (
+            math.inf
+        )  # until the trial has taken it; one that never asks for it ends itself
         return Intervention(rule.action, rule.factor, verdict)
 
     def intervened(self, number: int, step: int) -> None:
@@ -251,23 +295,33 @@ class SweepStudy:
 
     def can_prune(self, number: int) -> bool:
         """Whether this trial gave the pruner anything to judge, or there is no pruner to need it."""
-        return self._curves[number].final_step >= 0 or isinstance(self.study.pruner, optuna.pruners.NopPruner)
+        return self._curves[number].final_step >= 0 or isinstance(
+            self.study.pruner, optuna.pruners.NopPruner
+        )
 
     def watched(self, number: int) -> WatchedCurve:
         """The watched metric of a trial this driver runs or ran."""
         return self._curves[number]
 
     def tell(self, number: int, outcome: Outcome, run: Mapping[str, Any], log: str) -> None:
-        """Record how a trial ended. Everything a reviewer should see is set before: afterwards Optuna refuses it."""
+        """Record how a trial ended. Everything a reviewer should see is set before.
+
+        Afterwards Optuna refuses it.
+        """
         trial, curve = self._trials.pop(number), self._curves[number]
         if curve.final_step >= 0:
             best = {"best": curve.best, "best_step": curve.best_step, "final": curve.final}
             run = {**run, **{name: value for name, value in best.items() if math.isfinite(value)}}
             trial.set_user_attr("steps", curve.final_step)
-            if math.isfinite(curve.final) and curve.final_step not in self._known(trial).intermediate_values:
-                self._storage.set_trial_intermediate_value(trial._trial_id, curve.final_step, curve.final)
+            if (
+                math.isfinite(curve.final)
+                and curve.final_step not in self._known(trial).intermediate_values
+            ):
+                self._storage.set_trial_intermediate_value(
+                    trial._trial_id, curve.final_step, curve.final
+                )
         trial.set_user_attr("run", dict(run))
-        trial.set_user_attr("why", _why(outcome))
+        trial.set_user_attr("why", why(outcome))
         if outcome.ending is Ending.FAILED:
             trial.set_user_attr("log", log)
         if outcome.findings:
@@ -276,7 +330,7 @@ class SweepStudy:
             if finding.rule == "infeasible":
                 trial.set_constraint(finding.name, finding.amount)
         if outcome.verdict is not None:
-            for name, value in _verdict_attributes(outcome.verdict).items():
+            for name, value in verdict_attributes(outcome.verdict).items():
                 trial.set_user_attr(name, value)
         self._finish(trial, outcome)
         if outcome.ending is Ending.INTERRUPTED:
@@ -287,7 +341,9 @@ class SweepStudy:
     def siblings(self, number: int) -> list[int]:
         """The other runs, still under way here, of a trial's setting."""
         leader = self._leader(number)
-        return [other for other in self._trials if other != number and self._leader(other) == leader]
+        return [
+            other for other in self._trials if other != number and self._leader(other) == leader
+        ]
 
     def _leader(self, number: int) -> int:
         attributes = self.study.get_trials(deepcopy=False)[number].user_attrs
@@ -302,14 +358,18 @@ class SweepStudy:
             case Ending.FAILED | Ending.INTERRUPTED:
                 self.study.tell(trial, state=TrialState.FAIL)
             case Ending.DUPLICATE:
-                raise ValueError(f"trial {trial.number}: a duplicate is not run, so it has no outcome to tell")
+                raise ValueError(
+                    f"trial {trial.number}: a duplicate is not run, so it has no outcome to tell"
+                )
 
     def _add_dimensions(self, trial: optuna.Trial, extend: Callable[[optuna.Trial], None]) -> None:
         try:
             extend(trial)
             fixed = sorted(trial.params.keys() & self._space.fixed.keys())
             if fixed:
-                raise ValueError(f"it suggests {', '.join(fixed)}, which the command line or config fixes")
+                raise ValueError(
+                    f"it suggests {', '.join(fixed)}, which the command line or config fixes"
+                )
         except Exception as error:
             self.study.tell(trial, state=TrialState.FAIL)
             raise BadInputError(

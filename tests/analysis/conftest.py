@@ -23,9 +23,11 @@ def make_sweep(
     n_seeds: int = 1,
     holdout: bool = False,
 ) -> Sweep:
-    """A sweep over lr, decay rate, batch size and clip with noisy power laws, some cut short and some exploding.
+    """A sweep over lr, decay rate, batch size and clip with noisy power laws, some cut short and
+    some exploding.
 
-    state: of all trials; else mixed. finite: whether any value is. holdout: whether some completed trials were spared.
+    state: of all trials; else mixed. finite: whether any value is. holdout: whether some completed
+    trials were spared.
     """
     rng = np.random.default_rng(0)
     trials, curves = [], []
@@ -37,7 +39,9 @@ def make_sweep(
         lr, batch_size = 10 ** of_setting.uniform(-3, 0), int(of_setting.choice([32, 64]))
         n = n_reports if own == "complete" else max(1, n_reports // (2 + number % 3))
         steps = 20 * np.arange(1, n + 1)
-        loss = 0.3 + np.abs(np.log10(lr) + 1.5) + 2.5 * (steps / 20.0) ** -0.5 + rng.normal(0, 0.02, n)
+        loss = (
+            0.3 + np.abs(np.log10(lr) + 1.5) + 2.5 * (steps / 20.0) ** -0.5 + rng.normal(0, 0.02, n)
+        )
         if number % 6 == 5:
             loss = loss * 1.5 ** np.arange(n)
         if not finite:
@@ -45,7 +49,15 @@ def make_sweep(
         loss = sign * loss
         rates = lr * 0.9 ** (steps / 100)
         norms = np.exp(rng.normal(0, 1, n)) * (np.arange(n) < 25 if number % 5 == 4 else 1.0)
-        values = (loss, rates, steps * batch_size, np.full(n, number % 3 / 2), norms, norms * 0.9, norms * 0.1)
+        values = (
+            loss,
+            rates,
+            steps * batch_size,
+            np.full(n, number % 3 / 2),
+            norms,
+            norms * 0.9,
+            norms * 0.1,
+        )
         curves += [
             pd.DataFrame(
                 {

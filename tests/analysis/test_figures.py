@@ -45,8 +45,15 @@ AWKWARD: dict[str, dict[str, Any]] = {
 def shapes(what: Sweep) -> pd.DataFrame:
     """A diagnosis in which every shape occurs, if there are as many trials."""
     n = len(what.trials)
-    since = [float(step) if i % 3 else np.nan for i, step in enumerate(what.trials["steps"])] if n else []
-    return pd.DataFrame({"shape": [SHAPES[i % len(SHAPES)] for i in range(n)], "since": since}, index=what.trials.index)
+    since = (
+        [float(step) if i % 3 else np.nan for i, step in enumerate(what.trials["steps"])]
+        if n
+        else []
+    )
+    return pd.DataFrame(
+        {"shape": [SHAPES[i % len(SHAPES)] for i in range(n)], "since": since},
+        index=what.trials.index,
+    )
 
 
 def curves_and_rates(figure: Figure, what: Sweep) -> None:
@@ -62,7 +69,9 @@ DRAWN: dict[str, Callable[[Figure, Sweep], None]] = {
     "map": lambda figure, what: figures.draw_map(
         figure.subplots(), what, "optim.lr", "schedule.decay_rate", shapes(what)
     ),
-    "map of choices": lambda figure, what: figures.draw_map(figure.subplots(), what, "clip", "batch_size"),
+    "map of choices": lambda figure, what: figures.draw_map(
+        figure.subplots(), what, "clip", "batch_size"
+    ),
     "ranking": lambda figure, what: figures.draw_ranking(figure.subplots(), rank(what)),
     "timeline": lambda figure, what: figures.draw_timeline(figure.subplots(), what),
     "schedules": lambda figure, what: figures.draw_schedules(figure.subplots(), what),
@@ -88,7 +97,9 @@ def legend(ax: Axes) -> list[str]:
 def test_awkward_sweeps_are_drawn(
     draw: Callable[[Figure, Sweep], None], given: dict[str, Any], made_sweep: Make
 ) -> None:
-    """Whatever a sweep holds, each figure is drawn without a warning, and what has data says what its axes are."""
+    """Whatever a sweep holds, each figure is drawn without a warning, and what has data says what
+    its axes are.
+    """
     figure = drawn(lambda figure: draw(figure, made_sweep(**given)))
     axes = [ax for ax in figure.axes if ax.get_visible()]
     labelled = figure.get_supxlabel() + "".join(ax.get_xlabel() for ax in axes)
@@ -96,20 +107,35 @@ def test_awkward_sweeps_are_drawn(
 
 
 @pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
-def test_a_sweep_that_has_not_begun_is_drawn(draw: Callable[[Figure, Sweep], None], made_sweep: Make) -> None:
+def test_a_sweep_that_has_not_begun_is_drawn(
+    draw: Callable[[Figure, Sweep], None], made_sweep: Make
+) -> None:
     """With no trials and no curves, a figure says why it is empty."""
-    what = dataclasses.replace(made_sweep(1), trials=pd.DataFrame(), curves=made_sweep(1).curves.iloc[:0])
+    what = dataclasses.replace(
+        made_sweep(1), trials=pd.DataFrame(), curves=made_sweep(1).curves.iloc[:0]
+    )
     figure = drawn(lambda figure: draw(figure, what))
     assert any("no " in text.get_text() for ax in figure.axes for text in ax.texts)
 
 
-def small(curves: dict[int, list[float]], states: dict[int, str], direction: str = "minimize") -> Sweep:
+def small(
+    curves: dict[int, list[float]], states: dict[int, str], direction: str = "minimize"
+) -> Sweep:
     """A sweep whose trials reported these losses at steps 0, 1, ..., and ended in these states."""
-    rows = [(t, step, step, float(step), "loss", v) for t, losses in curves.items() for step, v in enumerate(losses)]
+    rows = [
+        (t, step, step, float(step), "loss", v)
+        for t, losses in curves.items()
+        for step, v in enumerate(losses)
+    ]
     objective = [curves[t][-1] if state == "complete" else np.nan for t, state in states.items()]
-    trials = pd.DataFrame({"state": list(states.values()), "objective": objective}, index=list(states))
+    trials = pd.DataFrame(
+        {"state": list(states.values()), "objective": objective}, index=list(states)
+    )
     trials = trials.assign(
-        why=trials["state"], setting=trials.index, seed=np.nan, best=[min(own) for own in curves.values()]
+        why=trials["state"],
+        setting=trials.index,
+        seed=np.nan,
+        best=[min(own) for own in curves.values()],
     )
     frame = pd.DataFrame(rows, columns=["trial", "step", "examples", "seconds", "metric", "value"])
     return Sweep("s", "loss", (direction,), trials, frame)
@@ -120,10 +146,16 @@ def all_curves(what: Sweep, **given: Any) -> Axes:
 
 
 def test_the_best_stands_out_by_its_direction() -> None:
-    """The legend names the best completed trial, lowest or highest as the study asks, and counts the states."""
+    """The legend names the best completed trial, lowest or highest as the study asks, and counts
+    the states.
+    """
     curves = {0: [3.0, 2.0], 1: [3.0, 1.0], 2: [3.0]}
     states = {0: "complete", 1: "complete", 2: "pruned"}
-    assert legend(all_curves(small(curves, states))) == ["best: trial 1", "completed (2)", "pruned (1)"]
+    assert legend(all_curves(small(curves, states))) == [
+        "best: trial 1",
+        "completed (2)",
+        "pruned (1)",
+    ]
     assert legend(all_curves(small(curves, states, "maximize")))[0] == "best: trial 0"
     assert legend(all_curves(small(curves, states), highlight=2))[0] == "trial 2"
 
@@ -139,7 +171,9 @@ def test_a_diverged_curve_does_not_spoil_the_frame() -> None:
 
 
 def test_the_best_is_the_rankings_first() -> None:
-    """What every figure calls the best is the first of the ranking, not whoever's last report was lowest by luck."""
+    """What every figure calls the best is the first of the ranking, not whoever's last report was
+    lowest by luck.
+    """
     lucky = [3.0, 2.0, 1.6, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 0.9]
     steady = [3.0, 2.0, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     what = small({0: lucky, 1: steady}, {0: "complete", 1: "complete"})
@@ -149,7 +183,9 @@ def test_the_best_is_the_rankings_first() -> None:
 
 
 def test_interventions_and_stalls_are_marked_where_they_were() -> None:
-    """An intervention lies on its trial's curve where it was taken, a stall where the diagnosis says; both are counted."""
+    """An intervention lies on its trial's curve where it was taken, a stall where the diagnosis
+    says; both are counted.
+    """
     what = small({0: [3.0, 2.0, 1.0]}, {0: "complete"})
     taken = pd.DataFrame([(0, 1, 1, 1.0, "intervention/decay", 0.3)], columns=what.curves.columns)
     what = dataclasses.replace(what, curves=pd.concat([what.curves, taken]))
@@ -163,18 +199,24 @@ def test_interventions_and_stalls_are_marked_where_they_were() -> None:
 
 @given(arrays(float, st.integers(1, 200), elements=st.floats(-1e6, 1e6)))
 def test_smoothing_keeps_what_is_straight(values: np.ndarray) -> None:
-    """Smoothing neither shifts nor bends: a line stays as it is, ends stay where they were, values in their range."""
+    """Smoothing neither shifts nor bends: a line stays as it is, ends stay where they were, values
+    in their range.
+    """
     steps = np.arange(float(len(values)))
     smoothed = smooth(np.column_stack([steps, values]))
     line = np.column_stack([steps, 3 - 0.5 * steps])
     np.testing.assert_allclose(smooth(line), line, atol=1e-9)
     np.testing.assert_allclose(smoothed[[0, -1], 1], values[[0, -1]], atol=1e-6)
-    assert values.min() - 1e-6 <= smoothed[:, 1].min() <= smoothed[:, 1].max() <= values.max() + 1e-6
+    assert (
+        values.min() - 1e-6 <= smoothed[:, 1].min() <= smoothed[:, 1].max() <= values.max() + 1e-6
+    )
 
 
 @given(st.lists(arrays(float, (5, 2), elements=st.floats(-1e12, 1e12)), max_size=5))
 def test_limits_hold_the_best_value(curves: list[np.ndarray]) -> None:
-    """However far a curve goes, the lowest value is inside the frame, and the frame is not turned."""
+    """However far a curve goes, the lowest value is inside the frame, and the frame is not
+    turned.
+    """
     ax = Figure().subplots()
     value_limits(ax, curves)
     low, high = ax.get_ylim()
@@ -186,7 +228,10 @@ def test_limits_hold_the_best_value(curves: list[np.ndarray]) -> None:
 def test_panels_share_their_limits(made_sweep: Make) -> None:
     """Small multiples are compared with one another, so all have the same axes (case 1's sin)."""
     what = made_sweep(24)
-    for draw in (lambda f: figures.draw_by_shape(f, what, shapes(what)), lambda f: figures.draw_gradients(f, what)):
+    for draw in (
+        lambda f: figures.draw_by_shape(f, what, shapes(what)),
+        lambda f: figures.draw_gradients(f, what),
+    ):
         axes = [ax for ax in drawn(draw).axes if ax.get_visible()]
         assert len(axes) > 1
         assert len({(ax.get_xlim(), ax.get_ylim()) for ax in axes}) == 1
@@ -199,11 +244,18 @@ def test_shapes_differ_without_colour() -> None:
 
 
 def test_gradients_tell_clipped_from_unclipped(made_sweep: Make) -> None:
-    """The legend counts trials by the share of steps that were clipped; a norm that became NaN ends in a cross."""
+    """The legend counts trials by the share of steps that were clipped; a norm that became NaN ends
+    in a cross.
+    """
     what = made_sweep(6, 40, "complete")
     curves = what.curves.copy()
-    curves.loc[(curves["trial"] == 0) & (curves["metric"] == f"{PREFIX}W") & (curves["step"] > 100), "value"] = np.nan
-    figure = drawn(lambda f: figures.draw_gradients(f, dataclasses.replace(what, curves=curves), n_steps=400))
+    curves.loc[
+        (curves["trial"] == 0) & (curves["metric"] == f"{PREFIX}W") & (curves["step"] > 100),
+        "value",
+    ] = np.nan
+    figure = drawn(
+        lambda f: figures.draw_gradients(f, dataclasses.replace(what, curves=curves), n_steps=400)
+    )
     said = [text.get_text() for text in figure.legends[0].get_texts()]
     assert said == ["clipped in most steps (4)", "never clipped (2)", "not finite from here"]
     crosses = [line.get_xydata() for line in figure.axes[0].lines if line.get_marker() == "x"]
@@ -216,7 +268,9 @@ def test_schedules_end_where_trials_ended(made_sweep: Make) -> None:
     what = made_sweep(6)
     curves = what.curves.copy()
     curves.loc[(curves["metric"] == "lr") & (curves["step"] > 200), "value"] = 0.0
-    ax = drawn(lambda f: figures.draw_schedules(f.subplots(), dataclasses.replace(what, curves=curves))).axes[0]
+    ax = drawn(
+        lambda f: figures.draw_schedules(f.subplots(), dataclasses.replace(what, curves=curves))
+    ).axes[0]
     ends = {line.get_marker(): sorted(line.get_xdata()) for line in ax.lines}
     for state, marker in (("pruned", "|"), ("fail", "x")):
         assert ends[marker] == sorted(what.trials.loc[what.trials["state"] == state, "steps"])
@@ -229,14 +283,18 @@ def test_the_timeline_says_how_much_of_the_slots_was_used(made_sweep: Make) -> N
     """Two slots, one busy all the time and one half of it, are in use 75 % of the time."""
     what = made_sweep(2)
     trials = what.trials.assign(started_s=[0.0, 0.0], seconds=[10.0, 5.0], slot=[0, 1])
-    ax = drawn(lambda f: figures.draw_timeline(f.subplots(), dataclasses.replace(what, trials=trials))).axes[0]
+    ax = drawn(
+        lambda f: figures.draw_timeline(f.subplots(), dataclasses.replace(what, trials=trials))
+    ).axes[0]
     assert ax.get_title(loc="left") == "slots in use 75% of the time"
     assert sorted(bar.get_width() for bar in ax.patches) == [5.0, 10.0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=30))
 def test_trials_of_one_lane_do_not_overlap(ran: list[tuple[int, int]]) -> None:
-    """Bars in one lane never overlap, and there are only as many lanes as trials that ran at once."""
+    """Bars in one lane never overlap, and there are only as many lanes as trials that ran at
+    once.
+    """
     start = np.array([s for s, _ in ran], dtype=float)
     end = start + np.array([n for _, n in ran], dtype=float)
     lane = lanes(start, end)
@@ -257,16 +315,22 @@ def test_tiers_are_set_apart(made_sweep: Make) -> None:
 
 
 def spread(**changes: float) -> Ranking:
-    """Settings of a tier each, at 1.0 to 1.8, but those named (s2=10.65), with intervals of 0.1 either way."""
+    """Settings of a tier each, at 1.0 to 1.8, but those named (s2=10.65), with intervals of 0.1
+    either way.
+    """
     estimate = pd.Series({f"s{i}": 1 + 0.2 * i for i in range(5)} | changes).to_numpy()
-    table = pd.DataFrame({"setting": range(5), "n_seeds": 1, "estimate": estimate, "tier": range(1, 6)})
+    table = pd.DataFrame(
+        {"setting": range(5), "n_seeds": 1, "estimate": estimate, "tier": range(1, 6)}
+    )
     table = table.assign(low=estimate - 0.1, high=estimate + 0.1)
     return Ranking(table, "level of loss", False, 0.05, "curve", 0.2, 2, ())
 
 
 @pytest.mark.parametrize(("sign", "said"), [(1.0, "10.65 →"), (-1.0, "← -10.65")])
 def test_one_exploded_setting_squashes_no_others(sign: float, said: str) -> None:
-    """A setting many times as far from the best as the median is an arrow with its number at the edge."""
+    """A setting many times as far from the best as the median is an arrow with its number at the
+    edge.
+    """
     ranking = spread(s4=10.65)
     low, high = ("low", "high") if sign > 0 else ("high", "low")
     turned = {"estimate": sign * ranking.table["estimate"], "low": sign * ranking.table[low]}
@@ -279,7 +343,9 @@ def test_one_exploded_setting_squashes_no_others(sign: float, said: str) -> None
 
 
 def test_one_setting_lies_in_its_frame() -> None:
-    """A setting that is alone has its whole interval in the frame, and the label beside it is not cut off."""
+    """A setting that is alone has its whole interval in the frame, and the label beside it is not
+    cut off.
+    """
     ranking = spread()
     ranking = dataclasses.replace(ranking, table=ranking.table.head(1), smallest_difference=np.nan)
     figure = Figure((8.0, 1.42), layout="constrained")
@@ -294,7 +360,9 @@ def test_one_setting_lies_in_its_frame() -> None:
 
 
 def test_small_multiples_have_the_axis_of_the_curves(made_sweep: Make) -> None:
-    """Panels are drawn on the axis that is asked for, their marks on their curves, and their numbers do not touch."""
+    """Panels are drawn on the axis that is asked for, their marks on their curves, and their
+    numbers do not touch.
+    """
     what = made_sweep()
     figure = drawn(lambda f: figures.draw_by_shape(f, what, shapes(what), axis="examples"))
     panel = figure.axes[0]
@@ -309,13 +377,19 @@ def test_small_multiples_have_the_axis_of_the_curves(made_sweep: Make) -> None:
 
 
 def test_a_panel_without_a_line_says_why(made_sweep: Make) -> None:
-    """Curves that lie above the frame, or that nobody reported, are counted with the reason why none is seen."""
+    """Curves that lie above the frame, or that nobody reported, are counted with the reason why
+    none is seen.
+    """
     what = made_sweep(12, state="complete")
     high, silent = what.curves["trial"] < 2, what.curves["trial"] == 2
-    curves = what.curves.assign(value=what.curves["value"].mask(high, what.curves["value"] + 1e4))[~silent]
+    curves = what.curves.assign(value=what.curves["value"].mask(high, what.curves["value"] + 1e4))[
+        ~silent
+    ]
     shape = ["exploded", "exploded", "broken", *["slow"] * 9]
     diagnosis = pd.DataFrame({"shape": shape, "since": np.nan}, index=what.trials.index)
-    figure = drawn(lambda f: figures.draw_by_shape(f, dataclasses.replace(what, curves=curves), diagnosis))
+    figure = drawn(
+        lambda f: figures.draw_by_shape(f, dataclasses.replace(what, curves=curves), diagnosis)
+    )
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[:3] == ["slow (9)", "exploded (2, above the frame)", "broken (1, no curve)"]
 
@@ -327,13 +401,17 @@ def test_the_legend_leaves_the_ends_of_rising_curves_free(made_sweep: Make) -> N
     assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().get_points()[:, 1].mean()
     assert ax.get_title(loc="left") == "made: 12 trials"
     assert (
-        drawn(lambda f: figures.draw_curves(f.subplots(), made_sweep(1))).axes[0].get_title(loc="left")
+        drawn(lambda f: figures.draw_curves(f.subplots(), made_sweep(1)))
+        .axes[0]
+        .get_title(loc="left")
         == "made: 1 trial"
     )
 
 
 def test_a_trial_shorter_than_a_pixel_is_seen(made_sweep: Make) -> None:
-    """Trials of a second in a sweep of hours, sessions apart, leave marks in the timeline, in their colours."""
+    """Trials of a second in a sweep of hours, sessions apart, leave marks in the timeline, in their
+    colours.
+    """
     what = made_sweep(state="complete")
     late = what.trials["started_s"].where(what.trials.index < 6, 36000.0)
     what = dataclasses.replace(what, trials=what.trials.assign(started_s=late, seconds=0.05))

@@ -17,9 +17,15 @@ def sweep(trials: pd.DataFrame) -> Sweep:
     frame = trials.assign(**{key: value for key, value in usual.items() if key not in trials})
     frame["final"] = frame["objective"]
     frame["objective"] = frame["objective"].where(frame["state"] == "complete")
-    curves = pd.DataFrame({"trial": [], "step": [], "examples": [], "seconds": [], "metric": [], "value": []})
+    curves = pd.DataFrame(
+        {"trial": [], "step": [], "examples": [], "seconds": [], "metric": [], "value": []}
+    )
     return Sweep(
-        name="made", metric="loss", directions=("minimize",), trials=frame.rename_axis("number"), curves=curves
+        name="made",
+        metric="loss",
+        directions=("minimize",),
+        trials=frame.rename_axis("number"),
+        curves=curves,
     )
 
 
@@ -47,13 +53,16 @@ def test_the_parameter_that_decides_is_first() -> None:
 
 
 def test_pruned_trials_show_where_it_is_bad() -> None:
-    """A rate whose bad half was pruned throughout matters; the completed trials alone could not say so."""
+    """A rate whose bad half was pruned throughout matters; the completed trials alone could not say
+    so.
+    """
     trials = drawn(120)
     bad = trials["params.lr"] > 0.01
     rng = np.random.default_rng(1)
     full = sweep(
         trials.assign(
-            objective=np.where(bad, 5.0, 1.0) + rng.normal(0, 0.1, 120), state=np.where(bad, "pruned", "complete")
+            objective=np.where(bad, 5.0, 1.0) + rng.normal(0, 0.1, 120),
+            state=np.where(bad, "pruned", "complete"),
         )
     )
     alone = replace(full, trials=full.trials[full.trials["state"] == "complete"])
@@ -63,19 +72,28 @@ def test_pruned_trials_show_where_it_is_bad() -> None:
 
 
 def test_noise_alone_matters_to_nobody() -> None:
-    """With an objective that no parameter influences, few parameters of many sweeps are beyond chance."""
+    """With an objective that no parameter influences, few parameters of many sweeps are beyond
+    chance.
+    """
     rng = np.random.default_rng(2)
     beyond = [
-        importance(sweep(drawn(40, seed).assign(objective=rng.normal(size=40))))["beyond_chance"].mean()
+        importance(sweep(drawn(40, seed).assign(objective=rng.normal(size=40))))[
+            "beyond_chance"
+        ].mean()
         for seed in range(5)
     ]
     assert np.mean(beyond) <= 0.2
 
 
 def test_chance_is_a_share() -> None:
-    """What chance would reach is at most 1, as every importance is, also where the parameters explain nothing."""
+    """What chance would reach is at most 1, as every importance is, also where the parameters
+    explain nothing.
+    """
     rng = np.random.default_rng(7)
-    found = [importance(sweep(drawn(12, seed).assign(objective=rng.normal(size=12)))) for seed in range(4)]
+    found = [
+        importance(sweep(drawn(12, seed).assign(objective=rng.normal(size=12))))
+        for seed in range(4)
+    ]
     table = pd.concat(found)
     assert table["chance"].between(0, 1).all()
     assert table["chance"].max() == 1
@@ -106,7 +124,9 @@ def test_interactions_are_told_from_sums() -> None:
     trials = drawn(200)
     lr, momentum = np.log10(trials["params.lr"]) / 4 + 1, trials["params.momentum"]
     rng = np.random.default_rng(3)
-    together: Any = interactions(sweep(trials.assign(objective=(lr + momentum - 1) ** 2 + rng.normal(0, 0.01, 200))))
+    together: Any = interactions(
+        sweep(trials.assign(objective=(lr + momentum - 1) ** 2 + rng.normal(0, 0.01, 200)))
+    )
     assert {together.loc[0, "first"], together.loc[0, "second"]} == {"lr", "momentum"}
     assert together.loc[0, "p"] < 0.001
     assert together.loc[0, "share"] > 0.3
@@ -115,7 +135,9 @@ def test_interactions_are_told_from_sums() -> None:
 
 
 def test_shares_find_the_rule() -> None:
-    """Runs above a rate without clipping explode, in nine of ten: the rule is found, in words and with its interval."""
+    """Runs above a rate without clipping explode, in nine of ten: the rule is found, in words and
+    with its interval.
+    """
     trials = drawn(200)
     rng = np.random.default_rng(4)
     hot = (trials["params.lr"] > 0.02) & (trials["params.clip"] == "none")
@@ -138,5 +160,7 @@ def test_shares_say_nothing_without_reason() -> None:
     n_rules = 0
     for seed in range(10):
         diagnosis = pd.DataFrame({"shape": np.where(rng.random(60) < 0.3, "slow", "converged")})
-        n_rules += "slow" in set(shares(sweep(drawn(60, seed).assign(objective=1.0)), diagnosis)["shape"])
+        n_rules += "slow" in set(
+            shares(sweep(drawn(60, seed).assign(objective=1.0)), diagnosis)["shape"]
+        )
     assert n_rules <= 2

@@ -1,4 +1,6 @@
-"""A task that runs alone or, by `run_lanes`, several trials in one process, a step of each in turn."""
+"""A task that runs alone or, by `run_lanes`, several trials in one process, a step of each in
+turn.
+"""
 
 import math
 import os

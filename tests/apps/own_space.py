@@ -1,4 +1,6 @@
-"""A sphere in four dimensions, two of which are searched by a function: z near x, and w, which the config lacks."""
+"""A sphere in four dimensions, two of which are searched by a function: z near x, and w, which the
+config lacks.
+"""
 
 import hydra
 import optuna

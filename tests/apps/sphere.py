@@ -1,4 +1,6 @@
-"""The distance from the origin, squared; z is a string without effect, as options of a real training may be."""
+"""The distance from the origin, squared; z is a string without effect, as options of a real
+training may be.
+"""
 
 import hydra
 from omegaconf import DictConfig

@@ -1,4 +1,6 @@
-"""A task that does what it is told, so that each way a trial can end, and each wish about its job, can be tested."""
+"""A task that does what it is told, so that each way a trial can end, and each wish about its job,
+can be tested.
+"""
 
 import os
 import signal
@@ -62,8 +64,6 @@ def main(cfg: DictConfig) -> object:
         case "os exit":
             os._exit(7)
         case "describe job":
-            import slow_to_import  # noqa: F401 (its line in $IMPORTS says that it was imported)
-
             Path("here").write_text(f"{os.environ['GREETING']} {HydraConfig.get().job.num}")
             return cfg.x
     return None

@@ -5,12 +5,17 @@ from typing import Any
 import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
-from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
+from hydra.test_utils.launcher_common_tests import (
+    BatchedSweeperTestSuite,
+    IntegrationTestSuite,
+    LauncherTestSuite,
+)
 
 from hydra_plugins.iolaus.sweeper import IolausSweeper
 
-# The suites expect every combination, once, in Hydra's order: that is a grid. Some of their tasks return no number,
-# which fails a trial; some run twice in one folder, which would continue a study that was kept.
+# The suites expect every combination, once, in Hydra's order: that is a grid. Some of their tasks
+# return no number, which fails a trial; some run twice in one folder, which would continue a study
+# that was kept.
 GRID = [
     "hydra/sweeper=iolaus",
     "hydra/sweeper/sampler=grid",
@@ -26,7 +31,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 def test_discovery() -> None:
     """Hydra finds the sweeper."""
-    assert IolausSweeper.__name__ in [plugin.__name__ for plugin in Plugins.instance().discover(Sweeper)]
+    assert IolausSweeper.__name__ in [
+        plugin.__name__ for plugin in Plugins.instance().discover(Sweeper)
+    ]
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("basic", GRID)])

@@ -1,4 +1,6 @@
-"""Apps written for the official Optuna sweeper behave the same under this one; options are Optuna's own."""
+"""Apps written for the official Optuna sweeper behave the same under this one; options are Optuna's
+own.
+"""
 
 import inspect
 import itertools
@@ -26,12 +28,19 @@ def results(tmp_path: Path) -> Any:
 
 
 def test_own_app_from_another_folder_without_torch(tmp_path: Path) -> None:
-    """An app of at most 30 lines sweeps from any folder, in a Python that has no torch, and trains alone."""
+    """An app of at most 30 lines sweeps from any folder, in a Python that has no torch, and trains
+    alone.
+    """
     app = shutil.copy(APPS / "parabola.py", tmp_path)
     assert len(Path(app).read_text().splitlines()) <= 30
     (tmp_path / "torch.py").write_text("raise ImportError('there is no torch here')")
     here = {"cwd": tmp_path, "check": True, "capture_output": True, "text": True}
-    sweep = ["--multirun", "hydra/sweeper=iolaus", "lr=tag(log, interval(1e-3, 2))", "hydra.sweeper.n_trials=8"]
+    sweep = [
+        "--multirun",
+        "hydra/sweeper=iolaus",
+        "lr=tag(log, interval(1e-3, 2))",
+        "hydra.sweeper.n_trials=8",
+    ]
     done = subprocess.run([sys.executable, "parabola.py", *sweep, "hydra.sweep.dir=study"], **here)
     found = optuna.load_study(study_name="parabola", storage=f"sqlite:///{tmp_path}/study/study.db")
     assert results(tmp_path).best_trial == found.best_trial.number
@@ -40,9 +49,13 @@ def test_own_app_from_another_folder_without_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "parabola.py", "hydra.run.dir=alone"], **here)
 
 
-@pytest.mark.parametrize("given", [["x=choice(0, 1, 2)", "y=0"], []], ids=["command line", "config"])
+@pytest.mark.parametrize(
+    "given", [["x=choice(0, 1, 2)", "y=0"], []], ids=["command line", "config"]
+)
 def test_tpe_finds_a_small_sphere(given: list[str], sweep: Any, study: Any, tmp_path: Path) -> None:
-    """TPE reaches the official test's 95th percentile in 20 trials; what the command line fixes is not searched."""
+    """TPE reaches the official test's 95th percentile in 20 trials; what the command line fixes is
+    not searched.
+    """
     seed = ["hydra/sweeper/sampler=tpe", "hydra.sweeper.sampler.seed=123"]
     sweep("sphere.py", *seed, "hydra.job.chdir=true", *given).ok()
     best = study().best_trial
@@ -63,10 +76,19 @@ def test_grid_finds_its_optimum(sweep: Any, study: Any, tmp_path: Path) -> None:
     assert "12 trials in study sphere" in done.out
 
 
-@pytest.mark.parametrize("given", [["x=range(0, 5)", "y=range(0, 3)"], []], ids=["command line", "config"])
+@pytest.mark.parametrize(
+    "given", [["x=range(0, 5)", "y=range(0, 3)"], []], ids=["command line", "config"]
+)
 def test_solutions_do_not_dominate_each_other(given: list[str], sweep: Any, tmp_path: Path) -> None:
-    """With two objectives the results are a front: no solution is at least as good as another in both."""
-    sweep("two_objectives.py", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=123", *given).ok()
+    """With two objectives the results are a front: no solution is at least as good as another in
+    both.
+    """
+    sweep(
+        "two_objectives.py",
+        "hydra/sweeper/sampler=random",
+        "hydra.sweeper.sampler.seed=123",
+        *given,
+    ).ok()
     solutions = results(tmp_path).solutions
     assert len(solutions) > 1
     for a, b in itertools.permutations([s["values"] for s in solutions], 2):
@@ -76,12 +98,16 @@ def test_solutions_do_not_dominate_each_other(given: list[str], sweep: Any, tmp_
 
 
 def test_own_search_space(sweep: Any, study: Any, tmp_path: Path) -> None:
-    """A function may search further keys, depending on the values so far, and add keys the config lacks."""
+    """A function may search further keys, depending on the values so far, and add keys the config
+    lacks.
+    """
     seed = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=123"]
     sweep("own_space.py", *seed, "z_to_x=0.3").ok()
     trials = study().trials
     assert len(trials) == 20
-    assert all(abs(t.params["x"] - t.params["z"]) <= 0.3 and 0 <= t.params["+w"] <= 1 for t in trials)
+    assert all(
+        abs(t.params["x"] - t.params["z"]) <= 0.3 and 0 <= t.params["+w"] <= 1 for t in trials
+    )
     squares = [sum(value**2 for value in t.params.values()) for t in trials]
     assert [t.value for t in trials] == pytest.approx(squares)
     assert results(tmp_path).best_params["+w"] == study().best_trial.params["+w"]
@@ -89,14 +115,23 @@ def test_own_search_space(sweep: Any, study: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rate", [0.5, 1.0])
 def test_failures(rate: float, sweep: Any, study: Any) -> None:
-    """Failing trials end the sweep when they are more than max_failure_rate allows, and not before."""
-    done = sweep("sphere.py", "error=true", f"hydra.sweeper.max_failure_rate={rate}", "hydra.sweeper.n_jobs=2").wait()
+    """Failing trials end the sweep when they are more than max_failure_rate allows, and not
+    before.
+    """
+    done = sweep(
+        "sphere.py",
+        "error=true",
+        f"hydra.sweeper.max_failure_rate={rate}",
+        "hydra.sweeper.n_jobs=2",
+    ).wait()
     trials = study().trials
     assert {t.state for t in trials} == {optuna.trial.TrialState.FAIL}
     n_run = sum("duplicate_of" not in t.user_attrs for t in trials)
     assert (done.code == 0) == (rate == 1)
     assert ("RuntimeError: told to fail" in done.err) == (rate < 1)
-    assert len(trials) == 20 if rate == 1 else 6 <= n_run <= 7  # of the first 10, 5 may fail; 2 at a time
+    assert (
+        len(trials) == 20 if rate == 1 else 6 <= n_run <= 7
+    )  # of the first 10, 5 may fail; 2 at a time
 
 
 def configured(group: str, name: str) -> Any:
@@ -109,18 +144,31 @@ def configured(group: str, name: str) -> Any:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers(name: str) -> None:
-    """Each sampler composes and is made with Optuna's defaults; the options it names are Optuna's, all of them."""
+    """Each sampler composes and is made with Optuna's defaults; the options it names are Optuna's,
+    all of them.
+    """
     config = configured("sampler", name)
-    assert not [key for key in config if key != "_target_" and not OmegaConf.is_missing(config, key)]
+    assert not [
+        key for key in config if key != "_target_" and not OmegaConf.is_missing(config, key)
+    ]
     cls = getattr(optuna.samplers, SAMPLERS[name][0])
-    named = set(config) - {"_target_"} | ({"search_space"} if name == "grid" else set())  # there it is `params`
+    named = set(config) - {"_target_"} | (
+        {"search_space"} if name == "grid" else set()
+    )  # there it is `params`
     assert named == set(inspect.signature(cls).parameters)
-    assert isinstance(make_sampler(config, Space({}, {}, ())), optuna.samplers.RandomSampler if name == "grid" else cls)
+    assert isinstance(
+        make_sampler(config, Space({}, {}, ())),
+        optuna.samplers.RandomSampler if name == "grid" else cls,
+    )
 
 
-@pytest.mark.parametrize("name", [name for name, (cls, *_) in PRUNERS.items() if hasattr(optuna.pruners, cls)])
+@pytest.mark.parametrize(
+    "name", [name for name, (cls, *_) in PRUNERS.items() if hasattr(optuna.pruners, cls)]
+)
 def test_pruners(name: str) -> None:
-    """Each pruner of Optuna composes and is made; the options it names are Optuna's, and only what must be is set."""
+    """Each pruner of Optuna composes and is made; the options it names are Optuna's, and only what
+    must be is set.
+    """
     config = configured("pruner", name)
     cls = getattr(optuna.pruners, PRUNERS[name][0])
     parameters = inspect.signature(cls).parameters

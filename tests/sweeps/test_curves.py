@@ -24,7 +24,12 @@ values = st.floats() | st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 5e-
 metrics = st.dictionaries(st.sampled_from(["loss", "grad_norm/W", "ü b"]), values, min_size=1)
 # (trial, step, metrics, what to do then); the place in the list is the time.
 histories = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 2**40), metrics, st.sampled_from(["", "", "flush", "read"])),
+    st.tuples(
+        st.integers(0, 3),
+        st.integers(0, 2**40),
+        metrics,
+        st.sampled_from(["", "", "flush", "read"]),
+    ),
     max_size=25,
 )
 
@@ -57,8 +62,12 @@ def expected_rows(history: Sequence[tuple[int, int, dict[str, float], str]]) -> 
 
 
 @given(history=histories, n_files=st.integers(2, 5))
-def test_what_is_added_is_read(history: Any, n_files: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """However reports are cut into files and the files merged, all readers see every row once, after any flush."""
+def test_what_is_added_is_read(
+    history: Any, n_files: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """However reports are cut into files and the files merged, all readers see every row once,
+    after any flush.
+    """
     folder = tmp_path_factory.mktemp("curves") / "curves"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "N_FILES_TO_MERGE", n_files)
@@ -78,7 +87,9 @@ def test_what_is_added_is_read(history: Any, n_files: int, tmp_path_factory: pyt
 
 @given(history=histories)
 def test_curves_are_in_order(history: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Rows come by trial, and within a trial in the order of its reports, whoever wrote which file."""
+    """Rows come by trial, and within a trial in the order of its reports, whoever wrote which
+    file.
+    """
     folder = tmp_path_factory.mktemp("curves")
     writers = [CurveWriter(folder, name, clock=lambda: 0.0) for name in ("b", "a")]
     for i, (trial, step, reported, then) in enumerate(history):
@@ -96,23 +107,33 @@ def test_curves_are_in_order(history: Any, tmp_path_factory: pytest.TempPathFact
 def test_others_read_it_while_it_is_written(
     read: Callable[[Path], pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pandas, polars and duckdb read the folder between two flushes, a crashed writer's leftovers beside it."""
+    """Pandas, polars and duckdb read the folder between two flushes, a crashed writer's leftovers
+    beside it.
+    """
     monkeypatch.setattr(curves, "N_FILES_TO_MERGE", 4)
     (tmp_path / "crashed-000007.writing").write_bytes(b"PAR1 half a file")
     writer = CurveWriter(tmp_path, "session", clock=lambda: 0.0)
-    history = [(i % 3, i, {"loss": [1.5, math.nan, math.inf][i % 3], "lr": 0.1}, "") for i in range(30)]
+    history = [
+        (i % 3, i, {"loss": [1.5, math.nan, math.inf][i % 3], "lr": 0.1}, "") for i in range(30)
+    ]
     for i, (trial, step, reported, _) in enumerate(history):
         writer.add(trial, [Row(step, float(i), reported)])
         writer.flush()
         if i % 5 == 4:
             files = sorted(tmp_path.glob("*.parquet"))
-            frame = pd.concat([pd.read_parquet(path) for path in files]) if read is read_with_pandas else read(tmp_path)
+            frame = (
+                pd.concat([pd.read_parquet(path) for path in files])
+                if read is read_with_pandas
+                else read(tmp_path)
+            )
             assert rows_of(frame) == expected_rows(history[: i + 1])
     assert rows_of(read_curves(tmp_path).to_pandas()) == expected_rows(history)
 
 
 def test_a_merge_that_was_cut_off_doubles_nothing(tmp_path: Path) -> None:
-    """If a crash leaves a merged file beside the files that went into it, read_curves still gives each row once."""
+    """If a crash leaves a merged file beside the files that went into it, read_curves still gives
+    each row once.
+    """
     writer = CurveWriter(tmp_path, "session", clock=lambda: 0.0)
     kept = {}
     for i in range(3):

@@ -25,12 +25,15 @@ def make(watched: str = "loss") -> Reporter:
 
 
 reports = st.lists(
-    st.tuples(st.integers(0, 2**62), st.dictionaries(st.text(min_size=1), st.floats(), min_size=1)), max_size=20
+    st.tuples(st.integers(0, 2**62), st.dictionaries(st.text(min_size=1), st.floats(), min_size=1)),
+    max_size=20,
 )
 
 
 def test_a_trial_is_not_stopped_at_its_last_report() -> None:
-    """A verdict that comes when all planned steps are made changes nothing; before it ends, and without a plan too."""
+    """A verdict that comes when all planned steps are made changes nothing; before it ends, and
+    without a plan too.
+    """
     reporter = make()
     reporter.plan(Plan(10))
     reporter.take()  # the driver has the plan by then
@@ -82,7 +85,10 @@ def test_reports_from_several_threads_are_all_taken() -> None:
     """A report may come from any thread while batches are being taken."""
     reporter = make()
     threads = [
-        threading.Thread(target=lambda i=i: [reporter.report(step, {"m": i}) for step in range(500)]) for i in range(4)
+        threading.Thread(
+            target=lambda i=i: [reporter.report(step, {"m": i}) for step in range(500)]
+        )
+        for i in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -96,7 +102,9 @@ def test_reports_from_several_threads_are_all_taken() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_watched_metric_must_be_finite(bad: float) -> None:
-    """A value that is not finite ends the trial as diverged, at once, and is kept; in other metrics it is just kept."""
+    """A value that is not finite ends the trial as diverged, at once, and is kept; in other metrics
+    it is just kept.
+    """
     reporter = make()
     reporter.report(0, {"other": bad})
     assert reporter.verdict is None
@@ -123,7 +131,9 @@ def test_the_first_verdict_stands() -> None:
 
 
 def test_a_task_may_ask_instead_of_being_thrown_out() -> None:
-    """should_stop is False, then True once the sweep has decided, and asking counts as having noticed."""
+    """should_stop is False, then True once the sweep has decided, and asking counts as having
+    noticed.
+    """
     reporter = make()
     with reporting_to(reporter):
         assert not iolaus.should_stop()
@@ -148,7 +158,12 @@ class Sized:
 @pytest.mark.parametrize(
     ("step", "metrics", "error", "sentence"),
     [
-        (1.0, {"loss": 1}, TypeError, r"step is a whole number of optimizer updates, got 1\.0 \(float\)"),
+        (
+            1.0,
+            {"loss": 1},
+            TypeError,
+            r"step is a whole number of optimizer updates, got 1\.0 \(float\)",
+        ),
         ("1", {"loss": 1}, TypeError, r"got '1' \(str\)"),
         (None, {"loss": 1}, TypeError, r"got None"),
         (-1, {"loss": 1}, ValueError, "step counts from 0, got -1"),
@@ -161,7 +176,9 @@ class Sized:
         (3, {"loss": 10**400}, TypeError, r"at step 3 got \{'loss': 'int'\}"),
     ],
 )
-def test_what_is_no_report_is_refused(step: Any, metrics: Any, error: type[Exception], sentence: str) -> None:
+def test_what_is_no_report_is_refused(
+    step: Any, metrics: Any, error: type[Exception], sentence: str
+) -> None:
     """The sentence says which call, at which step, and what came; nothing of the report is kept."""
     reporter = make()
     with pytest.raises(error, match=sentence) as refused:
@@ -171,11 +188,15 @@ def test_what_is_no_report_is_refused(step: Any, metrics: Any, error: type[Excep
 
 
 def test_numbers_of_all_kinds_are_numbers() -> None:
-    """Numpy's and torch's scalars, one-element tensors and anything with __float__ or __index__ are taken."""
+    """Numpy's and torch's scalars, one-element tensors and anything with __float__ or __index__ are
+    taken.
+    """
     numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
     reporter = make()
     with reporting_to(reporter):
-        iolaus.report(numpy.int64(3), loss=torch.tensor([0.5]), a=numpy.float32(0.25), b=True, c=Sized(2.0))
+        iolaus.report(
+            numpy.int64(3), loss=torch.tensor([0.5]), a=numpy.float32(0.25), b=True, c=Sized(2.0)
+        )
         iolaus.report(Sized(4), **{"grad_norm/W": torch.tensor(1.0, requires_grad=True)})
         with pytest.raises(TypeError, match=r"\{'loss': 'Tensor'\}"):
             iolaus.report(5, loss=torch.zeros(2))
@@ -196,13 +217,21 @@ def test_plan_and_place_are_sent_once() -> None:
     reporter.place("/somewhere")
     batch = reporter.take()
     assert batch is not None
-    assert (batch.plan, batch.folder, list(batch.rows)) == (Plan(100, ((0, 0.1), (50, 1.0))), "/somewhere", [])
+    assert (batch.plan, batch.folder, list(batch.rows)) == (
+        Plan(100, ((0, 0.1), (50, 1.0))),
+        "/somewhere",
+        [],
+    )
     assert reporter.take() is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [((0,), "plan of 0 steps"), ((5, [(3, 0.1), (3, 0.2)]), "must rise"), ((5, [(3, 0.1), (1, 0.2)]), "must rise")],
+    [
+        ((0,), "plan of 0 steps"),
+        ((5, [(3, 0.1), (3, 0.2)]), "must rise"),
+        ((5, [(3, 0.1), (1, 0.2)]), "must rise"),
+    ],
 )
 def test_a_plan_that_cannot_be_is_refused(arguments: tuple[Any, ...], sentence: str) -> None:
     """No steps, or corners that do not rise, are refused by what arrived."""

@@ -26,7 +26,9 @@ def corner(at: int, n: int = 100) -> np.ndarray:
 
 
 def test_a_plateau_after_a_fall_is_stalled_since_its_corner():
-    """The stall step lies within the stated interval in 95 % of curves, and in the middle within 3 of 100 steps."""
+    """The stall step lies within the stated interval in 95 % of curves, and in the middle within 3
+    of 100 steps.
+    """
     for at in (40, 50, 70):
         said = [signals(X, noisy(corner(at), 0.05, seed)) for seed in range(100)]
         found = [s for s in said if s.stalled_since is not None]
@@ -49,11 +51,27 @@ def test_a_plateau_after_a_fall_is_stalled_since_its_corner():
         (-np.log(X + 1), 0.7),
         ((X + 1) ** -0.1, 0.04),
     ],
-    ids=["fast", "slow", "within noise", "without noise", "power law", "exponential", "1/t", "half", "log", "slow law"],
+    ids=[
+        "fast",
+        "slow",
+        "within noise",
+        "without noise",
+        "power law",
+        "exponential",
+        "1/t",
+        "half",
+        "log",
+        "slow law",
+    ],
 )
 def test_a_decline_is_called_a_stall_in_at_most_one_of_twenty(truth, noise):
-    """False stalls stay at the 5 % claimed while the last half falls by a noise level (200 curves: 18 at the most)."""
-    assert sum(signals(X, noisy(truth, noise, seed)).stalled_since is not None for seed in range(200)) <= 18
+    """False stalls stay at the 5 % claimed while the last half falls by a noise level (200 curves:
+    18 at the most).
+    """
+    assert (
+        sum(signals(X, noisy(truth, noise, seed)).stalled_since is not None for seed in range(200))
+        <= 18
+    )
 
 
 @pytest.mark.parametrize("level", [0.0, 0.693, -4.0, 1e6])
@@ -80,11 +98,19 @@ def test_oscillation_with_sinking_peaks_is_progress():
 
 def test_noise_alone_does_not_oscillate():
     """A period is claimed for chance in about 1 % of curves."""
-    assert sum(signals(X, noisy(np.zeros(100), 1, seed)).period_steps is not None for seed in range(300)) <= 9
+    assert (
+        sum(
+            signals(X, noisy(np.zeros(100), 1, seed)).period_steps is not None
+            for seed in range(300)
+        )
+        <= 9
+    )
 
 
 def test_a_rebound_is_named_with_its_step_and_height():
-    """A loss that climbs back from its best has rebounded since that step; what came before was progress."""
+    """A loss that climbs back from its best has rebounded since that step; what came before was
+    progress.
+    """
     s = signals(X, noisy(np.abs(X - 50) / 100, 0.02, 0))
     assert abs(s.rebound_since - 50) <= 4
     assert s.rebound == pytest.approx(0.48, abs=0.05)
@@ -151,7 +177,9 @@ def test_the_trend_is_least_squares():
 
 
 def test_the_interval_of_the_trend_covers_the_truth():
-    """Two-sided 90 % intervals hold the true slope in 85 to 96 % of noisy lines, white or autocorrelated."""
+    """Two-sided 90 % intervals hold the true slope in 85 to 96 % of noisy lines, white or
+    autocorrelated.
+    """
     for rho in (0.0, 0.5):
         hits = 0
         for seed in range(400):
@@ -165,7 +193,9 @@ def test_the_interval_of_the_trend_covers_the_truth():
 
 
 def test_expected_follows_a_logarithm_exactly():
-    """A loss straight in log time is foreseen at every later step, and the interval closes at the last report."""
+    """A loss straight in log time is foreseen at every later step, and the interval closes at the
+    last report.
+    """
     losses = 3 - 0.2 * np.log(X + 1)
     s = signals(X, losses)
     level, low, high = s.expected(399)
@@ -177,7 +207,9 @@ def test_expected_follows_a_logarithm_exactly():
 
 
 def test_the_interval_expected_reaches_from_no_progress_to_twice_what_is_foreseen():
-    """Without noise, a curve may stop or fall by twice the foreseen; a rising one is never promised a fall."""
+    """Without noise, a curve may stop or fall by twice the foreseen; a rising one is never promised
+    a fall.
+    """
     s = signals(X, 3 - 0.2 * np.log(X + 1))
     level, low, high = s.expected(399)
     assert high >= s.level
@@ -189,7 +221,9 @@ def test_the_interval_expected_reaches_from_no_progress_to_twice_what_is_foresee
 
 
 def test_log_time_is_the_integral_of_a_slope_that_fades():
-    """At a loss of -c log(t), slope now times log_time is the loss to come; nothing is left at the end."""
+    """At a loss of -c log(t), slope now times log_time is the loss to come; nothing is left at the
+    end.
+    """
     slope = (math.log(100) - math.log(50)) / 50  # of the last half, by its ends
     assert log_time(99, 400) * slope == pytest.approx(math.log(4))
     assert log_time(399, 400) == 0
@@ -207,15 +241,30 @@ def test_multiplying_the_loss_changes_no_verdict(seed, n, scale, kind):
     """Steps and yes-or-no answers are those of the unscaled curve, losses are multiplied."""
     x = np.cumsum(np.random.default_rng(seed).integers(1, 9, n))
     t = x / x[-1]
-    truth = {"fall": -t, "corner": np.maximum(0.5 - t, 0), "flat": 0 * t, "rise": t**3, "spiky": -t}[kind]
+    truth = {
+        "fall": -t,
+        "corner": np.maximum(0.5 - t, 0),
+        "flat": 0 * t,
+        "rise": t**3,
+        "spiky": -t,
+    }[kind]
     losses = noisy(truth, 0.05, seed)
     if kind == "spiky":
         losses[::11] += 5
     a, b = signals(x, losses), signals(x, scale * losses)
-    for name in ("stalled_since", "stalled_low", "diverged_at", "rebound_since", "best_step", "period_steps"):
+    for name in (
+        "stalled_since",
+        "stalled_low",
+        "diverged_at",
+        "rebound_since",
+        "best_step",
+        "period_steps",
+    ):
         assert getattr(a, name) == getattr(b, name)
     for name in ("level", "noise", "trend", "best", "rebound"):
-        assert getattr(b, name) == pytest.approx(scale * getattr(a, name), rel=1e-9, abs=1e-12 * scale)
+        assert getattr(b, name) == pytest.approx(
+            scale * getattr(a, name), rel=1e-9, abs=1e-12 * scale
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -225,21 +274,38 @@ def test_multiplying_the_loss_changes_no_verdict(seed, n, scale, kind):
     power=st.sampled_from([-1000, -600, -400, 300, 500, 510, 600, 1020]),
 )
 def test_a_loss_of_any_size_is_told_as_one_of_ordinary_size(seed, n, power):
-    """Where squares overflow or vanish, signals and trend are those of the curve times a power of two, exactly."""
+    """Where squares overflow or vanish, signals and trend are those of the curve times a power of
+    two, exactly.
+    """
     losses = noisy(np.maximum(0.5 - np.linspace(0, 1, n), 0), 0.05, seed)
     scale = 2.0**power
     for tell in (lambda y: signals(range(n), y), lambda y: trend(np.arange(float(n)), y)):
-        ordinary, extreme = dataclasses.asdict(tell(losses)), dataclasses.asdict(tell(losses * scale))
-        without_unit = {name for name in ordinary if "step" in name or name in ("n_reports", "autocorrelation")}
-        without_unit |= {"stalled_since", "stalled_low", "stalled_high", "diverged_at", "rebound_since"}
+        ordinary, extreme = (
+            dataclasses.asdict(tell(losses)),
+            dataclasses.asdict(tell(losses * scale)),
+        )
+        without_unit = {
+            name for name in ordinary if "step" in name or name in ("n_reports", "autocorrelation")
+        }
+        without_unit |= {
+            "stalled_since",
+            "stalled_low",
+            "stalled_high",
+            "diverged_at",
+            "rebound_since",
+        }
         for name, value in ordinary.items():
-            assert extreme[name] == (value if name in without_unit else pytest.approx(value * scale, rel=1e-9, abs=0))
+            assert extreme[name] == (
+                value if name in without_unit else pytest.approx(value * scale, rel=1e-9, abs=0)
+            )
 
 
 @settings(max_examples=200, deadline=None)
 @given(losses=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=300))
 def test_any_finite_floats_have_signals_without_a_warning(losses):
-    """Up to the largest float nothing raises or warns; level and best are finite and within the losses."""
+    """Up to the largest float nothing raises or warns; level and best are finite and within the
+    losses.
+    """
     steps = np.arange(float(len(losses)))
     curve = LossCurve()
     for step, loss in enumerate(losses):
@@ -264,7 +330,11 @@ def test_adding_a_constant_changes_no_verdict(seed, shift):
 
 
 @settings(max_examples=60, deadline=None)
-@given(losses=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=60))
+@given(
+    losses=st.lists(
+        st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=60
+    )
+)
 def test_any_curve_has_signals(losses):
     """No list of floats raises, whatever is in it; the interval holds the level."""
     s = signals(range(len(losses)), losses)
@@ -276,7 +346,9 @@ def test_any_curve_has_signals(losses):
 
 
 def test_a_growing_curve_says_what_the_whole_one_does():
-    """LossCurve agrees with signals on the same reports, exactly while unmerged and within noise afterwards."""
+    """LossCurve agrees with signals on the same reports, exactly while unmerged and within noise
+    afterwards.
+    """
     losses = noisy(corner(1000, 2000), 0.05, 0)
     curve = LossCurve()
     for step in range(2000):
@@ -303,7 +375,9 @@ def test_a_growing_curve_names_divergence_at_once():
 
 
 def test_two_hundred_and_fifty_six_trials_cost_little():
-    """Asking at every one of 10,000 reports costs at most 20 µs each: 256 trials x 10 a second are 5 % of a core."""
+    """Asking at every one of 10,000 reports costs at most 20 µs each: 256 trials x 10 a second are
+    5 % of a core.
+    """
     losses = noisy(np.zeros(10_000), 1, 0).tolist()
     curve = LossCurve()
     begin = time.process_time()
@@ -324,7 +398,12 @@ def test_thinning_keeps_means_and_the_newest_report():
 
 @pytest.mark.parametrize(
     ("steps", "losses", "match"),
-    [([], [], "equally long"), ([1, 2], [0.1], "equally long"), ([2, 1], [0.1, 0.2], "rise"), ([1, 1], [1, 2], "rise")],
+    [
+        ([], [], "equally long"),
+        ([1, 2], [0.1], "equally long"),
+        ([2, 1], [0.1, 0.2], "rise"),
+        ([1, 1], [1, 2], "rise"),
+    ],
 )
 def test_what_is_no_curve_is_refused(steps, losses, match):
     """Empty, unequal or unordered input raises with what to do."""

@@ -9,7 +9,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-# The first example pays for imports and torch's start, so a deadline per example would say nothing about our code.
+# The first example pays for imports and torch's start, so a deadline per example would say nothing
+# about our code.
 hypothesis.settings.register_profile("trainer", deadline=None)
 hypothesis.settings.load_profile("trainer")
 

@@ -19,7 +19,14 @@ from iolaus.trainer.loop import start, train
 from iolaus.trainer.settings import read
 
 Compose = Callable[..., DictConfig]
-SMALL = ("task.n_train=200", "task.n_val=50", "batch_size=16", "report_every=2", "eval_every=10", "steps=40")
+SMALL = (
+    "task.n_train=200",
+    "task.n_val=50",
+    "batch_size=16",
+    "report_every=2",
+    "eval_every=10",
+    "steps=40",
+)
 
 
 def pieces(value: float) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -36,9 +43,13 @@ def smoothed(losses: list[float]) -> list[float]:
 
 
 def test_a_rebound_does_not_cost_the_best_weights(tmp_path: Path) -> None:
-    """What is on disk at the end is from the report with the lowest smoothed loss; one lucky report is not the best."""
+    """What is on disk at the end is from the report with the lowest smoothed loss; one lucky report
+    is not the best.
+    """
     rng = np.random.default_rng(0)
-    losses = np.concatenate([np.linspace(3, 1, 40), np.linspace(1, 4, 40)]) + rng.normal(0, 0.05, 80)
+    losses = np.concatenate([np.linspace(3, 1, 40), np.linspace(1, 4, 40)]) + rng.normal(
+        0, 0.05, 80
+    )
     losses[70] = 0.0  # a lucky one, after the rebound
     best_weights = BestWeights(tmp_path / "best.pt", clock=lambda: 0.0)
     for step, loss in enumerate(losses.tolist()):
@@ -76,7 +87,9 @@ def test_it_is_written_now_and_then(tmp_path: Path) -> None:
     assert load_best(tmp_path / "best.pt")["step"] == 3
 
 
-def run(cfg: DictConfig, interventions: dict[int, Intervention], **options: Any) -> tuple[list[dict[str, float]], list[Any]]:
+def run(
+    cfg: DictConfig, interventions: dict[int, Intervention], **options: Any
+) -> tuple[list[dict[str, float]], list[Any]]:
     """A run's reports and plans, with interventions given out after the reports of these steps."""
     reports: list[dict[str, float]] = []
     plans: list[Any] = []
@@ -91,10 +104,14 @@ def run(cfg: DictConfig, interventions: dict[int, Intervention], **options: Any)
 
 
 def test_decay_lowers_every_rate_to_come(compose: Compose) -> None:
-    """After an intervention the run is what it would be with the schedule times the factor from there on, and says so."""
+    """After an intervention the run is what it would be with the schedule times the factor from
+    there on, and says so.
+    """
     cfg = compose(*SMALL, "optim.lr=0.01", "schedule=exponential", "schedule.decay_steps=20")
     plain, _ = run(cfg, {})
-    intervened, plans = run(cfg, {20: Intervention("decay", 0.25, Verdict("stalled", 20, "stalled"))})
+    intervened, plans = run(
+        cfg, {20: Intervention("decay", 0.25, Verdict("stalled", 20, "stalled"))}
+    )
     for before, after in zip(plain, intervened, strict=True):
         factor = 1.0 if before["step"] <= 20 else 0.25
         assert after["lr"] == before["lr"] * factor
@@ -104,9 +121,13 @@ def test_decay_lowers_every_rate_to_come(compose: Compose) -> None:
 
 
 def test_a_intervention_leaves_the_plan_of_the_steps_made_as_it_was(compose: Compose) -> None:
-    """What is told after interventions holds the rates that were used, and the lowered ones from each intervention on."""
+    """What is told after interventions holds the rates that were used, and the lowered ones from
+    each intervention on.
+    """
     cfg = compose(*SMALL, "optim.lr=0.01", "schedule=exponential", "schedule.decay_steps=20")
-    interventions = {step: Intervention("decay", 0.25, Verdict("stalled", step, "stalled")) for step in (20, 30)}
+    interventions = {
+        step: Intervention("decay", 0.25, Verdict("stalled", step, "stalled")) for step in (20, 30)
+    }
     _, plans = run(cfg, interventions)
     first, _, last = (np.interp(np.arange(40), *zip(*lr, strict=True)) for _, lr in plans)
     factor = np.repeat([1.0, 0.25, 0.0625], [20, 10, 10])
@@ -114,7 +135,9 @@ def test_a_intervention_leaves_the_plan_of_the_steps_made_as_it_was(compose: Com
 
 
 def test_rewind_goes_back_to_the_best_weights(compose: Compose, tmp_path: Path) -> None:
-    """A rewind puts the best weights back: a run wrecked in between goes on as from the best report."""
+    """A rewind puts the best weights back: a run wrecked in between goes on as from the best
+    report.
+    """
     stages = [
         {"lr": 0.001, "decay_rate": 1.0, "decay_steps": 1, "length_steps": 10},
         {"lr": 5.0, "decay_rate": 1.0, "decay_steps": 1, "length_steps": 4},
@@ -124,10 +147,16 @@ def test_rewind_goes_back_to_the_best_weights(compose: Compose, tmp_path: Path) 
         *SMALL,
         "steps=24",
         "schedule=staged",
-        "schedule.stages=[" + ",".join("{" + ",".join(f"{k}:{v}" for k, v in s.items()) + "}" for s in stages) + "]",
+        "schedule.stages=["
+        + ",".join("{" + ",".join(f"{k}:{v}" for k, v in s.items()) + "}" for s in stages)
+        + "]",
     )
     wrecked, _ = run(cfg, {}, keep=tmp_path / "wrecked.pt")
-    rewound, _ = run(cfg, {14: Intervention("rewind", 0.5, Verdict("rebound", 14, "rebound"))}, keep=tmp_path / "best.pt")
+    rewound, _ = run(
+        cfg,
+        {14: Intervention("rewind", 0.5, Verdict("rebound", 14, "rebound"))},
+        keep=tmp_path / "best.pt",
+    )
     loss = {int(r["step"]): r["loss"] for r in rewound}
     assert max(loss[12], loss[14]) > 2 * loss[10]  # it was wrecked
     assert loss[16] < 1.1 * loss[10]  # and is not any more
@@ -136,7 +165,9 @@ def test_rewind_goes_back_to_the_best_weights(compose: Compose, tmp_path: Path) 
 
 
 def test_resuming_is_going_on(compose: Compose, tmp_path: Path) -> None:
-    """A run taken up from its checkpoint makes the same steps as one that was never stopped, bit for bit."""
+    """A run taken up from its checkpoint makes the same steps as one that was never stopped, bit
+    for bit.
+    """
     common = (*SMALL, "optim=adamw", "optim.lr=0.003", "schedule=cosine", "schedule.warmup_steps=5")
     whole, _ = run(compose(*common), {}, keep=tmp_path / "whole.pt")
     step = load_best(tmp_path / "whole.pt")["step"]
@@ -149,9 +180,21 @@ def test_resuming_is_going_on(compose: Compose, tmp_path: Path) -> None:
 
 
 def test_resuming_keeps_the_settings_asked_for(compose: Compose, tmp_path: Path) -> None:
-    """Weight decay and momentum are those of the config, not those the checkpoint was written with."""
-    run(compose(*SMALL, "optim=sgd", "optim.momentum=0.9", "optim.weight_decay=0.2"), {}, keep=tmp_path / "best.pt")
-    again = compose(*SMALL, "optim=sgd", "optim.momentum=0.5", "optim.weight_decay=0.1", f"resume={tmp_path}/best.pt")
+    """Weight decay and momentum are those of the config, not those the checkpoint was written
+    with.
+    """
+    run(
+        compose(*SMALL, "optim=sgd", "optim.momentum=0.9", "optim.weight_decay=0.2"),
+        {},
+        keep=tmp_path / "best.pt",
+    )
+    again = compose(
+        *SMALL,
+        "optim=sgd",
+        "optim.momentum=0.5",
+        "optim.weight_decay=0.1",
+        f"resume={tmp_path}/best.pt",
+    )
     state = start(read(again))
     assert state.step > 0
     assert all(group["momentum"] == 0.5 for group in state.optimizer.param_groups)
@@ -159,7 +202,9 @@ def test_resuming_keeps_the_settings_asked_for(compose: Compose, tmp_path: Path)
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(compose: Compose, tmp_path: Path) -> None:
-    """A missing file, another file, and the weights of another model are refused in one sentence before training."""
+    """A missing file, another file, and the weights of another model are refused in one sentence
+    before training.
+    """
     (tmp_path / "other.pt").write_text("no checkpoint")
     run(compose(*SMALL, "model.n_hidden=8"), {}, keep=tmp_path / "small.pt")
     for name in ("missing.pt", "other.pt", "small.pt"):

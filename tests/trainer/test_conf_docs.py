@@ -14,13 +14,17 @@ README = (CONF / "README.md").read_text()
 
 @pytest.mark.parametrize("group", ["task", "model", "optim", "schedule", "clip", "sweep"])
 def test_every_choice_is_in_the_table(group: str) -> None:
-    """conf/README.md names each file of each group, and no schedule or clipping that is not there."""
+    """conf/README.md names each file of each group, and no schedule or clipping that is not
+    there.
+    """
     choices = {path.stem for path in (CONF / group).glob("*.yaml")}
     assert all(f"`{choice}`" in README for choice in choices)
     if group in ("schedule", "clip"):
         title = {"schedule": "## Schedules", "clip": "## Clipping"}[group]
         table = README.split(title)[1].split("| --- |", 1)[1].split("\n\n")[0]
-        assert {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")} == choices
+        assert {
+            line.split("`")[1] for line in table.splitlines() if line.startswith("| `")
+        } == choices
 
 
 def test_every_unit_and_rule_is_in_its_table() -> None:

@@ -13,7 +13,12 @@ def numbered(n: int) -> Examples:
     return Examples(torch.arange(n), torch.arange(n))
 
 
-@given(n=st.integers(1, 50), seed=st.integers(0, 1000), size=st.integers(1, 60), n_batches=st.integers(1, 12))
+@given(
+    n=st.integers(1, 50),
+    seed=st.integers(0, 1000),
+    size=st.integers(1, 60),
+    n_batches=st.integers(1, 12),
+)
 def test_every_epoch_sees_every_example_once(n: int, seed: int, size: int, n_batches: int) -> None:
     """Cut at any batch size, the sequence is one full permutation after the other."""
     batches = Batches(numbered(n), seed)
@@ -23,25 +28,42 @@ def test_every_epoch_sees_every_example_once(n: int, seed: int, size: int, n_bat
         assert sorted(seen[begin : begin + n]) == list(range(n))
 
 
-@given(n=st.integers(1, 50), first=st.integers(0, 200), size=st.integers(1, 60), buffer=st.none() | st.integers(1, 60))
-def test_a_place_in_the_sequence_needs_no_history(n: int, first: int, size: int, buffer: int | None) -> None:
-    """A batch drawn at once from the middle is the one that a run from the start gets there: what resuming needs."""
+@given(
+    n=st.integers(1, 50),
+    first=st.integers(0, 200),
+    size=st.integers(1, 60),
+    buffer=st.none() | st.integers(1, 60),
+)
+def test_a_place_in_the_sequence_needs_no_history(
+    n: int, first: int, size: int, buffer: int | None
+) -> None:
+    """A batch drawn at once from the middle is the one that a run from the start gets there: what
+    resuming needs.
+    """
     walked = Batches(numbered(n), 1, buffer)
     for i in range(first):
         walked.at(i, 1)
-    assert torch.equal(walked.at(first, size).targets, Batches(numbered(n), 1, buffer).at(first, size).targets)
+    assert torch.equal(
+        walked.at(first, size).targets, Batches(numbered(n), 1, buffer).at(first, size).targets
+    )
 
 
 def test_seed_and_epoch_each_change_the_order() -> None:
-    """Orders of different seeds and of different epochs differ; the same seed and epoch give the same order."""
+    """Orders of different seeds and of different epochs differ; the same seed and epoch give the
+    same order.
+    """
     orders = [tuple(epoch_order(100, seed, epoch)) for seed in range(5) for epoch in range(5)]
     assert len(set(orders)) == 25
     assert orders[0] == tuple(epoch_order(100, 0, 0))
 
 
 @given(n=st.integers(1, 60), buffer=st.integers(1, 80), seed=st.integers(0, 100))
-def test_a_shuffle_buffer_moves_examples_forward_by_less_than_its_size(n: int, buffer: int, seed: int) -> None:
-    """The order is a permutation in which no example comes `buffer` places early: it had not been read yet."""
+def test_a_shuffle_buffer_moves_examples_forward_by_less_than_its_size(
+    n: int, buffer: int, seed: int
+) -> None:
+    """The order is a permutation in which no example comes `buffer` places early: it had not been
+    read yet.
+    """
     order = epoch_order(n, seed, 0, buffer)
     assert sorted(order) == list(range(n))
     if buffer < n:
@@ -59,9 +81,13 @@ def test_longest_run_counts_equal_neighbours(labels: list[int]) -> None:
 
 
 def test_a_buffer_shorter_than_a_run_of_one_label_is_refused() -> None:
-    """Case 2: examples in label order with a buffer of 100 are not shuffled; the sentence says so and what to take."""
+    """Case 2: examples in label order with a buffer of 100 are not shuffled; the sentence says so
+    and what to take.
+    """
     targets = torch.arange(4).repeat_interleave(250)
-    with pytest.raises(ValueError, match=r"shuffle_buffer=100 is shorter than the longest run of one label .*250"):
+    with pytest.raises(
+        ValueError, match=r"shuffle_buffer=100 is shorter than the longest run of one label .*250"
+    ):
         check_buffer(targets, 100)
     check_buffer(targets, 250)
     check_buffer(targets, None)

@@ -22,17 +22,23 @@ def test_the_label_is_the_sum_of_the_first_two_digits() -> None:
 
 
 def test_the_first_two_digits_are_even_and_distractors_are_everywhere() -> None:
-    """Digits are uniform (chi-square below the 0.1 % point of 9 degrees) and every place behind them gets its share."""
+    """Digits are uniform (chi-square below the 0.1 % point of 9 degrees) and every place behind
+    them gets its share.
+    """
     inputs = DigitSum(n_train=20_000).data().train.inputs
     for place in (0, 1):
         counts = torch.bincount(inputs[:, place], minlength=10).double()
         assert ((counts - 2000) ** 2 / 2000).sum() < 27.9
     shares = (inputs[:, 2:] != 0).double().mean(0)
-    assert (shares - 2 / 18 * 0.9).abs().max() < 0.01  # two of 18 places, and a tenth of the draws are zeros
+    assert (
+        shares - 2 / 18 * 0.9
+    ).abs().max() < 0.01  # two of 18 places, and a tenth of the draws are zeros
 
 
 def test_the_sets_come_from_the_data_seed_and_differ_from_each_other() -> None:
-    """Equal seeds give equal sets, other seeds others, and a set's size does not change the others."""
+    """Equal seeds give equal sets, other seeds others, and a set's size does not change the
+    others.
+    """
     a, b, c = DigitSum().data(), DigitSum().data(), DigitSum(data_seed=1).data()
     assert torch.equal(a.train.inputs, b.train.inputs)
     assert not torch.equal(a.train.inputs, c.train.inputs)
@@ -60,7 +66,8 @@ def test_the_recurrence_is_torchs_rnn() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"n_distractors": 19}, {"n_distractors": -1}, {"n_val": 0}, {"label_smoothing": 1.0}]
+    "settings",
+    [{"n_distractors": 19}, {"n_distractors": -1}, {"n_val": 0}, {"label_smoothing": 1.0}],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, int]) -> None:
     """Too many distractors, empty sets and a smoothing of everything are refused."""

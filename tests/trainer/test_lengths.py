@@ -8,7 +8,8 @@ from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of
 
 sizes = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 64)), max_size=4).map(
     lambda gaps: BatchSizes(
-        (0, *(sum(gap for gap, _ in gaps[: i + 1]) for i in range(len(gaps)))), (7, *(size for _, size in gaps))
+        (0, *(sum(gap for gap, _ in gaps[: i + 1]) for i in range(len(gaps)))),
+        (7, *(size for _, size in gaps)),
     )
 )
 
@@ -28,14 +29,18 @@ def test_case_1_batch_sizes_over_a_run() -> None:
 
 
 def test_points_in_epochs_count_what_was_seen_with_the_sizes_before() -> None:
-    """The second point lies after two epochs, of which the first took more steps per epoch than the second."""
+    """The second point lies after two epochs, of which the first took more steps per epoch than the
+    second.
+    """
     over_run = batch_sizes(10, [["1 epochs", 20], ["2 epochs", 50]], "steps", n_train=1000)
     assert over_run == BatchSizes((0, 100, 150), (10, 20, 50))
 
 
 @given(batch=st.integers(1, 256), n_train=st.integers(1, 10_000))
 def test_a_length_in_each_unit_is_the_same_length(batch: int, n_train: int) -> None:
-    """Three epochs, their examples, their steps and the whole run are one length at a constant batch size."""
+    """Three epochs, their examples, their steps and the whole run are one length at a constant
+    batch size.
+    """
     constant = BatchSizes((0,), (batch,))
     steps = steps_of("3 epochs", "steps", constant, n_train)
     assert steps == pytest.approx(3 * n_train / batch)
@@ -46,15 +51,26 @@ def test_a_length_in_each_unit_is_the_same_length(batch: int, n_train: int) -> N
 
 
 def test_the_rest_is_what_warm_up_leaves() -> None:
-    """Warm-up takes its share of the run first; every other length may be a share of what is left."""
-    node = {"unit": "rest", "warmup_steps": "0.2 run", "decay_steps": 1.0, "min_lr": 0.5, "kind": "x"}
+    """Warm-up takes its share of the run first; every other length may be a share of what is
+    left.
+    """
+    node = {
+        "unit": "rest",
+        "warmup_steps": "0.2 run",
+        "decay_steps": 1.0,
+        "min_lr": 0.5,
+        "kind": "x",
+    }
     resolved = in_steps(node, BatchSizes((0,), (4,)), n_train=100, n_steps=500)
     assert resolved == {"warmup_steps": 100.0, "decay_steps": 400.0, "min_lr": 0.5, "kind": "x"}
 
 
 def test_lengths_are_found_in_lists_and_in_their_mappings() -> None:
     """Milestones and stages are lengths too; other numbers in a stage are left alone."""
-    node = {"milestone_steps": ["1 epochs", 7], "stages": [{"lr": 0.5, "decay_steps": "0.1 run", "length_steps": 3}]}
+    node = {
+        "milestone_steps": ["1 epochs", 7],
+        "stages": [{"lr": 0.5, "decay_steps": "0.1 run", "length_steps": 3}],
+    }
     resolved = in_steps(node, BatchSizes((0,), (4,)), n_train=100, n_steps=500)
     assert resolved["milestone_steps"] == (25.0, 7.0)
     assert resolved["stages"] == ({"lr": 0.5, "decay_steps": 50.0, "length_steps": 3.0},)
@@ -65,11 +81,15 @@ def test_a_schedule_in_shares_of_the_run_does_not_die_when_the_batch_grows(batch
     """Case 2: at any batch size the decay ends where the run ends."""
     constant = BatchSizes((0,), (batch,))
     n_steps = int(steps_of("3 epochs", "steps", constant, n_train=5000))
-    resolved = in_steps({"warmup_steps": "0.1 run", "decay_steps": "1 rest"}, constant, 5000, n_steps)
+    resolved = in_steps(
+        {"warmup_steps": "0.1 run", "decay_steps": "1 rest"}, constant, 5000, n_steps
+    )
     assert resolved["warmup_steps"] + resolved["decay_steps"] == pytest.approx(n_steps)
 
 
-@pytest.mark.parametrize("length", ["3 weeks", "many", "-1", -5, float("nan"), float("inf"), "", "1 2 run"])
+@pytest.mark.parametrize(
+    "length", ["3 weeks", "many", "-1", -5, float("nan"), float("inf"), "", "1 2 run"]
+)
 def test_what_is_no_length_is_refused_with_the_units_there_are(length: str | float) -> None:
     """The sentence says what a length looks like, and what arrived."""
     with pytest.raises(ValueError, match=r"a length is a number from 0 up.*epochs.*got"):
@@ -77,14 +97,20 @@ def test_what_is_no_length_is_refused_with_the_units_there_are(length: str | flo
 
 
 def test_the_run_cannot_be_measured_in_itself() -> None:
-    """A run's own length as a share of the run is refused, since there is nothing to take a share of yet."""
+    """A run's own length as a share of the run is refused, since there is nothing to take a share
+    of yet.
+    """
     with pytest.raises(ValueError, match=r"steps, epochs, examples; got '0\.5 run'"):
         steps_of("0.5 run", "steps", BatchSizes((0,), (4,)), 100)
 
 
 @pytest.mark.parametrize(
     ("schedule", "sentence"),
-    [([[0, 4], [0, 8]], "must rise"), ([[10, 4], [5, 8]], "must rise"), ([[0, 4], [9, 0]], "at least 1 example")],
+    [
+        ([[0, 4], [0, 8]], "must rise"),
+        ([[10, 4], [5, 8]], "must rise"),
+        ([[0, 4], [9, 0]], "at least 1 example"),
+    ],
 )
 def test_batch_sizes_that_cannot_be_are_refused(schedule: list[list[int]], sentence: str) -> None:
     """Points that do not rise and empty batches are refused."""

@@ -25,7 +25,12 @@ def found(compose: Compose, *overrides: str, from_step: int = 0) -> dict[str, Fi
     return {finding.name: finding for finding in lint(preview(run, from_step))}
 
 
-CASE_1 = ("schedule=exponential", "optim.lr=0.095", "schedule.decay_rate=0.98", "schedule.decay_steps=30000")
+CASE_1 = (
+    "schedule=exponential",
+    "optim.lr=0.095",
+    "schedule.decay_rate=0.98",
+    "schedule.decay_steps=30000",
+)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +38,10 @@ CASE_1 = ("schedule=exponential", "optim.lr=0.095", "schedule.decay_rate=0.98", 
     [
         ((*CASE_1, "steps=39630"), {"flat": 0}),
         (("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=100"), {}),
-        (("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=50"), {"spent": 420}),
+        (
+            ("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=50"),
+            {"spent": 420},
+        ),
         (("schedule=polynomial", "schedule.decay_steps=800"), {"zero": 800}),
         (("schedule=polynomial", "schedule.decay_steps=200"), {"spent": 191, "zero": 200}),
         (("schedule=polynomial", "schedule.decay_steps=800", "schedule.min_lr=1e-3"), {}),
@@ -64,7 +72,9 @@ CASE_1 = ("schedule=exponential", "optim.lr=0.095", "schedule.decay_rate=0.98", 
 def test_findings_and_the_step_each_starts(
     compose: Compose, overrides: tuple[str, ...], step_of: dict[str, int | None]
 ) -> None:
-    """The published failures are found at their step, shipped schedules and their neighbours are left alone."""
+    """The published failures are found at their step, shipped schedules and their neighbours are
+    left alone.
+    """
     findings = found(compose, *overrides)
     assert set(findings) == set(step_of)
     for name, step in step_of.items():
@@ -79,7 +89,9 @@ def test_the_flat_schedule_of_case_1_is_told_with_its_numbers(compose: Compose) 
 
 
 def test_a_rate_below_the_weights_resolution_changes_nothing(compose: Compose) -> None:
-    """`unresolvable` starts where adding one times the rate to the typical weight gives the same float32."""
+    """`unresolvable` starts where adding one times the rate to the typical weight gives the same
+    float32.
+    """
     run = read(compose("schedule=exponential", "schedule.decay_steps=10"))
     view = preview(run)
     finding = next(f for f in lint(view) if f.name == "unresolvable")
@@ -88,11 +100,15 @@ def test_a_rate_below_the_weights_resolution_changes_nothing(compose: Compose) -
     higher = torch.tensor(view.rates[finding.step - 20], dtype=torch.float32)
     assert weight - lower == weight
     assert weight - higher != weight
-    assert "unresolvable" not in found(compose, "schedule=exponential", "schedule.decay_steps=20", "precision=float64")
+    assert "unresolvable" not in found(
+        compose, "schedule=exponential", "schedule.decay_steps=20", "precision=float64"
+    )
 
 
 def test_a_larger_batch_on_resuming_is_told_what_the_rate_will_be(compose: Compose) -> None:
-    """Case 2: three epochs at batch 16 are 1,200 steps; taken up at step 700 with batch 64 the run is over."""
+    """Case 2: three epochs at batch 16 are 1,200 steps; taken up at step 700 with batch 64 the run
+    is over.
+    """
     common = ("schedule=warmup_linear", "steps=3 epochs")
     assert "over" not in found(compose, *common, "batch_size=16", from_step=700)
     finding = found(compose, *common, "batch_size=64", from_step=700)["over"]
@@ -107,9 +123,13 @@ def test_the_config_says_what_a_finding_does(compose: Compose) -> None:
     """Rules are ignored, warned of, or make a run infeasible, as `lint.rules` has it."""
     flat = (*CASE_1, "steps=1000")
     assert [f.rule for f in lint_config(compose(*flat))] == ["warn"]
-    assert [f.rule for f in lint_config(compose(*flat, "lint.rules.flat=infeasible"))] == ["infeasible"]
+    assert [f.rule for f in lint_config(compose(*flat, "lint.rules.flat=infeasible"))] == [
+        "infeasible"
+    ]
     assert lint_config(compose(*flat, "lint.rules.flat=ignore")) == []
-    with pytest.raises(BadInputError, match=r"lint\.rules\.flat must be ignore, warn or infeasible; got 'no'"):
+    with pytest.raises(
+        BadInputError, match=r"lint\.rules\.flat must be ignore, warn or infeasible; got 'no'"
+    ):
         lint_config(compose(*flat, "lint.rules.flat='no'"))
 
 
@@ -118,9 +138,13 @@ def test_every_rule_has_an_entry_in_the_config(compose: Compose) -> None:
     assert list(compose().lint.rules) == list(RULES)
 
 
-@pytest.mark.parametrize("schedule", ["exponential", "polynomial", "cosine", "multistep", "wsd", "staged", "plateau"])
+@pytest.mark.parametrize(
+    "schedule", ["exponential", "polynomial", "cosine", "multistep", "wsd", "staged", "plateau"]
+)
 def test_no_setting_breaks_the_audit(compose: Compose, schedule: str) -> None:
-    """Whatever the lengths, steps and place to resume, findings lie within the run and have an amount above 0."""
+    """Whatever the lengths, steps and place to resume, findings lie within the run and have an
+    amount above 0.
+    """
     cfg = compose(f"schedule={schedule}", "task.n_train=50", "task.n_val=2", "task.n_test=2")
 
     @given(
@@ -132,9 +156,16 @@ def test_no_setting_breaks_the_audit(compose: Compose, schedule: str) -> None:
     )
     @settings(max_examples=30)
     def check(steps: int, lr: float, warmup: int, floor: float, from_step: int) -> None:
-        cfg.steps, cfg.optim.lr, cfg.schedule.warmup_steps, cfg.schedule.min_lr = steps, lr, warmup, floor
+        cfg.steps, cfg.optim.lr, cfg.schedule.warmup_steps, cfg.schedule.min_lr = (
+            steps,
+            lr,
+            warmup,
+            floor,
+        )
         for finding in lint(preview(read(cfg), from_step)):
-            earliest = steps if finding.name in ("beyond", "short") else from_step  # those two are about the end
+            earliest = (
+                steps if finding.name in ("beyond", "short") else from_step
+            )  # those two are about the end
             assert earliest <= finding.step <= max(steps, from_step)
             assert finding.amount > 0
 
@@ -142,12 +173,18 @@ def test_no_setting_breaks_the_audit(compose: Compose, schedule: str) -> None:
 
 
 def test_a_search_space_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shares of settings with each finding come out of the sweep's own params, and a figure is drawn."""
+    """The shares of settings with each finding come out of the sweep's own params, and a figure is
+    drawn.
+    """
     monkeypatch.chdir(tmp_path)
     text = lint_command(["+sweep=decay", "lint.n_samples=40", "lint.figure=deep/lint.png"])
     lines = text.splitlines()
     assert lines[0].startswith("40 settings drawn from the space of decay: ")
-    shares = {line.split()[1]: float(line.split()[0].rstrip("%")) for line in lines if line.strip()[:1].isdigit()}
+    shares = {
+        line.split()[1]: float(line.split()[0].rstrip("%"))
+        for line in lines
+        if line.strip()[:1].isdigit()
+    }
     assert 10 < shares["flat"] < 60
     assert 10 < shares["spent"] < 60
     assert (tmp_path / "deep" / "lint.png").read_bytes()[:4] == b"\x89PNG"
@@ -155,7 +192,9 @@ def test_a_search_space_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [line[:20] for line in again] == [line[:20] for line in lines[:-1]]
 
 
-def test_a_fixed_override_narrows_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fixed_override_narrows_the_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command line beats the sweep's params, and may search further keys in Hydra's grammar."""
     monkeypatch.chdir(tmp_path)
     flat = lint_command(
@@ -172,10 +211,21 @@ def test_a_fixed_override_narrows_the_space(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_command_audits_one_run(tmp_path: Path) -> None:
     """It prints the rate as numbers and the findings; bad input is one sentence and exit code 1."""
-    command = [sys.executable, "-m", "trainer", "lint"]
-    done = subprocess.run([*command, *CASE_1, "steps=39630"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "iolaus.trainer", "lint"]
+    done = subprocess.run(
+        [*command, *CASE_1, "steps=39630"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert "flat (step 0): the rate is flat: from 0.095" in done.stdout
     assert (tmp_path / "lint.png").exists()
-    bad = subprocess.run([*command, "optim.lr=-1"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (bad.returncode, bad.stderr) == (1, "trainer lint: optim.lr must be finite and from 0 up; got -1\n")
+    bad = subprocess.run(
+        [*command, "optim.lr=-1"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (bad.returncode, bad.stderr) == (
+        1,
+        "trainer lint: optim.lr must be finite and from 0 up; got -1\n",
+    )

@@ -17,13 +17,22 @@ from iolaus.trainer.settings import Settings, read
 Compose = Callable[..., DictConfig]
 Report = dict[str, float]
 
-SMALL = ("task.n_train=200", "task.n_val=50", "task.n_test=50", "batch_size=16", "report_every=1", "eval_every=10")
+SMALL = (
+    "task.n_train=200",
+    "task.n_val=50",
+    "task.n_test=50",
+    "batch_size=16",
+    "report_every=1",
+    "eval_every=10",
+)
 
 
 def trained(cfg: DictConfig) -> tuple[Summary, list[Report]]:
     """A run's summary and its reports, each with its step."""
     reports: list[Report] = []
-    summary = train(read(cfg), report=lambda step, **metrics: reports.append({"step": step, **metrics}))
+    summary = train(
+        read(cfg), report=lambda step, **metrics: reports.append({"step": step, **metrics})
+    )
     return summary, reports
 
 
@@ -54,19 +63,38 @@ OPTIMIZERS: list[tuple[tuple[str, ...], Callable[[Any], torch.optim.Optimizer]]]
 def test_the_loop_is_plain_torch(
     compose: Compose, overrides: tuple[str, ...], make: Callable[[Any], torch.optim.Optimizer]
 ) -> None:
-    """Losses, norms and the last weights equal a loop written with torch.optim, LambdaLR and clip_grad_norm_."""
-    schedule = ("schedule=exponential", "schedule.decay_rate=0.5", "schedule.decay_steps=20", "schedule.warmup_steps=5")
-    cfg = compose(*SMALL, *overrides, *schedule, "clip=norm", "clip.threshold=3", "steps=60", "precision=float64")
+    """Losses, norms and the last weights equal a loop written with torch.optim, LambdaLR and
+    clip_grad_norm_.
+    """
+    schedule = (
+        "schedule=exponential",
+        "schedule.decay_rate=0.5",
+        "schedule.decay_steps=20",
+        "schedule.warmup_steps=5",
+    )
+    cfg = compose(
+        *SMALL,
+        *overrides,
+        *schedule,
+        "clip=norm",
+        "clip.threshold=3",
+        "steps=60",
+        "precision=float64",
+    )
     _, reports = trained(cfg)
 
     run = read(cfg)
     model = first_model(run)
     optimizer = make(model.parameters())
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: t / 5 if t < 5 else 0.5 ** ((t - 5) / 20))
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda t: t / 5 if t < 5 else 0.5 ** ((t - 5) / 20)
+    )
     batches = Batches(run.splits.train, run.seed)
     for step in range(60):
         batch = batches.at(16 * step, 16)
-        loss = torch.nn.functional.cross_entropy(model(batch.inputs), batch.targets, reduction="sum")
+        loss = torch.nn.functional.cross_entropy(
+            model(batch.inputs), batch.targets, reduction="sum"
+        )
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 3.0)
@@ -75,11 +103,15 @@ def test_the_loop_is_plain_torch(
         assert reports[step]["loss"] == pytest.approx(loss.item() / 16, rel=1e-10)
         assert reports[step]["grad_norm"] == pytest.approx(norm.item(), rel=1e-8)
         assert reports[step]["clipped"] == float(norm > 3)
-    assert reports[-1]["val_loss"] == pytest.approx(evaluate(run, model, run.splits.val)["val_loss"], rel=1e-8)
+    assert reports[-1]["val_loss"] == pytest.approx(
+        evaluate(run, model, run.splits.val)["val_loss"], rel=1e-8
+    )
 
 
 def test_equal_settings_give_equal_bits(compose: Compose) -> None:
-    """The same config and seed give the same losses to the last bit, whatever torch's generator was before."""
+    """The same config and seed give the same losses to the last bit, whatever torch's generator was
+    before.
+    """
     cfg = compose(*SMALL, "steps=40", "optim.lr=0.02", "clip=norm")
     torch.manual_seed(1)
     first = trained(cfg)[1]
@@ -99,7 +131,9 @@ def test_a_run_leaves_torchs_generator_alone(compose: Compose) -> None:
 
 
 def test_reports_hold_the_window_since_the_last_report(compose: Compose) -> None:
-    """Sparser reports are the means and maxima (norms) of the dense ones; the last step always reports."""
+    """Sparser reports are the means and maxima (norms) of the dense ones; the last step always
+    reports.
+    """
     common = (*SMALL, "steps=25", "optim.lr=0.01", "clip=norm", "clip.threshold=20")
     dense = trained(compose(*common))[1]
     sparse = trained(compose(*common, "report_every=10"))[1]
@@ -114,7 +148,9 @@ def test_reports_hold_the_window_since_the_last_report(compose: Compose) -> None
 
 
 def test_validation_is_reported_at_its_interval_and_at_the_end(compose: Compose) -> None:
-    """val_loss and val_accuracy come every eval_every steps and after the last one, and the best is remembered."""
+    """val_loss and val_accuracy come every eval_every steps and after the last one, and the best is
+    remembered.
+    """
     summary, reports = trained(compose(*SMALL, "steps=34", "optim.lr=0.005", "clip=norm"))
     measured = [report for report in reports if "val_loss" in report]
     assert column(measured, "step") == [10, 20, 30, 34]
@@ -127,7 +163,9 @@ def test_validation_is_reported_at_its_interval_and_at_the_end(compose: Compose)
 
 
 def test_the_test_set_is_measured_only_when_asked_for(compose: Compose) -> None:
-    """With test=true the last weights are measured on the test set, once; nothing of it is reported to a sweep."""
+    """With test=true the last weights are measured on the test set, once; nothing of it is reported
+    to a sweep.
+    """
     assert trained(compose(*SMALL, "steps=3"))[0].tested == {}
     summary, reports = trained(compose(*SMALL, "steps=3", "test=true"))
     assert set(summary.tested) == {"test_loss", "test_accuracy"}
@@ -140,29 +178,53 @@ def test_total_norm_is_made_of_the_parameters_norms(compose: Compose) -> None:
     _, reports = trained(compose(*SMALL, "steps=3"))
     names = {"embedding.weight", "W", "U", "b", "output.weight", "output.bias"}
     for report in reports:
-        norms = {name.removeprefix("grad_norm/"): value for name, value in report.items() if "norm/" in name}
+        norms = {
+            name.removeprefix("grad_norm/"): value
+            for name, value in report.items()
+            if "norm/" in name
+        }
         assert set(norms) == names
-        assert report["grad_norm"] == pytest.approx(math.sqrt(sum(n * n for n in norms.values())), rel=1e-6)
+        assert report["grad_norm"] == pytest.approx(
+            math.sqrt(sum(n * n for n in norms.values())), rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("n_parts", [2, 3, 16])
-def test_accumulated_parts_equal_the_whole_batch(compose: Compose, reduction: str, n_parts: int) -> None:
+def test_accumulated_parts_equal_the_whole_batch(
+    compose: Compose, reduction: str, n_parts: int
+) -> None:
     """Splitting a batch changes rounding only, also in unequal parts and with flooding."""
-    common = (*SMALL, "steps=30", "optim.lr=0.02", "clip=norm", "precision=float64", f"loss.reduction={reduction}")
+    common = (
+        *SMALL,
+        "steps=30",
+        "optim.lr=0.02",
+        "clip=norm",
+        "precision=float64",
+        f"loss.reduction={reduction}",
+    )
     whole = trained(compose(*common, "loss.flood=2.9"))[1]
     parts = trained(compose(*common, "loss.flood=2.9", f"batch.accumulate={n_parts}"))[1]
     assert column(parts, "loss") == pytest.approx(column(whole, "loss"), rel=1e-10)
 
 
 def test_flooding_keeps_the_loss_at_its_level(compose: Compose) -> None:
-    """The gradient is that of |loss - flood| + flood: down above the level, up below it, so the loss stays near it."""
+    """The gradient is that of |loss - flood| + flood: down above the level, up below it, so the
+    loss stays near it.
+    """
     common = ("task=digits", "steps=300", "optim.lr=0.2", "report_every=50", "eval_every=300")
     assert trained(compose(*common))[1][-1]["loss"] < 0.2
     flooded = trained(compose(*common, "loss.flood=0.6"))[1]
     assert 0.5 < flooded[-1]["loss"] < 0.75
 
-    cfg = compose(*SMALL, "steps=20", "loss.flood=2.95", "loss.reduction=mean", "optim.lr=0.5", "precision=float64")
+    cfg = compose(
+        *SMALL,
+        "steps=20",
+        "loss.flood=2.95",
+        "loss.reduction=mean",
+        "optim.lr=0.5",
+        "precision=float64",
+    )
     reports = trained(cfg)[1]
     run = read(cfg)
     model = first_model(run)
@@ -181,19 +243,35 @@ def test_flooding_keeps_the_loss_at_its_level(compose: Compose) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_like_single(compose: Compose, precision: str) -> None:
-    """Autocast, and for fp16 gradient scaling, end near the float32 run; gradients arrive unscaled."""
-    common = ("task=digits", "model=cnn", "steps=40", "optim=adamw", "optim.lr=3e-3", "report_every=1", "eval_every=40")
+    """Autocast, and for fp16 gradient scaling, end near the float32 run; gradients arrive
+    unscaled.
+    """
+    common = (
+        "task=digits",
+        "model=cnn",
+        "steps=40",
+        "optim=adamw",
+        "optim.lr=3e-3",
+        "report_every=1",
+        "eval_every=40",
+    )
     single = trained(compose(*common))[1]
     half = trained(compose(*common, f"precision={precision}"))[1]
     assert half != single
     assert half[-1]["val_loss"] == pytest.approx(single[-1]["val_loss"], rel=0.1)
-    first = next(i for i in range(40) if math.isfinite(half[i]["grad_norm"]))  # fp16 skips steps to find its scale
+    first = next(
+        i for i in range(40) if math.isfinite(half[i]["grad_norm"])
+    )  # fp16 skips steps to find its scale
     assert half[first]["grad_norm"] == pytest.approx(single[0]["grad_norm"], rel=0.1)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(compose: Compose) -> None:
-    """A diverged run stops at its next report, says at which step, and returns what is left of the loss."""
-    summary, reports = trained(compose("task=digits", "optim.lr=1e30", "steps=100", "report_every=5"))
+    """A diverged run stops at its next report, says at which step, and returns what is left of the
+    loss.
+    """
+    summary, reports = trained(
+        compose("task=digits", "optim.lr=1e30", "steps=100", "report_every=5")
+    )
     assert not math.isfinite(reports[-1]["loss"])
     assert summary.n_steps == reports[-1]["step"] == 5
     assert "diverged: the loss is" in summary.ended
@@ -204,7 +282,9 @@ def test_the_sweep_can_end_a_run(compose: Compose) -> None:
     """should_stop ends it after the report; TrialPruned out of report is let through."""
     run = read(compose(*SMALL, "steps=50"))
     seen: list[int] = []
-    summary = train(run, report=lambda step, **_: seen.append(step), should_stop=lambda: len(seen) >= 7)
+    summary = train(
+        run, report=lambda step, **_: seen.append(step), should_stop=lambda: len(seen) >= 7
+    )
     assert (summary.n_steps, summary.ended) == (7, "stopped by the sweep at step 7")
     assert set(summary.final) == {"val_loss", "val_accuracy"}
 
@@ -216,7 +296,9 @@ def test_the_sweep_can_end_a_run(compose: Compose) -> None:
 
 
 def test_the_plan_is_told_before_the_first_step(compose: Compose) -> None:
-    """The horizon and the corners of the learning rate go out first; a schedule that looks at the loss has none."""
+    """The horizon and the corners of the learning rate go out first; a schedule that looks at the
+    loss has none.
+    """
     calls: list[Any] = []
 
     def told(*overrides: str) -> Any:
@@ -228,12 +310,17 @@ def test_the_plan_is_told_before_the_first_step(compose: Compose) -> None:
         )
         return calls[0]
 
-    assert told("schedule=polynomial", "optim.lr=0.4") == (40, [(0, 0.4), (39, pytest.approx(0.01))])
+    assert told("schedule=polynomial", "optim.lr=0.4") == (
+        40,
+        [(0, 0.4), (39, pytest.approx(0.01))],
+    )
     assert told("schedule=plateau") == (40, ())
 
 
 def test_a_batch_schedule_changes_the_batches_and_counts_examples(compose: Compose) -> None:
-    """Sizes 4, 8 and 2 from their steps on; examples are their sum, and the data goes on where it was."""
+    """Sizes 4, 8 and 2 from their steps on; examples are their sum, and the data goes on where it
+    was.
+    """
     schedule = "batch.schedule=[[0,4],[10,8],[20,2]]"
     summary, reports = trained(compose(*SMALL, "steps=30", schedule))
     assert summary.examples == 10 * 4 + 10 * 8 + 10 * 2
@@ -241,11 +328,21 @@ def test_a_batch_schedule_changes_the_batches_and_counts_examples(compose: Compo
 
 
 def test_reduce_on_plateau_is_driven_by_the_watched_metric(compose: Compose) -> None:
-    """The rate falls where torch's ReduceLROnPlateau, shown the same validation losses, lets it fall."""
-    overrides = ("schedule=plateau", "schedule.patience=1", "schedule.factor=0.5", "optim.lr=0.3", "steps=200")
+    """The rate falls where torch's ReduceLROnPlateau, shown the same validation losses, lets it
+    fall.
+    """
+    overrides = (
+        "schedule=plateau",
+        "schedule.patience=1",
+        "schedule.factor=0.5",
+        "optim.lr=0.3",
+        "steps=200",
+    )
     _, reports = trained(compose(*SMALL, *overrides))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
-    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1, threshold=1e-4)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=1, threshold=1e-4
+    )
     for report in reports:
         assert report["lr"] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
         if "val_loss" in report:
@@ -255,13 +352,21 @@ def test_reduce_on_plateau_is_driven_by_the_watched_metric(compose: Compose) -> 
 
 def test_a_metric_that_is_not_measured_is_named(compose: Compose) -> None:
     """Watching what the task does not measure ends with the names of what it does."""
-    with pytest.raises(ValueError, match=r"schedule.watch=val_bleu is not measured .* val_loss, val_accuracy"):
+    with pytest.raises(
+        ValueError, match=r"schedule.watch=val_bleu is not measured .* val_loss, val_accuracy"
+    ):
         trained(compose(*SMALL, "schedule=plateau", "schedule.watch=val_bleu", "steps=20"))
 
 
 def test_case_5_explodes_without_clipping_and_learns_with_it(compose: Compose) -> None:
     """On the digit sum, clipping the norm turns a run that learns nothing into one that does."""
-    common = ("optim.lr=0.05", "schedule=exponential", "schedule.decay_steps=300", "steps=800", "eval_every=200")
+    common = (
+        "optim.lr=0.05",
+        "schedule=exponential",
+        "schedule.decay_steps=300",
+        "steps=800",
+        "eval_every=200",
+    )
     unclipped, _ = trained(compose(*common))
     clipped, reports = trained(compose(*common, "clip=norm", "clip.threshold=5"))
     assert unclipped.best["val_accuracy"] < 0.2

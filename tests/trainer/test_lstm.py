@@ -12,14 +12,25 @@ KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 sizes = st.integers(1, 7)
 
 
-@given(n_examples=sizes, length=sizes, n_inputs=sizes, n_hidden=sizes, n_layers=st.integers(1, 3), seed=st.integers(0))
+@given(
+    n_examples=sizes,
+    length=sizes,
+    n_inputs=sizes,
+    n_hidden=sizes,
+    n_layers=st.integers(1, 3),
+    seed=st.integers(0),
+)
 def test_it_is_torchs_lstm(
     n_examples: int, length: int, n_inputs: int, n_hidden: int, n_layers: int, seed: int
 ) -> None:
-    """With equal weights, states and gradients of stacked layers are those of nn.LSTM, to rounding in float64."""
+    """With equal weights, states and gradients of stacked layers are those of nn.LSTM, to rounding
+    in float64.
+    """
     torch.manual_seed(seed % 2**32)
     reference = nn.LSTM(n_inputs, n_hidden, n_layers).double()
-    layers = [LSTMLayer(n_inputs if k == 0 else n_hidden, n_hidden).double() for k in range(n_layers)]
+    layers = [
+        LSTMLayer(n_inputs if k == 0 else n_hidden, n_hidden).double() for k in range(n_layers)
+    ]
     for k, layer in enumerate(layers):
         layer.load_state_dict({kind: getattr(reference, f"{kind}_l{k}") for kind in KINDS})
 
@@ -46,13 +57,16 @@ def test_it_is_torchs_lstm(
 
 @pytest.mark.parametrize("n_layers", [1, 3])
 def test_first_weights_are_drawn_as_torch_draws_them(n_layers: int) -> None:
-    """From one seed, embedding, nn.LSTM and linear layer start with the same numbers, in the order of construction."""
+    """From one seed, embedding, nn.LSTM and linear layer start with the same numbers, in the order
+    of construction.
+    """
     torch.manual_seed(3)
     model = LSTM(n_symbols=10, n_classes=19, n_embedding=5, n_hidden=7, n_layers=n_layers)
     torch.manual_seed(3)
     reference = nn.ModuleList([nn.Embedding(10, 5), nn.LSTM(5, 7, n_layers), nn.Linear(7, 19)])
     assert all(
-        torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True)
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True)
     )
     tokens = torch.randint(10, (4, 20))
     embedding, lstm, output = reference

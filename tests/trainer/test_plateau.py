@@ -11,7 +11,9 @@ from torch.optim import lr_scheduler
 
 from iolaus.trainer.plateau import LossDriven, Newbob, ReduceOnPlateau
 
-losses = st.lists(st.floats(0.01, 10) | st.just(float("nan")) | st.just(1.0), min_size=1, max_size=60)
+losses = st.lists(
+    st.floats(0.01, 10) | st.just(float("nan")) | st.just(1.0), min_size=1, max_size=60
+)
 
 
 def driven(schedule: LossDriven[Any], measured: list[float], lr: float) -> list[float]:
@@ -60,7 +62,12 @@ def test_reduce_on_plateau_is_torchs(
         reference.step(value)
         expected.append(optimizer.param_groups[0]["lr"])
     schedule = ReduceOnPlateau(
-        factor=factor, patience=patience, threshold=threshold, threshold_mode=mode, cooldown=cooldown, min_lr=min_lr
+        factor=factor,
+        patience=patience,
+        threshold=threshold,
+        threshold_mode=mode,
+        cooldown=cooldown,
+        min_lr=min_lr,
     )
     assert driven(schedule, measured, lr) == expected
 
@@ -68,7 +75,9 @@ def test_reduce_on_plateau_is_torchs(
 def returnn_newbob(
     errors: list[float], lr: float, threshold: float, factor: float, n: int, interval: int
 ) -> list[float]:
-    """RETURNN's rule written for a whole list: epochs count from 1, and the rate of the *next* epoch is asked for."""
+    """RETURNN's rule written for a whole list: epochs count from 1, and the rate of the *next*
+    epoch is asked for.
+    """
     seen = []
     for epoch in range(2, len(errors) + 2):
         past = errors[: epoch - 1]
@@ -88,24 +97,44 @@ def returnn_newbob(
     n=st.integers(1, 9),
     interval=st.integers(1, 9),
 )
-def test_newbob_is_returnns(errors: list[float], threshold: float, factor: float, n: int, interval: int) -> None:
+def test_newbob_is_returnns(
+    errors: list[float], threshold: float, factor: float, n: int, interval: int
+) -> None:
     """Newbob agrees with the published rule at every measurement."""
-    schedule = Newbob(factor=factor, relative_error_threshold=threshold, n_measurements=n, update_interval=interval)
+    schedule = Newbob(
+        factor=factor,
+        relative_error_threshold=threshold,
+        n_measurements=n,
+        update_interval=interval,
+    )
     expected = returnn_newbob(errors, 0.1, threshold, factor, n, interval)
     assert driven(schedule, errors, 0.1) == pytest.approx(expected, rel=1e-12)
 
 
 def test_newbob_of_case_3_waits_nine_measurements() -> None:
-    """Threshold 0, factor 0.7, over 9: a standing error is no worse, a rising one costs 0.7 at every ninth look."""
+    """Threshold 0, factor 0.7, over 9: a standing error is no worse, a rising one costs 0.7 at
+    every ninth look.
+    """
     schedule = Newbob(factor=0.7, relative_error_threshold=0.0, n_measurements=9, update_interval=9)
     assert driven(schedule, [1.0] * 30, 0.1) == [0.1] * 30
     rising = driven(schedule, [1.0 + 0.01 * i for i in range(27)], 0.1)
     assert rising == pytest.approx([0.1] * 8 + [0.07] * 9 + [0.049] * 9 + [0.0343])
 
 
-@given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.1, 0.9), st.integers(0, 3)), min_size=1, max_size=5), losses)
-def test_trials_side_by_side_go_as_alone(trials: list[tuple[float, float, int]], measured: list[float]) -> None:
-    """A vector of trials, each with its own factor and patience and its own losses, moves like each alone."""
+@given(
+    st.lists(
+        st.tuples(st.floats(0.01, 1), st.floats(0.1, 0.9), st.integers(0, 3)),
+        min_size=1,
+        max_size=5,
+    ),
+    losses,
+)
+def test_trials_side_by_side_go_as_alone(
+    trials: list[tuple[float, float, int]], measured: list[float]
+) -> None:
+    """A vector of trials, each with its own factor and patience and its own losses, moves like each
+    alone.
+    """
     lr, factor, patience = (np.array(column) for column in zip(*trials, strict=True))
     scale = np.arange(1, len(trials) + 1)
     for together, alone in (
@@ -117,11 +146,15 @@ def test_trials_side_by_side_go_as_alone(trials: list[tuple[float, float, int]],
     ):
         vector = driven(together, [value * scale for value in measured], lr)
         for i, (schedule, (top, _, _)) in enumerate(zip(alone, trials, strict=True)):
-            assert [rates[i] for rates in vector] == driven(schedule, [value * scale[i] for value in measured], top)
+            assert [rates[i] for rates in vector] == driven(
+                schedule, [value * scale[i] for value in measured], top
+            )
 
 
 def test_a_state_is_never_changed() -> None:
-    """Transitions are pure: the same state and measurement give the same next state, again and again."""
+    """Transitions are pure: the same state and measurement give the same next state, again and
+    again.
+    """
     schedule = ReduceOnPlateau(patience=0)
     state = schedule.next(schedule.start(0.1), 1.0)
     assert schedule.next(state, 2.0) == schedule.next(state, 2.0)
@@ -131,7 +164,10 @@ def test_a_state_is_never_changed() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: ReduceOnPlateau(factor=1.0), r"schedule\.factor must be between 0 and 1; got 1\.0"),
+        (
+            lambda: ReduceOnPlateau(factor=1.0),
+            r"schedule\.factor must be between 0 and 1; got 1\.0",
+        ),
         (lambda: ReduceOnPlateau(threshold_mode="percent"), r'threshold_mode is "rel" or "abs"'),
         (lambda: ReduceOnPlateau(patience=-1), r"schedule\.patience must be from 0 up"),
         (lambda: Newbob(n_measurements=0), r"schedule\.n_measurements must be from 1 up; got 0"),

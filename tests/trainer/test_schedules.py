@@ -31,7 +31,9 @@ lengths = st.floats(0.5, 200.0)
 whole = st.integers(2, 40)
 
 
-def torch_rates(make: Callable[[torch.optim.Optimizer], Any], lr: float, n_steps: int = N_STEPS) -> list[float]:
+def torch_rates(
+    make: Callable[[torch.optim.Optimizer], Any], lr: float, n_steps: int = N_STEPS
+) -> list[float]:
     """The rate of each step under one of torch's own schedulers."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     scheduler = make(optimizer)
@@ -51,7 +53,9 @@ def ours(schedule: Schedule, lr: float, n_steps: int = N_STEPS) -> list[float]:
 def test_exponential_with_decay_steps_1_is_torchs_exponential(lr: float, rate: float) -> None:
     """Exponential agrees with ExponentialLR at every step."""
     reference = torch_rates(lambda o: lr_scheduler.ExponentialLR(o, rate), lr)
-    assert ours(Exponential(decay_rate=rate, decay_steps=1), lr) == pytest.approx(reference, rel=1e-12, abs=1e-300)
+    assert ours(Exponential(decay_rate=rate, decay_steps=1), lr) == pytest.approx(
+        reference, rel=1e-12, abs=1e-300
+    )
 
 
 @given(lr=rates, rate=shares, every=whole)
@@ -63,30 +67,38 @@ def test_staircase_is_torchs_step(lr: float, rate: float, every: int) -> None:
 
 
 @given(lr=rates, rate=shares, every=lengths, floor=rates)
-def test_exponential_is_the_published_formula_of_case_1(lr: float, rate: float, every: float, floor: float) -> None:
-    """Exponential with a floor is max(min_lr, lr * decay_rate ** (step / decay_steps)) at every step."""
+def test_exponential_is_the_published_formula_of_case_1(
+    lr: float, rate: float, every: float, floor: float
+) -> None:
+    """Exponential with a floor is max(min_lr, lr * decay_rate ** (step / decay_steps)) at every
+    step.
+    """
     published = [max(floor, lr * rate ** (step / every)) for step in range(N_STEPS)]
     assert ours(Exponential(decay_rate=rate, decay_steps=every, min_lr=floor), lr) == pytest.approx(
         published, rel=1e-13
     )
 
 
-@given(lr=rates, gamma=shares, milestones=st.lists(st.integers(0, N_STEPS + 5), min_size=1, max_size=5))
+@given(
+    lr=rates, gamma=shares, milestones=st.lists(st.integers(0, N_STEPS + 5), min_size=1, max_size=5)
+)
 def test_multistep_is_torchs_multistep(lr: float, gamma: float, milestones: list[int]) -> None:
     """MultiStep agrees with MultiStepLR at every step, also where two milestones coincide."""
     # torch multiplies when it arrives at a milestone, so one at 0 never takes effect there.
     milestones = [milestone + 1 for milestone in milestones]
     reference = torch_rates(lambda o: lr_scheduler.MultiStepLR(o, milestones, gamma), lr)
-    assert ours(MultiStep(milestone_steps=tuple(milestones), decay_rate=gamma), lr) == pytest.approx(
-        reference, rel=1e-12
-    )
+    assert ours(
+        MultiStep(milestone_steps=tuple(milestones), decay_rate=gamma), lr
+    ) == pytest.approx(reference, rel=1e-12)
 
 
 @given(lr=rates, n=whole, power=st.sampled_from([0.5, 1.0, 2.0, 3.7]))
 def test_polynomial_is_torchs_polynomial(lr: float, n: int, power: float) -> None:
     """Polynomial agrees with PolynomialLR at every step, the end included."""
     reference = torch_rates(lambda o: lr_scheduler.PolynomialLR(o, n, power), lr)
-    assert ours(Polynomial(decay_steps=n, power=power), lr) == pytest.approx(reference, rel=1e-9, abs=1e-12 * lr)
+    assert ours(Polynomial(decay_steps=n, power=power), lr) == pytest.approx(
+        reference, rel=1e-9, abs=1e-12 * lr
+    )
 
 
 @given(
@@ -99,11 +111,25 @@ def test_polynomial_is_torchs_polynomial(lr: float, n: int, power: float) -> Non
 def test_bert_is_the_published_formula_of_case_2(
     lr: float, n_examples: int, batch: int, end: float, power: float
 ) -> None:
-    """With decay_during_warmup, Polynomial is BERT's: a ramp to lr, then the decay as if it had begun in step 0."""
+    """With decay_during_warmup, Polynomial is BERT's: a ramp to lr, then the decay as if it had
+    begun in step 0.
+    """
     total = int(n_examples / batch * 3)
     warmup = 0.1 * total
-    schedule = Polynomial(decay_steps=total, power=power, end_lr=end, warmup_steps=warmup, decay_during_warmup=True)
-    for step in {0, 1, total // 20, total // 10, total // 10 + 1, total // 2, total - 1, total, 2 * total}:
+    schedule = Polynomial(
+        decay_steps=total, power=power, end_lr=end, warmup_steps=warmup, decay_during_warmup=True
+    )
+    for step in {
+        0,
+        1,
+        total // 20,
+        total // 10,
+        total // 10 + 1,
+        total // 2,
+        total - 1,
+        total,
+        2 * total,
+    }:
         decayed = (lr - end) * (1 - min(step, total) / total) ** power + end
         published = lr * step / warmup if step < warmup else decayed
         assert schedule(step, lr) == pytest.approx(published, rel=1e-12)
@@ -111,7 +137,9 @@ def test_bert_is_the_published_formula_of_case_2(
 
 @given(lr=rates, n=whole, end=st.floats(0, 1e-6))
 def test_cosine_is_torchs_cosine_and_then_stays(lr: float, n: int, end: float) -> None:
-    """Cosine agrees with CosineAnnealingLR up to its end and stays there, where torch's climbs again."""
+    """Cosine agrees with CosineAnnealingLR up to its end and stays there, where torch's climbs
+    again.
+    """
     reference = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, n, end), lr)
     rates_ = ours(Cosine(decay_steps=n, end_lr=end), lr)
     n_compared = min(n + 1, N_STEPS)
@@ -137,20 +165,28 @@ def test_restarts_come_on_their_step_where_a_logarithm_would_miss_them() -> None
 def test_inverse_time_is_the_published_formula(lr: float, rate: float, n: float) -> None:
     """InverseTime is lr / (1 + k t) with k = decay_rate / decay_steps."""
     published = [lr / (1 + rate / n * step) for step in range(N_STEPS)]
-    assert ours(InverseTime(decay_rate=rate, decay_steps=n), lr) == pytest.approx(published, rel=1e-12)
+    assert ours(InverseTime(decay_rate=rate, decay_steps=n), lr) == pytest.approx(
+        published, rel=1e-12
+    )
 
 
 @given(lr=rates, n=st.integers(10, N_STEPS), rise=st.floats(0.15, 0.85))
 def test_one_cycle_is_torchs(lr: float, n: int, rise: float) -> None:
-    """OneCycle agrees with OneCycleLR at every step of the cycle, and stays at its lowest rate afterwards."""
-    reference = torch_rates(lambda o: lr_scheduler.OneCycleLR(o, lr, n, pct_start=rise, cycle_momentum=False), lr, n)
+    """OneCycle agrees with OneCycleLR at every step of the cycle, and stays at its lowest rate
+    afterwards.
+    """
+    reference = torch_rates(
+        lambda o: lr_scheduler.OneCycleLR(o, lr, n, pct_start=rise, cycle_momentum=False), lr, n
+    )
     schedule = OneCycle(cycle_steps=n, rise_share=rise)
     assert ours(schedule, lr, n) == pytest.approx(reference, rel=1e-9, abs=1e-12 * lr)
     assert schedule(3 * n, lr) == pytest.approx(lr / 25 / 1e4, rel=1e-9)
 
 
 @given(lr=rates, stable=st.floats(0, 50), n=lengths, power=st.sampled_from([0.5, 1.0, 2.0]))
-def test_warmup_stable_decay_is_the_published_formula(lr: float, stable: float, n: float, power: float) -> None:
+def test_warmup_stable_decay_is_the_published_formula(
+    lr: float, stable: float, n: float, power: float
+) -> None:
     """WarmupStableDecay holds lr, then follows 1 - x ** power to 0."""
     published = [lr * (1 - min(max(step - stable, 0) / n, 1) ** power) for step in range(N_STEPS)]
     schedule = WarmupStableDecay(stable_steps=stable, decay_steps=n, power=power)
@@ -162,18 +198,27 @@ def test_staged_is_one_exponential_after_the_other() -> None:
     stages = [(0.55, 0.8, 20, 30), (0.15, 0.8, 100, 10), (0.06, 0.5, 5, 7)]
     names = ("lr", "decay_rate", "decay_steps", "length_steps")
     schedule = Staged(stages=tuple(dict(zip(names, stage, strict=True)) for stage in stages))
-    expected = [lr * rate ** (s / every) for lr, rate, every, length in stages for s in range(length)]
+    expected = [
+        lr * rate ** (s / every) for lr, rate, every, length in stages for s in range(length)
+    ]
     expected += [0.06 * 0.5 ** (s / 5) for s in range(7, 20)]
     assert ours(schedule, lr=123.0) == pytest.approx(expected, rel=1e-13)
 
 
 @given(lr=rates, warmup=st.integers(1, 30), rate=shares)
-def test_after_warmup_a_schedule_begins_as_if_it_were_step_0(lr: float, warmup: int, rate: float) -> None:
-    """Warm-up is a line from 0, then comes the whole schedule: torch's SequentialLR of LambdaLR and ExponentialLR."""
+def test_after_warmup_a_schedule_begins_as_if_it_were_step_0(
+    lr: float, warmup: int, rate: float
+) -> None:
+    """Warm-up is a line from 0, then comes the whole schedule: torch's SequentialLR of LambdaLR and
+    ExponentialLR.
+    """
     reference = torch_rates(
         lambda o: lr_scheduler.SequentialLR(
             o,
-            [lr_scheduler.LambdaLR(o, lambda step: step / warmup), lr_scheduler.ExponentialLR(o, rate)],
+            [
+                lr_scheduler.LambdaLR(o, lambda step: step / warmup),
+                lr_scheduler.ExponentialLR(o, rate),
+            ],
             [warmup],
         ),
         lr,
@@ -183,7 +228,9 @@ def test_after_warmup_a_schedule_begins_as_if_it_were_step_0(lr: float, warmup: 
 
 
 def _stages(draw: st.DrawFn) -> tuple[dict[str, float], ...]:
-    stage = st.fixed_dictionaries({"lr": rates, "decay_rate": shares, "decay_steps": lengths, "length_steps": lengths})
+    stage = st.fixed_dictionaries(
+        {"lr": rates, "decay_rate": shares, "decay_steps": lengths, "length_steps": lengths}
+    )
     return tuple(draw(st.lists(stage, min_size=1, max_size=4)))
 
 
@@ -194,7 +241,10 @@ def any_schedule(draw: st.DrawFn) -> Schedule:
     settings = {name: draw(strategy) for name, strategy in KINDS_SETTINGS[kind].items()}
     if kind is Staged:
         settings["stages"] = _stages(draw)
-    common = {"warmup_steps": draw(st.just(0.0) | lengths), "min_lr": draw(st.just(0.0) | st.floats(1e-9, 1e-3))}
+    common = {
+        "warmup_steps": draw(st.just(0.0) | lengths),
+        "min_lr": draw(st.just(0.0) | st.floats(1e-9, 1e-3)),
+    }
     return kind(**settings, **common)
 
 
@@ -202,11 +252,19 @@ KINDS_SETTINGS: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
     Constant: {},
     Exponential: {"decay_rate": shares, "decay_steps": lengths, "staircase": st.booleans()},
     MultiStep: {"decay_rate": shares, "milestone_steps": st.lists(lengths, max_size=3).map(tuple)},
-    Polynomial: {"decay_steps": lengths, "power": st.sampled_from([0.5, 1.0, 2.0, 3.3]), "end_lr": st.floats(0, 1e-6)},
+    Polynomial: {
+        "decay_steps": lengths,
+        "power": st.sampled_from([0.5, 1.0, 2.0, 3.3]),
+        "end_lr": st.floats(0, 1e-6),
+    },
     Cosine: {"decay_steps": lengths, "restarts": st.booleans(), "period_factor": st.integers(1, 3)},
     InverseTime: {"decay_steps": lengths, "decay_rate": st.floats(0, 10)},
     OneCycle: {"cycle_steps": st.floats(10, 200), "rise_share": st.floats(0.2, 0.8)},
-    WarmupStableDecay: {"stable_steps": lengths, "decay_steps": lengths, "power": st.sampled_from([0.5, 1.0, 2.0])},
+    WarmupStableDecay: {
+        "stable_steps": lengths,
+        "decay_steps": lengths,
+        "power": st.sampled_from([0.5, 1.0, 2.0]),
+    },
     Staged: {},
 }
 KINDS = list(KINDS_SETTINGS)
@@ -214,26 +272,43 @@ KINDS = list(KINDS_SETTINGS)
 
 @given(schedule=any_schedule(), lr=rates)
 def test_number_and_vector_of_steps_agree_to_the_last_bit(schedule: Schedule, lr: float) -> None:
-    """A vector of steps gives the same bits as one call per step, in any position and in a vector of one."""
+    """A vector of steps gives the same bits as one call per step, in any position and in a vector
+    of one.
+    """
     vector = schedule(np.arange(N_STEPS), lr)
     numbers = ours(schedule, lr)
     assert vector.tolist() == numbers
-    assert [float(schedule(np.array([step]), lr)[0]) for step in (0, 7, 41)] == [numbers[step] for step in (0, 7, 41)]
+    assert [float(schedule(np.array([step]), lr)[0]) for step in (0, 7, 41)] == [
+        numbers[step] for step in (0, 7, 41)
+    ]
 
 
-@given(st.lists(st.tuples(rates, shares, lengths, st.just(0.0) | lengths, st.floats(0, 1e-3)), min_size=1, max_size=9))
+@given(
+    st.lists(
+        st.tuples(rates, shares, lengths, st.just(0.0) | lengths, st.floats(0, 1e-3)),
+        min_size=1,
+        max_size=9,
+    )
+)
 def test_number_and_vector_of_trials_agree_to_the_last_bit(trials: list[tuple[float, ...]]) -> None:
     """Trials side by side, each with its own settings, get the bits that each would get alone."""
     lr, rate, n, warmup, floor = (np.array(column) for column in zip(*trials, strict=True))
     together = Exponential(decay_rate=rate, decay_steps=n, warmup_steps=warmup, min_lr=floor)
     for step in (0, 3, 50, 1000):
         alone = [
-            Exponential(decay_rate=r, decay_steps=k, warmup_steps=w, min_lr=f)(step, top) for top, r, k, w, f in trials
+            Exponential(decay_rate=r, decay_steps=k, warmup_steps=w, min_lr=f)(step, top)
+            for top, r, k, w, f in trials
         ]
         assert together(step, lr).tolist() == alone
 
 
-@given(st.lists(st.tuples(lengths, st.sampled_from([0.5, 1.0, 2.0, 3.0]), st.floats(0, 1e-7)), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(lengths, st.sampled_from([0.5, 1.0, 2.0, 3.0]), st.floats(0, 1e-7)),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_a_vector_of_powers_agrees_to_the_last_bit(trials: list[tuple[float, ...]]) -> None:
     """Exponents that numpy would shortcut (square, root) round the same alone and among others."""
     n, power, end = (np.array(column) for column in zip(*trials, strict=True))
@@ -242,40 +317,57 @@ def test_a_vector_of_powers_agrees_to_the_last_bit(trials: list[tuple[float, ...
     table = together(steps[:, None], 0.3)
     assert table.shape == (40, len(trials))
     for trial, (k, p, e) in enumerate(trials):
-        assert table[:, trial].tolist() == Polynomial(decay_steps=k, power=p, end_lr=e)(steps, 0.3).tolist()
+        assert (
+            table[:, trial].tolist()
+            == Polynomial(decay_steps=k, power=p, end_lr=e)(steps, 0.3).tolist()
+        )
 
 
 @given(schedule=any_schedule(), lr=rates)
 def test_torch_vectors_agree_with_numpy_within_rounding(schedule: Schedule, lr: float) -> None:
-    """A torch vector of steps gives float64 on the same device, equal to numpy's within rounding."""
+    """A torch vector of steps gives float64 on the same device, equal to numpy's within
+    rounding.
+    """
     rates_ = schedule(torch.arange(N_STEPS), lr)
     assert rates_.dtype == torch.float64
-    np.testing.assert_allclose(rates_.numpy(), schedule(np.arange(N_STEPS), lr), rtol=1e-9, atol=1e-12 * lr)
+    np.testing.assert_allclose(
+        rates_.numpy(), schedule(np.arange(N_STEPS), lr), rtol=1e-9, atol=1e-12 * lr
+    )
 
 
 @given(schedule=any_schedule(), lr=rates)
-def test_no_schedule_exceeds_its_peak_or_falls_below_its_floor(schedule: Schedule, lr: float) -> None:
-    """The rate stays between 0 and the peak, and above the floor once warm-up is over; it is never NaN."""
+def test_no_schedule_exceeds_its_peak_or_falls_below_its_floor(
+    schedule: Schedule, lr: float
+) -> None:
+    """The rate stays between 0 and the peak, and above the floor once warm-up is over; it is never
+    NaN.
+    """
     peak = max(stage.lr for stage in schedule.filled) if isinstance(schedule, Staged) else lr
     rates_ = schedule(np.arange(1000), lr)
     assert np.isfinite(rates_).all()
-    assert rates_.max() <= max(peak, schedule.min_lr, getattr(schedule, "end_lr", 0.0)) * (1 + 1e-12)
+    assert rates_.max() <= max(peak, schedule.min_lr, getattr(schedule, "end_lr", 0.0)) * (
+        1 + 1e-12
+    )
     assert rates_.min() >= 0
     assert rates_[np.arange(1000) >= schedule.warmup_steps].min(initial=math.inf) >= schedule.min_lr
 
 
 @given(schedule=any_schedule(), lr=rates)
 def test_schedules_are_continuous_where_they_should_be(schedule: Schedule, lr: float) -> None:
-    """Without staircase, milestones, restarts, stages or a floor above the start, 1e-6 steps change next to nothing.
+    """Without staircase, milestones, restarts, stages or a floor above the start, 1e-6 steps change
+    next to nothing.
 
-    The end of the warm-up is looked at closely; a power below 1 is steep where it ends, so those are left out.
+    The end of the warm-up is looked at closely; a power below 1 is steep where it ends, so those
+    are left out.
     """
     jumps = isinstance(schedule, MultiStep | Staged) or getattr(schedule, "staircase", False)
     steep = getattr(schedule, "power", 1.0) < 1 or getattr(schedule, "restarts", False)
     if jumps or steep or schedule.min_lr > lr / 25 or schedule.decay_during_warmup:
         return
     warmup = float(schedule.warmup_steps)
-    steps = np.concatenate([np.linspace(0, 400, 57), np.linspace(max(warmup - 1, 0), warmup + 1, 57)])
+    steps = np.concatenate(
+        [np.linspace(0, 400, 57), np.linspace(max(warmup - 1, 0), warmup + 1, 57)]
+    )
     gaps = np.abs(schedule(steps + 1e-6, lr) - schedule(steps, lr))
     assert gaps.max() <= 1e-4 * lr
 
@@ -283,16 +375,34 @@ def test_schedules_are_continuous_where_they_should_be(schedule: Schedule, lr: f
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Exponential(decay_rate=0.0, decay_steps=10), r"schedule.decay_rate must be in \(0, 1\]; got 0.0"),
-        (lambda: Exponential(decay_rate=1.1, decay_steps=10), r"schedule.decay_rate must be in \(0, 1\]; got 1.1"),
-        (lambda: Exponential(decay_rate=0.5, decay_steps=0), "schedule.decay_steps must be above 0; got 0"),
-        (lambda: Exponential(decay_rate=0.5, decay_steps=math.nan), "schedule.decay_steps must be above 0; got nan"),
+        (
+            lambda: Exponential(decay_rate=0.0, decay_steps=10),
+            r"schedule.decay_rate must be in \(0, 1\]; got 0.0",
+        ),
+        (
+            lambda: Exponential(decay_rate=1.1, decay_steps=10),
+            r"schedule.decay_rate must be in \(0, 1\]; got 1.1",
+        ),
+        (
+            lambda: Exponential(decay_rate=0.5, decay_steps=0),
+            "schedule.decay_steps must be above 0; got 0",
+        ),
+        (
+            lambda: Exponential(decay_rate=0.5, decay_steps=math.nan),
+            "schedule.decay_steps must be above 0; got nan",
+        ),
         (lambda: Constant(warmup_steps=-1), "schedule.warmup_steps must be from 0 up; got -1"),
         (lambda: Constant(min_lr=math.nan), "schedule.min_lr must be from 0 up; got nan"),
-        (lambda: Exponential(decay_rate=np.array([0.5, 2.0]), decay_steps=1), "schedule.decay_rate must be"),
+        (
+            lambda: Exponential(decay_rate=np.array([0.5, 2.0]), decay_steps=1),
+            "schedule.decay_rate must be",
+        ),
         (lambda: OneCycle(cycle_steps=3), "leaves no step to rise"),
         (lambda: Staged(stages=()), "schedule.stages is empty"),
-        (lambda: Cosine(decay_steps=5, period_factor=1.5), "schedule.period_factor must be a whole number"),
+        (
+            lambda: Cosine(decay_steps=5, period_factor=1.5),
+            "schedule.period_factor must be a whole number",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(make: Callable[[], Schedule], sentence: str) -> None:
@@ -302,7 +412,9 @@ def test_settings_out_of_range_are_refused(make: Callable[[], Schedule], sentenc
 
 
 @given(schedule=any_schedule(), lr=rates, n_steps=st.integers(1, 5000))
-def test_corners_are_few_and_begin_and_end_with_the_run(schedule: Schedule, lr: float, n_steps: int) -> None:
+def test_corners_are_few_and_begin_and_end_with_the_run(
+    schedule: Schedule, lr: float, n_steps: int
+) -> None:
     """At most 64 rising corners, from step 0 to the last, each with its exact rate."""
     rates_ = schedule(np.arange(n_steps), lr)
     points = corners(rates_)
@@ -314,7 +426,9 @@ def test_corners_are_few_and_begin_and_end_with_the_run(schedule: Schedule, lr: 
 
 
 def test_corners_follow_the_curve() -> None:
-    """Lines through the corners of a smooth schedule are within a thousandth of its peak everywhere."""
+    """Lines through the corners of a smooth schedule are within a thousandth of its peak
+    everywhere.
+    """
     rates_ = Cosine(decay_steps=9000, warmup_steps=1000)(np.arange(10_000), 0.1)
     steps, values = zip(*corners(rates_), strict=True)
     assert np.abs(np.interp(np.arange(10_000), steps, values) - rates_).max() <= 1e-3 * 0.1

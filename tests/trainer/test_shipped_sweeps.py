@@ -16,7 +16,9 @@ SWEEPS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "swe
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_setting_of_a_shipped_sweep_makes_a_run(name: str) -> None:
     """Settings drawn from the whole space compose and pass every check."""
-    assert lint_command([f"+sweep={name}", "lint.n_samples=25", "lint.figure=null"]).startswith("25 settings drawn")
+    assert lint_command([f"+sweep={name}", "lint.n_samples=25", "lint.figure=null"]).startswith(
+        "25 settings drawn"
+    )
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -32,9 +34,20 @@ def test_a_shipped_sweep_says_what_question_it_answers(name: str) -> None:
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_shipped_sweep_runs(name: str, tmp_path: Path) -> None:
     """Three trials of it end completed or pruned, in a study of its name."""
-    command = [sys.executable, "-m", "trainer", "--multirun", f"+sweep={name}", "hydra.sweeper.n_trials=3"]
-    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=280)
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "--multirun",
+        f"+sweep={name}",
+        "hydra.sweeper.n_trials=3",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr
-    study = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/multirun/{name}/study.db")
+    study = optuna.load_study(
+        study_name=name, storage=f"sqlite:///{tmp_path}/multirun/{name}/study.db"
+    )
     assert len(study.trials) == 3
     assert {trial.state.name for trial in study.trials} <= {"COMPLETE", "PRUNED"}

@@ -17,7 +17,8 @@ from iolaus.trainer.tasks.digits import Digits
 
 Compose = Callable[..., DictConfig]
 
-# Every shipped model on its task, with dropout off so that it is a function of weights and inputs alone.
+# Every shipped model on its task, with dropout off so that it is a function of weights and inputs
+# alone.
 SHIPPED = [
     ["task=digit_sum"],
     ["task=digit_sum", "model=lstm", "model.n_layers=2"],
@@ -33,16 +34,23 @@ def test_digits_are_scikit_learns_split_in_three() -> None:
 
     pixels, labels = load_digits(return_X_y=True)
     splits = Digits().data()
-    assert [len(examples) for examples in (splits.train, splits.val, splits.test)] == [1197, 300, 300]
+    assert [len(examples) for examples in (splits.train, splits.val, splits.test)] == [
+        1197,
+        300,
+        300,
+    ]
 
     def keyed(images: Tensor, targets: Tensor) -> list[tuple[object, ...]]:
         rows = torch.cat([images.reshape(len(images), -1) * 16, targets[:, None]], 1)
         return sorted(map(tuple, rows.tolist()))
 
     together = [
-        torch.cat([getattr(e, name) for e in (splits.train, splits.val, splits.test)]) for name in ("inputs", "targets")
+        torch.cat([getattr(e, name) for e in (splits.train, splits.val, splits.test)])
+        for name in ("inputs", "targets")
     ]
-    assert keyed(*together) == keyed(torch.from_numpy(pixels).float() / 16, torch.from_numpy(labels))
+    assert keyed(*together) == keyed(
+        torch.from_numpy(pixels).float() / 16, torch.from_numpy(labels)
+    )
     assert not torch.equal(splits.train.inputs, Digits(data_seed=1).data().train.inputs)
     with pytest.raises(ValueError, match=r"task\.n_val=1000 and task\.n_test=900 must .* 1797"):
         Digits(n_val=1000, n_test=900)
@@ -50,7 +58,9 @@ def test_digits_are_scikit_learns_split_in_three() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_label_smoothing_is_the_published_formula_in_training_only(smoothing: float) -> None:
-    """The loss is (1 - s) * cross-entropy + s * the mean over all classes; validation stays plain cross-entropy."""
+    """The loss is (1 - s) * cross-entropy + s * the mean over all classes; validation stays plain
+    cross-entropy.
+    """
     torch.manual_seed(0)
     logits = torch.randn(7, 5, dtype=torch.float64)
     batch = Examples(logits, torch.tensor([0, 1, 2, 3, 4, 0, 1]))
@@ -70,9 +80,18 @@ def test_label_smoothing_is_the_published_formula_in_training_only(smoothing: fl
 
 
 def test_models_are_what_their_names_say() -> None:
-    """The MLP's layers have the widths asked for; without hidden layers it is linear; the CNN refuses odd sizes."""
+    """The MLP's layers have the widths asked for; without hidden layers it is linear; the CNN
+    refuses odd sizes.
+    """
     model = MLP(n_inputs=64, n_classes=10, n_hidden=5, n_layers=2)
-    assert [tuple(p.shape) for p in model.parameters()] == [(5, 64), (5,), (5, 5), (5,), (10, 5), (10,)]
+    assert [tuple(p.shape) for p in model.parameters()] == [
+        (5, 64),
+        (5,),
+        (5, 5),
+        (5,),
+        (10, 5),
+        (10,),
+    ]
     assert len(list(MLP(n_inputs=64, n_classes=10, n_layers=0).parameters())) == 2
     for settings in ({"side": 6}, {"n_channels": 10}):
         with pytest.raises(ValueError, match=r"model\.side=.* must be a multiple of 4"):
@@ -80,8 +99,12 @@ def test_models_are_what_their_names_say() -> None:
 
 
 @pytest.mark.parametrize("overrides", SHIPPED)
-def test_a_loss_of_an_example_does_not_depend_on_its_batch(compose: Compose, overrides: list[str]) -> None:
-    """No model looks at other examples (GroupNorm, not BatchNorm), so batch sizes can be compared."""
+def test_a_loss_of_an_example_does_not_depend_on_its_batch(
+    compose: Compose, overrides: list[str]
+) -> None:
+    """No model looks at other examples (GroupNorm, not BatchNorm), so batch sizes can be
+    compared.
+    """
     run = read(compose(*overrides))
     torch.manual_seed(0)
     model = run.task.build_model(run.node).double()
@@ -92,7 +115,9 @@ def test_a_loss_of_an_example_does_not_depend_on_its_batch(compose: Compose, ove
 
 @pytest.mark.parametrize("overrides", SHIPPED)
 def test_tasks_can_be_stacked(compose: Compose, overrides: list[str]) -> None:
-    """Vmap over stacked weights gives each model the gradients that it gets alone: what lanes rely on."""
+    """Vmap over stacked weights gives each model the gradients that it gets alone: what lanes rely
+    on.
+    """
     run = read(compose(*overrides))
     torch.manual_seed(0)
     models = [run.task.build_model(run.node).double() for _ in range(3)]
@@ -113,16 +138,22 @@ def test_tasks_can_be_stacked(compose: Compose, overrides: list[str]) -> None:
             torch.testing.assert_close(together[name][lane], param.grad, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("overrides", [["task=digit_sum", "model=transformer"], ["task=digits", "model.dropout=0.5"]])
+@pytest.mark.parametrize(
+    "overrides", [["task=digit_sum", "model=transformer"], ["task=digits", "model.dropout=0.5"]]
+)
 def test_dropout_is_on_in_training_only_and_each_stacked_model_draws_its_own(
     compose: Compose, overrides: list[str]
 ) -> None:
-    """Equal models on equal batches have different losses and gradients in training, and equal ones in evaluation."""
+    """Equal models on equal batches have different losses and gradients in training, and equal ones
+    in evaluation.
+    """
     run = read(compose(*overrides))
     torch.manual_seed(0)
     model = run.task.build_model(run.node)
     batch = run.splits.train[:8]
-    weights = {name: param.detach().expand(3, *param.shape) for name, param in model.named_parameters()}
+    weights = {
+        name: param.detach().expand(3, *param.shape) for name, param in model.named_parameters()
+    }
 
     def loss(weights: dict[str, Tensor]) -> Tensor:
         return run.task.loss(lambda inputs: functional_call(model, weights, (inputs,)), batch).sum()  # type: ignore[arg-type]

@@ -21,7 +21,9 @@ def choices(group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("group", ["task", "optim", "schedule", "clip"])
-def test_every_config_of_a_group_makes_a_run(compose: Callable[..., DictConfig], group: str) -> None:
+def test_every_config_of_a_group_makes_a_run(
+    compose: Callable[..., DictConfig], group: str
+) -> None:
     """Each shipped choice composes, and every check passes."""
     assert len(choices(group)) >= 2
     for choice in choices(group):
@@ -30,9 +32,17 @@ def test_every_config_of_a_group_makes_a_run(compose: Callable[..., DictConfig],
 
 @pytest.mark.parametrize(
     ("task", "model"),
-    [("digit_sum", "rnn"), ("digits", "mlp"), ("digits", "cnn"), ("digit_sum", "lstm"), ("digit_sum", "transformer")],
+    [
+        ("digit_sum", "rnn"),
+        ("digits", "mlp"),
+        ("digits", "cnn"),
+        ("digit_sum", "lstm"),
+        ("digit_sum", "transformer"),
+    ],
 )
-def test_a_task_chooses_its_model_unless_told(compose: Callable[..., DictConfig], task: str, model: str) -> None:
+def test_a_task_chooses_its_model_unless_told(
+    compose: Callable[..., DictConfig], task: str, model: str
+) -> None:
     """The task's default model, or the one named on the command line, takes its data."""
     cfg = compose(f"task={task}", *([] if model in ("rnn", "mlp") else [f"model={model}"]))
     assert cfg.model._target_.startswith(f"iolaus.trainer.models.{model}.")
@@ -73,7 +83,10 @@ def test_lengths_follow_the_batch_size(compose: Callable[..., DictConfig]) -> No
         (["schedule=exponential", "schedule.decay_rate=2"], r"schedule\.decay_rate must be in"),
         (["schedule=exponential", "schedule.unit=weeks"], "a length is a number"),
         (["+schedule.bogus=1"], r"bogus.*its settings are warmup_steps, min_lr"),
-        (["schedule._target_=iolaus.trainer.clipping.NoClipping"], "got an unexpected keyword|must name a Schedule"),
+        (
+            ["schedule._target_=iolaus.trainer.clipping.NoClipping"],
+            "got an unexpected keyword|must name a Schedule",
+        ),
         (["schedule._target_=iolaus.trainer.nowhere.Schedule"], "cannot be imported"),
         (["loss.reduction=max"], "loss.reduction is"),
         (["loss.flood=-1"], "loss.flood must be"),
@@ -95,8 +108,12 @@ def test_bad_input_is_refused_before_any_compute(
         read(compose(*overrides))
 
 
-def test_a_model_that_does_not_fit_the_task_is_refused_by_name(compose: Callable[..., DictConfig]) -> None:
-    """Two examples are tried before any training; what model and optimizer refuse comes as a sentence too."""
+def test_a_model_that_does_not_fit_the_task_is_refused_by_name(
+    compose: Callable[..., DictConfig],
+) -> None:
+    """Two examples are tried before any training; what model and optimizer refuse comes as a
+    sentence too.
+    """
     mismatch = r"model trainer\.models\.mlp\.MLP does not take the data of task trainer\.tasks\.digit_sum\.DigitSum: "
     for overrides, sentence in (
         (["model=mlp"], mismatch),
@@ -110,19 +127,37 @@ def test_a_model_that_does_not_fit_the_task_is_refused_by_name(compose: Callable
 
 def run_trainer(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "trainer", *overrides]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "iolaus.trainer", *overrides]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_the_documented_command_trains_once_from_any_folder(tmp_path: Path) -> None:
-    """It prints progress lines and a last line with losses, accuracy, steps and seconds, and exits with 0."""
+    """It prints progress lines and a last line with losses, accuracy, steps and seconds, and exits
+    with 0.
+    """
     done = run_trainer(
-        tmp_path, "task=digit_sum", "optim.lr=0.2", "clip=norm", "clip.threshold=5", "steps=120", "eval_every=40"
+        tmp_path,
+        "task=digit_sum",
+        "optim.lr=0.2",
+        "clip=norm",
+        "clip.threshold=5",
+        "steps=120",
+        "eval_every=40",
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[2] for line in lines[:3]] == ["40/120", "80/120", "120/120"]
-    for word in ("done", "val_loss", "val_accuracy", "best val_loss", "120 steps", "7680 examples", "steps/s"):
+    for word in (
+        "done",
+        "val_loss",
+        "val_accuracy",
+        "best val_loss",
+        "120 steps",
+        "7680 examples",
+        "steps/s",
+    ):
         assert word in lines[-1]
 
 
@@ -130,4 +165,7 @@ def test_bad_input_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
     """No traceback, exit code 1, and the sentence on the error stream."""
     done = run_trainer(tmp_path, "clip=norm", "clip.threshold=-1")
     assert done.returncode == 1
-    assert done.stderr.strip() == "trainer: clip.threshold must be above 0; got -1; use clip=none to clip nothing"
+    assert (
+        done.stderr.strip()
+        == "trainer: clip.threshold must be above 0; got -1; use clip=none to clip nothing"
+    )

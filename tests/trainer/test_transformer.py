@@ -9,13 +9,28 @@ from torch import nn
 from iolaus.trainer.models.transformer import Block, Transformer
 
 
-@given(n_examples=st.integers(1, 4), length=st.integers(1, 9), n_heads=st.integers(1, 4), seed=st.integers(0))
-def test_a_block_is_torchs_encoder_layer(n_examples: int, length: int, n_heads: int, seed: int) -> None:
-    """With equal weights, outputs and gradients are those of nn.TransformerEncoderLayer with the norm first."""
+@given(
+    n_examples=st.integers(1, 4),
+    length=st.integers(1, 9),
+    n_heads=st.integers(1, 4),
+    seed=st.integers(0),
+)
+def test_a_block_is_torchs_encoder_layer(
+    n_examples: int, length: int, n_heads: int, seed: int
+) -> None:
+    """With equal weights, outputs and gradients are those of nn.TransformerEncoderLayer with the
+    norm first.
+    """
     torch.manual_seed(seed % 2**32)
     n_features, n_hidden = 3 * n_heads, 10
     reference = nn.TransformerEncoderLayer(
-        n_features, n_heads, n_hidden, dropout=0.0, batch_first=True, norm_first=True, dtype=torch.float64
+        n_features,
+        n_heads,
+        n_hidden,
+        dropout=0.0,
+        batch_first=True,
+        norm_first=True,
+        dtype=torch.float64,
     )
     block = Block(n_features, n_heads, n_hidden, dropout=0.0).double()
     pairs = {
@@ -25,7 +40,11 @@ def test_a_block_is_torchs_encoder_layer(n_examples: int, length: int, n_heads: 
         "feedforward.1": reference.linear1,
         "feedforward.3": reference.linear2,
     }
-    theirs = {f"{name}.{kind}": getattr(module, kind) for name, module in pairs.items() for kind in ("weight", "bias")}
+    theirs = {
+        f"{name}.{kind}": getattr(module, kind)
+        for name, module in pairs.items()
+        for kind in ("weight", "bias")
+    }
     theirs["query_key_value.weight"] = reference.self_attn.in_proj_weight
     theirs["query_key_value.bias"] = reference.self_attn.in_proj_bias
     block.load_state_dict(theirs)
@@ -41,7 +60,9 @@ def test_a_block_is_torchs_encoder_layer(n_examples: int, length: int, n_heads: 
 
 
 def test_without_positions_the_order_of_the_symbols_makes_no_difference() -> None:
-    """Attention and mean see a set; what tells the first two digits from the others are the learned positions."""
+    """Attention and mean see a set; what tells the first two digits from the others are the learned
+    positions.
+    """
     torch.manual_seed(0)
     model = Transformer(n_symbols=10, n_classes=19, length=20).double().eval()
     tokens = torch.randint(10, (6, 20))
@@ -54,5 +75,7 @@ def test_without_positions_the_order_of_the_symbols_makes_no_difference() -> Non
 
 def test_heads_that_do_not_divide_the_features_are_refused() -> None:
     """The sentence names both settings."""
-    with pytest.raises(ValueError, match=r"model\.n_features=32 must be a multiple of model\.n_heads=5"):
+    with pytest.raises(
+        ValueError, match=r"model\.n_features=32 must be a multiple of model\.n_heads=5"
+    ):
         Transformer(n_symbols=10, n_classes=19, length=20, n_heads=5)

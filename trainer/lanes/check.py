@@ -23,24 +23,46 @@ from iolaus.trainer.loop import seeded, start, train
 from iolaus.trainer.settings import CONF, Settings, read
 
 N_STEPS = 3
-# Relative difference of losses and gradient norms that rounding may make in so many steps, in float64 or bf16.
+# Relative difference of losses and gradient norms that rounding may make in so many steps, in
+# float64 or bf16.
 TOLERANCE = {"float64": 1e-7, "bf16": 0.1}
 
 # What torch says, and what to do about it.
 HINTS = (
-    ("randomness", "its random numbers come from torch's one generator: use nn.Dropout modules, which get lanes' own"),
-    (r"data-dependent control flow|\.item\(\)|is_nonzero", "it decides by a tensor's value: use torch.where or a mask"),
-    ("nonzero|dynamic shape|masked_select", "the shape of a result depends on values: multiply by a mask instead"),
-    ("gru|lstm|rnn_tanh|rnn_relu|flat_weights", "torch's recurrences know one model: write the cells, as model=lstm"),
+    (
+        "randomness",
+        "its random numbers come from torch's one generator: use nn.Dropout modules, which get lanes' own",
+    ),
+    (
+        r"data-dependent control flow|\.item\(\)|is_nonzero",
+        "it decides by a tensor's value: use torch.where or a mask",
+    ),
+    (
+        "nonzero|dynamic shape|masked_select",
+        "the shape of a result depends on values: multiply by a mask instead",
+    ),
+    (
+        "gru|lstm|rnn_tanh|rnn_relu|flat_weights",
+        "torch's recurrences know one model: write the cells, as model=lstm",
+    ),
     ("packed", "packed sequences have no batching rule: pad, and mask the loss"),
-    ("in-?place", "it writes into a tensor it has made: make that with x.new_zeros, or use torch.where"),
-    ("running_mean|num_batches_tracked", "its running statistics cannot be stacked: use GroupNorm, or momentum=0.1"),
+    (
+        "in-?place",
+        "it writes into a tensor it has made: make that with x.new_zeros, or use torch.where",
+    ),
+    (
+        "running_mean|num_batches_tracked",
+        "its running statistics cannot be stacked: use GroupNorm, or momentum=0.1",
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Check:
-    """difference: the largest, relative, of a loss or gradient norm. n_weights: trained, per lane."""
+    """difference: the largest, relative, of a loss or gradient norm.
+
+    n_weights: trained, per lane.
+    """
 
     difference: float
     n_weights: int
@@ -49,17 +71,30 @@ class Check:
 def check(run: Settings) -> Check:
     """Train two seeds of a run for a few steps, alone and in lanes.
 
-    In float64 unless the run is in bf16, so that anything beyond rounding is a fault. Raises NotInLanesError, in a
-    sentence that names the module or operation, if the model cannot be stacked or the results differ.
+    In float64 unless the run is in bf16, so that anything beyond rounding is a fault. Raises
+    NotInLanesError, in a sentence that names the module or operation, if the model cannot be
+    stacked or the results differ.
     """
-    precision = run.precision if run.precision in TOLERANCE or run.precision == "fp16" else "float64"
+    precision = (
+        run.precision if run.precision in TOLERANCE or run.precision == "fp16" else "float64"
+    )
     short = dataclasses.replace(
-        run, n_steps=N_STEPS, report_every=1, eval_every=N_STEPS, precision=precision, resume=None, test=False
+        run,
+        n_steps=N_STEPS,
+        report_every=1,
+        eval_every=N_STEPS,
+        precision=precision,
+        resume=None,
+        test=False,
     )
     runs = [dataclasses.replace(short, seed=run.seed + i) for i in range(2)]
     alone = [_reports_alone(r) for r in runs]
     together, n_weights = _reports_together(runs)
-    pairs = [(a, b) for one, other in zip(alone, together, strict=True) for a, b in zip(one, other, strict=True)]
+    pairs = [
+        (a, b)
+        for one, other in zip(alone, together, strict=True)
+        for a, b in zip(one, other, strict=True)
+    ]
     difference = max(_difference(a, b) for a, b in pairs)
     if not difference <= TOLERANCE[precision]:
         raise NotInLanesError(
@@ -73,7 +108,8 @@ def check(run: Settings) -> Check:
 def _difference(a: Mapping[str, float], b: Mapping[str, float]) -> float:
     """The largest relative difference of two rows of metrics; NaN and 0 are equal to themselves.
 
-    A parameter's norm counts from a thousandth of the whole gradient's: one that should be 0 is all rounding.
+    A parameter's norm counts from a thousandth of the whole gradient's: one that should be 0 is all
+    rounding.
     """
     floor = {name: 1e-3 * abs(a["grad_norm"]) for name in a if name.startswith("grad_norm/")}
     return max(
@@ -84,9 +120,10 @@ def _difference(a: Mapping[str, float], b: Mapping[str, float]) -> float:
 
 
 def check_command(overrides: Sequence[str]) -> str:
-    """`python -m trainer lanes-check ...`: what `check` and `best_width` say of the run these overrides ask for.
+    """`python -m trainer lanes-check ...`.
 
-    Raises BadInputError, and NotInLanesError if the run cannot be trained in lanes.
+    What `check` and `best_width` say of the run these overrides ask for. Raises BadInputError, and
+    NotInLanesError if the run cannot be trained in lanes.
     """
     with initialize_config_dir(str(CONF), version_base=None, job_name="trainer"):
         try:
@@ -95,7 +132,11 @@ def check_command(overrides: Sequence[str]) -> str:
             raise BadInputError(str(error)) from error
     found = check(run)
     width = best_width(run, MOST_CHECKED)
-    verdict = "trains in lanes" if width.n_lanes > 1 else "can train in lanes, but alone it is faster here"
+    verdict = (
+        "trains in lanes"
+        if width.n_lanes > 1
+        else "can train in lanes, but alone it is faster here"
+    )
     return (
         f"{type(run.task).__name__} with {found.n_weights:,} weights {verdict}\n"
         f"  the same: {N_STEPS} steps of two seeds differ from the solo loop by {found.difference:.1g}, relative\n"
@@ -127,12 +168,16 @@ def _reports_together(runs: list[Settings]) -> tuple[list[list[dict[str, float]]
     try:
         group = Group(kind, runs[0], model)
     except Exception as error:  # copy.deepcopy calls what the modules define
-        raise NotInLanesError(f"the model cannot be copied (copy.deepcopy says: {str(error)[:200]})") from error
+        raise NotInLanesError(
+            f"the model cannot be copied (copy.deepcopy says: {str(error)[:200]})"
+        ) from error
     group.admit(lane_runs)
     with _named_failures(group.stack.template):
         while group.lane_runs:
             for mover in group.run_block():
-                raise NotInLanesError(f"batch sizes change within the first {N_STEPS} steps ({mover.run.batches})")
+                raise NotInLanesError(
+                    f"batch sizes change within the first {N_STEPS} steps ({mover.run.batches})"
+                )
     if errors:
         raise errors[0]
     return reports, group.stack.n_weights
@@ -149,7 +194,9 @@ def _named_failures(model: nn.Module) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
         label = f"{name or 'the model'} ({type(module).__name__})"
-        handles.append(module.register_forward_pre_hook(lambda *_, label=label: at_work.append(label)))
+        handles.append(
+            module.register_forward_pre_hook(lambda *_, label=label: at_work.append(label))
+        )
         handles.append(module.register_forward_hook(lambda *_: at_work.pop() and None))
     try:
         yield
@@ -157,9 +204,13 @@ def _named_failures(model: nn.Module) -> Iterator[None]:
         raise
     except Exception as error:
         text = " ".join(str(error).split())
-        hint = next((hint for pattern, hint in HINTS if re.search(pattern, text, re.IGNORECASE)), None)
+        hint = next(
+            (hint for pattern, hint in HINTS if re.search(pattern, text, re.IGNORECASE)), None
+        )
         where = at_work[-1] if at_work else "the task's loss"
-        raise NotInLanesError(f"{where}: {hint or 'torch cannot stack it'} (torch says: {text[:200]})") from error
+        raise NotInLanesError(
+            f"{where}: {hint or 'torch cannot stack it'} (torch says: {text[:200]})"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

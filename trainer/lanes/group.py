@@ -1,4 +1,7 @@
-"""The trials in one stack, trained in blocks of steps: what each measures, reports and keeps is its own."""
+"""The trials in one stack, trained in blocks of steps.
+
+What each measures, reports and keeps is its own.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ from iolaus.trainer.lanes.stepper import Stepper
 from iolaus.trainer.loop import State, float_type
 from iolaus.trainer.settings import Settings
 
-# Lanes may stand empty up to this share of the stack before it is made narrower, if the steps to come then take less
-# by this many times what tracing them has taken.
+# Lanes may stand empty up to this share of the stack before it is made narrower, if the steps to
+# come then take less by this many times what tracing them has taken.
 EMPTY_SHARE = 0.5
 NARROWER_PAYS = 2
 
@@ -35,10 +38,11 @@ NARROWER_PAYS = 2
 class LaneRun:
     """A run in a lane: what the solo loop has in local variables.
 
-    state: the model and optimizer it began with; they also carry a lane's weights to a checkpoint. n_updates: made by
-    the optimizer so far. keep: the file for the best weights, or None. kept: (step, examples, n_updates) of the best.
-    carried: the state of its best weights, while it moves to another stack. done: called with the summary, or with what
-    was raised, when the run is over.
+    state: the model and optimizer it began with; they also carry a lane's weights to a checkpoint.
+    n_updates: made by the optimizer so far. keep: the file for the best weights, or None. kept:
+    (step, examples, n_updates) of the best.
+    carried: the state of its best weights, while it moves to another stack. done: called with the
+    summary, or with what was raised, when the run is over.
     """
 
     run: Settings
@@ -53,11 +57,17 @@ class LaneRun:
     carried: dict[str, Tensor] = field(default_factory=dict)
     window: list[NDArray[np.float64]] = field(default_factory=list)
     began_s: float = field(default_factory=time.perf_counter)
-    written_s: float = field(default_factory=time.perf_counter)  # when its best weights were last, or could have been
+    written_s: float = field(
+        default_factory=time.perf_counter
+    )  # when its best weights were last, or could have been
 
 
 def begin_lane_run(
-    run: Settings, state: State, hooks: Hooks, keep: Path | None, done: Callable[[Summary | BaseException], None]
+    run: Settings,
+    state: State,
+    hooks: Hooks,
+    keep: Path | None,
+    done: Callable[[Summary | BaseException], None],
 ) -> LaneRun:
     """A run that begins where `iolaus.trainer.loop.start` put it."""
     course = Course(run, hooks, state.step, state.examples)
@@ -67,16 +77,22 @@ def begin_lane_run(
 
 
 class Group:
-    """A stack with its runs; None where a lane is empty. data: the kind's, on its device, made once."""
+    """A stack with its runs; None where a lane is empty.
 
-    def __init__(self, kind: Kind, run: Settings, model: nn.Module, compile: bool | None = None) -> None:  # noqa: A002
+    data: the kind's, on its device, made once.
+    """
+
+    def __init__(
+        self, kind: Kind, run: Settings, model: nn.Module, compile: bool | None = None
+    ) -> None:
         self.kind = kind
         self.stack = Stack(kind, run, model)
         self.lanes: list[LaneRun | None] = []
         self.n_lane_steps = (0, 0)  # with a run, and in all
         self._stepper = Stepper(self.stack, compile)
         self._train, self._val, self._test = (
-            examples.to(run.device, float_type(run)) for examples in (run.splits.train, run.splits.val, run.splits.test)
+            examples.to(run.device, float_type(run))
+            for examples in (run.splits.train, run.splits.val, run.splits.test)
         )
         self._step_s: float | None = None  # the least so far, as the step is now
 
@@ -109,11 +125,14 @@ class Group:
             self._resize(n)
 
     def run_block(self) -> list[LaneRun]:
-        """Train all lanes to the next step at which one may have to report; returns those whose batch size changes.
+        """Train all lanes to the next step at which one may have to report.
 
-        Passengers that are over are told so and leave; their lanes are empty.
+        Returns those whose batch size changes. Passengers that are over are told so and leave;
+        their lanes are empty.
         """
-        self._finish([lane for lane, p in self._admitted() if p.course.is_over], {}, {})  # resumed at their last step
+        self._finish(
+            [lane for lane, p in self._admitted() if p.course.is_over], {}, {}
+        )  # resumed at their last step
         if not self.lane_runs:
             return []
         n_steps = self._n_steps_of_block()
@@ -131,7 +150,9 @@ class Group:
         self.n_lane_steps = (n_full, self.n_lane_steps[1] + n_steps * len(self.lanes))
 
         due = [lane for lane, p in self._admitted() if p.course.reports or p.course.evaluates]
-        measures = self._evaluate([lane for lane, p in self._admitted() if p.course.evaluates], ended, self._val, "val")
+        measures = self._evaluate(
+            [lane for lane, p in self._admitted() if p.course.evaluates], ended, self._val, "val"
+        )
         rows: dict[int, dict[str, float]] = {}
         improved = []
         for lane in due:
@@ -161,28 +182,43 @@ class Group:
             if self.lanes[lane] is not None:
                 self._report(lane, metrics, measures, ended)
         self._finish([lane for lane, p in self._admitted() if p.course.is_over], measures, ended)
-        movers = [(lane, p) for lane, p in self._admitted() if p.course.size != self.kind.batch_size]
+        movers = [
+            (lane, p) for lane, p in self._admitted() if p.course.size != self.kind.batch_size
+        ]
         for lane, p in movers:
-            self.stack.read(self.stack.snapshot(lane), p.n_updates, p.state.model, p.state.optimizer)
+            self.stack.read(
+                self.stack.snapshot(lane), p.n_updates, p.state.model, p.state.optimizer
+            )
             p.carried = {name: kept[lane].clone() for name, kept in self.stack.kept.items()}
             self.lanes[lane] = None
         return [p for _, p in movers]
 
     def _n_steps_of_block(self) -> int:
-        """To the first report, evaluation or change of the batch size of any lane; ends of runs do not count."""
+        """To the first report, evaluation or change of the batch size of any lane.
+
+        Ends of runs do not count.
+        """
         n = math.inf
         for _, p in self._admitted():
             step = p.course.step
             changes = [start - step for start in p.run.batches.starts if start > step]
-            n = min(n, *changes, *(every - step % every for every in (p.run.report_every, p.run.eval_every)))
+            n = min(
+                n,
+                *changes,
+                *(every - step % every for every in (p.run.report_every, p.run.eval_every)),
+            )
         return int(n)
 
-    def _train_block(self, n_steps: int, ended: dict[int, dict[str, Tensor]]) -> NDArray[np.float64]:
+    def _train_block(
+        self, n_steps: int, ended: dict[int, dict[str, Tensor]]
+    ) -> NDArray[np.float64]:
         """Make the updates; returns what they measured, [n_steps, 3 + n_params, n_lanes], in one transfer."""
         places, keys, coefficients = self._inputs(n_steps)
         ends = {lane: p.run.n_steps - p.course.step for lane, p in self._admitted()}
         longest = max(ends.values(), default=0)
-        if self._stepper.prepare(longest, self._step_s, (*self._batch(places[0]), keys[0], coefficients[0])):
+        if self._stepper.prepare(
+            longest, self._step_s, (*self._batch(places[0]), keys[0], coefficients[0])
+        ):
             self._step_s = None
         results = []
         began = time.perf_counter()
@@ -211,7 +247,9 @@ class Group:
             keys[:, lane, 1] = torch.arange(step, step + n_steps)
             lr = p.course.rates[step : step + own]
             t = p.n_updates + np.arange(own, dtype=np.float64)
-            settings = {name: np.float64(value) for name, value in own_settings(p.run.optim).items()}
+            settings = {
+                name: np.float64(value) for name, value in own_settings(p.run.optim).items()
+            }
             coefficients[:own, :, lane] = self.kind.rule.coefficients(lr, t, settings).T  # type: ignore[arg-type]
         device, dtype = self._train.targets.device, self.stack.rows["weights"].dtype
         return (
@@ -223,7 +261,9 @@ class Group:
     def _batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets [n, batch, ...] at these places [n, batch]."""
         batch = self._train[places.reshape(-1)]
-        return batch.inputs.reshape(*places.shape, *batch.inputs.shape[1:]), batch.targets.reshape(places.shape)
+        return batch.inputs.reshape(*places.shape, *batch.inputs.shape[1:]), batch.targets.reshape(
+            places.shape
+        )
 
     def traced_step(self) -> Callable[[], object]:
         """One update of all lanes, always the same, for those who measure how long it takes."""
@@ -233,12 +273,21 @@ class Group:
         return lambda: self._stepper(*arguments)
 
     def _evaluate(
-        self, lanes: Sequence[int], ended: dict[int, dict[str, Tensor]], examples: Examples, split: str
+        self,
+        lanes: Sequence[int],
+        ended: dict[int, dict[str, Tensor]],
+        examples: Examples,
+        split: str,
     ) -> dict[int, dict[str, float]]:
         if not lanes:
             return {}
         rows = {
-            name: torch.stack([ended[lane][name] if lane in ended else self.stack.rows[name][lane] for lane in lanes])
+            name: torch.stack(
+                [
+                    ended[lane][name] if lane in ended else self.stack.rows[name][lane]
+                    for lane in lanes
+                ]
+            )
             for name in self.stack.rows
             if name == "weights" or name.startswith("buffer/")
         }
@@ -268,7 +317,10 @@ class Group:
             p.course.comply(intervention, None if p.kept is None else p.kept[0])
 
     def _finish(
-        self, lanes: Sequence[int], measures: dict[int, dict[str, float]], ended: dict[int, dict[str, Tensor]]
+        self,
+        lanes: Sequence[int],
+        measures: dict[int, dict[str, float]],
+        ended: dict[int, dict[str, Tensor]],
     ) -> None:
         """Let runs that are over leave with their summaries."""
         unmeasured = [lane for lane in lanes if lane not in measures]
@@ -278,7 +330,9 @@ class Group:
             p = self._at(lane)
             seconds = time.perf_counter() - p.began_s
             kept_step = None if p.kept is None else p.kept[0]
-            self._leave(lane, p.course.summary(seconds, measures[lane], tested.get(lane, {}), kept_step))
+            self._leave(
+                lane, p.course.summary(seconds, measures[lane], tested.get(lane, {}), kept_step)
+            )
 
     def _leave(self, lane: int, outcome: Summary | BaseException) -> None:
         p = self._at(lane)
@@ -289,18 +343,30 @@ class Group:
     def _write(self, lane: int) -> Exception | None:
         """The best weights of a lane to their file, as the solo loop writes them.
 
-        Returns what went wrong, such as a folder that is gone: the other lanes are not to die of it.
+        Returns what went wrong, such as a folder that is gone: the other lanes are not to die of
+        it.
         """
         p = self._at(lane)
         if p.keep is None or p.kept is None:
             return None
         step, examples, n_updates = p.kept
         model, optimizer = p.state.model, p.state.optimizer
-        self.stack.read({name: kept[lane] for name, kept in self.stack.kept.items()}, n_updates, model, optimizer)
-        about: dict[str, Any] = {"step": step, "examples": examples, "smoothed_loss": p.smoothed.lowest}
+        self.stack.read(
+            {name: kept[lane] for name, kept in self.stack.kept.items()},
+            n_updates,
+            model,
+            optimizer,
+        )
+        about: dict[str, Any] = {
+            "step": step,
+            "examples": examples,
+            "smoothed_loss": p.smoothed.lowest,
+        }
         p.written_s = time.perf_counter()
         try:
-            write_best(p.keep, {**about, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+            write_best(
+                p.keep, {**about, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            )
         except Exception as error:
             return error
         return None

@@ -19,7 +19,10 @@ from iolaus.trainer.tasks.base import Task
 
 
 class NotInLanesError(ValueError):
-    """A run, or its model, cannot be trained in lanes; says what prevents it and what to use instead."""
+    """A run, or its model, cannot be trained in lanes.
+
+    Says what prevents it and what to use instead.
+    """
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,13 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
 def structure_of(model: nn.Module) -> Hashable:
     """All of a model but the values of its parameters and buffers, to tell whether two models compute the same.
 
-    Modules with their types and plain attributes (numbers, texts, tuples of them), parameters and buffers with shapes
-    and whether they are trained. A custom module that keeps what it computes with in other objects is not seen through.
+    Modules with their types and plain attributes (numbers, texts, tuples of them), parameters and
+    buffers with shapes and whether they are trained. A custom module that keeps what it computes
+    with in other objects is not seen through.
     """
     modules = tuple(
-        (name, type_before_parametrizations(module), _plain(vars(module))) for name, module in model.named_modules()
+        (name, type_before_parametrizations(module), _plain(vars(module)))
+        for name, module in model.named_modules()
     )
     params = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())
     buffers = tuple((name, tuple(b.shape), b.dtype) for name, b in model.named_buffers())

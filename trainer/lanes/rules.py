@@ -1,6 +1,7 @@
-"""SGD, Adam and AdamW on stacked weights [n_lanes, n_weights], each lane with its own numbers: torch.optim's formulas.
+"""SGD, Adam and AdamW on stacked weights [n_lanes, n_weights], each lane with its own numbers.
 
-What depends on the step is worked out on the host in float64, as torch.optim does, and comes as coefficients.
+Torch.optim's formulas. What depends on the step is worked out on the host in float64, as
+torch.optim does, and comes as coefficients.
 """
 
 from __future__ import annotations
@@ -21,12 +22,22 @@ SETTINGS = {
     "adam": ("beta1", "beta2", "eps"),
     "adamw": ("beta1", "beta2", "eps"),
 }
-DEFAULTS = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+DEFAULTS = {
+    "momentum": 0.0,
+    "dampening": 0.0,
+    "nesterov": False,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "eps": 1e-8,
+}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is equal in all lanes of one optimizer: its kind, and which of its terms there are at all."""
+    """What is equal in all lanes of one optimizer.
+
+    Its kind, and which of its terms there are at all.
+    """
 
     kind: str
     has_momentum: bool
@@ -42,7 +53,10 @@ class Rule:
         return ("exp_avg", "exp_avg_sq")
 
     def coefficients(
-        self, lr: NDArray[np.float64], n_updates: NDArray[np.float64], own: Mapping[str, NDArray[np.float64]]
+        self,
+        lr: NDArray[np.float64],
+        n_updates: NDArray[np.float64],
+        own: Mapping[str, NDArray[np.float64]],
     ) -> NDArray[np.float64]:
         """What an update takes from the host, [3, ...], for rates and updates made so far [...] of each lane.
 
@@ -57,7 +71,10 @@ class Rule:
         return np.stack([lr / first, np.sqrt(second), lr])
 
     def apply(self, rows: Mapping[str, Tensor], grads: Tensor, coefficients: Tensor) -> None:
-        """Update rows["weights"] and the moments in place. grads: of the weights' shape. coefficients: [3, n_lanes]."""
+        """Update rows["weights"] and the moments in place. grads: of the weights' shape.
+
+        coefficients: [3, n_lanes].
+        """
         weights, decay = rows["weights"], rows["decay"]
         a, b, lr = (c[:, None] for c in coefficients.unbind())
         if self.has_scales:
@@ -80,11 +97,16 @@ class Rule:
 
 
 def rule_of(optim: OptimSettings, groups: Sequence[Mapping[str, Any]]) -> Rule:
-    """The rule for an optimizer's settings and parameter groups. Raises ValueError for a setting lanes do not have."""
+    """The rule for an optimizer's settings and parameter groups.
+
+    Raises ValueError for a setting lanes do not have.
+    """
     foreign = sorted(set(optim.settings) - set(SETTINGS[optim.kind]))
     if foreign:
         known = ", ".join(SETTINGS[optim.kind])
-        raise ValueError(f"optim.{foreign[0]} is not known in lanes, where {optim.kind} has {known}")
+        raise ValueError(
+            f"optim.{foreign[0]} is not known in lanes, where {optim.kind} has {known}"
+        )
     own = own_settings(optim)
     return Rule(
         kind=optim.kind,
@@ -105,11 +127,17 @@ def rows_of(optim: OptimSettings) -> dict[str, float]:
     own = own_settings(optim)
     if optim.kind == "sgd":
         return {"momentum": own["momentum"]}
-    betas = {"one_minus_beta1": 1 - own["beta1"], "one_minus_beta2": 1 - own["beta2"], "beta2": own["beta2"]}
+    betas = {
+        "one_minus_beta1": 1 - own["beta1"],
+        "one_minus_beta2": 1 - own["beta2"],
+        "beta2": own["beta2"],
+    }
     return {**betas, "eps": own["eps"]}
 
 
 def per_weight(groups: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], name: str) -> Tensor:
     """A setting of the parameter groups for each weight, float64 [n_weights], parameters in the order of `sizes`."""
     of = {param: float(group[name]) for group in groups for param in group["names"]}
-    return torch.cat([torch.full((n,), of[param], dtype=torch.float64) for param, n in sizes.items()])
+    return torch.cat(
+        [torch.full((n,), of[param], dtype=torch.float64) for param, n in sizes.items()]
+    )

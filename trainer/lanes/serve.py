@@ -1,4 +1,7 @@
-"""All the lanes of one process: trials go to the stack of their kind, blocks of steps are trained in turn."""
+"""All the lanes of one process.
+
+Trials go to the stack of their kind, blocks of steps are trained in turn.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,15 @@ from iolaus.trainer.lanes.width import best_width
 from iolaus.trainer.loop import seeded, start
 from iolaus.trainer.settings import Settings, read
 
-# A stack that begins with the lanes that happen to be there is made wider at once, so it waits this long for each.
+# A stack that begins with the lanes that happen to be there is made wider at once, so it waits this
+# long for each.
 FILL_S = 0.2
 
 
 class Lanes:
     """Groups of lanes by kind; a group lasts while it has lane_runs. compile: see `Stepper`."""
 
-    def __init__(self, compile: bool | None = None) -> None:  # noqa: A002 (torch's word)
+    def __init__(self, compile: bool | None = None) -> None:
         self._compile = compile
         self._groups: dict[Kind, Group] = {}
         self._waiting: list[LaneRun] = []
@@ -49,11 +53,16 @@ class Lanes:
         return len(self._waiting) + sum(len(group.lane_runs) for group in self._groups.values())
 
     def admit(
-        self, run: Settings, hooks: Hooks, keep: Path | None, done: Callable[[Summary | BaseException], None]
+        self,
+        run: Settings,
+        hooks: Hooks,
+        keep: Path | None,
+        done: Callable[[Summary | BaseException], None],
     ) -> None:
         """Take a run, which begins with the next block. done: called once, when it is over.
 
-        Raises NotInLanesError if it cannot run in lanes, ValueError or RuntimeError if it cannot run at all.
+        Raises NotInLanesError if it cannot run in lanes, ValueError or RuntimeError if it cannot
+        run at all.
         """
         with seeded(run.seed, run.device):
             state = start(run)
@@ -83,7 +92,10 @@ class Lanes:
 
 
 def run_lanes(lane_server: LaneServer) -> None:
-    """The trainer's lane runner (`hydra.sweeper.lane_runner`): trains what the lane_server gives, side by side."""
+    """The trainer's lane runner (`hydra.sweeper.lane_runner`).
+
+    Trains what the lane_server gives, side by side.
+    """
     lanes = Lanes()
     room = _Room(lane_server)
     lane_server.open(room.n_trials)
@@ -125,12 +137,17 @@ def _train_alone(lane_server: LaneServer, trial: LaneTrial, why: str) -> None:
 
 
 class _Room:
-    """How many trials a worker takes: the lanes asked for, or as many as pay, and a few that wait to refill them."""
+    """How many trials a worker takes.
+
+    The lanes asked for, or as many as pay, and a few that wait to refill them.
+    """
 
     def __init__(self, lane_server: LaneServer) -> None:
         self._lane_server = lane_server
         self._n_lanes = lane_server.n_lanes
-        self._faults: dict[Hashable, str | None] = {}  # what keeps a kind of run out of lanes; None: nothing
+        self._faults: dict[
+            Hashable, str | None
+        ] = {}  # what keeps a kind of run out of lanes; None: nothing
         self._pays_from = 1  # lanes in one stack
         self._has_begun = False
         self.why_alone = ""  # why nothing is to be trained in lanes any more
@@ -141,7 +158,10 @@ class _Room:
         return 1 if self._n_lanes is None else self._n_lanes + _n_spare(self._n_lanes)
 
     def wait_s(self, n_lane_runs: int) -> float | None:
-        """How long to wait for a trial: the first block waits for its lanes to fill, later ones do not."""
+        """How long to wait for a trial.
+
+        The first block waits for its lanes to fill, later ones do not.
+        """
         if n_lane_runs == 0:
             return None
         return 0 if self._has_begun else FILL_S
@@ -156,7 +176,14 @@ class _Room:
         Raises NotInLanesError if it is not to run in lanes.
         """
         model = json.dumps([run.node["model"], run.node["task"]], sort_keys=True, default=str)
-        kind = (model, run.precision, type(run.clip), run.optim.kind, run.loss.reduction, run.loss.flood is None)
+        kind = (
+            model,
+            run.precision,
+            type(run.clip),
+            run.optim.kind,
+            run.loss.reduction,
+            run.loss.flood is None,
+        )
         if self.why_alone:
             raise NotInLanesError(self.why_alone)
         if kind not in self._faults:
@@ -168,8 +195,9 @@ class _Room:
     def begin(self, n_by_kind: Sequence[int]) -> bool:
         """Whether to train in lanes what has boarded; judged once, before the first block.
 
-        n_by_kind: how many runs of each kind there are. Where a search over batch sizes, say, spreads them over stacks
-        so thin that the solo loop is faster, all train alone, unless the user has asked for lanes by number.
+        n_by_kind: how many runs of each kind there are. Where a search over batch sizes, say,
+        spreads them over stacks so thin that the solo loop is faster, all train alone, unless the
+        user has asked for lanes by number.
         """
         mean = sum(n_by_kind) / max(len(n_by_kind), 1)
         if not self._has_begun and n_by_kind and mean < self._pays_from:

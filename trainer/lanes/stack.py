@@ -19,8 +19,8 @@ from iolaus.trainer.loop import autocast, float_type
 from iolaus.trainer.optim import param_groups
 from iolaus.trainer.settings import Settings
 
-# Validation takes so many lanes at a time, and of long validation sets no more than so many examples of all lanes, so
-# that its memory does not grow with the stack.
+# Validation takes so many lanes at a time, and of long validation sets no more than so many
+# examples of all lanes, so that its memory does not grow with the stack.
 EVAL_LANES = 64
 EVAL_EXAMPLES = 2**16
 
@@ -28,17 +28,20 @@ EVAL_EXAMPLES = 2**16
 class Stack:
     """n lanes of one kind. Row k of every tensor in `rows` belongs to lane k, and nothing else of it exists.
 
-    rows: "weights" [n, n_weights] (the trained parameters, flat, in the model's order), the optimizer's moments,
-    "decay" and "scale" of the same shape, one number per lane for other settings, and "buffer/NAME" for each buffer or
-    parameter that is not trained. kept: the weights, moments and buffers of each lane's best weights so far. The model
-    given is the template; it and the run say what is alike in all lanes.
+    rows: "weights" [n, n_weights] (the trained parameters, flat, in the model's order), the
+    optimizer's moments, "decay" and "scale" of the same shape, one number per lane for other
+    settings, and "buffer/NAME" for each buffer or parameter that is not trained. kept: the weights,
+    moments and buffers of each lane's best weights so far. The model given is the template; it and
+    the run say what is alike in all lanes.
     """
 
     def __init__(self, kind: Kind, run: Settings, model: nn.Module) -> None:
         self.kind = kind
         self.template = copy.deepcopy(model)
         self._run = run
-        self._params = {name: param.shape for name, param in model.named_parameters() if param.requires_grad}
+        self._params = {
+            name: param.shape for name, param in model.named_parameters() if param.requires_grad
+        }
         self._sizes = {name: shape.numel() for name, shape in self._params.items()}
         self._dropouts = streams(self.template)
         self._keys = [name for name, _ in model.named_buffers() if name.rpartition(".")[2] == KEY]
@@ -63,7 +66,10 @@ class Stack:
         return sum(self._sizes.values())
 
     def resize(self, lanes: Sequence[int], n_lanes: int) -> None:
-        """Make the stack n_lanes wide; lanes[i] becomes lane i, the others are empty (all zeros)."""
+        """Make the stack n_lanes wide.
+
+        Lanes[i] becomes lane i, the others are empty (all zeros).
+        """
         example = self._row(self.template, None, self._run)
         for tensors in (self.rows, self.kept):
             for name, value in example.items():
@@ -74,8 +80,13 @@ class Stack:
                     new[: len(lanes)] = tensors[name][torch.tensor(lanes, device=value.device)]
                 tensors[name] = new
 
-    def write(self, lane: int, model: nn.Module, optimizer: torch.optim.Optimizer, run: Settings) -> None:
-        """Put a run into a lane, in place: the weights and optimizer state it has, and its settings."""
+    def write(
+        self, lane: int, model: nn.Module, optimizer: torch.optim.Optimizer, run: Settings
+    ) -> None:
+        """Put a run into a lane, in place.
+
+        The weights and optimizer state it has, and its settings.
+        """
         for name, value in self._row(model, optimizer, run).items():
             self.rows[name][lane] = value
             if name in self.kept:
@@ -83,7 +94,9 @@ class Stack:
 
     def snapshot(self, lane: int) -> dict[str, Tensor]:
         """A copy of a lane's state: weights, moments, buffers."""
-        return {name: rows[lane].clone() for name, rows in self.rows.items() if self._is_state(name)}
+        return {
+            name: rows[lane].clone() for name, rows in self.rows.items() if self._is_state(name)
+        }
 
     def keep(self, lanes: Sequence[int]) -> None:
         """Note these lanes' states as their best."""
@@ -98,7 +111,11 @@ class Stack:
             self.rows[name][lane] = kept[lane]
 
     def read(
-        self, state: Mapping[str, Tensor], n_updates: int, model: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        state: Mapping[str, Tensor],
+        n_updates: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         """Write a state (of `snapshot`, or a row of `kept`) into a solo model and its optimizer.
 
@@ -112,26 +129,35 @@ class Stack:
                 if name in values:
                     param.copy_(values[name])
                     if moments:
-                        optimizer.state[param] = {m: views[name].clone() for m, views in moments.items()}
+                        optimizer.state[param] = {
+                            m: views[name].clone() for m, views in moments.items()
+                        }
                         if self.kind.rule.kind != "sgd":
                             optimizer.state[param]["step"] = torch.tensor(float(n_updates))
             for name in self._buffers:
                 buffers[name].copy_(state[f"buffer/{name}"])
 
     def step(
-        self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor, rows: dict[str, Tensor]
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        keys: Tensor,
+        coefficients: Tensor,
+        rows: dict[str, Tensor],
     ) -> Tensor:
         """One update of every lane, in place in `rows`; what it measured, [3 + n_params, n].
 
-        inputs, targets: [n, batch, ...]. keys: (seed, step) of each lane's dropout, int64 [n, 2]. coefficients: of
-        `Rule.coefficients`, [3, n]. Measured: mean loss per example, whether it was clipped (0 or 1), norm of the
-        gradient and of each parameter's, before clipping.
+        inputs, targets: [n, batch, ...]. keys: (seed, step) of each lane's dropout, int64 [n, 2].
+        coefficients: of `Rule.coefficients`, [3, n]. Measured: mean loss per example, whether it
+        was clipped (0 or 1), norm of the gradient and of each parameter's, before clipping.
         """
         for dropout in self._dropouts:
             dropout.n_calls = 0
         buffers = {name: rows[f"buffer/{name}"] for name in self._buffers}
         threshold, flood = rows["threshold"], rows["flood"]
-        grads, measured = vmap(self._lane)(rows["weights"], buffers, keys, inputs, targets, threshold, flood)
+        grads, measured = vmap(self._lane)(
+            rows["weights"], buffers, keys, inputs, targets, threshold, flood
+        )
         self.kind.rule.apply(rows, grads, coefficients)
         result: Tensor = measured.T
         return result
@@ -139,7 +165,10 @@ class Stack:
     def evaluate(
         self, weights: Tensor, buffers: Mapping[str, Tensor], examples: Examples, split: str
     ) -> list[dict[str, float]]:
-        """The task's measures for each row of weights [m, n_weights] and buffers; as `iolaus.trainer.loop.evaluate`."""
+        """The task's measures for each row of weights [m, n_weights] and buffers.
+
+        As `iolaus.trainer.loop.evaluate`.
+        """
         names: list[str] = []
 
         def one(row: Tensor, of_lane: dict[str, Tensor]) -> Tensor:
@@ -151,16 +180,30 @@ class Stack:
         self.template.eval()
         with torch.no_grad(), autocast(self._run):
             chunks = [
-                vmap(one)(weights[i : i + n_lanes], {n: b[i : i + n_lanes] for n, b in buffers.items()})
+                vmap(one)(
+                    weights[i : i + n_lanes], {n: b[i : i + n_lanes] for n, b in buffers.items()}
+                )
                 for i in range(0, len(weights), n_lanes)
             ]
         self.template.train()
-        return [{f"{split}_{n}": v for n, v in zip(names, row, strict=True)} for row in torch.cat(chunks).tolist()]
+        return [
+            {f"{split}_{n}": v for n, v in zip(names, row, strict=True)}
+            for row in torch.cat(chunks).tolist()
+        ]
 
-    def buffers_of(self, rows: Mapping[str, Tensor], lanes: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """The model's buffers among rows, by their names in the model; of these lanes, or of all."""
+    def buffers_of(
+        self, rows: Mapping[str, Tensor], lanes: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """The model's buffers among rows, by their names in the model.
+
+        Of these lanes, or of all.
+        """
         found = {name: rows[f"buffer/{name}"] for name in self._buffers}
-        return found if lanes is None else {name: buffer[list(lanes)] for name, buffer in found.items()}
+        return (
+            found
+            if lanes is None
+            else {name: buffer[list(lanes)] for name, buffer in found.items()}
+        )
 
     def _lane(
         self,
@@ -172,7 +215,10 @@ class Stack:
         threshold: Tensor,
         flood: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Gradients [n_weights] and what was measured [3 + n_params] of one lane: as `iolaus.trainer.loop.update`."""
+        """Gradients [n_weights] and what was measured [3 + n_params] of one lane.
+
+        As `iolaus.trainer.loop.update`.
+        """
         n_examples = targets.shape[0]
         params = self._views(weights)
         own = {**buffers, **dict.fromkeys(self._keys, key)}
@@ -185,7 +231,9 @@ class Stack:
             with autocast(self._run):
                 losses = self.kind.task.loss(self._model(params, own), part)
             total = losses.sum()
-            return (total if self.kind.reduction == "sum" else total / n_examples), losses.detach().sum() / n_examples
+            return (
+                total if self.kind.reduction == "sum" else total / n_examples
+            ), losses.detach().sum() / n_examples
 
         n_parts = self.kind.n_accumulate
         parts = zip(inputs.chunk(n_parts), targets.chunk(n_parts), strict=True)
@@ -198,7 +246,9 @@ class Stack:
         norms = gradient_norms(grads)
         clip = self.kind.clip.with_threshold(threshold)
         grads, clipped = clip(list(params.values()), grads, norms)
-        measured = torch.cat([torch.stack([loss, clipped.to(loss.dtype), total_norm(norms)]), norms])
+        measured = torch.cat(
+            [torch.stack([loss, clipped.to(loss.dtype), total_norm(norms)]), norms]
+        )
         return torch.cat([g.reshape(-1) for g in grads]), measured
 
     def _model(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Any:
@@ -208,12 +258,17 @@ class Stack:
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         pieces = torch.split(flat, list(self._sizes.values()))
-        return {name: piece.view(shape) for piece, (name, shape) in zip(pieces, self._params.items(), strict=True)}
+        return {
+            name: piece.view(shape)
+            for piece, (name, shape) in zip(pieces, self._params.items(), strict=True)
+        }
 
     def _is_state(self, name: str) -> bool:
         return name == "weights" or name in self.kind.rule.moments or name.startswith("buffer/")
 
-    def _row(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, run: Settings) -> dict[str, Tensor]:
+    def _row(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer | None, run: Settings
+    ) -> dict[str, Tensor]:
         """What one lane holds for a run with this model and optimizer state."""
         params = [param for param in model.parameters() if param.requires_grad]
 
@@ -230,8 +285,12 @@ class Stack:
         }
         row |= {name: own(value) for name, value in rows_of(run.optim).items()}
         for name in self.kind.rule.moments:
-            saved = [optimizer.state[p].get(name) if optimizer is not None else None for p in params]
-            known = [torch.zeros_like(p) if s is None else s for p, s in zip(params, saved, strict=True)]
+            saved = [
+                optimizer.state[p].get(name) if optimizer is not None else None for p in params
+            ]
+            known = [
+                torch.zeros_like(p) if s is None else s for p, s in zip(params, saved, strict=True)
+            ]
             row[name] = own(torch.cat([value.detach().reshape(-1) for value in known]))
         buffers = _untrained(model)
         return row | {f"buffer/{name}": buffers[name].detach() for name in self._buffers}

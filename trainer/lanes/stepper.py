@@ -1,6 +1,7 @@
-"""One update of a stack, made ever cheaper the longer it is used: plain calls, a traced graph, compiled, a CUDA graph.
+"""One update of a stack, made ever cheaper the longer it is used.
 
-All of them do the same operations on the same tensors; what falls away is the work of finding out which.
+Plain calls, a traced graph, compiled, a CUDA graph. All of them do the same operations on the same
+tensors; what falls away is the work of finding out which.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ log = logging.getLogger("trainer")
 
 # Tracing costs (0.15 to 0.5 s) about what it saves over half as many steps.
 TRACE_PAYS_STEPS = 120
-# Compiling costs about this long per operation of the traced graph (measured: 128 of them 3 s, 710 of them 16 s), and
-# pays if the steps to come, which it makes about twice as fast, take this many times as long.
+# Compiling costs about this long per operation of the traced graph (measured: 128 of them 3 s, 710
+# of them 16 s), and pays if the steps to come, which it makes about twice as fast, take this many
+# times as long.
 COMPILE_S_PER_NODE = 0.023
 COMPILE_PAYS = 3
 
@@ -31,11 +33,11 @@ Step = Callable[..., Tensor]
 class Stepper:
     """Makes updates of a stack. compile: True, False, or None for where it pays.
 
-    What was found out about a width is kept for when the stack has it again; a CUDA graph is not, since it knows the
-    very tensors it was captured with.
+    What was found out about a width is kept for when the stack has it again; a CUDA graph is not,
+    since it knows the very tensors it was captured with.
     """
 
-    def __init__(self, stack: Stack, compile: bool | None = None) -> None:  # noqa: A002 (torch's word)
+    def __init__(self, stack: Stack, compile: bool | None = None) -> None:
         self._stack = stack
         self._names = list(stack.rows)
         self._compile = compile
@@ -45,17 +47,23 @@ class Stepper:
         self._may_capture = True
         self.trace_s = 0.0  # the last trace took
 
-    def __call__(self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor) -> Tensor:
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor
+    ) -> Tensor:
         """One update of every lane; see `Stack.step`."""
         width = self._stack.n_lanes
         self._n_steps[width] += 1
         step = self._captured or self._graphs.get(width, self._plain)
         return step(inputs, targets, keys, coefficients, *self._rows())
 
-    def prepare(self, n_to_come: int, step_s: float | None, arguments: tuple[Tensor, Tensor, Tensor, Tensor]) -> bool:
-        """Make the step cheaper if that pays for the steps to come; whether it was. Nothing is updated.
+    def prepare(
+        self, n_to_come: int, step_s: float | None, arguments: tuple[Tensor, Tensor, Tensor, Tensor]
+    ) -> bool:
+        """Make the step cheaper if that pays for the steps to come; whether it was.
 
-        step_s: what a step takes as it is now; None if that is not known. arguments: those of a step, as examples.
+        Nothing is updated.
+        step_s: what a step takes as it is now; None if that is not known. arguments: those of a
+        step, as examples.
         """
         width, graph = self._stack.n_lanes, self._graphs.get(self._stack.n_lanes)
         if graph is None:
@@ -66,13 +74,19 @@ class Stepper:
         if arguments[0].is_cuda and not self._captured and self._may_capture:
             self._capture(graph, arguments)
             return True
-        if self._compile is not None or arguments[0].is_cuda or not isinstance(graph, torch.fx.GraphModule):
+        if (
+            self._compile is not None
+            or arguments[0].is_cuda
+            or not isinstance(graph, torch.fx.GraphModule)
+        ):
             return False
         if (step_s or 0.0) * n_to_come < COMPILE_PAYS * COMPILE_S_PER_NODE * len(graph.graph.nodes):
             return False
         began = time.perf_counter()
         self._graphs[width] = _compiled(graph, (*arguments, *(row.clone() for row in self._rows())))
-        log.warning("lanes: step of %d lanes compiled in %.0f s", width, time.perf_counter() - began)
+        log.warning(
+            "lanes: step of %d lanes compiled in %.0f s", width, time.perf_counter() - began
+        )
         return True
 
     def width_for(self, least: int, most: int) -> int:
@@ -84,11 +98,20 @@ class Stepper:
         self._captured = None
 
     def trace(self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor) -> None:
-        """Replace the plain calls by a graph; nothing is updated. The arguments serve as examples."""
+        """Replace the plain calls by a graph; nothing is updated.
+
+        The arguments serve as examples.
+        """
         width = self._stack.n_lanes
         if width not in self._graphs:
             began = time.perf_counter()
-            arguments = (inputs, targets, keys, coefficients, *(row.clone() for row in self._rows()))
+            arguments = (
+                inputs,
+                targets,
+                keys,
+                coefficients,
+                *(row.clone() for row in self._rows()),
+            )
             self._graphs[width] = self._traced(arguments)
             self.trace_s = time.perf_counter() - began
         if inputs.is_cuda:
@@ -98,7 +121,10 @@ class Stepper:
         try:
             graph = make_fx(self._plain)(*arguments)
         except Exception as error:  # of many types: what vmap takes tracing may not
-            log.warning("lanes: the step cannot be traced, going on without: %s", str(error).strip().splitlines()[0])
+            log.warning(
+                "lanes: the step cannot be traced, going on without: %s",
+                str(error).strip().splitlines()[0],
+            )
             return self._plain
         graph.graph.eliminate_dead_code()
         graph.recompile()
@@ -108,7 +134,9 @@ class Stepper:
         if not self._may_capture:
             return
         try:
-            with torch.cuda.device(arguments[0].device):  # streams and graphs are those of the current device
+            with torch.cuda.device(
+                arguments[0].device
+            ):  # streams and graphs are those of the current device
                 self._captured = CudaGraph(step, arguments, self._rows())
         except RuntimeError as error:
             self._may_capture = False  # it would fail before every block
@@ -117,8 +145,12 @@ class Stepper:
     def _rows(self) -> list[Tensor]:
         return [self._stack.rows[name] for name in self._names]
 
-    def _plain(self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor, *rows: Tensor) -> Tensor:
-        return self._stack.step(inputs, targets, keys, coefficients, dict(zip(self._names, rows, strict=True)))
+    def _plain(
+        self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor, *rows: Tensor
+    ) -> Tensor:
+        return self._stack.step(
+            inputs, targets, keys, coefficients, dict(zip(self._names, rows, strict=True))
+        )
 
 
 def _compiled(graph: torch.fx.GraphModule, arguments: tuple[Tensor, ...]) -> Step:
@@ -126,14 +158,21 @@ def _compiled(graph: torch.fx.GraphModule, arguments: tuple[Tensor, ...]) -> Ste
     try:
         compiled: Step = torch.compile(graph, dynamic=False)
         compiled(*arguments)  # on copies: this is a real update
-    except Exception as error:  # a missing C++ compiler, an operation without a lowering: of many types
-        log.warning("lanes: torch.compile failed, going on without: %s", str(error).strip().splitlines()[0])
+    except (
+        Exception
+    ) as error:  # a missing C++ compiler, an operation without a lowering: of many types
+        log.warning(
+            "lanes: torch.compile failed, going on without: %s", str(error).strip().splitlines()[0]
+        )
         return graph.forward  # not the module: it is not to be tried again
     return compiled
 
 
 class CudaGraph:
-    """A step captured once and replayed: its arguments are copied into the places it was captured with."""
+    """A step captured once and replayed.
+
+    Its arguments are copied into the places it was captured with.
+    """
 
     def __init__(self, step: Step, arguments: tuple[Tensor, ...], rows: list[Tensor]) -> None:
         self._arguments = tuple(argument.clone() for argument in arguments)
@@ -142,7 +181,9 @@ class CudaGraph:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.stream(side):  # torch's documentation of CUDA graphs asks for warm-up on a side stream
+            with torch.cuda.stream(
+                side
+            ):  # torch's documentation of CUDA graphs asks for warm-up on a side stream
                 for _ in range(3):
                     step(*self._arguments, *rows)
             torch.cuda.current_stream().wait_stream(side)

@@ -17,7 +17,8 @@ from iolaus.trainer.lanes.kind import kind_of
 from iolaus.trainer.loop import float_type, seeded, start, update
 from iolaus.trainer.settings import Settings
 
-# A wider stack is tried as long as it is this much faster per lane; beyond, it only makes more trials wait together.
+# A wider stack is tried as long as it is this much faster per lane; beyond, it only makes more
+# trials wait together.
 WORTH = 1.1
 N_STEPS = 4
 # Share of the memory that is free which the lanes of one worker may take.
@@ -40,9 +41,7 @@ class Width:
 
     def __str__(self) -> str:
         if self.n_lanes == 1:
-            return (
-                f"lanes do not pay here: {self.steps_per_s:.0f} steps/s in the best stack, {self.alone_per_s:.0f} alone"
-            )
+            return f"lanes do not pay here: {self.steps_per_s:.0f} steps/s in the best stack, {self.alone_per_s:.0f} alone"
         ratio = self.steps_per_s / self.alone_per_s
         return f"{self.n_lanes} lanes per slot: {self.steps_per_s:.0f} trial-steps/s, {ratio:.1f} times one trial alone"
 
@@ -50,8 +49,8 @@ class Width:
 def best_width(run: Settings, most: int, clock: Callable[[], float] = time.perf_counter) -> Width:
     """Double the lanes until it pays no more, up to `most`, and compare the best with the solo loop.
 
-    Takes about a second on a CPU. A stack for which the GPU's memory is too small ends the search. clock: seconds, any
-    origin.
+    Takes about a second on a CPU. A stack for which the GPU's memory is too small ends the search.
+    clock: seconds, any origin.
     """
     run = dataclasses.replace(run, resume=None)
     alone = 1 / _seconds_alone(run, clock)
@@ -76,7 +75,9 @@ def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
     """Of one step of the solo loop."""
     with seeded(run.seed, run.device):
         state = start(run)
-        batches = Batches(run.splits.train.to(run.device, float_type(run)), run.seed, run.shuffle_buffer)
+        batches = Batches(
+            run.splits.train.to(run.device, float_type(run)), run.seed, run.shuffle_buffer
+        )
         size = run.batches.at(state.step)
 
         def step() -> None:
@@ -85,7 +86,9 @@ def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
         return _best_of(step, run.device, clock)
 
 
-def _seconds_in_lanes(run: Settings, n_lanes: int, clock: Callable[[], float]) -> tuple[float, float | None]:
+def _seconds_in_lanes(
+    run: Settings, n_lanes: int, clock: Callable[[], float]
+) -> tuple[float, float | None]:
     """Of one traced step of n_lanes lanes, and the share of the free memory that each of them takes (GPU only)."""
     short = dataclasses.replace(run, n_steps=1, report_every=1, eval_every=1)
     free = 0
@@ -123,4 +126,9 @@ def _ignore(_: Summary | BaseException) -> None:
     pass
 
 
-_DEAF = Hooks(report=lambda *_, **__: None, should_stop=lambda: False, plan=lambda *_: None, ask_intervention=lambda: None)
+_DEAF = Hooks(
+    report=lambda *_, **__: None,
+    should_stop=lambda: False,
+    plan=lambda *_: None,
+    ask_intervention=lambda: None,
+)

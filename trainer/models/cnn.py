@@ -8,12 +8,15 @@ from torch import nn
 class CNN(nn.Sequential):
     """Two 3 x 3 convolutions, each with GroupNorm, ReLU and 2 x 2 pooling, and a linear layer over what is left.
 
-    Images [n_examples, n_channels_in, side, side] become logits [n_examples, n_classes]; side must be a multiple of 4.
-    GroupNorm (Wu and He, arXiv 1803.08494) and not BatchNorm: an example's loss does not depend on its batch, so batch
-    sizes can be compared and nothing but the weights has to be kept.
+    Images [n_examples, n_channels_in, side, side] become logits [n_examples, n_classes]; side must
+    be a multiple of 4. GroupNorm (Wu and He, arXiv 1803.08494) and not BatchNorm: an example's loss
+    does not depend on its batch, so batch sizes can be compared and nothing but the weights has to
+    be kept.
     """
 
-    def __init__(self, n_channels_in: int, side: int, n_classes: int, n_channels: int = 16, n_groups: int = 4) -> None:
+    def __init__(
+        self, n_channels_in: int, side: int, n_classes: int, n_channels: int = 16, n_groups: int = 4
+    ) -> None:
         if side % 4 or n_channels % n_groups:
             raise ValueError(
                 f"model.side={side} must be a multiple of 4 and model.n_channels={n_channels} one of "

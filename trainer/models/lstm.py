@@ -1,4 +1,7 @@
-"""The long short-term memory, written out: the library's own fused one cannot be stacked by vmap."""
+"""The long short-term memory, written out.
+
+The library's own fused one cannot be stacked by vmap.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from torch import Tensor, nn
 class LSTMLayer(nn.Module):
     """One layer of `nn.LSTM`: the same function of the same four parameters, drawn in the same way and order.
 
-    weight_ih [4 n_hidden, n_inputs], weight_hh [4 n_hidden, n_hidden], bias_ih and bias_hh [4 n_hidden], each evenly in
-    +-1/sqrt(n_hidden) at first; their rows are input gate, forget gate, candidate, output gate. That one bias would do
-    is known; two are kept since optimizers move their sum twice as far.
-    Source: Hochreiter and Schmidhuber, Neural Computation 9 (1997), with the forget gate of Gers et al. (2000), as
-    written in the documentation of `nn.LSTM`.
+    weight_ih [4 n_hidden, n_inputs], weight_hh [4 n_hidden, n_hidden], bias_ih and bias_hh [4
+    n_hidden], each evenly in +-1/sqrt(n_hidden) at first; their rows are input gate, forget gate,
+    candidate, output gate. That one bias would do is known; two are kept since optimizers move
+    their sum twice as far.
+    Source: Hochreiter and Schmidhuber, Neural Computation 9 (1997), with the forget gate of Gers et
+    al. (2000), as written in the documentation of `nn.LSTM`.
     """
 
     def __init__(self, n_inputs: int, n_hidden: int) -> None:
@@ -46,7 +50,12 @@ class LSTM(nn.Module):
     """Embedding, n_layers of LSTM over the sequence, and a linear layer on the last h of the last of them."""
 
     def __init__(
-        self, n_symbols: int, n_classes: int, n_embedding: int = 32, n_hidden: int = 32, n_layers: int = 1
+        self,
+        n_symbols: int,
+        n_classes: int,
+        n_embedding: int = 32,
+        n_hidden: int = 32,
+        n_layers: int = 1,
     ) -> None:
         if n_layers < 1:
             raise ValueError(f"model.n_layers must be from 1 up; got {n_layers}")

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 class RNN(nn.Module):
     """Embedding, `h = tanh(W x + U h + b)` over the sequence, and a linear layer on the last h.
 
-    W: [n_hidden, n_embedding], evenly in +-1/sqrt(n_hidden) at first; U: [n_hidden, n_hidden], orthogonal at first, so
-    that what the first digits wrote is neither lost nor blown up before training begins; b: [n_hidden], zero.
-    Sources: Elman, Cognitive Science 14 (1990); the start: Saxe et al., arXiv 1312.6120; how its gradients explode:
-    Pascanu et al., arXiv 1211.5063.
+    W: [n_hidden, n_embedding], evenly in +-1/sqrt(n_hidden) at first; U: [n_hidden, n_hidden],
+    orthogonal at first, so that what the first digits wrote is neither lost nor blown up before
+    training begins; b: [n_hidden], zero.
+    Sources: Elman, Cognitive Science 14 (1990); the start: Saxe et al., arXiv 1312.6120; how its
+    gradients explode: Pascanu et al., arXiv 1211.5063.
     """
 
-    def __init__(self, n_symbols: int, n_classes: int, n_embedding: int = 32, n_hidden: int = 32) -> None:
+    def __init__(
+        self, n_symbols: int, n_classes: int, n_embedding: int = 32, n_hidden: int = 32
+    ) -> None:
         super().__init__()
         bound = n_hidden**-0.5
         self.embedding = nn.Embedding(n_symbols, n_embedding)
@@ -27,7 +30,8 @@ class RNN(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [n_examples, n_classes] for tokens [n_examples, length]."""
-        # W E + b for each symbol once, then looked up: only the recurrence itself has to go step by step.
+        # W E + b for each symbol once, then looked up: only the recurrence itself has to go step by
+        # step.
         inputs = F.embedding(tokens, F.linear(self.embedding.weight, self.W, self.b)).unbind(1)
         hidden = torch.tanh(inputs[0])
         for x in inputs[1:]:

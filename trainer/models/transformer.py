@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Self-attention, then two linear layers with a ReLU between; each after a LayerNorm and added to its input.
+    """Self-attention, then two linear layers with a ReLU between.
 
-    Every position sees every other. dropout: of what each half adds, while training.
+    Each after a LayerNorm and added to its input. Every position sees every other. dropout: of what
+    each half adds, while training.
     """
 
     def __init__(self, n_features: int, n_heads: int, n_hidden: int, dropout: float) -> None:
@@ -17,7 +18,9 @@ class Block(nn.Module):
         self.n_heads = n_heads
         self.attention_norm = nn.LayerNorm(n_features)
         self.query_key_value = nn.Linear(n_features, 3 * n_features)
-        self.attention_output = nn.Sequential(nn.Linear(n_features, n_features), nn.Dropout(dropout))
+        self.attention_output = nn.Sequential(
+            nn.Linear(n_features, n_features), nn.Dropout(dropout)
+        )
         self.feedforward = nn.Sequential(
             nn.LayerNorm(n_features),
             nn.Linear(n_features, n_hidden),
@@ -34,13 +37,19 @@ class Block(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         n_examples, length, n_features = x.shape
-        heads = self.query_key_value(x).reshape(n_examples, length, 3, self.n_heads, n_features // self.n_heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # [n_examples, n_heads, length, ...] each
-        # Not F.scaled_dot_product_attention: on a CPU vmap runs its fused kernel model by model, and on sequences this
-        # short it is slower than the three operations in its place.
+        heads = self.query_key_value(x).reshape(
+            n_examples, length, 3, self.n_heads, n_features // self.n_heads
+        )
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(
+            0
+        )  # [n_examples, n_heads, length, ...] each
+        # Not F.scaled_dot_product_attention: on a CPU vmap runs its fused kernel model by model,
+        # and on sequences this short it is slower than the three operations in its place.
         weights = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, dim=-1)
         attended = weights @ value
-        mixed: Tensor = self.attention_output(attended.transpose(1, 2).reshape(n_examples, length, n_features))
+        mixed: Tensor = self.attention_output(
+            attended.transpose(1, 2).reshape(n_examples, length, n_features)
+        )
         return mixed
 
 
@@ -49,7 +58,8 @@ class Transformer(nn.Module):
 
     length: the longest sequence there can be. n_hidden: width within a block's linear layers.
     dropout: of the sum of both embeddings and of what each half of a block adds, as in the paper.
-    Sources: Vaswani et al., arXiv 1706.03762; the norm before and not after: Xiong et al., arXiv 2002.04745.
+    Sources: Vaswani et al., arXiv 1706.03762; the norm before and not after: Xiong et al., arXiv
+    2002.04745.
     """
 
     def __init__(
@@ -64,12 +74,16 @@ class Transformer(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         if n_features % n_heads:
-            raise ValueError(f"model.n_features={n_features} must be a multiple of model.n_heads={n_heads}")
+            raise ValueError(
+                f"model.n_features={n_features} must be a multiple of model.n_heads={n_heads}"
+            )
         super().__init__()
         self.embedding = nn.Embedding(n_symbols, n_features)
         self.positions = nn.Parameter(torch.randn(length, n_features))
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.Sequential(*(Block(n_features, n_heads, n_hidden, dropout) for _ in range(n_layers)))
+        self.blocks = nn.Sequential(
+            *(Block(n_features, n_heads, n_hidden, dropout) for _ in range(n_layers))
+        )
         self.norm = nn.LayerNorm(n_features)
         self.output = nn.Linear(n_features, n_classes)
 

@@ -17,9 +17,10 @@ from iolaus.trainer.data import Examples, Splits
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """What is trained. To add one: subclass it, write its `data`, and name the class in a file of conf/task/.
+    """What is trained. To add one.
 
-    The loss and the measures are per example and free of side effects, so that the same code trains one model or
+    Subclass it, write its `data`, and name the class in a file of conf/task/. The loss and the
+    measures are per example and free of side effects, so that the same code trains one model or
     many stacked ones; `model` is called like any module.
     """
 
@@ -27,15 +28,17 @@ class Task(ABC):
     def data(self) -> Splits:
         """Training, validation and test examples, the same at each call.
 
-        They come from the task's own settings, not from the run's seed: trials that differ in seed see the same data
-        in another order.
+        They come from the task's own settings, not from the run's seed: trials that differ in seed
+        see the same data in another order.
         """
 
     def build_model(self, cfg: Mapping[str, Any]) -> nn.Module:
         """A fresh model for the composed config `cfg`, initialised from torch's generator."""
         model = build(cfg["model"], "model")
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model._target_ must name an nn.Module; {cfg['model']['_target_']} gave {type(model)}")
+            raise TypeError(
+                f"model._target_ must name an nn.Module; {cfg['model']['_target_']} gave {type(model)}"
+            )
         return model
 
     @abstractmethod
@@ -44,15 +47,19 @@ class Task(ABC):
 
     @abstractmethod
     def measures(self, model: nn.Module, batch: Examples) -> dict[str, Tensor]:
-        """What validation reports, name -> [n_examples]; "loss" must be among them, and is what a trial returns."""
+        """What validation reports, name -> [n_examples].
+
+        "loss" must be among them, and is what a trial returns.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
     """A task whose model gives logits [n_examples, n_classes] for whole-number targets.
 
-    label_smoothing: the share of each target spread evenly over all classes while training (Szegedy et al.,
-    arXiv 1512.00567); validation measures the plain cross-entropy, so that trials stay comparable.
+    label_smoothing: the share of each target spread evenly over all classes while training (Szegedy
+    et al., arXiv 1512.00567); validation measures the plain cross-entropy, so that trials stay
+    comparable.
     """
 
     label_smoothing: float = 0.0
@@ -64,7 +71,9 @@ class Classification(Task):
     def loss(self, model: nn.Module, batch: Examples) -> Tensor:
         """Cross-entropy of each example, [n_examples], with label smoothing."""
         logits = model(batch.inputs)
-        return F.cross_entropy(logits, batch.targets, reduction="none", label_smoothing=self.label_smoothing)
+        return F.cross_entropy(
+            logits, batch.targets, reduction="none", label_smoothing=self.label_smoothing
+        )
 
     def measures(self, model: nn.Module, batch: Examples) -> dict[str, Tensor]:
         """Cross-entropy and accuracy (1.0 where the largest logit is the target's) of each example."""

@@ -15,8 +15,9 @@ from iolaus.trainer.tasks.base import Classification
 class DigitSum(Classification):
     """Sequences of digits whose label is the sum of the first two, 0 to 18.
 
-    The first two digits are drawn evenly from 0-9, the others are zero but for `n_distractors` of them, at random
-    places, which are drawn from 0-9 too. data_seed decides the three sets; they share no generator state.
+    The first two digits are drawn evenly from 0-9, the others are zero but for `n_distractors` of
+    them, at random places, which are drawn from 0-9 too. data_seed decides the three sets; they
+    share no generator state.
     """
 
     length: int = 20
@@ -34,7 +35,9 @@ class DigitSum(Classification):
                 f"got {self.n_distractors}"
             )
         if min(self.n_train, self.n_val, self.n_test) < 1:
-            raise ValueError(f"each set needs an example; got {self.n_train}, {self.n_val} and {self.n_test}")
+            raise ValueError(
+                f"each set needs an example; got {self.n_train}, {self.n_val} and {self.n_test}"
+            )
 
     def data(self) -> Splits:
         """Inputs int64 [n, length], targets int64 [n]."""
@@ -45,6 +48,8 @@ class DigitSum(Classification):
     def _draw(self, n_examples: int, rng: np.random.Generator) -> Examples:
         digits = np.zeros((n_examples, self.length), np.int64)
         digits[:, :2] = rng.integers(10, size=(n_examples, 2))
-        places = 2 + rng.random((n_examples, self.length - 2)).argsort(axis=1)[:, : self.n_distractors]
+        places = (
+            2 + rng.random((n_examples, self.length - 2)).argsort(axis=1)[:, : self.n_distractors]
+        )
         np.put_along_axis(digits, places, rng.integers(10, size=places.shape), axis=1)
         return Examples(torch.from_numpy(digits), torch.from_numpy(digits[:, :2].sum(axis=1)))

@@ -22,7 +22,8 @@ class Digits(Classification):
     """Images [n, 1, 8, 8] with pixels from 0 to 1, and their digit.
 
     n_val and n_test images are set aside by data_seed; the others are for training.
-    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI; as in sklearn.datasets.load_digits.
+    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI; as in
+    sklearn.datasets.load_digits.
     """
 
     n_val: int = 300
@@ -55,7 +56,9 @@ def _table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What load_digits(return_X_y=True) returns, without the second that importing scikit-learn takes every worker."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("task=digits reads its images from scikit-learn: pip install scikit-learn")
+        raise ModuleNotFoundError(
+            "task=digits reads its images from scikit-learn: pip install scikit-learn"
+        )
     with gzip.open(Path(package.origin).parent / "datasets/data/digits.csv.gz", "rt") as file:
         table = np.loadtxt(file, delimiter=",")
     return table[:, :-1], table[:, -1]

@@ -30,7 +30,15 @@ def runs() -> pd.DataFrame:
     """Three runs, one row per report."""
     return pd.concat(
         [
-            pd.DataFrame({"trial": n, "step": STEPS, "loss": course(end), "lr": 0.1, "params.lr": 0.1 * (n + 1)})
+            pd.DataFrame(
+                {
+                    "trial": n,
+                    "step": STEPS,
+                    "loss": course(end),
+                    "lr": 0.1,
+                    "params.lr": 0.1 * (n + 1),
+                }
+            )
             for n, end in ((3, 0.1), (5, 0.3), (8, 0.9))
         ],
         ignore_index=True,
@@ -39,7 +47,9 @@ def runs() -> pd.DataFrame:
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_file_with_a_column_per_metric(runs, tmp_path, ending):
-    """Numbers of trials stay, columns `params.` are parameters, other columns of numbers metrics."""
+    """Numbers of trials stay, columns `params.` are parameters, other columns of numbers
+    metrics.
+    """
     path = tmp_path / f"runs.{ending}"
     runs.to_csv(path, index=False) if ending == "csv" else runs.to_parquet(path)
     sweep = load(path)
@@ -48,12 +58,18 @@ def test_a_file_with_a_column_per_metric(runs, tmp_path, ending):
     assert set(sweep.curves["metric"]) == {"loss", "lr"}
     assert sweep.curve(5)["value"].to_numpy() == pytest.approx(course(0.3))
     assert (sweep.metric, sweep.name, set(sweep.trials["state"])) == ("loss", "runs", {"complete"})
-    assert sweep.trials.loc[3, "final"] == sweep.trials.loc[3, "best"] == pytest.approx(course(0.1)[-1])
+    assert (
+        sweep.trials.loc[3, "final"]
+        == sweep.trials.loc[3, "best"]
+        == pytest.approx(course(0.1)[-1])
+    )
     assert len(diagnose(sweep)) == len(convergence(sweep)) == 3
 
 
 def test_mlflows_download_of_metrics(runs, tmp_path):
-    """run_id, key, value, step, timestamp in milliseconds: seconds count from each run's first report."""
+    """run_id, key, value, step, timestamp in milliseconds: seconds count from each run's first
+    report.
+    """
     rows = pd.DataFrame(
         {
             "run_id": "r" + runs["trial"].astype(str),
@@ -72,7 +88,9 @@ def test_mlflows_download_of_metrics(runs, tmp_path):
 
 
 def test_the_csv_of_a_wandb_chart(runs, tmp_path):
-    """A column `RUN - METRIC` for each run; bounds are left out, and so are cells of runs that ended earlier."""
+    """A column `RUN - METRIC` for each run; bounds are left out, and so are cells of runs that
+    ended earlier.
+    """
     chart = pd.DataFrame({"Step": STEPS})
     for n, own in runs.groupby("trial"):
         for bound in ("", "__MIN", "__MAX"):
@@ -88,7 +106,12 @@ def test_the_history_of_a_wandb_run(runs, tmp_path):
     """`_step`, `_runtime` and columns of metrics; without a column for the run it is one."""
     own = runs[runs["trial"] == 3]
     history = pd.DataFrame(
-        {"_step": own["step"], "_runtime": own["step"] * 2.0, "_timestamp": 1.7e9, "loss": own["loss"]}
+        {
+            "_step": own["step"],
+            "_runtime": own["step"] * 2.0,
+            "_timestamp": 1.7e9,
+            "loss": own["loss"],
+        }
     )
     history.to_csv(tmp_path / "history.csv", index=False)
     sweep = load(tmp_path / "history.csv")
@@ -112,7 +135,9 @@ def test_tensorboards_event_files(tmp_path):
 
 
 def test_nan_at_the_end_of_a_curve_is_a_divergence_and_a_gap_is_none(tmp_path):
-    """An empty cell and NaN look alike: a metric reported now and then has gaps, one that diverged has none before."""
+    """An empty cell and NaN look alike: a metric reported now and then has gaps, one that diverged
+    has none before.
+    """
     frame = pd.DataFrame({"trial": 0, "step": STEPS, "loss": course(0.1), "val_loss": course(0.2)})
     frame.loc[frame["step"] % 5 > 0, "val_loss"] = np.nan
     frame.loc[30:, "loss"] = np.nan
@@ -120,12 +145,16 @@ def test_nan_at_the_end_of_a_curve_is_a_divergence_and_a_gap_is_none(tmp_path):
     sweep = load(tmp_path / "r.csv")
     assert diagnose(sweep).loc[0, ["shape", "since"]].tolist() == ["exploded", 31.0]
     assert len(sweep.curve(0, "val_loss")) == 8
-    pd.DataFrame({"trial": 0, "step": STEPS, "loss": np.nan}).to_csv(tmp_path / "n.csv", index=False)
+    pd.DataFrame({"trial": 0, "step": STEPS, "loss": np.nan}).to_csv(
+        tmp_path / "n.csv", index=False
+    )
     assert diagnose(load(tmp_path / "n.csv"))["shape"].tolist() == ["exploded"]
 
 
 def test_tasks_seeds_and_what_was_censored_are_taken_over(runs, tmp_path):
-    """Trials of several tasks are kept apart; `setting` and `seed` group repeats; a censored trial has no objective."""
+    """Trials of several tasks are kept apart; `setting` and `seed` group repeats; a censored trial
+    has no objective.
+    """
     both = pd.concat([runs.assign(task="a"), runs.assign(task="b")]).assign(seed=7, setting=3)
     both["censored"] = both["trial"] == 5
     both.to_parquet(tmp_path / "r.parquet")
@@ -171,11 +200,14 @@ def test_nothing_there_is_said(tmp_path):
         load(tmp_path / "r.csv", metric="acc")
 
 
-def file_of(path: Path, courses: dict[object, np.ndarray], metric: str = "loss", **columns: list) -> Path:
+def file_of(
+    path: Path, courses: dict[object, np.ndarray], metric: str = "loss", **columns: list
+) -> Path:
     """A CSV file of these runs; columns: a value for each."""
     frames = [
         pd.DataFrame(
-            {"run": name, "step": np.arange(len(course)), metric: course} | {c: v[i] for c, v in columns.items()}
+            {"run": name, "step": np.arange(len(course)), metric: course}
+            | {c: v[i] for c, v in columns.items()}
         )
         for i, (name, course) in enumerate(courses.items())
     ]
@@ -184,7 +216,9 @@ def file_of(path: Path, courses: dict[object, np.ndarray], metric: str = "loss",
 
 
 def test_a_run_that_diverged_is_not_ranked(tmp_path):
-    """A run whose last value is not finite has no objective, however low it was before; so has one that never was."""
+    """A run whose last value is not finite has no objective, however low it was before; so has one
+    that never was.
+    """
     low = np.where(STEPS < 36, course(0.0), np.nan)
     courses = {
         "good": course(0.3),
@@ -195,16 +229,26 @@ def test_a_run_that_diverged_is_not_ranked(tmp_path):
     sweep = load(file_of(tmp_path / "r.csv", courses))
     assert sweep.trials["state"].tolist() == ["complete", "pruned", "pruned", "pruned"]
     assert sweep.trials["why"].tolist()[1:] == [f"diverged at step {n}" for n in (35, 0, 40)]
-    assert sweep.trials["objective"].isna().tolist() == sweep.trials["final"].map(np.isfinite).map(np.invert).tolist()
+    assert (
+        sweep.trials["objective"].isna().tolist()
+        == sweep.trials["final"].map(np.isfinite).map(np.invert).tolist()
+    )
     assert rank(sweep).first == [0]
 
 
 def test_a_row_of_another_kind_is_no_divergence(tmp_path):
-    """A last row with the test accuracy only, as W&B exports it, says nothing of the loss; NaN before it does."""
-    frame = pd.DataFrame({"trial": 0, "step": STEPS, "loss": course(0.1), "epoch": 1.0, "test_acc": np.nan})
+    """A last row with the test accuracy only, as W&B exports it, says nothing of the loss; NaN
+    before it does.
+    """
+    frame = pd.DataFrame(
+        {"trial": 0, "step": STEPS, "loss": course(0.1), "epoch": 1.0, "test_acc": np.nan}
+    )
     frame.loc[39, ["loss", "test_acc"]] = [np.nan, 0.9]
     frame.to_csv(tmp_path / "r.csv", index=False)
-    assert load(tmp_path / "r.csv").trials.loc[0, ["state", "objective"]].tolist() == ["complete", course(0.1)[38]]
+    assert load(tmp_path / "r.csv").trials.loc[0, ["state", "objective"]].tolist() == [
+        "complete",
+        course(0.1)[38],
+    ]
     frame.loc[35:, "loss"] = np.nan
     frame.to_csv(tmp_path / "r.csv", index=False)
     assert load(tmp_path / "r.csv").trials.loc[0, "why"] == "diverged at step 36"
@@ -220,7 +264,9 @@ def test_a_row_of_another_kind_is_no_divergence(tmp_path):
     ],
 )  # fmt: skip
 def test_the_name_of_a_metric_says_its_direction(tmp_path, metric, direction):
-    """Losses and errors are minimised, accuracies and scores maximised, unless the caller says otherwise."""
+    """Losses and errors are minimised, accuracies and scores maximised, unless the caller says
+    otherwise.
+    """
     path = file_of(tmp_path / "r.csv", {"a": course(0.1)}, metric)
     assert (load(path).metric, load(path).directions) == (metric, (direction,))
     assert load(path, direction="minimize").directions == ("minimize",)
@@ -231,7 +277,8 @@ def test_a_metric_of_no_known_direction_is_refused(tmp_path, metric):
     """A guess would rank the worst run first: the error says what to give."""
     path = file_of(tmp_path / "r.csv", {"a": course(0.1)}, metric)
     with pytest.raises(
-        ValueError, match=rf"is {metric} of .*r\.csv better .* --direction minimize or --direction maxi"
+        ValueError,
+        match=rf"is {metric} of .*r\.csv better .* --direction minimize or --direction maxi",
     ):
         load(path)
     assert load(path, direction="maximize").trials["best"].item() == pytest.approx(course(0.1)[0])
@@ -247,7 +294,9 @@ def test_a_sweep_keeps_its_own_direction_and_metric(tmp_path):
 
 
 def test_states_of_other_tools_are_taken_as_ours(tmp_path):
-    """W&B's and MLflow's words become states, and stay as the reason; an unknown one has completed."""
+    """W&B's and MLflow's words become states, and stay as the reason; an unknown one has
+    completed.
+    """
     words = ["finished", "crashed", "FAILED", "killed", "running", "archived", None]
     sweep = load(file_of(tmp_path / "r.csv", {f"r{i}": course(0.1) for i in range(7)}, state=words))
     states = ["complete", "fail", "fail", "fail", "running", "complete", "complete"]
@@ -265,7 +314,9 @@ def test_a_setting_in_words_is_that_of_its_first_trial(tmp_path):
 
 
 def test_rows_without_a_run_are_refused(tmp_path):
-    """Which run they are of is not known, and dropping them would hide one: the error counts them."""
+    """Which run they are of is not known, and dropping them would hide one: the error counts
+    them.
+    """
     path = file_of(tmp_path / "r.csv", {"a": course(0.1), "": course(0.2)})
     with pytest.raises(ValueError, match=r"40 of 80 rows of .*r\.csv have no trial"):
         load(path)
@@ -273,14 +324,18 @@ def test_rows_without_a_run_are_refused(tmp_path):
 
 def test_runs_that_never_reported_what_is_watched_are_left_out(tmp_path):
     """They have nothing to be judged by, neither a row nor a curve."""
-    frame = pd.DataFrame({"trial": [0, 0, 1], "step": [0, 1, 0], "loss": [1.0, 0.5, np.nan], "acc": [0.1, 0.2, 0.3]})
+    frame = pd.DataFrame(
+        {"trial": [0, 0, 1], "step": [0, 1, 0], "loss": [1.0, 0.5, np.nan], "acc": [0.1, 0.2, 0.3]}
+    )
     frame.to_csv(tmp_path / "r.csv", index=False)
     sweep = load(tmp_path / "r.csv")
     assert sweep.trials.index.tolist() == sweep.curves["trial"].unique().tolist() == [0]
 
 
 def test_hyperparameters_of_tensorboard_belong_to_their_run(tmp_path):
-    """`add_hparams` writes a folder within the run's: it is no run of its own but has the run's parameters."""
+    """`add_hparams` writes a folder within the run's: it is no run of its own but has the run's
+    parameters.
+    """
     pytest.importorskip("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
@@ -288,7 +343,9 @@ def test_hyperparameters_of_tensorboard_belong_to_their_run(tmp_path):
         with SummaryWriter(str(tmp_path / f"run {n}")) as writer:
             for step, value in zip(STEPS, course(0.1 * n), strict=True):
                 writer.add_scalar("nll", value, int(step))
-            writer.add_hparams({"lr": 0.1 * n, "optimizer": "adam", "nesterov": n > 0}, {"hparam/nll": 0.1})
+            writer.add_hparams(
+                {"lr": 0.1 * n, "optimizer": "adam", "nesterov": n > 0}, {"hparam/nll": 0.1}
+            )
     trials = load(tmp_path).trials
     assert trials["name"].tolist() == ["run 0", "run 1", "run 2"]
     assert trials["params.lr"].tolist() == pytest.approx([0.0, 0.1, 0.2])
@@ -343,7 +400,9 @@ def make_sweep(folder: Path, n_trials: int, n_steps: int) -> None:
 
 
 def test_a_sweeps_folder_with_its_config_and_examples(tmp_path):
-    """Examples stand beside every metric of their report; a sweep without a config has an empty one."""
+    """Examples stand beside every metric of their report; a sweep without a config has an empty
+    one.
+    """
     make_sweep(tmp_path / "s", 2, 10)
     path = tmp_path / "s" / "curves" / "b-000000.parquet"
     more = {"trial": [1], "step": [4], "seconds": [0.004], "metric": ["examples"], "value": [128.0]}
@@ -364,7 +423,9 @@ def test_a_sweep_that_lost_its_study_says_so(tmp_path):
 
 
 def test_constraints_are_carried(tmp_path):
-    """The names of the constraints that a trial breaks are in its row; one that keeps them has none."""
+    """The names of the constraints that a trial breaks are in its row; one that keeps them has
+    none.
+    """
     make_sweep(tmp_path / "s", 1, 10)
     study = open_study(tmp_path / "s")
     for amounts in ({"memory": 3.0, "time": 1.0}, {"memory": -1.0, "time": 0.0}):

@@ -43,12 +43,20 @@ def not_begun(made_sweep: Make) -> Sweep:
 def test_without_trials_every_table_is_empty_and_has_its_columns(
     table: Callable[[Sweep], pd.DataFrame], not_begun: Sweep, made_sweep: Make
 ) -> None:
-    """Nothing fails before the first trial: tables are empty, with the columns (parameters aside) they always have."""
+    """Nothing fails before the first trial: tables are empty, with the columns (parameters aside)
+    they always have.
+    """
     empty = table(not_begun)
     assert empty.empty
-    params = {name for key in made_sweep().trials.filter(like="params.") for name in (key, key.removeprefix("params."))}
+    params = {
+        name
+        for key in made_sweep().trials.filter(like="params.")
+        for name in (key, key.removeprefix("params."))
+    }
     named = ("steps to loss", "level of loss")  # only known once there is one
-    usual = {str(column) for column in table(made_sweep()).columns if not str(column).startswith(named)}
+    usual = {
+        str(column) for column in table(made_sweep()).columns if not str(column).startswith(named)
+    }
     assert set(empty.columns) >= usual - params
 
 

@@ -17,7 +17,8 @@ def runs(tmp_path):
     """A file of three runs: good, slow, not finite."""
     courses = (np.exp(-STEPS / 10), 1 - 0.2 * STEPS / 60, np.where(STEPS < 50, 1.0, np.nan))
     frames = [
-        pd.DataFrame({"trial": n, "step": STEPS, "loss": c, "params.lr": 0.1 / (n + 1)}) for n, c in enumerate(courses)
+        pd.DataFrame({"trial": n, "step": STEPS, "loss": c, "params.lr": 0.1 / (n + 1)})
+        for n, c in enumerate(courses)
     ]
     pd.concat(frames).to_csv(tmp_path / "runs.csv", index=False)
     return str(tmp_path / "runs.csv")
@@ -42,7 +43,10 @@ def test_diagnose_prints_a_row_per_trial(runs, capsys, monkeypatch):
 def test_a_shape_has_one_name_wherever_a_person_reads_it(capsys, monkeypatch, tmp_path):
     """Terminal and figures say "fast, then flat"; machines get the identifier."""
     courses = (np.exp(-STEPS / 30), 0.6 + 0.4 * np.exp(-STEPS / 2))
-    frames = [pd.DataFrame({"trial": n, "step": STEPS, "loss": c, "params.lr": 0.1}) for n, c in enumerate(courses)]
+    frames = [
+        pd.DataFrame({"trial": n, "step": STEPS, "loss": c, "params.lr": 0.1})
+        for n, c in enumerate(courses)
+    ]
     pd.concat(frames).to_csv(tmp_path / "runs.csv", index=False)
     told = "diagnose", str(tmp_path / "runs.csv")
     assert json.loads(said(capsys, monkeypatch, *told, "--json"))[1]["shape"] == "fast_then_flat"
@@ -58,12 +62,18 @@ def test_convergence_prints_numbers_and_the_time_to_a_target(runs, capsys, monke
     assert "1 of 3 trials reached 0.5; fewer than half do within 60 steps" in text
     found = json.loads(said(capsys, monkeypatch, "convergence", runs, "--json", "--target", "0.5"))
     assert {"trial", "half_way", "exploded_parameter"} <= found["trials"][0].keys()
-    assert (found["target"], found["time_to_target"]["n_reached"], found["time_to_target"]["median"]) == (0.5, 1, None)
+    assert (
+        found["target"],
+        found["time_to_target"]["n_reached"],
+        found["time_to_target"]["median"],
+    ) == (0.5, 1, None)
 
 
 def test_convergence_of_runs_without_a_finite_report_says_so(tmp_path, capsys, monkeypatch):
     """There is nothing to estimate, which is no error: in words for people, null for machines."""
-    pd.DataFrame({"trial": 0, "step": STEPS, "loss": np.nan}).to_csv(tmp_path / "n.csv", index=False)
+    pd.DataFrame({"trial": 0, "step": STEPS, "loss": np.nan}).to_csv(
+        tmp_path / "n.csv", index=False
+    )
     path = str(tmp_path / "n.csv")
     assert "No trial has a finite report of loss" in said(capsys, monkeypatch, "convergence", path)
     found = json.loads(said(capsys, monkeypatch, "convergence", path, "--json"))
@@ -71,7 +81,9 @@ def test_convergence_of_runs_without_a_finite_report_says_so(tmp_path, capsys, m
 
 
 def test_a_front_for_machines_names_what_its_numbers_are_of(runs, capsys, monkeypatch):
-    """`steps_to_target` cannot be read without target and metric, nor the estimate without what it is of."""
+    """`steps_to_target` cannot be read without target and metric, nor the estimate without what it
+    is of.
+    """
     found = json.loads(said(capsys, monkeypatch, "rank", runs, "--pareto", "--json"))
     assert (found["of"], found["metric"]) == ("level of loss", "loss")
     assert found["target"] > 0
@@ -79,7 +91,9 @@ def test_a_front_for_machines_names_what_its_numbers_are_of(runs, capsys, monkey
 
 
 def test_next_lists_cures_and_where_they_can_be_run(runs, capsys, monkeypatch):
-    """Of runs of other tools nothing is searched and no command known: only the changes are told."""
+    """Of runs of other tools nothing is searched and no command known: only the changes are
+    told.
+    """
     text = said(capsys, monkeypatch, "next", runs)
     assert "lr=0.15" in text
     assert not any(words in text for words in ("see below", "search space", "--enqueue"))
@@ -89,7 +103,9 @@ def test_next_lists_cures_and_where_they_can_be_run(runs, capsys, monkeypatch):
 
 
 def test_show_tells_all_of_one_trial(runs, capsys, monkeypatch):
-    """Setting, shape, numbers and cure of one; a number that is none is refused with those there are."""
+    """Setting, shape, numbers and cure of one; a number that is none is refused with those there
+    are.
+    """
     about = json.loads(said(capsys, monkeypatch, "show", runs, "1", "--json"))
     assert (about["lr"], about["shape"], about["fix"]) == (0.05, "slow", ["lr=0.15"])
     assert "slow" in said(capsys, monkeypatch, "show", runs, "1")
@@ -108,7 +124,9 @@ def named(tmp_path):
     return str(tmp_path / "named.csv")
 
 
-@pytest.mark.parametrize("command", [["rank"], ["compare"], ["diagnose"], ["convergence"], ["show"]])
+@pytest.mark.parametrize(
+    "command", [["rank"], ["compare"], ["diagnose"], ["convergence"], ["show"]]
+)
 def test_runs_are_shown_by_their_names(named, capsys, monkeypatch, command):
     """The numbers are ours; who has named runs finds them by their names."""
     text = said(capsys, monkeypatch, *command, named, *(["1"] if command == ["show"] else []))
@@ -116,7 +134,9 @@ def test_runs_are_shown_by_their_names(named, capsys, monkeypatch, command):
 
 
 def test_accuracies_are_maximised_and_that_is_said(named, capsys, monkeypatch):
-    """The command line says on stderr what it took for better, unless it was told; told otherwise, it does that."""
+    """The command line says on stderr what it took for better, unless it was told; told otherwise,
+    it does that.
+    """
     main_ = ["analysis", "rank", named, "--json"]
     monkeypatch.setattr(sys, "argv", main_)
     main()
@@ -131,7 +151,9 @@ def test_accuracies_are_maximised_and_that_is_said(named, capsys, monkeypatch):
 
 
 def test_the_ranking_of_other_tools_runs_does_not_send_them_to_race(named, capsys, monkeypatch):
-    """`race` runs a sweep's own command, of which there is none: what would tell is named instead."""
+    """`race` runs a sweep's own command, of which there is none: what would tell is named
+    instead.
+    """
     text = " ".join(said(capsys, monkeypatch, "rank", named).split())
     assert "race" not in text
     assert "column `setting`" in text

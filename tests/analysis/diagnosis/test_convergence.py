@@ -16,7 +16,10 @@ STEPS = np.arange(1, 101) * 10
 
 
 def sweep(
-    curves: dict[int, np.ndarray], states: list[str] | None = None, batch: int = 32, **metrics: np.ndarray
+    curves: dict[int, np.ndarray],
+    states: list[str] | None = None,
+    batch: int = 32,
+    **metrics: np.ndarray,
 ) -> Sweep:
     """Trials of batch size `batch` whose step n takes n / 100 seconds; further metrics for each."""
     frames = [
@@ -25,9 +28,12 @@ def sweep(
         for name, v in {"loss": losses, **{k: v[: len(losses)] for k, v in metrics.items()}}.items()
     ]
     frame = pd.concat(frames, ignore_index=True)
-    frame = frame.assign(examples=frame["step"] * float(batch) if batch else math.nan, seconds=frame["step"] / 100)
+    frame = frame.assign(
+        examples=frame["step"] * float(batch) if batch else math.nan, seconds=frame["step"] / 100
+    )
     trials = pd.DataFrame(
-        {"state": states or ["complete"] * len(curves), "why": "", "n_steps": 1000}, index=list(curves)
+        {"state": states or ["complete"] * len(curves), "why": "", "n_steps": 1000},
+        index=list(curves),
     )
     return Sweep("s", "loss", ("minimize",), trials, frame)
 
@@ -40,7 +46,12 @@ def test_numbers_are_those_of_the_signals():
     """One definition: level, best, noise, slope are what `iolaus.sweeps.signals` says."""
     losses = falling(200) + 0.01 * np.random.default_rng(0).normal(size=100)
     row, s = convergence(sweep({4: losses})).loc[4], signals(STEPS, losses)
-    assert (row["final"], row["best"], row["noise"], row["late_slope"]) == (s.level, s.best, s.noise, s.trend)
+    assert (row["final"], row["best"], row["noise"], row["late_slope"]) == (
+        s.level,
+        s.best,
+        s.noise,
+        s.trend,
+    )
     assert row["best_at"] == s.best_step
 
 
@@ -52,32 +63,45 @@ def test_an_exponential_is_half_way_after_its_half_life():
 
 
 def test_the_area_of_a_constant_is_its_logarithm():
-    """The area is the mean of the log loss, so a constant loss has its own; NaN for losses without one."""
+    """The area is the mean of the log loss, so a constant loss has its own; NaN for losses without
+    one.
+    """
     table = convergence(sweep({0: np.full(100, 0.5), 1: np.full(100, -0.5)}))
     assert table.loc[0, "area"] == pytest.approx(math.log(0.5))
     assert math.isnan(table.loc[1, "area"])
 
 
 def test_a_maximised_metric_keeps_its_sign():
-    """An accuracy of 1 - loss has the loss's numbers turned back: levels, slope with its interval, gap, and target."""
+    """An accuracy of 1 - loss has the loss's numbers turned back: levels, slope with its interval,
+    gap, and target.
+    """
     noise = 0.01 * np.random.default_rng(0).normal(size=100)
     losses = {0: falling(200) + noise, 1: falling(400) + noise}
     low = convergence(sweep(losses, val_loss=falling(200) + 0.2))
     turned = {n: 1 - values for n, values in losses.items()}
     made = sweep(turned, val_accuracy=0.8 - falling(200))
     made = dataclasses.replace(
-        made, curves=made.curves.replace({"loss": "accuracy"}), metric="accuracy", directions=("maximize",)
+        made,
+        curves=made.curves.replace({"loss": "accuracy"}),
+        metric="accuracy",
+        directions=("maximize",),
     )
     high = convergence(made)
     assert high.attrs["target"] == default_target(made) == pytest.approx(1 - low.attrs["target"])
     for name in ("start", "best", "final"):
         assert high[name].tolist() == pytest.approx((1 - low[name]).tolist())
-    for name, of in {"late_slope": "late_slope", "late_slope_low": "late_slope_high", "val_gap": "val_gap"}.items():
+    for name, of in {
+        "late_slope": "late_slope",
+        "late_slope_low": "late_slope_high",
+        "val_gap": "val_gap",
+    }.items():
         assert high[name].tolist() == pytest.approx((-low[of]).tolist())
     for name in ("noise", "rebound", "half_way", "to_target", "best_at"):
         assert high[name].tolist() == pytest.approx(low[name].tolist(), nan_ok=True)
     given = convergence(made, target=0.5)
-    assert given["to_target"].tolist() == convergence(sweep(losses), target=0.5)["to_target"].tolist()
+    assert (
+        given["to_target"].tolist() == convergence(sweep(losses), target=0.5)["to_target"].tolist()
+    )
     assert f"reached {high.attrs['target']:.4g}" in time_to_target(high).sentence()
 
 
@@ -102,25 +126,40 @@ def test_an_axis_that_nobody_reports_is_refused():
 
 
 def test_what_did_not_happen_is_missing():
-    """Columns of events are NaN, the row of a trial without reports is NaN throughout, and no error comes."""
-    made = sweep({0: falling(100), 1: np.empty(0), 2: np.full(5, np.nan)}, ["complete", "fail", "pruned"])
+    """Columns of events are NaN, the row of a trial without reports is NaN throughout, and no error
+    comes.
+    """
+    made = sweep(
+        {0: falling(100), 1: np.empty(0), 2: np.full(5, np.nan)}, ["complete", "fail", "pruned"]
+    )
     table = convergence(made)
     assert (
         table.loc[[1, 2], ["best", "final", "to_target", "half_way", "noise", "val_gap", "clipped"]]
         .isna()
         .all(axis=None)
     )
-    assert table.loc[0, ["rebound_since", "diverged_at", "exploded_at", "dead_since", "val_gap"]].isna().all()
+    assert (
+        table.loc[0, ["rebound_since", "diverged_at", "exploded_at", "dead_since", "val_gap"]]
+        .isna()
+        .all()
+    )
     assert table.loc[2, "diverged_at"] == 10
     assert list(table["censored"]) == [False, True, True]
     assert set(SHOWN) <= set(table.columns)
 
 
 def test_gradients_validation_and_clipping_are_there_if_reported():
-    """The gap, the share of clipped steps, and the first parameter whose gradient explodes and dies."""
+    """The gap, the share of clipped steps, and the first parameter whose gradient explodes and
+    dies.
+    """
     norms = np.where(STEPS < 500, 1.0, 1e-8)
     norms[STEPS == 500] = 100.0
-    more = {"val_loss": falling(100) + 0.2, "clipped": np.full(100, 0.25), "grad_norm": norms, "grad_norm/W": norms}
+    more = {
+        "val_loss": falling(100) + 0.2,
+        "clipped": np.full(100, 0.25),
+        "grad_norm": norms,
+        "grad_norm/W": norms,
+    }
     row = convergence(sweep({0: falling(100, 0.9), 1: falling(100)}, **more)).loc[0]
     assert row["val_gap"] == pytest.approx(falling(100)[-1] + 0.2 - falling(100, 0.9)[-1], abs=1e-3)
     assert row["clipped"] == 0.25
@@ -139,7 +178,9 @@ def test_the_default_target_is_what_half_of_the_completed_trials_reach():
 
 
 def test_pruned_trials_count_in_the_time_to_a_target():
-    """Kaplan and Meier's estimate, as scipy has it: dropping the censored would call the target easier than it is."""
+    """Kaplan and Meier's estimate, as scipy has it: dropping the censored would call the target
+    easier than it is.
+    """
     rng = np.random.default_rng(0)
     times, ends = rng.exponential(300, 80).round() + 1, rng.exponential(400, 80).round() + 1
     reached = times <= ends
@@ -172,13 +213,23 @@ def test_nobody_reaching_the_target_is_said():
 
 
 def arrivals(times: list[float], last: float = 100) -> pd.DataFrame:
-    """A `convergence` table of trials that ran to `last` and arrived at these steps; NaN: they did not."""
-    of = {"n_reports": 10, "to_target": times, "reached": np.isfinite(times), "last": last, "diverged_at": np.nan}
+    """A `convergence` table of trials that ran to `last` and arrived at these steps; NaN: they did
+    not.
+    """
+    of = {
+        "n_reports": 10,
+        "to_target": times,
+        "reached": np.isfinite(times),
+        "last": last,
+        "diverged_at": np.nan,
+    }
     return pd.DataFrame(of)
 
 
 def test_a_bound_is_never_above_its_own_estimate():
-    """Where all arrive at once the formula has none: low is the estimate, high what the number of trials allows."""
+    """Where all arrive at once the formula has none: low is the estimate, high what the number of
+    trials allows.
+    """
     few, many = time_to_target(arrivals([30] * 5)), time_to_target(arrivals([30] * 8))
     assert (few.low, few.median, few.high) == (30, 30, math.inf)
     assert few.sentence().endswith("half do within 30 steps (95 % interval from 30 on, or never).")
@@ -188,5 +239,10 @@ def test_a_bound_is_never_above_its_own_estimate():
 
 
 def test_what_lies_beyond_the_last_step_is_not_claimed():
-    """Trials that were still on their way at the end may arrive later: the sentence says up to where it knows."""
-    assert "fewer than half do within 100 steps" in time_to_target(arrivals([10, *[np.nan] * 5])).sentence()
+    """Trials that were still on their way at the end may arrive later: the sentence says up to
+    where it knows.
+    """
+    assert (
+        "fewer than half do within 100 steps"
+        in time_to_target(arrivals([10, *[np.nan] * 5])).sentence()
+    )

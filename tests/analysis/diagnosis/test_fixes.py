@@ -13,7 +13,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.features import Features, gather
-from iolaus.analysis.diagnosis.fixes import END_SHARE, LEAST, MOST, ConfigKeys, all_config_keys, as_text, suggested_fix
+from iolaus.analysis.diagnosis.fixes import (
+    END_SHARE,
+    LEAST,
+    MOST,
+    ConfigKeys,
+    all_config_keys,
+    as_text,
+    suggested_fix,
+)
 from iolaus.analysis.diagnosis.next_trials import continuing, enqueue, next_trials
 from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis, diagnose
 from iolaus.sweeps.search.space import signature
@@ -24,13 +32,25 @@ FLAT = np.full(100, 0.9)
 
 def features(losses: np.ndarray = FLAT, **known: object) -> Features:
     return Features(
-        **{"steps": STEPS, "losses": losses, "n_steps": 1000, "start": 1.0, "lowest": 0.0, "lowest_by_now": 0.0} | known
+        **{
+            "steps": STEPS,
+            "losses": losses,
+            "n_steps": 1000,
+            "start": 1.0,
+            "lowest": 0.0,
+            "lowest_by_now": 0.0,
+        }
+        | known
     )
 
 
-def config_keys(good_rate: float = math.nan, choices: dict[str, str] | None = None, **values: object) -> ConfigKeys:
+def config_keys(
+    good_rate: float = math.nan, choices: dict[str, str] | None = None, **values: object
+) -> ConfigKeys:
     named = {key.replace("__", "."): value for key, value in values.items()}
-    return ConfigKeys(named, frozenset(named), {}, choices or {}, choices is not None, 1.0, good_rate)
+    return ConfigKeys(
+        named, frozenset(named), {}, choices or {}, choices is not None, 1.0, good_rate
+    )
 
 
 def cured(shape: str, known: ConfigKeys, **more: object) -> dict[str, object]:
@@ -39,23 +59,33 @@ def cured(shape: str, known: ConfigKeys, **more: object) -> dict[str, object]:
 
 @given(st.sampled_from(SHAPES), st.floats(1e-6, 1e3), st.floats(1e-6, 1e3) | st.just(math.nan))
 def test_a_rate_changes_by_three_to_ten_times(shape, lr, good):
-    """Whatever the shape and the peers, a rate moves by 3 to 10 times (to two digits), or not at all."""
+    """Whatever the shape and the peers, a rate moves by 3 to 10 times (to two digits), or not at
+    all.
+    """
     changed = cured(shape, config_keys(good, optim__lr=lr))
     if "optim.lr" in changed:
-        assert LEAST * 0.95 <= max(changed["optim.lr"] / lr, lr / changed["optim.lr"]) <= MOST * 1.05
+        assert (
+            LEAST * 0.95 <= max(changed["optim.lr"] / lr, lr / changed["optim.lr"]) <= MOST * 1.05
+        )
 
 
 def test_the_table_of_cures():
-    """Case 4: too fast, lower and clip; too slow, raise; flat early, decay; overfitting, regularise."""
+    """Case 4: too fast, lower and clip; too slow, raise; flat early, decay; overfitting,
+    regularise.
+    """
     trainer = {"schedule": "constant", "clip": "none"}
     assert cured("exploded", config_keys(optim__lr=1.0)) == {"optim.lr": 0.1}
     found = cured("exploded", config_keys(choices=trainer, optim__lr=1.0), usual_norm=2.5)
     assert found == {"optim.lr": 0.1, "clip": "norm", "clip.threshold": 2.5}
     assert cured("slow", config_keys(lr=0.01)) == {"lr": 0.03}
     assert cured("slow", config_keys(0.08, lr=0.01)) == {"lr": 0.08}
-    assert cured("fast_then_flat", config_keys(choices=trainer, optim__lr=0.1)) == {"schedule": "cosine"}
+    assert cured("fast_then_flat", config_keys(choices=trainer, optim__lr=0.1)) == {
+        "schedule": "cosine"
+    }
     assert cured("fast_then_flat", config_keys(lr=0.3)) == {"lr": 0.1}
-    assert cured("overfitting", config_keys(model__dropout=0.1, optim__weight_decay=0.0)) == {"model.dropout": 0.3}
+    assert cured("overfitting", config_keys(model__dropout=0.1, optim__weight_decay=0.0)) == {
+        "model.dropout": 0.3
+    }
     assert cured("overfitting", config_keys(weight_decay=0.01)) == {"weight_decay": 0.1}
     assert cured("overfitting", config_keys(steps=1000)) == {"steps": 500}
     assert cured("converged", config_keys(lr=0.1)) == cured("improving", config_keys(lr=0.1)) == {}
@@ -63,7 +93,9 @@ def test_the_table_of_cures():
 
 @given(st.floats(0.1, 0.99), st.integers(1, 5000))
 def test_a_faster_decay_ends_at_a_hundredth_of_the_rate(rate, before):
-    """Decay steps such that the rate is a hundredth at the end, or a third of those before if that is less."""
+    """Decay steps such that the rate is a hundredth at the end, or a third of those before if that
+    is less.
+    """
     rates = (STEPS, 0.1 * rate ** (STEPS / before))
     known = config_keys(schedule__decay_rate=rate, schedule__decay_steps=before, lr=0.1)
     changed = cured("stalled", known, rates=rates)
@@ -76,7 +108,11 @@ def test_a_faster_decay_ends_at_a_hundredth_of_the_rate(rate, before):
 def test_a_rate_that_is_spent_decays_more_slowly():
     """Case 1: near zero long before the loss is low."""
     rates = (STEPS, 0.1 * 0.5 ** (STEPS / 50))
-    changed = cured("underfitting", config_keys(schedule__decay_rate=0.5, schedule__decay_steps=50, lr=0.1), rates=rates)
+    changed = cured(
+        "underfitting",
+        config_keys(schedule__decay_rate=0.5, schedule__decay_steps=50, lr=0.1),
+        rates=rates,
+    )
     assert changed == {"schedule.decay_steps": round(1000 * math.log(0.5) / math.log(0.1))}
 
 
@@ -91,7 +127,9 @@ def test_a_tied_setting_is_changed_where_it_is_searched():
 
 
 def test_a_high_loss_that_jumped_is_calmed_and_one_that_did_not_is_driven():
-    """Underfitting has two causes: a rate too high or too low. Jumps above the start, and better trials, tell."""
+    """Underfitting has two causes: a rate too high or too low. Jumps above the start, and better
+    trials, tell.
+    """
     jumped = FLAT.copy()
     jumped[3:6] = 1.2
     assert cured("underfitting", config_keys(lr=0.1))["lr"] == 0.3
@@ -101,7 +139,14 @@ def test_a_high_loss_that_jumped_is_calmed_and_one_that_did_not_is_driven():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.03, "0.03"), (4000, "4000"), ("norm", "norm"), ("0.05 run", "'0.05 run'"), (None, "null"), (True, "true")],
+    [
+        (0.03, "0.03"),
+        (4000, "4000"),
+        ("norm", "norm"),
+        ("0.05 run", "'0.05 run'"),
+        (None, "null"),
+        (True, "true"),
+    ],
 )
 def test_values_are_written_as_hydra_reads_them(value, text):
     """Numbers short, texts with blanks quoted."""
@@ -118,13 +163,28 @@ SPACE = {
     "batch_size": CategoricalDistribution([16, 32]),
     "n_layers": IntDistribution(1, 4),
 }
-CURVES = (np.exp(-STEPS / 150), 1 - 0.3 * STEPS / 1000, 1 + np.exp(STEPS / 200), 1 - 0.3 * STEPS / 1000)
+CURVES = (
+    np.exp(-STEPS / 150),
+    1 - 0.3 * STEPS / 1000,
+    1 + np.exp(STEPS / 200),
+    1 - 0.3 * STEPS / 1000,
+)
 RATES = (0.03, 0.002, 0.9, 0.002)
-COMMAND = ["python", "-m", "app", "-m", "x=1", "optim.lr=tag(log,interval(0.001,1))", "hydra.sweeper.n_trials=4"]
+COMMAND = [
+    "python",
+    "-m",
+    "app",
+    "-m",
+    "x=1",
+    "optim.lr=tag(log,interval(0.001,1))",
+    "hydra.sweeper.n_trials=4",
+]
 
 
 def sweep(lrs: tuple[float, ...] = RATES) -> Sweep:
-    trials = pd.DataFrame({"state": "complete", "why": "completed", "n_steps": 1000, "params.optim.lr": lrs})
+    trials = pd.DataFrame(
+        {"state": "complete", "why": "completed", "n_steps": 1000, "params.optim.lr": lrs}
+    )
     trials = trials.assign(best=[c.min() for c in CURVES], final=[c[-1] for c in CURVES])
     trials = trials.assign(**{"params.batch_size": 16, "params.n_layers": 2})
     frames = [
@@ -132,11 +192,15 @@ def sweep(lrs: tuple[float, ...] = RATES) -> Sweep:
         for n, v in enumerate(CURVES)
     ]
     curves = pd.concat(frames).assign(examples=math.nan, seconds=0.0)
-    return Sweep("s", "loss", ("minimize",), trials, curves, ({"command": COMMAND},), {}, signature(SPACE))
+    return Sweep(
+        "s", "loss", ("minimize",), trials, curves, ({"command": COMMAND},), {}, signature(SPACE)
+    )
 
 
 def test_cures_of_a_sweep_once_each_by_promise():
-    """Trials that came far first; the same change of the same setting once, for both; well trials have none."""
+    """Trials that came far first; the same change of the same setting once, for both; well trials
+    have none.
+    """
     made = sweep()
     found = next_trials(made, diagnose(made))
     assert [t.fixes for t in found] == [(1, 3), (2,)]
@@ -160,15 +224,30 @@ def test_a_cure_outside_of_the_space_is_a_command():
 
 
 def test_what_a_new_choice_needs_comes_from_the_best_trial_that_has_it():
-    """A suggested fix that brings a conditional parameter takes its value from the best trial with one; what goes, goes."""
-    space = {**SPACE, "clip": CategoricalDistribution(["none", "norm"]), "clip.threshold": FloatDistribution(0.1, 10)}
+    """A suggested fix that brings a conditional parameter takes its value from the best trial with
+    one; what goes, goes.
+    """
+    space = {
+        **SPACE,
+        "clip": CategoricalDistribution(["none", "norm"]),
+        "clip.threshold": FloatDistribution(0.1, 10),
+    }
     described = signature(space)
     described["clip.threshold"]["when"] = {"clip": ["norm"]}
     made = sweep()
     trials = made.trials.assign(
-        **{"params.clip": ["norm", "none", "none", "norm"], "params.clip.threshold": [5.0, np.nan, np.nan, 2.0]}
+        **{
+            "params.clip": ["norm", "none", "none", "norm"],
+            "params.clip.threshold": [5.0, np.nan, np.nan, 2.0],
+        }
     )
-    made = Sweep(**{**{f: getattr(made, f) for f in made.__dataclass_fields__}, "trials": trials, "space": described})
+    made = Sweep(
+        **{
+            **{f: getattr(made, f) for f in made.__dataclass_fields__},
+            "trials": trials,
+            "space": described,
+        }
+    )
     table = diagnose(made)
     table.at[1, "fix"], table.at[3, "fix"] = ("clip=norm",), ("clip=none",)
     found = {t.fixes[0]: t.params for t in next_trials(made, table)}
@@ -179,21 +258,29 @@ def test_what_a_new_choice_needs_comes_from_the_best_trial_that_has_it():
 
 def test_queued_cures_are_there_once(tmp_path):
     """Enqueueing twice queues once; the command to go on reaches as far as the queue."""
-    (tmp_path / "sweep.yaml").write_text("study_name: s\nstorage: null\ndirections: [minimize]\nmetric: loss\n")
+    (tmp_path / "sweep.yaml").write_text(
+        "study_name: s\nstorage: null\ndirections: [minimize]\nmetric: loss\n"
+    )
     study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}")
     made = sweep()
     found = next_trials(made, diagnose(made))
     assert len(enqueue(tmp_path, found)) == 2
     assert enqueue(tmp_path, found) == []
     queued = study.get_trials(states=(optuna.trial.TrialState.WAITING,))
-    assert [t.system_attrs["fixed_params"]["optim.lr"] for t in queued] == [t.params["optim.lr"] for t in found]
+    assert [t.system_attrs["fixed_params"]["optim.lr"] for t in queued] == [
+        t.params["optim.lr"] for t in found
+    ]
     assert [t.user_attrs["fix_of"] for t in queued] == [1, 2]
-    assert continuing(tmp_path, made).endswith(f"hydra.sweep.dir={tmp_path} hydra.sweeper.n_trials=2")
+    assert continuing(tmp_path, made).endswith(
+        f"hydra.sweep.dir={tmp_path} hydra.sweeper.n_trials=2"
+    )
     assert study.ask(SPACE).params == found[0].params
 
 
 def test_settings_of_a_trial_come_from_its_parameters_and_the_config():
-    """A chosen group hides the config's node of another; peers' rates are those of the same optimizer."""
+    """A chosen group hides the config's node of another; peers' rates are those of the same
+    optimizer.
+    """
     made = sweep()
     config = {"optim": {"lr": 0.1, "weight_decay": 0.2}, "schedule": {"_target_": "iolaus.trainer.schedules.Constant"},
               "hydra": {"runtime": {"choices": {"optim": "sgd", "schedule": "constant", "clip": "none"}}}}  # fmt: skip

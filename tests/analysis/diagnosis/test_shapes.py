@@ -27,13 +27,16 @@ def features(losses: np.ndarray, **known: object) -> Features:
 
 def sweep(curves: dict[int, dict[str, np.ndarray]], **trials: object) -> Sweep:
     rows = [
-        pd.DataFrame({"trial": n, "step": STEPS[: len(v)].astype(int), "metric": metric, "value": v})
+        pd.DataFrame(
+            {"trial": n, "step": STEPS[: len(v)].astype(int), "metric": metric, "value": v}
+        )
         for n, metrics in curves.items()
         for metric, v in metrics.items()
     ]
     frame = pd.concat(rows).assign(examples=math.nan, seconds=0.0)
     about = pd.DataFrame(
-        {"state": "complete", "why": "completed", "n_steps": 1000, "final": 0.0} | trials, index=list(curves)
+        {"state": "complete", "why": "completed", "n_steps": 1000, "final": 0.0} | trials,
+        index=list(curves),
     )
     return Sweep("s", "loss", ("minimize",), about, frame)
 
@@ -53,7 +56,9 @@ CURVES = {
 
 @pytest.mark.parametrize("shape", CURVES)
 def test_a_curve_of_each_shape_is_called_so(shape):
-    """Each row of case 4's table, drawn plainly, is recognised, with a reason that holds numbers."""
+    """Each row of case 4's table, drawn plainly, is recognised, with a reason that holds
+    numbers.
+    """
     found = diagnose_curve(features(CURVES[shape] + NOISE))
     assert found.shape == shape
     assert any(c.isdigit() for c in found.reason)
@@ -81,7 +86,9 @@ def test_a_loss_that_is_no_number_has_exploded_there(value, at):
 @given(st.lists(st.floats(-1e100, 1e100) | st.just(math.nan) | st.just(math.inf), max_size=40))
 def test_any_curve_gets_a_shape(losses):
     """Whatever was reported, there is one shape of SHAPES and a reason, and no error."""
-    found = diagnose_curve(features(np.array(losses), start=math.nan, lowest=math.nan, lowest_by_now=math.nan))
+    found = diagnose_curve(
+        features(np.array(losses), start=math.nan, lowest=math.nan, lowest_by_now=math.nan)
+    )
     assert found.shape in SHAPES
     assert found.reason
 
@@ -94,7 +101,9 @@ def test_fewer_than_three_reports_are_broken():
 
 
 def test_a_gradient_that_explodes_and_is_then_zero_has_died():
-    """Case 5: the norm rises above k times its median, then is about 0, and the loss stays high; W goes first."""
+    """Case 5: the norm rises above k times its median, then is about 0, and the loss stays high; W
+    goes first.
+    """
     norms = np.where(np.arange(100) < 30, 1.0, 1e-7) + 0 * STEPS
     first = norms.copy()
     norms[30], first[29] = 500, 80
@@ -105,21 +114,36 @@ def test_a_gradient_that_explodes_and_is_then_zero_has_died():
 
 
 def test_a_gradient_that_vanishes_because_all_is_learned_has_not_died():
-    """A loss that is low has no need of a gradient: neither that of a spike nor one that goes with the loss."""
+    """A loss that is low has no need of a gradient: neither that of a spike nor one that goes with
+    the loss.
+    """
     norms = np.where(np.arange(100) < 30, 1.0, 1e-7)
     norms[30] = 500
-    curves = {"loss": CURVES["converged"] + NOISE, "grad_norm": norms, "grad_norm/W": np.exp(-STEPS / 50)}
+    curves = {
+        "loss": CURVES["converged"] + NOISE,
+        "grad_norm": norms,
+        "grad_norm/W": np.exp(-STEPS / 50),
+    }
     assert gather(sweep({0: curves}))[0].explosion.dead_since is None
     e = explosion({"": (STEPS, norms)})
     assert diagnose_curve(features(CURVES["converged"] + NOISE, explosion=e)).shape == "converged"
 
 
 def test_what_exploded_before_the_first_report_has_died():
-    """Where the peak is the start of the run its median is of no use before it; a flicker of a dead norm is no news."""
+    """Where the peak is the start of the run its median is of no use before it; a flicker of a dead
+    norm is no news.
+    """
     dead = np.full(100, 1e-3)
     dead[:3], dead[20] = (2800, 60, 30), 0.1
     output = np.full(100, 350.0)
-    e = explosion({"": (STEPS, dead + output), "W": (STEPS, dead), "U": (STEPS, dead / 2), "output": (STEPS, output)})
+    e = explosion(
+        {
+            "": (STEPS, dead + output),
+            "W": (STEPS, dead),
+            "U": (STEPS, dead / 2),
+            "output": (STEPS, output),
+        }
+    )
     assert (e.parameter, e.step, e.dead_since) == ("W", STEPS[0], STEPS[3])
 
 
@@ -161,19 +185,26 @@ def test_alone_a_flat_curve_has_converged_unless_it_is_flat_early():
     """Without other trials nobody knows how low it could be."""
     alone = {"lowest": math.nan, "lowest_by_now": math.nan}
     assert diagnose_curve(features(CURVES["stalled"] + NOISE, **alone)).shape == "converged"
-    assert diagnose_curve(features(CURVES["fast_then_flat"] + NOISE, **alone)).shape == "fast_then_flat"
+    assert (
+        diagnose_curve(features(CURVES["fast_then_flat"] + NOISE, **alone)).shape
+        == "fast_then_flat"
+    )
     assert diagnose_curve(features(CURVES["slow"] + NOISE, **alone)).shape == "slow"
 
 
 def test_facts_know_the_other_trials():
-    """Start is the lower quartile of first reports, lowest that of any trial, smoothed; a reported rate is known."""
+    """Start is the lower quartile of first reports, lowest that of any trial, smoothed; a reported
+    rate is known.
+    """
     curves = {
         0: {"loss": CURVES["converged"], "lr": 0.1 * (1 - U)},
         1: {"loss": CURVES["slow"][:50]},
         2: {"loss": CURVES["slow"]},
     }
     known = gather(sweep(curves))
-    assert known[1].start == pytest.approx(np.quantile([c["loss"][0] for c in curves.values()], 0.25))
+    assert known[1].start == pytest.approx(
+        np.quantile([c["loss"][0] for c in curves.values()], 0.25)
+    )
     assert known[1].lowest == pytest.approx(CURVES["converged"][-3:].mean())
     assert known[1].lowest_by_now == pytest.approx(CURVES["converged"][47:50].mean())
     assert known[0].rate_share(500) == pytest.approx(0.5 / 0.99)
@@ -183,7 +214,10 @@ def test_facts_know_the_other_trials():
 def test_a_maximised_metric_is_turned_over():
     """Accuracy that rises is a loss that falls, and its validation is found by its name."""
     made = sweep(
-        {n: {"accuracy": 1 - CURVES[s], "val_accuracy": 1 - CURVES[s]} for n, s in enumerate(("converged", "slow"))}
+        {
+            n: {"accuracy": 1 - CURVES[s], "val_accuracy": 1 - CURVES[s]}
+            for n, s in enumerate(("converged", "slow"))
+        }
     )
     made = replace(made, metric="accuracy", directions=("maximize",))
     assert loss_metrics(made) == ("accuracy", "val_accuracy")
@@ -191,8 +225,12 @@ def test_a_maximised_metric_is_turned_over():
 
 
 def test_a_maximised_metric_is_told_of_as_it_was_reported():
-    """What is read of an accuracy is its own: no negative number, its name, and it rises where a loss would fall."""
-    made = sweep({n: {"accuracy": 1 - 0.5 * (losses + NOISE)} for n, losses in enumerate(CURVES.values())})
+    """What is read of an accuracy is its own: no negative number, its name, and it rises where a
+    loss would fall.
+    """
+    made = sweep(
+        {n: {"accuracy": 1 - 0.5 * (losses + NOISE)} for n, losses in enumerate(CURVES.values())}
+    )
     made = replace(made, metric="accuracy", directions=("maximize",))
     found = diagnose(made).set_index("shape")["reason"]
     assert set(found.index) == set(CURVES)
@@ -217,13 +255,17 @@ def test_a_loss_that_ends_above_its_start_has_not_hardly_fallen():
 
 
 def test_validation_is_told_of_as_it_was_reported_too():
-    """A training loss falls while validation accuracy falls; of two accuracies training rises above validation."""
+    """A training loss falls while validation accuracy falls; of two accuracies training rises above
+    validation.
+    """
     losses, turning = np.exp(-3 * U), 0.8 - np.abs(U - 0.4)
     mixed = sweep({0: {"loss": losses, "val_accuracy": turning}})
     (reason,) = diagnose(replace(mixed, metric="val_accuracy", directions=("maximize",)))["reason"]
     assert re.search(r"validation is best, 0\.79\d*, at step 4\d\d and falls to 0\.2", reason)
     assert re.search(r"while training falls from 0\.3\d* to 0\.05", reason)
-    apart = sweep({0: {"accuracy": 1 - np.exp(-15 * U), "val_accuracy": 0.6 * (1 - np.exp(-15 * U))}})
+    apart = sweep(
+        {0: {"accuracy": 1 - np.exp(-15 * U), "val_accuracy": 0.6 * (1 - np.exp(-15 * U))}}
+    )
     (reason,) = diagnose(replace(apart, metric="accuracy", directions=("maximize",)))["reason"]
     assert reason == "validation stays at 0.6, 0.4 below training at 1"
 
@@ -246,7 +288,9 @@ def test_training_and_validation_are_told_apart_by_name(watched, known, expected
 
 def test_repeated_and_disordered_steps_keep_the_last_report():
     """A trial that went back to a checkpoint reports a step again: what came last counts."""
-    frame = pd.DataFrame({"trial": 3, "step": [1, 2, 3, 2], "metric": "loss", "value": [1.0, 2.0, 3.0, 4.0]})
+    frame = pd.DataFrame(
+        {"trial": 3, "step": [1, 2, 3, 2], "metric": "loss", "value": [1.0, 2.0, 3.0, 4.0]}
+    )
     steps, values = split(frame, "loss")[3]
     assert list(steps) == [1, 2, 3]
     assert list(values) == [1, 4, 3]
@@ -254,7 +298,9 @@ def test_repeated_and_disordered_steps_keep_the_last_report():
 
 
 def test_a_table_has_a_row_for_each_trial_that_can_be_judged():
-    """Columns as documented; a running trial with too few reports is left out, one that failed early is broken."""
+    """Columns as documented; a running trial with too few reports is left out, one that failed
+    early is broken.
+    """
     curves = {
         0: {"loss": CURVES["converged"]},
         1: {"loss": CURVES["slow"]},
@@ -269,22 +315,32 @@ def test_a_table_has_a_row_for_each_trial_that_can_be_judged():
 
 def of_csv(folder, steps, curves):
     """The diagnoses of curves [trial][report] that another tool wrote."""
-    rows = [(i, step, loss) for i, own in curves.items() for step, loss in zip(steps, own, strict=True)]
+    rows = [
+        (i, step, loss) for i, own in curves.items() for step, loss in zip(steps, own, strict=True)
+    ]
     pd.DataFrame(rows, columns=["trial", "step", "loss"]).to_csv(folder / "runs.csv", index=False)
     return diagnose(load(folder / "runs.csv"))
 
 
 def test_a_slow_curve_is_no_explosion_where_first_reports_differ(tmp_path):
-    """Where trials first report at very different losses, one that only ever fell has not exploded."""
+    """Where trials first report at very different losses, one that only ever fell has not
+    exploded.
+    """
     epochs = np.arange(1, 31)
     rates = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.003)
-    found = of_csv(tmp_path, epochs, {i: 0.4 + 1.9 * np.exp(-6 * rate * epochs) for i, rate in enumerate(rates)})
+    found = of_csv(
+        tmp_path,
+        epochs,
+        {i: 0.4 + 1.9 * np.exp(-6 * rate * epochs) for i, rate in enumerate(rates)},
+    )
     assert set(found["shape"]) == {"converged", "improving", "slow"}
     assert found["shape"][7] == "slow"
 
 
 def test_an_explosion_before_the_first_report_is_seen_by_the_others(tmp_path):
-    """A trial whose first report is already far above where the others begin has exploded, if it stays there."""
+    """A trial whose first report is already far above where the others begin has exploded, if it
+    stays there.
+    """
     steps = np.arange(0, 300, 10)
     well = {i: 2.3 * np.exp(-steps / (50 + 20 * i)) for i in range(4)}
     found = of_csv(tmp_path, steps, well | {4: np.full(30, 40.0), 5: np.full(30, 90.0)})
@@ -292,11 +348,22 @@ def test_an_explosion_before_the_first_report_is_seen_by_the_others(tmp_path):
 
 
 def test_a_trial_without_a_curve_is_ill_only_if_it_failed():
-    """One that only returned its result, was pruned at once, never ran or repeats a failed one has no diagnosis."""
+    """One that only returned its result, was pruned at once, never ran or repeats a failed one has
+    no diagnosis.
+    """
     states = ["complete", "pruned", "pruned", "fail", "fail", "running"]
     made = sweep({n: {"loss": np.ones(3)} for n in range(6)}, state=states)
-    whys = ["completed", "infeasible: too hot", "duplicate: of trial 2", "failed: Error", "duplicate: of trial 3", ""]
-    found = diagnose(replace(made, curves=made.curves.iloc[:0], trials=made.trials.assign(why=whys)))
+    whys = [
+        "completed",
+        "infeasible: too hot",
+        "duplicate: of trial 2",
+        "failed: Error",
+        "duplicate: of trial 3",
+        "",
+    ]
+    found = diagnose(
+        replace(made, curves=made.curves.iloc[:0], trials=made.trials.assign(why=whys))
+    )
     assert found["reason"].to_dict() == {3: "no finite report: failed: Error"}
     assert found["shape"].tolist() == ["broken"]
 

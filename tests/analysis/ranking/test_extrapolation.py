@@ -10,7 +10,9 @@ from iolaus.sweeps.signals import signals
 
 @given(st.floats(0.2, 1.5), st.integers(0, 50))  # steeper ones are flat within their noise by then
 def test_a_falling_curve_is_expected_to_fall_on(slope: float, seed: int) -> None:
-    """The likely end of a clear power law lies between its level and a straight course in log time."""
+    """The likely end of a clear power law lies between its level and a straight course in log
+    time.
+    """
     steps = np.arange(60)
     losses = 5 + 10 * (1 + steps) ** -slope + np.random.default_rng(seed).normal(0, 1e-4, 60)
     said = signals(steps, losses)
@@ -19,7 +21,9 @@ def test_a_falling_curve_is_expected_to_fall_on(slope: float, seed: int) -> None
 
 
 def test_a_flat_curve_stays() -> None:
-    """A trend within noise says nothing of the future; a curve that never was finite ends nowhere."""
+    """A trend within noise says nothing of the future; a curve that never was finite ends
+    nowhere.
+    """
     said = signals(np.arange(40), np.random.default_rng(0).normal(1, 0.1, 40))
     assert likely_end(said, 400) == said.level
     assert np.isnan(likely_end(signals([0, 1], [np.nan, 1.0]), 10))

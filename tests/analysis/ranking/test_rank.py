@@ -15,9 +15,14 @@ from iolaus.analysis.ranking.rank import Ranking, compare, level, rank
 
 
 def sweep(
-    trials: pd.DataFrame, curves: pd.DataFrame | None = None, direction: str = "minimize", name: str = "made"
+    trials: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    direction: str = "minimize",
+    name: str = "made",
 ) -> Sweep:
-    """A sweep with these trials (setting, objective, ...); all completed and of one code version if not said."""
+    """A sweep with these trials (setting, objective, ...); all completed and of one code version if
+    not said.
+    """
     usual: dict[str, Any] = {
         "state": "complete",
         "why": "completed",
@@ -30,7 +35,9 @@ def sweep(
     for column in ("best", "final"):
         frame[column] = frame["objective"]
     frame["objective"] = frame["objective"].where(frame["state"] == "complete")
-    empty = pd.DataFrame({"trial": [], "step": [], "examples": [], "seconds": [], "metric": [], "value": []})
+    empty = pd.DataFrame(
+        {"trial": [], "step": [], "examples": [], "seconds": [], "metric": [], "value": []}
+    )
     return Sweep(
         name=name,
         metric="loss",
@@ -53,10 +60,19 @@ def repeated(values: dict[str, list[float]]) -> pd.DataFrame:
 
 
 def test_case_3_is_one_tier() -> None:
-    """Four variants that are the same model (case 3) share first place once repeated, and the noise floor is stated."""
+    """Four variants that are the same model (case 3) share first place once repeated, and the noise
+    floor is stated.
+    """
     rng = np.random.default_rng(1)
-    measured = {"cross-entropy only": 35.7, "per layer and head": 35.5, "per layer": 35.4, "simplified": 35.1}
-    bleu = {variant: [first, *(35.4 + rng.normal(0, 0.3, 2))] for variant, first in measured.items()}
+    measured = {
+        "cross-entropy only": 35.7,
+        "per layer and head": 35.5,
+        "per layer": 35.4,
+        "simplified": 35.1,
+    }
+    bleu = {
+        variant: [first, *(35.4 + rng.normal(0, 0.3, 2))] for variant, first in measured.items()
+    }
     found = rank(sweep(repeated(bleu), direction="maximize"))
     assert list(found.table["tier"]) == [1, 1, 1, 1]
     assert found.noise_source == "seeds"
@@ -69,7 +85,9 @@ def test_a_clear_winner_stands_alone_in_either_direction() -> None:
     """The setting that is far better is first, alone, by lowest or by highest as the study asks."""
     values = {"a": [1.0, 1.1, 0.9], "b": [3.0, 3.1, 2.95], "c": [3.05, 2.9, 3.0]}
     low = rank(sweep(repeated(values)))
-    high = rank(sweep(repeated({k: [-x for x in v] for k, v in values.items()}), direction="maximize"))
+    high = rank(
+        sweep(repeated({k: [-x for x in v] for k, v in values.items()}), direction="maximize")
+    )
     assert low.first == high.first == [0]
     assert list(low.table["tier"]) == list(high.table["tier"]) == [1, 2, 2]
     assert np.allclose(low.table["estimate"], -high.table["estimate"])
@@ -78,18 +96,31 @@ def test_a_clear_winner_stands_alone_in_either_direction() -> None:
 
 
 def test_pruned_failed_and_duplicates_are_not_seeds() -> None:
-    """Only own completed runs are ranked; settings that did not complete come last, without tier, by their best."""
+    """Only own completed runs are ranked; settings that did not complete come last, without tier,
+    by their best.
+    """
     trials = repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]})
     more = pd.DataFrame(
         {
             "setting": [4, 5, 6, 0],
             "objective": [5.0, 0.1, np.nan, 1.0],
             "state": ["pruned", "pruned", "fail", "complete"],
-            "why": ["pruned: stalled", "pruned: slow", "failed: no memory", "duplicate: the setting of trial 0"],
+            "why": [
+                "pruned: stalled",
+                "pruned: slow",
+                "failed: no memory",
+                "duplicate: the setting of trial 0",
+            ],
             "params.variant": ["c", "d", "e", "a"],
         }
     )
-    found = rank(sweep(pd.concat([trials, more], ignore_index=True).fillna({"state": "complete", "why": "completed"})))
+    found = rank(
+        sweep(
+            pd.concat([trials, more], ignore_index=True).fillna(
+                {"state": "complete", "why": "completed"}
+            )
+        )
+    )
     assert list(found.table["setting"]) == [0, 2, 5, 4, 6]
     assert list(found.table["n_seeds"]) == [2, 2, 0, 0, 0]
     assert found.table["tier"].isna().tolist() == [False, False, True, True, True]
@@ -99,7 +130,8 @@ def test_pruned_failed_and_duplicates_are_not_seeds() -> None:
 def test_an_incomplete_setting_is_called_out() -> None:
     """A setting of which one seed diverged is ranked by the others, and the reader is told."""
     trials = repeated({"a": [1.0, 1.2, 9.0], "b": [2.0, 2.2, 2.1]}).assign(
-        state=["complete", "complete", "pruned", *["complete"] * 3], why=["", "", "diverged", "", "", ""]
+        state=["complete", "complete", "pruned", *["complete"] * 3],
+        why=["", "", "diverged", "", "", ""],
     )
     found = rank(sweep(trials))
     assert any("Not every seed of 0" in warning for warning in found.warnings)
@@ -107,15 +139,21 @@ def test_an_incomplete_setting_is_called_out() -> None:
 
 
 def test_what_is_not_comparable_is_said() -> None:
-    """Different code versions and different numbers of examples among the ranked trials are warned of, with numbers."""
+    """Different code versions and different numbers of examples among the ranked trials are warned
+    of, with numbers.
+    """
     trials = repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]})
-    mixed = rank(sweep(trials.assign(code=["abc", "abc", "def", "def"], examples=[100, 100, 800, 800])))
+    mixed = rank(
+        sweep(trials.assign(code=["abc", "abc", "def", "def"], examples=[100, 100, 800, 800]))
+    )
     assert any("different code versions" in w and "2 of abc" in w for w in mixed.warnings)
     assert any("100 to 800" in w for w in mixed.warnings)
     assert not [w for w in rank(sweep(trials)).warnings if "code" in w or "examples" in w]
 
 
-def curves_of(ends: list[float], noise: float, metric: str = "loss", n_points: int = 60) -> pd.DataFrame:
+def curves_of(
+    ends: list[float], noise: float, metric: str = "loss", n_points: int = 60
+) -> pd.DataFrame:
     """One falling noisy curve per trial that flattens at a level."""
     rng = np.random.default_rng(1)
     steps = np.arange(n_points) * 10
@@ -133,7 +171,9 @@ def curves_of(ends: list[float], noise: float, metric: str = "loss", n_points: i
 
 
 def test_without_repeats_the_curves_tell_the_noise() -> None:
-    """Settings run once are told apart by the noise of the curve of the objective, and the ranking says so."""
+    """Settings run once are told apart by the noise of the curve of the objective, and the ranking
+    says so.
+    """
     curves = curves_of([1.0, 1.0, 1.0, 2.0], noise=0.05)
     last = curves.groupby("trial")["value"].last()
     found = rank(sweep(pd.DataFrame({"setting": range(4), "objective": last}), curves))
@@ -142,18 +182,70 @@ def test_without_repeats_the_curves_tell_the_noise() -> None:
     assert list(found.table["tier"]) == [1, 1, 1, 2]
     assert list(found.table["setting"])[-1] == 3
     assert any("No setting was repeated" in w for w in found.warnings)
-    assert ((found.table["low"] < found.table["estimate"]) & (found.table["estimate"] < found.table["high"])).all()
+    assert (
+        (found.table["low"] < found.table["estimate"])
+        & (found.table["estimate"] < found.table["high"])
+    ).all()
 
 
 def test_an_explosion_that_calmed_down_does_not_share_first_place() -> None:
-    """What a curve did long before its end is no reason to think that its end might be as low as the leader's.
+    """What a curve did long before its end is no reason to think that its end might be as low as
+    the leader's.
 
     The values are the validation losses of two trials of the quickstart sweep.
     """
-    calm = [2.8, 2.5, 2.2, 2.1, 2.0, 1.9, 1.7, 1.6, 1.4, 1.4, 1.3, 1.3, 1.2, 1.1, 1.1, 1.0, 0.98, 0.94, 0.93, 0.89]
-    exploded = [178, 166, 224, 142, 166, 120, 85, 61, 54, 48, 39, 32, 29, 14, 14, 7.6, 4.1, 6.0, 4.9, 4.5]
-    rows = [(n, step, value) for n, losses in enumerate([calm, exploded]) for step, value in enumerate(losses)]
-    curves = pd.DataFrame(rows, columns=["trial", "step", "value"]).assign(metric="loss", examples=1.0, seconds=1.0)
+    calm = [
+        2.8,
+        2.5,
+        2.2,
+        2.1,
+        2.0,
+        1.9,
+        1.7,
+        1.6,
+        1.4,
+        1.4,
+        1.3,
+        1.3,
+        1.2,
+        1.1,
+        1.1,
+        1.0,
+        0.98,
+        0.94,
+        0.93,
+        0.89,
+    ]
+    exploded = [
+        178,
+        166,
+        224,
+        142,
+        166,
+        120,
+        85,
+        61,
+        54,
+        48,
+        39,
+        32,
+        29,
+        14,
+        14,
+        7.6,
+        4.1,
+        6.0,
+        4.9,
+        4.5,
+    ]
+    rows = [
+        (n, step, value)
+        for n, losses in enumerate([calm, exploded])
+        for step, value in enumerate(losses)
+    ]
+    curves = pd.DataFrame(rows, columns=["trial", "step", "value"]).assign(
+        metric="loss", examples=1.0, seconds=1.0
+    )
     trials = pd.DataFrame({"setting": [0, 1], "objective": [0.89, 4.5]})
     ranking = rank(sweep(trials, curves))
     assert ranking.table["tier"].tolist() == [1, 2]
@@ -161,13 +253,26 @@ def test_an_explosion_that_calmed_down_does_not_share_first_place() -> None:
 
 def of_curves(curves: list[np.ndarray]) -> Ranking:
     """The ranking of settings run once, whose objectives are the last values of these curves."""
-    rows = [(n, 10 * step, value) for n, losses in enumerate(curves) for step, value in enumerate(losses)]
-    frame = pd.DataFrame(rows, columns=["trial", "step", "value"]).assign(metric="loss", examples=1.0, seconds=1.0)
-    return rank(sweep(pd.DataFrame({"setting": range(len(curves)), "objective": [c[-1] for c in curves]}), frame))
+    rows = [
+        (n, 10 * step, value)
+        for n, losses in enumerate(curves)
+        for step, value in enumerate(losses)
+    ]
+    frame = pd.DataFrame(rows, columns=["trial", "step", "value"]).assign(
+        metric="loss", examples=1.0, seconds=1.0
+    )
+    return rank(
+        sweep(
+            pd.DataFrame({"setting": range(len(curves)), "objective": [c[-1] for c in curves]}),
+            frame,
+        )
+    )
 
 
 def test_a_loss_that_still_falls_is_not_behind_itself() -> None:
-    """The end of a straight fall is its last value, not the mean of the last few: beating a flat one above."""
+    """The end of a straight fall is its last value, not the mean of the last few: beating a flat
+    one above.
+    """
     u = np.linspace(0, 1, 20)
     table = of_curves([3 - 2 * u, 1.08 + 0.005 * (-1) ** np.arange(20)]).table
     assert list(table["setting"]) == [0, 1]
@@ -179,13 +284,17 @@ def test_a_drop_at_the_end_is_no_spike() -> None:
     """A loss that drops in its last reports may lead; its interval says that it is badly known."""
     rng = np.random.default_rng(0)
     late = np.r_[np.full(6, 2.8), 2.7, 2.3]
-    table = of_curves([late, *(2.5 + rng.normal(0, 0.01, 8) for _ in range(5))]).table.set_index("setting")
+    table = of_curves([late, *(2.5 + rng.normal(0, 0.01, 8) for _ in range(5))]).table.set_index(
+        "setting"
+    )
     assert table["tier"][0] == 1
     assert table["low"][0] < 2.3 < table["high"][0]
 
 
 def test_identical_settings_are_one_tier_whatever_the_noise_remembers() -> None:
-    """Equal curves under white or autocorrelated noise are split in few sweeps (claimed: 5 %; 12 of 100: p < .005)."""
+    """Equal curves under white or autocorrelated noise are split in few sweeps (claimed: 5 %; 12 of
+    100: p < .005).
+    """
     rng = np.random.default_rng(1)
     course = 1 + np.exp(-np.linspace(0, 6, 30))
     for memory in (0.0, 0.5):
@@ -200,7 +309,9 @@ def test_identical_settings_are_one_tier_whatever_the_noise_remembers() -> None:
 
 
 def test_the_curve_is_that_of_the_objective() -> None:
-    """An objective that is another metric's last value takes its noise from that metric, not from the watched one."""
+    """An objective that is another metric's last value takes its noise from that metric, not from
+    the watched one.
+    """
     curves = pd.concat([curves_of([1.0, 2.0], 0.3), curves_of([5.0, 6.0], 0.01, "val_loss")])
     last = curves[curves["metric"] == "val_loss"].groupby("trial")["value"].last()
     found = rank(sweep(pd.DataFrame({"setting": [0, 1], "objective": last}), curves))
@@ -210,11 +321,17 @@ def test_the_curve_is_that_of_the_objective() -> None:
 
 @pytest.mark.parametrize("n_there", [0, 20])
 def test_a_result_may_come_before_its_curve(n_there: int) -> None:
-    """Of a running sweep one curve may end before its trial did: the others' noise is known, and its own is not."""
+    """Of a running sweep one curve may end before its trial did: the others' noise is known, and
+    its own is not.
+    """
     curves = curves_of([0.2 * n for n in range(8)], 0.01)
     last = curves.groupby("trial")["value"].last()
     trials = pd.DataFrame({"setting": range(8), "objective": last, "steps": curves["step"].max()})
-    found = rank(sweep(trials, curves[(curves["trial"] != 3) | (curves["step"] < curves["step"].iloc[n_there])]))
+    found = rank(
+        sweep(
+            trials, curves[(curves["trial"] != 3) | (curves["step"] < curves["step"].iloc[n_there])]
+        )
+    )
     assert (found.noise_source, found.of) == ("curve", "level of loss")
     table = found.table.set_index("setting")
     assert table["low"].isna().to_dict() == {n: n == 3 for n in range(8)}
@@ -244,21 +361,34 @@ def test_awkward_sweeps_are_ranked_too(state: str) -> None:
 
 
 def test_running_trials_are_ordered_by_their_likely_end() -> None:
-    """Of two running trials the one that still falls is first, though the other is lower by now; both have no tier."""
+    """Of two running trials the one that still falls is first, though the other is lower by now;
+    both have no tier.
+    """
     steps = np.arange(0, 100, 2)
     falling, flat = 6.0 * (steps + 1.0) ** -0.4, np.full(50, 0.95)
     curves = pd.DataFrame(
-        {"trial": np.repeat([1, 2], 50), "step": np.tile(steps, 2), "metric": "loss", "value": [*flat, *falling]}
+        {
+            "trial": np.repeat([1, 2], 50),
+            "step": np.tile(steps, 2),
+            "metric": "loss",
+            "value": [*flat, *falling],
+        }
     )
-    trials = pd.DataFrame({"setting": [1, 2], "objective": [0.95, falling[-1]], "state": "running", "n_steps": 1000})
-    found = rank(sweep(trials.set_index(pd.Index([1, 2])), curves.assign(examples=np.nan, seconds=0.0)))
+    trials = pd.DataFrame(
+        {"setting": [1, 2], "objective": [0.95, falling[-1]], "state": "running", "n_steps": 1000}
+    )
+    found = rank(
+        sweep(trials.set_index(pd.Index([1, 2])), curves.assign(examples=np.nan, seconds=0.0))
+    )
     assert falling[-1] > 0.95
     assert list(found.table["setting"]) == [2, 1]
     assert found.table["tier"].isna().all()
 
 
 def test_sweeps_are_compared_in_one_ranking() -> None:
-    """Two sweeps share one ranking; each row names its sweep and its trials there, and other code is warned of."""
+    """Two sweeps share one ranking; each row names its sweep and its trials there, and other code
+    is warned of.
+    """
     old = sweep(repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]}), name="old")
     new = sweep(repeated({"a": [0.1, 0.2]}).assign(code="def"), name="new")
     found = compare([old, new])
@@ -285,16 +415,23 @@ def test_the_table_is_fit_for_json() -> None:
 
 
 def test_infeasible_settings_come_after_feasible_ones() -> None:
-    """A completed setting that breaks a constraint has no tier, stands below those that keep it, and is named."""
+    """A completed setting that breaks a constraint has no tier, stands below those that keep it,
+    and is named.
+    """
     trials = repeated({"a": [0.1, 0.1], "b": [2.0, 2.2], "c": [3.0, 3.2], "d": [0.05]})
-    trials = trials.assign(infeasible=["", "memory", "", "", "", "", ""], state=["complete"] * 6 + ["pruned"])
+    trials = trials.assign(
+        infeasible=["", "memory", "", "", "", "", ""], state=["complete"] * 6 + ["pruned"]
+    )
     found = rank(sweep(trials))
     assert list(found.table["setting"]) == [2, 4, 0, 6]
     assert list(found.table["state"]) == ["complete", "complete", "infeasible", "pruned"]
     assert found.table["tier"].isna().tolist() == [False, False, True, True]
     assert found.table["why"].iloc[2] == "infeasible: breaks memory"
     assert found.first[0] == 2
-    assert found.warnings[0] == "Infeasible, so ranked after all that keep the constraints: 0 (breaks memory)."
+    assert (
+        found.warnings[0]
+        == "Infeasible, so ranked after all that keep the constraints: 0 (breaks memory)."
+    )
     none = rank(sweep(trials.iloc[:2]))
     assert none.first == []
     assert none.warnings[-1] == "No feasible trial has completed, so nothing is ranked."

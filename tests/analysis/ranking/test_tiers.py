@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel, tukey_hsd
 
-from iolaus.analysis.ranking.tiers import ALPHA, from_curves, from_seeds, seeds_to_settle, smallest_difference, tiers
+from iolaus.analysis.ranking.tiers import (
+    ALPHA,
+    from_curves,
+    from_seeds,
+    seeds_to_settle,
+    smallest_difference,
+    tiers,
+)
 
 
 def runs(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -24,8 +31,12 @@ def unpaired(values: list[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 @given(st.lists(st.floats(-5, 5), min_size=8, max_size=8), st.floats(-3, 3))
-def test_two_settings_with_shared_seeds_are_the_paired_t_test(noise: list[float], difference: float) -> None:
-    """Two settings are apart exactly if scipy's paired t test says so, whatever the seeds do to both."""
+def test_two_settings_with_shared_seeds_are_the_paired_t_test(
+    noise: list[float], difference: float
+) -> None:
+    """Two settings are apart exactly if scipy's paired t test says so, whatever the seeds do to
+    both.
+    """
     one, two = np.array(noise[:4]), np.array(noise[4:]) + difference
     if np.ptp(two - one) < 1e-6:
         return
@@ -38,7 +49,9 @@ def test_two_settings_with_shared_seeds_are_the_paired_t_test(noise: list[float]
 
 
 def test_the_extremes_of_equal_noise_are_tukeys_test() -> None:
-    """Without shared seeds, with equal spread everywhere, the first exclusion is that of scipy's Tukey test."""
+    """Without shared seeds, with equal spread everywhere, the first exclusion is that of scipy's
+    Tukey test.
+    """
     base = np.array([-1.0, 0.0, 1.0])
     for shift in np.linspace(1.0, 6.0, 26):
         values = [list(base), list(base + 0.1), list(base + 0.2), list(base + shift)]
@@ -47,9 +60,16 @@ def test_the_extremes_of_equal_noise_are_tukeys_test() -> None:
 
 
 def test_an_exploding_setting_does_not_blur_the_others() -> None:
-    """A setting whose seeds differ a thousandfold leaves the difference between two quiet ones visible."""
+    """A setting whose seeds differ a thousandfold leaves the difference between two quiet ones
+    visible.
+    """
     quiet = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
-    values = [list(quiet), list(quiet[::-1] + 10.0), list(quiet * 1.1 + 20.0), list(quiet * 1000.0 + 5000.0)]
+    values = [
+        list(quiet),
+        list(quiet[::-1] + 10.0),
+        list(quiet * 1.1 + 20.0),
+        list(quiet * 1000.0 + 5000.0),
+    ]
     found = tiers(from_seeds(*unpaired(values)))
     assert found[0] == 1
     assert found[1] == 2
@@ -57,15 +77,23 @@ def test_an_exploding_setting_does_not_blur_the_others() -> None:
 
 
 def test_an_exploding_setting_does_not_blur_those_it_shares_seeds_with() -> None:
-    """The seeds' effects are learned from the quiet settings: a wild one with the same seeds leaves them apart."""
+    """The seeds' effects are learned from the quiet settings: a wild one with the same seeds leaves
+    them apart.
+    """
     rng = np.random.default_rng(0)
     quiet = np.array([2.0, 3.0, 4.0])[:, None] + rng.normal(0, 0.003, (3, 3))
     wild = np.array([[30.0, 76.0, 40.0]])
-    assert list(tiers(from_seeds(*runs([list(v) for v in np.concatenate([quiet, wild])])))[:3]) == [1, 2, 3]
+    assert list(tiers(from_seeds(*runs([list(v) for v in np.concatenate([quiet, wild])])))[:3]) == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_missing_seeds_are_made_up_for() -> None:
-    """With strong effects of the seeds, a setting that ran only the hard seed is not thought worse for it."""
+    """With strong effects of the seeds, a setting that ran only the hard seed is not thought worse
+    for it.
+    """
     rng = np.random.default_rng(0)
     setting = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])
     seed = np.array([0, 1, 2, 3, 0, 1, 2, 3, 3])
@@ -76,7 +104,9 @@ def test_missing_seeds_are_made_up_for() -> None:
 
 
 def test_unknown_noise_separates_nothing() -> None:
-    """Where nothing repeats and no curve tells the noise, all settings share a tier and nothing can be planned."""
+    """Where nothing repeats and no curve tells the noise, all settings share a tier and nothing can
+    be planned.
+    """
     known = from_curves(np.array([1.0, 2.0, 300.0]), np.full(3, np.nan), np.ones(3))
     assert list(tiers(known)) == [1, 1, 1]
     assert math.isnan(smallest_difference(known))
@@ -84,16 +114,24 @@ def test_unknown_noise_separates_nothing() -> None:
 
 
 def test_exact_repeats_are_apart_at_any_difference() -> None:
-    """Settings whose seeds all give the same number differ as soon as the numbers do; equal ones tie."""
+    """Settings whose seeds all give the same number differ as soon as the numbers do; equal ones
+    tie.
+    """
     for third in (0.0, 1.0 / 3):
-        found = tiers(from_seeds(*runs([[0.1 + third + seed * third for seed in range(3)]] * 2 + [[1.1, 1.1, 1.1]])))
+        found = tiers(
+            from_seeds(
+                *runs([[0.1 + third + seed * third for seed in range(3)]] * 2 + [[1.1, 1.1, 1.1]])
+            )
+        )
         assert list(found) == ([1, 1, 2] if third == 0 else [1, 1, 1])
     added = [0.1 + 0.2, 0.3, 0.4 - 0.1]  # equal but for rounding
     assert list(tiers(from_seeds(*runs([added, added[::-1], [0.31] * 3])))) == [1, 1, 2]
 
 
 @given(st.permutations(range(5)), st.floats(0.1, 100), st.floats(-100, 100))
-def test_order_scale_and_offset_do_not_matter(order: list[int], scale: float, offset: float) -> None:
+def test_order_scale_and_offset_do_not_matter(
+    order: list[int], scale: float, offset: float
+) -> None:
     """Tiers follow the settings when they are shuffled, scaled by a positive number, or shifted."""
     rng = np.random.default_rng(7)
     values = rng.normal(0, 1, (5, 4)) + np.array([0, 0.5, 4, 4.5, 20])[:, None]
@@ -104,16 +142,21 @@ def test_order_scale_and_offset_do_not_matter(order: list[int], scale: float, of
 
 @pytest.mark.parametrize("n_settings", [2, 6])
 def test_equal_settings_are_seldom_split(n_settings: int) -> None:
-    """Identical settings are split in at most 5 % of sweeps (under 9 % of 300, which 5 % exceeds once in 500)."""
+    """Identical settings are split in at most 5 % of sweeps (under 9 % of 300, which 5 % exceeds
+    once in 500).
+    """
     rng = np.random.default_rng(3)
     split = [
-        tiers(from_seeds(*runs([list(v) for v in rng.normal(size=(n_settings, 3))]))).max() > 1 for _ in range(300)
+        tiers(from_seeds(*runs([list(v) for v in rng.normal(size=(n_settings, 3))]))).max() > 1
+        for _ in range(300)
     ]
     assert np.mean(split) < 0.09
 
 
 def test_more_seeds_settle_what_they_were_said_to() -> None:
-    """With as many more seeds as asked for, and the differences as seen, the leader stands alone."""
+    """With as many more seeds as asked for, and the differences as seen, the leader stands
+    alone.
+    """
     pattern = np.array([-1.0, 0.0, 1.0])
     values = [list(pattern), list(pattern[::-1] + 1.0)]
     known = from_seeds(*unpaired(values))
@@ -130,21 +173,30 @@ def test_more_seeds_settle_what_they_were_said_to() -> None:
 
 
 def test_one_that_exploded_has_no_say_in_how_the_quiet_ones_vary():
-    """A setting that varies ten thousand times as much as the others changes neither their errors nor their order."""
+    """A setting that varies ten thousand times as much as the others changes neither their errors
+    nor their order.
+    """
     quiet = np.array([0.4, 1.4, 1.4, 1.4]), np.full(4, 0.017), np.full(4, 58.0)
     alone = from_curves(*quiet)
-    beside = from_curves(*(np.append(q, x) for q, x in zip(quiet, (1200.0, 370.0, 5.0), strict=True)))
+    beside = from_curves(
+        *(np.append(q, x) for q, x in zip(quiet, (1200.0, 370.0, 5.0), strict=True))
+    )
     assert beside.standard_error[:4] == pytest.approx(alone.standard_error)
     assert beside.standard_error[4] == pytest.approx(370.0)
     assert list(tiers(beside)[:4]) == list(tiers(alone)) == [1, 2, 2, 2]
 
 
 def test_a_clear_winner_is_found_beside_one_that_exploded():
-    """Three seeds of each setting: a lead of a hundred standard deviations stands, though another setting exploded."""
+    """Three seeds of each setting: a lead of a hundred standard deviations stands, though another
+    setting exploded.
+    """
     rng = np.random.default_rng(0)
     found = 0
     for _ in range(50):
-        means, spreads = np.array([0.5, 1.5, 1.5, 1.5, 500.0]), np.array([0.01, 0.01, 0.01, 0.01, 100.0])
+        means, spreads = (
+            np.array([0.5, 1.5, 1.5, 1.5, 500.0]),
+            np.array([0.01, 0.01, 0.01, 0.01, 100.0]),
+        )
         values = rng.normal(means, spreads, (3, 5)).T
         known = from_seeds(*unpaired(values.tolist()))
         found += (tiers(known) == 1).sum() == 1
@@ -152,6 +204,10 @@ def test_a_clear_winner_is_found_beside_one_that_exploded():
 
 
 def test_an_error_whose_square_overflows_is_large_and_no_more():
-    """A level of 1e200 is in the last tier, without a warning from numpy (warnings are errors in tests)."""
-    known = from_curves(np.array([1.0, 2.0, 3.0, 1e200]), np.array([0.1, 0.1, 0.1, 1e190]), np.full(4, 6.0))
+    """A level of 1e200 is in the last tier, without a warning from numpy (warnings are errors in
+    tests).
+    """
+    known = from_curves(
+        np.array([1.0, 2.0, 3.0, 1e200]), np.array([0.1, 0.1, 0.1, 1e190]), np.full(4, 6.0)
+    )
     assert list(tiers(known)) == [1, 2, 3, 4]

@@ -19,16 +19,22 @@ APP = Path(__file__).parents[1] / "apps" / "conditional.py"
 
 
 def run(*arguments: str, cwd: Path) -> str:
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def ranking(tier: list[int | None], source: str) -> Ranking:
-    table = pd.DataFrame({"setting": range(10, 10 + len(tier)), "tier": pd.array(tier, dtype="Int64")})
+    table = pd.DataFrame(
+        {"setting": range(10, 10 + len(tier)), "tier": pd.array(tier, dtype="Int64")}
+    )
     return Ranking(table, "objective", False, 0.1, source, 0.3, 3, ())  # type: ignore[arg-type]
 
 
 def test_who_races() -> None:
-    """The tied of the first tier race, at most the best eight; without repeats at least four; nobody once settled."""
+    """The tied of the first tier race, at most the best eight; without repeats at least four;
+    nobody once settled.
+    """
     assert contenders(ranking([1, 1, 2, 2, None], "seeds")) == [10, 11]
     assert contenders(ranking([1, 2, 2], "seeds")) == []
     assert contenders(ranking([1, 2, 2, 3, 4, None], "curve")) == [10, 11, 12, 13]
@@ -38,14 +44,22 @@ def test_who_races() -> None:
 
 
 def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
-    """The command adds seeds to the settings that tie, nothing else, counting on from the config's own seed."""
+    """The command adds seeds to the settings that tie, nothing else, counting on from the config's
+    own seed.
+    """
     folder = tmp_path / "sweep"
-    run(str(APP), "--multirun", "hydra.sweeper.n_trials=5", "hydra/sweeper/sampler=grid", cwd=tmp_path)
+    run(
+        str(APP),
+        "--multirun",
+        "hydra.sweeper.n_trials=5",
+        "hydra/sweeper/sampler=grid",
+        cwd=tmp_path,
+    )
     before = load(folder)
     assert rank(before).noise_source != "seeds"
     race = plan_top_up(folder, rank(before), n_seeds=2)
     assert {seed for _, _, seed in race.repeats} == {4, 5}
-    command = [sys.executable, "-m", "analysis", "race", "sweep", "--seeds", "2", "--json"]
+    command = [sys.executable, "-m", "iolaus.analysis", "race", "sweep", "--seeds", "2", "--json"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     document = json.loads(done.stdout)
     assert done.stderr.rstrip().endswith("hydra.sweeper.n_trials=5")
@@ -53,16 +67,28 @@ def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     assert document["noise_source"] == "seeds"
     after = load(folder).trials
     added = after.drop(index=before.trials.index)
-    assert sorted(zip(added["setting"], added["seed"], strict=True)) == sorted((n, s) for n, _, s in race.repeats)
+    assert sorted(zip(added["setting"], added["seed"], strict=True)) == sorted(
+        (n, s) for n, _, s in race.repeats
+    )
     assert (added["state"] == "complete").all()
     lines = (tmp_path / "runs.txt").read_text().splitlines()[len(before.trials) :]
-    assert sorted(int(line.split()[0]) for line in lines) == sorted(seed for _, _, seed in race.repeats)
+    assert sorted(int(line.split()[0]) for line in lines) == sorted(
+        seed for _, _, seed in race.repeats
+    )
 
 
 def test_a_race_leaves_no_options_behind(tmp_path: Path) -> None:
-    """After a race, finished or failed, the sweep describes and continues itself as before; its session is kept."""
+    """After a race, finished or failed, the sweep describes and continues itself as before; its
+    session is kept.
+    """
     folder = tmp_path / "sweep"
-    run(str(APP), "--multirun", "hydra.sweeper.n_trials=5", "hydra/sweeper/sampler=grid", cwd=tmp_path)
+    run(
+        str(APP),
+        "--multirun",
+        "hydra.sweeper.n_trials=5",
+        "hydra/sweeper/sampler=grid",
+        cwd=tmp_path,
+    )
     before, described = load(folder), OmegaConf.load(folder / "sweep.yaml")
     on = continuing(folder, before)
     race = plan_top_up(folder, rank(before), n_seeds=1)
@@ -82,33 +108,57 @@ def test_a_sweep_without_seed_cannot_race(tmp_path: Path) -> None:
     """Where the config has no seed to change, the error names the option that says where it is."""
     app = APP.with_name("parabola.py")
     options = ["hydra/sweeper=iolaus", "hydra/sweeper/sampler=grid", "hydra.sweeper.report=null"]
-    run(str(app), "--multirun", *options, "lr=choice(0.1, 0.2)", f"hydra.sweep.dir={tmp_path / 's'}", cwd=tmp_path)
+    run(
+        str(app),
+        "--multirun",
+        *options,
+        "lr=choice(0.1, 0.2)",
+        f"hydra.sweep.dir={tmp_path / 's'}",
+        cwd=tmp_path,
+    )
     with pytest.raises(ValueError, match=r"hydra\.sweeper\.seed_key=KEY"):
         plan_top_up(tmp_path / "s", rank(load(tmp_path / "s")))
 
 
 def test_what_else_is_queued_is_not_raced(tmp_path: Path) -> None:
-    """A race refuses while other settings wait, names them and the command that runs them; seeds that wait are its own.
+    """A race refuses while other settings wait, names them and the command that runs them; seeds
+    that wait are its own.
 
     Without it they would run unasked, and without the sweep's pruner.
     """
     folder = tmp_path / "sweep"
-    run(str(APP), "--multirun", "hydra.sweeper.n_trials=5", "hydra/sweeper/sampler=grid", cwd=tmp_path)
+    run(
+        str(APP),
+        "--multirun",
+        "hydra.sweeper.n_trials=5",
+        "hydra/sweeper/sampler=grid",
+        cwd=tmp_path,
+    )
     made, study = rank(load(folder)), open_study(folder)
     leader = made.first[0]
-    study.enqueue_trial(study.trials[leader].params, user_attrs={"repeat_of": leader, "repeat": 1, "seed": 4})
+    study.enqueue_trial(
+        study.trials[leader].params, user_attrs={"repeat_of": leader, "repeat": 1, "seed": 4}
+    )
     assert plan_top_up(folder, made, n_seeds=1).repeats
     study.enqueue_trial({"clip": "none", "lr": 0.2})
-    with pytest.raises(ValueError, match=rf"trials {len(study.trials) - 1}\b.*\n.*conditional.py .*n_trials=6"):
+    with pytest.raises(
+        ValueError, match=rf"trials {len(study.trials) - 1}\b.*\n.*conditional.py .*n_trials=6"
+    ):
         plan_top_up(folder, made, n_seeds=1)
     assert not plan_top_up(folder, replace(made, table=made.table.head(1))).repeats
 
 
 def test_a_sweep_of_failures_is_not_settled(tmp_path: Path) -> None:
     """Where no setting has completed there is nobody to race, which is no first place."""
-    failing = [sys.executable, str(APP), "--multirun", "hydra.sweeper.n_trials=2", "runs=no/such/folder"]
+    failing = [
+        sys.executable,
+        str(APP),
+        "--multirun",
+        "hydra.sweeper.n_trials=2",
+        "runs=no/such/folder",
+    ]
     subprocess.run(failing, cwd=tmp_path, check=False, capture_output=True)
-    command = [sys.executable, "-m", "analysis", "race", "sweep"]
+    command = [sys.executable, "-m", "iolaus.analysis", "race", "sweep"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "no setting has completed: nothing to race" in done.stderr
     assert "settled" not in done.stderr

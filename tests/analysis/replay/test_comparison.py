@@ -29,15 +29,27 @@ from iolaus.analysis.replay.comparison import (
 )
 from iolaus.analysis.replay.curves import Curve, read
 from iolaus.analysis.replay.forecast import Forecasts, arrivals, forecasts, judge
-from iolaus.analysis.replay.rules import RULES, AshaPromote, Move, Nothing, Optuna, Race, Stalled
+from iolaus.analysis.replay.rules import (
+    RULES,
+    AshaPromote,
+    Move,
+    Nothing,
+    Optuna,
+    Stalled,
+    SweepInfo,
+)
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.pruners import StalledLoss
 from iolaus.sweeps.reporting import Row
 from iolaus.sweeps.types import Plan
 
 
-def curves(n_trials: int = 30, n: int = 30, seed: int = 0, lr: bool = False, diverging: bool = True) -> list[Curve]:
-    """Falling curves with different floors, speeds and noise; every seventh diverges, some rates drop late."""
+def curves(
+    n_trials: int = 30, n: int = 30, seed: int = 0, lr: bool = False, diverging: bool = True
+) -> list[Curve]:
+    """Falling curves with different floors, speeds and noise; every seventh diverges, some rates
+    drop late.
+    """
     rng = np.random.default_rng(seed)
     steps, found = np.arange(float(n)), []
     for i in range(n_trials):
@@ -47,7 +59,13 @@ def curves(n_trials: int = 30, n: int = 30, seed: int = 0, lr: bool = False, div
             losses[n // 2 :] -= rng.uniform(0, 1)
         if diverging and i % 7 == 6:
             losses[rng.integers(0, n) :] = np.nan
-        found.append(Curve(steps, losses, Plan(n, ((0, 0.1), (n // 2 - 1, 0.1), (n // 2, 0.01)) if late else ())))
+        found.append(
+            Curve(
+                steps,
+                losses,
+                Plan(n, ((0, 0.1), (n // 2 - 1, 0.1), (n // 2, 0.01)) if late else ()),
+            )
+        )
     return found
 
 
@@ -68,14 +86,16 @@ def test_losses_of_any_size_can_be_replayed():
     assert len(replay({"": huge}, list(RULES), 4, 1)) == len(RULES)
 
 
-def race(found: list[Curve], seed: int = 0) -> Race:
-    return Race(max(c.plan.n_steps or 0 for c in found), len(found[0].steps), seed)
+def race(found: list[Curve], seed: int = 0) -> SweepInfo:
+    return SweepInfo(max(c.plan.n_steps or 0 for c in found), len(found[0].steps), seed)
 
 
 @pytest.mark.parametrize("lr", [False, True])
 @pytest.mark.parametrize("caution", [1.0, 2.0])
 def test_the_replayed_rule_is_the_pruner(lr, caution):
-    """The rule without Optuna lets the same trials run equally long as StalledLoss in a study does."""
+    """The rule without Optuna lets the same trials run equally long as StalledLoss in a study
+    does.
+    """
     for seed in range(4):
         found = curves(40, seed=seed, lr=lr)
         bare = simulate(found, Stalled(caution), 4, seed)
@@ -86,9 +106,11 @@ def test_the_replayed_rule_is_the_pruner(lr, caution):
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_sees_nothing_before_it_is_reported(name):
-    """Changing what comes after a trial's last report, and after all others had ended, changes nothing."""
+    """Changing what comes after a trial's last report, and after all others had ended, changes
+    nothing.
+    """
     found = curves(20, diverging=False)
-    make = lambda: RULES[name](race(found))  # noqa: E731
+    make = lambda: RULES[name](race(found))
     first = simulate(found, make(), 4, 1)
     changed = []
     for curve, n in zip(found, first.n_seen, strict=True):
@@ -134,7 +156,9 @@ def test_promotion_resumes_the_best_half_of_each_rung():
 
 
 def test_a_score_counts_what_it_says():
-    """Compute, kept, checkpoint, regret, precision and recall of a case small enough to count by hand."""
+    """Compute, kept, checkpoint, regret, precision and recall of a case small enough to count by
+    hand.
+    """
     falls = [np.linspace(1 + i / 10, i / 10, 10) for i in range(9)]
     early = np.array([1.9, 0.05, *[0.95] * 8])  # its best is its second report
     found = [Curve(np.arange(10.0), losses, Plan(10)) for losses in [*falls, early]]
@@ -158,7 +182,9 @@ def test_a_task_without_a_finite_loss_has_no_regret():
 
 
 def test_files_are_read_alike(tmp_path):
-    """Parquet, CSV and shuffled rows give the same curves; a schedule, a budget and censoring are taken over."""
+    """Parquet, CSV and shuffled rows give the same curves; a schedule, a budget and censoring are
+    taken over.
+    """
     rows = frame("a", curves(4, 6)).assign(lr=0.1, budget=7)
     rows["censored"] = rows["trial"] == 2
     rows.to_parquet(tmp_path / "c.parquet")
@@ -173,7 +199,9 @@ def test_files_are_read_alike(tmp_path):
 
 
 def test_a_horizon_is_not_betrayed_by_an_early_end(tmp_path):
-    """A curve that ends in NaN, or was censored, had announced the length of the longest; another its own."""
+    """A curve that ends in NaN, or was censored, had announced the length of the longest; another
+    its own.
+    """
     rows = pd.DataFrame(
         {
             "trial": [0] * 8 + [1] * 3 + [2] * 4 + [3] * 5,
@@ -189,15 +217,23 @@ def test_a_horizon_is_not_betrayed_by_an_early_end(tmp_path):
 
 def test_a_sweeps_folder_is_read(tmp_path):
     """The watched metric, its sign, plans and censored trials come from study and curves."""
-    study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db", direction="maximize")
+    study = optuna.create_study(
+        study_name="s", storage=f"sqlite:///{tmp_path}/study.db", direction="maximize"
+    )
     writer = CurveWriter(tmp_path / "curves", "x", time.monotonic)
     for number, n in ((0, 5), (1, 2)):
         trial = study.ask()
         trial.set_user_attr("n_steps", 5)
-        writer.add(number, [Row(s, float(s), {"acc": 0.1 * s, "lr": 0.5, "other": 1.0}) for s in range(n)])
-        study.tell(trial, 0.5) if n == 5 else study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        writer.add(
+            number, [Row(s, float(s), {"acc": 0.1 * s, "lr": 0.5, "other": 1.0}) for s in range(n)]
+        )
+        study.tell(trial, 0.5) if n == 5 else study.tell(
+            trial, state=optuna.trial.TrialState.PRUNED
+        )
     writer.close()
-    (tmp_path / "sweep.yaml").write_text("study_name: s\nmetric: acc\ndirections: [maximize]\nstorage: null\n")
+    (tmp_path / "sweep.yaml").write_text(
+        "study_name: s\nmetric: acc\ndirections: [maximize]\nstorage: null\n"
+    )
     (found,) = read(tmp_path).values()
     np.testing.assert_allclose(found[0].losses, [0, -0.1, -0.2, -0.3, -0.4])
     assert found[1].plan == Plan(5)
@@ -205,22 +241,41 @@ def test_a_sweeps_folder_is_read(tmp_path):
 
 
 def test_a_schedule_is_known_only_as_far_as_it_was_announced(tmp_path):
-    """A trial's rows that end early, cut or diverged, tell nothing of rates; whole ones tell them all."""
-    steps = {"whole": range(0, 100, 2), "diverges": range(40), "cut": range(60), "lost": range(0, 100, 2)}
-    rows = [(trial, step, 1.0, 0.1 if step < 50 else 0.01) for trial, own in steps.items() for step in own]
+    """A trial's rows that end early, cut or diverged, tell nothing of rates; whole ones tell them
+    all.
+    """
+    steps = {
+        "whole": range(0, 100, 2),
+        "diverges": range(40),
+        "cut": range(60),
+        "lost": range(0, 100, 2),
+    }
+    rows = [
+        (trial, step, 1.0, 0.1 if step < 50 else 0.01)
+        for trial, own in steps.items()
+        for step in own
+    ]
     frame = pd.DataFrame(rows, columns=["trial", "step", "loss", "lr"])
     frame["censored"] = frame["trial"] == "cut"
     frame.loc[(frame["trial"] == "diverges") & (frame["step"] == 39), "loss"] = math.nan
-    frame.loc[(frame["trial"] == "lost") & (frame["step"] > 30), "loss"] = math.nan  # but its rows go on
+    frame.loc[(frame["trial"] == "lost") & (frame["step"] > 30), "loss"] = (
+        math.nan
+    )  # but its rows go on
     frame.to_csv(tmp_path / "c.csv", index=False)
     cut, diverges, lost, whole = read(tmp_path / "c.csv")["c"]
     assert [c.plan.n_steps for c in (cut, diverges, lost, whole)] == [99] * 4
     assert cut.plan.lr == diverges.plan.lr == ()
-    assert whole.plan.lr == lost.plan.lr == tuple((s, 0.1 if s < 50 else 0.01) for s in range(0, 100, 2))
+    assert (
+        whole.plan.lr
+        == lost.plan.lr
+        == tuple((s, 0.1 if s < 50 else 0.01) for s in range(0, 100, 2))
+    )
 
 
 def test_a_sweeps_schedule_is_the_one_its_trials_had_planned(tmp_path):
-    """Rates that were reported are no plan, and a plan that an intervention has changed under way was not known before."""
+    """Rates that were reported are no plan, and a plan that an intervention has changed under way
+    was not known before.
+    """
     study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db")
     writer = CurveWriter(tmp_path / "curves", "x", time.monotonic)
     for number in range(3):
@@ -231,15 +286,24 @@ def test_a_sweeps_schedule_is_the_one_its_trials_had_planned(tmp_path):
         study.tell(trial, 0.5)
     writer.add(2, [Row(3, 9.0, {"intervention/decay": 0.3})])
     writer.close()
-    (tmp_path / "sweep.yaml").write_text("study_name: s\nmetric: loss\ndirections: [minimize]\nstorage: null\n")
+    (tmp_path / "sweep.yaml").write_text(
+        "study_name: s\nmetric: loss\ndirections: [minimize]\nstorage: null\n"
+    )
     (found,) = read(tmp_path).values()
     assert [c.plan.lr for c in found] == [(), ((0, 0.5), (4, 0.1)), ()]
 
 
-@pytest.mark.parametrize("name", ["c.csv", "c.CSV", "c.csv.gz", "C.TSV", "c.tsv.gz", "c.parquet", "c.Parquet"])
+@pytest.mark.parametrize(
+    "name", ["c.csv", "c.CSV", "c.csv.gz", "C.TSV", "c.tsv.gz", "c.parquet", "c.Parquet"]
+)
 def test_a_files_name_tells_how_to_read_it(tmp_path, name):
-    """Tables with commas or tabs, packed or not, and Parquet, in whatever case; the task is the name without that."""
-    frame, path = pd.DataFrame({"trial": [1, 1], "step": [0, 1], "loss": [1.0, 0.5]}), tmp_path / name
+    """Tables with commas or tabs, packed or not, and Parquet, in whatever case; the task is the
+    name without that.
+    """
+    frame, path = (
+        pd.DataFrame({"trial": [1, 1], "step": [0, 1], "loss": [1.0, 0.5]}),
+        tmp_path / name,
+    )
     if "parquet" in name.lower():
         frame.to_parquet(path)
     else:
@@ -256,10 +320,16 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         read(tmp_path / "c.xlsx")
 
 
-@pytest.mark.parametrize(("column", "bad"), [("task", None), ("trial", None), ("step", None), ("step", math.inf)])
+@pytest.mark.parametrize(
+    ("column", "bad"), [("task", None), ("trial", None), ("step", None), ("step", math.inf)]
+)
 def test_a_missing_cell_is_counted_not_dropped(tmp_path, column, bad):
-    """A row that belongs to no task, trial or step is an error that names the column and how many there are."""
-    frame = pd.DataFrame({"task": ["a", "b"] * 3, "trial": [1.0, 1.0] * 3, "step": np.arange(6.0), "loss": 1.0})
+    """A row that belongs to no task, trial or step is an error that names the column and how many
+    there are.
+    """
+    frame = pd.DataFrame(
+        {"task": ["a", "b"] * 3, "trial": [1.0, 1.0] * 3, "step": np.arange(6.0), "loss": 1.0}
+    )
     frame.loc[[2, 5], column] = bad
     frame.to_csv(tmp_path / "c.csv", index=False)
     with pytest.raises(ValueError, match=f"the column {column} is .* in 2 of 6 rows"):
@@ -267,9 +337,13 @@ def test_a_missing_cell_is_counted_not_dropped(tmp_path, column, bad):
 
 
 def test_a_task_too_short_to_be_asked_is_named():
-    """Short curves, steps that begin late, and curves that were never finite are told; the other tasks are judged."""
+    """Short curves, steps that begin late, and curves that were never finite are told; the other
+    tasks are judged.
+    """
     short = [Curve(np.arange(8.0), np.linspace(1, 0, 8), Plan(8)) for _ in range(12)]
-    late = [Curve(1e9 + np.arange(40.0), np.linspace(1, 0, 40), Plan(10**9 + 40)) for _ in range(12)]
+    late = [
+        Curve(1e9 + np.arange(40.0), np.linspace(1, 0, 40), Plan(10**9 + 40)) for _ in range(12)
+    ]
     lost = [Curve(np.arange(40.0), np.full(40, math.nan), Plan(40)) for _ in range(12)]
     hopeless = judge({"short": short, "late": late, "lost": lost}, 0.25, 4, 1)
     assert str(hopeless) == "too short to be asked at 25%: short, late, lost"
@@ -302,7 +376,9 @@ def test_the_order_of_a_sweep_is_compared_with_its_end():
 @settings(max_examples=20, deadline=None)
 @given(n_workers=st.integers(1, 9), seed=st.integers(0, 99))
 def test_the_forecast_is_asked_in_the_sweep_that_is_replayed(n_workers, seed):
-    """Trials start in the order, and stay as long, as in the simulation in which only divergence ends them."""
+    """Trials start in the order, and stay as long, as in the simulation in which only divergence
+    ends them.
+    """
     found = curves()
     starts, pace = arrivals(found, n_workers, seed)
     reported: list[int] = []
@@ -315,7 +391,9 @@ def test_the_forecast_is_asked_in_the_sweep_that_is_replayed(n_workers, seed):
     simulate(found, Order(), n_workers, seed)
     order = np.random.default_rng(seed).permutation(len(found))
     n = np.array([min(len(c.steps), c.n_finite) for c in found])
-    times = sorted((starts[i] + pace[i] * k, i) for i in range(len(found)) for k in range(1, n[i] + 1))
+    times = sorted(
+        (starts[i] + pace[i] * k, i) for i in range(len(found)) for k in range(1, n[i] + 1)
+    )
     assert [i for _, i in times] == [int(order[trial]) for trial in reported]
 
 
@@ -329,7 +407,9 @@ def test_average_precision_is_that_of_scikit_learn():
 
 
 def test_finished_peers_tell_what_comes_after_a_plateau():
-    """Curves alike at a quarter of the run, of which one kind falls later: peers know, the claimed chance is met."""
+    """Curves alike at a quarter of the run, of which one kind falls later: peers know, the claimed
+    chance is met.
+    """
     rng = np.random.default_rng(0)
     steps = np.arange(40.0)
     found = []
@@ -342,13 +422,19 @@ def test_finished_peers_tell_what_comes_after_a_plateau():
     assert judged.average_precision > 0.95
     late = forecasts(found, 0.25, 8, 0)
     assert len(late.chance) == 300
-    # The first trials have no peers and say what a flat curve says; the rest are a coin that peers turn face up.
+    # The first trials have no peers and say what a flat curve says; the rest are a coin that peers
+    # turn face up.
     assert abs(late.chance.mean() - late.over.mean()) < 0.1
 
 
 def test_better_rules_lie_on_the_front():
-    """Saving compute on easy curves: the rule of this project keeps the top at half the cost of none."""
-    rows = {r["rule"]: r for r in summary(replay({"t": curves(60)}, ["none", "stalled", "median"], 4, 3))}
+    """Saving compute on easy curves: the rule of this project keeps the top at half the cost of
+    none.
+    """
+    rows = {
+        r["rule"]: r
+        for r in summary(replay({"t": curves(60)}, ["none", "stalled", "median"], 4, 3))
+    }
     assert rows["stalled"]["compute"] < 0.5
     assert rows["stalled"]["kept"] >= 0.8
     assert rows["none"]["kept"] == 1.0
@@ -372,15 +458,27 @@ def test_the_picture_is_drawn_for_one_rule_and_for_many(tmp_path):
 
 
 def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "analysis", "replay", *map(str, arguments)]
+    words = [sys.executable, "-m", "iolaus.analysis", "replay", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, check=False)
 
 
 def test_the_command_prints_json_and_a_table(tmp_path):
-    """--json has the agreed layout and nothing else on stdout; without it there is a table and a picture."""
-    pd.concat([frame("a", curves(12)), frame("b", curves(12, seed=1))]).to_parquet(tmp_path / "c.parquet")
+    """--json has the agreed layout and nothing else on stdout; without it there is a table and a
+    picture.
+    """
+    pd.concat([frame("a", curves(12)), frame("b", curves(12, seed=1))]).to_parquet(
+        tmp_path / "c.parquet"
+    )
     said = command(
-        "c.parquet", "--pruner", "stalled", "median", "--seeds", 2, "--json", "--rank-agreement", cwd=tmp_path
+        "c.parquet",
+        "--pruner",
+        "stalled",
+        "median",
+        "--seeds",
+        2,
+        "--json",
+        "--rank-agreement",
+        cwd=tmp_path,
     )
     document = json.loads(said.stdout)
     assert [r["rule"] for r in document["rules"]] == ["stalled", "median"]
@@ -389,10 +487,14 @@ def test_the_command_prints_json_and_a_table(tmp_path):
         assert keys | {"rule", "regret_worst", "tasks"} <= rule.keys()
         assert rule["tasks"].keys() == {"a", "b"}
         assert all(keys <= task.keys() for task in rule["tasks"].values())
-        assert rule["compute"] == pytest.approx(np.mean([t["compute"] for t in rule["tasks"].values()]))
+        assert rule["compute"] == pytest.approx(
+            np.mean([t["compute"] for t in rule["tasks"].values()])
+        )
     assert document["rank_agreement"].keys() == {"a", "b"}
     assert not list(tmp_path.glob("*.png"))
-    plain = command("c.parquet", "--pruner", "none", "--seeds", 1, "--figure", "out/p.png", cwd=tmp_path)
+    plain = command(
+        "c.parquet", "--pruner", "none", "--seeds", 1, "--figure", "out/p.png", cwd=tmp_path
+    )
     assert plain.stdout.splitlines()[1].startswith("rule")
     assert (tmp_path / "out" / "p.png").stat().st_size > 5000
     bad = command("nothing.csv", cwd=tmp_path)
@@ -411,7 +513,9 @@ def test_a_thousand_curves_take_less_than_a_minute(name):
 
 
 def test_a_stopped_move_is_not_a_paused_one():
-    """The three moves are told apart by the simulator: a paused trial may finish, a stopped one never."""
+    """The three moves are told apart by the simulator: a paused trial may finish, a stopped one
+    never.
+    """
 
     class Stops(Nothing):
         def report(self, trial, steps, losses, plan):

@@ -17,7 +17,9 @@ from iolaus.analysis.figures import draw_trial
 from iolaus.analysis.report.notes import N_RANKED, PART_LENGTH, SIGNATURE, note_attributes, review
 
 MadeSweep = Callable[..., Sweep]
-long_text = st.text(st.characters(codec="ascii"), max_size=50).map(lambda text: text * (1 + 3 * PART_LENGTH // 50))
+long_text = st.text(st.characters(codec="ascii"), max_size=50).map(
+    lambda text: text * (1 + 3 * PART_LENGTH // 50)
+)
 texts = (st.text(max_size=200) | long_text).filter(lambda text: SIGNATURE not in text)
 
 
@@ -27,7 +29,9 @@ def quiet() -> None:
 
 
 def write(study: optuna.Study, body: str, trial: optuna.Trial | None) -> int:
-    """Puts a note on a study or trial as `write_notes` does; returns how many attributes that took."""
+    """Puts a note on a study or trial as `write_notes` does; returns how many attributes that
+    took.
+    """
     storage, study_id = study._storage, study._study_id
     stored = storage.get_study_system_attrs(study_id)
     changed = note_attributes(body, trial and trial._trial_id, stored, record=True)
@@ -40,7 +44,9 @@ def write(study: optuna.Study, body: str, trial: optuna.Trial | None) -> int:
 def test_the_dashboard_reads_our_latest_note_and_what_people_added(
     of_trial: bool, before: str, after: str, theirs: str
 ) -> None:
-    """Whatever their lengths: the dashboard reads our new text, and below the signature what people wrote there."""
+    """Whatever their lengths: the dashboard reads our new text, and below the signature what people
+    wrote there.
+    """
     study = optuna.create_study()
     trial = study.ask() if of_trial else None
     write(study, before, trial)
@@ -60,7 +66,9 @@ def test_a_note_without_our_signature_is_left_alone(theirs: str, ours: str) -> N
 
 
 def test_a_recorded_note_counts_its_version_up_and_a_shown_one_does_not() -> None:
-    """An open page cannot write over a note that was recorded since; showing one never blocks an edit."""
+    """An open page cannot write over a note that was recorded since; showing one never blocks an
+    edit.
+    """
     stored = {"dashboard:note_ver": 3, "dashboard:note_str:0": f"old\n\n{SIGNATURE}"}
     assert note_attributes("new", None, stored, record=True)["dashboard:note_ver"] == 4
     assert note_attributes("new", None, stored, record=False)["dashboard:note_ver"] == 3
@@ -68,7 +76,9 @@ def test_a_recorded_note_counts_its_version_up_and_a_shown_one_does_not() -> Non
 
 @pytest.mark.parametrize("n_seeds", [1, 2])
 def test_attributes_are_short_and_those_of_the_sweep(made_sweep: MadeSweep, n_seeds: int) -> None:
-    """Every attribute is a word or a finite number: those of the trials' table, and shape and tier as judged."""
+    """Every attribute is a word or a finite number: those of the trials' table, and shape and tier
+    as judged.
+    """
     sweep = made_sweep(n_seeds=n_seeds)
     made = review(sweep, 1)
     assert set(made.attributes) == set(sweep.trials.index)
@@ -81,11 +91,15 @@ def test_attributes_are_short_and_those_of_the_sweep(made_sweep: MadeSweep, n_se
         assert ("tier" in attributes) == (row["state"] == "complete")
         assert ("setting" in attributes) == (n_seeds > 1)
         flat = made.diagnosis.at[number, "shape"] in ("stalled", "fast_then_flat")
-        assert attributes.get("stalled_since", "") == (made.diagnosis.at[number, "since"] if flat else "")
+        assert attributes.get("stalled_since", "") == (
+            made.diagnosis.at[number, "since"] if flat else ""
+        )
 
 
 def test_a_trial_note_has_diagnosis_end_and_cure(made_sweep: MadeSweep) -> None:
-    """A trial's note has the numbers of its diagnosis, how it ended, and its cure as overrides to copy."""
+    """A trial's note has the numbers of its diagnosis, how it ended, and its cure as overrides to
+    copy.
+    """
     made = review(made_sweep(), 1)
     assert len(made.notes) == 12
     for number, found in made.diagnosis.iterrows():
@@ -96,15 +110,22 @@ def test_a_trial_note_has_diagnosis_end_and_cure(made_sweep: MadeSweep) -> None:
 
 
 def test_nothing_said_by_a_trial_is_markup(made_sweep: MadeSweep) -> None:
-    """An error message shows as it is: no tag vanishes, no underscore turns text italic, no line ends a table."""
+    """An error message shows as it is: no tag vanishes, no underscore turns text italic, no line
+    ends a table.
+    """
     sweep = made_sweep(1)
-    sweep = replace(sweep, trials=sweep.trials.assign(why="failed: <class 'X'> _a_ *b* `c` [d](e)\n# f | val_loss"))
+    sweep = replace(
+        sweep,
+        trials=sweep.trials.assign(why="failed: <class 'X'> _a_ *b* `c` [d](e)\n# f | val_loss"),
+    )
     note = review(sweep, 1).notes[0]
     assert r"failed: \<class 'X'\> \_a\_ \*b\* \`c\` \[d\](e) \# f \| val_loss." in note
 
 
 def test_the_study_note_is_the_reports_paragraph_with_the_ranking(made_sweep: MadeSweep) -> None:
-    """First the paragraph, then a table of the first settings by tier, each with a link to its trials."""
+    """First the paragraph, then a table of the first settings by tier, each with a link to its
+    trials.
+    """
     sweep = made_sweep(60, n_seeds=2)
     about = review(sweep, 7).about
     table = [line for line in about.splitlines() if line.startswith("|")]
@@ -128,7 +149,9 @@ def test_the_study_note_has_what_to_know_before_believing_the_order(made_sweep: 
 def test_the_study_note_leads_to_the_trials_of_each_shape(made_sweep: MadeSweep) -> None:
     """Every shape that occurs is a link to its trials, to the first twenty if there are more."""
     made = review(made_sweep(60), 7)
-    found = re.findall(r"\[(\d+) ([^]]*)\]\(/dashboard/studies/7/trials\?numbers=([\d%C]+)\)", made.about)
+    found = re.findall(
+        r"\[(\d+) ([^]]*)\]\(/dashboard/studies/7/trials\?numbers=([\d%C]+)\)", made.about
+    )
     linked = [(int(n), [int(number) for number in numbers.split("%2C")]) for n, _, numbers in found]
     shapes = made.diagnosis["shape"].value_counts()
     assert [n for n, _ in linked[: len(shapes)]] == list(shapes)
@@ -139,7 +162,9 @@ def test_the_study_note_leads_to_the_trials_of_each_shape(made_sweep: MadeSweep)
 
 @pytest.mark.parametrize("sweep", [(1,), (5, 40, "running"), (5, 40, "fail"), (3, 2)])
 def test_awkward_sweeps_are_reviewed(made_sweep: MadeSweep, sweep: tuple[object, ...]) -> None:
-    """One trial, none that completed, hardly any reports, no finite value: there is a note on each."""
+    """One trial, none that completed, hardly any reports, no finite value: there is a note on
+    each.
+    """
     for finite in (True, False):
         made = review(made_sweep(*sweep, finite=finite), 1)
         assert all(made.notes.values())
@@ -162,7 +187,9 @@ def test_a_sweep_without_trials_is_reviewed(made_sweep: MadeSweep) -> None:
 def test_the_picture_of_a_trial_is_drawn_whatever_it_reported(
     made_sweep: MadeSweep, kind: tuple[object, ...], trial: int, finite: bool
 ) -> None:
-    """Alone, among many, exploded, with hardly a report or no finite one: labelled axes, the same limits for all."""
+    """Alone, among many, exploded, with hardly a report or no finite one: labelled axes, the same
+    limits for all.
+    """
     made = review(made_sweep(*kind, finite=finite), 1)
     figures = [Figure(layout="constrained") for _ in range(2)]
     for figure, number in zip(figures, (trial, 0), strict=True):
@@ -175,7 +202,9 @@ def test_the_picture_of_a_trial_is_drawn_whatever_it_reported(
 
 
 def test_the_picture_says_where_a_verdict_ended_the_trial(made_sweep: MadeSweep) -> None:
-    """A dashed line at the verdict's step, through curve and rate, named by its rule; no plan, no planned rate."""
+    """A dashed line at the verdict's step, through curve and rate, named by its rule; no plan, no
+    planned rate.
+    """
     sweep = made_sweep()
     made = review(replace(sweep, trials=sweep.trials.drop(columns="lr_plan")), 1)
     figure = Figure()

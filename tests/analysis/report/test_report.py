@@ -22,7 +22,15 @@ from iolaus.analysis.__main__ import main
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import diagnose
 from iolaus.analysis.ranking.rank import rank
-from iolaus.analysis.report.document import Document, Items, Picture, Section, Table, as_html, as_markdown
+from iolaus.analysis.report.document import (
+    Document,
+    Items,
+    Picture,
+    Section,
+    Table,
+    as_html,
+    as_markdown,
+)
 from iolaus.analysis.report.report import report
 
 Make = Callable[..., Sweep]
@@ -30,7 +38,9 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
-    """Checks that elements are closed in order, and keeps what a browser would fetch, the texts, and the cells."""
+    """Checks that elements are closed in order, and keeps what a browser would fetch, the texts,
+    and the cells.
+    """
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -71,7 +81,9 @@ AWKWARD = {
 
 @pytest.mark.parametrize("given", AWKWARD.values(), ids=AWKWARD)
 def test_a_report_needs_nothing_else(given: dict[str, object], made_sweep: Make) -> None:
-    """Whatever the sweep, the page is whole, fetches nothing, and its links lead to sections; Markdown has the same."""
+    """Whatever the sweep, the page is whole, fetches nothing, and its links lead to sections;
+    Markdown has the same.
+    """
     document = report(made_sweep(**given))
     page = Page(page_of(document))
     links = [target for target in page.fetched if target.startswith("#")]
@@ -82,7 +94,9 @@ def test_a_report_needs_nothing_else(given: dict[str, object], made_sweep: Make)
     assert document.lead in text
     for section in document.sections:
         assert f"## {section.title}" in text
-    assert re.findall(r"!\[.*?\]\((.*?)\.png\)", text) == [picture.name for picture in document.pictures]
+    assert re.findall(r"!\[.*?\]\((.*?)\.png\)", text) == [
+        picture.name for picture in document.pictures
+    ]
 
 
 def test_a_report_before_the_first_trial(made_sweep: Make) -> None:
@@ -95,7 +109,9 @@ def test_a_report_before_the_first_trial(made_sweep: Make) -> None:
 def test_trials_that_only_return_a_result_have_no_empty_figures(made_sweep: Make) -> None:
     """Without a curve there is none to draw and no shape; the map is coloured by the objective."""
     what = made_sweep(12, state="complete")
-    what = dataclasses.replace(what, trials=what.trials.assign(final=float("nan")), curves=what.curves.iloc[:0])
+    what = dataclasses.replace(
+        what, trials=what.trials.assign(final=float("nan")), curves=what.curves.iloc[:0]
+    )
     document = report(what)
     assert not {"curves", "shapes"} & {picture.name for picture in document.pictures}
     figure = Figure()
@@ -104,9 +120,17 @@ def test_trials_that_only_return_a_result_have_no_empty_figures(made_sweep: Make
     assert "no curve (12)" in {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
 
 
-def test_runs_of_other_tools_have_a_report_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report of a file lies beside it, or where it was asked for; nothing else is written, no command told."""
-    rows = [{"trial": n, "step": step, "acc": 1 - (1 + n) / (step + 2)} for n in range(3) for step in range(20)]
+def test_runs_of_other_tools_have_a_report_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report of a file lies beside it, or where it was asked for; nothing else is written, no
+    command told.
+    """
+    rows = [
+        {"trial": n, "step": step, "acc": 1 - (1 + n) / (step + 2)}
+        for n in range(3)
+        for step in range(20)
+    ]
     pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
     for more, where in (([], "runs_report"), (["--out", str(tmp_path / "a" / "b")], "a/b")):
         monkeypatch.setattr(sys, "argv", ["analysis", "report", str(tmp_path / "runs.csv"), *more])
@@ -126,10 +150,15 @@ def test_what_users_name_is_text_not_markup() -> None:
     """Names and reasons with <, & or | come out as they are, in HTML and in Markdown."""
     frame = pd.DataFrame({"<b>": ["a|b & <script>"], "n": [0.123456789]})
     document = Document(
-        "<t>", "x & y", "a `<code>` b", [Section("A & B", ["p <i>", Items(["<li>"]), Table("<c>", frame)])]
+        "<t>",
+        "x & y",
+        "a `<code>` b",
+        [Section("A & B", ["p <i>", Items(["<li>"]), Table("<c>", frame)])],
     )
     page = Page(as_html(document, {}))
-    assert {"<t>", "x & y", "<code>", "p <i>", "<li>", "<c>", "<b>", "a|b & <script>"} <= set(page.texts)
+    assert {"<t>", "x & y", "<code>", "p <i>", "<li>", "<c>", "<b>", "a|b & <script>"} <= set(
+        page.texts
+    )
     assert "0.1235" in page.texts
     assert "| a\\|b & <script> | 0.1235 |" in as_markdown(document)
 
@@ -142,7 +171,9 @@ def test_pictures_are_drawn_as_asked() -> None:
 
 
 def test_the_command_writes_the_report(tmp_path: Path) -> None:
-    """`python -m analysis report DIR` on a real sweep writes page, Markdown and pictures, and prints their paths."""
+    """`python -m analysis report DIR` on a real sweep writes page, Markdown and pictures, and
+    prints their paths.
+    """
     app = Path(__file__).parent.parent / "apps" / "parabola.py"
     sweep = [
         sys.executable,
@@ -154,7 +185,7 @@ def test_the_command_writes_the_report(tmp_path: Path) -> None:
     ]
     where = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweeper.report=null"]
     subprocess.run([*sweep, *where], check=True, capture_output=True, cwd=tmp_path, timeout=100)
-    command = [sys.executable, "-m", "analysis", "report", str(tmp_path / "sweep"), "--json"]
+    command = [sys.executable, "-m", "iolaus.analysis", "report", str(tmp_path / "sweep"), "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
     paths = json.loads(done.stdout)
     assert "4 trials" in Path(paths["html"]).read_text()
@@ -163,13 +194,17 @@ def test_the_command_writes_the_report(tmp_path: Path) -> None:
         assert (Path(paths["markdown"]).parent / name).stat().st_size > 1000
 
 
-def test_a_report_judges_the_sweep_once(tmp_path: Path, made_sweep: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_judges_the_sweep_once(
+    tmp_path: Path, made_sweep: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Page, Markdown and notes come from one ranking and one diagnosis."""
     sweep, judged = made_sweep(6), []
     study = optuna.create_study(study_name="made", storage=f"sqlite:///{tmp_path / 'study.db'}")
     for module in (report_module, review_module):
         monkeypatch.setattr(module, "rank", lambda sweep: judged.append("rank") or rank(sweep))
-        monkeypatch.setattr(module, "diagnose", lambda sweep: judged.append("diagnose") or diagnose(sweep))
+        monkeypatch.setattr(
+            module, "diagnose", lambda sweep: judged.append("diagnose") or diagnose(sweep)
+        )
     monkeypatch.setattr(report_module, "load", lambda folder: sweep)
     monkeypatch.setattr(review_module, "open_study", lambda folder: study)
     (tmp_path / "sweep.yaml").touch()
@@ -179,7 +214,9 @@ def test_a_report_judges_the_sweep_once(tmp_path: Path, made_sweep: Make, monkey
 
 
 def test_tables_sort_in_a_browser(made_sweep: Make, tmp_path: Path) -> None:
-    """A click on a heading sorts a table by numbers, a second one turns it; nothing is fetched, no error is logged."""
+    """A click on a heading sorts a table by numbers, a second one turns it; nothing is fetched, no
+    error is logged.
+    """
     browsers = pytest.importorskip("playwright.sync_api", reason="needs playwright and a chromium")
     chromium = shutil.which("chromium") or pytest.skip("needs a chromium")
     page_file = tmp_path / "index.html"
@@ -189,7 +226,10 @@ def test_tables_sort_in_a_browser(made_sweep: Make, tmp_path: Path) -> None:
         page = browser.new_page()
         troubles: list[str] = []
         page.on("console", lambda message: troubles.append(message.text))
-        page.on("request", lambda asked: troubles.append(asked.url) if asked.url.startswith("http") else None)
+        page.on(
+            "request",
+            lambda asked: troubles.append(asked.url) if asked.url.startswith("http") else None,
+        )
         page.goto(page_file.as_uri())
         table = page.locator("#all-trials table")
         column = table.locator("th").all_text_contents().index("objective") + 1

@@ -17,7 +17,9 @@ from iolaus.analysis.report.summary import paragraph, searched, to_try, went_wro
 Make = Callable[..., Sweep]
 
 
-def diagnosed(what: Sweep, shapes: list[str], cures: list[tuple[str, ...]] | None = None) -> pd.DataFrame:
+def diagnosed(
+    what: Sweep, shapes: list[str], cures: list[tuple[str, ...]] | None = None
+) -> pd.DataFrame:
     frame = pd.DataFrame({"shape": shapes}, index=what.trials.index)
     return frame.assign(cure=cures or [()] * len(frame))
 
@@ -43,7 +45,9 @@ def ranking(estimates: list[float], tiers: list[int], **given: object) -> Rankin
 
 
 def test_what_was_searched_is_counted_and_ranged(made_sweep: Make) -> None:
-    """Trials, how they ended, and what was tried of each parameter that varies; fixed ones are not searched."""
+    """Trials, how they ended, and what was tried of each parameter that varies; fixed ones are not
+    searched.
+    """
     what = made_sweep(6)
     said = searched(dataclasses.replace(what, trials=what.trials.assign(**{"params.fixed": 3})))
     lr = what.trials["params.optim.lr"]
@@ -56,7 +60,9 @@ def test_what_was_searched_is_counted_and_ranged(made_sweep: Make) -> None:
 
 @pytest.mark.parametrize(("tiers", "certain"), [([1, 2, 2], True), ([1, 1, 2], False)])
 def test_a_shared_first_place_is_no_victory(tiers: list[int], certain: bool) -> None:
-    """A leader that cannot be told from the next only leads, and what would settle it is said, then the warnings."""
+    """A leader that cannot be told from the next only leads, and what would settle it is said, then
+    the warnings.
+    """
     said = " ".join(won(ranking([1.0, 1.05, 2.0], tiers)))
     assert "objective 1 (95 % interval 0.9 to 1.1), with optim.lr=0.1" in said
     assert ("Setting 0 came first" in said) is certain
@@ -66,7 +72,9 @@ def test_a_shared_first_place_is_no_victory(tiers: list[int], certain: bool) -> 
 
 
 def test_one_setting_alone_is_said_to_be_alone_once() -> None:
-    """Who has nobody to be compared with has not come first, and it is said in one sentence; one trial is no trials."""
+    """Who has nobody to be compared with has not come first, and it is said in one sentence; one
+    trial is no trials.
+    """
     alone, *more = won(ranking([1.0], [1]))
     assert alone.startswith("Setting 0 is the only one that completed: objective 1 (")
     assert more == ["Beware."]
@@ -83,10 +91,14 @@ def test_a_sweep_that_reports_no_curves_is_not_ill_for_it(made_sweep: Make) -> N
 
 def test_no_interval_is_claimed_where_none_is_known() -> None:
     """Without noise there is no interval; without a completed setting there is no winner."""
-    unknown = ranking([1.0, 2.0], [1, 1], noise=math.nan, noise_source="none", smallest_difference=math.nan)
+    unknown = ranking(
+        [1.0, 2.0], [1, 1], noise=math.nan, noise_source="none", smallest_difference=math.nan
+    )
     unknown = dataclasses.replace(unknown, table=unknown.table.assign(low=np.nan, high=np.nan))
     assert "interval" not in " ".join(won(unknown))
-    none = dataclasses.replace(unknown, table=unknown.table.assign(tier=pd.array([None, None], dtype="Int64")))
+    none = dataclasses.replace(
+        unknown, table=unknown.table.assign(tier=pd.array([None, None], dtype="Int64"))
+    )
     assert won(none) == ["No setting has completed, so none has won."]
     infeasible = dataclasses.replace(none, table=none.table.assign(state=["infeasible", "pruned"]))
     assert won(infeasible) == ["No feasible setting has completed, so none has won."]
@@ -96,20 +108,33 @@ def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:
     """What went wrong is what the diagnosis counts; healthy shapes are no ills."""
     what = made_sweep(6)
     shapes = ["stalled", "exploded", "stalled", "converged", "improving", "stalled"]
-    assert went_wrong(diagnosed(what, shapes)) == ["What went wrong most, of 6 trials: stalled (3); exploded (1)."]
+    assert went_wrong(diagnosed(what, shapes)) == [
+        "What went wrong most, of 6 trials: stalled (3); exploded (1)."
+    ]
     shapes = ["fast_then_flat", "slow", *["converged"] * 4]
-    assert went_wrong(diagnosed(what, shapes)) == ["What went wrong most, of 6 trials: fast, then flat (1); slow (1)."]
+    assert went_wrong(diagnosed(what, shapes)) == [
+        "What went wrong most, of 6 trials: fast, then flat (1); slow (1)."
+    ]
     assert went_wrong(diagnosed(what, ["converged"] * 6)) == ["None of the 6 trials shows an ill."]
 
 
 def test_a_few_cures_are_named_in_the_order_given() -> None:
-    """What to try is said as it would be typed, three changes, each with three trials at most; without any, nothing."""
+    """What to try is said as it would be typed, three changes, each with three trials at most;
+    without any, nothing.
+    """
 
     def suggested_fix(trial: int, *overrides: str) -> NextTrial:
         return NextTrial((trial, 99), "slow", overrides, "", {}, "", "")
 
     same = [suggested_fix(n, "optim.lr=0.2", "clip=norm") for n in range(10, 15)]
-    assert to_try([suggested_fix(1, "optim.lr=0.1"), *same, suggested_fix(2, "schedule=cosine"), suggested_fix(3, "optim.lr=0.5")]) == [
+    assert to_try(
+        [
+            suggested_fix(1, "optim.lr=0.1"),
+            *same,
+            suggested_fix(2, "schedule=cosine"),
+            suggested_fix(3, "optim.lr=0.5"),
+        ]
+    ) == [
         "To try next: optim.lr=0.1 for trial 1; optim.lr=0.2 clip=norm for trials 10, 11 and 12; "
         "schedule=cosine for trial 2."
     ]
@@ -119,9 +144,13 @@ def test_a_few_cures_are_named_in_the_order_given() -> None:
 @pytest.mark.parametrize("state", [None, "complete", "pruned", "running"])
 @pytest.mark.parametrize("finite", [True, False])
 def test_a_paragraph_is_whole_sentences(state: str | None, finite: bool, made_sweep: Make) -> None:
-    """Whatever the sweep holds, the paragraph says nothing of nan or None and ends its sentences."""
+    """Whatever the sweep holds, the paragraph says nothing of nan or None and ends its
+    sentences.
+    """
     what = made_sweep(8, state=state, finite=finite)
     said = paragraph(what, rank(what), diagnosed(what, ["stalled"] * 8))
     assert not re.search(r"\b(nan|None|inf)\b", said)
     assert re.fullmatch(r"([^\s].*\.)", said)
-    assert searched(dataclasses.replace(what, trials=pd.DataFrame())) == "No trial of made has begun."
+    assert (
+        searched(dataclasses.replace(what, trials=pd.DataFrame())) == "No trial of made has begun."
+    )

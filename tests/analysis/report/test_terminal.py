@@ -28,9 +28,15 @@ def test_numbers_are_read_at_a_glance(value: object, text: str) -> None:
 
 
 def test_a_word_among_numbers_stands_with_them() -> None:
-    """A column of numbers with a word in place of some is to the right throughout, on the page and in the terminal."""
+    """A column of numbers with a word in place of some is to the right throughout, on the page and
+    in the terminal.
+    """
     frame = pd.DataFrame(
-        {"steps": pd.Series([280.0, "not reached"], dtype=object), "why": ["a", None], "is": [True, False]}
+        {
+            "steps": pd.Series([280.0, "not reached"], dtype=object),
+            "why": ["a", None],
+            "is": [True, False],
+        }
     )
     page = as_html(Document("", "", "", [Section("s", [Table("c", frame)])]), {})
     assert '<th scope="col" class=n><button>steps' in page
@@ -39,7 +45,9 @@ def test_a_word_among_numbers_stands_with_them() -> None:
 
 
 def test_a_ranking_says_what_it_ranks_and_nothing_twice(made_sweep: Callable[..., Sweep]) -> None:
-    """The estimate has its name; the trials of a setting are listed only where there are several."""
+    """The estimate has its name; the trials of a setting are listed only where there are
+    several.
+    """
     once, thrice = rank(made_sweep(12)), rank(made_sweep(12, n_seeds=3))
     assert "level of loss" in once.shown()
     assert "trials" not in once.shown()
@@ -48,11 +56,17 @@ def test_a_ranking_says_what_it_ranks_and_nothing_twice(made_sweep: Callable[...
 
 @pytest.mark.parametrize(
     ("beyond", "text"),
-    [([], "cannot be told"), ([False, False], "No parameter separates"), ([False, True], "Beyond chance: b.")],
+    [
+        ([], "cannot be told"),
+        ([False, False], "No parameter separates"),
+        ([False, True], "Beyond chance: b."),
+    ],
 )
 def test_importance_is_said_in_words(beyond: list[bool], text: str) -> None:
     """A table whose every row is chance says so, and one that could not be made says why."""
-    assert text in in_words(pd.DataFrame({"beyond_chance": beyond}, index=["a", "b"][: len(beyond)]))
+    assert text in in_words(
+        pd.DataFrame({"beyond_chance": beyond}, index=["a", "b"][: len(beyond)])
+    )
 
 
 def test_advice_that_differs_within_a_shape_is_counted() -> None:
@@ -62,10 +76,20 @@ def test_advice_that_differs_within_a_shape_is_counted() -> None:
     assert _counted(pd.Series(["", ""])) == ""
 
 
-def test_the_ranking_in_the_terminal_has_short_names_that_stay_unique(tmp_path, capsys, monkeypatch) -> None:
-    """A parameter is named by its last part, unless that is the name of another column; its path would be folded."""
+def test_the_ranking_in_the_terminal_has_short_names_that_stay_unique(
+    tmp_path, capsys, monkeypatch
+) -> None:
+    """A parameter is named by its last part, unless that is the name of another column; its path
+    would be folded.
+    """
     rows = [
-        {"trial": n, "step": step, "loss": 1 + n + 1 / (step + 1), "params.a.very.long.path": n, "params.other.tier": n}
+        {
+            "trial": n,
+            "step": step,
+            "loss": 1 + n + 1 / (step + 1),
+            "params.a.very.long.path": n,
+            "params.other.tier": n,
+        }
         for n in range(3)
         for step in range(30)
     ]
@@ -77,7 +101,9 @@ def test_the_ranking_in_the_terminal_has_short_names_that_stay_unique(tmp_path, 
 
 
 def test_texts_about_one_trial_stand_left(tmp_path, capsys, monkeypatch) -> None:
-    """`show` has texts as long as the page is wide: to the right of it their beginnings would be sought."""
+    """`show` has texts as long as the page is wide: to the right of it their beginnings would be
+    sought.
+    """
     rows = [{"trial": 0, "step": step, "loss": 1 / (step + 1)} for step in range(30)]
     pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
     monkeypatch.setattr(sys, "argv", ["analysis", "show", str(tmp_path / "runs.csv"), "0"])

@@ -23,7 +23,9 @@ def at(step: int, level: float, best: float) -> Trend:
     seed=st.integers(0, 999),
 )
 def test_a_standing_counts_what_dictionaries_count(lengths, fates, seed):
-    """Peers here, peers ahead, those stopped before, the goal and the winners' loss are those of a plain recount."""
+    """Peers here, peers ahead, those stopped before, the goal and the winners' loss are those of a
+    plain recount.
+    """
     rng = np.random.default_rng(seed)
     peers, shown = Peers(), {}
     for trial, n in enumerate(lengths):
@@ -43,17 +45,23 @@ def test_a_standing_counts_what_dictionaries_count(lengths, fates, seed):
     assert here.n_peers == len(reached) - 1 + len(gone)
     assert here.n_better == sum(shown[t][step] < shown[me][step] for t in reached)
     complete = [t for t in reached if fates[t] is PeerOutcome.COMPLETE]
-    winners = [t for t in complete if shown[t].min() <= goal] or sorted(complete, key=lambda t: shown[t].min())[:1]
+    winners = [t for t in complete if shown[t].min() <= goal] or sorted(
+        complete, key=lambda t: shown[t].min()
+    )[:1]
     if winners:
         assert here.winners_here == np.quantile([shown[t][step] for t in winners], 0.9)
-        nearest = sorted(complete, key=lambda t: abs(shown[t][step] - shown[me][step]))[: math.ceil(len(complete) / 4)]
+        nearest = sorted(complete, key=lambda t: abs(shown[t][step] - shown[me][step]))[
+            : math.ceil(len(complete) / 4)
+        ]
         assert here.gain_after == max(shown[t][step] - shown[t][step:].min() for t in nearest)
     else:
         assert here.winners_here == -math.inf
 
 
 def test_long_runs_fit_in_the_same_columns():
-    """Beyond the last column the table widens its columns; levels between reports are those of the report before."""
+    """Beyond the last column the table widens its columns; levels between reports are those of the
+    report before.
+    """
     peers = Peers()
     for trial in range(3):
         for step in range(0, 40 * N_COLUMNS, 100):

@@ -15,7 +15,16 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.pruners import AllOf, AnyOf, Holdout, Interval, StalledLoss, VerdictPruner, WarmUp, verdict_of
+from iolaus.sweeps.pruners import (
+    AllOf,
+    AnyOf,
+    Holdout,
+    Interval,
+    StalledLoss,
+    VerdictPruner,
+    WarmUp,
+    verdict_of,
+)
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.verdicts import plan_of
 from iolaus.sweeps.types import Plan, Verdict
@@ -93,7 +102,9 @@ def frozen(losses: Sequence[float], **attributes: object) -> tuple[optuna.Study,
 
 
 def test_bad_trials_stop_early_and_the_best_is_found():
-    """On curves whose order shows early, most compute is saved and the best trial runs to its end."""
+    """On curves whose order shows early, most compute is saved and the best trial runs to its
+    end.
+    """
     curves = sweep(40)
     study = run(curves, StalledLoss(n_steps=N))
     best = int(np.argmin([min(c) for c in curves]))
@@ -113,10 +124,14 @@ def test_a_non_finite_loss_ends_a_trial_at_that_report(bad):
 
 
 def test_losses_of_any_size_are_judged_alike():
-    """Losses whose squares overflow neither raise nor warn, and the same trials stop at the same steps."""
+    """Losses whose squares overflow neither raise nor warn, and the same trials stop at the same
+    steps.
+    """
     curves = sweep()
     huge = [[loss * 2.0**600 for loss in curve] for curve in curves]
-    assert last_steps(run(huge, StalledLoss(n_steps=N))) == last_steps(run(curves, StalledLoss(n_steps=N)))
+    assert last_steps(run(huge, StalledLoss(n_steps=N))) == last_steps(
+        run(curves, StalledLoss(n_steps=N))
+    )
 
 
 FLAT = [1.0 - 0.02 * step for step in range(20)] + [0.6] * 80
@@ -131,12 +146,16 @@ def test_a_flat_curve_stops_without_peers():
 
 
 def test_while_the_length_is_unknown_the_best_that_runs_goes_on():
-    """Without a length anywhere the stalled are stopped, but never the best of those that run, so one finishes."""
+    """Without a length anywhere the stalled are stopped, but never the best of those that run, so
+    one finishes.
+    """
     study = optuna.create_study(pruner=StalledLoss())
     running = {study.ask(): level for level in (0.3, 0.0, 0.6, 0.2)}
     stopped = {}
     diverged = study.ask()
-    for step, loss in enumerate((-5.0, math.nan)):  # what a lost trial had shown protects and threatens nobody
+    for step, loss in enumerate(
+        (-5.0, math.nan)
+    ):  # what a lost trial had shown protects and threatens nobody
         diverged.report(loss, step)
     study.tell(diverged, state=TrialState.PRUNED)
     for step, loss in enumerate(FLAT):
@@ -151,7 +170,9 @@ def test_while_the_length_is_unknown_the_best_that_runs_goes_on():
 
 
 def test_a_study_of_unknown_length_has_finished_trials():
-    """One trial after the other, with nobody saying how long they are: the first finishes, the best is kept."""
+    """One trial after the other, with nobody saying how long they are: the first finishes, the best
+    is kept.
+    """
     curves = sweep(30)
     study = run(curves, StalledLoss())
     assert study.trials[0].state is TrialState.COMPLETE
@@ -161,18 +182,25 @@ def test_a_study_of_unknown_length_has_finished_trials():
 
 def test_a_falling_curve_runs_on_without_peers():
     """A first trial whose loss keeps falling is left alone."""
-    assert run([[1.0 - 0.01 * step for step in range(100)]], StalledLoss()).trials[0].state is TrialState.COMPLETE
+    assert (
+        run([[1.0 - 0.01 * step for step in range(100)]], StalledLoss()).trials[0].state
+        is TrialState.COMPLETE
+    )
 
 
 def test_a_plateau_before_a_planned_drop_is_no_stall():
-    """A trial that is flat, but whose rate will fall tenfold, waits for it; with the rate constant it does not."""
+    """A trial that is flat, but whose rate will fall tenfold, waits for it; with the rate constant
+    it does not.
+    """
     drop = Plan(100, ((0, 0.1), (89, 0.1), (90, 0.01)))
     assert run([FLAT], StalledLoss(), drop).trials[0].last_step >= 89
     assert run([FLAT], StalledLoss(), Plan(100, ((0, 0.1), (99, 0.1)))).trials[0].last_step < 60
 
 
 def test_trials_stay_while_they_are_where_winners_were():
-    """Winners that broke through from a plateau protect the trials on it; without them the same trials are stopped."""
+    """Winners that broke through from a plateau protect the trials on it; without them the same
+    trials are stopped.
+    """
     lucky = [*[1.0] * 25, *np.linspace(0.9, 0.1, 25)]
     leaders = [list(np.linspace(1, 0.5, N) - 0.001 * i) for i in range(8)]
 
@@ -191,7 +219,9 @@ def test_trials_stay_while_they_are_where_winners_were():
 
 
 def test_while_a_rate_change_is_ahead_peers_wait_for_three_finished_trials():
-    """Nobody is stopped for standing badly while no trial has shown what the coming drop of the rate does."""
+    """Nobody is stopped for standing badly while no trial has shown what the coming drop of the
+    rate does.
+    """
 
     def verdicts(lr: tuple[tuple[int, float], ...], n_complete: int) -> Verdict | None:
         study = optuna.create_study()
@@ -212,18 +242,24 @@ def test_while_a_rate_change_is_ahead_peers_wait_for_three_finished_trials():
 
 
 def test_maximising_mirrors_minimising():
-    """Negated values under direction=maximize stop the same trials at the same steps; words have the user's sign."""
+    """Negated values under direction=maximize stop the same trials at the same steps; words have
+    the user's sign.
+    """
     curves = sweep()
     down = run(curves, StalledLoss(n_steps=N))
     up = run([[-v for v in c] for c in curves], StalledLoss(n_steps=N), direction="maximize")
     assert last_steps(down) == last_steps(up)
-    text = next(t.user_attrs["verdict"] for t in up.trials if "peers" in t.user_attrs.get("verdict", ""))
+    text = next(
+        t.user_attrs["verdict"] for t in up.trials if "peers" in t.user_attrs.get("verdict", "")
+    )
     assert "slope +" in text
     assert "at best it gets to -" in text
 
 
 def test_several_objectives_prune_on_the_reported_metric():
-    """Optuna refuses to prune with several directions; the rule reads intermediate values and a flag."""
+    """Optuna refuses to prune with several directions; the rule reads intermediate values and a
+    flag.
+    """
     study = optuna.create_study(directions=["minimize", "maximize"])
     for i in range(8):
         trial = study.ask()
@@ -244,7 +280,9 @@ def test_the_horizon_is_learned_from_finished_trials():
 
 
 def test_a_copy_forgets_and_learns_anew():
-    """Pickled and copied pruners have the same settings and reach the same verdict from the study alone."""
+    """Pickled and copied pruners have the same settings and reach the same verdict from the study
+    alone.
+    """
     pruner = StalledLoss(n_steps=N, caution=1.5)
     study = run(sweep(), pruner)
     bad, good = study.ask(), study.ask()
@@ -272,18 +310,29 @@ def test_studies_of_one_name_are_not_one():
     for name, pruner in (("fresh", StalledLoss(n_steps=N)), ("used", shared)):
         if name == "used":
             other = optuna.create_study(study_name="same", pruner=shared)
-            other.optimize(lambda trial: [trial.report(-9.0 - s, s) or trial.should_prune() for s in range(N)][-1], 9)
+            other.optimize(
+                lambda trial: [trial.report(-9.0 - s, s) or trial.should_prune() for s in range(N)][
+                    -1
+                ],
+                9,
+            )
         study = optuna.create_study(study_name="same", pruner=pruner)
         for curve in sweep():
             trial = study.ask()
-            ends = [step for step, loss in enumerate(curve) if trial.report(loss, step) or trial.should_prune()]
+            ends = [
+                step
+                for step, loss in enumerate(curve)
+                if trial.report(loss, step) or trial.should_prune()
+            ]
             study.tell(trial, curve[-1])
             seen.setdefault(name, []).append(ends)
     assert seen["fresh"] == seen["used"]
 
 
 def test_a_verdict_of_a_stall_tells_a_slope_that_is_flat():
-    """The slope in words and numbers is that of the stall, not of the way down to it: within 2.5 errors of flat."""
+    """The slope in words and numbers is that of the stall, not of the way down to it: within 2.5
+    errors of flat.
+    """
     found = []
     for seed in range(40):
         losses = np.exp(-np.arange(80) / 12) + 0.02 * np.random.default_rng(seed).normal(size=80)
@@ -298,7 +347,9 @@ def test_a_verdict_of_a_stall_tells_a_slope_that_is_flat():
 
 
 def test_numbers_that_are_not_known_are_left_out_of_the_sentence():
-    """Where no finished peer has reported at this step, nothing is said of what they went on to gain."""
+    """Where no finished peer has reported at this step, nothing is said of what they went on to
+    gain.
+    """
     study = optuna.create_study()
     for i in range(4):  # finished, but long before
         trial = study.ask()
@@ -323,7 +374,9 @@ def test_threads_of_one_study_share_a_pruner():
 
 
 def test_reports_between_two_questions_are_not_lost():
-    """Asked only at every fifth report, the rule still sees all of them in the peers it compares with."""
+    """Asked only at every fifth report, the rule still sees all of them in the peers it compares
+    with.
+    """
     every, fifth = sweep(), sweep()
 
     def objective(trial: optuna.Trial) -> float:
@@ -375,7 +428,11 @@ def test_all_of_joins_the_reasons():
     """All must agree at the same report; the reader sees every reason."""
     verdict = AllOf([Always("a"), Always("b")]).verdict(*frozen([1.0, 2.0]))
     assert verdict is not None
-    assert (verdict.rule, verdict.reason, verdict.numbers) == ("a+b", "a at 1; and b at 1", {"step": 1})
+    assert (verdict.rule, verdict.reason, verdict.numbers) == (
+        "a+b",
+        "a at 1; and b at 1",
+        {"step": 1},
+    )
     assert AllOf([Always(), optuna.pruners.NopPruner()]).verdict(*frozen([1.0])) is None
 
 
@@ -416,7 +473,8 @@ def test_interval_asks_once_per_interval():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: WarmUp(Always(), -1), lambda: Interval(Always(), 0), lambda: Holdout(Always(), 2)]
+    "make",
+    [lambda: WarmUp(Always(), -1), lambda: Interval(Always(), 0), lambda: Holdout(Always(), 2)],
 )
 def test_wrappers_refuse_nonsense(make):
     """Each says its name, what arrived and what to give."""
@@ -425,11 +483,16 @@ def test_wrappers_refuse_nonsense(make):
 
 
 def test_an_audit_spares_its_share_and_marks_it():
-    """About the asked share of trials runs on, the same in every process, marked with the first verdict."""
+    """About the asked share of trials runs on, the same in every process, marked with the first
+    verdict.
+    """
     study = run([falling(0, i, 5) for i in range(300)], Holdout(Always(), 0.2, seed=3))
     held_out = [t for t in study.trials if t.state is TrialState.COMPLETE]
     assert 0.13 <= len(held_out) / 300 <= 0.28
-    assert all(t.user_attrs["held_out_step"] == 0 and t.user_attrs["held_out"] == "always at 0" for t in held_out)
+    assert all(
+        t.user_attrs["held_out_step"] == 0 and t.user_attrs["held_out"] == "always at 0"
+        for t in held_out
+    )
     again = run([falling(0, i, 5) for i in range(300)], Holdout(Always(), 0.2, seed=3))
     assert [t.state for t in again.trials] == [t.state for t in study.trials]
     assert all("verdict" in t.user_attrs for t in study.trials if t.state is TrialState.PRUNED)
@@ -473,7 +536,10 @@ OPTUNAS = {
     "hyperband": (lambda: optuna.pruners.HyperbandPruner(1, 50), "best 1/3 of its rung"),
     "threshold": (lambda: optuna.pruners.ThresholdPruner(upper=1.5), "outside"),
     "patient": (lambda: optuna.pruners.PatientPruner(None, 3), "worse than those before"),
-    "patient median": (lambda: optuna.pruners.PatientPruner(optuna.pruners.MedianPruner(), 1), "against the median"),
+    "patient median": (
+        lambda: optuna.pruners.PatientPruner(optuna.pruners.MedianPruner(), 1),
+        "against the median",
+    ),
     "wilcoxon": (optuna.pruners.WilcoxonPruner, "worse than trial"),
 }
 
@@ -481,7 +547,9 @@ OPTUNAS = {
 @pytest.mark.parametrize("name", OPTUNAS)
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_a_reason_is_found_for_optunas_own_pruners(name, direction):
-    """verdict_of ends exactly the trials that the pruner ends, with a sentence that names the comparison."""
+    """verdict_of ends exactly the trials that the pruner ends, with a sentence that names the
+    comparison.
+    """
     sign = 1 if direction == "minimize" else -1
     make, words = OPTUNAS[name]
 
@@ -492,7 +560,10 @@ def test_a_reason_is_found_for_optunas_own_pruners(name, direction):
         def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
             return verdict_of(self.inner, study, trial)
 
-    curves = [[sign * v for v in c] for c in [*sweep(15), list(np.linspace(2, 3, N)), list(np.linspace(2.2, 3, N))]]
+    curves = [
+        [sign * v for v in c]
+        for c in [*sweep(15), list(np.linspace(2, 3, N)), list(np.linspace(2.2, 3, N))]
+    ]
     bare = optuna.create_study(pruner=quiet(make), direction=direction, study_name="same")
     worded = optuna.create_study(pruner=Worded(), direction=direction, study_name="same")
     for study in (bare, worded):
@@ -512,7 +583,9 @@ def test_a_reason_is_found_for_optunas_own_pruners(name, direction):
     assert verdicts
     assert all(words in v for v in verdicts)
     assert all(
-        t.user_attrs["verdict_rule"] == type(quiet(make)).__name__ for t in worded.trials if "verdict" in t.user_attrs
+        t.user_attrs["verdict_rule"] == type(quiet(make)).__name__
+        for t in worded.trials
+        if "verdict" in t.user_attrs
     )
 
 

@@ -88,7 +88,16 @@ class Recorder(Callback):
         self._events = events
 
     def on_job_start(self, config: DictConfig, *, task_function: Any, **kwargs: Any) -> None:
-        self._events.append(("start", _plain(config), task_function, sorted(kwargs), Path.cwd(), os.environ["APP_X"]))
+        self._events.append(
+            (
+                "start",
+                _plain(config),
+                task_function,
+                sorted(kwargs),
+                Path.cwd(),
+                os.environ["APP_X"],
+            )
+        )
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         returned = {
@@ -110,13 +119,19 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     (folder / "conf" / "db").mkdir(parents=True)
     (folder / "conf" / "config.yaml").write_text(CONFIG % ("long " * 40, folder))
     for name, port in (("mysql", 3306), ("postgresql", 5432)):
-        (folder / "conf" / "db" / f"{name}.yaml").write_text(f"driver: {name}\nport: {port}\nof: ${{x}}\n")
+        (folder / "conf" / "db" / f"{name}.yaml").write_text(
+            f"driver: {name}\nport: {port}\nof: ${{x}}\n"
+        )
     ConfigStore.instance().store("jobs_schema", Schema)
     with initialize_config_dir(str(folder / "conf"), job_name="app", version_base=None):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        master = hydra.compose_config("config", HYDRAS_OWN, RunMode.MULTIRUN, with_log_configuration=False)
-        assert master.time  # from here on the time stands still, as the sweep's folder does in a multirun
+        master = hydra.compose_config(
+            "config", HYDRAS_OWN, RunMode.MULTIRUN, with_log_configuration=False
+        )
+        assert (
+            master.time
+        )  # from here on the time stands still, as the sweep's folder does in a multirun
         events: list[tuple[Any, ...]] = []
         callbacks = Callbacks()
         callbacks.callbacks = [Recorder(events)]
@@ -176,13 +191,20 @@ def composed(compose: Callable[[], DictConfig]) -> Any:
         config = compose()
     except HydraException as error:
         return type(error)
-    return OmegaConf.to_container(config), config.time, config._metadata.flags, OmegaConf.get_type(config)
+    return (
+        OmegaConf.to_container(config),
+        config.time,
+        config._metadata.flags,
+        OmegaConf.get_type(config),
+    )
 
 
 @given(lines=st.lists(st.sampled_from(OVERRIDES), max_size=4, unique=True))
 @settings(max_examples=25)
 def test_a_composed_config_is_hydras(app: App, lines: list[str]) -> None:
-    """From any overrides Composer makes, twice, what Hydra's load_sweep_config makes, or refuses what it refuses."""
+    """From any overrides Composer makes, twice, what Hydra's load_sweep_config makes, or refuses
+    what it refuses.
+    """
     hydras = composed(lambda: app.context.config_loader.load_sweep_config(app.master, list(lines)))
     for _ in range(2):
         assert composed(lambda: app.composer.compose(lines)) == hydras
@@ -190,9 +212,11 @@ def test_a_composed_config_is_hydras(app: App, lines: list[str]) -> None:
 
 def test_the_time_is_that_of_the_sweep(app: App) -> None:
     """${now:} has one value in all trials and in the sweep's own config."""
-    assert {app.composer.compose([f"x={i}", f"db={db}"]).time for i in range(2) for db in ("mysql", "postgresql")} == {
-        app.master.time
-    }
+    assert {
+        app.composer.compose([f"x={i}", f"db={db}"]).time
+        for i in range(2)
+        for db in ("mysql", "postgresql")
+    } == {app.master.time}
 
 
 def test_trials_do_not_share_their_config(app: App) -> None:
@@ -205,14 +229,18 @@ def test_trials_do_not_share_their_config(app: App) -> None:
     assert _plain(app.composer.compose(["x=1"])) == _plain(hydras)
 
 
-def run_as_hydra(app: App, task: Callable[[DictConfig], Any], trial: int, lines: list[str]) -> JobReturn:
+def run_as_hydra(
+    app: App, task: Callable[[DictConfig], Any], trial: int, lines: list[str]
+) -> JobReturn:
     config = app.context.config_loader.load_sweep_config(app.master, lines)
     with open_dict(config):
         config.hydra.job.id, config.hydra.job.num = str(trial), trial
     return run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", app.context)
 
 
-def run_here(app: App, task: Callable[[DictConfig], Any], trial: int = 0, lines: tuple[str, ...] = ()) -> Outcome:
+def run_here(
+    app: App, task: Callable[[DictConfig], Any], trial: int = 0, lines: tuple[str, ...] = ()
+) -> Outcome:
     reporter = Reporter("loss", clock=lambda: 0.0)
     with reporting_to(reporter):
         return HydraRunner(app.context, task, app.composer)(Assignment(trial, lines), reporter)
@@ -239,14 +267,27 @@ LINES = ("x=2", "db=postgresql", "lr=0.5", "s.colour=BLUE", "s.must='007'", "+ne
 
 @pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_trial_leaves_what_hydras_job_leaves(app: App, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folder, .hydra files, log, environment, working directory and callbacks are those of Hydra's run_job."""
+def test_a_trial_leaves_what_hydras_job_leaves(
+    app: App, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folder, .hydra files, log, environment, working directory and callbacks are those of Hydra's
+    run_job.
+    """
     monkeypatch.delenv("APP_X", raising=False)
     seen: list[Any] = []
 
     def task(cfg: DictConfig) -> float:
         hydra = HydraConfig.get()
-        seen.append((cfg, Path.cwd(), os.environ["APP_X"], hydra.job.num, hydra.runtime.output_dir, cfg.name))
+        seen.append(
+            (
+                cfg,
+                Path.cwd(),
+                os.environ["APP_X"],
+                hydra.job.num,
+                hydra.runtime.output_dir,
+                cfg.name,
+            )
+        )
         logging.getLogger("app").info("hello")
         Path("made.txt").write_text("by the task")
         if fails:
@@ -271,7 +312,9 @@ def test_a_trial_leaves_what_hydras_job_leaves(app: App, fails: bool, monkeypatc
     assert ("ValueError: no" in logged) == fails  # Hydra leaves it to its caller to show the error
     del ours[OUTPUT_FILE]
     assert ours == theirs
-    assert ours.keys() == {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")} | {"made.txt"}
+    assert ours.keys() == {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")} | {
+        "made.txt"
+    }
     assert seen[0] == seen[1]
     assert seen[0][3] == 3
     assert app.events[:2] == app.events[2:]
@@ -279,12 +322,18 @@ def test_a_trial_leaves_what_hydras_job_leaves(app: App, fails: bool, monkeypatc
 
 
 def test_a_finished_trial_shows_hydras_callers_its_configs(app: App, tmp_path: Path) -> None:
-    """FolderReturn reads configs from the folder; its return value is the task's, or raises why there is none."""
+    """FolderReturn reads configs from the folder; its return value is the task's, or raises why
+    there is none.
+    """
     (tmp_path / ".hydra").mkdir()
     for name in ("config", "hydra"):
         (tmp_path / ".hydra" / f"{name}.yaml").write_text(f"it: {name}\n")
     good = FolderReturn(["x=1"], tmp_path, "here", Outcome(Ending.COMPLETED, returned={"a": 1}))
-    assert (good.cfg, good.hydra_cfg, good.return_value) == ({"it": "config"}, {"it": "hydra"}, {"a": 1})
+    assert (good.cfg, good.hydra_cfg, good.return_value) == (
+        {"it": "config"},
+        {"it": "hydra"},
+        {"a": 1},
+    )
     bad = FolderReturn(["x=1"], tmp_path, "here", Outcome(Ending.FAILED, reason="out of memory"))
     with pytest.raises(SweepFailedError, match="out of memory"):
         _ = bad.return_value
@@ -326,19 +375,53 @@ class MuteError(Exception):
         (lambda cfg: sys.exit(), Ending.FAILED, r"the task called sys\.exit\(\)", ()),
         (lambda cfg: sys.exit(3), Ending.FAILED, r"the task called sys\.exit\(3\)", ()),
         (lambda cfg: sys.exit("bad"), Ending.FAILED, r"the task called sys\.exit\('bad'\)", ()),
-        (raises(KeyboardInterrupt()), Ending.FAILED, r"KeyboardInterrupt \(test_jobs\.py:\d+\)", ()),
-        (raises(ValueError("two\n\n lines")), Ending.FAILED, r"ValueError: two lines \(test_jobs\.py:\d+\)", ()),
+        (
+            raises(KeyboardInterrupt()),
+            Ending.FAILED,
+            r"KeyboardInterrupt \(test_jobs\.py:\d+\)",
+            (),
+        ),
+        (
+            raises(ValueError("two\n\n lines")),
+            Ending.FAILED,
+            r"ValueError: two lines \(test_jobs\.py:\d+\)",
+            (),
+        ),
         (raises(MuteError()), Ending.FAILED, r"MuteError \(test_jobs\.py:\d+\)", ()),
         (raises(optuna.TrialPruned("enough")), Ending.PRUNED, "enough", ()),
         (raises(optuna.TrialPruned()), Ending.PRUNED, "the task pruned itself", ()),
-        (lambda cfg: cfg.s.must, Ending.FAILED, "MissingMandatoryValue: Missing mandatory value: s.must", ()),
-        (lambda cfg: report(4, loss=float("nan")), Ending.DIVERGED, "loss became nan at step 4", ()),
-        (lambda cfg: report(4, loss=float("-inf")), Ending.DIVERGED, "loss became -inf at step 4", ()),
-        (lambda cfg: report(-1, loss=0), Ending.FAILED, r"ValueError: sweeps\.report: step counts from 0", ()),
+        (
+            lambda cfg: cfg.s.must,
+            Ending.FAILED,
+            "MissingMandatoryValue: Missing mandatory value: s.must",
+            (),
+        ),
+        (
+            lambda cfg: report(4, loss=float("nan")),
+            Ending.DIVERGED,
+            "loss became nan at step 4",
+            (),
+        ),
+        (
+            lambda cfg: report(4, loss=float("-inf")),
+            Ending.DIVERGED,
+            "loss became -inf at step 4",
+            (),
+        ),
+        (
+            lambda cfg: report(-1, loss=0),
+            Ending.FAILED,
+            r"ValueError: sweeps\.report: step counts from 0",
+            (),
+        ),
     ],
 )
 def test_whatever_a_task_does_becomes_an_outcome(
-    app: App, task: Callable[[DictConfig], Any], ending: Ending, reason: str, values: tuple[float, ...]
+    app: App,
+    task: Callable[[DictConfig], Any],
+    ending: Ending,
+    reason: str,
+    values: tuple[float, ...],
 ) -> None:
     """The runner never raises; the reason is one line that says what happened and where."""
     outcome = run_here(app, task)
@@ -347,7 +430,9 @@ def test_whatever_a_task_does_becomes_an_outcome(
     assert bool(outcome.reason) == bool(reason)
     assert "\n" not in outcome.reason
     assert (outcome.verdict is not None) == (ending is Ending.DIVERGED)
-    assert repr(pickle.loads(pickle.dumps(outcome))) == repr(outcome)  # it can leave the worker; repr, for nan
+    assert repr(pickle.loads(pickle.dumps(outcome))) == repr(
+        outcome
+    )  # it can leave the worker; repr, for nan
 
 
 @pytest.mark.usefixtures("process")
@@ -362,7 +447,9 @@ def test_a_config_that_cannot_be_composed_fails_the_trial(app: App) -> None:
 @pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("looks", [True, False])
 def test_only_a_task_that_noticed_was_stopped(app: App, looks: bool) -> None:
-    """A task told to stop counts as pruned if it looked, and as completed if it was over before it could."""
+    """A task told to stop counts as pruned if it looked, and as completed if it was over before it
+    could.
+    """
     verdict = Verdict("Rule", 1, "enough")
     reporter = Reporter("loss", clock=lambda: 0.0)
 
@@ -380,9 +467,13 @@ def test_only_a_task_that_noticed_was_stopped(app: App, looks: bool) -> None:
 
 
 def test_as_floats_takes_what_is_like_a_number() -> None:
-    """Numpy scalars, one-element tensors and bools are numbers; text is none, nor is anything that refuses."""
+    """Numpy scalars, one-element tensors and bools are numbers; text is none, nor is anything that
+    refuses.
+    """
     numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
-    assert as_floats(numpy.float32(0.5)) == as_floats(torch.tensor([0.5])) == as_floats(0.5) == (0.5,)
+    assert (
+        as_floats(numpy.float32(0.5)) == as_floats(torch.tensor([0.5])) == as_floats(0.5) == (0.5,)
+    )
     assert as_floats([numpy.int64(2), torch.tensor(3.0), True]) == (2.0, 3.0, 1.0)
     assert as_floats("1.0") == as_floats(b"1") == as_floats(None) == as_floats({}) == ()
     assert as_floats(torch.zeros(2)) == as_floats(Broken()) == as_floats(10**400) == ()

@@ -24,7 +24,9 @@ class Clock:
         return self.now_s
 
 
-def make(n_total: int = 10, n_before: int = 0, terminal: bool = False, sign: int = 1) -> tuple[Progress, Clock, Any]:
+def make(
+    n_total: int = 10, n_before: int = 0, terminal: bool = False, sign: int = 1
+) -> tuple[Progress, Clock, Any]:
     out, clock = io.StringIO(), Clock()
     console = Console(file=out, width=100, force_terminal=terminal, color_system=None)
     return Progress(console, n_total, n_before, 2, sign, "loss", clock), clock, out
@@ -44,14 +46,21 @@ outcomes = st.builds(
     reason=st.sampled_from(["", "[bold]no markup[/]", "two\nlines", "x" * 300]),
 )
 events = st.lists(
-    st.tuples(st.sampled_from(["start", "plan", "report", "end"]), st.integers(0, 3), outcomes, st.floats(0, 1e6)),
+    st.tuples(
+        st.sampled_from(["start", "plan", "report", "end"]),
+        st.integers(0, 3),
+        outcomes,
+        st.floats(0, 1e6),
+    ),
     max_size=30,
 )
 
 
 @given(events=events, n_total=st.integers(1, 40), terminal=st.booleans())
 def test_it_can_always_be_shown(events: Any, n_total: int, terminal: bool) -> None:
-    """Whatever happens in a sweep, the display holds the right counts and an estimate that is not negative."""
+    """Whatever happens in a sweep, the display holds the right counts and an estimate that is not
+    negative.
+    """
     progress, clock, _ = make(n_total, terminal=terminal)
     running: set[int] = set()
     ended = []
@@ -92,7 +101,9 @@ def test_best_follows_the_direction(sign: int, best: str) -> None:
 
 
 def test_the_estimate_is_the_mean_duration_times_what_is_left() -> None:
-    """Two slots and trials of 10 s: eight left, one of them half done, take 37.5 s; an earlier session's are done."""
+    """Two slots and trials of 10 s: eight left, one of them half done, take 37.5 s; an earlier
+    session's are done.
+    """
     progress, clock, _ = make(n_total=12, n_before=2)
     assert progress.time_left_s() is None
     for trial in (0, 1):
@@ -108,7 +119,9 @@ def test_the_estimate_is_the_mean_duration_times_what_is_left() -> None:
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
-    """Without a terminal each trial is one line, its reason as it is, with no markup and no cursor movement."""
+    """Without a terminal each trial is one line, its reason as it is, with no markup and no cursor
+    movement.
+    """
     progress, _, out = make()
     with progress.showing():
         progress.started(0, 0)
@@ -122,7 +135,9 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
 
 
 def test_log_lines_pass_above_the_live_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the display is live, a log handler writes through it; afterwards it has its own stream again."""
+    """While the display is live, a log handler writes through it; afterwards it has its own stream
+    again.
+    """
     progress, _, out = make(terminal=True)
     handler = logging.StreamHandler(sys.__stderr__)
     monkeypatch.setattr(sys, "stderr", sys.__stderr__)
@@ -140,7 +155,14 @@ def test_log_lines_pass_above_the_live_display(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (3599.9, "1 h 0 min"), (7800, "2 h 10 min")],
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (185, "3 min 5 s"),
+        (3599.9, "1 h 0 min"),
+        (7800, "2 h 10 min"),
+    ],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     """One or two units, rounded so that there is never a sixtieth of anything."""

@@ -16,7 +16,9 @@ from iolaus.sweeps.run.provenance import code_version, collect
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=n", "-c", "user.email=e@x", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
     return done.stdout.strip()
 
 
@@ -41,9 +43,18 @@ def test_a_clean_repository_is_its_commit(repository: Path) -> None:
 
 
 def test_each_change_has_its_own_digest(repository: Path) -> None:
-    """Dirty code is told from the commit and from other dirty code; the same change again is the same code."""
+    """Dirty code is told from the commit and from other dirty code; the same change again is the
+    same code.
+    """
     seen = []
-    for change in ("lr = 0.2\n", "lr = 0.3\n", "lr = 0.2\n", "lr = 0.1\n", "lr = 0.1 \n", "lr = \udc80"):
+    for change in (
+        "lr = 0.2\n",
+        "lr = 0.3\n",
+        "lr = 0.2\n",
+        "lr = 0.1\n",
+        "lr = 0.1 \n",
+        "lr = \udc80",
+    ):
         (repository / "train.py").write_text(change, errors="surrogateescape")
         seen.append(code_version(repository / "sub"))
     assert [version["dirty"] for version in seen] == [True, True, True, False, True, True]

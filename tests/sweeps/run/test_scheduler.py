@@ -35,12 +35,16 @@ from iolaus.sweeps.types import Ending, Outcome, Verdict
 VERDICT = Verdict("Rule", 3, "it does not keep up")
 COMPLETED = Outcome(Ending.COMPLETED, values=(1.0,))
 FAILED = Outcome(Ending.FAILED, reason="ValueError: no")
-outcomes = st.sampled_from([COMPLETED, FAILED, Outcome(Ending.PRUNED, verdict=VERDICT), Outcome(Ending.DIVERGED)])
+outcomes = st.sampled_from(
+    [COMPLETED, FAILED, Outcome(Ending.PRUNED, verdict=VERDICT), Outcome(Ending.DIVERGED)]
+)
 anything = st.integers(0, 30)
 
 
 class World(RuleBasedStateMachine):
-    """Workers, a study and a user who do what they like; actions are carried out and checked one by one."""
+    """Workers, a study and a user who do what they like; actions are carried out and checked one by
+    one.
+    """
 
     @initialize(
         n_slots=st.integers(1, 4),
@@ -243,7 +247,9 @@ TestWorld.settings = settings(max_examples=200, stateful_step_count=40)
 )
 @example(percent=29, failed=[False] * 71 + [True] * 29)  # 0.29 * 100 is below 29
 def test_failures_are_counted_against_an_exact_share(percent: int, failed: list[bool]) -> None:
-    """The sweep gives up at the first moment at which more than max_failure_rate of the trials have failed."""
+    """The sweep gives up at the first moment at which more than max_failure_rate of the trials have
+    failed.
+    """
     n = len(failed)
     scheduler = Scheduler(1, n, percent / 100)
     scheduler.start()
@@ -259,7 +265,9 @@ def test_failures_are_counted_against_an_exact_share(percent: int, failed: list[
 
 
 def test_the_failure_limit_names_the_numbers_and_the_last_failure() -> None:
-    """Whoever reads why the sweep gave up sees how many failed, what was allowed, and one reason."""
+    """Whoever reads why the sweep gave up sees how many failed, what was allowed, and one
+    reason.
+    """
     scheduler = Scheduler(2, 20, 0.1)
     assert scheduler.start() == [Spawn(0), Spawn(1)]
     for slot in (0, 1):
@@ -276,7 +284,9 @@ def test_the_failure_limit_names_the_numbers_and_the_last_failure() -> None:
 
 
 def test_the_first_interrupt_waits_and_the_second_does_not() -> None:
-    """After one Ctrl-C running trials finish and are told as they are; after two they are killed and interrupted."""
+    """After one Ctrl-C running trials finish and are told as they are; after two they are killed
+    and interrupted.
+    """
     scheduler = Scheduler(2, 5)
     scheduler.start()
     for slot in (0, 1):
@@ -293,7 +303,9 @@ def test_the_first_interrupt_waits_and_the_second_does_not() -> None:
 
 
 def test_a_worker_that_does_not_stay_up_ends_the_sweep() -> None:
-    """A slot whose worker dies three times without running a trial is given up, in words; a trial in between counts."""
+    """A slot whose worker dies three times without running a trial is given up, in words; a trial
+    in between counts.
+    """
     scheduler = Scheduler(1, 5)
     scheduler.start()
     for _ in range(2):

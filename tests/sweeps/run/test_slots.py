@@ -18,7 +18,9 @@ gpu_lists = st.lists(st.sampled_from(["0", "1", "GPU-8f3a", "MIG-1/2/0"]), max_s
 
 @given(n_jobs=st.just("auto") | st.integers(1, 40), gpus=gpu_lists, n_cores=st.integers(1, 64))
 def test_slots_share_the_machine(n_jobs: int | str, gpus: list[str], n_cores: int) -> None:
-    """As many slots as asked, else one per GPU, else one per core; threads are shared, and GPUs go round evenly."""
+    """As many slots as asked, else one per GPU, else one per core; threads are shared, and GPUs go
+    round evenly.
+    """
     slots = plan_slots(n_jobs, gpus, n_cores)
     assert len(slots) == (n_jobs if n_jobs != "auto" else len(gpus) or n_cores)
     assert [spec.slot for spec in slots] == list(range(len(slots)))
@@ -38,7 +40,9 @@ def test_slots_share_the_machine(n_jobs: int | str, gpus: list[str], n_cores: in
 @pytest.mark.parametrize("n_jobs", [0, -1, "many", "4", 1.5, None, True])
 def test_no_number_of_slots_is_refused(n_jobs: Any) -> None:
     """The sentence names the option, what came, and what is possible."""
-    with pytest.raises(BadInputError, match=rf"hydra\.sweeper\.n_jobs={n_jobs}: .*1 or more, or auto"):
+    with pytest.raises(
+        BadInputError, match=rf"hydra\.sweeper\.n_jobs={n_jobs}: .*1 or more, or auto"
+    ):
         plan_slots(n_jobs, [], 4)
 
 
@@ -60,7 +64,12 @@ def test_the_users_choice_of_gpus_is_kept(chosen: str, gpus: tuple[str, ...]) ->
 
 @pytest.mark.parametrize(
     ("script", "gpus"),
-    [("echo 0; echo 1", ("0", "1")), ("exit 9", ()), ("echo 'No devices were found'; exit 6", ()), (None, ())],
+    [
+        ("echo 0; echo 1", ("0", "1")),
+        ("exit 9", ()),
+        ("echo 'No devices were found'; exit 6", ()),
+        (None, ()),
+    ],
 )
 def test_gpus_are_those_that_nvidia_smi_lists(
     script: str | None, gpus: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

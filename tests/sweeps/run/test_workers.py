@@ -92,7 +92,9 @@ def gone(pid: int) -> bool:
 
 
 def test_reports_arrive_in_order_and_before_the_end() -> None:
-    """Every report is sent once, in its order, in far fewer messages than reports, and all before Finished."""
+    """Every report is sent once, in its order, in far fewer messages than reports, and all before
+    Finished.
+    """
     n = 3000
 
     def task() -> None:
@@ -116,7 +118,9 @@ def test_reports_arrive_in_order_and_before_the_end() -> None:
 
 @pytest.mark.parametrize("looks", [True, False])
 def test_a_stopped_trial_ends_at_its_next_report(looks: bool) -> None:
-    """The order to stop reaches a trial between two reports, whether it reports or asks; another trial's does not."""
+    """The order to stop reaches a trial between two reports, whether it reports or asks; another
+    trial's does not.
+    """
 
     def task() -> None:
         step = 0
@@ -152,10 +156,17 @@ def die(how: str) -> None:
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("SIGKILL", "SIGKILL|signal 9"), ("SIGSEGV", "SIGSEGV|signal 11"), ("_exit", "3"), ("exit", "1")],
+    [
+        ("SIGKILL", "SIGKILL|signal 9"),
+        ("SIGSEGV", "SIGSEGV|signal 11"),
+        ("_exit", "3"),
+        ("exit", "1"),
+    ],
 )
 def test_each_death_has_its_words_and_a_successor(how: str, words: str, tmp_path: Path) -> None:
-    """A worker that is killed, crashes or exits is noticed at once and told apart; the next one in its slot works."""
+    """A worker that is killed, crashes or exits is noticed at once and told apart; the next one in
+    its slot works.
+    """
     marker = tmp_path / "first"
     marker.touch()
 
@@ -194,7 +205,9 @@ def test_random_numbers_differ_between_workers() -> None:
 
     with ForkServer(runner(task), "loss") as fork_server:
         drawn = [run(fork_server.spawn(WorkerSpec(slot)))[-1].outcome.returned for slot in range(3)]
-    for numbers in zip(*drawn, (random.random(), float(numpy.random.rand()), float(torch.rand(()))), strict=True):
+    for numbers in zip(
+        *drawn, (random.random(), float(numpy.random.rand()), float(torch.rand(()))), strict=True
+    ):
         assert len(set(numbers)) == 4
 
 
@@ -202,12 +215,20 @@ def threads() -> tuple[int, set[int], str]:
     import torch
     from threadpoolctl import threadpool_info
 
-    return torch.get_num_threads(), {pool["num_threads"] for pool in threadpool_info()}, os.environ["OMP_NUM_THREADS"]
+    return (
+        torch.get_num_threads(),
+        {pool["num_threads"] for pool in threadpool_info()},
+        os.environ["OMP_NUM_THREADS"],
+    )
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, "1"), ("2", "2"), ("1,2", "1"), ("", "1")])
-def test_a_worker_keeps_to_its_threads(own: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch and the BLAS get the slot's number of threads, unless the user's OMP_NUM_THREADS says otherwise."""
+def test_a_worker_keeps_to_its_threads(
+    own: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch and the BLAS get the slot's number of threads, unless the user's OMP_NUM_THREADS says
+    otherwise.
+    """
     pytest.importorskip("torch")
     if own is None:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -220,7 +241,9 @@ def test_a_worker_keeps_to_its_threads(own: str | None, expected: str, monkeypat
 
 
 def test_a_worker_gets_its_environment() -> None:
-    """Variables of the slot are set in the worker and not in the driver; it reads nothing from the terminal."""
+    """Variables of the slot are set in the worker and not in the driver; it reads nothing from the
+    terminal.
+    """
 
     def task() -> tuple[str, bytes]:
         return os.environ["IOLAUS_TEST"], os.read(0, 1)
@@ -262,7 +285,9 @@ def test_without_a_nursery_a_sweep_says_so() -> None:
 
 
 def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
-    """When the driver gets SIGKILL, the fork server and its workers end, also in the middle of a trial."""
+    """When the driver gets SIGKILL, the fork server and its workers end, also in the middle of a
+    trial.
+    """
     script = tmp_path / "driver.py"
     script.write_text(
         textwrap.dedent(
@@ -278,7 +303,9 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
             """
         )
     )
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as driver:
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True
+    ) as driver:
         assert driver.stdout is not None
         pids = [int(pid) for pid in driver.stdout.readline().split()]
         assert len(pids) == 3
@@ -288,7 +315,9 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_child_of_a_trial_may_report_in_vain() -> None:
-    """A forked child that calls iolaus.report neither doubles nor breaks anything; it cannot be heard."""
+    """A forked child that calls iolaus.report neither doubles nor breaks anything; it cannot be
+    heard.
+    """
 
     def task() -> int:
         report(0, loss=1.0)

@@ -1,4 +1,6 @@
-"""Conditions, ties, and what config groups bring with them: composed and checked before the first trial."""
+"""Conditions, ties, and what config groups bring with them: composed and checked before the first
+trial.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,7 +47,9 @@ def composer(tmp_path: Path) -> Composer:
 def settle(composer: Composer) -> Settle:
     """The space of params and a command line, settled against the app."""
 
-    def settle(params: Mapping[str, Any], *line: str, when: Mapping[str, Any] | None = None) -> Space:
+    def settle(
+        params: Mapping[str, Any], *line: str, when: Mapping[str, Any] | None = None
+    ) -> Space:
         space = parse_space(params, line, composer.parse, composer.is_group, when)
         return settled(space, composer)
 
@@ -53,15 +57,28 @@ def settle(composer: Composer) -> Settle:
 
 
 def test_a_group_brings_its_parameters(settle: Settle) -> None:
-    """A parameter that only some choices of a group have exists beside those choices, with no `when` written."""
-    space = settle({"clip": "choice(none, norm, value)", "clip.threshold": "interval(1, 2)", "lr": "interval(0, 1)"})
+    """A parameter that only some choices of a group have exists beside those choices, with no
+    `when` written.
+    """
+    space = settle(
+        {
+            "clip": "choice(none, norm, value)",
+            "clip.threshold": "interval(1, 2)",
+            "lr": "interval(0, 1)",
+        }
+    )
     assert space.parameters["clip.threshold"].when == {"clip": ("norm", "value")}
     assert list(space.unconditional) == ["clip", "lr"]
-    assert space.active({"clip": "none", "clip.threshold": 1.5, "lr": 0.5}) == {"clip": "none", "lr": 0.5}
+    assert space.active({"clip": "none", "clip.threshold": 1.5, "lr": 0.5}) == {
+        "clip": "none",
+        "lr": 0.5,
+    }
 
 
 def test_parameters_of_several_groups(settle: Settle) -> None:
-    """Each parameter depends on its own group only, and every branch composes with exactly what it has."""
+    """Each parameter depends on its own group only, and every branch composes with exactly what it
+    has.
+    """
     space = settle(
         {
             "clip": "choice(none, norm)",
@@ -78,29 +95,48 @@ def test_parameters_of_several_groups(settle: Settle) -> None:
 
 def test_a_tie_goes_where_its_key_exists(settle: Settle, composer: Composer) -> None:
     """A tie is resolved by each trial for itself, and set only in branches that have its key."""
-    written = {"schedule.length": "${sweep.round:${sweep.div:${batch_size},4}}", "batch_size": "choice(32, 64)"}
+    written = {
+        "schedule.length": "${sweep.round:${sweep.div:${batch_size},4}}",
+        "batch_size": "choice(32, 64)",
+    }
     resolved = {"schedule.length": 16, "batch_size": "choice(32, 64)"}
     space = settle(with_ties(resolved, written) | {"schedule": "choice(cosine, constant)"})
     for batch_size, length in ((32, 8), (64, 16)):
         config = composer.compose(space.overrides({"batch_size": batch_size, "schedule": "cosine"}))
         assert config.schedule.length == length
-    assert "length" not in composer.compose(space.overrides({"batch_size": 32, "schedule": "constant"})).schedule
+    assert (
+        "length"
+        not in composer.compose(
+            space.overrides({"batch_size": 32, "schedule": "constant"})
+        ).schedule
+    )
 
 
 def test_the_command_line_narrows(settle: Settle) -> None:
-    """Fixing a group on the command line drops what only its other choices have, with settings known in advance."""
-    params = {"schedule": "choice(exponential, cosine)", "schedule.rate": "interval(0.1, 0.9)", "lr": "interval(0, 1)"}
+    """Fixing a group on the command line drops what only its other choices have, with settings
+    known in advance.
+    """
+    params = {
+        "schedule": "choice(exponential, cosine)",
+        "schedule.rate": "interval(0.1, 0.9)",
+        "lr": "interval(0, 1)",
+    }
     space = settle(params, "schedule=cosine")
     assert list(space.parameters) == ["lr"]
     assert space.overrides({"lr": 0.5}) == ("lr=0.5", "schedule=cosine")
-    assert checked_setting(space, {"schedule": "exponential", "schedule.rate": 0.5, "lr": 0.1}, "it") == {"lr": 0.1}
+    assert checked_setting(
+        space, {"schedule": "exponential", "schedule.rate": 0.5, "lr": 0.1}, "it"
+    ) == {"lr": 0.1}
 
 
 def test_when_is_a_conjunction_in_any_order(settle: Settle) -> None:
     """A parameter with several conditions needs all of them, and comes after what it depends on."""
     space = settle(
         {"lr": "interval(0, 1)", "batch_size": "choice(32, 64)", "clip": "choice(norm, value)"},
-        when={"lr": {"batch_size": [64], "clip": "norm"}, "batch_size": {"clip": ["norm", "value"]}},
+        when={
+            "lr": {"batch_size": [64], "clip": "norm"},
+            "batch_size": {"clip": ["norm", "value"]},
+        },
     )
     assert list(space.parameters).index("lr") == 2
     assert space.parameters["lr"].is_active({"batch_size": 64, "clip": "norm"})
@@ -118,8 +154,18 @@ def test_when_is_a_conjunction_in_any_order(settle: Settle) -> None:
             {"lr": {"batch_size": 1}, "batch_size": {"lr": 1}},
             "circle: lr needs batch_size needs lr",
         ),
-        ({"lr": "choice(1, 2)", "clip": "choice(none, norm)"}, [], {"lr": {"clip": "nrm"}}, "never is"),
-        ({"lr": "choice(1, 2)", "batch_size": "interval(0, 1)"}, [], {"lr": {"batch_size": 0.5}}, "continuous"),
+        (
+            {"lr": "choice(1, 2)", "clip": "choice(none, norm)"},
+            [],
+            {"lr": {"clip": "nrm"}},
+            "never is",
+        ),
+        (
+            {"lr": "choice(1, 2)", "batch_size": "interval(0, 1)"},
+            [],
+            {"lr": {"batch_size": 0.5}},
+            "continuous",
+        ),
         ({"lr": "choice(1, 2)"}, [], {"lr": {"batch_size": 64}}, "not searched"),
         ({"lr": "choice(1, 2)"}, [], {"momentum": {"lr": 1}}, "when names momentum"),
         (
@@ -129,13 +175,20 @@ def test_when_is_a_conjunction_in_any_order(settle: Settle) -> None:
             "lr can never exist",
         ),
         ({"schedule.rat": "interval(0, 1)"}, [], {}, "did you mean schedule.rate?"),
-        ({}, ["lr=interval(0, 1)", "schedule.rate=0.5", "schedule=cosine"], {}, "unknown parameter schedule.rate"),
+        (
+            {},
+            ["lr=interval(0, 1)", "schedule.rate=0.5", "schedule=cosine"],
+            {},
+            "unknown parameter schedule.rate",
+        ),
         ({"batch_size": "'${lr}'", "lr": "'${batch_size}'"}, [], {}, "tie"),
         ({"clip": "choice(none, nrm)"}, [], {}, "clip=choice(none, nrm)"),
     ],
 )
 def test_refusals(settle: Settle, params: Any, line: list[str], when: Any, said: str) -> None:
-    """Dead dimensions, cycles, unknown keys and branches that do not compose are refused by name."""
+    """Dead dimensions, cycles, unknown keys and branches that do not compose are refused by
+    name.
+    """
     with pytest.raises(BadInputError) as error:
         settle(params, *line, when=when)
     assert said in str(error.value)
@@ -144,7 +197,11 @@ def test_refusals(settle: Settle, params: Any, line: list[str], when: Any, said:
 
 @pytest.mark.parametrize(
     ("setting", "said"),
-    [({"lr": 3.0}, "lr=3.0 lies outside"), ({"momentum": 0.9}, "momentum is not searched"), ({"clip": "x"}, "clip=x")],
+    [
+        ({"lr": 3.0}, "lr=3.0 lies outside"),
+        ({"momentum": 0.9}, "momentum is not searched"),
+        ({"clip": "x"}, "clip=x"),
+    ],
 )
 def test_known_settings_are_checked(settle: Settle, setting: dict[str, Any], said: str) -> None:
     """A setting known in advance is refused if the space does not contain it."""
@@ -156,7 +213,9 @@ def test_known_settings_are_checked(settle: Settle, setting: dict[str, Any], sai
 
 @given(st.data())
 def test_overrides_and_active_agree(data: st.DataObject) -> None:
-    """A setting's override strings name exactly the fixed keys and the parameters that exist beside each other."""
+    """A setting's override strings name exactly the fixed keys and the parameters that exist beside
+    each other.
+    """
     parser = OverridesParser.create()
     keys = ["a", "b", "c", "d"]
     when = {
@@ -168,22 +227,32 @@ def test_overrides_and_active_agree(data: st.DataObject) -> None:
     space = parse_space(params, ["e=5"], parser.parse_overrides, lambda _: False, when)
     values = {key: data.draw(st.sampled_from([1, 2, 3])) for key in keys}
     kept = space.active(values)
-    parsed = {o.key_or_group: o.value() for o in parser.parse_overrides(list(space.overrides(kept)))}
+    parsed = {
+        o.key_or_group: o.value() for o in parser.parse_overrides(list(space.overrides(kept)))
+    }
     assert parsed == {**kept, "e": 5}
     for key in keys:
         conditions = when.get(key, {})
-        assert (key in kept) == all(kept.get(other) in allowed for other, allowed in conditions.items())
+        assert (key in kept) == all(
+            kept.get(other) in allowed for other, allowed in conditions.items()
+        )
 
 
 def test_a_grid_has_each_setting_once(settle: Settle) -> None:
     """Settings that differ only in parameters that do not exist beside the others are one."""
     space = settle({"clip": "choice(none, norm)", "clip.threshold": "choice(1, 2, 3)"})
-    assert space.grid() == [{"clip": "none"}, *({"clip": "norm", "clip.threshold": t} for t in (1, 2, 3))]
+    assert space.grid() == [
+        {"clip": "none"},
+        *({"clip": "norm", "clip.threshold": t} for t in (1, 2, 3)),
+    ]
 
 
 def test_written_and_implied_conditions_both_hold(settle: Settle) -> None:
     """A `when` narrows what the config groups imply; it is never widened by them."""
-    params = {"schedule": "choice(exponential, cosine, constant)", "schedule.length": "'${batch_size}'"}
+    params = {
+        "schedule": "choice(exponential, cosine, constant)",
+        "schedule.length": "'${batch_size}'",
+    }
     space = settle(params, when={"schedule.length": {"schedule": ["exponential", "constant"]}})
     assert space.fixed_when["schedule.length"] == {"schedule": ("exponential",)}
     params["schedule.length"] = "range(5, 50)"

@@ -16,7 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution, distribution_to_json
+from optuna.distributions import (
+    BaseDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.distributions import CategoricalDistribution as Categorical
 
 from iolaus.sweeps.errors import BadInputError
@@ -26,7 +31,9 @@ Read = Callable[..., Space]
 
 
 @pytest.fixture(scope="module")
-def parse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[list[str]], list[Override]]]:
+def parse(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[list[str]], list[Override]]]:
     """Hydra's parser for an app with the config group `db`."""
     folder = tmp_path_factory.mktemp("conf")
     for choice in ("mysql", "postgresql", "sqlite"):
@@ -77,12 +84,18 @@ def read(parse: Callable[[list[str]], list[Override]]) -> Read:
         ("int(tag(log, interval(1, 128)))", IntDistribution(1, 128, log=True)),
     ],
 )
-def test_each_form_of_the_grammar_is_its_distribution(read: Read, text: str, distribution: BaseDistribution) -> None:
-    """A range is half-open and in either direction, an interval is closed, a choice keeps its types, order and text."""
+def test_each_form_of_the_grammar_is_its_distribution(
+    read: Read, text: str, distribution: BaseDistribution
+) -> None:
+    """A range is half-open and in either direction, an interval is closed, a choice keeps its
+    types, order and text.
+    """
     for space in (read(f"x={text}"), read(x=text)):
         found = space.parameters["x"].distribution
         assert (type(found), found) == (type(distribution), distribution)
-        assert distribution_to_json(found) == distribution_to_json(distribution)  # 1, True and 1.0 are not the same
+        assert distribution_to_json(found) == distribution_to_json(
+            distribution
+        )  # 1, True and 1.0 are not the same
 
 
 def test_a_glob_over_a_config_group_chooses_its_files(read: Read) -> None:
@@ -92,9 +105,13 @@ def test_a_glob_over_a_config_group_chooses_its_files(read: Read) -> None:
     assert list(space.branches()) == [{"db": "mysql"}, {"db": "postgresql"}]
 
 
-@pytest.mark.parametrize(("key", "is_group"), [("db", True), ("db@backup", True), ("+db@b", True), ("dbx", False)])
+@pytest.mark.parametrize(
+    ("key", "is_group"), [("db", True), ("db@backup", True), ("+db@b", True), ("dbx", False)]
+)
 def test_config_groups_are_told_from_values(read: Read, key: str, is_group: bool) -> None:
-    """A key that names a group, or has a package, makes branches of configs; any other sets a value."""
+    """A key that names a group, or has a package, makes branches of configs; any other sets a
+    value.
+    """
     space = read(f"{key}=mysql,sqlite", "x=range(2)")
     assert space.parameters[key].is_group == is_group
     assert len(list(space.branches())) == (2 if is_group else 1)
@@ -119,12 +136,20 @@ def parsed_back(parse: Callable[[list[str]], list[Override]], space: Space, valu
 
 
 @given(low=numbers, high=numbers, data=st.data())
-def test_a_number_survives_its_override(parse: Any, read: Read, low: float, high: float, data: st.DataObject) -> None:
-    """Any value of an interval, written as an override, is read by Hydra as the same number of the same type."""
+def test_a_number_survives_its_override(
+    parse: Any, read: Read, low: float, high: float, data: st.DataObject
+) -> None:
+    """Any value of an interval, written as an override, is read by Hydra as the same number of the
+    same type.
+    """
     assume(low < high and math.isfinite(float(high) - float(low)))
     whole = isinstance(low, int) and isinstance(high, int)
-    space = read(f"x=int(interval({low!r}, {high!r}))" if whole else f"x=interval({low!r}, {high!r})")
-    value = data.draw(st.integers(int(low), int(high)) if whole else st.floats(float(low), float(high)))
+    space = read(
+        f"x=int(interval({low!r}, {high!r}))" if whole else f"x=interval({low!r}, {high!r})"
+    )
+    value = data.draw(
+        st.integers(int(low), int(high)) if whole else st.floats(float(low), float(high))
+    )
     assert space.parameters["x"].distribution == (
         IntDistribution(low, high) if whole else FloatDistribution(float(low), float(high))
     )
@@ -134,7 +159,9 @@ def test_a_number_survives_its_override(parse: Any, read: Read, low: float, high
 
 @given(choices=st.lists(plain_text, min_size=2, max_size=4, unique=True))
 def test_a_quoted_choice_survives_its_override(parse: Any, read: Read, choices: list[str]) -> None:
-    """Any text in quotes, whatever is in it, is the same text in the study and in the trial's config."""
+    """Any text in quotes, whatever is in it, is the same text in the study and in the trial's
+    config.
+    """
     space = read(f"x={','.join(map(quoted, choices))}")
     assert space.parameters["x"].distribution == Categorical(tuple(choices))
     for choice in choices:
@@ -143,7 +170,9 @@ def test_a_quoted_choice_survives_its_override(parse: Any, read: Read, choices: 
 
 @pytest.mark.parametrize("choice", ["0", "null", "true", "#", "1e3", "it's"])
 def test_a_quoted_text_inside_choice_stays_text(parse: Any, read: Read, choice: str) -> None:
-    """A quoted '0' inside choice(...) reaches the config as text, though Hydra forgets its quotes."""
+    """A quoted '0' inside choice(...) reaches the config as text, though Hydra forgets its
+    quotes.
+    """
     space = read(f"x=choice({quoted(choice)}, b)")
     assert parsed_back(parse, space, choice) == choice
 
@@ -164,8 +193,12 @@ def test_a_quoted_text_inside_choice_stays_text(parse: Any, read: Read, choice: 
         ("/tmp/x-1.0,s3://b/c", ["/tmp/x-1.0", "s3://b/c"]),
     ],
 )
-def test_every_choice_survives_its_override(parse: Any, read: Read, text: str, values: list[Any]) -> None:
-    """The override of each value in a grid is read by Hydra as the value that was written in the choice."""
+def test_every_choice_survives_its_override(
+    parse: Any, read: Read, text: str, values: list[Any]
+) -> None:
+    """The override of each value in a grid is read by Hydra as the value that was written in the
+    choice.
+    """
     space = read(f"x={text}")
     found = [parsed_back(parse, space, setting["x"]) for setting in space.grid()]
     assert found == (pytest.approx(values) if isinstance(values[0], float) else values)
@@ -173,10 +206,20 @@ def test_every_choice_survives_its_override(parse: Any, read: Read, text: str, v
 
 
 def test_the_command_line_beats_the_config(read: Read) -> None:
-    """A key of params that the command line searches, fixes or deletes is as the command line says."""
-    configured = {"a": "range(3)", "b": "choice(1, 2)", "c": "interval(0, 1)", "d": "7", "e": "null"}
+    """A key of params that the command line searches, fixes or deletes is as the command line
+    says.
+    """
+    configured = {
+        "a": "range(3)",
+        "b": "choice(1, 2)",
+        "c": "interval(0, 1)",
+        "d": "7",
+        "e": "null",
+    }
     space = read("a=choice(7, 8)", "b=5", "~c", **configured)
-    assert {key: p.distribution for key, p in space.parameters.items()} == {"a": Categorical((7, 8))}
+    assert {key: p.distribution for key, p in space.parameters.items()} == {
+        "a": Categorical((7, 8))
+    }
     assert set(space.overrides({"a": 8})) == {"a=8", "b=5", "~c", "d=7", "e=null"}
 
 
@@ -184,14 +227,20 @@ def test_the_command_line_beats_the_config(read: Read) -> None:
     ("lines", "sentence"),
     [
         (["x=interval(1, 1)"], r"x=interval\(1, 1\).* is empty"),
-        (["x=interval(2, 1)"], r"x=interval\(2, 1\).*from 2\.0 down to 1\.0; write interval\(1\.0, 2\.0\)"),
+        (
+            ["x=interval(2, 1)"],
+            r"x=interval\(2, 1\).*from 2\.0 down to 1\.0; write interval\(1\.0, 2\.0\)",
+        ),
         (["x=tag(log, interval(0, 1))"], r"x=tag\(log, interval\(0, 1\)\).*above 0"),
         (["x=tag(log, interval(-1.0, 1))"], r"x=tag.*above 0, got -1"),
         (["x=interval(0, inf)"], r"x=interval\(0, inf\).*finite"),
         (["x=interval(nan, 1)"], r"x=interval\(nan, 1\).*finite"),
         (["x=choice(a, b, a)"], r"x=choice\(a, b, a\).*a .*twice"),
         (["x='a',a"], "x='a',a: the choice 'a' stands there twice"),
-        (["x=1,true"], "x=1,true: the choice 1 stands there twice"),  # Optuna cannot tell them apart
+        (
+            ["x=1,true"],
+            "x=1,true: the choice 1 stands there twice",
+        ),  # Optuna cannot tell them apart
         (["x=range(3, 3)"], r"x=range\(3, 3\).*empty"),
         (["x=range(3, 1)"], r"x=range\(3, 1\).*empty"),
         (["x=range(1, 3, 0)"], r"x=range\(1, 3, 0\).*step other than 0"),
@@ -204,7 +253,9 @@ def test_the_command_line_beats_the_config(read: Read) -> None:
         (["x=glob(*)"], r"x=glob\(\*\).*nothing to choose|glob"),
     ],
 )
-def test_what_cannot_be_searched_is_refused_in_one_sentence(read: Read, lines: list[str], sentence: str) -> None:
+def test_what_cannot_be_searched_is_refused_in_one_sentence(
+    read: Read, lines: list[str], sentence: str
+) -> None:
     """The sentence names the override as it was written, and what is wrong with it."""
     with pytest.raises(BadInputError, match=sentence) as refused:
         read(*lines)
@@ -226,15 +277,30 @@ def test_a_grid_needs_values_that_can_be_counted(read: Read) -> None:
 
 axes = st.dictionaries(
     st.sampled_from(["a", "b.c", "+d", "db", "e"]),
-    st.sampled_from(["1,2", "choice(x, 'y z')", "range(3)", "range(-1, 1)", "[1],[2]", "5", "null,1", "mysql,sqlite"]),
+    st.sampled_from(
+        [
+            "1,2",
+            "choice(x, 'y z')",
+            "range(3)",
+            "range(-1, 1)",
+            "[1],[2]",
+            "5",
+            "null,1",
+            "mysql,sqlite",
+        ]
+    ),
     min_size=1,
 )
 
 
 @given(axes)
 @settings(max_examples=40)
-def test_a_grid_is_what_hydras_own_sweeper_runs(parse: Any, read: Read, chosen: dict[str, str]) -> None:
-    """The settings of a grid, and their order, are those of Hydra's BasicSweeper on the same command line."""
+def test_a_grid_is_what_hydras_own_sweeper_runs(
+    parse: Any, read: Read, chosen: dict[str, str]
+) -> None:
+    """The settings of a grid, and their order, are those of Hydra's BasicSweeper on the same
+    command line.
+    """
     lines = [f"{key}={text}" for key, text in chosen.items()]
     (hydras,) = BasicSweeper.split_arguments(parse(lines), max_batch_size=None)
     space = read(*lines)
@@ -246,23 +312,38 @@ def test_a_grid_is_what_hydras_own_sweeper_runs(parse: Any, read: Read, chosen: 
     assert read_by_hydra(ours) == read_by_hydra(hydras)
 
 
-@pytest.mark.parametrize("text", ["shuffle(range(0, 40))", f"shuffle({','.join(map(str, range(40)))})"])
+@pytest.mark.parametrize(
+    "text", ["shuffle(range(0, 40))", f"shuffle({','.join(map(str, range(40)))})"]
+)
 def test_shuffling_does_not_make_another_space(read: Read, text: str) -> None:
-    """A sweep in random order searches the same space as at its last start, or it could not be continued."""
+    """A sweep in random order searches the same space as at its last start, or it could not be
+    continued.
+    """
     assert read(f"x={text}").signature() == read(f"x={text}").signature()
 
 
 def test_values_from_outside_the_space_follow_at_the_end(read: Read) -> None:
     """What a custom search space suggests becomes an override too."""
-    assert read("a=1,2", "b=3").overrides({"a": 2, "c": 0.5, "d": "x y"}) == ("a=2", "b=3", "c=0.5", r"d=x\ y")
+    assert read("a=1,2", "b=3").overrides({"a": 2, "c": 0.5, "d": "x y"}) == (
+        "a=2",
+        "b=3",
+        "c=0.5",
+        r"d=x\ y",
+    )
 
 
-searches = st.sampled_from(["1,2", "2,1", "range(1, 3)", "interval(1, 2)", "int(interval(1, 3))", "1.5,2", "'1',2"])
+searches = st.sampled_from(
+    ["1,2", "2,1", "range(1, 3)", "interval(1, 2)", "int(interval(1, 3))", "1.5,2", "'1',2"]
+)
 
 
 @given(a=searches, b=searches)
-def test_signatures_are_equal_if_and_only_if_the_same_is_searched(read: Read, a: str, b: str) -> None:
-    """The signature is plain data that survives JSON, whatever order the keys stand in, and tells spaces apart."""
+def test_signatures_are_equal_if_and_only_if_the_same_is_searched(
+    read: Read, a: str, b: str
+) -> None:
+    """The signature is plain data that survives JSON, whatever order the keys stand in, and tells
+    spaces apart.
+    """
     one, same, other = read(f"x={a}", "y=1,2"), read("y=1,2", f"x={a}"), read(f"x={b}", "y=1,2")
     assert json.loads(json.dumps(one.signature())) == same.signature()
     assert (one.signature() == other.signature()) == (a == b)

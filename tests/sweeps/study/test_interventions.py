@@ -34,7 +34,9 @@ def reporter() -> Reporter:
 
 
 def test_a_intervention_is_given_out_once_and_recorded(reporter: Reporter) -> None:
-    """The task gets an intervention once, and the curve says at which step it was taken and by which factor."""
+    """The task gets an intervention once, and the curve says at which step it was taken and by
+    which factor.
+    """
     reporter.report(5, {"loss": 1.0})
     assert reporter.intervention() is None
     reporter.offer(INTERVENTION_MARK)
@@ -44,11 +46,16 @@ def test_a_intervention_is_given_out_once_and_recorded(reporter: Reporter) -> No
         reporter.report(step, {"loss": 1.0})
     batch = reporter.take()
     assert batch is not None
-    assert [(row.step, dict(row.metrics)) for row in batch.rows][1] == (5, {"intervention/decay": 0.5})
+    assert [(row.step, dict(row.metrics)) for row in batch.rows][1] == (
+        5,
+        {"intervention/decay": 0.5},
+    )
 
 
 def test_a_task_that_never_asks_is_ended(reporter: Reporter) -> None:
-    """An intervention left lying for a whole report ends the trial with the verdict behind it; one report is not enough."""
+    """An intervention left lying for a whole report ends the trial with the verdict behind it; one
+    report is not enough.
+    """
     reporter.offer(INTERVENTION_MARK)
     reporter.report(1, {"loss": 1.0})
     with pytest.raises(optuna.TrialPruned, match="stalled since step 3"):
@@ -56,9 +63,13 @@ def test_a_task_that_never_asks_is_ended(reporter: Reporter) -> None:
     assert reporter.verdict is VERDICT
 
 
-@pytest.mark.parametrize("on_stall", [OnStall(), OnStall("decay", 0.5, 1), OnStall("rewind", 0.1, 3)])
+@pytest.mark.parametrize(
+    "on_stall", [OnStall(), OnStall("decay", 0.5, 1), OnStall("rewind", 0.1, 3)]
+)
 def test_interventions_are_bounded_and_given_time(on_stall: OnStall) -> None:
-    """A stall is answered by n_times interventions, each spared for a share of the run once it is taken, then by the end."""
+    """A stall is answered by n_times interventions, each spared for a share of the run once it is
+    taken, then by the end.
+    """
     storage = LiveStorage(optuna.storages.InMemoryStorage())
     space = parse_space({}, ["+x=5"], lambda _: [], lambda _: False)
     made = open_study(storage, "s", ["minimize"], None, Always(), space)
@@ -91,7 +102,9 @@ def test_interventions_are_bounded_and_given_time(on_stall: OnStall) -> None:
     ],
 )
 def test_a_stall_among_rules_that_agree_is_answered(pruner: VerdictPruner, kind: type) -> None:
-    """A joined verdict is met by an intervention if one of its rules is one that a lower rate may answer."""
+    """A joined verdict is met by an intervention if one of its rules is one that a lower rate may
+    answer.
+    """
     storage = LiveStorage(optuna.storages.InMemoryStorage())
     space = parse_space({}, ["+x=5"], lambda _: [], lambda _: False)
     made = open_study(storage, "s", ["minimize"], None, pruner, space)

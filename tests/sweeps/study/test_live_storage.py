@@ -61,7 +61,9 @@ def make_trials(storage: LiveStorage) -> optuna.Study:
             trial.report(1 / (step + 1) if step else float("inf"), step)
         trial.set_user_attr("run", {"folder": str(i)})
         if i < 4:
-            state = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE][i]
+            state = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE][
+                i
+            ]
             study.tell(trial, 0.5 if state is TrialState.COMPLETE else None, state=state)
     study.enqueue_trial({"x": 0.75})
     return study
@@ -81,7 +83,9 @@ def told(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", ["flush", "close"])
 def test_what_was_written_behind_is_in_the_database(url: str, way: str) -> None:
-    """After flush, and after close, another process reads every trial exactly as this one holds it."""
+    """After flush, and after close, another process reads every trial exactly as this one holds
+    it.
+    """
     storage = LiveStorage(open_backend(url))
     study = make_trials(storage)
     held = study.get_trials()
@@ -92,7 +96,9 @@ def test_what_was_written_behind_is_in_the_database(url: str, way: str) -> None:
 
 
 def test_what_other_processes_write_is_seen_after_refresh(url: str) -> None:
-    """Refresh takes in their trials, and never goes back behind what this process has said of its own."""
+    """Refresh takes in their trials, and never goes back behind what this process has said of its
+    own.
+    """
     ours, theirs = LiveStorage(open_backend(url)), LiveStorage(open_backend(url))
     study = make_trials(ours)
     ours.flush()
@@ -136,7 +142,9 @@ def take_all_in_process(url: str, barrier: Any, results: Any) -> None:
 
 @pytest.mark.parametrize("workers", ["threads", "processes"])
 def test_a_queued_trial_is_taken_once(url: str, workers: str) -> None:
-    """However many drivers ask at the same time, each queued trial goes to one of them and none is forgotten."""
+    """However many drivers ask at the same time, each queued trial goes to one of them and none is
+    forgotten.
+    """
     storage = LiveStorage(open_backend(url))
     study = optuna.create_study(storage=storage)
     for i in range(N_QUEUED):
@@ -147,11 +155,18 @@ def test_a_queued_trial_is_taken_once(url: str, workers: str) -> None:
 
         barrier = threading.Barrier(4)
         with ThreadPoolExecutor(4) as pool:
-            taken = [number for numbers in pool.map(take_all, [url] * 4, [barrier] * 4) for number in numbers]
+            taken = [
+                number
+                for numbers in pool.map(take_all, [url] * 4, [barrier] * 4)
+                for number in numbers
+            ]
     else:
         context = multiprocessing.get_context("spawn")
         shared, results = context.Barrier(2), context.SimpleQueue()
-        children = [context.Process(target=take_all_in_process, args=(url, shared, results)) for _ in range(2)]
+        children = [
+            context.Process(target=take_all_in_process, args=(url, shared, results))
+            for _ in range(2)
+        ]
         for child in children:
             child.start()
         taken = [number for _ in children for number in results.get()]
@@ -164,7 +179,9 @@ def test_a_queued_trial_is_taken_once(url: str, workers: str) -> None:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second of patience, so that a test need not wait a minute."""
     monkeypatch.setattr(storage_module, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(storage_module, "_engine_options", lambda url: {"connect_args": {"timeout": 0.2}})
+    monkeypatch.setattr(
+        storage_module, "_engine_options", lambda url: {"connect_args": {"timeout": 0.2}}
+    )
 
 
 @pytest.mark.usefixtures("hurried")
@@ -180,7 +197,9 @@ def test_a_database_that_stays_locked_is_an_error_and_no_hang(url: str, tmp_path
             trial.report(1.0, step)
         assert time.monotonic() - began_s < 0.2
         assert len(study.trials[0].intermediate_values) == 100
-        with pytest.raises(StorageError, match=r"cannot be used: .*locked.*run the same command again"):
+        with pytest.raises(
+            StorageError, match=r"cannot be used: .*locked.*run the same command again"
+        ):
             storage.flush()
         with pytest.raises(StorageError):
             storage.check()
@@ -193,13 +212,17 @@ def test_a_database_that_stays_locked_is_an_error_and_no_hang(url: str, tmp_path
 
 @pytest.mark.usefixtures("hurried")
 def test_looking_waits_for_no_writer_and_lets_none_wait(url: str, tmp_path: Path) -> None:
-    """While another process holds the write lock all is read; while a reader is at it, writes go through."""
+    """While another process holds the write lock all is read; while a reader is at it, writes go
+    through.
+    """
     storage = LiveStorage(open_backend(url))
     study = make_trials(storage)
     storage.flush()
     with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        seen = optuna.load_study(study_name=study.study_name, storage=open_backend(url, only_reads=True)).trials
+        seen = optuna.load_study(
+            study_name=study.study_name, storage=open_backend(url, only_reads=True)
+        ).trials
         other.execute("ROLLBACK")
         assert [told(trial) for trial in seen] == [told(trial) for trial in study.trials]
         other.execute("BEGIN")
@@ -211,7 +234,9 @@ def test_looking_waits_for_no_writer_and_lets_none_wait(url: str, tmp_path: Path
 
 @pytest.mark.usefixtures("hurried")
 def test_a_short_lock_is_waited_for(url: str, tmp_path: Path) -> None:
-    """A database that comes back within our patience has lost nothing, written behind or asked for."""
+    """A database that comes back within our patience has lost nothing, written behind or asked
+    for.
+    """
     storage = LiveStorage(open_backend(url))
     study = optuna.create_study(storage=storage)
     trial = study.ask()
@@ -252,7 +277,9 @@ def test_a_storage_in_memory_is_one_for_all_threads() -> None:
     storage = LiveStorage(open_backend("sqlite:///:memory:"))
     held = make_trials(storage).get_trials()
     storage.flush()
-    assert [told(trial) for trial in storage._backend.get_all_trials(0)] == [told(trial) for trial in held]
+    assert [told(trial) for trial in storage._backend.get_all_trials(0)] == [
+        told(trial) for trial in held
+    ]
     storage.close()
 
 

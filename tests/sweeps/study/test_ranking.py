@@ -11,7 +11,9 @@ from iolaus.sweeps.study.summary import Result, table
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_ranking_fits_its_terminal(width: int) -> None:
-    """One line per trial at any width: parameters that do not fit are named below, and reasons are cut short."""
+    """One line per trial at any width: parameters that do not fit are named below, and reasons are
+    cut short.
+    """
     params = {f"optim.parameter_{i}": 0.123456 for i in range(6)}
     why = "RuntimeError: a long story of what went wrong, with all its details and numbers, told in one line"
     results = [Result(i, "failed", (), 1.0, math.nan, 1000, why, params) for i in range(3)]

@@ -23,7 +23,9 @@ def test_missing_runs() -> None:
 
 @given(st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=5), min_size=1, max_size=6))
 def test_spread_is_the_pooled_standard_deviation(groups: list[list[float]]) -> None:
-    """The spread is that of numpy's variances pooled by degrees of freedom, and unknown below three degrees."""
+    """The spread is that of numpy's variances pooled by degrees of freedom, and unknown below three
+    degrees.
+    """
     spread = pooled_spread([unit(*group) for group in groups])
     several = [group for group in groups if len(group) > 1]
     degrees = sum(len(group) - 1 for group in several)
@@ -36,7 +38,9 @@ def test_spread_is_the_pooled_standard_deviation(groups: list[list[float]]) -> N
 
 @given(st.floats(-100, 100), st.floats(0.01, 100))
 def test_verdict_ignores_scale_and_origin(origin: float, scale: float) -> None:
-    """Shifting or scaling all objectives changes no verdict; maximising the negated ones is the same."""
+    """Shifting or scaling all objectives changes no verdict; maximising the negated ones is the
+    same.
+    """
     groups = [[0.0, 1.0, 0.5, 0.2], [0.3, 0.4, 0.9], [4.0]]
     for k in range(3):
         for sign in (1, -1):
@@ -45,10 +49,14 @@ def test_verdict_ignores_scale_and_origin(origin: float, scale: float) -> None:
 
 
 def test_error_rate_is_what_it_says() -> None:
-    """A setting as good as the best is given up as rarely as three standard errors say, if the spread is known."""
+    """A setting as good as the best is given up as rarely as three standard errors say, if the
+    spread is known.
+    """
     rng = np.random.default_rng(0)
     n_rounds, n_wrong = 4000, 0
-    known = [unit(*rng.normal(100, 1, 200))]  # far behind, so it is never the best, but it tells the spread
+    known = [
+        unit(*rng.normal(100, 1, 200))
+    ]  # far behind, so it is never the best, but it tells the spread
     for _ in range(n_rounds):
         mine, best = unit(*rng.normal(0, 1, 2)), unit(*rng.normal(0, 1, 3))
         n_wrong += is_hopeless(mine, [mine, best, *known], sign=1)
@@ -57,7 +65,9 @@ def test_error_rate_is_what_it_says() -> None:
 
 
 def test_a_clearly_worse_setting_is_hopeless() -> None:
-    """Ten spreads behind the best is hopeless after one seed; nothing is while the spread is unknown."""
+    """Ten spreads behind the best is hopeless after one seed; nothing is while the spread is
+    unknown.
+    """
     others = [unit(0.0, 1.0, 2.0), unit(1.0, 2.0, 1.5)]
     assert is_hopeless(unit(12.0), others, sign=1)
     assert not is_hopeless(unit(12.0), [unit(0.0)], sign=1)

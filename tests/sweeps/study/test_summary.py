@@ -18,13 +18,23 @@ from rich.console import Console
 
 from iolaus.sweeps.study.summary import N_ROWS_SHOWN, rank, save_results, table
 
-STATES = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
+STATES = [
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.FAIL,
+    TrialState.RUNNING,
+    TrialState.WAITING,
+]
 
 
 def study_of(*trials: dict[str, Any], directions: tuple[str, ...] = ("minimize",)) -> optuna.Study:
     study = optuna.create_study(directions=directions)
     for trial in trials:
-        given = {"params": {"optim.lr": 0.1}, "distributions": {"optim.lr": FloatDistribution(0, 1)}, **trial}
+        given = {
+            "params": {"optim.lr": 0.1},
+            "distributions": {"optim.lr": FloatDistribution(0, 1)},
+            **trial,
+        }
         study.add_trial(create_trial(**given))
     return study
 
@@ -45,7 +55,10 @@ def sweeps(draw: st.DrawFn) -> tuple[optuna.Study, str]:
     for _ in range(draw(st.integers(0, 8))):
         state = draw(st.sampled_from(STATES))
         best = draw(st.none() | st.floats(allow_nan=False, allow_infinity=False))
-        trial: dict[str, Any] = {"state": state, "user_attrs": {} if best is None else {"run": {"best": best}}}
+        trial: dict[str, Any] = {
+            "state": state,
+            "user_attrs": {} if best is None else {"run": {"best": best}},
+        }
         if state is TrialState.COMPLETE:
             trial["value"] = draw(numbers)
         elif state is TrialState.PRUNED:  # as `tell` leaves them: the last report is their value
@@ -57,17 +70,23 @@ def sweeps(draw: st.DrawFn) -> tuple[optuna.Study, str]:
 
 @given(sweeps())
 def test_the_ranking_is_an_order(sweep: tuple[optuna.Study, str]) -> None:
-    """Completed by their value, then pruned by their best, then running, then failed; every one that ran, once."""
+    """Completed by their value, then pruned by their best, then running, then failed; every one
+    that ran, once.
+    """
     study, direction = sweep
     results = rank(study)
     trials = {trial.number: trial for trial in study.trials}
-    assert sorted(r.number for r in results) == [n for n, t in trials.items() if t.state is not TrialState.WAITING]
+    assert sorted(r.number for r in results) == [
+        n for n, t in trials.items() if t.state is not TrialState.WAITING
+    ]
     places = [STATES.index(trials[r.number].state) for r in results]
     order = [0, 1, 3, 2]  # running before failed
     assert [order[place] for place in places] == sorted(order[place] for place in places)
     sign = 1 if direction == "minimize" else -1
     for state, value in ((0, lambda r: r.values[0]), (1, lambda r: r.best)):
-        ranked = [sign * value(r) for r, place in zip(results, places, strict=True) if place == state]
+        ranked = [
+            sign * value(r) for r, place in zip(results, places, strict=True) if place == state
+        ]
         known = [v for v in ranked if not math.isnan(v)]
         assert known == sorted(known)
         assert ranked[: len(known)] == known  # those without a value come last
@@ -82,14 +101,18 @@ def test_interrupted_trials_are_left_out() -> None:
         {"state": TrialState.FAIL, "user_attrs": {"why": "interrupted: the sweep was stopped"}},
         {"state": TrialState.FAIL, "user_attrs": {"why": "failed: KeyError: 'interrupted'"}},
     )
-    assert [(r.number, r.state, r.why) for r in rank(study)] == [(1, "failed", "KeyError: 'interrupted'")]
+    assert [(r.number, r.state, r.why) for r in rank(study)] == [
+        (1, "failed", "KeyError: 'interrupted'")
+    ]
 
 
 def test_the_table_shows_the_best_rows_and_counts_the_rest() -> None:
     """Of a thousand trials the best are shown, best first, and how many there are below."""
     study = study_of(*({"value": float(1000 - i)} for i in range(1000)))
     lines = shown(study).splitlines()
-    assert [int(line.split()[0]) for line in lines[1 : N_ROWS_SHOWN + 1]] == list(range(999, 999 - N_ROWS_SHOWN, -1))
+    assert [int(line.split()[0]) for line in lines[1 : N_ROWS_SHOWN + 1]] == list(
+        range(999, 999 - N_ROWS_SHOWN, -1)
+    )
     assert lines[-1] == f"… and {1000 - N_ROWS_SHOWN} more"
 
 
@@ -97,26 +120,46 @@ def test_the_table_shows_the_best_rows_and_counts_the_rest() -> None:
     ("trials", "expected"),
     [
         ([], "trial state"),
-        ([{"state": TrialState.FAIL, "user_attrs": {"why": "failed: ValueError: [b]no[/b]"}}], "ValueError: [b]no[/b]"),
+        (
+            [{"state": TrialState.FAIL, "user_attrs": {"why": "failed: ValueError: [b]no[/b]"}}],
+            "ValueError: [b]no[/b]",
+        ),
         ([{"state": TrialState.PRUNED}], "pruned"),
-        ([{"state": TrialState.PRUNED, "user_attrs": {"why": "diverged: loss became nan at step 3"}}], "diverged"),
+        (
+            [
+                {
+                    "state": TrialState.PRUNED,
+                    "user_attrs": {"why": "diverged: loss became nan at step 3"},
+                }
+            ],
+            "diverged",
+        ),
         ([{"value": math.inf}, {"value": -math.inf}], "-inf"),
         ([{"value": 0.5, "user_attrs": {"run": "of another tool"}}], "0.5"),
         ([{"value": 0.5, "params": {}, "distributions": {}}], "0.5"),
     ],
 )
 @pytest.mark.parametrize("width", [1, 20, 160])
-def test_awkward_sweeps_have_a_table_too(trials: list[dict[str, Any]], expected: str, width: int) -> None:
-    """No trials, only failures, no value anywhere, text that looks like markup, another tool's trials, any width."""
+def test_awkward_sweeps_have_a_table_too(
+    trials: list[dict[str, Any]], expected: str, width: int
+) -> None:
+    """No trials, only failures, no value anywhere, text that looks like markup, another tool's
+    trials, any width.
+    """
     text = shown(study_of(*trials), width)
     if width == 160:
         assert expected in " ".join(text.split())
 
 
 def test_columns_say_only_what_is_not_said_already() -> None:
-    """An objective that is the curve's best has no column of its own; one that the task returned has."""
+    """An objective that is the curve's best has no column of its own; one that the task returned
+    has.
+    """
     curve = {"user_attrs": {"run": {"best": 0.25, "final": 0.5}, "steps": 1499}}
-    of_curve, own = shown(study_of({"value": 0.25, **curve})), shown(study_of({"value": 7.0, **curve}))
+    of_curve, own = (
+        shown(study_of({"value": 0.25, **curve})),
+        shown(study_of({"value": 7.0, **curve})),
+    )
     assert "objective" not in of_curve
     assert "objective" in own
     for text in (of_curve, own):
@@ -149,7 +192,9 @@ def test_several_objectives_rank_the_front_first() -> None:
 
 
 def test_seeds_of_one_setting_are_one_row() -> None:
-    """Repeats stand under their first trial, with mean and spread, also where one of them returned infinity."""
+    """Repeats stand under their first trial, with mean and spread, also where one of them returned
+    infinity.
+    """
     study = study_of(
         {"value": 1.0}, {"value": 3.0, "user_attrs": {"repeat_of": 0}},
         {"value": 1.0}, {"value": math.inf, "user_attrs": {"repeat_of": 2}},
@@ -167,13 +212,18 @@ def saved(study: optuna.Study, path: Path) -> Any:
 
 
 def test_the_results_file_names_the_best_trial(tmp_path: Path) -> None:
-    """As the official sweeper's, with the best trial's number and folder; Optuna agrees on which it is."""
+    """As the official sweeper's, with the best trial's number and folder; Optuna agrees on which it
+    is.
+    """
     study = study_of(
         {"value": 2.0, "user_attrs": {"run": {"folder": "trials/0"}}},
         {
             "value": 1.0,
             "params": {"c": None, "db": "${x}"},
-            "distributions": {"c": CategoricalDistribution((None, 1)), "db": CategoricalDistribution(("${x}", "b"))},
+            "distributions": {
+                "c": CategoricalDistribution((None, 1)),
+                "db": CategoricalDistribution(("${x}", "b")),
+            },
             "user_attrs": {"run": {"folder": "trials/1"}},
         },
         {"state": TrialState.FAIL},
@@ -194,20 +244,32 @@ def test_the_results_file_lists_the_front(tmp_path: Path) -> None:
         directions=("minimize", "maximize"),
     )  # fmt: skip
     solutions = saved(study, tmp_path)["solutions"]
-    assert {s["trial"]: s["values"] for s in solutions} == {t.number: t.values for t in study.best_trials}
+    assert {s["trial"]: s["values"] for s in solutions} == {
+        t.number: t.values for t in study.best_trials
+    }
     assert {s["trial"]: s["folder"] for s in solutions} == {0: "", 1: "t"}
 
 
 @pytest.mark.parametrize("directions", [("minimize",), ("minimize", "maximize")])
 def test_a_sweep_without_a_result_says_so(tmp_path: Path, directions: tuple[str, ...]) -> None:
     """Where no trial has completed there is a results file without a best trial, and no error."""
-    study = study_of({"state": TrialState.FAIL}, {"state": TrialState.PRUNED}, directions=directions)
+    study = study_of(
+        {"state": TrialState.FAIL}, {"state": TrialState.PRUNED}, directions=directions
+    )
     expected = {"best_params": None} if len(directions) == 1 else {"solutions": []}
     assert saved(study, tmp_path) == {"name": "optuna", **expected}
 
 
 def test_what_breaks_a_constraint_is_not_the_best() -> None:
-    """An infeasible trial stands below all feasible completed ones, named as such, and is never the saved best."""
-    study = study_of({"value": 0.1, "constraints": {"memory": 2.0}}, {"value": 0.5, "constraints": {"memory": -1.0}})
-    assert [(result.number, result.state) for result in rank(study)] == [(1, "complete"), (0, "infeasible")]
+    """An infeasible trial stands below all feasible completed ones, named as such, and is never the
+    saved best.
+    """
+    study = study_of(
+        {"value": 0.1, "constraints": {"memory": 2.0}},
+        {"value": 0.5, "constraints": {"memory": -1.0}},
+    )
+    assert [(result.number, result.state) for result in rank(study)] == [
+        (1, "complete"),
+        (0, "infeasible"),
+    ]
     assert "breaks memory" in shown(study)

@@ -1,4 +1,6 @@
-"""The study of a sweep: what is proposed, what is kept of each trial, and what happens to those that were cut off."""
+"""The study of a sweep: what is proposed, what is kept of each trial, and what happens to those
+that were cut off.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ losses = st.floats() | st.floats(-10, 10)
 
 @given(curve=st.lists(losses, max_size=30), sign=st.sampled_from([1, -1]))
 def test_best_and_final_are_what_a_look_at_the_curve_says(curve: list[float], sign: int) -> None:
-    """Best is the first best finite value in the study's direction, final the last value, whatever is in between."""
+    """Best is the first best finite value in the study's direction, final the last value, whatever
+    is in between.
+    """
     watched = WatchedCurve(sign)
     for step, value in enumerate(curve):
         watched.add(step, value)
@@ -49,7 +53,9 @@ def test_best_and_final_are_what_a_look_at_the_curve_says(curve: list[float], si
 
 @given(n_steps=st.integers(1, 20_000), every=st.integers(1, 50))
 def test_a_planned_trial_keeps_a_bounded_number_of_values(n_steps: int, every: int) -> None:
-    """Over its planned length a trial keeps all of few reports, or about 100 of many, spread over all of it."""
+    """Over its planned length a trial keeps all of few reports, or about 100 of many, spread over
+    all of it.
+    """
     watched = WatchedCurve(1, n_steps)
     reported = list(range(0, n_steps, every))
     kept = [step for step in reported if watched.add(step, 1.0)]
@@ -68,9 +74,15 @@ def test_a_trial_without_a_plan_keeps_a_bounded_number_too(length: int, every: i
     assert sum(kept) <= 200
 
 
-@given(n_steps=st.none() | st.integers(1, 500), first=losses, second=losses, every=st.integers(1, 7))
-def test_trials_are_kept_at_the_same_steps(n_steps: int | None, first: float, second: float, every: int) -> None:
-    """Which reports are kept does not depend on their values: pruners find peers at every step they look at."""
+@given(
+    n_steps=st.none() | st.integers(1, 500), first=losses, second=losses, every=st.integers(1, 7)
+)
+def test_trials_are_kept_at_the_same_steps(
+    n_steps: int | None, first: float, second: float, every: int
+) -> None:
+    """Which reports are kept does not depend on their values: pruners find peers at every step they
+    look at.
+    """
     a, b = WatchedCurve(1, n_steps), WatchedCurve(1, n_steps)
     for step in range(0, 500, every):
         assert a.add(step, first) == b.add(step, second)
@@ -78,7 +90,9 @@ def test_trials_are_kept_at_the_same_steps(n_steps: int | None, first: float, se
 
 @pytest.fixture(scope="session")
 def read_space() -> Callable[..., Space]:
-    return lambda *lines: parse_space({}, lines, OverridesParser.create().parse_overrides, lambda key: False)
+    return lambda *lines: parse_space(
+        {}, lines, OverridesParser.create().parse_overrides, lambda key: False
+    )
 
 
 @pytest.fixture
@@ -101,7 +115,9 @@ def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[...
     ) -> SweepStudy:
         space = read_space(*lines)
         sampler = optuna.samplers.RandomSampler(seed=0)
-        opened = open_study(storage, "s", directions, sampler, pruner or optuna.pruners.NopPruner(), space)
+        opened = open_study(
+            storage, "s", directions, sampler, pruner or optuna.pruners.NopPruner(), space
+        )
         return SweepStudy(opened, storage, space, Plans(n_trials, **plans), _driver_name())
 
     return made
@@ -110,7 +126,9 @@ def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[...
 def run_one(study: SweepStudy, outcome: Outcome | None = None) -> int:
     proposal = study.ask()
     assert proposal is not None
-    study.tell(proposal.trial, outcome or Outcome(Ending.COMPLETED, values=(0.5,)), RUN, log="here.log")
+    study.tell(
+        proposal.trial, outcome or Outcome(Ending.COMPLETED, values=(0.5,)), RUN, log="here.log"
+    )
     return proposal.trial
 
 
@@ -127,7 +145,9 @@ endings = {
 def test_each_ending_is_recorded_with_its_reason(
     make: Callable[..., SweepStudy], outcome: Outcome, state: TrialState
 ) -> None:
-    """Optuna's state follows the ending; why, where and how far are attributes that a reviewer finds."""
+    """Optuna's state follows the ending; why, where and how far are attributes that a reviewer
+    finds.
+    """
     study = make()
     proposal = study.ask()
     assert proposal is not None
@@ -143,13 +163,18 @@ def test_each_ending_is_recorded_with_its_reason(
     assert trial.user_attrs["run"] == {**RUN, "best": 1.0, "best_step": 400, "final": 2.0}
     assert ("log" in trial.user_attrs) == (outcome.ending is Ending.FAILED)
     assert trial.intermediate_values == {0: 3.0, 400: 1.0, 401: 2.0}  # the last one is always there
-    assert (trial.user_attrs["n_steps"], trial.user_attrs["lr_plan"]) == (1000, [[0, 0.1], [9, 0.01]])
+    assert (trial.user_attrs["n_steps"], trial.user_attrs["lr_plan"]) == (
+        1000,
+        [[0, 0.1], [9, 0.01]],
+    )
     waiting = [t for t in study.study.trials if t.state is TrialState.WAITING]
     assert len(waiting) == (outcome.ending is Ending.INTERRUPTED)
 
 
 def test_a_verdict_is_kept_for_people_and_machines(make: Callable[..., SweepStudy]) -> None:
-    """Rule, step, sentence and numbers are attributes; a number that JSON does not know is left out."""
+    """Rule, step, sentence and numbers are attributes; a number that JSON does not know is left
+    out.
+    """
     study = make()
     verdict = Verdict("Stalled", 7, "it has not moved", {"slope": 0.25, "noise": math.nan})
     number = run_one(study, Outcome(Ending.PRUNED, reason=verdict.reason, verdict=verdict))
@@ -163,7 +188,9 @@ def test_a_verdict_is_kept_for_people_and_machines(make: Callable[..., SweepStud
 
 
 def test_the_configured_pruner_decides(make: Callable[..., SweepStudy]) -> None:
-    """Optuna's own pruner sees the reports of this and of earlier trials, and its decision is a verdict."""
+    """Optuna's own pruner sees the reports of this and of earlier trials, and its decision is a
+    verdict.
+    """
     study = make(pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0))
     for value in (1.0, 2.0):
         proposal = study.ask()
@@ -178,7 +205,9 @@ def test_the_configured_pruner_decides(make: Callable[..., SweepStudy]) -> None:
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_n_trials_is_the_total(make: Callable[..., SweepStudy], direction: str) -> None:
-    """What ran counts, whatever came of it, but not what was interrupted; continuing goes up to the total."""
+    """What ran counts, whatever came of it, but not what was interrupted; continuing goes up to the
+    total.
+    """
     study = make(5, directions=(direction,))
     assert study.sign == (1 if direction == "minimize" else -1)
     for i, outcome in enumerate(endings):
@@ -213,7 +242,9 @@ def test_settings_known_in_advance_go_first_and_once(make: Callable[..., SweepSt
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_sampler_of_a_finite_space_ends_by_itself(make: Callable[..., SweepStudy], storage: LiveStorage) -> None:
+def test_a_sampler_of_a_finite_space_ends_by_itself(
+    make: Callable[..., SweepStudy], storage: LiveStorage
+) -> None:
     """A sampler that has nothing left ends the sweep before n_trials."""
     study = make(10, lines=("c=choice(a, b)", "d=choice(1, 2)"))
     study.study.sampler = optuna.samplers.BruteForceSampler(seed=0)
@@ -224,8 +255,12 @@ def test_a_sampler_of_a_finite_space_ends_by_itself(make: Callable[..., SweepStu
     assert n == 4
 
 
-def test_trials_of_a_dead_driver_are_taken_over(make: Callable[..., SweepStudy], storage: LiveStorage) -> None:
-    """What it was running is ended as interrupted and queued again with its values; what others run is left alone."""
+def test_trials_of_a_dead_driver_are_taken_over(
+    make: Callable[..., SweepStudy], storage: LiveStorage
+) -> None:
+    """What it was running is ended as interrupted and queued again with its values; what others run
+    is left alone.
+    """
     study = make(5)
     done = run_one(study)
     dead, alive = study.ask(), study.ask()
@@ -250,19 +285,27 @@ def test_trials_of_a_dead_driver_are_taken_over(make: Callable[..., SweepStudy],
 def test_a_setting_whose_parameters_were_not_written_is_not_lost(
     make: Callable[..., SweepStudy], storage: LiveStorage
 ) -> None:
-    """A queued setting whose driver was killed before its parameters reached the database is queued again as it was."""
+    """A queued setting whose driver was killed before its parameters reached the database is queued
+    again as it was.
+    """
     study = make(5)
     study.study.enqueue_trial({"x": 0.125})
     waiting = study.study.trials[-1]
-    storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)  # and then the driver is killed
+    storage.set_trial_state_values(
+        waiting._trial_id, TrialState.RUNNING
+    )  # and then the driver is killed
     assert take_over(study.study, lambda _: False, orphan_age_s=0) == [waiting.number]
     again = study.ask()
     assert again is not None
     assert again.values["x"] == 0.125
 
 
-def test_unsigned_trials_are_taken_over_when_old_enough(make: Callable[..., SweepStudy], storage: LiveStorage) -> None:
-    """A trial that no driver has signed is left alone while young; where nobody else can be, it is taken at once."""
+def test_unsigned_trials_are_taken_over_when_old_enough(
+    make: Callable[..., SweepStudy], storage: LiveStorage
+) -> None:
+    """A trial that no driver has signed is left alone while young; where nobody else can be, it is
+    taken at once.
+    """
     study = make(5)
     unsigned = study.study.ask()
     assert take_over(study.study, lambda _: True, orphan_age_s=60) == []
@@ -270,7 +313,9 @@ def test_unsigned_trials_are_taken_over_when_old_enough(make: Callable[..., Swee
 
 
 def test_a_driver_is_alive_if_its_process_is() -> None:
-    """Another machine's driver may be alive, this machine's is if its process is there; we are not our predecessor."""
+    """Another machine's driver may be alive, this machine's is if its process is there; we are not
+    our predecessor.
+    """
     host = socket.gethostname()
     assert _driver_is_alive("elsewhere:1")
     assert _driver_is_alive(f"{host}:{os.getppid()}")
@@ -283,7 +328,10 @@ def test_a_driver_is_alive_if_its_process_is() -> None:
     [
         ({"directions": ("maximize",)}, "exists with direction=minimize, asked for maximize"),
         ({"directions": ("minimize", "minimize")}, r"asked for \[minimize, minimize\]"),
-        ({"lines": ("x=interval(0.0, 1.0)",)}, r"another space: c was choice\(a, b\), now not searched"),
+        (
+            {"lines": ("x=interval(0.0, 1.0)",)},
+            r"another space: c was choice\(a, b\), now not searched",
+        ),
         (
             {"lines": ("x=tag(log, interval(0.5, 1.0))", "c=choice(a, b)")},
             r"x was float 0\.0 to 1\.0, now log float 0\.5 to 1\.0",
@@ -297,7 +345,9 @@ def test_a_driver_is_alive_if_its_process_is() -> None:
 def test_another_study_under_the_same_name_is_refused(
     make: Callable[..., SweepStudy], storage: LiveStorage, changed: dict[str, Any], sentence: str
 ) -> None:
-    """The sentence says what it was, what was asked for and what to do, and nothing in the study is changed."""
+    """The sentence says what it was, what was asked for and what to do, and nothing in the study is
+    changed.
+    """
     run_one(make())
     before = repr((storage.get_study_user_attrs(1), storage.get_all_trials(1)))
     with pytest.raises(BadInputError, match=sentence) as refused:
@@ -312,16 +362,28 @@ def test_a_study_made_by_another_tool_is_judged_by_its_trials(
 ) -> None:
     """A plain Optuna study of the same space is continued; one of another space is refused."""
     plain = optuna.create_study(storage=storage, study_name="s")
-    plain.optimize(lambda trial: trial.suggest_float("x", 0, 1) + len(trial.suggest_categorical("c", ["a", "b"])), 2)
+    plain.optimize(
+        lambda trial: (
+            trial.suggest_float("x", 0, 1) + len(trial.suggest_categorical("c", ["a", "b"]))
+        ),
+        2,
+    )
     assert make(5).n_missing == 3
     with pytest.raises(BadInputError, match="searches another space"):
         make(lines=("x=interval(0.0, 2.0)", "c=choice(a, b)"))
 
 
 def test_what_a_custom_search_space_gets_wrong_is_refused(make: Callable[..., SweepStudy]) -> None:
-    """The sentence names the option and the mistake, and the trial does not stay under way for ever."""
-    study = make(lines=("x=interval(0.0, 1.0)", "f=3"), extend=lambda trial: trial.suggest_int("f", 0, 3))
-    with pytest.raises(BadInputError, match="custom_search_space failed for trial 0: it suggests f, which the command"):
+    """The sentence names the option and the mistake, and the trial does not stay under way for
+    ever.
+    """
+    study = make(
+        lines=("x=interval(0.0, 1.0)", "f=3"), extend=lambda trial: trial.suggest_int("f", 0, 3)
+    )
+    with pytest.raises(
+        BadInputError,
+        match="custom_search_space failed for trial 0: it suggests f, which the command",
+    ):
         study.ask()
     assert study.study.trials[0].state is TrialState.FAIL
 

@@ -12,7 +12,14 @@ from iolaus.trainer.lanes.serve import Lanes
 from iolaus.trainer.loop import train
 from iolaus.trainer.settings import Settings
 
-SMALL = ("task.n_train=200", "task.n_val=50", "task.n_test=50", "batch_size=16", "report_every=5", "eval_every=20")
+SMALL = (
+    "task.n_train=200",
+    "task.n_val=50",
+    "task.n_test=50",
+    "batch_size=16",
+    "report_every=5",
+    "eval_every=20",
+)
 
 
 @dataclass
@@ -46,12 +53,17 @@ Train = Callable[..., list[Ran]]
 def alone() -> Train:
     """Each run by the solo loop."""
 
-    def trained(runs: Sequence[Settings], keep: Sequence[Path | None] = (), **others: Any) -> list[Ran]:
+    def trained(
+        runs: Sequence[Settings], keep: Sequence[Path | None] = (), **others: Any
+    ) -> list[Ran]:
         results = []
         for i, run in enumerate(runs):
             ran = Ran()
             hooks = ran.hooks(**others)
-            given = {name: getattr(hooks, name) for name in ("tell", "report", "should_stop", "plan", "ask_intervention")}
+            given = {
+                name: getattr(hooks, name)
+                for name in ("tell", "report", "should_stop", "plan", "ask_intervention")
+            }
             ran.outcome = train(run, keep=keep[i] if keep else None, **given)
             results.append(ran)
         return results
@@ -64,7 +76,10 @@ def together() -> Train:
     """All runs in lanes: the first n_first at once, the others one by one as lanes fall empty."""
 
     def trained(
-        runs: Sequence[Settings], keep: Sequence[Path | None] = (), n_first: int | None = None, **others: Any
+        runs: Sequence[Settings],
+        keep: Sequence[Path | None] = (),
+        n_first: int | None = None,
+        **others: Any,
     ) -> list[Ran]:
         lanes, results = Lanes(), [Ran() for _ in runs]
         width = len(runs) if n_first is None else n_first
@@ -72,7 +87,9 @@ def together() -> Train:
         while waiting or lanes.n_lane_runs:
             while waiting and lanes.n_lane_runs < width:
                 i = waiting.pop(0)
-                lanes.admit(runs[i], results[i].hooks(**others), keep[i] if keep else None, results[i].ended)
+                lanes.admit(
+                    runs[i], results[i].hooks(**others), keep[i] if keep else None, results[i].ended
+                )
             lanes.run_block()
         return results
 

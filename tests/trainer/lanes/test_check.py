@@ -108,7 +108,9 @@ class Sharing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.dropout = nn.Dropout(0.5)
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), self.dropout, nn.Linear(32, 16))
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 32), self.dropout, nn.Linear(32, 16)
+        )
         self.output = nn.Linear(16, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,7 +153,9 @@ def run(compose: Compose) -> Settings:
         (Remembering, "", "no parameter or buffer"),
     ],
 )
-def test_what_cannot_be_stacked_is_named(run: Settings, model: Any, named: str, advice: str) -> None:
+def test_what_cannot_be_stacked_is_named(
+    run: Settings, model: Any, named: str, advice: str
+) -> None:
     """The message names the module, what to use instead, and is one sentence."""
     with pytest.raises(NotInLanesError) as error:
         check(made_of(run, model))
@@ -161,7 +165,9 @@ def test_what_cannot_be_stacked_is_named(run: Settings, model: Any, named: str, 
 
 
 def test_what_cannot_be_copied_or_told_apart_is_refused(run: Settings) -> None:
-    """A model that deepcopy refuses, or a list where a kind is told apart, runs alone: no trial fails by it."""
+    """A model that deepcopy refuses, or a list where a kind is told apart, runs alone: no trial
+    fails by it.
+    """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Listed(Digits):
@@ -182,19 +188,25 @@ def test_parametrized_modules_share_a_stack(run: Settings) -> None:
 
 
 def test_a_dropout_in_several_places_has_masks_of_its_own(run: Settings) -> None:
-    """A dropout module that a model has under two names draws from the trial's own stream under both."""
+    """A dropout module that a model has under two names draws from the trial's own stream under
+    both.
+    """
     assert not any(type(module) is nn.Dropout for module in own_streams(Sharing()).modules())
     assert check(made_of(run, Sharing)).difference <= TOLERANCE["float64"]
 
 
 def test_batch_norm_keeps_each_lanes_statistics(run: Settings) -> None:
     """BatchNorm's running statistics are buffers, stacked and updated for each lane."""
-    norm = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))  # noqa: E731
+    norm = lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10)
+    )
     assert check(made_of(run, norm)).difference <= TOLERANCE["float64"]
 
 
 def test_frozen_parameters_are_the_lanes_own(run: Settings) -> None:
-    """A layer that is not trained, but drawn from the seed, differs from lane to lane as it does alone."""
+    """A layer that is not trained, but drawn from the seed, differs from lane to lane as it does
+    alone.
+    """
 
     def frozen() -> nn.Module:
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
@@ -207,16 +219,23 @@ def test_frozen_parameters_are_the_lanes_own(run: Settings) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "reason"),
-    [(("precision=fp16",), "bf16 or float32"), (("optim=adam", "+optim.amsgrad=true"), "optim.amsgrad")],
+    [
+        (("precision=fp16",), "bf16 or float32"),
+        (("optim=adam", "+optim.amsgrad=true"), "optim.amsgrad"),
+    ],
 )
-def test_settings_that_lanes_do_not_have(compose: Compose, overrides: tuple[str, ...], reason: str) -> None:
+def test_settings_that_lanes_do_not_have(
+    compose: Compose, overrides: tuple[str, ...], reason: str
+) -> None:
     """A setting without a stacked form is refused, never ignored."""
     with pytest.raises(NotInLanesError, match=reason):
         check(read(compose("task=digits", *overrides)))
 
 
 def test_what_differs_in_more_than_values_is_another_kind(run: Settings, compose: Compose) -> None:
-    """Batch size, width, optimizer and plain numbers inside modules separate; rates, seeds and thresholds do not."""
+    """Batch size, width, optimizer and plain numbers inside modules separate; rates, seeds and
+    thresholds do not.
+    """
 
     def kind(*overrides: str, size: int = 32) -> Any:
         settings = read(compose("task=digits", "batch_size=32", *overrides))
@@ -225,7 +244,14 @@ def test_what_differs_in_more_than_values_is_another_kind(run: Settings, compose
     same = ["optim.lr=0.3", "seed=7", "schedule=cosine", "steps=50", "optim.weight_decay=0"]
     assert all(kind() == kind(override) for override in same)
     assert kind("clip=norm", "clip.threshold=1") == kind("clip=norm", "clip.threshold=2")
-    other = ["model.n_hidden=64", "optim=adam", "optim.momentum=0.9", "clip=norm", "model.dropout=0.1", "test=true"]
+    other = [
+        "model.n_hidden=64",
+        "optim=adam",
+        "optim.momentum=0.9",
+        "clip=norm",
+        "model.dropout=0.1",
+        "test=true",
+    ]
     kinds = [kind(), kind(size=64), *(kind(override) for override in other)]
     assert len(set(kinds)) == len(kinds)
     assert structure_of(nn.Dropout(0.1)) != structure_of(nn.Dropout(0.2))
@@ -240,7 +266,9 @@ def test_the_command_says_whether_how_and_how_fast() -> None:
 
 
 def test_auto_takes_the_solo_loop_where_lanes_do_not_pay(run: Settings) -> None:
-    """With a clock on which every step takes the same time, wider is better up to the bound; with none left, 1."""
+    """With a clock on which every step takes the same time, wider is better up to the bound; with
+    none left, 1.
+    """
     ticks = iter(range(10**6))
     assert best_width(run, most=8, clock=lambda: float(next(ticks))).n_lanes == 8
     assert best_width(run, most=1).n_lanes == 1
@@ -249,14 +277,20 @@ def test_auto_takes_the_solo_loop_where_lanes_do_not_pay(run: Settings) -> None:
 @pytest.mark.parametrize("precision", ["float64", "bf16"])
 def test_auto_measures_in_each_precision(compose: Compose, precision: str) -> None:
     """The lanes that pay are measured with inputs of the type that the run trains with."""
-    assert best_width(read(compose("task=digits", "batch_size=8", f"precision={precision}")), most=4).n_lanes in (1, 4)
+    assert best_width(
+        read(compose("task=digits", "batch_size=8", f"precision={precision}")), most=4
+    ).n_lanes in (1, 4)
 
 
 def test_auto_stops_where_memory_does(run: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A width that does not fit into the GPU's memory is not taken, and the narrower ones are still there."""
+    """A width that does not fit into the GPU's memory is not taken, and the narrower ones are still
+    there.
+    """
     measure = width._seconds_in_lanes
 
-    def scarce(run: Settings, n_lanes: int, clock: Callable[[], float]) -> tuple[float, float | None]:
+    def scarce(
+        run: Settings, n_lanes: int, clock: Callable[[], float]
+    ) -> tuple[float, float | None]:
         if n_lanes > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return measure(run, n_lanes, clock)
@@ -266,9 +300,14 @@ def test_auto_stops_where_memory_does(run: Settings, monkeypatch: pytest.MonkeyP
     assert best_width(run, most=16, clock=lambda: float(next(ticks))).n_lanes == 4
 
 
-def test_auto_plans_no_more_rates_than_it_takes_steps(run: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_plans_no_more_rates_than_it_takes_steps(
+    run: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is measured does not depend on how long a schedule takes to be laid out."""
     planned: list[int] = []
-    monkeypatch.setattr("iolaus.trainer.course.planned_rates", lambda run, top: planned.append(run.n_steps) or np.full(9, top))
+    monkeypatch.setattr(
+        "iolaus.trainer.course.planned_rates",
+        lambda run, top: planned.append(run.n_steps) or np.full(9, top),
+    )
     best_width(run, most=4)
     assert max(planned) < 10

@@ -31,8 +31,12 @@ class Asked:
 
 
 @pytest.mark.parametrize("is_first", [False, True])
-def test_a_kind_that_runs_alone_closes_no_lane_of_the_others(compose: Compose, is_first: bool) -> None:
-    """A worker asks for trials for all its lanes as long as one kind runs in them, whichever came first."""
+def test_a_kind_that_runs_alone_closes_no_lane_of_the_others(
+    compose: Compose, is_first: bool
+) -> None:
+    """A worker asks for trials for all its lanes as long as one kind runs in them, whichever came
+    first.
+    """
     stacked, refused = read(compose("task=digits")), read(compose("task=digits", "precision=fp16"))
     lane_server = Asked()
     room = _Room(cast(Any, lane_server))

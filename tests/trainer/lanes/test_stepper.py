@@ -27,7 +27,9 @@ def group_of(run: Settings) -> Group:
     return group
 
 
-def test_a_capture_that_fails_changes_no_weight(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_that_fails_changes_no_weight(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Capturing makes updates to warm up; they are taken back whether or not it succeeds."""
 
     class Stream:
@@ -43,7 +45,9 @@ def test_a_capture_that_fails_changes_no_weight(compose: Compose, monkeypatch: p
         monkeypatch.setattr(torch.cuda, name, lambda: Stream())
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    group = group_of(read(compose("task=digits", "batch_size=16", "optim.lr=0.1", "optim.momentum=0.9")))
+    group = group_of(
+        read(compose("task=digits", "batch_size=16", "optim.lr=0.1", "optim.momentum=0.9"))
+    )
     before = {name: row.clone() for name, row in group.stack.rows.items()}
     places, keys, coefficients = group._inputs(1)
     with pytest.raises(RuntimeError, match="not permitted"):
