@@ -326,7 +326,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     sweep = _loaded(arguments)
     table = _named(diagnose(sweep), sweep)
     if not arguments.json:
-        table = table.assign(cure=table["fix"].map(" ".join), shape=table["shape"].map(shape_name))
+        table = table.assign(fix=table["fix"].map(" ".join), shape=table["shape"].map(shape_name))
         table = table.drop(columns=["parameter", "advice"])
     if table.empty and not arguments.json:
         print(f"No trial has a curve of {sweep.metric} that could be judged.")
@@ -371,7 +371,8 @@ def _convergence(arguments: argparse.Namespace) -> None:
 
 def _add_next(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
-        "next", help="what to try next: the suggested fixes of ill trials, the most promising first"
+        "next",
+        help="what to try next: the suggested fixes of trials with problems, the most promising first",
     )
     _add_source(command)
     command.add_argument("--n", type=_at_least_one, default=8, help="at most so many (8)")
@@ -400,7 +401,7 @@ def _next(arguments: argparse.Namespace) -> None:
         return
     console = terminal()
     if not trials:
-        console.print("No trial is ill in a way that has a suggested fix.")
+        console.print("No trial has a problem with a suggested fix.")
         return
     console.print(as_table(as_frame(trials)))
     for trial in trials:
@@ -419,9 +420,7 @@ def _next(arguments: argparse.Namespace) -> None:
 
 
 def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "show", help="one trial: its setting, shape, convergence and cure"
-    )
+    command = commands.add_parser("show", help="one trial: its setting, shape, convergence and fix")
     _add_source(command)
     command.add_argument("trial", type=int, help="its number")
     command.add_argument("--json", action="store_true", help="for machines")

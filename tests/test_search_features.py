@@ -19,7 +19,7 @@ from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
 
-import sweeps
+import iolaus
 
 AT_30 = Path(__file__).with_name("at_30")
 ConfigStore.instance().store("config", {"x": 1, "seed": 0})

@@ -126,7 +126,7 @@ def all_config_keys(sweep: Sweep, features: Mapping[int, Features]) -> dict[int,
     asked: Mapping[str, Any] = _at(sweep.config, "hydra", "sweeper", "params")
     ties = {key: name for key, text in asked.items() if (name := _tied_to(str(text))) is not None}
     config = _flat({key: value for key, value in sweep.config.items() if key != "hydra"})
-    has_trainer = str(config.get("schedule._target_", "")).startswith("trainer.")
+    has_trainer = str(config.get("schedule._target_", "")).startswith("iolaus.trainer.")
     found = {}
     for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True):
         own = {

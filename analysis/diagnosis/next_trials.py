@@ -1,6 +1,6 @@
 """What a sweep should try next.
 
-The suggested fixes of its ill trials, as settings for its queue or as commands to type.
+The suggested fixes of its trials with problems, as settings for its queue or as commands to type.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from iolaus.sweeps.study.record import counts_as_run
 
 @dataclass(frozen=True, slots=True)
 class NextTrial:
-    """One thing to try. cures: the trials it cures, the most promising first.
+    """One thing to try. fixes: the trials it would fix, the most promising first.
 
     shape, overrides, advice: of that one.
-    params: the whole setting, in the sweep's own search space; empty if the cure lies outside, and
+    params: the whole setting, in the sweep's own search space; empty if the suggested fix lies outside, and
     `outside` says what does. command: runs it by itself, "" if the sweep does not say by which
     command it was run.
     """
@@ -41,25 +41,25 @@ class NextTrial:
 
 
 def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
-    """The suggested fixes of a sweep's ill trials, each setting once, by promise.
+    """The suggested fixes of a sweep's trials with problems, each setting once, by promise.
 
     Settings that have been run are left out.
     diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`. Promise: a suggested fix of a trial
     that came far (a low best loss) ranks before one of a trial that never left the start. Nothing
-    is drawn at random: what a cured setting needs besides, such as the threshold of a clipping it
+    is drawn at random: what a fixed setting needs besides, such as the threshold of a clipping it
     did not have, is taken from the best trial that has it.
     """
     sign = sweep.sign
-    ill = diagnosis[diagnosis["fix"].map(len) > 0]
+    problems = diagnosis[diagnosis["fix"].map(len) > 0]
     order = (
-        (sign * sweep.trials["best"].reindex(ill.index).astype(float))
+        (sign * sweep.trials["best"].reindex(problems.index).astype(float))
         .sort_values(kind="stable")
         .index
     )
     settings = _settings(sweep)
     run = {_same(params) for params in settings.values()}
     found: dict[Any, NextTrial] = {}
-    for number, row in zip(order, ill.loc[order].to_dict("records"), strict=True):
+    for number, row in zip(order, problems.loc[order].to_dict("records"), strict=True):
         changes = dict(_parsed(text) for text in row["fix"])
         params, outside = _in_space(sweep, {**settings[number], **changes}, changes)
         key = _same(params) if not outside else _same({**settings[number], **changes})

@@ -283,8 +283,8 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
 
     One row per trial, index trial (number); columns shape (of SHAPES), since (step; NaN if from the
     start or unknown), reason (a sentence with the numbers that decided), parameter (whose gradient
-    exploded first, or ""), cure (a tuple of overrides, empty if there is none to give), advice (the
-    cure in words, "" for a trial that is well). A trial with too few reports for a curve is left
+    exploded first, or ""), fix (a tuple of overrides, empty if there is none to give), advice (the
+    fix in words, "" for a trial that is well). A trial with too few reports for a curve is left
     out unless it failed: it still runs, was pruned at once, never ran (a duplicate, ruled out by a
     lint), or only returns its result.
     """

@@ -158,15 +158,17 @@ def _objective(sweep: Sweep) -> str:
 def _trial_note(
     row: Mapping[Any, Any], found: Mapping[Any, Any], tier: int | None, n_tiers: int
 ) -> str:
-    """Diagnosis, verdict and cure of one trial."""
+    """Diagnosis, verdict and fix of one trial."""
     lines = []
     if found:
         lines.append(f"**{shape_name(found['shape']).capitalize()}**: {_sentence(found['reason'])}")
     if row["state"] != "running":
         lines.append(f"**Ended**: {_sentence(str(row['why']) or str(row['state']))}")
-    cure = f"`{' '.join(found['cure'])}`" if found and found["fix"] else ""
-    if found and (found["advice"] or cure):
-        lines.append(f"**Cure**: {'; '.join(filter(None, (_plain(found['advice']), cure)))}.")
+    fix = f"`{' '.join(found['fix'])}`" if found and found["fix"] else ""
+    if found and (found["advice"] or fix):
+        lines.append(
+            f"**Suggested fix**: {'; '.join(filter(None, (_plain(found['advice']), fix)))}."
+        )
     place = []
     if tier is not None and row["state"] == "complete":
         place.append(f"Tier {tier} of {n_tiers}.")

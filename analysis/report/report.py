@@ -35,7 +35,7 @@ from iolaus.analysis.report.terminal import counted, short_names
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
-N_NEXT = 10  # cures shown; `python -m analysis next` has all
+N_NEXT = 10  # fixes shown; `python -m analysis next` has all
 
 
 def write_report(
@@ -192,14 +192,14 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
             (shape_name(str(shape)), n, f"{n / len(diagnosis):.0%}", _counted(own["advice"]))
         )
     summary = pd.DataFrame(rows, columns=["shape", "trials", "share", "what helps"])
-    ills = diagnosis[~diagnosis["shape"].isin(WELL)]
+    problems = diagnosis[~diagnosis["shape"].isin(WELL)]
     told = pd.DataFrame(
         {
-            "trial": ills.index,
-            "shape": ills["shape"].map(shape_name),
-            "since step": ills["since"],
-            "why": ills["reason"],
-            "fix": [" ".join(cure) for cure in ills["fix"]],
+            "trial": problems.index,
+            "shape": problems["shape"].map(shape_name),
+            "since step": problems["since"],
+            "why": problems["reason"],
+            "fix": [" ".join(fix) for fix in problems["fix"]],
         }
     )
     n_rows = -(-len(counts) // 4)

@@ -34,7 +34,7 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
     ranking: of `iolaus.analysis.ranking.rank.rank`. diagnosis: of
     `iolaus.analysis.diagnosis.shapes.diagnose`.
     """
-    ills = (
+    problems = (
         went_wrong(diagnosis) if len(sweep.curves) else []
     )  # a task that reports no curves is not broken for it
     return " ".join(
@@ -42,7 +42,7 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
             searched(sweep),
             *won(ranking),
             *on_front(sweep, ranking),
-            *ills,
+            *problems,
             *to_try(next_trials(sweep, diagnosis)),
         ]
     )
@@ -119,23 +119,23 @@ def on_front(sweep: Sweep, ranking: Ranking) -> list[str]:
 
 
 def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
-    """The most frequent ills, with counts."""
+    """The most frequent problems, with counts."""
     judged = diagnosis["shape"]
-    ills = judged[~judged.isin(WELL)].value_counts()
+    problems = judged[~judged.isin(WELL)].value_counts()
     if not len(judged):
         return []
-    if ills.empty:
+    if problems.empty:
         return [
-            f"None of the {len(judged):,} trials shows an ill."
+            f"None of the {len(judged):,} trials shows a problem."
             if len(judged) > 1
-            else "It shows no ill."
+            else "It shows no problem."
         ]
-    counts = [f"{shape_name(str(shape))} ({n})" for shape, n in ills.head(3).items()]
+    counts = [f"{shape_name(str(shape))} ({n})" for shape, n in problems.head(3).items()]
     return [f"What went wrong most, of {counted(len(judged), 'trial')}: {'; '.join(counts)}."]
 
 
 def to_try(trials: Sequence[NextTrial]) -> list[str]:
-    """The first changes that `iolaus.analysis.diagnosis.next_trials` would try, each with the first trials it would cure."""
+    """The first changes that `iolaus.analysis.diagnosis.next_trials` would try, each with the first trials it would fix."""
     changes: dict[str, list[str]] = {}
     for trial in trials:
         changes.setdefault(" ".join(trial.overrides), []).append(str(trial.fixes[0]))

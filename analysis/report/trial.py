@@ -1,4 +1,4 @@
-"""One trial as a reader wants it: setting, how it ended, shape, convergence, cure."""
+"""One trial as a reader wants it: setting, how it ended, shape, convergence, fix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iolaus.analysis.diagnosis.shapes import diagnose
 def described(sweep: Sweep, trial: int) -> pd.Series:
     """What is known of one trial, by name.
 
-    Its parameters, how it ended, its diagnosis with cure, its convergence. What does not apply is
+    Its parameters, how it ended, its diagnosis with fix, its convergence. What does not apply is
     NaN or "". Raises ValueError for a trial that the sweep does not have.
     """
     if trial not in sweep.trials.index:

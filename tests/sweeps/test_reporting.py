@@ -168,7 +168,7 @@ class Sized:
         (None, {"loss": 1}, TypeError, r"got None"),
         (-1, {"loss": 1}, ValueError, "step counts from 0, got -1"),
         (2**63, {"loss": 1}, ValueError, "step counts from 0.*got 9223372036854775808"),
-        (3, {}, TypeError, r"no metric at step 3; write sweeps\.report\(step, loss=loss\)"),
+        (3, {}, TypeError, r"no metric at step 3; write iolaus\.report\(step, loss=loss\)"),
         (3, {"loss": None}, TypeError, r"at step 3 got \{'loss': 'NoneType'\}"),
         (3, {"loss": "0.5"}, TypeError, r"at step 3 got \{'loss': 'str'\}"),
         (3, {"loss": [1.0]}, TypeError, r"at step 3 got \{'loss': 'list'\}"),
@@ -242,7 +242,7 @@ def test_a_plan_that_cannot_be_is_refused(arguments: tuple[Any, ...], sentence: 
 def test_outside_a_sweep_nothing_happens() -> None:
     """A script that trains alone may call all three; it need not even have Optuna."""
     script = (
-        "import sys; sys.modules['optuna'] = None; import sweeps;"
+        "import sys; sys.modules['optuna'] = None; import iolaus;"
         "iolaus.report(0, loss=float('nan')); iolaus.report('?'); iolaus.plan(0); assert not iolaus.should_stop()"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

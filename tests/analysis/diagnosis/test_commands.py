@@ -103,7 +103,7 @@ def test_next_lists_cures_and_where_they_can_be_run(runs, capsys, monkeypatch):
 
 
 def test_show_tells_all_of_one_trial(runs, capsys, monkeypatch):
-    """Setting, shape, numbers and cure of one; a number that is none is refused with those there
+    """Setting, shape, numbers and fix of one; a number that is none is refused with those there
     are.
     """
     about = json.loads(said(capsys, monkeypatch, "show", runs, "1", "--json"))

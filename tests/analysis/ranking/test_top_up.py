@@ -15,7 +15,7 @@ from iolaus.analysis.diagnosis.next_trials import continuing
 from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.ranking.top_up import contenders, plan_top_up, run_top_up
 
-APP = Path(__file__).parents[1] / "apps" / "conditional.py"
+APP = Path(__file__).parents[2] / "apps" / "conditional.py"
 
 
 def run(*arguments: str, cwd: Path) -> str:

@@ -96,8 +96,8 @@ def test_attributes_are_short_and_those_of_the_sweep(made_sweep: MadeSweep, n_se
         )
 
 
-def test_a_trial_note_has_diagnosis_end_and_cure(made_sweep: MadeSweep) -> None:
-    """A trial's note has the numbers of its diagnosis, how it ended, and its cure as overrides to
+def test_a_trial_note_has_diagnosis_end_and_fix(made_sweep: MadeSweep) -> None:
+    """A trial's note has the numbers of its diagnosis, how it ended, and its suggested fix as overrides to
     copy.
     """
     made = review(made_sweep(), 1)
@@ -105,7 +105,7 @@ def test_a_trial_note_has_diagnosis_end_and_cure(made_sweep: MadeSweep) -> None:
     for number, found in made.diagnosis.iterrows():
         plain = made.notes[number].replace("\\", "")  # type: ignore[index]
         assert found["reason"].rstrip(".") in plain
-        assert not found["fix"] or f"`{' '.join(found['cure'])}`" in plain
+        assert not found["fix"] or f"`{' '.join(found['fix'])}`" in plain
     assert "**Ended**: pruned." in made.notes[2]
 
 

@@ -174,7 +174,7 @@ def test_the_command_writes_the_report(tmp_path: Path) -> None:
     """`python -m analysis report DIR` on a real sweep writes page, Markdown and pictures, and
     prints their paths.
     """
-    app = Path(__file__).parent.parent / "apps" / "parabola.py"
+    app = Path(__file__).parents[2] / "apps" / "parabola.py"
     sweep = [
         sys.executable,
         str(app),

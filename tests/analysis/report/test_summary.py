@@ -18,10 +18,10 @@ Make = Callable[..., Sweep]
 
 
 def diagnosed(
-    what: Sweep, shapes: list[str], cures: list[tuple[str, ...]] | None = None
+    what: Sweep, shapes: list[str], fixes: list[tuple[str, ...]] | None = None
 ) -> pd.DataFrame:
     frame = pd.DataFrame({"shape": shapes}, index=what.trials.index)
-    return frame.assign(cure=cures or [()] * len(frame))
+    return frame.assign(fix=fixes or [()] * len(frame))
 
 
 def ranking(estimates: list[float], tiers: list[int], **given: object) -> Ranking:
@@ -78,10 +78,10 @@ def test_one_setting_alone_is_said_to_be_alone_once() -> None:
     alone, *more = won(ranking([1.0], [1]))
     assert alone.startswith("Setting 0 is the only one that completed: objective 1 (")
     assert more == ["Beware."]
-    assert went_wrong(pd.DataFrame({"shape": ["converged"]})) == ["It shows no ill."]
+    assert went_wrong(pd.DataFrame({"shape": ["converged"]})) == ["It shows no problem."]
 
 
-def test_a_sweep_that_reports_no_curves_is_not_ill_for_it(made_sweep: Make) -> None:
+def test_a_sweep_that_reports_no_curves_has_no_problem_for_it(made_sweep: Make) -> None:
     """Trials that nobody can judge by a curve, as the task reports none, have not gone wrong."""
     what = made_sweep(6)
     silent = dataclasses.replace(what, curves=what.curves.head(0))
@@ -105,7 +105,7 @@ def test_no_interval_is_claimed_where_none_is_known() -> None:
 
 
 def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:
-    """What went wrong is what the diagnosis counts; healthy shapes are no ills."""
+    """What went wrong is what the diagnosis counts; healthy shapes are no problems."""
     what = made_sweep(6)
     shapes = ["stalled", "exploded", "stalled", "converged", "improving", "stalled"]
     assert went_wrong(diagnosed(what, shapes)) == [
@@ -115,7 +115,9 @@ def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:
     assert went_wrong(diagnosed(what, shapes)) == [
         "What went wrong most, of 6 trials: fast, then flat (1); slow (1)."
     ]
-    assert went_wrong(diagnosed(what, ["converged"] * 6)) == ["None of the 6 trials shows an ill."]
+    assert went_wrong(diagnosed(what, ["converged"] * 6)) == [
+        "None of the 6 trials shows a problem."
+    ]
 
 
 def test_a_few_cures_are_named_in_the_order_given() -> None:

@@ -378,16 +378,16 @@ class MuteError(Exception):
         (
             raises(KeyboardInterrupt()),
             Ending.FAILED,
-            r"KeyboardInterrupt \(test_jobs\.py:\d+\)",
+            r"KeyboardInterrupt \(test_job\.py:\d+\)",
             (),
         ),
         (
             raises(ValueError("two\n\n lines")),
             Ending.FAILED,
-            r"ValueError: two lines \(test_jobs\.py:\d+\)",
+            r"ValueError: two lines \(test_job\.py:\d+\)",
             (),
         ),
-        (raises(MuteError()), Ending.FAILED, r"MuteError \(test_jobs\.py:\d+\)", ()),
+        (raises(MuteError()), Ending.FAILED, r"MuteError \(test_job\.py:\d+\)", ()),
         (raises(optuna.TrialPruned("enough")), Ending.PRUNED, "enough", ()),
         (raises(optuna.TrialPruned()), Ending.PRUNED, "the task pruned itself", ()),
         (
@@ -411,7 +411,7 @@ class MuteError(Exception):
         (
             lambda cfg: report(-1, loss=0),
             Ending.FAILED,
-            r"ValueError: sweeps\.report: step counts from 0",
+            r"ValueError: iolaus\.report: step counts from 0",
             (),
         ),
     ],

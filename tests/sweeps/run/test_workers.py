@@ -261,8 +261,8 @@ def test_no_process_outlives_the_nursery() -> None:
         let_go.close()
         assert gone(let_go.pid)
         assert not Path(f"/proc/{busy.pid}/stat").read_text().endswith("Z")
-        nursery_pid = fork_server._pid
-    for pid in (busy.pid, idle.pid, let_go.pid, nursery_pid):
+        fork_server_pid = fork_server._pid
+    for pid in (busy.pid, idle.pid, let_go.pid, fork_server_pid):
         assert gone(pid)
 
 
@@ -276,7 +276,7 @@ def test_a_killed_worker_is_killed() -> None:
         fork_server.kill(worker)
 
 
-def test_without_a_nursery_a_sweep_says_so() -> None:
+def test_without_a_fork_server_a_sweep_says_so() -> None:
     """When the process that starts workers is gone, the sentence says so and what to do."""
     with ForkServer(runner(lambda: None), "loss") as fork_server:
         os.kill(fork_server._pid, signal.SIGKILL)
@@ -293,7 +293,8 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
         textwrap.dedent(
             """
             import sys, time
-            from iolaus.sweeps.run.workers import Assignment, ForkServer, WorkerSpec
+            from iolaus.sweeps.run.fork_server import ForkServer
+            from iolaus.sweeps.run.messages import Assignment, WorkerSpec
             fork_server = ForkServer(lambda line: time.sleep(600), "loss")
             busy, idle = fork_server.spawn(WorkerSpec(0)), fork_server.spawn(WorkerSpec(1))
             busy.pipe.send(Assignment(0, ()))

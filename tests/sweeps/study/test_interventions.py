@@ -117,5 +117,5 @@ def test_a_stall_among_rules_that_agree_is_answered(pruner: VerdictPruner, kind:
 @pytest.mark.parametrize(("action", "factor"), [("pray", 0.5), ("decay", 1.0), ("rewind", 0.0)])
 def test_a_intervention_is_checked(action: str, factor: float) -> None:
     """Only known actions that really lower the rate are interventions."""
-    with pytest.raises(ValueError, match="remed"):
+    with pytest.raises(ValueError, match="intervention"):
         Intervention(action, factor, VERDICT)

@@ -20,6 +20,7 @@ from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
 from iolaus.sweeps.errors import StorageError
+from iolaus.sweeps.study import backend as backend_module
 from iolaus.sweeps.study import live_storage as storage_module
 from iolaus.sweeps.study.backend import in_memory, open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage
@@ -117,6 +118,7 @@ def test_what_other_processes_write_is_seen_after_refresh(url: str) -> None:
 
 
 N_QUEUED = 60
+ROOT = Path(__file__).parents[3]
 
 
 def take_all(url: str, barrier: Any) -> list[int]:
@@ -141,7 +143,9 @@ def take_all_in_process(url: str, barrier: Any, results: Any) -> None:
 
 
 @pytest.mark.parametrize("workers", ["threads", "processes"])
-def test_a_queued_trial_is_taken_once(url: str, workers: str) -> None:
+def test_a_queued_trial_is_taken_once(
+    url: str, workers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many drivers ask at the same time, each queued trial goes to one of them and none is
     forgotten.
     """
@@ -161,6 +165,7 @@ def test_a_queued_trial_is_taken_once(url: str, workers: str) -> None:
                 for number in numbers
             ]
     else:
+        monkeypatch.syspath_prepend(ROOT)  # where the children find this file
         context = multiprocessing.get_context("spawn")
         shared, results = context.Barrier(2), context.SimpleQueue()
         children = [
@@ -180,7 +185,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second of patience, so that a test need not wait a minute."""
     monkeypatch.setattr(storage_module, "PATIENCE_S", 0.5)
     monkeypatch.setattr(
-        storage_module, "_engine_options", lambda url: {"connect_args": {"timeout": 0.2}}
+        backend_module, "_engine_options", lambda url: {"connect_args": {"timeout": 0.2}}
     )
 
 

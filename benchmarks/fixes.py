@@ -1,10 +1,10 @@
-"""Do cures work? Trials of the shipped tasks are diagnosed, and trained again with the cure and with a random change.
+"""Do suggested fixes work? Trials of the shipped tasks are diagnosed, and trained again with the suggested fix and with a random change.
 
-    python benchmarks/cures.py [--set reported|development] [--n 16] [--json FILE]
+    python benchmarks/fixes.py [--set reported|development] [--n 16] [--json FILE]
 
 Four searches at random, none pruned: digits (MLP) over five decades of a constant rate, over
 exponential decays, and with Adam and dropout; the digit sum (RNN) over rate, decay, batch size and
-clipping. Each trial that is ill and has a cure is trained again with it, on the same seed, and with
+clipping. Each trial that has a problem with a fix is trained again with it, on the same seed, and with
 a random change of the same settings: numbers by the same factor, up or down by the toss of a coin;
 of a config group any other option. A win is a lower final validation loss; a trial that diverged
 has an infinite one. Suggested fixes were developed on the set `development`.
@@ -176,14 +176,14 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def changed_at_random(
-    cure: Mapping[str, Any], before: Mapping[str, Any], rng: np.random.Generator
+    fix: Mapping[str, Any], before: Mapping[str, Any], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The cure's settings changed by its own factors, each up or down.
+    """The suggested fix's settings changed by its own factors, each up or down.
 
     Of a group any other option.
     """
     changed: dict[str, Any] = {}
-    for key, value in cure.items():
+    for key, value in fix.items():
         if key in OPTIONS:
             changed[key] = rng.choice(
                 [option for option in OPTIONS[key] if option != before.get(key)]
@@ -215,7 +215,7 @@ def setting_before(sweep: Sweep, number: int) -> dict[str, Any]:
 
 
 def attempts(search: Search, n: int, seed: int) -> list[dict[str, Any]]:
-    """Each ill trial of a search with what became of it by the cure and by chance."""
+    """Each trial with a problem of a search with what became of it by the suggested fix and by chance."""
     rng = np.random.default_rng(seed)
     sweep = swept(search, n, rng)
     table = diagnose(sweep)
@@ -234,9 +234,9 @@ def attempts(search: Search, n: int, seed: int) -> list[dict[str, Any]]:
         if row["shape"] in WELL or row["shape"] == "broken" or not row["fix"]:
             found.append({**about, "fix": None})
             continue
-        cure = dict(_parsed(text) for text in row["fix"])
-        chance = changed_at_random(cure, setting_before(sweep, int(number)), rng)
-        sides = {"cured": cure, "by_chance": chance}
+        fix = dict(_parsed(text) for text in row["fix"])
+        chance = changed_at_random(fix, setting_before(sweep, int(number)), rng)
+        sides = {"fixed": fix, "by_chance": chance}
         ends = {
             side: end({**values, **change}, search, int(number)) for side, change in sides.items()
         }
@@ -274,7 +274,7 @@ def end(values: Mapping[str, Any], search: Search, seed: int) -> float:
 
 
 def said(found: Sequence[Mapping[str, Any]]) -> str:
-    """The table: by search and by shape, how often the cure and how often chance improved the end."""
+    """The table: by search and by shape, how often the suggested fix and how often chance improved the end."""
     rows = [row for row in found if row["fix"]]
     lines = [f"{Counter(row['shape'] for row in found)}", ""]
     for what in ("search", "shape"):
@@ -286,7 +286,7 @@ def said(found: Sequence[Mapping[str, Any]]) -> str:
 
 def _line(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     parts = [f"{name:24} {len(rows):4d} trials"]
-    for side in ("cured", "by_chance"):
+    for side in ("fixed", "by_chance"):
         n_better = sum(row[side] < row["before"] for row in rows)
         interval = binomtest(n_better, len(rows)).proportion_ci(method="wilson")
         parts.append(
