@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +112,23 @@ class Course:
         return float(self.rates[self.step])
 
     @property
+    def steps_left(self) -> int:
+        """Updates to the run's end."""
+        return self.run.n_steps - self.step
+
+    @property
+    def steps_to_pause(self) -> int:
+        """Updates to the next report, evaluation or change of the batch size.
+
+        The run's end is none of these.
+        """
+        changes = [start - self.step for start in self.run.batches.starts if start > self.step]
+        return min(
+            *changes,
+            *(every - self.step % every for every in (self.run.report_every, self.run.eval_every)),
+        )
+
+    @property
     def reports(self) -> bool:
         """Whether what was measured since the last report is due after this many updates."""
         return self._is_last or self.step % self.run.report_every == 0
@@ -121,19 +138,20 @@ class Course:
         """Whether an evaluation is due after this many updates."""
         return self._is_last or self.step % self.run.eval_every == 0
 
-    def advance(self) -> None:
-        """One update has been made."""
-        self.examples += self.size
-        self.step += 1
+    def advance(self, n_updates: int = 1) -> None:
+        """So many updates have been made."""
+        for _ in range(n_updates):
+            self.examples += self.size
+            self.step += 1
 
-    def row(
-        self, lr: float, window: Mapping[str, float], measured: Mapping[str, float]
-    ) -> dict[str, float]:
+    def row(self, window: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
         """The metrics to report now; may change the rates to come.
 
-        lr: of the last update. window: the metrics since the last report, empty if none is due.
-        measured: of an evaluation, empty if none is due.
+        window: the metrics since the last report (`window_metrics`), empty if none is due.
+        measured: of an evaluation, empty if none is due. Raises ValueError if the schedule watches
+        what is not measured.
         """
+        lr = float(self.rates[self.step - 1])  # of the last update
         metrics = (
             dict(window)
             | ({"lr": lr, "examples": self.examples} if window else {})
@@ -221,6 +239,19 @@ class Course:
             if name in ("loss", "grad_norm") or name[:4] == "val_"
         ]
         return f"step {self.step:>{width}}/{self.run.n_steps}  lr {lr:.3g}  " + "  ".join(shown)
+
+
+def window_metrics(steps: NDArray[np.float64], names: Sequence[str]) -> dict[str, float]:
+    """The metrics of a report: means of loss and clipped, maxima of norms.
+
+    steps: what each update since the last report measured, [n_steps, 3 + n_params]: mean loss per
+    example, whether it was clipped (0 or 1), and, before clipping, the norm of the gradient and of
+    each parameter's, in the order of names. NaN in one step is NaN in the metric.
+    """
+    loss, clipped = steps[:, :2].mean(axis=0).tolist()
+    norm, *norms = steps[:, 2:].max(axis=0).tolist()
+    metrics = {"loss": loss, "clipped": clipped, "grad_norm": norm}
+    return metrics | {f"grad_norm/{name}": value for name, value in zip(names, norms, strict=True)}
 
 
 def planned_rates(run: Settings, top: float) -> NDArray[np.float64]:

@@ -9,14 +9,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import iolaus
 from iolaus.sweeps.types import Intervention
 from iolaus.trainer.checkpoint import BestWeights, load_best
 from iolaus.trainer.clipping import gradient_norms, total_norm
-from iolaus.trainer.course import Course, Hooks, Summary
+from iolaus.trainer.course import Course, Hooks, Summary, window_metrics
 from iolaus.trainer.data import Batches, Examples
 from iolaus.trainer.dropout import own_streams, set_streams, streams
 from iolaus.trainer.optim import build_optimizer, set_lr
@@ -112,14 +114,15 @@ def train(
         window: list[Update] = []
 
         while not course.is_over:
-            lr = course.lr
             set_streams(dropouts, run.seed, course.step)
-            window.append(update(run, state, batches.at(course.examples, course.size), lr))
+            batch = batches.at(course.examples, course.size)
+            window.append(update(run, state, batch, course.lr))
             course.advance()
             if not (course.reports or course.evaluates):
                 continue
             measured = evaluate(run, state.model, val_set) if course.evaluates else {}
-            metrics = course.row(lr, summarise(window, names) if course.reports else {}, measured)
+            since = window_metrics(measured_of(window), names) if course.reports else {}
+            metrics = course.row(since, measured)
             if course.reports:
                 window = []
                 best_weights.offer(
@@ -184,18 +187,14 @@ def evaluate(
     return {f"{split}_{name}": mean for name, mean in zip(measures, means, strict=True)}
 
 
-def summarise(window: list[Update], names: list[str]) -> dict[str, float]:
-    """The metrics of a report window: means of loss and clipped, maxima of norms.
-
-    One transfer from the device.
-    """
-    means = torch.stack([torch.stack([u.loss.double(), u.clipped.double()]) for u in window]).mean(
-        0
-    )
-    peaks = torch.stack([torch.cat([u.norm[None], u.norms]) for u in window]).double().amax(0)
-    loss, clipped, norm, *norms = torch.cat([means, peaks]).tolist()
-    metrics = {"loss": loss, "clipped": clipped, "grad_norm": norm}
-    return metrics | {f"grad_norm/{name}": value for name, value in zip(names, norms, strict=True)}
+def measured_of(window: list[Update]) -> NDArray[np.float64]:
+    """What these updates measured, as `window_metrics` takes it, in one transfer from the device."""
+    steps = [
+        torch.cat([torch.stack([u.loss.double(), u.clipped.double(), u.norm.double()]), u.norms])
+        for u in window
+    ]
+    measured: NDArray[np.float64] = torch.stack(steps).cpu().numpy()
+    return measured
 
 
 def float_type(run: Settings) -> torch.dtype:

@@ -105,6 +105,15 @@ class Stack:
             for name, kept in self.kept.items():
                 kept[index] = self.rows[name][index]
 
+    def keep_state(self, lane: int, state: Mapping[str, Tensor]) -> None:
+        """Note a state (of `snapshot` or `kept_state`) as a lane's best; nothing if it is empty."""
+        for name, value in state.items():
+            self.kept[name][lane] = value
+
+    def kept_state(self, lane: int) -> dict[str, Tensor]:
+        """A copy of a lane's best state."""
+        return {name: kept[lane].clone() for name, kept in self.kept.items()}
+
     def rewind(self, lane: int) -> None:
         """Go back to the lane's best state."""
         for name, kept in self.kept.items():
@@ -117,7 +126,7 @@ class Stack:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """Write a state (of `snapshot`, or a row of `kept`) into a solo model and its optimizer.
+        """Write a state (of `snapshot` or `kept_state`) into a solo model and its optimizer.
 
         n_updates: made by the optimizer, for Adam's step count.
         """
