@@ -24,13 +24,24 @@ from iolaus.trainer.dropout import own_streams, set_streams, streams
 from iolaus.trainer.optim import build_optimizer, set_lr
 from iolaus.trainer.settings import PRECISIONS, Settings
 
+__all__ = [
+    "State",
+    "Update",
+    "autocast",
+    "evaluate",
+    "float_type",
+    "kept_on_disk",
+    "measured_of",
+    "seeded",
+    "start",
+    "train",
+    "update",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What an update changes, and where a run begins.
-
-    After `step` updates on `examples` examples.
-    """
+    """What an update changes, after `step` updates on `examples` examples."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -43,7 +54,8 @@ class State:
 class Update:
     """What one update measured, on the device.
 
-    Mean loss per example, norms before clipping, was it clipped.
+    loss: mean per example. norm, norms [n_params]: of the gradient and of each parameter's, before
+    clipping. clipped: whether it was.
     """
 
     loss: Tensor
@@ -83,10 +95,10 @@ def train(
     ask_intervention: Callable[[], Intervention | None] = iolaus.intervention,
     keep: Path | None = None,
 ) -> Summary:
-    """Train from the beginning to the end, or to where the sweep or a loss that is not finite ends it.
+    """Train to the end, or to where the sweep or a loss that is not finite ends the run.
 
     tell: gets a line of text at each evaluation. report, should_stop, plan, ask_intervention: as in
-    `sweeps`. keep: the file for the best weights by smoothed training loss
+    `iolaus`. keep: the file for the best weights by smoothed training loss
     (`iolaus.trainer.checkpoint`), None for none. Reported at step n is what n updates have led to:
     every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of
@@ -177,7 +189,7 @@ def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
 def evaluate(
     run: Settings, model: nn.Module, examples: Examples, split: str = "val"
 ) -> dict[str, float]:
-    """The task's measures, `SPLIT_NAME` -> mean over the examples, without gradients and with dropout off."""
+    """The task's measures, `SPLIT_NAME` -> mean over the examples; dropout is off."""
     was_training = model.training
     model.eval()
     with torch.no_grad(), autocast(run):
@@ -188,7 +200,7 @@ def evaluate(
 
 
 def measured_of(window: list[Update]) -> NDArray[np.float64]:
-    """What these updates measured, as `window_metrics` takes it, in one transfer from the device."""
+    """What these updates measured, for `window_metrics`, in one transfer from the device."""
     steps = [
         torch.cat([torch.stack([u.loss.double(), u.clipped.double(), u.norm.double()]), u.norms])
         for u in window
@@ -198,10 +210,7 @@ def measured_of(window: list[Update]) -> NDArray[np.float64]:
 
 
 def float_type(run: Settings) -> torch.dtype:
-    """The type of weights and inputs.
-
-    With half precision they stay float32, and autocast converts.
-    """
+    """The type of weights and inputs; for half precision float32, which autocast converts."""
     return torch.float64 if run.precision == "float64" else torch.float32
 
 

@@ -57,7 +57,11 @@ class Group:
     """
 
     def __init__(
-        self, kind: Kind, run: Settings, model: nn.Module, compile: bool | None = None
+        self,
+        kind: Kind,
+        run: Settings,
+        model: nn.Module,
+        compile: bool | None = None,  # noqa: A002 (torch's word)
     ) -> None:
         self.kind = kind
         self.stack = Stack(kind, run, model)
@@ -306,7 +310,7 @@ class Group:
         run.done(outcome if failure is None or isinstance(outcome, BaseException) else failure)
 
     def _write(self, lane: int) -> Exception | None:
-        """Write the best weights of a lane's run to its file, if it has both; see `LaneRun.write`."""
+        """Write the best weights of a lane's run to its file, if it has both (`LaneRun.write`)."""
         run = self._at(lane)
         if run.keep is None or run.best is None:
             return None

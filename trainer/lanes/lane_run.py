@@ -72,7 +72,7 @@ class LaneRun:
         self.n_updates += len(measured)
 
     def offer(self, loss: float) -> bool:
-        """Take the loss of a report, which closes the window; are the weights now the best so far?"""
+        """Take a reported loss, which closes the window; whether the weights are now the best."""
         self.window = []
         if not self.smoothed.offer(loss):
             return False
