@@ -100,6 +100,8 @@ def read(cfg: DictConfig) -> Settings:
 
 
 def _read(node: Mapping[str, Any]) -> Settings:
+    if "audit" in node:
+        raise ValueError("audit is called lint now: write lint.n_samples=..., lint.rules.flat=...")
     task = _built(node, "task", Task)
     splits = data_of(task)
     batch = node["batch"]
