@@ -41,7 +41,7 @@ def train(folder: Path, kind: str, seed: int, n_trials: int, pruner: str) -> Pat
             *(
                 sys.executable,
                 "-m",
-                "trainer",
+                "iolaus.trainer",
                 "--multirun",
                 "task=digits",
                 "optim=sgd",
