@@ -1,6 +1,7 @@
 """Are the shapes right? Curves of known truth, drawn with noise and irregular steps, against `iolaus.analysis.diagnosis.shapes`.
 
-    python benchmarks/diagnosis.py [--n 200] [--set held_out|development] [--figure benchmarks/diagnosis.png]
+    python benchmarks/diagnosis.py [--n 200] [--set held_out|development] [--figure
+    benchmarks/diagnosis.png]
 
 A curve is its shape's course (see `COURSES`: the start is 1 and the lowest of the sweep 0, u is the
 share of the run), with autocorrelated noise, on irregular steps, scaled and shifted at random.

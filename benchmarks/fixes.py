@@ -4,10 +4,10 @@
 
 Four searches at random, none pruned: digits (MLP) over five decades of a constant rate, over
 exponential decays, and with Adam and dropout; the digit sum (RNN) over rate, decay, batch size and
-clipping. Each trial that has a problem with a fix is trained again with it, on the same seed, and with
-a random change of the same settings: numbers by the same factor, up or down by the toss of a coin;
-of a config group any other option. A win is a lower final validation loss; a trial that diverged
-has an infinite one. Suggested fixes were developed on the set `development`.
+clipping. Each trial that has a problem with a fix is trained again with it, on the same seed, and
+with a random change of the same settings: numbers by the same factor, up or down by the toss of a
+coin; of a config group any other option. A win is a lower final validation loss; a trial that
+diverged has an infinite one. Suggested fixes were developed on the set `development`.
 """
 
 from __future__ import annotations

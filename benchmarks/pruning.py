@@ -1,8 +1,8 @@
 """All pruners on real curves, in one simulator.
 
-Python benchmarks/pruning.py CURVES.parquet [--small] [--tune]. Prints the tables of README.md.
+python benchmarks/pruning.py CURVES.parquet [--small] [--tune]. Prints the tables of README.md.
 --small: sweeps of 40 trials drawn from each task. --tune: which caution a user would have chosen
-without the problem that is judged (DeepOBS), and what it did there.
+without the problem that is measured (DeepOBS), and what it did there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Schedules through the real driver and trainer.
 
-Python benchmarks/pruning_sweeps.py FOLDER [--seeds 3 --trials 40]. Trains every trial of a sweep to
+python benchmarks/pruning_sweeps.py FOLDER [--seeds 3 --trials 40]. Trains every trial of a sweep to
 its end with `python -m trainer --multirun` (digits, an MLP, SGD; learning rate, decay and schedule
 differ), reads the curves and the learning rates from the sweep's folder, replays the pruners on
 them, and runs the same settings once more with the stalled pruner at work. A sweep whose folder is
@@ -41,7 +41,7 @@ def train(folder: Path, kind: str, seed: int, n_trials: int, pruner: str) -> Pat
             *(
                 sys.executable,
                 "-m",
-                "trainer",
+                "iolaus.trainer",
                 "--multirun",
                 "task=digits",
                 "optim=sgd",

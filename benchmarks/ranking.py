@@ -1,7 +1,7 @@
 """Does the ranking keep its promises? Simulated sweeps of known truth, and real curves cut short.
 
 python benchmarks/ranking.py simulate            # about 12 minutes on one core
-python benchmarks/ranking.py early ../shared/curves/taskset_dev.parquet ../shared/curves/deepobs.parquet
+python benchmarks/ranking.py extrapolation CURVES.parquet ...
 """
 
 from __future__ import annotations
@@ -128,10 +128,10 @@ def _share(count: int, n: int) -> str:
     return f"{100 * count / n:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def early(paths: list[Path]) -> Iterator[str]:
+def extrapolation(paths: list[Path]) -> Iterator[str]:
     """How well the order at a share of the budget is that of the end (Kendall's tau), by three estimates.
 
-    paths: Parquet or CSV files of whole curves, as `python -m analysis replay` takes them.
+    paths: Parquet or CSV files of whole curves, as `iolaus replay` takes them.
     """
     yield "| curves | budget | order by | all trials | beyond last value | better half | beyond last value |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
@@ -172,7 +172,7 @@ def _agreements(curves: list[Curve], share: float) -> dict[str, tuple[float, flo
     end = np.array(
         [signals(c.steps, c.losses).level if c.n_finite == len(c.steps) else np.inf for c in curves]
     )
-    early: dict[str, list[float]] = {"last value": [], "level": [], "likely end": []}
+    found: dict[str, list[float]] = {"last value": [], "level": [], "likely end": []}
     for c in curves:
         n = max(1, int(np.searchsorted(c.steps, share * n_steps)))
         if n > c.n_finite:
@@ -180,12 +180,12 @@ def _agreements(curves: list[Curve], share: float) -> dict[str, tuple[float, flo
         else:
             said = signals(c.steps[:n], c.losses[:n])
             values = (float(c.losses[n - 1]), said.level, likely_end(said, n_steps))
-        for name, value in zip(early, values, strict=True):
-            early[name].append(value)
+        for name, value in zip(found, values, strict=True):
+            found[name].append(value)
     better = np.argsort(end, kind="stable")[: int(np.isfinite(end).sum()) // 2]
     return {
         name: (_tau(np.array(values), end), _tau(np.array(values)[better], end[better]))
-        for name, values in early.items()
+        for name, values in found.items()
     }
 
 
@@ -197,13 +197,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("simulate", "early"))
-    parser.add_argument("curves", type=Path, nargs="*", help="files of whole curves, for early")
+    parser.add_argument("what", choices=("simulate", "extrapolation"))
+    parser.add_argument(
+        "curves", type=Path, nargs="*", help="files of whole curves, for extrapolation"
+    )
     parser.add_argument("--sweeps", type=int, default=1000, help="simulated, for each case")
     arguments = parser.parse_args()
     started_s = time.monotonic()
     for line in (
-        simulate(arguments.sweeps) if arguments.what == "simulate" else early(arguments.curves)
+        simulate(arguments.sweeps)
+        if arguments.what == "simulate"
+        else extrapolation(arguments.curves)
     ):
         print(line, flush=True)
     print(f"\n{time.monotonic() - started_s:.0f} s")

@@ -1,4 +1,4 @@
-"""Objects from config nodes: the class that `_target_` names, called with the node's other settings."""
+"""Objects from config nodes: the class named by `_target_`, called with the other settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import get_object
+
+__all__ = ["build"]
 
 
 def build(node: Mapping[str, Any], name: str) -> Any:

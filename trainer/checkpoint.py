@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+__all__ = ["SMOOTHING", "WRITE_S", "BestWeights", "SmoothedLoss", "load_best", "write_best"]
+
 # Weight of what came before in the smoothed loss: single lucky reports do not count as the best,
 # ten reports do.
 SMOOTHING = 0.9
@@ -72,7 +74,7 @@ class BestWeights:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """Take a report of the training loss, and a copy of the weights if it makes the smoothed loss the lowest."""
+        """Take a report of the training loss; copy the weights at the lowest smoothed loss."""
         if not self._smoothed.offer(loss):
             return
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -100,13 +102,14 @@ def write_best(path: Path, kept: Mapping[str, Any]) -> None:
     """Write what `load_best` reads; a reader never sees half a file."""
     unfinished = path.with_suffix(".writing")
     torch.save(dict(kept), unfinished)
-    os.replace(unfinished, path)
+    os.replace(unfinished, path)  # noqa: PTH105 (atomic on every system)
 
 
 def load_best(path: Path) -> dict[str, Any]:
-    """What `write_best` wrote: step, examples, smoothed_loss, and the state dicts `model` and `optimizer`.
+    """What `write_best` wrote.
 
-    Raises ValueError if there is no such file, or it is something else.
+    step, examples, smoothed_loss, and the state dicts `model` and `optimizer`. Raises ValueError if
+    there is no such file, or it is something else.
     """
     try:
         kept = torch.load(path, weights_only=True, map_location="cpu")

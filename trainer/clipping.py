@@ -1,4 +1,4 @@
-"""Gradient clipping: pure functions of the gradients, so that one model or many stacked ones can use them.
+"""Gradient clipping: pure functions of the gradients, for one model or many stacked ones.
 
 Each takes weights and gradients (tensors of equal shapes, in the model's order) and `norms`, the
 gradients' own L2 norms [n_params], and returns the new gradients and whether anything was clipped,
@@ -16,6 +16,18 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+__all__ = [
+    "Adaptive",
+    "Clipping",
+    "GlobalNorm",
+    "NoClipping",
+    "ParameterNorm",
+    "Threshold",
+    "Value",
+    "gradient_norms",
+    "total_norm",
+]
+
 Grads: TypeAlias = Sequence[Tensor]
 
 
@@ -32,9 +44,9 @@ def total_norm(norms: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Clipping(ABC):
-    """A rule that bounds gradients.
+    """A rule that bounds gradients; to add one, subclass it and name it in conf/clip/.
 
-    To add one: subclass it, write `__call__`, name it in a file of conf/clip/.
+    A subclass writes `__call__`.
     """
 
     @abstractmethod
@@ -57,9 +69,9 @@ class NoClipping(Clipping):
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold(Clipping):
-    """A rule with one threshold above 0: a number, or a tensor of one element.
+    """A rule with one threshold: a number, or a tensor of one element.
 
-    Raises ValueError.
+    Raises ValueError for a number that is not above 0.
     """
 
     threshold: Any
@@ -69,7 +81,8 @@ class Threshold(Clipping):
         # at.
         if not isinstance(self.threshold, Tensor) and not float(self.threshold) > 0:
             raise ValueError(
-                f"clip.threshold must be above 0; got {self.threshold}; use clip=none to clip nothing"
+                f"clip.threshold must be above 0; got {self.threshold}; "
+                "use clip=none to clip nothing"
             )
 
     def with_threshold(self, threshold: Any) -> Threshold:
@@ -92,10 +105,10 @@ class GlobalNorm(Threshold):
 
 @dataclass(frozen=True, kw_only=True)
 class Value(Threshold):
-    """Each element cut to [-threshold, threshold]; the direction changes.
+    """Each element cut to [-threshold, threshold], so that the direction changes.
 
-    As torch.nn.utils.clip_grad_value_.
-    Source: Mikolov, Statistical Language Models Based on Neural Networks (2012), section 3.3.
+    As torch.nn.utils.clip_grad_value_ does. Source: Mikolov, Statistical Language Models Based on
+    Neural Networks (2012), section 3.3.
     """
 
     def __call__(
@@ -120,7 +133,7 @@ class ParameterNorm(Threshold):
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Threshold):
-    """Each unit's gradient scaled so that its norm is at most threshold times the norm of the unit's weights.
+    """Each unit's gradient scaled to at most threshold times the norm of the unit's weights.
 
     A unit is one row of a matrix, one output channel of a convolution, or a whole vector.
     min_weight_norm: weights count as at least this large, so that what begins at 0 can move.

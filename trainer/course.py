@@ -1,14 +1,13 @@
-"""The course of one run seen from outside its model.
+"""The course of one run seen from outside its model: how far it is, what is reported when.
 
-How far it is, what is measured when, what the sweep is told. Both loops follow it, the solo loop
-(loop.py) and the lanes (lanes/): what a trial reports does not depend on which of the two trained
-it.
+Both loops follow it, the solo loop (loop.py) and the lanes (lanes/): what a trial reports does not
+depend on which of the two trained it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +20,12 @@ from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
 from iolaus.trainer.settings import Settings
 
+__all__ = ["Course", "Hooks", "Summary", "planned_rates", "window_metrics"]
+
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Whom a run talks to. tell: gets lines of text for the log; the others are as in `sweeps`."""
+    """Whom a run talks to. tell: gets lines of text for the log; the others are as in `iolaus`."""
 
     tell: Callable[[str], None] = lambda _: None
     report: Callable[..., None] = iolaus.report
@@ -35,8 +36,9 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended, with its measures (losses are per example) on the validation and, if asked for, the test set.
+    """How a run ended.
 
+    Measures are of the validation set and, if asked for, the test set; losses are per example.
     final: after the last step. best: at the lowest validation loss, after best_step updates.
     tested: after the last step, empty unless the settings say `test`. kept_step: the updates behind
     the weights of the lowest smoothed training loss, which are kept; None if nothing was reported.
@@ -60,17 +62,18 @@ class Summary:
         )
         rate = self.n_steps / max(self.seconds, 1e-9)
         return (
-            f"{self.ended}  {measures}  best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  "
+            f"{self.ended}  {measures}  "
+            f"best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  "
             f"best weights kept from step {self.kept_step}  "
-            f"{self.n_steps} steps, {self.examples} examples in {self.seconds:.1f} s ({rate:.0f} steps/s)"
+            f"{self.n_steps} steps, {self.examples} examples in {self.seconds:.1f} s "
+            f"({rate:.0f} steps/s)"
         )
 
 
 @dataclass(slots=True)
 class Course:
-    """One run between two updates.
+    """One run between two updates; who trains it calls `advance`, and `row` and `report` when due.
 
-    Whoever trains it calls `advance` after each, and `row` and `report` when due.
     step: updates made. examples: seen, which is also the place in the data. lr_factor: what
     interventions have made of the scheduled rate. ended: "done", or why the run ended before its
     last step. rates: of every step, [n_steps], with the interventions from the steps on at which
@@ -112,6 +115,23 @@ class Course:
         return float(self.rates[self.step])
 
     @property
+    def steps_left(self) -> int:
+        """Updates to the run's end."""
+        return self.run.n_steps - self.step
+
+    @property
+    def steps_to_pause(self) -> int:
+        """Updates to the next report, evaluation or change of the batch size.
+
+        The run's end is none of these.
+        """
+        changes = [start - self.step for start in self.run.batches.starts if start > self.step]
+        return min(
+            *changes,
+            *(every - self.step % every for every in (self.run.report_every, self.run.eval_every)),
+        )
+
+    @property
     def reports(self) -> bool:
         """Whether what was measured since the last report is due after this many updates."""
         return self._is_last or self.step % self.run.report_every == 0
@@ -121,19 +141,20 @@ class Course:
         """Whether an evaluation is due after this many updates."""
         return self._is_last or self.step % self.run.eval_every == 0
 
-    def advance(self) -> None:
-        """One update has been made."""
-        self.examples += self.size
-        self.step += 1
+    def advance(self, n_updates: int = 1) -> None:
+        """So many updates have been made."""
+        for _ in range(n_updates):
+            self.examples += self.size
+            self.step += 1
 
-    def row(
-        self, lr: float, window: Mapping[str, float], measured: Mapping[str, float]
-    ) -> dict[str, float]:
+    def row(self, window: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
         """The metrics to report now; may change the rates to come.
 
-        lr: of the last update. window: the metrics since the last report, empty if none is due.
-        measured: of an evaluation, empty if none is due.
+        window: the metrics since the last report (`window_metrics`), empty if none is due.
+        measured: of an evaluation, empty if none is due. Raises ValueError if the schedule watches
+        what is not measured.
         """
+        lr = float(self.rates[self.step - 1])  # of the last update
         metrics = (
             dict(window)
             | ({"lr": lr, "examples": self.examples} if window else {})
@@ -176,7 +197,8 @@ class Course:
         )
         back = f" with the weights of step {kept_step}" if intervention.action == "rewind" else ""
         self.hooks.tell(
-            f"step {self.step}: {intervention.verdict.reason}; going on{back} at {self.lr_factor:.3g} times the planned rate"
+            f"step {self.step}: {intervention.verdict.reason}; going on{back} "
+            f"at {self.lr_factor:.3g} times the planned rate"
         )
         self._announce()
 
@@ -223,8 +245,24 @@ class Course:
         return f"step {self.step:>{width}}/{self.run.n_steps}  lr {lr:.3g}  " + "  ".join(shown)
 
 
+def window_metrics(steps: NDArray[np.float64], names: Sequence[str]) -> dict[str, float]:
+    """The metrics of a report: means of loss and clipped, maxima of norms.
+
+    steps: what each update since the last report measured, [n_steps, 3 + n_params]: mean loss per
+    example, whether it was clipped (0 or 1), and, before clipping, the norm of the gradient and of
+    each parameter's, in the order of names. NaN in one step is NaN in the metric.
+    """
+    loss, clipped = steps[:, :2].mean(axis=0).tolist()
+    norm, *norms = steps[:, 2:].max(axis=0).tolist()
+    metrics = {"loss": loss, "clipped": clipped, "grad_norm": norm}
+    return metrics | {f"grad_norm/{name}": value for name, value in zip(names, norms, strict=True)}
+
+
 def planned_rates(run: Settings, top: float) -> NDArray[np.float64]:
-    """The learning rate of every step, [n_steps], for the top rate, or the rate so far of a schedule of the loss."""
+    """The learning rate of every step, [n_steps].
+
+    top: the highest rate, or, of a schedule that looks at the loss, what it is now.
+    """
     rates: NDArray[np.float64] = run.schedule(np.arange(run.n_steps), top)
     return rates
 

@@ -1,7 +1,4 @@
-"""Examples, and the order in which a run sees them.
-
-Full permutations, one per epoch, from the run's seed.
-"""
+"""Examples, and the order in which a run sees them: a permutation per epoch, from its seed."""
 
 from __future__ import annotations
 
@@ -11,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+__all__ = ["Batches", "Examples", "Splits", "check_buffer", "epoch_order", "longest_run"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Examples:
         return Examples(self.inputs[index], self.targets[index])
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Examples:
-        """The same on a device; floating inputs (not whole numbers such as tokens) become `dtype`."""
+        """The same on a device; floating inputs, not tokens, become `dtype`."""
         inputs = (
             self.inputs.to(device, dtype)
             if self.inputs.is_floating_point()
@@ -38,7 +37,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a task trains on, what it is judged by while training, and what nobody looks at before the end."""
+    """What a task trains on, what measures it meanwhile, and what is for the end alone."""
 
     train: Examples
     val: Examples
@@ -48,9 +47,8 @@ class Splits:
 def epoch_order(
     n_examples: int, seed: int, epoch: int, buffer: int | None = None
 ) -> NDArray[np.int64]:
-    """The examples of one epoch in order, [n_examples].
+    """The order of one epoch's examples, [n_examples], drawn from (seed, epoch) and nothing else.
 
-    A permutation drawn from (seed, epoch) and nothing else.
     buffer: None for a full permutation; otherwise what a shuffle buffer of so many examples gives:
     the buffer is filled in file order, one of it is drawn, and its place is taken by the next
     example (as tf.data's `shuffle`).
@@ -72,26 +70,20 @@ def epoch_order(
 
 
 def longest_run(targets: Tensor) -> int:
-    """Length of the longest stretch of equal neighbours in targets [n_examples].
-
-    0 if there are none.
-    """
+    """Length of the longest stretch of equal neighbours in targets [n_examples], or 0."""
     if len(targets) == 0:
         return 0
     return int(torch.unique_consecutive(targets, return_counts=True)[1].max())
 
 
 def check_buffer(targets: Tensor, buffer: int | None) -> None:
-    """Raise ValueError if a shuffle buffer cannot mix these targets.
-
-    Batches would hold one label only.
-    """
+    """Raise ValueError for a shuffle buffer so short that batches would hold one label only."""
     run = longest_run(targets)
     if buffer is not None and buffer < min(run, len(targets)):
         raise ValueError(
-            f"batch.shuffle_buffer={buffer} is shorter than the longest run of one label in the training data ({run} "
-            f"examples), so whole batches would hold that label alone: take batch.shuffle_buffer=null (a full "
-            f"permutation) or at least {run}"
+            f"batch.shuffle_buffer={buffer} is shorter than the longest run of one label in the "
+            f"training data ({run} examples), so whole batches would hold that label alone: "
+            f"take batch.shuffle_buffer=null (a full permutation) or at least {run}"
         )
 
 
@@ -113,7 +105,7 @@ class Batches:
         return self._examples[self.places(first, size)]
 
     def places(self, first: int, size: int) -> Tensor:
-        """Where in the data the examples from position `first` to `first + size` of the sequence are, int64 [size]."""
+        """Where in the data the examples from `first` to `first + size` are, int64 [size]."""
         pieces = []
         while size > 0:
             epoch, offset = divmod(first, len(self._examples))

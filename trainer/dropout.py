@@ -11,16 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+__all__ = ["KEY", "StreamDropout", "hashed_uniform", "own_streams", "set_streams", "streams"]
+
 KEY = "stream_key"
 
 
 class StreamDropout(nn.Module):
-    """nn.Dropout (Srivastava et al., JMLR 15, 2014).
+    """nn.Dropout: zero with probability p, the rest scaled by 1 / (1 - p).
 
-    Zero with probability p, and the rest scaled by 1 / (1 - p).
-    layer: tells the dropouts of one model apart. The buffer `stream_key` holds (seed, step), int64;
-    `set_streams` sets it, and lets the calls of the step, which all get masks of their own, count
-    from 0 again.
+    Source: Srivastava et al., JMLR 15 (2014). layer: tells the dropouts of one model apart. The
+    buffer `stream_key` holds (seed, step), int64; `set_streams` sets it, and lets the calls of the
+    step, which all get masks of their own, count from 0 again.
     """
 
     stream_key: Tensor
@@ -31,7 +32,7 @@ class StreamDropout(nn.Module):
         self.register_buffer(KEY, torch.zeros(2, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X of any shape; as it is in evaluation, or if p is 0."""
+        """The dropout of x, of any shape; as it is in evaluation, or if p is 0."""
         if not self.training or self.p == 0.0:
             return x
         uniform = hashed_uniform(
@@ -72,7 +73,7 @@ def set_streams(dropouts: list[StreamDropout], seed: int, step: int) -> None:
 
 
 def hashed_uniform(key: Tensor, layer: int, n: int) -> Tensor:
-    """N numbers in [0, 1), float32 [n], for key (seed, step), int64 [2], and a layer (call).
+    """Numbers in [0, 1), float32 [n], for key (seed, step), int64 [2], and a layer (call).
 
     Each is 24 bits of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) at the element's place in the
     stream that the key chooses; all is arithmetic on int64, so it runs under vmap and on any

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+__all__ = ["UNITS", "BatchSizes", "batch_sizes", "in_steps", "steps_of"]
+
 UNITS = ("steps", "epochs", "examples", "run", "rest")
 
 
@@ -31,7 +33,7 @@ class BatchSizes:
             )
         if list(self.starts) != sorted(set(self.starts)):
             raise ValueError(
-                f"the points at which the batch size changes must rise; got steps {list(self.starts)}"
+                f"the points at which the batch size changes must rise; got {list(self.starts)}"
             )
         if min(self.sizes) < 1:
             raise ValueError(f"a batch holds at least 1 example; got {list(self.sizes)}")
@@ -51,10 +53,7 @@ class BatchSizes:
         )
 
     def steps(self, n_examples: float) -> float:
-        """Steps, whole or not, after which this many examples have been seen.
-
-        The inverse of `examples`.
-        """
+        """Steps, whole or not, after which so many examples are seen; the inverse of `examples`."""
         for start, end, size in self._segments(math.inf):
             if n_examples <= size * (end - start):
                 return start + n_examples / size
@@ -90,7 +89,8 @@ def steps_of(
     allowed = UNITS if n_steps else UNITS[:3]
     if not math.isfinite(value) or value < 0 or unit not in allowed:
         raise ValueError(
-            f"a length is a number from 0 up, alone or followed by one of {', '.join(allowed)}; got {length!r} ({unit})"
+            f"a length is a number from 0 up, alone or followed by one of {', '.join(allowed)}; "
+            f"got {length!r} ({unit})"
         )
     match unit:
         case "epochs":
@@ -108,10 +108,10 @@ def steps_of(
 def batch_sizes(
     batch_size: int, schedule: Sequence[Sequence[Any]], unit: str, n_train: int
 ) -> BatchSizes:
-    """The batch sizes of a run: `batch_size` throughout, or `schedule`, a list of [point, size] with points in `unit`.
+    """The batch sizes of a run: `batch_size` throughout, or those of `schedule`.
 
-    A point inside a step takes effect at the next one. A schedule that does not begin at 0 begins
-    with batch_size.
+    schedule: a list of [point, size], with points in `unit`. A point inside a step takes effect at
+    the next one. A schedule that does not begin at 0 begins with batch_size.
     """
     sizes = BatchSizes((0,), (batch_size,))
     for i, (point, size) in enumerate(schedule):
@@ -133,9 +133,8 @@ def in_steps(
     """
     unit = node.get("unit", "steps")
     warmup = steps_of(node.get("warmup_steps", 0), unit, sizes, n_train, n_steps)
-    n_rest = max(
-        n_steps - warmup, 1.0
-    )  # a warm-up that fills the run is the lint's to find, not an error
+    # A warm-up that fills the run is the lint's to find, not an error.
+    n_rest = max(n_steps - warmup, 1.0)
 
     def convert(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""What a run's settings will do to its learning rate, and what is wrong with that, before any compute is spent.
+"""What a run's settings will do to its learning rate, and what is wrong with that, beforehand.
 
 Each rule looks at the rate of every step, which is known in advance, and may make one finding. To
-add a rule: write a function from an `Preview` to a `Finding` or None, add it to RULES, and give it
+add a rule: write a function from a `Preview` to a `Finding` or None, add it to RULES, and give it
 an entry in `lint` of conf/config.yaml.
 """
 
@@ -23,6 +23,8 @@ from iolaus.trainer.phases import Staged
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import Constant, MultiStep
 from iolaus.trainer.settings import Settings, read
+
+__all__ = ["RULES", "Preview", "lint", "lint_config", "preview"]
 
 FLAT_FACTOR = 1.5
 SPENT_SHARE = 0.05
@@ -54,10 +56,7 @@ class Preview:
         return max(self.from_step, min(int(np.ceil(self.run.schedule.warmup_steps)), self.n_steps))
 
     def lasting(self, holds: NDArray[np.bool_]) -> int:
-        """The first step to come from which `holds` [n_steps] is true to the end.
-
-        N_steps if it is not at the end.
-        """
+        """The first step to come from which `holds` [n_steps] is true to the end, or n_steps."""
         fails = np.flatnonzero(~holds)
         return max(self.from_step, int(fails[-1]) + 1 if len(fails) else 0)
 
@@ -114,13 +113,13 @@ def lint_config(cfg: DictConfig) -> list[Finding]:
 
 
 def over(view: Preview) -> Finding | None:
-    """The run would be taken up where it has ended already, as when a larger batch makes it shorter (case 2)."""
+    """The run would be resumed where it has ended, as when a larger batch makes it shorter."""
     if view.from_step < view.n_steps:
         return None
     after = float(view.run.schedule(view.from_step, view.run.optim.lr))
     sentence = (
-        f"the run has {view.n_steps} steps and would be taken up at step {view.from_step}: nothing is left to train "
-        f"(the rate there would be {after:.3g})"
+        f"the run has {view.n_steps} steps and would be taken up at step {view.from_step}: "
+        f"nothing is left to train (the rate there would be {after:.3g})"
     )
     return Finding(
         "over", view.from_step, sentence, amount=1 + (view.from_step - view.n_steps) / view.n_steps
@@ -128,10 +127,7 @@ def over(view: Preview) -> Finding | None:
 
 
 def flat(view: Preview) -> Finding | None:
-    """A schedule that is meant to fall, and does not (case 1.
-
-    From 0.095 to 0.0925 in 39,630 steps).
-    """
+    """A schedule that is meant to fall, and does not, as from 0.095 to 0.0925 in 39,630 steps."""
     rates = view.rates[view.warm :]
     if isinstance(view.run.schedule, Constant | LossDriven) or len(rates) < 2 or rates.max() == 0:
         return None
@@ -139,8 +135,9 @@ def flat(view: Preview) -> Finding | None:
     if factor >= FLAT_FACTOR:
         return None
     sentence = (
-        f"the rate is flat: from {rates[0]:.3g} at step {view.warm} to {rates[-1]:.3g} at step {view.n_steps - 1}, "
-        f"less than a factor {FLAT_FACTOR} between highest and lowest; make the decay faster or shorter"
+        f"the rate is flat: from {rates[0]:.3g} at step {view.warm} to {rates[-1]:.3g} at step "
+        f"{view.n_steps - 1}, less than a factor {FLAT_FACTOR} between highest and lowest; "
+        "make the decay faster or shorter"
     )
     return Finding("flat", view.warm, sentence, amount=FLAT_FACTOR - factor)
 
@@ -152,44 +149,49 @@ def spent(view: Preview) -> Finding | None:
     if peak == 0 or step >= view.n_steps / 2:
         return None
     sentence = (
-        f"the rate is spent early: below {SPENT_SHARE:.0%} of its peak {peak:.3g} from step {step} of {view.n_steps} "
-        f"on; make the decay slower, or the run shorter"
+        f"the rate is spent early: below {SPENT_SHARE:.0%} of its peak {peak:.3g} from step {step} "
+        f"of {view.n_steps} on; make the decay slower, or the run shorter"
     )
     return Finding("spent", step, sentence, amount=0.5 - step / view.n_steps)
 
 
 def zero(view: Preview) -> Finding | None:
-    """A rate of exactly 0 while training goes on (case 2)."""
+    """A rate of exactly 0 while training goes on."""
     step = view.lasting(view.rates == 0)
     n_zero = view.n_steps - step
     if n_zero <= 0:
         return None
     sentence = (
-        f"the rate is exactly 0 from step {step} of {view.n_steps} on: the last {n_zero} steps train nothing; "
-        f"let the decay end with the run, or set schedule.min_lr"
+        f"the rate is exactly 0 from step {step} of {view.n_steps} on: "
+        f"the last {n_zero} steps train nothing; "
+        "let the decay end with the run, or set schedule.min_lr"
     )
     return Finding("zero", step, sentence, amount=n_zero / view.n_steps)
 
 
 def warming(view: Preview) -> Finding | None:
-    """A warm-up so long that little is learned (case 2)."""
+    """A warm-up so long that little is learned."""
     length = float(view.run.schedule.warmup_steps)
     share = length / view.n_steps
     if share <= LONG_WARMUP_SHARE or view.from_step >= length:
         return None
-    sentence = f"warm-up takes {length:.0f} of {view.n_steps} steps, more than a third; shorten schedule.warmup_steps"
+    sentence = (
+        f"warm-up takes {length:.0f} of {view.n_steps} steps, more than a third; "
+        "shorten schedule.warmup_steps"
+    )
     return Finding("warming", view.from_step, sentence, amount=share - LONG_WARMUP_SHARE)
 
 
 def unresolvable(view: Preview) -> Finding | None:
-    """A rate so low that adding an update of size one times it leaves the typical weight as it is."""
+    """A rate so low that an update of size one times it leaves the typical weight as it is."""
     smallest = torch.finfo(float_type(view.run)).eps / 2 * view.weight_scale
     step = view.lasting((view.rates > 0) & (view.rates < smallest))
     if step >= view.n_steps:
         return None
     sentence = (
-        f"from step {step} on the rate is below {smallest:.2g}, what the typical weight of {view.weight_scale:.2g} can "
-        f"resolve: updates of size one (as Adam's) are rounded away; raise schedule.min_lr"
+        f"from step {step} on the rate is below {smallest:.2g}, what the typical weight of "
+        f"{view.weight_scale:.2g} can resolve: updates of size one (as Adam's) are rounded away; "
+        "raise schedule.min_lr"
     )
     return Finding("unresolvable", step, sentence, amount=smallest / float(view.rates[step]))
 
@@ -209,8 +211,8 @@ def beyond(view: Preview) -> Finding | None:
     if not late:
         return None
     sentence = (
-        f"{len(late)} of {len(points)} {kind}s would come at step {min(late):.0f} or later, after the run's end at "
-        f"step {view.n_steps}"
+        f"{len(late)} of {len(points)} {kind}s would come at step {min(late):.0f} or later, "
+        f"after the run's end at step {view.n_steps}"
     )
     return Finding("beyond", view.n_steps, sentence, amount=len(late) / len(points))
 
@@ -220,7 +222,10 @@ def short(view: Preview) -> Finding | None:
     n_examples, n_train = view.run.batches.examples(view.n_steps), len(view.run.splits.train)
     if n_examples >= n_train:
         return None
-    sentence = f"the run ends after {n_examples} of {n_train} training examples, before its first epoch does"
+    sentence = (
+        f"the run ends after {n_examples} of {n_train} training examples, "
+        "before its first epoch does"
+    )
     return Finding("short", view.n_steps, sentence, amount=1 - n_examples / n_train)
 
 

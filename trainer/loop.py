@@ -9,26 +9,39 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import iolaus
 from iolaus.sweeps.types import Intervention
 from iolaus.trainer.checkpoint import BestWeights, load_best
 from iolaus.trainer.clipping import gradient_norms, total_norm
-from iolaus.trainer.course import Course, Hooks, Summary
+from iolaus.trainer.course import Course, Hooks, Summary, window_metrics
 from iolaus.trainer.data import Batches, Examples
 from iolaus.trainer.dropout import own_streams, set_streams, streams
 from iolaus.trainer.optim import build_optimizer, set_lr
 from iolaus.trainer.settings import PRECISIONS, Settings
 
+__all__ = [
+    "State",
+    "Update",
+    "autocast",
+    "evaluate",
+    "float_type",
+    "kept_on_disk",
+    "measured_of",
+    "seeded",
+    "start",
+    "train",
+    "update",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What an update changes, and where a run begins.
-
-    After `step` updates on `examples` examples.
-    """
+    """What an update changes, after `step` updates on `examples` examples."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -41,7 +54,8 @@ class State:
 class Update:
     """What one update measured, on the device.
 
-    Mean loss per example, norms before clipping, was it clipped.
+    loss: mean per example. norm, norms [n_params]: of the gradient and of each parameter's, before
+    clipping. clipped: whether it was.
     """
 
     loss: Tensor
@@ -81,10 +95,10 @@ def train(
     ask_intervention: Callable[[], Intervention | None] = iolaus.intervention,
     keep: Path | None = None,
 ) -> Summary:
-    """Train from the beginning to the end, or to where the sweep or a loss that is not finite ends it.
+    """Train to the end, or to where the sweep or a loss that is not finite ends the run.
 
     tell: gets a line of text at each evaluation. report, should_stop, plan, ask_intervention: as in
-    `sweeps`. keep: the file for the best weights by smoothed training loss
+    `iolaus`. keep: the file for the best weights by smoothed training loss
     (`iolaus.trainer.checkpoint`), None for none. Reported at step n is what n updates have led to:
     every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of
@@ -112,14 +126,15 @@ def train(
         window: list[Update] = []
 
         while not course.is_over:
-            lr = course.lr
             set_streams(dropouts, run.seed, course.step)
-            window.append(update(run, state, batches.at(course.examples, course.size), lr))
+            batch = batches.at(course.examples, course.size)
+            window.append(update(run, state, batch, course.lr))
             course.advance()
             if not (course.reports or course.evaluates):
                 continue
             measured = evaluate(run, state.model, val_set) if course.evaluates else {}
-            metrics = course.row(lr, summarise(window, names) if course.reports else {}, measured)
+            since = window_metrics(measured_of(window), names) if course.reports else {}
+            metrics = course.row(since, measured)
             if course.reports:
                 window = []
                 best_weights.offer(
@@ -174,7 +189,7 @@ def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
 def evaluate(
     run: Settings, model: nn.Module, examples: Examples, split: str = "val"
 ) -> dict[str, float]:
-    """The task's measures, `SPLIT_NAME` -> mean over the examples, without gradients and with dropout off."""
+    """The task's measures, `SPLIT_NAME` -> mean over the examples; dropout is off."""
     was_training = model.training
     model.eval()
     with torch.no_grad(), autocast(run):
@@ -184,25 +199,18 @@ def evaluate(
     return {f"{split}_{name}": mean for name, mean in zip(measures, means, strict=True)}
 
 
-def summarise(window: list[Update], names: list[str]) -> dict[str, float]:
-    """The metrics of a report window: means of loss and clipped, maxima of norms.
-
-    One transfer from the device.
-    """
-    means = torch.stack([torch.stack([u.loss.double(), u.clipped.double()]) for u in window]).mean(
-        0
-    )
-    peaks = torch.stack([torch.cat([u.norm[None], u.norms]) for u in window]).double().amax(0)
-    loss, clipped, norm, *norms = torch.cat([means, peaks]).tolist()
-    metrics = {"loss": loss, "clipped": clipped, "grad_norm": norm}
-    return metrics | {f"grad_norm/{name}": value for name, value in zip(names, norms, strict=True)}
+def measured_of(window: list[Update]) -> NDArray[np.float64]:
+    """What these updates measured, for `window_metrics`, in one transfer from the device."""
+    steps = [
+        torch.cat([torch.stack([u.loss.double(), u.clipped.double(), u.norm.double()]), u.norms])
+        for u in window
+    ]
+    measured: NDArray[np.float64] = torch.stack(steps).cpu().numpy()
+    return measured
 
 
 def float_type(run: Settings) -> torch.dtype:
-    """The type of weights and inputs.
-
-    With half precision they stay float32, and autocast converts.
-    """
+    """The type of weights and inputs; for half precision float32, which autocast converts."""
     return torch.float64 if run.precision == "float64" else torch.float32
 
 

@@ -8,8 +8,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-import torch._dynamo  # torch.optim loads it at its first use, a second in every worker; here it is loaded once, before
+import torch._dynamo  # else torch.optim loads it at its first use, a second in every worker
 from torch import nn
+
+__all__ = ["OptimSettings", "build_optimizer", "param_groups", "set_lr"]
 
 KINDS: Mapping[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -50,21 +52,23 @@ class OptimSettings:
         for group in self.groups:
             if "params" not in group or not set(group) <= {"params", "lr_scale", "weight_decay"}:
                 raise ValueError(
-                    f"a group of optim.groups has params (a pattern), and lr_scale or weight_decay; got {dict(group)}"
+                    "a group of optim.groups has params (a pattern), and lr_scale or weight_decay; "
+                    f"got {dict(group)}"
                 )
 
 
 def param_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
-    """Parameter groups for torch.optim, each with `lr_scale`, `weight_decay` and the `names` of its parameters.
+    """Parameter groups for torch.optim.
 
-    Every parameter that takes gradients is in one group. Raises ValueError for a pattern that
-    matches no parameter.
+    Each has `lr_scale`, `weight_decay` and the `names` of its parameters. Every parameter that
+    takes gradients is in one group. Raises ValueError for a pattern that matches no parameter.
     """
     named = {name: param for name, param in model.named_parameters() if param.requires_grad}
     for group in optim.groups:
         if not any(fnmatchcase(name, group["params"]) for name in named):
             raise ValueError(
-                f"optim.groups: no parameter is called like {group['params']!r}; there are {', '.join(named)}"
+                f"optim.groups: no parameter is called like {group['params']!r}; "
+                f"there are {', '.join(named)}"
             )
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, param in named.items():

@@ -1,7 +1,4 @@
-"""Schedules made of phases, one after the other.
-
-One-cycle, warm-up-stable-decay, and the staged one of case 1.
-"""
+"""Schedules made of phases: one-cycle, warm-up-stable-decay, and stages, each a restart."""
 
 from __future__ import annotations
 
@@ -15,14 +12,17 @@ import numpy as np
 
 from iolaus.trainer.schedules import Schedule, Values, is_positive, is_share, power_of, progress_of
 
+__all__ = ["OneCycle", "Stage", "Staged", "WarmupStableDecay"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle(Schedule):
-    """Up from `lr / div_factor` to lr in the first rise_share of the cycle, then down to far below where it began.
+    """Up to lr in the first rise_share of the cycle, then down to far below where it began.
 
-    The end is `lr / div_factor / final_div_factor`; both ways go along a half cosine. cycle_steps:
-    length of the cycle; its last step has the lowest rate, and so have all later ones.
-    Source: Smith and Topin, arXiv 1708.07120; torch's OneCycleLR (rise_share is its pct_start).
+    The beginning is `lr / div_factor`, the end `lr / div_factor / final_div_factor`; both ways go
+    along a half cosine. cycle_steps: length of the cycle; its last step has the lowest rate, and so
+    have all later ones. Source: Smith and Topin, arXiv 1708.07120; torch's OneCycleLR (rise_share
+    is its pct_start).
     """
 
     cycle_steps: Values
@@ -41,8 +41,8 @@ class OneCycle(Schedule):
         product = np.asarray(self.rise_share, np.float64) * np.asarray(self.cycle_steps, np.float64)
         if not bool(np.all(product > 1)):
             raise ValueError(
-                f"schedule.cycle_steps={self.cycle_steps} leaves no step to rise with rise_share={self.rise_share}; "
-                f"their product must be above 1"
+                f"schedule.cycle_steps={self.cycle_steps} leaves no step to rise with "
+                f"rise_share={self.rise_share}; their product must be above 1"
             )
 
     def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
@@ -64,10 +64,10 @@ def _half_cosine(xp: ModuleType, start: Values, end: Values, progress: Values) -
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(Schedule):
-    """lr for stable_steps, then `end_lr + (lr - end_lr) * (1 - x ** power)`, x the share of decay_steps that is over.
+    """lr for stable_steps, then `end_lr + (lr - end_lr) * (1 - x ** power)`.
 
-    Power 1 is a line, 0.5 the "1-sqrt" that Hägele et al. found best. Sources: Hu et al. (MiniCPM),
-    arXiv 2404.06395; Hägele et al., arXiv 2405.18392.
+    x is the share of decay_steps that is over. Power 1 is a line, 0.5 the "1-sqrt" that Hägele et
+    al. found best. Sources: Hu et al. (MiniCPM), arXiv 2404.06395; Hägele et al., arXiv 2405.18392.
     """
 
     stable_steps: Values
@@ -88,7 +88,10 @@ class WarmupStableDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of `Staged`: `lr * decay_rate ** (s / decay_steps)`, s steps after it began, for length_steps steps."""
+    """One stage of `Staged`: `lr * decay_rate ** (s / decay_steps)`, s steps after it began.
+
+    It lasts length_steps steps.
+    """
 
     lr: Values
     decay_rate: Values
@@ -98,12 +101,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Staged(Schedule):
-    """One exponential decay after the other, each from a rate of its own.
+    """One exponential decay after the other, each from its own rate; the last goes on for ever.
 
-    The last one goes on for ever.
     stages: `Stage`s or mappings with their settings. The rates are the stages' own; the top rate is
-    not used. Stages follow each other, so they cannot overlap. Source: case 1's table, where each
-    stage was a restart from the last checkpoint.
+    not used. Stages follow each other, so they cannot overlap. Published
+    tables of this kind are restarts by hand, each stage from the last checkpoint.
     """
 
     stages: tuple[Stage | Mapping[str, Any], ...]

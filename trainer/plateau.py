@@ -1,6 +1,6 @@
-"""The two schedules that look at the loss.
+"""The schedules that look at the loss, reduce-on-plateau and Newbob, as pure transitions.
 
-Reduce-on-plateau and Newbob, as pure transitions of an explicit state. They are schedules too:
+They are schedules too:
 between two measurements the rate is `state.lr`, with warm-up and floor. Each measurement of the
 watched metric (lower is better) makes the next state. State and measurement may be numbers or
 vectors of trials.
@@ -17,6 +17,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from iolaus.trainer.schedules import Schedule, Values
+
+__all__ = ["LossDriven", "Newbob", "NewbobState", "PlateauState", "ReduceOnPlateau"]
 
 S = TypeVar("S")
 
@@ -48,9 +50,10 @@ class LossDriven(Schedule, ABC, Generic[S]):
 
 @dataclass(frozen=True)
 class PlateauState:
-    """lr: the rate now. best: lowest metric so far. n_bad: measurements since then.
+    """Where `ReduceOnPlateau` is after some measurements.
 
-    n_cooldown: still to be ignored.
+    lr: the rate now. best: lowest metric so far. n_bad: measurements since then. n_cooldown: of
+    those to come, how many are not to be counted.
     """
 
     lr: Values
@@ -111,8 +114,9 @@ class ReduceOnPlateau(LossDriven[PlateauState]):
 
 @dataclass(frozen=True)
 class NewbobState:
-    """lr: the rate now. recent: the last measurements, newest last, at most n_measurements + 1.
+    """Where `Newbob` is after some measurements.
 
+    lr: the rate now. recent: the last measurements, newest last, at most n_measurements + 1.
     n_seen: all so far.
     """
 
@@ -123,15 +127,15 @@ class NewbobState:
 
 @dataclass(frozen=True, kw_only=True)
 class Newbob(LossDriven[NewbobState]):
-    """The rate times `factor` when the mean relative error of the last measurements is above a threshold.
+    """The rate times `factor` when the mean relative error of late is above a threshold.
 
     The relative error of two neighbours is `(new - old) / abs(new)`: below 0 is an improvement.
     Looked at are the last n_measurements of them, every update_interval measurements; after the
     second one for the first time.
     relative_error_threshold: 0 asks for any improvement, -0.01 for one of 1 %. A NaN never counts
     as worse.
-    Source: RETURNN, learning_rate_control.py, NewbobMultiEpoch (case 3: threshold 0, factor 0.7, 9
-    measurements); with n_measurements = update_interval = 1 its NewbobRelative.
+    Source: RETURNN, learning_rate_control.py, NewbobMultiEpoch (often with threshold 0, factor 0.7
+    and 9 measurements); with n_measurements = update_interval = 1 its NewbobRelative.
     """
 
     factor: Values = 0.5
@@ -150,7 +154,7 @@ class Newbob(LossDriven[NewbobState]):
         return NewbobState(lr)
 
     def next(self, state: NewbobState, measured: Values) -> NewbobState:
-        """Remember the measurement, and drop the rate if it is time to look and the mean says so."""
+        """Keep the measurement, and drop the rate if it is time to look and the mean says so."""
         recent = (*state.recent, measured)[-(self.n_measurements + 1) :]
         seen = replace(state, recent=recent, n_seen=state.n_seen + 1)
         if len(recent) < 2 or (

@@ -24,6 +24,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "InverseTime",
+    "MultiStep",
+    "Polynomial",
+    "Schedule",
+    "Values",
+    "corners",
+    "is_positive",
+    "is_share",
+    "power_of",
+    "progress_of",
+]
+
 Values: TypeAlias = Any  # a number, or a numpy or torch vector: float64, of steps or of trials
 
 
@@ -31,12 +47,12 @@ Values: TypeAlias = Any  # a number, or a numpy or torch vector: float64, of ste
 class Schedule(ABC):
     """A learning rate over the steps of a run.
 
-    warmup_steps: before this step the rate is `lr * step / warmup_steps` (case 2's published form;
-        0 in step 0), or, where a schedule does not begin at lr, the same share of the rate with
-        which it begins.
-    min_lr: the rate never falls below this once warm-up is over, even where lr itself is lower.
-    decay_during_warmup: t counts from step 0, as in BERT's optimizer; the rate then jumps where the
-    warm-up ends. Raises ValueError for a setting out of its range.
+    warmup_steps: before this step the rate is `lr * step / warmup_steps` (0 in
+        step 0, as published), or, where a schedule does not begin at lr, the same share of the rate
+        with which it begins. min_lr: the rate never falls below this once warm-up is over, even
+        where lr itself is lower. decay_during_warmup: t counts from step 0, as in BERT's optimizer;
+        the rate then jumps where the warm-up ends. Raises ValueError for a setting out of its
+        range.
     """
 
     warmup_steps: Values = 0.0
@@ -137,8 +153,7 @@ class Constant(Schedule):
 class Exponential(Schedule):
     """`lr * decay_rate ** (t / decay_steps)`; with staircase the exponent is rounded down.
 
-    decay_rate in (0, 1]; decay_steps > 0. Case 1's schedule; the staircase with decay_rate 0.5 is
-    "halve every N".
+    decay_rate in (0, 1]; decay_steps > 0. The staircase with decay_rate 0.5 is "halve every N".
     Source: TensorFlow's exponential_decay; torch's ExponentialLR and StepLR are its cases.
     """
 
@@ -203,9 +218,8 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
-    """`end_lr + (lr - end_lr) * (1 + cos(pi * t / decay_steps)) / 2`, then end_lr.
+    """`end_lr + (lr - end_lr) * (1 + cos(pi * t / decay_steps)) / 2`, then end_lr or a restart.
 
-    Or all over again.
     restarts: begin again at lr after decay_steps, each period period_factor (whole, a single
     number) times as long.
     Source: Loshchilov and Hutter, arXiv 1608.03983; torch's CosineAnnealingLR and
@@ -237,9 +251,8 @@ class Cosine(Schedule):
         if self.period_factor == 1:
             return xp.remainder(t, period) / period
         t = t + 0 * period
-        while bool(
-            (t >= period).any()
-        ):  # by subtraction: a logarithm, as in torch, misses restarts by rounding
+        # By subtraction: a logarithm, as in torch, misses restarts by rounding.
+        while bool((t >= period).any()):
             over = t >= period
             t = xp.where(over, t - period, t)
             period = xp.where(over, period * self.period_factor, period)
@@ -248,9 +261,8 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseTime(Schedule):
-    """`lr / (1 + decay_rate * t / decay_steps)`.
+    """`lr / (1 + decay_rate * t / decay_steps)`; in `lr / (1 + k t)` k is decay_rate / decay_steps.
 
-    Case 4's `lr / (1 + k t)` has k = decay_rate / decay_steps.
     Source: TensorFlow's inverse_time_decay.
     """
 
@@ -268,10 +280,10 @@ class InverseTime(Schedule):
 def corners(
     rates: NDArray[np.float64], n_max: int = 64, tolerance: float = 1e-3
 ) -> list[tuple[int, float]]:
-    """At most n_max (step, rate) points whose joining lines follow rates [n_steps], step 0 and the last among them.
+    """At most n_max (step, rate) points whose joining lines follow rates [n_steps].
 
-    Points are added where the lines are furthest off, until nothing is by more than `tolerance` of
-    the highest rate.
+    Step 0 and the last are among them. Points are added where the lines are furthest off, until
+    nothing is by more than `tolerance` of the highest rate.
     """
     steps = np.arange(len(rates))
     chosen = sorted({0, len(rates) - 1})

@@ -22,6 +22,8 @@ from iolaus.trainer.optim import OptimSettings
 from iolaus.trainer.schedules import Schedule
 from iolaus.trainer.tasks.base import Task
 
+__all__ = ["CONF", "PRECISIONS", "LossSettings", "Settings", "data_of", "read"]
+
 CONF = Path(__file__).parent.parent / "conf"
 
 PRECISIONS: Mapping[str, torch.dtype] = {
@@ -54,13 +56,12 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that decides a run. Two runs with equal settings on one machine are equal to the last bit.
+    """All that decides a run: with equal settings, two on one machine are equal to the last bit.
 
     n_steps: optimizer updates. batches: examples per update over the run; each is split in
-    n_accumulate parts.
-    report_every, eval_every: in steps. test: whether the test set is measured at the end. resume: a
-    checkpoint to go on from (`iolaus.trainer.checkpoint`), or None.
-    node: the composed config, for the task's own use.
+    n_accumulate parts. report_every, eval_every: in steps. test: whether the test set is measured
+    at the end. resume: a checkpoint to go on from (`iolaus.trainer.checkpoint`), or None. node: the
+    composed config, for the task's own use.
     """
 
     task: Task
@@ -99,6 +100,8 @@ def read(cfg: DictConfig) -> Settings:
 
 
 def _read(node: Mapping[str, Any]) -> Settings:
+    if "audit" in node:
+        raise ValueError("audit is called lint now: write lint.n_samples=..., lint.rules.flat=...")
     task = _built(node, "task", Task)
     splits = data_of(task)
     batch = node["batch"]
@@ -155,10 +158,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
 
 
 def data_of(task: Task) -> Splits:
-    """A task's data, which by its contract is the same at each call.
-
-    A sweep's trials need not load it one by one.
-    """
+    """A task's data, loaded once for a sweep's trials: it is the same at each call."""
     try:
         return _last_data(task)
     except TypeError:  # a setting of the task is a list, say, and has no hash
@@ -212,9 +212,8 @@ def _precision(name: str, device: torch.device) -> str:
     if name not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {name!r}")
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError(
-            f"precision=bf16: {torch.cuda.get_device_name(device)} has no bf16; take fp16 or float32"
-        )
+        gpu = torch.cuda.get_device_name(device)
+        raise ValueError(f"precision=bf16: {gpu} has no bf16; take fp16 or float32")
     return name
 
 

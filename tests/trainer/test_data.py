@@ -81,7 +81,7 @@ def test_longest_run_counts_equal_neighbours(labels: list[int]) -> None:
 
 
 def test_a_buffer_shorter_than_a_run_of_one_label_is_refused() -> None:
-    """Case 2: examples in label order with a buffer of 100 are not shuffled; the sentence says so
+    """Examples in label order with a buffer of 100 are not shuffled; the sentence says so
     and what to take.
     """
     targets = torch.arange(4).repeat_interleave(250)

@@ -9,7 +9,7 @@ from iolaus.trainer.tasks.digit_sum import DigitSum
 
 
 def test_the_label_is_the_sum_of_the_first_two_digits() -> None:
-    """Case 5: 20 digits from 0 to 9, 19 classes, the rest zero but for a few."""
+    """20 digits from 0 to 9, 19 classes, the rest zero but for a few."""
     splits = DigitSum(n_distractors=3).data()
     for examples in (splits.train, splits.val, splits.test):
         assert torch.equal(examples.inputs[:, :2].sum(1), examples.targets)

@@ -78,7 +78,7 @@ def test_lengths_are_found_in_lists_and_in_their_mappings() -> None:
 
 @given(batch=st.integers(1, 512))
 def test_a_schedule_in_shares_of_the_run_does_not_die_when_the_batch_grows(batch: int) -> None:
-    """Case 2: at any batch size the decay ends where the run ends."""
+    """At any batch size the decay ends where the run ends."""
     constant = BatchSizes((0,), (batch,))
     n_steps = int(steps_of("3 epochs", "steps", constant, n_train=5000))
     resolved = in_steps(

@@ -106,7 +106,7 @@ def test_a_rate_below_the_weights_resolution_changes_nothing(compose: Compose) -
 
 
 def test_a_larger_batch_on_resuming_is_told_what_the_rate_will_be(compose: Compose) -> None:
-    """Case 2: three epochs at batch 16 are 1,200 steps; taken up at step 700 with batch 64 the run
+    """Three epochs at batch 16 are 1,200 steps; taken up at step 700 with batch 64 the run
     is over.
     """
     common = ("schedule=warmup_linear", "steps=3 epochs")
@@ -141,7 +141,7 @@ def test_every_rule_has_an_entry_in_the_config(compose: Compose) -> None:
 @pytest.mark.parametrize(
     "schedule", ["exponential", "polynomial", "cosine", "multistep", "wsd", "staged", "plateau"]
 )
-def test_no_setting_breaks_the_audit(compose: Compose, schedule: str) -> None:
+def test_no_setting_breaks_the_lint(compose: Compose, schedule: str) -> None:
     """Whatever the lengths, steps and place to resume, findings lie within the run and have an
     amount above 0.
     """
@@ -209,7 +209,7 @@ def test_a_fixed_override_narrows_the_space(
     assert "100.0% flat" in flat
 
 
-def test_the_command_audits_one_run(tmp_path: Path) -> None:
+def test_the_command_lints_one_run(tmp_path: Path) -> None:
     """It prints the rate as numbers and the findings; bad input is one sentence and exit code 1."""
     command = [sys.executable, "-m", "iolaus.trainer", "lint"]
     done = subprocess.run(

@@ -169,3 +169,11 @@ def test_bad_input_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
         done.stderr.strip()
         == "trainer: clip.threshold must be above 0; got -1; use clip=none to clip nothing"
     )
+
+
+def test_the_old_name_of_lint_is_answered_with_the_new_one(
+    compose: Callable[..., DictConfig],
+) -> None:
+    """Hydra offers +audit for the audit of old commands; it is refused with what to write."""
+    with pytest.raises(BadInputError, match=r"audit is called lint now: write lint\.n_samples"):
+        read(compose("+audit.n_samples=10"))

@@ -16,11 +16,14 @@ from torch import nn
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.course import Hooks, Summary
-from iolaus.trainer.lanes.group import Group, begin_lane_run
+from iolaus.trainer.lanes.group import Group
 from iolaus.trainer.lanes.kind import NotInLanesError, kind_of
+from iolaus.trainer.lanes.lane_run import begin_lane_run
 from iolaus.trainer.lanes.width import MOST_CHECKED, best_width
 from iolaus.trainer.loop import seeded, start, train
 from iolaus.trainer.settings import CONF, Settings, read
+
+__all__ = ["TOLERANCE", "Check", "check", "check_command"]
 
 N_STEPS = 3
 # Relative difference of losses and gradient norms that rounding may make in so many steps, in
@@ -31,7 +34,8 @@ TOLERANCE = {"float64": 1e-7, "bf16": 0.1}
 HINTS = (
     (
         "randomness",
-        "its random numbers come from torch's one generator: use nn.Dropout modules, which get lanes' own",
+        "its random numbers come from torch's one generator: use nn.Dropout modules, "
+        "which draw from each lane's own",
     ),
     (
         r"data-dependent control flow|\.item\(\)|is_nonzero",
@@ -59,9 +63,9 @@ HINTS = (
 
 @dataclass(frozen=True)
 class Check:
-    """difference: the largest, relative, of a loss or gradient norm.
+    """What a comparison of lanes with the solo loop has found.
 
-    n_weights: trained, per lane.
+    difference: the largest, relative, of a loss or gradient norm. n_weights: trained, per lane.
     """
 
     difference: float
@@ -98,9 +102,10 @@ def check(run: Settings) -> Check:
     difference = max(_difference(a, b) for a, b in pairs)
     if not difference <= TOLERANCE[precision]:
         raise NotInLanesError(
-            f"in {N_STEPS} steps the losses in lanes differ from those alone by {difference:.1g} (rounding would be "
-            f"{TOLERANCE[precision]:.0g}): the model keeps something between steps that is no parameter or buffer, or "
-            "reads settings that differ between trials in a way that cannot be seen"
+            f"in {N_STEPS} steps the losses in lanes differ from those alone by {difference:.1g} "
+            f"(rounding would be {TOLERANCE[precision]:.0g}): the model keeps something between "
+            "steps that is no parameter or buffer, or reads settings that differ between trials "
+            "in a way that cannot be seen"
         )
     return Check(difference, n_weights)
 
@@ -120,9 +125,9 @@ def _difference(a: Mapping[str, float], b: Mapping[str, float]) -> float:
 
 
 def check_command(overrides: Sequence[str]) -> str:
-    """`python -m trainer lanes-check ...`.
+    """What `check` and `best_width` say of the run that these overrides ask for.
 
-    What `check` and `best_width` say of the run these overrides ask for. Raises BadInputError, and
+    Raises BadInputError, and
     NotInLanesError if the run cannot be trained in lanes.
     """
     with initialize_config_dir(str(CONF), version_base=None, job_name="trainer"):
@@ -139,14 +144,15 @@ def check_command(overrides: Sequence[str]) -> str:
     )
     return (
         f"{type(run.task).__name__} with {found.n_weights:,} weights {verdict}\n"
-        f"  the same: {N_STEPS} steps of two seeds differ from the solo loop by {found.difference:.1g}, relative\n"
+        f"  the same: {N_STEPS} steps of two seeds differ from the solo loop "
+        f"by {found.difference:.1g}, relative\n"
         f"  the speed: {width}"
     )
 
 
 def _reports_alone(run: Settings) -> list[dict[str, float]]:
     reports: list[dict[str, float]] = []
-    train(run, report=lambda _, **metrics: reports.append(metrics), **_deaf())
+    train(run, report=lambda _, **metrics: reports.append(metrics), **_silent())
     return reports
 
 
@@ -161,7 +167,7 @@ def _reports_together(runs: list[Settings]) -> tuple[list[list[dict[str, float]]
     for run, own in zip(runs, reports, strict=True):
         with seeded(run.seed, run.device):
             state = start(run)
-        hooks = Hooks(report=lambda _, own=own, **metrics: own.append(metrics), **_deaf())
+        hooks = Hooks(report=lambda _, own=own, **metrics: own.append(metrics), **_silent())
         lane_runs.append(begin_lane_run(run, state, hooks, None, done))
     model = lane_runs[0].state.model
     kind = kind_of(runs[0], model, runs[0].batches.at(0))
@@ -183,13 +189,13 @@ def _reports_together(runs: list[Settings]) -> tuple[list[list[dict[str, float]]
     return reports, group.stack.n_weights
 
 
-def _deaf() -> dict[str, Any]:
+def _silent() -> dict[str, Any]:
     return {"should_stop": lambda: False, "plan": lambda *_: None, "ask_intervention": lambda: None}
 
 
 @contextmanager
 def _named_failures(model: nn.Module) -> Iterator[None]:
-    """Turn what torch raises inside into a NotInLanesError that names the module that was at work."""
+    """Turn what torch raises inside into a NotInLanesError that names the module at work."""
     at_work: list[str] = []
     handles = []
     for name, module in model.named_modules():

@@ -17,12 +17,11 @@ from iolaus.trainer.optim import param_groups
 from iolaus.trainer.settings import Settings
 from iolaus.trainer.tasks.base import Task
 
+__all__ = ["Kind", "NotInLanesError", "kind_of", "structure_of"]
+
 
 class NotInLanesError(ValueError):
-    """A run, or its model, cannot be trained in lanes.
-
-    Says what prevents it and what to use instead.
-    """
+    """A run, or its model, cannot be trained in lanes; says why, and what to use instead."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,8 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
     """
     if run.precision == "fp16":
         raise NotInLanesError(
-            "precision=fp16 scales all gradients by one factor that depends on them: take bf16 or float32"
+            "precision=fp16 scales all gradients by one factor that depends on them: "
+            "take bf16 or float32"
         )
     try:
         rule = rule_of(run.optim, param_groups(model, run.optim))
@@ -80,14 +80,14 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
         hash(kind)
     except TypeError as error:
         raise NotInLanesError(
-            f"trials are told apart by the settings of the task and the plain attributes of the modules, but: {error}; "
-            "take tuples"
+            "kinds of trials are distinguished by the settings of the task and the plain "
+            f"attributes of the modules, but: {error}; take tuples"
         ) from error
     return kind
 
 
 def structure_of(model: nn.Module) -> Hashable:
-    """All of a model but the values of its parameters and buffers, to tell whether two models compute the same.
+    """All of a model but the values of its parameters and buffers: equal if two compute the same.
 
     Modules with their types and plain attributes (numbers, texts, tuples of them), parameters and
     buffers with shapes and whether they are trained. A custom module that keeps what it computes

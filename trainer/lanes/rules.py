@@ -1,6 +1,6 @@
 """SGD, Adam and AdamW on stacked weights [n_lanes, n_weights], each lane with its own numbers.
 
-Torch.optim's formulas. What depends on the step is worked out on the host in float64, as
+The formulas are torch.optim's. What depends on the step is worked out on the host in float64, as
 torch.optim does, and comes as coefficients.
 """
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iolaus.trainer.optim import OptimSettings
+
+__all__ = ["Rule", "own_settings", "per_weight", "rows_of", "rule_of"]
 
 SETTINGS = {
     "sgd": ("momentum", "dampening", "nesterov"),
@@ -34,10 +36,7 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """What is equal in all lanes of one optimizer.
-
-    Its kind, and which of its terms there are at all.
-    """
+    """What is equal in all lanes of one optimizer: its kind, and which of its terms there are."""
 
     kind: str
     has_momentum: bool
@@ -58,7 +57,7 @@ class Rule:
         n_updates: NDArray[np.float64],
         own: Mapping[str, NDArray[np.float64]],
     ) -> NDArray[np.float64]:
-        """What an update takes from the host, [3, ...], for rates and updates made so far [...] of each lane.
+        """What an update takes from the host, [3, ...], for rates and updates made so far [...].
 
         own: each lane's settings, broadcast against them.
         """
@@ -71,9 +70,9 @@ class Rule:
         return np.stack([lr / first, np.sqrt(second), lr])
 
     def apply(self, rows: Mapping[str, Tensor], grads: Tensor, coefficients: Tensor) -> None:
-        """Update rows["weights"] and the moments in place. grads: of the weights' shape.
+        """Update rows["weights"] and the moments in place.
 
-        coefficients: [3, n_lanes].
+        grads: of the weights' shape. coefficients: of `coefficients`, [3, n_lanes].
         """
         weights, decay = rows["weights"], rows["decay"]
         a, b, lr = (c[:, None] for c in coefficients.unbind())
@@ -101,11 +100,11 @@ def rule_of(optim: OptimSettings, groups: Sequence[Mapping[str, Any]]) -> Rule:
 
     Raises ValueError for a setting lanes do not have.
     """
-    foreign = sorted(set(optim.settings) - set(SETTINGS[optim.kind]))
-    if foreign:
+    unknown = sorted(set(optim.settings) - set(SETTINGS[optim.kind]))
+    if unknown:
         known = ", ".join(SETTINGS[optim.kind])
         raise ValueError(
-            f"optim.{foreign[0]} is not known in lanes, where {optim.kind} has {known}"
+            f"optim.{unknown[0]} is not known in lanes, where {optim.kind} has {known}"
         )
     own = own_settings(optim)
     return Rule(
@@ -136,7 +135,10 @@ def rows_of(optim: OptimSettings) -> dict[str, float]:
 
 
 def per_weight(groups: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], name: str) -> Tensor:
-    """A setting of the parameter groups for each weight, float64 [n_weights], parameters in the order of `sizes`."""
+    """A setting of the parameter groups for each weight, float64 [n_weights].
+
+    Parameters come in the order of `sizes`.
+    """
     of = {param: float(group[name]) for group in groups for param in group["names"]}
     return torch.cat(
         [torch.full((n,), of[param], dtype=torch.float64) for param, n in sizes.items()]

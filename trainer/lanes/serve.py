@@ -1,7 +1,4 @@
-"""All the lanes of one process.
-
-Trials go to the stack of their kind, blocks of steps are trained in turn.
-"""
+"""All the lanes of one worker: trials go to the stack of their kind, stacks train in turn."""
 
 from __future__ import annotations
 
@@ -15,11 +12,14 @@ from iolaus.sweeps.run.lanes import LaneServer, LaneTrial
 from iolaus.sweeps.types import Plan
 from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.lanes.check import check
-from iolaus.trainer.lanes.group import Group, LaneRun, begin_lane_run
+from iolaus.trainer.lanes.group import Group
 from iolaus.trainer.lanes.kind import Kind, NotInLanesError, kind_of
+from iolaus.trainer.lanes.lane_run import LaneRun, begin_lane_run
 from iolaus.trainer.lanes.width import best_width
 from iolaus.trainer.loop import seeded, start
 from iolaus.trainer.settings import Settings, read
+
+__all__ = ["Lanes", "run_lanes"]
 
 # A stack that begins with the lanes that happen to be there is made wider at once, so it waits this
 # long for each.
@@ -27,9 +27,12 @@ FILL_S = 0.2
 
 
 class Lanes:
-    """Groups of lanes by kind; a group lasts while it has lane_runs. compile: see `Stepper`."""
+    """Groups of lanes by kind; a group lasts while it has runs. compile: see `Stepper`."""
 
-    def __init__(self, compile: bool | None = None) -> None:
+    def __init__(
+        self,
+        compile: bool | None = None,  # noqa: A002 (torch's word)
+    ) -> None:
         self._compile = compile
         self._groups: dict[Kind, Group] = {}
         self._waiting: list[LaneRun] = []
@@ -37,14 +40,14 @@ class Lanes:
 
     @property
     def n_lane_steps(self) -> tuple[int, int]:
-        """Steps made, times lanes: with a lane_run, and in all."""
+        """Steps times lanes made so far: of lanes with a run, and of all."""
         counts = [self._n_steps_before, *(group.n_lane_steps for group in self._groups.values())]
         return sum(full for full, _ in counts), sum(n for _, n in counts)
 
     @property
     def n_waiting_by_kind(self) -> list[int]:
         """Runs that begin with the next block, counted by kind."""
-        kinds = [kind_of(p.run, p.state.model, p.course.size) for p in self._waiting]
+        kinds = [kind_of(run.run, run.state.model, run.course.size) for run in self._waiting]
         return list(Counter(kinds).values())
 
     @property
@@ -91,63 +94,56 @@ class Lanes:
             self._waiting += group.run_block()
 
 
-def run_lanes(lane_server: LaneServer) -> None:
-    """The trainer's lane runner (`hydra.sweeper.lane_runner`).
-
-    Trains what the lane_server gives, side by side.
-    """
+def run_lanes(server: LaneServer) -> None:
+    """Train the trials that a lane server gives, side by side (`hydra.sweeper.lane_runner`)."""
     lanes = Lanes()
-    room = _Room(lane_server)
-    lane_server.open(room.n_trials)
+    room = _Room(server)
+    server.open(room.n_trials)
     while True:
-        boarded = _fill(lane_server, lanes, room)
+        admitted = _fill(server, lanes, room)
         if not room.begin(lanes.n_waiting_by_kind):
             lanes = Lanes()
-            for trial in boarded:
-                _train_alone(lane_server, trial, room.why_alone)
+            for trial in admitted:
+                _train_alone(server, trial, room.why_alone)
             continue
         lanes.run_block()
-        lane_server.fill(*lanes.n_lane_steps)
-        lane_server.flush()
+        server.fill(*lanes.n_lane_steps)
+        server.flush()
 
 
-def _fill(lane_server: LaneServer, lanes: Lanes, room: _Room) -> list[LaneTrial]:
-    """Board trials as long as there is room and there are some; returns those that have."""
-    boarded = []
+def _fill(server: LaneServer, lanes: Lanes, room: _Room) -> list[LaneTrial]:
+    """Admit trials as long as there is room and there are some; returns those admitted."""
+    admitted = []
     while not room.is_full(lanes.n_lane_runs):
-        trial = lane_server.take(room.wait_s(lanes.n_lane_runs))
+        trial = server.take(room.wait_s(lanes.n_lane_runs))
         if trial is None:
             break
         try:
             run = read(trial.config)
             room.consider(run)
             keep = trial.folder / "best.pt" if trial.config.keep_best else None
-            lanes.admit(run, _hooks(trial), keep, partial(_finished, lane_server, trial))
-            boarded.append(trial)
+            lanes.admit(run, _hooks(trial), keep, partial(_finished, server, trial))
+            admitted.append(trial)
         except NotInLanesError as error:
-            _train_alone(lane_server, trial, str(error))
+            _train_alone(server, trial, str(error))
         except Exception as error:
-            lane_server.finish(trial, error)
-    return boarded
+            server.finish(trial, error)
+    return admitted
 
 
-def _train_alone(lane_server: LaneServer, trial: LaneTrial, why: str) -> None:
-    lane_server.say(f"trains alone, not in lanes: {why}")
-    lane_server.run_alone(trial)
+def _train_alone(server: LaneServer, trial: LaneTrial, why: str) -> None:
+    server.say(f"trains alone, not in lanes: {why}")
+    server.run_alone(trial)
 
 
 class _Room:
-    """How many trials a worker takes.
+    """How many trials a worker takes: as many lanes as asked for, or as pay, and some to refill."""
 
-    The lanes asked for, or as many as pay, and a few that wait to refill them.
-    """
-
-    def __init__(self, lane_server: LaneServer) -> None:
-        self._lane_server = lane_server
-        self._n_lanes = lane_server.n_lanes
-        self._faults: dict[
-            Hashable, str | None
-        ] = {}  # what keeps a kind of run out of lanes; None: nothing
+    def __init__(self, server: LaneServer) -> None:
+        self._server = server
+        self._n_lanes = server.n_lanes
+        # What keeps a kind of run out of lanes; None: nothing.
+        self._faults: dict[Hashable, str | None] = {}
         self._pays_from = 1  # lanes in one stack
         self._has_begun = False
         self.why_alone = ""  # why nothing is to be trained in lanes any more
@@ -188,12 +184,12 @@ class _Room:
             raise NotInLanesError(self.why_alone)
         if kind not in self._faults:
             self._faults[kind] = self._fault_of(run)
-            self._lane_server.open(1 if all(self._faults.values()) else self.n_trials)
+            self._server.open(1 if all(self._faults.values()) else self.n_trials)
         if (fault := self._faults[kind]) is not None:
             raise NotInLanesError(fault)
 
     def begin(self, n_by_kind: Sequence[int]) -> bool:
-        """Whether to train in lanes what has boarded; judged once, before the first block.
+        """Whether to train what was admitted in lanes; decided once, before the first block.
 
         n_by_kind: how many runs of each kind there are. Where a search over batch sizes, say,
         spreads them over stacks so thin that the solo loop is faster, all train alone, unless the
@@ -202,10 +198,11 @@ class _Room:
         mean = sum(n_by_kind) / max(len(n_by_kind), 1)
         if not self._has_begun and n_by_kind and mean < self._pays_from:
             self.why_alone = (
-                f"{sum(n_by_kind)} lanes are spread over {len(n_by_kind)} kinds of trials (batch sizes, shapes), and a "
-                f"stack pays from {self._pays_from} lanes on; more trials or a number for hydra.sweeper.lanes open more"
+                f"{sum(n_by_kind)} lanes are spread over {len(n_by_kind)} kinds of trials (batch "
+                f"sizes, shapes), and a stack pays from {self._pays_from} lanes on; more trials, "
+                "or a number for hydra.sweeper.lanes, open more"
             )
-            self._lane_server.open(1)
+            self._server.open(1)
         self._has_begun = self._has_begun or bool(n_by_kind)
         return not (self.why_alone and n_by_kind)
 
@@ -215,9 +212,9 @@ class _Room:
         except NotInLanesError as error:
             return str(error)
         if self._n_lanes is None:
-            width = best_width(run, self._lane_server.most)
+            width = best_width(run, self._server.most)
             self._n_lanes, self._pays_from = width.n_lanes, width.pays_from
-            self._lane_server.say(str(width))
+            self._server.say(str(width))
         return "the solo loop is as fast" if self._n_lanes == 1 else None
 
 
@@ -237,9 +234,9 @@ def _hooks(trial: LaneTrial) -> Hooks:
     )
 
 
-def _finished(lane_server: LaneServer, trial: LaneTrial, outcome: Summary | BaseException) -> None:
+def _finished(server: LaneServer, trial: LaneTrial, outcome: Summary | BaseException) -> None:
     if isinstance(outcome, Summary):
         trial.tell(outcome.conclusion)
-        lane_server.finish(trial, outcome.final["val_loss"])
+        server.finish(trial, outcome.final["val_loss"])
     else:
-        lane_server.finish(trial, outcome)
+        server.finish(trial, outcome)

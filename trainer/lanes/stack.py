@@ -19,6 +19,8 @@ from iolaus.trainer.loop import autocast, float_type
 from iolaus.trainer.optim import param_groups
 from iolaus.trainer.settings import Settings
 
+__all__ = ["Stack", "sum_of"]
+
 # Validation takes so many lanes at a time, and of long validation sets no more than so many
 # examples of all lanes, so that its memory does not grow with the stack.
 EVAL_LANES = 64
@@ -26,7 +28,7 @@ EVAL_EXAMPLES = 2**16
 
 
 class Stack:
-    """n lanes of one kind. Row k of every tensor in `rows` belongs to lane k, and nothing else of it exists.
+    """n lanes of one kind: all there is of lane k is row k of every tensor in `rows`.
 
     rows: "weights" [n, n_weights] (the trained parameters, flat, in the model's order), the
     optimizer's moments, "decay" and "scale" of the same shape, one number per lane for other
@@ -66,10 +68,7 @@ class Stack:
         return sum(self._sizes.values())
 
     def resize(self, lanes: Sequence[int], n_lanes: int) -> None:
-        """Make the stack n_lanes wide.
-
-        Lanes[i] becomes lane i, the others are empty (all zeros).
-        """
+        """Make the stack n_lanes wide: lanes[i] becomes lane i, the others are empty (all 0)."""
         example = self._row(self.template, None, self._run)
         for tensors in (self.rows, self.kept):
             for name, value in example.items():
@@ -83,10 +82,7 @@ class Stack:
     def write(
         self, lane: int, model: nn.Module, optimizer: torch.optim.Optimizer, run: Settings
     ) -> None:
-        """Put a run into a lane, in place.
-
-        The weights and optimizer state it has, and its settings.
-        """
+        """Put a run into a lane: the weights and optimizer state it has, and its settings."""
         for name, value in self._row(model, optimizer, run).items():
             self.rows[name][lane] = value
             if name in self.kept:
@@ -105,6 +101,15 @@ class Stack:
             for name, kept in self.kept.items():
                 kept[index] = self.rows[name][index]
 
+    def keep_state(self, lane: int, state: Mapping[str, Tensor]) -> None:
+        """Note a state (of `snapshot` or `kept_state`) as a lane's best; nothing if it is empty."""
+        for name, value in state.items():
+            self.kept[name][lane] = value
+
+    def kept_state(self, lane: int) -> dict[str, Tensor]:
+        """A copy of a lane's best state."""
+        return {name: kept[lane].clone() for name, kept in self.kept.items()}
+
     def rewind(self, lane: int) -> None:
         """Go back to the lane's best state."""
         for name, kept in self.kept.items():
@@ -117,7 +122,7 @@ class Stack:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """Write a state (of `snapshot`, or a row of `kept`) into a solo model and its optimizer.
+        """Write a state (of `snapshot` or `kept_state`) into a solo model and its optimizer.
 
         n_updates: made by the optimizer, for Adam's step count.
         """
@@ -194,10 +199,7 @@ class Stack:
     def buffers_of(
         self, rows: Mapping[str, Tensor], lanes: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """The model's buffers among rows, by their names in the model.
-
-        Of these lanes, or of all.
-        """
+        """The model's buffers among rows, by their names in it, of these lanes or of all."""
         found = {name: rows[f"buffer/{name}"] for name in self._buffers}
         return (
             found

@@ -1,7 +1,7 @@
 """One update of a stack, made ever cheaper the longer it is used.
 
-Plain calls, a traced graph, compiled, a CUDA graph. All of them do the same operations on the same
-tensors; what falls away is the work of finding out which.
+First by plain calls, then as a traced graph, compiled, as a CUDA graph. All of them do the same
+operations on the same tensors; what falls away is the work of finding out which.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from iolaus.trainer.lanes.stack import Stack
+
+__all__ = ["CudaGraph", "Stepper"]
 
 log = logging.getLogger("trainer")
 
@@ -37,7 +39,11 @@ class Stepper:
     since it knows the very tensors it was captured with.
     """
 
-    def __init__(self, stack: Stack, compile: bool | None = None) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        compile: bool | None = None,  # noqa: A002 (torch's word)
+    ) -> None:
         self._stack = stack
         self._names = list(stack.rows)
         self._compile = compile
@@ -59,11 +65,10 @@ class Stepper:
     def prepare(
         self, n_to_come: int, step_s: float | None, arguments: tuple[Tensor, Tensor, Tensor, Tensor]
     ) -> bool:
-        """Make the step cheaper if that pays for the steps to come; whether it was.
+        """Make the step cheaper if that pays for the steps to come; returns whether it was.
 
-        Nothing is updated.
-        step_s: what a step takes as it is now; None if that is not known. arguments: those of a
-        step, as examples.
+        No lane is updated. step_s: what a step takes as it is now; None if that is not known.
+        arguments: those of a step, as examples.
         """
         width, graph = self._stack.n_lanes, self._graphs.get(self._stack.n_lanes)
         if graph is None:
@@ -98,10 +103,7 @@ class Stepper:
         self._captured = None
 
     def trace(self, inputs: Tensor, targets: Tensor, keys: Tensor, coefficients: Tensor) -> None:
-        """Replace the plain calls by a graph; nothing is updated.
-
-        The arguments serve as examples.
-        """
+        """Replace the plain calls by a graph of them on these arguments; no lane is updated."""
         width = self._stack.n_lanes
         if width not in self._graphs:
             began = time.perf_counter()
@@ -134,9 +136,8 @@ class Stepper:
         if not self._may_capture:
             return
         try:
-            with torch.cuda.device(
-                arguments[0].device
-            ):  # streams and graphs are those of the current device
+            # Streams and graphs are those of the current device.
+            with torch.cuda.device(arguments[0].device):
                 self._captured = CudaGraph(step, arguments, self._rows())
         except RuntimeError as error:
             self._may_capture = False  # it would fail before every block
@@ -158,9 +159,7 @@ def _compiled(graph: torch.fx.GraphModule, arguments: tuple[Tensor, ...]) -> Ste
     try:
         compiled: Step = torch.compile(graph, dynamic=False)
         compiled(*arguments)  # on copies: this is a real update
-    except (
-        Exception
-    ) as error:  # a missing C++ compiler, an operation without a lowering: of many types
+    except Exception as error:  # a missing compiler, an operation without a lowering: many types
         log.warning(
             "lanes: torch.compile failed, going on without: %s", str(error).strip().splitlines()[0]
         )
@@ -169,10 +168,7 @@ def _compiled(graph: torch.fx.GraphModule, arguments: tuple[Tensor, ...]) -> Ste
 
 
 class CudaGraph:
-    """A step captured once and replayed.
-
-    Its arguments are copied into the places it was captured with.
-    """
+    """A step captured once and replayed, its arguments copied to where the captured ones are."""
 
     def __init__(self, step: Step, arguments: tuple[Tensor, ...], rows: list[Tensor]) -> None:
         self._arguments = tuple(argument.clone() for argument in arguments)
@@ -181,9 +177,8 @@ class CudaGraph:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.stream(
-                side
-            ):  # torch's documentation of CUDA graphs asks for warm-up on a side stream
+            # Torch's documentation of CUDA graphs asks for warm-up on a side stream.
+            with torch.cuda.stream(side):
                 for _ in range(3):
                     step(*self._arguments, *rows)
             torch.cuda.current_stream().wait_stream(side)

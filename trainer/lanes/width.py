@@ -12,10 +12,13 @@ import torch
 
 from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.data import Batches
-from iolaus.trainer.lanes.group import Group, begin_lane_run
+from iolaus.trainer.lanes.group import Group
 from iolaus.trainer.lanes.kind import kind_of
+from iolaus.trainer.lanes.lane_run import begin_lane_run
 from iolaus.trainer.loop import float_type, seeded, start, update
 from iolaus.trainer.settings import Settings
+
+__all__ = ["MOST_CHECKED", "N_STEPS", "Width", "best_width"]
 
 # A wider stack is tried as long as it is this much faster per lane; beyond, it only makes more
 # trials wait together.
@@ -41,13 +44,19 @@ class Width:
 
     def __str__(self) -> str:
         if self.n_lanes == 1:
-            return f"lanes do not pay here: {self.steps_per_s:.0f} steps/s in the best stack, {self.alone_per_s:.0f} alone"
+            return (
+                f"lanes do not pay here: {self.steps_per_s:.0f} steps/s in the best stack, "
+                f"{self.alone_per_s:.0f} alone"
+            )
         ratio = self.steps_per_s / self.alone_per_s
-        return f"{self.n_lanes} lanes per slot: {self.steps_per_s:.0f} trial-steps/s, {ratio:.1f} times one trial alone"
+        return (
+            f"{self.n_lanes} lanes per slot: {self.steps_per_s:.0f} trial-steps/s, "
+            f"{ratio:.1f} times one trial alone"
+        )
 
 
 def best_width(run: Settings, most: int, clock: Callable[[], float] = time.perf_counter) -> Width:
-    """Double the lanes until it pays no more, up to `most`, and compare the best with the solo loop.
+    """Double the lanes until it pays no more, up to `most`; compare the best with the solo loop.
 
     Takes about a second on a CPU. A stack for which the GPU's memory is too small ends the search.
     clock: seconds, any origin.
@@ -72,7 +81,7 @@ def best_width(run: Settings, most: int, clock: Callable[[], float] = time.perf_
 
 
 def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
-    """Of one step of the solo loop."""
+    """Seconds of one step of the solo loop."""
     with seeded(run.seed, run.device):
         state = start(run)
         batches = Batches(
@@ -89,17 +98,20 @@ def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
 def _seconds_in_lanes(
     run: Settings, n_lanes: int, clock: Callable[[], float]
 ) -> tuple[float, float | None]:
-    """Of one traced step of n_lanes lanes, and the share of the free memory that each of them takes (GPU only)."""
+    """Seconds of one traced step of n_lanes lanes, and the share of the free memory each takes.
+
+    None for the memory on a CPU.
+    """
     short = dataclasses.replace(run, n_steps=1, report_every=1, eval_every=1)
     free = 0
     if run.device.type == "cuda":
-        gc.collect()  # what narrower stacks have left behind is not theirs any more, but would count as used
+        gc.collect()  # what narrower stacks have left behind would count as used
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(run.device)[0]
     lane_runs = []
     for i in range(n_lanes):
         with seeded(run.seed + i, run.device):
-            lane_runs.append(begin_lane_run(short, start(run), _DEAF, None, _ignore))
+            lane_runs.append(begin_lane_run(short, start(run), _SILENT, None, _ignore))
     model = lane_runs[0].state.model
     group = Group(kind_of(short, model, short.batches.at(0)), short, model, compile=False)
     group.admit(lane_runs)
@@ -126,7 +138,7 @@ def _ignore(_: Summary | BaseException) -> None:
     pass
 
 
-_DEAF = Hooks(
+_SILENT = Hooks(
     report=lambda *_, **__: None,
     should_stop=lambda: False,
     plan=lambda *_: None,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+__all__ = ["CNN"]
+
 
 class CNN(nn.Sequential):
-    """Two 3 x 3 convolutions, each with GroupNorm, ReLU and 2 x 2 pooling, and a linear layer over what is left.
+    """Two 3 x 3 convolutions, each with GroupNorm, ReLU and 2 x 2 pooling, and a linear layer.
 
     Images [n_examples, n_channels_in, side, side] become logits [n_examples, n_classes]; side must
     be a multiple of 4. GroupNorm (Wu and He, arXiv 1803.08494) and not BatchNorm: an example's loss
@@ -19,8 +21,8 @@ class CNN(nn.Sequential):
     ) -> None:
         if side % 4 or n_channels % n_groups:
             raise ValueError(
-                f"model.side={side} must be a multiple of 4 and model.n_channels={n_channels} one of "
-                f"model.n_groups={n_groups}"
+                f"model.side={side} must be a multiple of 4 "
+                f"and model.n_channels={n_channels} one of model.n_groups={n_groups}"
             )
         super().__init__(
             nn.Conv2d(n_channels_in, n_channels, 3, padding=1),

@@ -1,7 +1,4 @@
-"""The long short-term memory, written out.
-
-The library's own fused one cannot be stacked by vmap.
-"""
+"""The long short-term memory, written out: torch's own fused one cannot be stacked by vmap."""
 
 from __future__ import annotations
 
@@ -11,16 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = ["LSTM", "LSTMLayer"]
+
 
 class LSTMLayer(nn.Module):
-    """One layer of `nn.LSTM`: the same function of the same four parameters, drawn in the same way and order.
+    """One layer of `nn.LSTM`: the same function of the same four parameters.
 
-    weight_ih [4 n_hidden, n_inputs], weight_hh [4 n_hidden, n_hidden], bias_ih and bias_hh [4
-    n_hidden], each evenly in +-1/sqrt(n_hidden) at first; their rows are input gate, forget gate,
-    candidate, output gate. That one bias would do is known; two are kept since optimizers move
-    their sum twice as far.
-    Source: Hochreiter and Schmidhuber, Neural Computation 9 (1997), with the forget gate of Gers et
-    al. (2000), as written in the documentation of `nn.LSTM`.
+    They are drawn in the same way and order: weight_ih [4 n_hidden, n_inputs], weight_hh [4
+    n_hidden, n_hidden], bias_ih and bias_hh [4 n_hidden], each evenly in +-1/sqrt(n_hidden) at
+    first; their rows are input gate, forget gate, candidate, output gate. That one bias would do is
+    known; two are kept since optimizers move their sum twice as far. Source: Hochreiter and
+    Schmidhuber, Neural Computation 9 (1997), with the forget gate of Gers et al. (2000), as written
+    in the documentation of `nn.LSTM`.
     """
 
     def __init__(self, n_inputs: int, n_hidden: int) -> None:
@@ -32,7 +31,10 @@ class LSTMLayer(nn.Module):
         self.bias_hh = nn.Parameter(torch.empty(4 * n_hidden).uniform_(-bound, bound))
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """The h of each time step, [n_examples, n_hidden], for inputs [length, n_examples, n_inputs]; zero before."""
+        """The h of each time step, [n_examples, n_hidden], beginning from zero.
+
+        inputs: [length, n_examples, n_inputs].
+        """
         # One product for all time steps; only the recurrence itself has to go step by step.
         from_inputs = F.linear(inputs, self.weight_ih, self.bias_ih + self.bias_hh).unbind(0)
         hidden: list[Tensor] = []
@@ -47,7 +49,7 @@ class LSTMLayer(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Embedding, n_layers of LSTM over the sequence, and a linear layer on the last h of the last of them."""
+    """Embedding, n_layers of LSTM over the sequence, and a linear layer on the last h."""
 
     def __init__(
         self,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+__all__ = ["MLP"]
+
 
 class MLP(nn.Sequential):
     """Flatten, n_layers of linear, ReLU and dropout with n_hidden units, and a linear layer.

@@ -1,10 +1,12 @@
-"""The plain recurrence of case 5, with its three parameters under their names in the literature."""
+"""The plain tanh recurrence, with its three parameters under their names in the literature."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+__all__ = ["RNN"]
 
 
 class RNN(nn.Module):

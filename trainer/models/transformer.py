@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+__all__ = ["Block", "Transformer"]
+
 
 class Block(nn.Module):
     """Self-attention, then two linear layers with a ReLU between.
 
-    Each after a LayerNorm and added to its input. Every position sees every other. dropout: of what
-    each half adds, while training.
+    Each half comes after a LayerNorm and is added to its input. Every position sees every other.
+    dropout: of what each half adds, while training.
     """
 
     def __init__(self, n_features: int, n_heads: int, n_hidden: int, dropout: float) -> None:
@@ -30,7 +32,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n_examples, length, n_features] for the same."""
+        """Features [n_examples, length, n_features] for features of the same shape."""
         x = x + self._attend(self.attention_norm(x))
         added: Tensor = self.feedforward(x)
         return x + added
@@ -40,9 +42,8 @@ class Block(nn.Module):
         heads = self.query_key_value(x).reshape(
             n_examples, length, 3, self.n_heads, n_features // self.n_heads
         )
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(
-            0
-        )  # [n_examples, n_heads, length, ...] each
+        # [n_examples, n_heads, length, ...] each
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         # Not F.scaled_dot_product_attention: on a CPU vmap runs its fused kernel model by model,
         # and on sequences this short it is slower than the three operations in its place.
         weights = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, dim=-1)
@@ -54,12 +55,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embeddings of symbol and position, n_layers of `Block`, LayerNorm, the mean over the sequence, a linear layer.
+    """Embeddings of symbol and position, n_layers of `Block`, LayerNorm, mean, linear layer.
 
-    length: the longest sequence there can be. n_hidden: width within a block's linear layers.
-    dropout: of the sum of both embeddings and of what each half of a block adds, as in the paper.
-    Sources: Vaswani et al., arXiv 1706.03762; the norm before and not after: Xiong et al., arXiv
-    2002.04745.
+    The mean is over the sequence. length: the longest sequence there can be. n_hidden: width within
+    a block's linear layers. dropout: of the sum of both embeddings and of what each half of a block
+    adds, as in the paper. Sources: Vaswani et al., arXiv 1706.03762; the norm before and not after:
+    Xiong et al., arXiv 2002.04745.
     """
 
     def __init__(

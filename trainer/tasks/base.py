@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from iolaus.trainer.build import build
 from iolaus.trainer.data import Examples, Splits
 
+__all__ = ["Classification", "Task"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """What is trained. To add one.
+    """What is trained; to add one, subclass it and name the class in a file of conf/task/.
 
-    Subclass it, write its `data`, and name the class in a file of conf/task/. The loss and the
-    measures are per example and free of side effects, so that the same code trains one model or
-    many stacked ones; `model` is called like any module.
+    A subclass writes `data`, `loss` and `measures`, or only `data` if it is a `Classification`. The
+    loss and the measures are per example and free of side effects, so that the same code trains one
+    model or many stacked ones; `model` is called like any module.
     """
 
     @abstractmethod
@@ -37,7 +39,8 @@ class Task(ABC):
         model = build(cfg["model"], "model")
         if not isinstance(model, nn.Module):
             raise TypeError(
-                f"model._target_ must name an nn.Module; {cfg['model']['_target_']} gave {type(model)}"
+                "model._target_ must name an nn.Module; "
+                f"{cfg['model']['_target_']} gave {type(model)}"
             )
         return model
 
@@ -76,7 +79,7 @@ class Classification(Task):
         )
 
     def measures(self, model: nn.Module, batch: Examples) -> dict[str, Tensor]:
-        """Cross-entropy and accuracy (1.0 where the largest logit is the target's) of each example."""
+        """Cross-entropy and accuracy (1.0 where the target's logit is largest) of each example."""
         logits = model(batch.inputs).float()
         loss = F.cross_entropy(logits, batch.targets, reduction="none")
         return {"loss": loss, "accuracy": (logits.argmax(-1) == batch.targets).to(torch.float32)}

@@ -1,4 +1,4 @@
-"""Case 5: the sum of the first two digits of a sequence, which a recurrence must carry to the sequence's end."""
+"""The sum of the first two digits of a sequence, which a recurrence must carry to its end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 
 from iolaus.trainer.data import Examples, Splits
 from iolaus.trainer.tasks.base import Classification
+
+__all__ = ["DigitSum"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +33,8 @@ class DigitSum(Classification):
         super().__post_init__()
         if not 0 <= self.n_distractors <= self.length - 2:
             raise ValueError(
-                f"task.n_distractors must fit behind the first two of task.length={self.length} digits; "
-                f"got {self.n_distractors}"
+                "task.n_distractors must fit behind the first two of "
+                f"task.length={self.length} digits; got {self.n_distractors}"
             )
         if min(self.n_train, self.n_val, self.n_test) < 1:
             raise ValueError(

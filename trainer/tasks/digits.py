@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from iolaus.trainer.data import Examples, Splits
 from iolaus.trainer.tasks.base import Classification
 
+__all__ = ["Digits"]
+
 N_IMAGES = 1797
 
 
@@ -34,8 +36,8 @@ class Digits(Classification):
         super().__post_init__()
         if min(self.n_val, self.n_test) < 1 or self.n_val + self.n_test >= N_IMAGES:
             raise ValueError(
-                f"task.n_val={self.n_val} and task.n_test={self.n_test} must be from 1 up and leave some of the "
-                f"{N_IMAGES} images for training"
+                f"task.n_val={self.n_val} and task.n_test={self.n_test} must be from 1 up and "
+                f"leave some of the {N_IMAGES} images for training"
             )
 
     def data(self) -> Splits:
@@ -53,7 +55,10 @@ class Digits(Classification):
 
 
 def _table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What load_digits(return_X_y=True) returns, without the second that importing scikit-learn takes every worker."""
+    """What load_digits(return_X_y=True) returns.
+
+    Importing scikit-learn for it would take every worker a second.
+    """
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise ModuleNotFoundError(

@@ -197,7 +197,7 @@ def test_a_dropout_in_several_places_has_masks_of_its_own(run: Settings) -> None
 
 def test_batch_norm_keeps_each_lanes_statistics(run: Settings) -> None:
     """BatchNorm's running statistics are buffers, stacked and updated for each lane."""
-    norm = lambda: nn.Sequential(
+    norm = lambda: nn.Sequential(  # noqa: E731
         nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10)
     )
     assert check(made_of(run, norm)).difference <= TOLERANCE["float64"]

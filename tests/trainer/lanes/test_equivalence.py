@@ -264,7 +264,7 @@ def test_a_refilled_lane_changes_no_bit(compose: Compose, together: Any) -> None
 
 @pytest.mark.parametrize("action", ["decay", "rewind"])
 def test_interventions(compose: Compose, alone: Any, together: Any, action: str) -> None:
-    """A lane that is told to lower its rate, or to go back to its best weights, does as the solo
+    """A lane that is asked to lower its rate, or to go back to its best weights, does as the solo
     loop does.
     """
     intervention = Intervention(action, 0.25, Verdict("stalled", 20, "it has stalled"))
@@ -344,7 +344,7 @@ def test_best_weights_move_with_a_run_whose_batch_size_changes(
 def test_a_rewind_at_the_last_report_counts_for_the_test(
     compose: Compose, alone: Any, together: Any, stops: bool
 ) -> None:
-    """A run told to go back at its last step, or as it is stopped, is measured with the weights it
+    """A run asked to go back at its last step, or as it is stopped, is measured with the weights it
     has gone back to.
     """
     intervention = Intervention("rewind", 0.25, Verdict("stalled", 12, "it has stalled"))
