@@ -16,7 +16,8 @@ from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.pruners import Holdout
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.run.settings import Settings
-from iolaus.sweeps.search.space import Space, checked_setting
+from iolaus.sweeps.search.parsing import checked_setting
+from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.sweep_study import OnStall, Plans
 
 

@@ -20,7 +20,8 @@ from optuna.trial import TrialState
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.run.sweep import _driver_is_alive, _driver_name
-from iolaus.sweeps.search.space import Space, parse_space
+from iolaus.sweeps.search.parsing import parse_space
+from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
