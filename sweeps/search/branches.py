@@ -57,8 +57,9 @@ def _plain(node: DictConfig | None, *, resolve: bool) -> dict[str, Any]:
 def settled(space: Space, composer: Composer) -> Space:
     """The space with the conditions that its config groups imply.
 
-    Every branch and every example value has been composed. What only branches have which the command line has ruled out is dropped. Raises BadInputError
-    for what does not compose, naming the parameter.
+    Every branch and every example value has been composed. What only branches have which the
+    command line has ruled out is dropped. Raises BadInputError for what does not compose, naming
+    the parameter.
     """
     branches = _branches(space)
     parameters, fixed_when, dropped = dict(space.parameters), dict(space.fixed_when), set()

@@ -85,9 +85,9 @@ def parse_space(
 def with_ties(resolved: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
     """The sweeper's params with their interpolations resolved, but for ties.
 
-    Those every trial resolves by itself. A tie is a value that begins with an interpolation (`${sweep.mul:0.1,${batch_size}}`): a fixed
-    override, quoted for Hydra's grammar. In `interval(0, ${max})` the interpolation is resolved
-    once, for the whole sweep.
+    Those every trial resolves by itself. A tie is a value that begins with an interpolation
+    (`${sweep.mul:0.1,${batch_size}}`): a fixed override, quoted for Hydra's grammar. In
+    `interval(0, ${max})` the interpolation is resolved once, for the whole sweep.
     """
     return {key: _tied(value, written[key]) for key, value in resolved.items()}
 

@@ -32,8 +32,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from iolaus import report, should_stop
 from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.reporting import Reporter, reporting_to
-from iolaus.sweeps.run.job import OUTPUT_FILE, FolderReturn, HydraRunner, as_floats
+from iolaus.sweeps.run.job import HydraRunner
+from iolaus.sweeps.run.job_files import OUTPUT_FILE
 from iolaus.sweeps.run.messages import Assignment
+from iolaus.sweeps.run.outcomes import as_floats
+from iolaus.sweeps.run.returns import FolderReturn
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
