@@ -51,7 +51,7 @@ class Channel:
     def take(self, wait_s: float | None = None) -> tuple[Assignment, Reporter] | None:
         """The next trial to run, with its reporter.
 
-        None if none comes in time (None: wait for ever).
+        None if none comes in time; wait_s=None waits for ever.
         """
         try:
             assignment = (

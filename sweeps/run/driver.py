@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError
-from iolaus.sweeps.reporting import INTERVENTION, Row
+from iolaus.sweeps.reporting import Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run.events import EventLog
 from iolaus.sweeps.run.job_files import OUTPUT_FILE
@@ -269,7 +269,7 @@ class Driver:
     def _judge(self, trial: int, row: Row) -> None:
         """Give the study a report; what its pruner makes of it goes back to the trial."""
         run = self.trials[trial]
-        if any(name.startswith(f"{INTERVENTION}/") for name in row.metrics):
+        if row.is_intervention:
             self._study.intervened(trial, row.step)
             return
         value = row.metrics.get(self._rules.objective.metric)

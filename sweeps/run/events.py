@@ -14,12 +14,15 @@ ending, of a verdict the rule, the step and the sentence. Texts are cut at `MOST
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run.scheduler import Action, Event, Scheduler
@@ -75,14 +78,15 @@ class EventLog:
         self._path = path
         self._clock = clock
         self._start_s = clock()
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
         try:
             is_cut = _is_cut(path)
-            self._file = path.open("a", encoding="utf-8", buffering=1)
-            if is_cut:
-                self._file.write("\n")  # the session before was killed amid a line
+            self._file = FileIO(path, "a")  # with no buffer: a line is there at once, or not at all
         except OSError as error:
             self._give_up(error)
+            return
+        if is_cut:  # the session before was killed amid a line
+            self._append(b"\n")
         self._write({"session": dataclasses.asdict(session)})
 
     def add(self, event: Event) -> None:
@@ -92,23 +96,24 @@ class EventLog:
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            try:
-                self._file.close()
-            except OSError as error:
-                self._give_up(error)
+            self._file.close()
         self._file = None
 
     def _write(self, line: Mapping[str, Any]) -> None:
+        self._append(json.dumps(line).encode() + b"\n")
+
+    def _append(self, data: bytes) -> None:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(line) + "\n")
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
         log.warning("%s ends here: %s; the sweep goes on", self._path, error.strerror)
-        self._file = None
+        self.close()
 
 
 def _is_cut(path: Path) -> bool:
@@ -183,6 +188,8 @@ def replay_events(path: Path) -> list[tuple[Session | Event, list[Action]]]:
         except json.JSONDecodeError as error:
             cut = cut or f"{where} is no event: {error}"
             continue
+        if not isinstance(line, dict):
+            raise ValueError(f"{where}: an event is an object, got {text[:MOST_TEXT]}")
         if "session" in line:
             session = Session(**line["session"])
             scheduler, cut = session.scheduler(), None

@@ -119,7 +119,8 @@ def _refuse_unforkable() -> None:
     if torch is not None and torch.cuda.is_initialized():
         raise SweepFailedError(
             "CUDA is already in use in this process, and a forked worker cannot use it again: "
-            "move what touches the GPU (a tensor on cuda, torch.cuda.* calls) from module level into the task function"
+            "move what touches the GPU (a tensor on cuda, torch.cuda.* calls) from module level "
+            "into the task function"
         )
 
 
@@ -145,7 +146,8 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
     """
     # Ctrl-C in the terminal reaches the driver alone, which decides what becomes of the workers.
     os.setsid()
-    # What is loaded by now lives as long as a worker: to look through torch for garbage takes 0.4 s.
+    # What is loaded by now lives as long as a worker; to look through torch for garbage takes
+    # 0.4 s.
     gc.freeze()
     children: set[int] = set()
     try:

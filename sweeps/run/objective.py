@@ -13,7 +13,7 @@ __all__ = ["Objective", "with_objective"]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Which number of a trial the study is told.
+    """Which number of a trial the study records.
 
     source: "return", "best" or "final" of the watched metric, or None for the return value if there
     is one, else best. metric: the watched metric's name. n_directions: numbers wanted; of the

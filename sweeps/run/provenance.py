@@ -40,8 +40,8 @@ def collect(
 def code_version(folder: Path) -> dict[str, Any]:
     """The git commit of `folder`, and whether its tracked files differ from it.
 
-    If they do, with a digest of the difference. `commit` is None outside a repository. Two sessions ran the same code if and only if these are
-    equal and clean, or equal with the same digest.
+    If they do, with a digest of the difference. `commit` is None outside a repository. Two sessions
+    ran the same code if and only if these are equal and clean, or equal with the same digest.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:

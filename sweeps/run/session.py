@@ -1,4 +1,4 @@
-"""One session of a sweep: it joins the study, and says in folder and study what it runs."""
+"""One session of a sweep: it joins the study, and records in folder and study what it runs."""
 
 from __future__ import annotations
 

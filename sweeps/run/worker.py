@@ -18,8 +18,8 @@ from iolaus.sweeps.types import Outcome
 
 __all__ = ["Server", "one_at_a_time", "worker_main"]
 
-# What a worker does for as long as it lives: takes assignments from its channel and finishes each. It
-# need not return.
+# What a worker does for as long as it lives: takes assignments from its channel and finishes
+# each. It need not return.
 Server = Callable[["Channel"], None]
 
 
