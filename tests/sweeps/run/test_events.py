@@ -146,9 +146,7 @@ def test_a_broken_line_in_between_is_named(line: str, tmp_path: Path) -> None:
         replay_events(path)
 
 
-def test_a_full_disk_costs_only_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_disk_costs_only_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where nothing can be written there is one warning, and no error."""
     with caplog.at_level(logging.WARNING):
         log = EventLog(Path("/dev/full"), Session(1, 1, 1.0), clock=lambda: 0.0)
