@@ -46,10 +46,13 @@ def ready() -> None:
 
 def run_hydra(arguments: list[str]) -> None:
     """`python -m trainer --multirun ...`, and the time when its modules are loaded."""
+    import optuna  # noqa: F401
+
+    import iolaus.trainer.__main__  # noqa: F401
 
     ready()
     sys.argv = ["trainer", "--multirun", *TRAINED, *arguments]
-    runpy.run_module("trainer", run_name="__main__", alter_sys=True)
+    runpy.run_module("iolaus.trainer", run_name="__main__", alter_sys=True)
 
 
 def base(seed: int) -> Settings:

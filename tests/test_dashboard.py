@@ -271,7 +271,7 @@ def test_recorded_notes_are_seen_without_us(folder: Path) -> None:
     write_notes(folder, load(folder))
     study = optuna.load_study(study_name="made", storage=f"sqlite:///{folder / 'study.db'}")
     assert get_note(study).startswith("12 trials of made")
-    assert "**Cure**" in get_note(optuna.Trial(study, 3))
+    assert "**Suggested fix**" in get_note(optuna.Trial(study, 3))
     before = dump(folder)
     write_notes(folder, load(folder))
     assert dump(folder) == before

@@ -188,7 +188,7 @@ def test_the_trainer_sweeps_the_same_in_lanes(tmp_path: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            "trainer",
+            "iolaus.trainer",
             "--multirun",
             *common,
             *sampler,

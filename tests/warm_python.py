@@ -11,6 +11,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import iolaus.sweeps.run.sweep  # noqa: F401 (with Optuna, Hydra and pyarrow behind it: spared to forks)
+
 
 def run(command: dict) -> None:
     for fd, name in ((1, "stdout"), (2, "stderr")):

@@ -64,6 +64,8 @@ def main(cfg: DictConfig) -> object:
         case "os exit":
             os._exit(7)
         case "describe job":
+            import slow_to_import  # noqa: F401 (its line in $IMPORTS says that it was imported)
+
             Path("here").write_text(f"{os.environ['GREETING']} {HydraConfig.get().job.num}")
             return cfg.x
     return None

@@ -37,7 +37,7 @@ def test_a_shipped_sweep_runs(name: str, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "trainer",
+        "iolaus.trainer",
         "--multirun",
         f"+sweep={name}",
         "hydra.sweeper.n_trials=3",
