@@ -232,8 +232,8 @@ def should_stop() -> bool:
 def intervention() -> Intervention | None:
     """What the sweep wants tried instead of ending this trial, or None; ask after a report.
 
-    It wants to where `hydra.sweeper.on_stall` names an intervention. Each is given out once, and the
-    task must act on it: lower its learning rate by the factor, after going back to its best
+    It wants to where `hydra.sweeper.on_stall` names an intervention. Each is given out once, and
+    the task must act on it: lower its learning rate by the factor, after going back to its best
     checkpoint if the action is "rewind". A task that never asks is ended as usual. None outside a
     sweep.
     """

@@ -45,7 +45,10 @@ class Channel:
         threading.Thread(target=self._talk, name="iolaus-channel", daemon=True).start()
 
     def open(self, n_lanes: int = 1) -> None:
-        """Tell the driver that this worker is up, with room for so many trials; again whenever that changes."""
+        """Tell the driver that this worker is up, with room for so many trials.
+
+        To be called again whenever that changes.
+        """
         self.send(Ready(n_lanes))
 
     def take(self, wait_s: float | None = None) -> tuple[Assignment, Reporter] | None:

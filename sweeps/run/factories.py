@@ -81,7 +81,8 @@ def _first_seed(settings: Settings, space: Space, config: DictConfig) -> int:
     if not isinstance(seed, int):
         raise BadInputError(
             f"hydra.sweeper.repeats={settings.repeats} counts seeds from the config's {key}, "
-            f"which is {seed}; give it a whole number, or name the app's own key in hydra.sweeper.seed_key"
+            f"which is {seed}; give it a whole number, or name the app's own key in "
+            "hydra.sweeper.seed_key"
         )
     return seed
 

@@ -104,7 +104,7 @@ def test_the_name_of_a_folder_from_overrides_is_hydras() -> None:
 
 @pytest.mark.usefixtures("conf")
 def test_a_copy_without_a_node_leaves_the_config_as_it_was() -> None:
-    """`DictConfig._content` is a dict of nodes: the copy lacks one, shares nothing, and resolves."""
+    """`DictConfig._content` is a dict: the copy lacks a node, shares nothing, and resolves."""
     config = composed()
     before = OmegaConf.to_container(config)
     copy = copy_without(config, "hydra")

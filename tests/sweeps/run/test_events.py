@@ -69,7 +69,7 @@ def written(path: Path, story: list[s.Event], session: Session) -> list[list[s.A
 
 
 def bare(action: Any) -> Any:
-    """An action without what the log leaves out: a verdict's numbers, all but an outcome's ending."""
+    """An action without a verdict's numbers, and with no more of an outcome than its ending."""
     if isinstance(action, s.Stop):
         return dataclasses.replace(action, verdict=dataclasses.replace(action.verdict, numbers={}))
     if isinstance(action, s.Tell):
@@ -103,7 +103,7 @@ def test_a_log_replays_to_what_was_decided(tmp_path: Path) -> None:
 
 
 def test_a_log_keeps_no_value_and_is_bounded(tmp_path: Path) -> None:
-    """What a task returned or raised is not in the log, and no line is longer than its texts may."""
+    """What a task returned or raised is not in the log, and no line is longer than it may."""
     path = tmp_path / "events.jsonl"
     raised = Outcome(Ending.FAILED, reason="ValueError: SECRET", returned="SECRET")
     written(path, [*STORY, s.Ended(2, raised), s.Halted("x" * 10_000)], Session(2, 3, 1.0))

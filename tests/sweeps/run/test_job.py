@@ -61,11 +61,14 @@ CONFIG = """
 defaults: [jobs_schema@s, db: mysql, _self_]
 x: 1
 lr: 1e-3
-nested: {a: 1, b: "${x}", c: [1, 2, {d: e}], yes: "yes", seven: "007", long: "%s", no: null, text: "ü: '\\n'"}
+nested: {a: 1, b: "${x}", c: [1, 2, {d: e}], yes: "yes", seven: "007", long: "%s",
+  no: null, text: "ü: '\\n'"}
 time: ${now:%%f}
 name: ${hydra:job.override_dirname}
 hydra:
-  job: {env_set: {APP_X: "${hydra:job.num}"}, config: {override_dirname: {exclude_keys: [lr], item_sep: ";"}}}
+  job:
+    env_set: {APP_X: "${hydra:job.num}"}
+    config: {override_dirname: {exclude_keys: [lr], item_sep: ";"}}
   sweep: {dir: "%s/sweep"}
 """.lstrip()
 

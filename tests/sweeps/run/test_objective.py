@@ -40,7 +40,7 @@ def test_where_the_objective_comes_from(
     reported: tuple[float, ...],
     expected: tuple[float, ...] | None,
 ) -> None:
-    """As asked; with nothing asked the return value, else the best; without one the trial failed."""
+    """As asked; with nothing asked the return value, else the best; without one it failed."""
     outcome = Outcome(Ending.COMPLETED, values=returned, returned="kept")
     found = with_objective(outcome, Objective(source, "loss"), curve(*reported), ())
     assert found.returned == "kept"
