@@ -100,7 +100,8 @@ class EventLog:
         self._file = None
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._append(json.dumps(line).encode() + b"\n")
+        # default: numpy's whole numbers, which users' pruners and lane runners may give
+        self._append(json.dumps(line, default=int).encode() + b"\n")
 
     def _append(self, data: bytes) -> None:
         if self._file is None:

@@ -7,8 +7,9 @@ import itertools
 import json
 import logging
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +121,18 @@ def test_each_event_has_its_time(tmp_path: Path) -> None:
     log.add(s.Interrupted())
     assert json.loads(path.read_text().splitlines()[1]) == {"t": 7.5, "Interrupted": {}}
     log.close()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    """A step or a number of lanes that comes from a user's numpy code is logged as any other."""
+    verdict = Verdict("mine", cast(int, np.int64(3)), "why")
+    written(
+        tmp_path / "events.jsonl",
+        [s.Freed(0, cast(int, np.int32(2))), s.Judged(0, verdict)],
+        Session(1, 1, 1.0),
+    )
+    freed, judged = [event for event, _ in replay_events(tmp_path / "events.jsonl")[1:]]
+    assert (freed, judged) == (s.Freed(0, 2), s.Judged(0, Verdict("mine", 3, "why")))
 
 
 @pytest.mark.parametrize("n_lost", [1, 2, 10, 40])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import tomllib
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
+from hydra_plugins.iolaus.config import IolausSweeperConf
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.run import reports
 from iolaus.sweeps.run.reports import GROUP, find_report, write_report
@@ -37,6 +39,15 @@ def test_an_entry_point_is_imported_when_it_is_called(
         assert write_report(broken, tmp_path) == ()
     (line,) = caplog.records
     assert line.message.startswith("no report: No module named 'no_such_package_here'")
+
+
+def test_the_report_of_this_package_is_there() -> None:
+    """What pyproject.toml declares, and the sweeper names by default, is a function."""
+    pyproject = Path(__file__).parents[3] / "pyproject.toml"
+    declared = tomllib.loads(pyproject.read_text())["project"]["entry-points"][GROUP]
+    assert IolausSweeperConf.report in declared
+    for name, value in declared.items():
+        assert callable(EntryPoint(name, value, GROUP).load())
 
 
 def test_a_dotted_name_is_a_function_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
