@@ -165,9 +165,9 @@ class Driver:
                     self._interrupt(n_handled)
                 for slot, message in self._workers.listen(POLL_S):
                     self._receive(slot, message)
-                self._records.curves.flush_if_due()
                 self._watcher.tick()
                 try:
+                    self._records.curves.flush_if_due()
                     self._study.check_storage()
                 except StorageError as error:
                     self._handle(s.Halted(str(error)))
@@ -333,7 +333,11 @@ class Driver:
     def _close(self) -> None:
         self._workers.close()
         self._records.events.close()
-        self._records.curves.close()
+        try:
+            self._records.curves.close()
+        except StorageError as error:
+            if self._scheduler.failure != str(error):  # the sweep did not end by it
+                log.error("%s", error)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
