@@ -170,7 +170,7 @@ class Driver:
                     self._records.curves.flush_if_due()
                     self._study.check_storage()
                 except StorageError as error:
-                    self._handle(s.Halted(str(error)))
+                    self._halt(error)
         return self._scheduler.failure
 
     def _handle(self, event: s.Event) -> None:
@@ -203,11 +203,15 @@ class Driver:
         if n_interrupts == 1:
             self._watcher.draining("interrupted: running trials finish; once more stops them now")
 
+    def _halt(self, error: StorageError) -> None:
+        if self._scheduler.failure is None:  # a storage stays broken: once is enough
+            self._handle(s.Halted(str(error)))
+
     def _ask(self, slot: int) -> None:
         try:
             proposal = self._study.ask()
         except StorageError as error:  # what runs may still finish
-            self._handle(s.Halted(str(error)))
+            self._halt(error)
             proposal = None
         self._show_duplicates()
         if proposal is None:

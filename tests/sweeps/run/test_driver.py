@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from iolaus import intervention, report
 from iolaus.sweeps.curves import CurveWriter, read_curves
+from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.reporting import Reporter
 from iolaus.sweeps.run.driver import Driver, Records, Rules
 from iolaus.sweeps.run.events import EventLog, Session, replay_events
@@ -48,6 +49,7 @@ def drive(
     n_trials: int = 4,
     pruner: optuna.pruners.BasePruner | None = None,
     objective: str | None = None,
+    failure: str | None = None,
 ) -> tuple[Driver, optuna.Study]:
     """Run trials of a task, which is given its trial's number, in two slots."""
 
@@ -85,7 +87,7 @@ def drive(
             Silent(),  # type: ignore[arg-type] # any method is there
             time.monotonic,
         )
-        assert driver.run() is None
+        assert driver.run() == failure
         storage.close()
     return driver, optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/study.db")
 
@@ -161,3 +163,21 @@ def test_a_users_metric_named_like_an_intervention_keeps_its_row(tmp_path: Path)
     assert driver.trials[0].outcome is not None
     assert driver.trials[0].outcome.values == ()  # the task's own, with no objective
     assert read_curves(tmp_path / "curves").num_rows == 4
+
+
+def test_a_broken_storage_stops_the_sweep_gently_and_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs may finish; nothing new is started; the event log does not grow meanwhile."""
+
+    def broken(study: SweepStudy) -> None:
+        raise StorageError("the disk is full")
+
+    def task(trial: int) -> float:
+        time.sleep(1.0)
+        return 0.5
+
+    monkeypatch.setattr(SweepStudy, "check_storage", broken)
+    driver, _ = drive(task, tmp_path, failure="the disk is full")
+    assert len(driver.trials) <= 2
+    assert (tmp_path / "events.jsonl").read_text().count("Halted") == 1
