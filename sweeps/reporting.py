@@ -1,4 +1,4 @@
-"""What a training function says to the sweep it runs in.
+"""How a training function talks to the sweep it runs in.
 
 `report`, `should_stop`, `intervention`, `plan`. All are harmless outside a sweep, so the same
 script trains alone. A worker process runs one trial at a time, and a report may come from any of
@@ -19,6 +19,18 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
+__all__ = [
+    "INTERVENTION",
+    "Batch",
+    "Reporter",
+    "Row",
+    "intervention",
+    "plan",
+    "report",
+    "reporting_to",
+    "should_stop",
+]
+
 # Curves have the metric intervention/ACTION, with the factor as its value, where an intervention
 # was taken.
 INTERVENTION = "intervention"
@@ -26,16 +38,21 @@ INTERVENTION = "intervention"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One report: optimizer updates made (from 0), seconds since the trial began, and the metrics' values."""
+    """One report: its step, seconds since the trial began, and the metrics' values.
+
+    step: optimizer updates made, from 0. is_intervention: whether it is no report of the task's but
+    notes that an intervention was taken; its one metric is intervention/ACTION.
+    """
 
     step: int
     seconds: float
     metrics: Mapping[str, float]
+    is_intervention: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a trial has said since the last time.
+    """What a trial has passed on since the last time.
 
     Its reports, and its plan and output folder if they are new.
     """
@@ -77,7 +94,7 @@ class Reporter:
 
     @property
     def acknowledged(self) -> bool:
-        """Whether the task has been told to stop.
+        """Whether the task knows that it must stop.
 
         A task that ended before it could notice has simply completed.
         """
@@ -110,7 +127,9 @@ class Reporter:
             intervention, self._intervention = self._intervention, None
             if intervention is not None:
                 metrics = {f"{INTERVENTION}/{intervention.action}": intervention.factor}
-                self._rows.append(Row(self._last_step, self._clock() - self._start_s, metrics))
+                self._rows.append(
+                    Row(self._last_step, self._clock() - self._start_s, metrics, True)
+                )
         return intervention
 
     def report(self, step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> None:
@@ -120,7 +139,7 @@ class Reporter:
         save nothing.
         """
         if os.getpid() != self._pid:
-            return  # a child process of the trial (a data loader, say) has no line to the driver
+            return  # a child process of the trial (a data loader, say) has no channel to the driver
         row = Row(
             _checked_step(step), self._clock() - self._start_s, _checked_metrics(step, metrics)
         )
@@ -144,7 +163,7 @@ class Reporter:
     def should_stop(self) -> bool:
         """Whether the trial must end.
 
-        A task that has been told so and returns counts as stopped.
+        A task that has seen this and returns counts as stopped.
         """
         self._acknowledged = self._acknowledged or (
             self._verdict is not None and not self._is_whole
@@ -152,14 +171,14 @@ class Reporter:
         return self._acknowledged
 
     def plan(self, plan: Plan) -> None:
-        """Say what this trial will do if nobody stops it."""
+        """Pass on what this trial will do if nobody stops it."""
         if os.getpid() == self._pid:
             with self._lock:
                 self._plan = plan
                 self._n_steps = math.inf if plan.n_steps is None else plan.n_steps
 
     def place(self, folder: str) -> None:
-        """Say where this trial's files are."""
+        """Pass on where this trial's files are."""
         with self._lock:
             self._folder = folder
         self._placed()
@@ -211,11 +230,12 @@ def should_stop() -> bool:
 
 
 def intervention() -> Intervention | None:
-    """What the sweep wants tried instead of ending this trial (`hydra.sweeper.on_stall`), or None; ask after a report.
+    """What the sweep wants tried instead of ending this trial, or None; ask after a report.
 
-    Each intervention is given out once, and the task must act on it: lower its learning rate by the
-    factor, after going back to its best checkpoint if the action is "rewind". A task that never
-    asks is ended as usual. None outside a sweep.
+    It wants to where `hydra.sweeper.on_stall` names an intervention. Each is given out once, and
+    the task must act on it: lower its learning rate by the factor, after going back to its best
+    checkpoint if the action is "rewind". A task that never asks is ended as usual. None outside a
+    sweep.
     """
     return None if _current is None else _current.intervention()
 
@@ -237,7 +257,8 @@ def _checked_step(step: SupportsIndex) -> int:
         index = operator.index(step)
     except TypeError:
         raise TypeError(
-            f"iolaus.report: step is a whole number of optimizer updates, got {step!r} ({type(step).__name__})"
+            "iolaus.report: step is a whole number of optimizer updates, "
+            f"got {step!r} ({type(step).__name__})"
         ) from None
     if not 0 <= index < 2**63:  # what a curve's file can hold
         raise ValueError(f"iolaus.report: step counts from 0, got {index}")

@@ -328,7 +328,7 @@ def _regularised(diagnosis: Diagnosis, keys: ConfigKeys) -> Fix:
 
 def as_text(value: Any) -> str:
     """A value as Hydra's grammar reads it; texts with anything but plain characters are quoted."""
-    from iolaus.sweeps.search.space import PLAIN_TEXT
+    from iolaus.sweeps.search.parsing import PLAIN_TEXT
 
     if isinstance(value, str):
         return value if PLAIN_TEXT.fullmatch(value) else "'" + value.replace("'", "\\'") + "'"

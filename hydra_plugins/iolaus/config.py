@@ -113,7 +113,7 @@ class IolausSweeperConf:
     n_interventions: int = 2
     metric: str = "loss"
     objective: str | None = None
-    report: str | None = "iolaus.analysis.report.report.write_report"
+    report: str | None = "html"
 
 
 # For ties between parameters, in any config: `lr: ${sweep.mul:0.1,${sweep.div:${batch_size},64}}`.

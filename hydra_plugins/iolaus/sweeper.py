@@ -1,6 +1,6 @@
 """The sweeper class that Hydra makes.
 
-Everything it does is in `sweeps`, loaded when a sweep begins.
+Everything it does is in `iolaus.sweeps`, loaded when a sweep begins.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from hydra.errors import CompactHydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+__all__ = ["IolausSweeper", "SweepException"]
 
 
 class SweepException(CompactHydraException):

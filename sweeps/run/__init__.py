@@ -1,1 +1,14 @@
-"""Running trials: the decision loop, its workers, and what the user sees meanwhile."""
+"""Running trials: the decision loop, its workers, and what the user sees meanwhile.
+
+Read `sweep` first, which calls the others in this order:
+  setup        everything a sweep needs, checked before anything runs (factories, settings, slots)
+  session      joins the study, and records what this session runs (provenance)
+  driver       the decision loop: asks `scheduler` what to do about every event
+  scheduler    events in, actions out; pure. `events` logs and replays them
+  workers      one process per slot, from `fork_server`; each runs `worker`, and talks by `channel`
+  job          a trial as a Hydra job (job_files, outcomes); `lanes` trains many in one process
+  objective    which number of a completed trial counts
+  progress     what the user sees meanwhile
+  conclusion   ranking, results, report (`reports`), what to do next
+  returns      the trials as Hydra's callers know them
+"""

@@ -23,6 +23,8 @@ from iolaus.sweeps.run.messages import (
 )
 from iolaus.sweeps.types import Outcome, Verdict
 
+__all__ = ["Channel"]
+
 # How long a report may wait in the worker for company. Short enough to watch live, long enough to
 # send in batches.
 BATCH_S = 0.1
@@ -43,13 +45,16 @@ class Channel:
         threading.Thread(target=self._talk, name="iolaus-channel", daemon=True).start()
 
     def open(self, n_lanes: int = 1) -> None:
-        """Say that this worker is up, with room for so many trials; again whenever that changes."""
+        """Tell the driver that this worker is up, with room for so many trials.
+
+        To be called again whenever that changes.
+        """
         self.send(Ready(n_lanes))
 
     def take(self, wait_s: float | None = None) -> tuple[Assignment, Reporter] | None:
-        """The next trial to run, with its line to the driver.
+        """The next trial to run, with its reporter.
 
-        None if none comes in time (None: wait for ever).
+        None if none comes in time; wait_s=None waits for ever.
         """
         try:
             assignment = (

@@ -1,4 +1,4 @@
-"""The loop of a sweep: turns what happens in the world into events and carries out what the scheduler decides."""
+"""The loop of a sweep: the world's news become events, the scheduler's actions are carried out."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError
-from iolaus.sweeps.reporting import INTERVENTION
+from iolaus.sweeps.reporting import Row
 from iolaus.sweeps.run import scheduler as s
-from iolaus.sweeps.run.fork_server import ForkServer, Worker, drain, wait
-from iolaus.sweeps.run.job import OUTPUT_FILE
+from iolaus.sweeps.run.events import EventLog
+from iolaus.sweeps.run.job_files import OUTPUT_FILE
 from iolaus.sweeps.run.messages import (
     Assignment,
     Filled,
     Finished,
+    FromWorker,
     LogMessage,
     Offered,
     Ready,
     Reported,
     Stopped,
-    WorkerSpec,
 )
+from iolaus.sweeps.run.objective import Objective, with_objective
+from iolaus.sweeps.run.workers import Gone, Workers
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Verdict
+
+__all__ = ["Driver", "Records", "Rules", "TrialRun", "Watcher"]
 
 log = logging.getLogger("sweeps")
 
@@ -44,7 +48,7 @@ class Watcher(Protocol):
         """A trial was handed to a worker."""
 
     def planned(self, trial: int, n_steps: int) -> None:
-        """A trial said how many steps it will make."""
+        """A trial has planned how many steps it will make."""
 
     def reported(self, trial: int, step: int, value: float | None) -> None:
         """A trial reported; value is the watched metric, None if it was not among the metrics."""
@@ -59,60 +63,90 @@ class Watcher(Protocol):
         """Some time has passed."""
 
 
-class Driver:
-    """Runs the trials that a study still misses, in the workers of a fork server.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the user has decided about the trials.
 
-    objective: "return", "best", "final" of the watched metric, or None for the return value if
-    there is one, else best.
-    seed_key: the config's key for the seeds of repeats. clock: seconds, never going back.
+    space: turns the values of a proposal into overrides. seed_key: the config's key for the seeds
+    of repeats. max_failure_rate: in [0, 1], above which no new trial is started.
+    """
+
+    space: Space
+    seed_key: str
+    objective: Objective
+    max_failure_rate: float
+
+    def assignment(self, proposal: Proposal) -> Assignment:
+        """A proposed trial, ready for a worker to make its config."""
+        lines = self.space.overrides(proposal.values)
+        seeds = () if proposal.seed is None else (f"{self.seed_key}={proposal.seed}",)
+        return Assignment(proposal.trial, (*lines, *seeds))
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Where a session leaves what happens, beside the study.
+
+    folder: the sweep's. session: its number, from 0.
+    """
+
+    folder: Path
+    session: int
+    curves: CurveWriter
+    events: EventLog
+
+
+@dataclass
+class TrialRun:
+    """What the driver knows of a trial that it runs or ran.
+
+    others: metrics it reported beside the watched one. outcome: the task's own, with no objective
+    looked for, None while it runs.
+    """
+
+    assignment: Assignment
+    slot: int = -1
+    started_s: float | None = None
+    folder: Path | None = None
+    others: set[str] = field(default_factory=set)
+    is_stopping: bool = False
+    outcome: Outcome | None = None
+
+
+class Driver:
+    """Runs the trials that a study still misses.
+
+    clock: seconds, never going back.
     """
 
     def __init__(
         self,
         study: SweepStudy,
-        space: Space,
-        fork_server: ForkServer,
-        slots: Sequence[WorkerSpec],
-        curves: CurveWriter,
+        workers: Workers,
+        rules: Rules,
+        records: Records,
         watcher: Watcher,
-        *,
-        metric: str,
-        objective: str | None,
-        max_failure_rate: float,
-        seed_key: str,
-        sweep_dir: Path,
-        check_storage: Callable[[], None],
-        session: int,
         clock: Callable[[], float],
     ) -> None:
         self._study = study
-        self._space = space
-        self._fork_server = fork_server
-        self._specs = slots
-        self._curves = curves
+        self._workers = workers
+        self._rules = rules
+        self._records = records
         self._watcher = watcher
-        self._metric = metric
-        self._objective = objective
-        self._seed_key = seed_key
-        self._sweep_dir = sweep_dir
-        self._check_storage = check_storage
-        self._session = session
         self._clock = clock
-        self._scheduler = s.Scheduler(len(slots), study.n_to_ask, max_failure_rate)
-        self._workers: dict[int, Worker] = {}
-        self._started: dict[int, tuple[int, float]] = {}  # trial -> slot, when
-        self._others: dict[int, set[str]] = {}  # trial -> metrics it reported that are not watched
+        self._scheduler = s.Scheduler(len(workers.specs), study.n_to_ask, rules.max_failure_rate)
         self._n_interrupts = 0
-        self._n_told = 0
-        self._said: set[str] = set()
-        self.filled: dict[
-            int, Filled
-        ] = {}  # what workers with lanes have last said of them, by slot
-        # What the caller of a sweep may want of each trial. The outcome is the task's own, with no
-        # objective judged.
-        self.outcomes: dict[int, Outcome] = {}
-        self.assignments: dict[int, Assignment] = {}
-        self.folders: dict[int, Path] = {}
+        self._n_recorded = 0
+        self._shown: set[str] = set()  # log messages; every worker finds out the same
+        self._filled: dict[int, Filled] = {}  # of workers with lanes, by slot
+        self.trials: dict[int, TrialRun] = {}
+
+    @property
+    def filled(self) -> float | None:
+        """The share of all lane-steps that trained a trial; None without lanes."""
+        n_all = sum(filled.n_all for filled in self._filled.values())
+        n_full = sum(filled.n_full for filled in self._filled.values())
+        return n_full / max(n_all, 1) if self._filled else None
 
     def run(self) -> str | None:
         """Run until nothing is left to do, or until stopped; returns why it gave up, or None.
@@ -128,22 +162,19 @@ class Driver:
             while not self._scheduler.done:
                 while n_handled < self._n_interrupts:
                     n_handled += 1
-                    self._handle(s.Interrupted())
-                    if n_handled == 1:
-                        self._watcher.draining(
-                            "interrupted: running trials finish; once more stops them now"
-                        )
-                for worker in wait(list(self._workers.values()), POLL_S):
-                    self._listen(worker)
-                self._curves.flush_if_due()
+                    self._interrupt(n_handled)
+                for slot, message in self._workers.listen(POLL_S):
+                    self._receive(slot, message)
                 self._watcher.tick()
                 try:
-                    self._check_storage()
+                    self._records.curves.flush_if_due()
+                    self._study.check_storage()
                 except StorageError as error:
-                    self._handle(s.Halted(str(error)))
+                    self._halt(error)
         return self._scheduler.failure
 
     def _handle(self, event: s.Event) -> None:
+        self._records.events.add(event)
         was_draining = self._scheduler.draining
         self._do(self._scheduler.handle(event))
         if self._scheduler.failure is not None and not was_draining:
@@ -153,39 +184,40 @@ class Driver:
         for action in actions:
             match action:
                 case s.Spawn(slot):
-                    self._workers[slot] = self._fork_server.spawn(self._specs[slot])
+                    self._workers.spawn(slot)
                 case s.Ask(slot):
                     self._ask(slot)
                 case s.Start(slot, trial):
-                    self._started[trial] = (slot, self._clock())
-                    self._send(slot, self.assignments[trial])
-                    self._watcher.started(trial, slot)
+                    self._start(slot, trial)
                 case s.Stop(slot, trial, verdict):
-                    self._send(slot, Stopped(trial, verdict))
+                    self._workers.send(slot, Stopped(trial, verdict))
                 case s.Tell(trial, outcome):
-                    self._tell(trial, outcome)
+                    self._record(trial, outcome)
                 case s.Release(slot):
-                    self._workers.pop(slot).close()
+                    self._workers.release(slot)
                 case s.Kill(slot):
-                    worker = self._workers.pop(slot)
-                    self._fork_server.kill(worker)
-                    worker.close()
+                    self._workers.kill(slot)
+
+    def _interrupt(self, n_interrupts: int) -> None:
+        self._handle(s.Interrupted())
+        if n_interrupts == 1:
+            self._watcher.draining("interrupted: running trials finish; once more stops them now")
+
+    def _halt(self, error: StorageError) -> None:
+        if self._scheduler.failure is None:  # a storage stays broken: once is enough
+            self._handle(s.Halted(str(error)))
 
     def _ask(self, slot: int) -> None:
         try:
             proposal = self._study.ask()
         except StorageError as error:  # what runs may still finish
-            self._handle(s.Halted(str(error)))
+            self._halt(error)
             proposal = None
-        for trial, before in self._study.take_duplicates():
-            self._watcher.ended(
-                trial,
-                Outcome(Ending.DUPLICATE, reason=f"the setting of trial {before}, not run again"),
-            )
+        self._show_duplicates()
         if proposal is None:
             self._handle(s.Exhausted(slot))
             return
-        self.assignments[proposal.trial] = Assignment(proposal.trial, self._overrides(proposal))
+        self.trials[proposal.trial] = TrialRun(self._rules.assignment(proposal))
         self._handle(s.Proposed(slot, proposal.trial))
 
     def _show_duplicates(self) -> None:
@@ -193,148 +225,123 @@ class Driver:
             reason = f"the setting of trial {before}, not run again"
             self._watcher.ended(trial, Outcome(Ending.DUPLICATE, reason=reason))
 
-    def _overrides(self, proposal: Proposal) -> tuple[str, ...]:
-        lines = self._space.overrides(proposal.values)
-        return lines if proposal.seed is None else (*lines, f"{self._seed_key}={proposal.seed}")
+    def _start(self, slot: int, trial: int) -> None:
+        run = self.trials[trial]
+        run.slot, run.started_s = slot, self._clock()
+        self._workers.send(slot, run.assignment)
+        self._watcher.started(trial, slot)
 
-    def _send(self, slot: int, message: Assignment | Stopped | Offered) -> None:
-        try:
-            self._workers[slot].pipe.send(message)
-        except OSError:
-            log.debug(
-                "the worker of slot %d is gone; its death is dealt with when it is noticed", slot
-            )
+    def _receive(self, slot: int, message: FromWorker | Gone) -> None:
+        match message:
+            case Ready(n_lanes):
+                self._handle(s.Freed(slot, n_lanes))
+            case Reported():
+                self._take_reports(message)
+            case LogMessage(text):
+                if text not in self._shown:
+                    self._shown.add(text)
+                    log.info("%s", text)
+            case Filled():
+                self._filled[slot] = message
+            case Finished(trial, outcome):
+                run = self.trials[trial]
+                run.outcome = outcome
+                curve, objective = self._study.watched(trial), self._rules.objective
+                outcome = with_objective(outcome, objective, curve, run.others)
+                self._handle(s.Ended(trial, outcome))
+            case Gone(cause):
+                self._handle(s.Died(slot, cause))
 
-    def _listen(self, worker: Worker) -> None:
-        messages, ended = drain(worker)
-        for message in messages:
-            match message:
-                case Ready(n_lanes):
-                    self._handle(s.Freed(worker.slot, n_lanes))
-                case Reported():
-                    self._report(message)
-                case LogMessage(text):
-                    if text not in self._said:  # every worker finds out the same
-                        self._said.add(text)
-                        log.info("%s", text)
-                case Filled():
-                    self.filled[worker.slot] = message
-                case Finished(trial, outcome):
-                    self.outcomes[trial] = outcome
-                    self._handle(s.Ended(trial, self._with_objective(trial, outcome)))
-        if ended and self._workers.get(worker.slot) is worker:
-            cause = self._fork_server.cause_of_death(worker)
-            del self._workers[worker.slot]
-            worker.close()
-            self._handle(s.Died(worker.slot, cause))
-
-    def _report(self, message: Reported) -> None:
+    def _take_reports(self, message: Reported) -> None:
         trial, batch = message.trial, message.batch
         if trial not in self._scheduler.running:
             return
         if batch.folder is not None:
-            self.folders[trial] = Path(batch.folder)
+            self.trials[trial].folder = Path(batch.folder)
         if batch.plan is not None:
             self._study.plan(trial, batch.plan)
             if batch.plan.n_steps is not None:
                 self._watcher.planned(trial, batch.plan.n_steps)
-        self._curves.add(trial, batch.rows)
+        self._records.curves.add(trial, batch.rows)
         for row in batch.rows:
-            if any(name.startswith(f"{INTERVENTION}/") for name in row.metrics):
-                self._study.intervened(trial, row.step)
-                continue
-            value = row.metrics.get(self._metric)
-            if value is None:
-                self._others.setdefault(trial, set()).update(row.metrics)
-            else:
-                match self._study.report(trial, row.step, value):
-                    case Verdict() as verdict:
-                        self._handle(s.Judged(trial, verdict))
-                    case Intervention() as intervention:
-                        self._send(self._scheduler.running[trial], Offered(trial, intervention))
+            self._judge(trial, row)
         if batch.rows:
             last = batch.rows[-1]
-            self._watcher.reported(trial, last.step, last.metrics.get(self._metric))
+            value = last.metrics.get(self._rules.objective.metric)
+            self._watcher.reported(trial, last.step, value)
 
-    def _with_objective(self, trial: int, outcome: Outcome) -> Outcome:
-        """The outcome with the objective's value, or a failure that says why there is none."""
-        if outcome.ending is not Ending.COMPLETED:
-            return outcome
-        n = len(self._study.study.directions)
-        curve = self._study.watched(trial)
-        if self._objective in ("best", "final") or (
-            self._objective is None and not outcome.values and n == 1
-        ):
-            value = curve.final if self._objective == "final" else curve.best
-            values = [value] if curve.final_step >= 0 else []
-        else:
-            values = list(outcome.values)
-        if len(values) == n:
-            return replace(outcome, values=tuple(values))
-        return Outcome(
-            Ending.FAILED, reason=self._no_objective(trial, outcome, n), returned=outcome.returned
-        )
+    def _judge(self, trial: int, row: Row) -> None:
+        """Give the study a report; what its pruner makes of it goes back to the trial."""
+        run = self.trials[trial]
+        if row.is_intervention:
+            self._study.intervened(trial, row.step)
+            return
+        value = row.metrics.get(self._rules.objective.metric)
+        if value is None:
+            run.others.update(row.metrics)
+            return
+        match self._study.report(trial, row.step, value):
+            case Verdict() as verdict if not run.is_stopping:
+                run.is_stopping = True
+                self._handle(s.Judged(trial, verdict))
+            case Intervention() as intervention:
+                self._workers.send(run.slot, Offered(trial, intervention))
 
-    def _no_objective(self, trial: int, outcome: Outcome, n: int) -> str:
-        reported = sorted(self._others.get(trial, ()))
-        hint = (
-            f"; it reported {', '.join(reported)}: set hydra.sweeper.metric to one of them"
-            if reported
-            else ""
-        )
-        if self._objective in ("best", "final"):
-            return f"the task never reported {self._metric!r}, whose {self._objective} value is the objective{hint}"
-        returned = (
-            f"{len(outcome.values)} numbers" if len(outcome.values) > 1 else repr(outcome.returned)
-        )
-        wanted = "a number" if n == 1 else f"{n} numbers, one per direction"
-        return (
-            f"the task returned {returned} and reported no {self._metric!r}; return {wanted}{hint}"
-        )
-
-    def _tell(self, trial: int, outcome: Outcome) -> None:
-        slot, started_s = self._started.pop(trial, (-1, self._clock()))
-        folder = self.folders.get(trial, self._sweep_dir)
-        inside = folder.is_relative_to(
-            self._sweep_dir
-        )  # kept relative: a copied sweep still finds its trials
-        run = {
-            "folder": str(folder.relative_to(self._sweep_dir) if inside else folder),
-            "slot": slot,
-            "session": self._session,
-            "seconds": round(self._clock() - started_s, 3),
-        }
-        self._study.tell(trial, outcome, run, log=str(folder / OUTPUT_FILE))
-        if (
-            self._n_told == 0
-            and outcome.ending is Ending.COMPLETED
-            and not self._study.can_prune(trial)
-        ):
-            log.warning(
-                "the pruner %s has nothing to judge: trial %d never reported %r; add iolaus.report(step, %s=...) to "
-                "the task, or set hydra.sweeper.metric to what it reports%s",
-                type(self._study.study.pruner).__name__,
-                trial,
-                self._metric,
-                self._metric,
-                f" ({', '.join(sorted(self._others[trial]))})" if trial in self._others else "",
-            )
-        self._n_told += 1
-        self.outcomes.setdefault(trial, outcome)
+    def _record(self, trial: int, outcome: Outcome) -> None:
+        run = self.trials[trial]
+        folder = run.folder or self._records.folder
+        self._study.tell(trial, outcome, self._about(run, folder), log=str(folder / OUTPUT_FILE))
+        if self._n_recorded == 0 and outcome.ending is Ending.COMPLETED:
+            self._warn_if_not_judged(trial)
+        self._n_recorded += 1
+        run.outcome = run.outcome or outcome
         self._watcher.ended(trial, outcome)
         self._show_duplicates()
         if outcome.ending in (Ending.PRUNED, Ending.DIVERGED):
-            for sibling in self._study.siblings(trial):
-                reason = f"another seed of its setting, trial {trial}, was {outcome.ending}: {outcome.reason}"
-                step = max(self._study.watched(sibling).final_step, 0)
-                self._handle(s.Judged(sibling, Verdict("repeats", step, reason)))
+            self._stop_siblings(trial, outcome)
+
+    def _about(self, run: TrialRun, folder: Path) -> dict[str, Any]:
+        inside = folder.is_relative_to(self._records.folder)
+        # A folder inside is kept relative: a copied sweep still finds its trials.
+        shown = folder.relative_to(self._records.folder) if inside else folder
+        seconds = 0.0 if run.started_s is None else self._clock() - run.started_s
+        return {
+            "folder": str(shown),
+            "slot": run.slot,
+            "session": self._records.session,
+            "seconds": round(seconds, 3),
+        }
+
+    def _warn_if_not_judged(self, trial: int) -> None:
+        if self._study.can_prune(trial):
+            return
+        others, metric = self.trials[trial].others, self._rules.objective.metric
+        log.warning(
+            "the pruner %s has nothing to judge: trial %d never reported %r; "
+            "add iolaus.report(step, %s=...) to the task, or set hydra.sweeper.metric "
+            "to what it reports%s",
+            type(self._study.study.pruner).__name__,
+            trial,
+            metric,
+            metric,
+            f" ({', '.join(sorted(others))})" if others else "",
+        )
+
+    def _stop_siblings(self, trial: int, outcome: Outcome) -> None:
+        """A setting that one seed has ruled out needs no other seed."""
+        why = f"another seed of its setting, trial {trial}, was {outcome.ending}: {outcome.reason}"
+        for sibling in self._study.siblings(trial):
+            step = max(self._study.watched(sibling).final_step, 0)
+            self._handle(s.Judged(sibling, Verdict("repeats", step, why)))
 
     def _close(self) -> None:
-        for worker in self._workers.values():
-            self._fork_server.kill(worker)
-            worker.close()
-        self._workers.clear()
-        self._curves.close()
+        self._workers.close()
+        self._records.events.close()
+        try:
+            self._records.curves.close()
+        except StorageError as error:
+            if self._scheduler.failure != str(error):  # the sweep did not end by it
+                log.error("%s", error)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -16,8 +16,11 @@ from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.pruners import Holdout
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.run.settings import Settings
-from iolaus.sweeps.search.space import Space, checked_setting
+from iolaus.sweeps.search.parsing import checked_setting
+from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.sweep_study import OnStall, Plans
+
+__all__ = ["function_named", "make", "make_plans", "make_pruner", "make_sampler"]
 
 
 def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
@@ -42,13 +45,17 @@ def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
         sampler = make(config, "sampler")
     if not isinstance(sampler, optuna.samplers.BaseSampler):
         raise BadInputError(
-            f"hydra.sweeper.sampler: {config.get('_target_')} is no Optuna sampler; see its documentation"
+            f"hydra.sweeper.sampler: {config.get('_target_')} is no Optuna sampler; "
+            "see its documentation"
         )
     return sampler
 
 
 def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
-    """What is to be run: settings known in advance first, then what the sampler proposes, each with its seeds."""
+    """What is to be run: settings known in advance first, then what the sampler proposes.
+
+    Each with its seeds.
+    """
     known = [
         checked_setting(space, s, f"hydra.sweeper.enqueue[{i}]")
         for i, s in enumerate(settings.enqueue)
@@ -73,8 +80,9 @@ def _first_seed(settings: Settings, space: Space, config: DictConfig) -> int:
     seed = OmegaConf.select(config, key)
     if not isinstance(seed, int):
         raise BadInputError(
-            f"hydra.sweeper.repeats={settings.repeats} counts seeds from the config's {key}, which is {seed}; give it "
-            "a whole number, or name the app's own key in hydra.sweeper.seed_key"
+            f"hydra.sweeper.repeats={settings.repeats} counts seeds from the config's {key}, "
+            f"which is {seed}; give it a whole number, or name the app's own key in "
+            "hydra.sweeper.seed_key"
         )
     return seed
 
@@ -154,6 +162,7 @@ def function_named(option: str, name: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise BadInputError(
-            f"hydra.sweeper.{option}={name} is a {type(found).__name__}; give the name of a function"
+            f"hydra.sweeper.{option}={name} is a {type(found).__name__}; "
+            "give the name of a function"
         )
     return cast(Callable[..., Any], found)

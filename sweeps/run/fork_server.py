@@ -27,6 +27,8 @@ from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.run.messages import FromWorker, WorkerSpec
 from iolaus.sweeps.run.worker import Server, worker_main
 
+__all__ = ["ForkServer", "Worker", "drain", "wait"]
+
 # Read from one worker before the others get their turn: one that never stops talking starves
 # nobody.
 MOST_MESSAGES = 1000
@@ -82,7 +84,8 @@ class ForkServer:
             return (
                 f"its worker process {worker.pid} was killed by {signal.Signals(number).name}{hint}"
             )
-        return f"its worker process {worker.pid} exited with status {os.waitstatus_to_exitcode(status)}"
+        code = os.waitstatus_to_exitcode(status)
+        return f"its worker process {worker.pid} exited with status {code}"
 
     def kill(self, worker: Worker) -> None:
         """End a worker now, in the middle of whatever it does."""
@@ -115,8 +118,9 @@ def _refuse_unforkable() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         raise SweepFailedError(
-            "CUDA is already in use in this process, and a forked worker cannot use it again: move what touches the "
-            "GPU (a tensor on cuda, torch.cuda.* calls) from module level into the task function"
+            "CUDA is already in use in this process, and a forked worker cannot use it again: "
+            "move what touches the GPU (a tensor on cuda, torch.cuda.* calls) from module level "
+            "into the task function"
         )
 
 
@@ -140,8 +144,11 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
 
     Never returns.
     """
-    os.setsid()  # Ctrl-C in the terminal reaches the driver alone, which decides what becomes of the workers
-    gc.freeze()  # what is loaded by now lives as long as a worker; to look through torch for garbage takes it 0.4 s
+    # Ctrl-C in the terminal reaches the driver alone, which decides what becomes of the workers.
+    os.setsid()
+    # What is loaded by now lives as long as a worker; to look through torch for garbage takes
+    # 0.4 s.
+    gc.freeze()
     children: set[int] = set()
     try:
         while data := requests.recv(65536):
@@ -171,7 +178,7 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
 
 
 def wait(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
-    """The workers that have something to say or have ended, after at most `timeout_s`."""
+    """The workers that have sent something or have ended, after at most `timeout_s`."""
     owners = {w.pipe.fileno(): w for w in workers} | {
         w.pid_fd: w for w in workers if w.pid_fd is not None
     }
@@ -183,7 +190,10 @@ def wait(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:
 
 
 def drain(worker: Worker) -> tuple[list[FromWorker], bool]:
-    """What a worker has sent, and whether it has ended (judged before the pipe is read, so nothing is missed)."""
+    """What a worker has sent, and whether it has ended.
+
+    Whether it has is looked at before the pipe is read, so nothing is missed.
+    """
     ended = worker.pid_fd is not None and bool(select.select([worker.pid_fd], [], [], 0)[0])
     messages: list[FromWorker] = []
     try:

@@ -1,7 +1,7 @@
-"""The lane protocol: a worker that trains many trials in one process, by a function the sweep is given.
+"""The lane protocol: a worker that trains many trials in one process, by a given function.
 
 `hydra.sweeper.lane_runner` names a function that is called with a `LaneServer` in each worker. It
-takes trials from the lane_server as long as it has room, trains them side by side, and finishes
+takes trials from it as long as it has room, trains them side by side, and finishes
 each when it is over; a trial it cannot take, it hands back to be run alone. Reports, verdicts and
 interventions go through each trial's own reporter, as in a worker of its own.
 """
@@ -21,18 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run.channel import Channel
-from iolaus.sweeps.run.job import (
-    OUTPUT_FILE,
-    HydraRunner,
-    infeasible,
-    is_ruled_out,
-    not_begun,
-    outcome_of,
-    output_to,
-)
+from iolaus.sweeps.run.job import HydraRunner
+from iolaus.sweeps.run.job_files import OUTPUT_FILE, output_to
 from iolaus.sweeps.run.messages import Assignment, Filled
+from iolaus.sweeps.run.outcomes import infeasible, is_ruled_out, not_begun, outcome_of
 from iolaus.sweeps.run.worker import Server
 from iolaus.sweeps.types import Ending, Finding
+
+__all__ = ["LaneRunner", "LaneServer", "LaneTrial", "in_lanes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class LaneServer:
         self._output = output
 
     def open(self, n_lanes: int) -> None:
-        """Ask for so many trials at a time; may be said again."""
+        """Ask for so many trials at a time; may be called again."""
         self._channel.open(n_lanes)
 
     def say(self, text: str) -> None:
@@ -78,7 +74,7 @@ class LaneServer:
         self._channel.say(text)
 
     def fill(self, n_full: int, n_all: int) -> None:
-        """Say how many lane-steps have been made, and for how many of them there was a trial."""
+        """Pass on how many lane-steps have been made, and how many of them trained a trial."""
         self._channel.send(Filled(n_full, n_all))
 
     def flush(self) -> None:
@@ -118,7 +114,10 @@ class LaneServer:
         return None
 
     def finish(self, trial: LaneTrial, returned: Any) -> None:
-        """A trial is over. returned: what the task function would return, or the exception it would raise."""
+        """A trial is over.
+
+        returned: what the task function would return, or the exception it would raise.
+        """
         job = trial._job
         job.return_value = returned
         job.status = (

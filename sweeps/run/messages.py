@@ -1,4 +1,4 @@
-"""What driver and workers say to each other: frozen, sent through one pipe per worker."""
+"""The messages between driver and workers: frozen, sent through one pipe per worker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ from dataclasses import dataclass
 
 from iolaus.sweeps.reporting import Batch
 from iolaus.sweeps.types import Intervention, Outcome, Verdict
+
+__all__ = [
+    "Assignment",
+    "Filled",
+    "Finished",
+    "FromWorker",
+    "LogMessage",
+    "Offered",
+    "Ready",
+    "Reported",
+    "Stopped",
+    "ToWorker",
+    "WorkerSpec",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +34,7 @@ class Assignment:
 class Ready:
     """Worker to driver: up, with room for so many trials at a time.
 
-    Said again when that changes.
+    Sent again when that changes.
     """
 
     n_lanes: int = 1
@@ -51,7 +65,7 @@ class LogMessage:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Worker to driver: the lane-steps it has made so far, and for how many of them there was a trial."""
+    """Worker to driver: the lane-steps made so far, and how many of them trained a trial."""
 
     n_full: int
     n_all: int
@@ -86,3 +100,4 @@ class WorkerSpec:
 
 
 FromWorker = Ready | Reported | Finished | LogMessage | Filled
+ToWorker = Assignment | Stopped | Offered

@@ -17,6 +17,8 @@ from rich.text import Text
 
 from iolaus.sweeps.types import Ending, Outcome
 
+__all__ = ["Progress", "counted", "duration"]
+
 
 @dataclass
 class _Running:
@@ -155,7 +157,7 @@ class Progress:
         reason = f": {outcome.reason}" if outcome.reason else ""
         counted = (
             "" if self.console.is_terminal else f"  [{self._counted()}]"
-        )  # there the live display says it
+        )  # there the live display shows it
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
 
 

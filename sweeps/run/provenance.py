@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+__all__ = ["code_version", "collect"]
+
 PACKAGES = ("hydra-iolaus", "hydra-core", "omegaconf", "optuna", "torch", "numpy")
 
 
@@ -36,10 +38,10 @@ def collect(
 
 
 def code_version(folder: Path) -> dict[str, Any]:
-    """The git commit of `folder`, and whether its tracked files differ from it (with a digest of the difference).
+    """The git commit of `folder`, and whether its tracked files differ from it.
 
-    `commit` is None outside a repository. Two sessions ran the same code if and only if these are
-    equal and clean, or equal with the same digest.
+    If they do, with a digest of the difference. `commit` is None outside a repository. Two sessions
+    ran the same code if and only if these are equal and clean, or equal with the same digest.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:

@@ -1,8 +1,8 @@
 """Which trial runs where: events in, actions out.
 
 No clock, no I/O, no randomness: what the scheduler does is decided by the events it is given, so
-every failure can be replayed in a test. The driver turns what happens in the world into events and
-carries out the actions, in order.
+every failure can be replayed (`iolaus.sweeps.run.events.replay_events`). The driver turns what
+happens in the world into events and carries out the actions, in order.
 """
 
 from __future__ import annotations
@@ -11,6 +11,27 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from iolaus.sweeps.types import Ending, Outcome, Verdict
+
+__all__ = [
+    "Action",
+    "Ask",
+    "Died",
+    "Ended",
+    "Event",
+    "Exhausted",
+    "Freed",
+    "Halted",
+    "Interrupted",
+    "Judged",
+    "Kill",
+    "Proposed",
+    "Release",
+    "Scheduler",
+    "Spawn",
+    "Start",
+    "Stop",
+    "Tell",
+]
 
 # A rate means little over a handful of trials: the failure limit is judged over at least this many.
 N_TRIALS_TO_JUDGE_FAILURES = 10
@@ -23,7 +44,7 @@ N_STARTS_BEFORE_GIVING_UP = 3
 class Freed:
     """The worker in `slot` is up, with room for `n_lanes` trials at a time.
 
-    Said again when the room changes.
+    Sent again when the room changes.
     """
 
     slot: int
@@ -140,12 +161,12 @@ Action = Spawn | Ask | Start | Stop | Tell | Release | Kill
 
 @dataclass
 class Scheduler:
-    """Keeps `n_slots` workers full until `n_to_run` trials have been run, with no barrier between them.
+    """Keeps `n_slots` workers full until `n_to_run` trials have been run, with no barrier between.
 
     A worker that dies takes a trial of its own with it, which has failed. Trials that shared it are
-    cut off, to be run
-    again: one of them was the cause at most. If the slot's next worker dies too before any of its
-    trials has ended, they have failed.
+    cut off, to be run again: one of them was the cause at most. If the slot's next worker dies too
+    before any of its trials has ended, they have failed.
+
     n_to_run: trials to propose in this session, >= 0.
     max_failure_rate: share of failed trials, in [0, 1], above which no new trial is started. Judged
         over the trials that have ended, or over the first 10 (all, if there are fewer) while there
@@ -164,15 +185,13 @@ class Scheduler:
     _n_interrupts: int = field(default=0, init=False)
     _slots: set[int] = field(default_factory=set, init=False)  # alive, or being started
     _asking: Counter[int] = field(default_factory=Counter, init=False)  # trials asked for, by slot
-    _n_lanes: dict[int, int] = field(
-        default_factory=dict, init=False
-    )  # room of the workers that are up
+    # Room of the workers that are up.
+    _n_lanes: dict[int, int] = field(default_factory=dict, init=False)
     _running: dict[int, int] = field(default_factory=dict, init=False)  # trial -> slot
     _stopping: set[int] = field(default_factory=set, init=False)
     _fruitless_starts: dict[int, int] = field(default_factory=dict, init=False)
-    _cut_off: set[int] = field(
-        default_factory=set, init=False
-    )  # slots whose last worker took several trials with it
+    # Slots whose last worker took several trials with it.
+    _cut_off: set[int] = field(default_factory=set, init=False)
 
     def start(self) -> list[Action]:
         """The actions that begin the sweep."""
@@ -182,7 +201,7 @@ class Scheduler:
 
     @property
     def done(self) -> bool:
-        """Whether every worker has been let go and nothing is asked, which is when every trial has been told."""
+        """Whether every worker has been let go and nothing is asked: every trial is recorded."""
         return not self._slots and not self._asking.total()
 
     @property
@@ -191,7 +210,7 @@ class Scheduler:
         return dict(self._running)
 
     def handle(self, event: Event) -> list[Action]:
-        """What to do about `event`. An event about a trial or slot that is already over asks for nothing."""
+        """What to do about `event`; nothing, if its trial or slot is already over."""
         match event:
             case Freed(slot, n_lanes) if slot in self._slots:
                 self._n_lanes[slot] = n_lanes
@@ -257,8 +276,9 @@ class Scheduler:
             if self._n_failed / n_judged > self.max_failure_rate and self.failure is None:
                 self.draining = True
                 self.failure = (
-                    f"{self._n_failed} of {self._n_ended} trials failed, more than max_failure_rate="
-                    f"{self.max_failure_rate:g} allows; the last one, trial {trial}: {outcome.reason}"
+                    f"{self._n_failed} of {self._n_ended} trials failed, more than "
+                    f"max_failure_rate={self.max_failure_rate:g} allows; "
+                    f"the last one, trial {trial}: {outcome.reason}"
                 )
         return [Tell(trial, outcome)]
 

@@ -39,8 +39,9 @@ class Settings:
     stall_factor: for the learning rate each time.
     holdout_fraction: share of the trials the pruner would end that run on, to count how often it is
     wrong.
-    metric: the watched metric. objective: see OBJECTIVES. report: dotted name of a function that is
-    given the sweep's folder at the end and returns what it made (paths), or None for no report.
+    metric: the watched metric. objective: see OBJECTIVES. report: the name of a report (see
+    iolaus.sweeps.run.reports), a dotted name of a function that is given the sweep's folder at the
+    end and returns what it made (paths), or None for no report.
     """
 
     sampler: Any

@@ -12,6 +12,8 @@ from pathlib import Path
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.run.messages import WorkerSpec
 
+__all__ = ["physical_cores", "plan_slots", "visible_gpus"]
+
 
 def plan_slots(n_jobs: int | str, gpus: Sequence[str], n_cores: int) -> tuple[WorkerSpec, ...]:
     """One specification per slot.

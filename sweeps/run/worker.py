@@ -9,14 +9,17 @@ import random
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run.channel import Channel
 from iolaus.sweeps.run.messages import Assignment, WorkerSpec
 from iolaus.sweeps.types import Outcome
 
-# What a worker does for as long as it lives: takes assignments from its line and finishes each. It
-# need not return.
+__all__ = ["Server", "one_at_a_time", "worker_main"]
+
+# What a worker does for as long as it lives: takes assignments from its channel and finishes
+# each. It need not return.
 Server = Callable[["Channel"], None]
 
 
@@ -24,7 +27,7 @@ def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str)
     """Serve until the driver closes the pipe. Never returns."""
     status = 1
     try:
-        with open(os.devnull) as nothing:
+        with Path(os.devnull).open() as nothing:
             os.dup2(nothing.fileno(), 0)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(
@@ -86,7 +89,7 @@ def _limit_threads(n_threads: int | None) -> object:
 
 
 def _reseed() -> None:
-    """Draw fresh random states: a fork copies them, and unseeded trials must not be copies of each other."""
+    """Draw fresh random states: unseeded trials of forked workers must not be copies."""
     random.seed()
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed()

@@ -20,16 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.search.space import (
-    Space,
-    Value,
-    both,
-    holds,
-    in_order,
-    parse_space,
-    with_ties,
-    without,
-)
+from iolaus.sweeps.search.conditions import in_order, without
+from iolaus.sweeps.search.parsing import parse_space, with_ties
+from iolaus.sweeps.search.space import Space, Value, both, holds
+
+__all__ = ["searched", "settled"]
 
 log = logging.getLogger("sweeps")
 
@@ -60,10 +55,11 @@ def _plain(node: DictConfig | None, *, resolve: bool) -> dict[str, Any]:
 
 
 def settled(space: Space, composer: Composer) -> Space:
-    """The space with the conditions that its config groups imply, every branch and every example value composed.
+    """The space with the conditions that its config groups imply.
 
-    What only branches have which the command line has ruled out is dropped. Raises BadInputError
-    for what does not compose, naming the parameter.
+    Every branch and every example value has been composed. What only branches have which the
+    command line has ruled out is dropped. Raises BadInputError for what does not compose, naming
+    the parameter.
     """
     branches = _branches(space)
     parameters, fixed_when, dropped = dict(space.parameters), dict(space.fixed_when), set()
@@ -168,7 +164,8 @@ def _implied(
             condition[group] = allowed
     if [branch for branch in branches if holds(condition, branch)] != list(where):
         raise BadInputError(
-            f"{line}: whether this key exists depends on a combination of {', '.join(condition)}; say in "
+            f"{line}: whether this key exists depends on a combination of {', '.join(condition)}; "
+            "say in "
             "hydra.sweeper.when beside which values of them it is searched"
         )
     return condition
@@ -227,7 +224,10 @@ def _culprit(
 def _unknown(key: str, text: str, config: DictConfig) -> str:
     near = difflib.get_close_matches(key, _keys(config), n=1)
     meant = f"did you mean {near[0]}? " if near else ""
-    return f"unknown parameter {key} (in {text}): the config has no such key; {meant}To add one, write +{text}"
+    return (
+        f"unknown parameter {key} (in {text}): the config has no such key; {meant}To add one, "
+        f"write +{text}"
+    )
 
 
 def _keys(config: DictConfig) -> list[str]:

@@ -10,14 +10,17 @@ import pickle
 from collections.abc import Sequence
 from typing import Any, cast
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from iolaus.sweeps.hydra_compat import apply_overrides, overrides_dirname
+
+__all__ = ["Composer"]
+
 
 class Composer:
-    """Makes the config of a trial from its overrides, composing each branch of config groups once."""
+    """Makes the config of a trial from its overrides; composes each branch of groups once."""
 
     def __init__(self, loader: Any, master: DictConfig) -> None:
         self._loader = loader
@@ -46,15 +49,14 @@ class Composer:
         shape = [o for o in overrides if o.package is not None or self.is_group(o.key_or_group)]
         values = [o for o in overrides if o not in shape]
         config = self._branch(tuple(o.input_line or "" for o in shape))
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        apply_overrides(config, values)
         of_hydra = [o.input_line for o in overrides if o.is_hydra_override()]
         of_task = [o for o in overrides if not o.is_hydra_override()]
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.overrides.hydra = [*self._of_hydra, *of_hydra]
             config.hydra.overrides.task = [o.input_line for o in of_task]
-            rule = config.hydra.job.config.override_dirname
-            config.hydra.job.override_dirname = get_overrides_dirname(
-                of_task, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
+            config.hydra.job.override_dirname = overrides_dirname(
+                of_task, config.hydra.job.config.override_dirname
             )
         return config
 

@@ -293,6 +293,10 @@ class SweepStudy:
         curve = self._curves[number]
         curve.grace_until = step + GRACE_SHARE * (curve.n_steps or 2 * step)
 
+    def check_storage(self) -> None:
+        """Raise StorageError if something that was recorded could not be written."""
+        self._storage.check()
+
     def can_prune(self, number: int) -> bool:
         """Whether this trial gave the pruner anything to judge, or there is no pruner to need it."""
         return self._curves[number].final_step >= 0 or isinstance(

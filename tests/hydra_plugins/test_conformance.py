@@ -1,5 +1,7 @@
 """Hydra's own conformance suites for sweepers."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -63,3 +65,16 @@ def _fresh_overrides(request: pytest.FixtureRequest) -> Any:
         GRID[:] = kept
     else:
         yield
+
+
+def test_the_plugin_costs_a_hydra_app_next_to_nothing() -> None:
+    """Hydra imports both modules whenever any app starts; they bring nothing that Hydra has not."""
+    script = (
+        "import sys, hydra, hydra.core.plugins, hydra.plugins.sweeper; before = set(sys.modules);"
+        "import hydra_plugins.iolaus.config, hydra_plugins.iolaus.sweeper;"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["hydra_plugins"]

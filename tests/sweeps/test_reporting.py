@@ -243,6 +243,7 @@ def test_outside_a_sweep_nothing_happens() -> None:
     """A script that trains alone may call all three; it need not even have Optuna."""
     script = (
         "import sys; sys.modules['optuna'] = None; import iolaus;"
-        "iolaus.report(0, loss=float('nan')); iolaus.report('?'); iolaus.plan(0); assert not iolaus.should_stop()"
+        "iolaus.report(0, loss=float('nan')); iolaus.report('?'); iolaus.plan(0);"
+        "assert not iolaus.should_stop()"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

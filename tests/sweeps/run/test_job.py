@@ -32,8 +32,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from iolaus import report, should_stop
 from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.reporting import Reporter, reporting_to
-from iolaus.sweeps.run.job import OUTPUT_FILE, FolderReturn, HydraRunner, as_floats
+from iolaus.sweeps.run.job import HydraRunner
+from iolaus.sweeps.run.job_files import OUTPUT_FILE
 from iolaus.sweeps.run.messages import Assignment
+from iolaus.sweeps.run.outcomes import as_floats
+from iolaus.sweeps.run.returns import FolderReturn
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
@@ -58,11 +61,14 @@ CONFIG = """
 defaults: [jobs_schema@s, db: mysql, _self_]
 x: 1
 lr: 1e-3
-nested: {a: 1, b: "${x}", c: [1, 2, {d: e}], yes: "yes", seven: "007", long: "%s", no: null, text: "ü: '\\n'"}
+nested: {a: 1, b: "${x}", c: [1, 2, {d: e}], yes: "yes", seven: "007", long: "%s",
+  no: null, text: "ü: '\\n'"}
 time: ${now:%%f}
 name: ${hydra:job.override_dirname}
 hydra:
-  job: {env_set: {APP_X: "${hydra:job.num}"}, config: {override_dirname: {exclude_keys: [lr], item_sep: ";"}}}
+  job:
+    env_set: {APP_X: "${hydra:job.num}"}
+    config: {override_dirname: {exclude_keys: [lr], item_sep: ";"}}
   sweep: {dir: "%s/sweep"}
 """.lstrip()
 

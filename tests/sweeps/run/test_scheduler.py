@@ -56,7 +56,7 @@ class World(RuleBasedStateMachine):
         self.n_slots, self.n_to_run = n_slots, n_to_run
         self.n_calm = n_calm  # events before anything stops the sweep
         self.scheduler = Scheduler(n_slots, n_to_run, rate)
-        self.up: dict[int, bool] = {}  # living workers, and whether they have said that they are
+        self.up: dict[int, bool] = {}  # living workers, and whether they are ready
         self.asking: Counter[int] = Counter()
         self.room: dict[int, int] = {}
         self.cut_off: set[int] = set()
@@ -64,7 +64,7 @@ class World(RuleBasedStateMachine):
         self.slot_of: dict[int, int] = {}  # every proposed trial
         self.running: dict[int, int] = {}
         self.stopped: set[int] = set()
-        self.told: dict[int, Outcome] = {}
+        self.recorded: dict[int, Outcome] = {}
         self.n_exhausted = self.n_interrupts = 0
         self.do(self.scheduler.start())
 
@@ -93,7 +93,7 @@ class World(RuleBasedStateMachine):
                 case Start(slot, trial):
                     assert slot in self.up
                     assert self.slot_of[trial] == slot
-                    assert trial not in self.told
+                    assert trial not in self.recorded
                     self.running[trial] = slot
                 case Stop(slot, trial, _):
                     assert self.running[trial] == slot
@@ -101,8 +101,8 @@ class World(RuleBasedStateMachine):
                     self.stopped.add(trial)
                 case Tell(trial, outcome):
                     assert trial in self.slot_of
-                    assert trial not in self.told
-                    self.told[trial] = outcome
+                    assert trial not in self.recorded
+                    self.recorded[trial] = outcome
                     self.running.pop(trial, None)
                 case Release(slot):
                     assert self.load(slot) == 0
@@ -138,7 +138,7 @@ class World(RuleBasedStateMachine):
         self.slot_of[trial] = slot
         was_draining = self.scheduler.draining
         self.see(Proposed(slot, trial))
-        assert trial in (self.told if was_draining else self.running)
+        assert trial in (self.recorded if was_draining else self.running)
 
     @precondition(lambda self: self.asking.total() and self.n_calm <= 0)
     @rule(which=anything)
@@ -205,7 +205,7 @@ class World(RuleBasedStateMachine):
             assert self.see(Died(slot, "killed")) == []
         if not self.asking[slot]:
             assert self.see(Exhausted(slot)) == []
-        for trial in (*self.told, 99):
+        for trial in (*self.recorded, 99):
             assert self.see(Ended(trial, outcome)) == []
             assert self.see(Judged(trial, VERDICT)) == []
         assert repr(self.scheduler) == before
@@ -214,7 +214,7 @@ class World(RuleBasedStateMachine):
     def nobody_is_idle_and_nothing_is_lost(self) -> None:
         starting = {slot for slot, up in self.up.items() if not up}
         assert set(self.up) <= starting | set(self.asking.elements()) | set(self.running.values())
-        assert set(self.slot_of) == set(self.told) | set(self.running)
+        assert set(self.slot_of) == set(self.recorded) | set(self.running)
         assert self.scheduler.running == self.running
         assert self.scheduler.done == (not self.up and not self.asking.total())
 
@@ -230,9 +230,9 @@ class World(RuleBasedStateMachine):
             else:
                 self.trial_ends(0, COMPLETED)
         assert self.scheduler.done
-        assert self.told.keys() == self.slot_of.keys()
+        assert self.recorded.keys() == self.slot_of.keys()
         if not self.scheduler.draining and not self.n_exhausted:
-            endings = [outcome.ending for outcome in self.told.values()]
+            endings = [outcome.ending for outcome in self.recorded.values()]
             assert endings.count(Ending.INTERRUPTED) == self.n_rerun
             assert len(endings) == self.n_to_run + self.n_rerun
 
@@ -277,7 +277,8 @@ def test_the_failure_limit_names_the_numbers_and_the_last_failure() -> None:
     assert scheduler.handle(Proposed(0, 2)) == [Start(0, 2)]
     assert scheduler.handle(Ended(1, FAILED)) == [Tell(1, FAILED), Release(1)]
     assert scheduler.failure == (
-        "2 of 2 trials failed, more than max_failure_rate=0.1 allows; the last one, trial 1: ValueError: no"
+        "2 of 2 trials failed, more than max_failure_rate=0.1 allows; "
+        "the last one, trial 1: ValueError: no"
     )
     assert scheduler.handle(Ended(2, COMPLETED)) == [Tell(2, COMPLETED), Release(0)]
     assert scheduler.done

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.search.branches import settled
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.search.space import Space, checked_setting, parse_space, with_ties
+from iolaus.sweeps.search.parsing import checked_setting, parse_space, with_ties
+from iolaus.sweeps.search.space import Space
 
 Settle = Callable[..., Space]
 
@@ -26,7 +27,8 @@ Settle = Callable[..., Space]
 def composer(tmp_path: Path) -> Composer:
     """An app with two groups: only some of their choices have a threshold, a rate or a length."""
     files = {
-        "config": "defaults: [{schedule: exponential}, {clip: norm}, _self_]\nlr: 0.1\nbatch_size: 64\n",
+        "config": "defaults: [{schedule: exponential}, {clip: norm}, _self_]\n"
+        "lr: 0.1\nbatch_size: 64\n",
         "schedule/exponential": "rate: 0.5\nlength: 10\n",
         "schedule/cosine": "end: 0.0\nlength: 10\n",
         "schedule/constant": "{}\n",

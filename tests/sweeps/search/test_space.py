@@ -25,7 +25,8 @@ from optuna.distributions import (
 from optuna.distributions import CategoricalDistribution as Categorical
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.search.space import Space, parse_space
+from iolaus.sweeps.search.parsing import parse_space
+from iolaus.sweeps.search.space import Space
 
 Read = Callable[..., Space]
 

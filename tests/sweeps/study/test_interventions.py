@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 
 from iolaus.sweeps.pruners import AllOf, VerdictPruner
 from iolaus.sweeps.reporting import Reporter
-from iolaus.sweeps.search.space import parse_space
+from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
 from iolaus.sweeps.study.sweep_study import OnStall, Plans, SweepStudy

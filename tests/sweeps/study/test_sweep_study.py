@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.run.sweep import _driver_is_alive, _driver_name
-from iolaus.sweeps.search.space import Space, parse_space
+from iolaus.sweeps.run.session import driver_is_alive, driver_name
+from iolaus.sweeps.search.parsing import parse_space
+from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
@@ -118,7 +119,7 @@ def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[...
         opened = open_study(
             storage, "s", directions, sampler, pruner or optuna.pruners.NopPruner(), space
         )
-        return SweepStudy(opened, storage, space, Plans(n_trials, **plans), _driver_name())
+        return SweepStudy(opened, storage, space, Plans(n_trials, **plans), driver_name())
 
     return made
 
@@ -317,10 +318,10 @@ def test_a_driver_is_alive_if_its_process_is() -> None:
     our predecessor.
     """
     host = socket.gethostname()
-    assert _driver_is_alive("elsewhere:1")
-    assert _driver_is_alive(f"{host}:{os.getppid()}")
-    assert not _driver_is_alive(f"{host}:{2**22 + 1}")
-    assert not _driver_is_alive(_driver_name())
+    assert driver_is_alive("elsewhere:1")
+    assert driver_is_alive(f"{host}:{os.getppid()}")
+    assert not driver_is_alive(f"{host}:{2**22 + 1}")
+    assert not driver_is_alive(driver_name())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""The end of a sweep: its ranking, its results on disk, its report, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+
+from iolaus.sweeps.run.progress import counted, duration
+from iolaus.sweeps.run.reports import write_report
+from iolaus.sweeps.run.settings import Settings
+from iolaus.sweeps.run.setup import Setup
+from iolaus.sweeps.study import summary
+from iolaus.sweeps.study.backend import in_memory
+from iolaus.sweeps.study.folder import RESULTS_FILE, short
+
+__all__ = ["command_line", "conclude", "make_console", "show_reached"]
+
+
+def make_console() -> Console:
+    """The user's terminal; where nobody sees its edge, a table is not cut at 80 columns."""
+    return Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=False)
+
+
+def show_reached(console: Console, study: optuna.Study, setup: Setup) -> None:
+    """Print that nothing was left to run, and the ranking."""
+    asked, n_trials = setup.settings.n_trials, setup.plans.n_trials
+    advice = (
+        "The whole grid has been run."
+        if asked > n_trials
+        else f"For more, raise hydra.sweeper.n_trials above {asked}."
+    )
+    console.print(
+        f"Study {study.study_name} has reached its {n_trials} trials; nothing was run. {advice}"
+    )
+    _show_ranking(console, summary.rank(study), setup.settings)
+
+
+def conclude(
+    console: Console, study: optuna.Study, setup: Setup, elapsed_s: float, is_short: bool
+) -> None:
+    """Print the ranking, save the results and the report, and name the next commands.
+
+    is_short: whether n_trials was not reached, so that the same command goes on.
+    """
+    results = summary.rank(study)
+    console.print(
+        f"\n{counted(len(results), 'trial')} in study {study.study_name}, "
+        f"this session took {duration(elapsed_s)}:\n"
+    )
+    _show_ranking(console, results, setup.settings)
+    summary.save_results(study, setup.folder / RESULTS_FILE)
+    console.print()
+    if setup.report is not None and _is_kept(setup.settings.storage):
+        for path in write_report(setup.report, setup.folder):
+            console.print(f"saved {short(Path(path))}", soft_wrap=True, highlight=False)
+    console.print("next:")
+    folder = short(setup.folder)
+    n_trials = setup.settings.n_trials if is_short else 2 * setup.settings.n_trials
+    command = command_line(sys.orig_argv, folder)
+    summary.show_next(console, sys.orig_argv[0], folder, command, n_trials)
+
+
+def _show_ranking(console: Console, results: Sequence[summary.Result], settings: Settings) -> None:
+    console.print(summary.table(results, settings.metric, len(settings.directions)))
+
+
+def _is_kept(storage: object) -> bool:
+    """Whether a report could read the study; otherwise it is gone with us, or ours alone."""
+    return storage is None or (isinstance(storage, str) and not in_memory(storage))
+
+
+def command_line(argv: Sequence[str], sweep_dir: str) -> str:
+    """How this process was started, to be typed again for the same folder, with no n_trials.
+
+    argv: sys.orig_argv.
+    """
+    given = [a for a in argv if not a.startswith("hydra.sweeper.n_trials=")]
+    if not any(a.startswith("hydra.sweep.dir=") for a in argv):
+        given.append(f"hydra.sweep.dir={sweep_dir}")  # it may be named after the time
+    return shlex.join(given)

@@ -1,0 +1,148 @@
+"""One session of a sweep: it joins the study, and records in folder and study what it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+
+from iolaus.sweeps.curves import CurveWriter
+from iolaus.sweeps.run import provenance
+from iolaus.sweeps.run.driver import Records
+from iolaus.sweeps.run.events import EventLog, Session
+from iolaus.sweeps.run.factories import make
+from iolaus.sweeps.run.setup import Setup
+from iolaus.sweeps.study.backend import open_backend
+from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
+from iolaus.sweeps.study.live_storage import LiveStorage
+from iolaus.sweeps.study.opening import open_study
+from iolaus.sweeps.study.recovery import take_over
+from iolaus.sweeps.study.sweep_study import SweepStudy
+
+__all__ = ["begin_session", "driver_is_alive", "driver_name", "join_study", "opened_storage"]
+
+log = logging.getLogger("sweeps")
+
+# A trial of a shared study that nobody has signed for this long has lost its driver at birth.
+ORPHAN_AGE_S = 60.0
+
+
+@contextmanager
+def opened_storage(setup: Setup) -> Iterator[LiveStorage]:
+    """The storage of a sweep, closed at the end; Optuna logs warnings only, through `logging`."""
+    optuna.logging.disable_default_handler()
+    optuna.logging.enable_propagation()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = setup.settings.storage
+    if storage is None or isinstance(storage, str):
+        backend = open_backend(storage or f"sqlite:///{setup.folder / STUDY_FILE}")
+    else:
+        backend = make(storage, "storage")
+    # A study in our own locked folder has no other driver; a shared one is looked at before every
+    # trial.
+    live = LiveStorage(backend, refresh_s=1.0 if storage is None else 0.0)
+    try:
+        yield live
+    finally:
+        live.close()
+
+
+def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
+    """The study of a sweep, found or made; what a dead driver left running is queued again."""
+    settings = setup.settings
+    is_shared = settings.storage is not None
+    name = settings.study_name or (None if is_shared else setup.config.hydra.job.name)
+    study = open_study(
+        storage, name, settings.directions, setup.sampler, setup.pruner, setup.rules.space
+    )
+    # The lock on the folder makes us the only driver of a study in it: whatever runs there is an
+    # orphan.
+    orphan_age_s = ORPHAN_AGE_S if is_shared else 0.0
+    if cut_off := list(take_over(study, driver_is_alive, orphan_age_s=orphan_age_s)):
+        numbers = ", ".join(map(str, cut_off))
+        log.info("cut off when the sweep died, their settings are queued again: trials %s", numbers)
+    driver = driver_name() if is_shared else None
+    return SweepStudy(study, storage, setup.rules.space, setup.plans, driver)
+
+
+def driver_name() -> str:
+    """The name of this process among the drivers of a shared study."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def driver_is_alive(driver: str) -> bool:
+    """Whether a driver may still run.
+
+    One on another machine may, one here if its process is there and is not us.
+    """
+    host, _, pid = driver.rpartition(":")
+    if host != socket.gethostname():
+        return bool(host)
+    return int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
+
+
+def begin_session(setup: Setup, study: SweepStudy) -> Records:
+    """Where this session leaves what happens.
+
+    Writes multirun.yaml, sweep.yaml and the session's line in events.jsonl, and this session's
+    provenance into the study.
+    """
+    now = datetime.now(UTC)
+    here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), setup.gpus, now)
+    number = _describe(setup, study.study, here)
+    name = f"{now:%Y%m%dT%H%M%S}-{os.getpid()}"
+    session = Session(
+        n_slots=len(setup.slots),
+        n_to_run=study.n_to_ask,
+        max_failure_rate=setup.rules.max_failure_rate,
+        version=here["packages"].get("hydra-iolaus", ""),
+        started=here["started"],
+    )
+    return Records(
+        setup.folder,
+        number,
+        CurveWriter(setup.folder / CURVES_FOLDER, name, clock=time.monotonic),
+        EventLog(setup.folder / EVENTS_FILE, session, clock=time.monotonic),
+    )
+
+
+def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int:
+    """Write what this session runs into folder and study; returns the session's number."""
+    settings, config = setup.settings, setup.config
+    OmegaConf.save(config, setup.folder / "multirun.yaml")
+    before = study.user_attrs.get("provenance", [])
+    if before and before[-1]["code"] != here["code"]:
+        log.warning(
+            "the code has changed since this study was last run (%s, now %s): "
+            "its trials may not be comparable",
+            _code(before[-1]["code"]),
+            _code(here["code"]),
+        )
+    study.set_user_attr("provenance", [*before, here])
+    study.set_user_attr("config", OmegaConf.to_yaml(config))
+    content = {
+        "study_name": study.study_name,
+        "storage": settings.storage if isinstance(settings.storage, str) else None,
+        "directions": settings.directions,
+        "metric": settings.metric,
+        "objective": settings.objective,
+        "n_trials": settings.n_trials,
+        "sweeper": OmegaConf.to_container(config.hydra.sweeper),
+        "sessions": [*before, here],
+    }
+    OmegaConf.save(OmegaConf.create(content), setup.folder / SWEEP_FILE)
+    return len(before)
+
+
+def _code(version: Mapping[str, Any]) -> str:
+    return f"{str(version['commit'])[:10]}{' with changes' if version['dirty'] else ''}"

@@ -1,0 +1,124 @@
+"""Everything a sweep needs, made from its config and checked before anything runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.run.driver import Rules
+from iolaus.sweeps.run.factories import function_named, make_plans, make_pruner, make_sampler
+from iolaus.sweeps.run.job import HydraRunner, changes_directory
+from iolaus.sweeps.run.lanes import in_lanes
+from iolaus.sweeps.run.messages import WorkerSpec
+from iolaus.sweeps.run.objective import Objective
+from iolaus.sweeps.run.reports import Report, find_report
+from iolaus.sweeps.run.settings import Settings
+from iolaus.sweeps.run.slots import physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run.worker import Server, one_at_a_time
+from iolaus.sweeps.search.branches import searched
+from iolaus.sweeps.search.composing import Composer
+from iolaus.sweeps.study.sweep_study import Plans
+
+__all__ = ["Setup", "set_up"]
+
+log = logging.getLogger("sweeps")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a sweep is made of.
+
+    config: the app's, `hydra` node included. serve: what a worker does. gpus: the names of those
+    that the slots share.
+    """
+
+    settings: Settings
+    config: DictConfig
+    folder: Path
+    sampler: optuna.samplers.BaseSampler
+    pruner: optuna.pruners.BasePruner
+    plans: Plans
+    rules: Rules
+    slots: Sequence[WorkerSpec]
+    gpus: Sequence[str]
+    serve: Server
+    report: Report | None
+
+
+def set_up(
+    settings: Settings,
+    context: HydraContext,
+    task_function: TaskFunction,
+    config: DictConfig,
+    arguments: Sequence[str],
+) -> Setup:
+    """A sweep's parts; nothing has been written or started.
+
+    arguments: the overrides of the command line. Raises BadInputError for what cannot be run.
+    """
+    composer = Composer(context.config_loader, config)
+    space = searched(config.hydra.sweeper, arguments, composer)
+    gpus = visible_gpus(os.environ)
+    slots = plan_slots(settings.n_jobs, gpus, physical_cores())
+    sampler = make_sampler(settings.sampler, space)
+    pruner = make_pruner(settings.pruner, len(settings.directions), settings.holdout_fraction)
+    plans = make_plans(settings, space, config)
+    objective = Objective(settings.objective, settings.metric, len(settings.directions))
+    rules = Rules(space, settings.seed_key, objective, settings.max_failure_rate)
+    lint = function_named("lint", settings.lint) if settings.lint else lambda _: ()
+    runner = HydraRunner(context, task_function, composer, lint)
+    folder = Path(config.hydra.sweep.dir).absolute()
+    serve = _server(settings, config, runner, folder, _most_lanes(plans.n_trials, len(slots)))
+    report = find_report(settings.report)
+    _warn_of_launcher(config)
+    return Setup(
+        settings, config, folder, sampler, pruner, plans, rules, slots, gpus, serve, report
+    )
+
+
+def _server(
+    settings: Settings, config: DictConfig, runner: HydraRunner, folder: Path, most_lanes: int
+) -> Server:
+    if settings.lanes == 1 or not settings.lane_runner:
+        return one_at_a_time(runner)
+    lane_runner = function_named("lane_runner", settings.lane_runner)
+    _refuse_job_settings(config)
+    n_lanes = None if settings.lanes == "auto" else int(settings.lanes)
+    return in_lanes(runner, lane_runner, n_lanes, most_lanes, folder)
+
+
+def _most_lanes(n_trials: int, n_slots: int) -> int:
+    """How many lanes each slot may open by itself.
+
+    No more than half of the trials run at the same time. Settings that run together were proposed
+    without knowing of each other's results, and a lane pays by being refilled.
+    """
+    return max(1, n_trials // (2 * n_slots))
+
+
+def _refuse_job_settings(config: DictConfig) -> None:
+    """Raise BadInputError for what a job can have only in a process of its own."""
+    if changes_directory(config):
+        raise BadInputError(
+            "hydra.job.chdir=true and lanes do not go together: lanes share one working directory"
+        )
+    if config.hydra.job.env_set:
+        raise BadInputError(
+            "hydra.job.env_set and lanes do not go together: lanes share one environment"
+        )
+
+
+def _warn_of_launcher(config: DictConfig) -> None:
+    if config.hydra.launcher._target_.rpartition(".")[2] != "BasicLauncher":
+        log.warning(
+            "hydra/launcher is not used: iolaus runs trials in its own worker processes "
+            "(hydra.sweeper.n_jobs)"
+        )

@@ -1,0 +1,183 @@
+"""The loop of a sweep with real workers and a real study, and no Hydra."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from iolaus import intervention, report
+from iolaus.sweeps.curves import CurveWriter, read_curves
+from iolaus.sweeps.errors import StorageError
+from iolaus.sweeps.reporting import Reporter
+from iolaus.sweeps.run.driver import Driver, Records, Rules
+from iolaus.sweeps.run.events import EventLog, Session, replay_events
+from iolaus.sweeps.run.fork_server import ForkServer
+from iolaus.sweeps.run.messages import Assignment, WorkerSpec
+from iolaus.sweeps.run.objective import Objective
+from iolaus.sweeps.run.scheduler import Action, Event, Scheduler, Stop, Tell
+from iolaus.sweeps.run.worker import one_at_a_time
+from iolaus.sweeps.run.workers import Workers
+from iolaus.sweeps.search.parsing import parse_space
+from iolaus.sweeps.study.backend import open_backend
+from iolaus.sweeps.study.live_storage import LiveStorage
+from iolaus.sweeps.study.opening import open_study
+from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
+from iolaus.sweeps.types import Ending, Outcome
+
+SPACE = parse_space(
+    {}, ["x=interval(0.0, 1.0)"], OverridesParser.create().parse_overrides, lambda key: False
+)
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+def drive(
+    task: Callable[[int], Any],
+    folder: Path,
+    n_trials: int = 4,
+    pruner: optuna.pruners.BasePruner | None = None,
+    objective: str | None = None,
+    failure: str | None = None,
+) -> tuple[Driver, optuna.Study]:
+    """Run trials of a task, which is given its trial's number, in two slots."""
+
+    def run(assignment: Assignment, reporter: Reporter) -> Outcome:
+        try:
+            returned = task(assignment.trial)
+        except optuna.TrialPruned as stop:
+            return Outcome(Ending.PRUNED, reason=str(stop), verdict=reporter.verdict)
+        except ValueError as error:
+            return Outcome(Ending.FAILED, reason=str(error))
+        values = () if returned is None else (float(returned),)
+        return Outcome(Ending.COMPLETED, values=values, returned=returned)
+
+    slots = (WorkerSpec(0), WorkerSpec(1))
+    with ForkServer(one_at_a_time(run), "loss") as fork_server:
+        storage = LiveStorage(open_backend(f"sqlite:///{folder}/study.db"))
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        opened = open_study(
+            storage, "s", ["minimize"], sampler, pruner or optuna.pruners.NopPruner(), SPACE
+        )
+        study = SweepStudy(opened, storage, SPACE, Plans(n_trials), None)
+        session = Session(len(slots), study.n_to_ask, 1.0)
+        records = Records(
+            folder,
+            0,
+            CurveWriter(folder / "curves", "s", clock=time.monotonic),
+            EventLog(folder / "events.jsonl", session, clock=time.monotonic),
+        )
+        rules = Rules(SPACE, "seed", Objective(objective, "loss"), 1.0)
+        driver = Driver(
+            study,
+            Workers(fork_server, slots),
+            rules,
+            records,
+            Silent(),  # type: ignore[arg-type] # any method is there
+            time.monotonic,
+        )
+        assert driver.run() == failure
+        storage.close()
+    return driver, optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/study.db")
+
+
+def bare(action: Action) -> Action:
+    """An action without what the event log leaves out."""
+    match action:
+        case Stop(verdict=verdict):
+            kept = dataclasses.replace(verdict, numbers={})
+            return dataclasses.replace(action, verdict=kept)
+        case Tell(outcome=outcome):
+            return dataclasses.replace(action, outcome=Outcome(outcome.ending))
+    return action
+
+
+def test_the_event_log_replays_to_the_same_actions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep in which trials complete, fail, are pruned and lose their worker is in its log."""
+    decided: list[list[Action]] = []
+    handle, start = Scheduler.handle, Scheduler.start
+
+    def noted(scheduler: Scheduler, event: Event) -> list[Action]:
+        decided.append([])
+        place = decided[-1]  # an action may bring on the next event before the others are done
+        place += (actions := handle(scheduler, event))
+        return actions
+
+    def begun(scheduler: Scheduler) -> list[Action]:
+        decided.append(actions := start(scheduler))
+        return actions
+
+    monkeypatch.setattr(Scheduler, "handle", noted)
+    monkeypatch.setattr(Scheduler, "start", begun)
+
+    def task(trial: int) -> float:
+        match trial:
+            case 1:
+                raise ValueError("no")
+            case 2:
+                import os
+
+                os._exit(3)
+            case 3:
+                for step in range(2000):
+                    report(step, loss=100.0)
+                    time.sleep(0.01)
+        report(0, loss=1.0)
+        return 0.5
+
+    _, study = drive(task, tmp_path, 6, optuna.pruners.ThresholdPruner(upper=50.0))
+    assert [t.state.name for t in study.trials] == [
+        "COMPLETE", "FAIL", "FAIL", "PRUNED", "COMPLETE", "COMPLETE",
+    ]  # fmt: skip
+    monkeypatch.undo()
+    replayed = replay_events(tmp_path / "events.jsonl")
+    assert [[bare(a) for a in actions] for _, actions in replayed] == [
+        [bare(a) for a in actions] for actions in decided
+    ]
+    assert sum(type(event).__name__ == "Judged" for event, _ in replayed) == 1
+
+
+def test_a_users_metric_named_like_an_intervention_keeps_its_row(tmp_path: Path) -> None:
+    """A row with a metric `intervention/...` of the task's own counts, its loss included."""
+
+    def task(trial: int) -> None:
+        report(0, loss=3.0, **{"intervention/decay": 0.5})
+        report(1, loss=2.0, **{"intervention/of_mine": 1.0})
+        assert intervention() is None
+
+    driver, study = drive(task, tmp_path, n_trials=1, objective="best")
+    assert study.trials[0].value == 2.0
+    assert driver.trials[0].outcome is not None
+    assert driver.trials[0].outcome.values == ()  # the task's own, with no objective
+    assert read_curves(tmp_path / "curves").num_rows == 4
+
+
+def test_a_broken_storage_stops_the_sweep_gently_and_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs may finish; nothing new is started; the event log does not grow meanwhile."""
+
+    def broken(study: SweepStudy) -> None:
+        raise StorageError("the disk is full")
+
+    def task(trial: int) -> float:
+        time.sleep(1.0)
+        return 0.5
+
+    monkeypatch.setattr(SweepStudy, "check_storage", broken)
+    driver, _ = drive(task, tmp_path, failure="the disk is full")
+    assert len(driver.trials) <= 2
+    assert (tmp_path / "events.jsonl").read_text().count("Halted") == 1

@@ -1,0 +1,196 @@
+"""What we rely on of Hydra's and OmegaConf's private parts, each against their own public way.
+
+A failure here after an upgrade says which part has changed; nothing else in this package touches
+them.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import ConfigCompositionException
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from iolaus.sweeps.hydra_compat import (
+    apply_overrides,
+    as_plain,
+    copy_without,
+    overrides_dirname,
+    returned_by,
+    set_hydra_config,
+    to_yaml,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@dataclass
+class Schema:
+    colour: Colour = Colour.RED
+    path: Path = Path("a/b")
+    raw: bytes = b"\x00\xff"
+    maybe: int | None = None
+    table: dict[str, float] = field(default_factory=lambda: {"a": 1.0})
+
+
+CONFIG = """
+x: 1
+of: ${x}
+name: ${hydra:job.name}
+nested: {a: 1, b: "${x}"}
+"""
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("conf")
+    (folder / "config.yaml").write_text(CONFIG)
+    with initialize_config_dir(str(folder), job_name="app", version_base=None):
+        yield folder
+
+
+def composed(*lines: str) -> DictConfig:
+    return compose("config", list(lines), return_hydra_config=True)
+
+
+def parsed(*lines: str) -> list[Any]:
+    return OverridesParser.create().parse_overrides(list(lines))
+
+
+@pytest.mark.usefixtures("conf")
+def test_overrides_of_values_change_a_composed_config_in_place() -> None:
+    """`ConfigLoaderImpl._apply_overrides_to_config`: as composing with them, refusals included."""
+    lines = ["x=2", "nested.a=[1,2]", "+new.deep=3", "~nested.b"]
+    config = composed()
+    apply_overrides(config, parsed(*lines))
+    expected = composed(*lines)
+    for key in ("x", "of", "nested", "new"):
+        assert config[key] == expected[key]
+    assert "b" not in config.nested
+    with pytest.raises(ConfigCompositionException, match="Could not override 'nothing'"):
+        apply_overrides(config, parsed("nothing=1"))
+
+
+@pytest.mark.usefixtures("conf")
+def test_the_name_of_a_folder_from_overrides_is_hydras() -> None:
+    """`get_overrides_dirname`: what Hydra itself puts into hydra.job.override_dirname."""
+    rule = ["hydra.job.config.override_dirname.exclude_keys=[x]"]
+    lines = ["nested.a=3", "x=2", "+y=4"]
+    config = composed(*rule, *lines)
+    assert config.hydra.job.override_dirname == overrides_dirname(
+        parsed(*lines), config.hydra.job.config.override_dirname
+    )
+    assert overrides_dirname(parsed(*lines), config.hydra.job.config.override_dirname) == (
+        "+y=4,nested.a=3"
+    )
+
+
+@pytest.mark.usefixtures("conf")
+def test_a_copy_without_a_node_leaves_the_config_as_it_was() -> None:
+    """`DictConfig._content` is a dict: the copy lacks a node, shares nothing, and resolves."""
+    config = composed()
+    before = OmegaConf.to_container(config)
+    copy = copy_without(config, "hydra")
+    assert OmegaConf.to_container(config) == before
+    assert set(copy) == set(config) - {"hydra"}
+    copy.nested.a = 99
+    copy.x = 7
+    assert (config.nested.a, config.of, copy.of) == (1, 1, 7)
+
+
+@pytest.mark.usefixtures("conf")
+def test_a_shared_hydra_config_is_hydras_own() -> None:
+    """`HydraConfig` takes a `hydra` node that is not copied and resolves into its own config."""
+    config = composed()
+    kept = HydraConfig.instance().cfg
+    try:
+        set_hydra_config(config)
+        shared = HydraConfig.get()
+        assert shared is config.hydra
+        HydraConfig.instance().set_config(composed())
+        assert OmegaConf.to_container(HydraConfig.get()) == OmegaConf.to_container(shared)
+        set_hydra_config(config)
+        assert config.name == "app"
+        assert OmegaConf.is_readonly(HydraConfig.get())
+    finally:
+        HydraConfig.instance().cfg = kept
+
+
+@pytest.mark.parametrize("returned", [1.5, None, ValueError("no")])
+def test_what_a_job_returned_is_read_without_raising(returned: Any) -> None:
+    """`JobReturn._return_value` holds what the public setter was given, errors included."""
+    job = JobReturn()
+    job.return_value = returned
+    job.status = JobStatus.FAILED
+    assert returned_by(job) is returned
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["1e3", "0x1F", "no", "on", "~", "1_000", "1:30", "${x}", "ü: '\n'", ""])
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=10)
+)
+keys = st.text("abcxyz_", min_size=1, max_size=5)
+contents = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3)
+)
+
+
+@given(content=st.dictionaries(keys, contents, max_size=4))
+def test_libyaml_writes_what_omegaconf_writes(content: dict[str, Any]) -> None:
+    """`get_omega_conf_dumper().str_representer`: text that looks like a number keeps its quotes."""
+    escaped = as_text_only(content)
+    config = OmegaConf.create(escaped)
+    assert yaml.safe_load(to_yaml(config)) == yaml.safe_load(OmegaConf.to_yaml(config))
+    assert OmegaConf.create(to_yaml(config)) == OmegaConf.create(OmegaConf.to_yaml(config))
+
+
+def as_text_only(content: Any) -> Any:
+    """Without what OmegaConf reads as the beginning of an interpolation that goes wrong."""
+    if isinstance(content, dict):
+        return {key: as_text_only(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [as_text_only(value) for value in content]
+    if isinstance(content, str) and content != "${x}":
+        return content.replace("${", "").replace("\\", "")
+    return content
+
+
+def test_typed_configs_become_plain() -> None:
+    """Enums by name, missing and interpolated values as written, other objects as they are."""
+    config = OmegaConf.structured(Schema)
+    plain = as_plain({"it": config, "n": 1})
+    assert plain["it"]["colour"] == "RED"
+    assert plain["n"] == 1
+    assert to_yaml(config) == OmegaConf.to_yaml(config)
+
+
+def test_nothing_else_touches_private_parts() -> None:
+    """hydra._internal and omegaconf's underscored modules are imported in this file only."""
+    private = re.compile(
+        r"hydra\._internal|omegaconf\._|__dict__\[|\._return_value|_apply_overrides_to"
+    )
+    files = [*(ROOT / "sweeps").rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py")]
+    assert {"sweeper.py", "driver.py"} < {path.name for path in files}
+    guilty = {path.name for path in files if private.search(path.read_text())}
+    assert guilty == {"hydra_compat.py"}
