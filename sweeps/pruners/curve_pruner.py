@@ -1,7 +1,7 @@
 """Pruners that are given values as they come, and how a study is turned into such values.
 
-A driver that has the values calls `start` once, then `observe` at each report and `finished` at each
-end. In plain Optuna nobody calls these: there `prune(study, trial)` finds what is new in the study.
+A driver that has the values calls `start` once, then `observe` at each report and `finished` at
+each end. In plain Optuna nobody does: there `prune(study, trial)` finds what is new in the study.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class CurvePruner(VerdictPruner):
         """
 
     def learn(self, trial: int, step: int, loss: float) -> None:
-        """Take a trial's next loss about which nobody asks: of the past, or between two questions."""
+        """Take a trial's next loss that nobody asks about: a past one, or between two questions."""
 
     def finished(self, trial: int, outcome: PeerOutcome) -> None:
         """Take the end of a trial; one that never reported may end too."""
@@ -87,11 +87,11 @@ class ByStudy(CurvePruner):
     def __init__(self, pruner: BasePruner) -> None:
         self.pruner = pruner
 
-    def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
+    def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:  # noqa: ARG002
         """The pruner's verdict on the study's own values. Needs `start` before (RuntimeError)."""
         if self._view is None:
             raise RuntimeError(
-                f"{type(self.pruner).__name__} looks into a study and was given none: call start first"
+                f"{type(self.pruner).__name__} looks into a study, got none: call start first"
             )
         return verdict_of(self.pruner, self._view.study, self._view.trial(trial))
 

@@ -13,7 +13,6 @@ from optuna.trial import FrozenTrial, TrialState
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.types import Plan, Verdict
 
-
 __all__ = ["VerdictPruner", "distinct", "plan_of", "verdict_of"]
 
 
