@@ -140,6 +140,11 @@ class StudyFeed:
                 self._pruner.finished(number, OUTCOMES[trial.state])
         self._n_known = len(trials)
 
+    def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
+        """Pass on a loss that came by another way than the study, where it is not told again."""
+        self._last_step[trial] = step
+        return self._pruner.observe(trial, step, loss, plan)
+
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
         """The verdict on a trial's last report."""
         last = trial.last_step
