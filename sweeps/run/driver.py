@@ -135,9 +135,9 @@ class Driver:
                         )
                 for worker in wait(list(self._workers.values()), POLL_S):
                     self._listen(worker)
-                self._curves.flush_if_due()
                 self._watcher.tick()
                 try:
+                    self._curves.flush_if_due()
                     self._check_storage()
                 except StorageError as error:
                     self._handle(s.Halted(str(error)))
@@ -334,7 +334,11 @@ class Driver:
             self._fork_server.kill(worker)
             worker.close()
         self._workers.clear()
-        self._curves.close()
+        try:
+            self._curves.close()
+        except StorageError as error:
+            if self._scheduler.failure != str(error):  # not what ended the sweep: said here
+                log.error("%s", error)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -30,6 +30,8 @@ from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.study.backend import first_line
 
+__all__ = ["PATIENCE_S", "LiveStorage"]
+
 # A database that is restarted or briefly locked comes back within this time; after it the sweep
 # stops.
 PATIENCE_S = 60.0
@@ -334,12 +336,13 @@ class _Trials:
 
 def _broken(error: Exception) -> StorageError:
     return StorageError(
-        f"the study's storage cannot be used: {first_line(error)}; put it right and run the same command again to continue"
+        f"the study's storage cannot be used: {first_line(error)}; put it right and run the same "
+        "command again to continue"
     )
 
 
 def _try_for(patience_s: float, write: Callable[[], Any]) -> Exception | None:
-    """Try a write again and again until it succeeds (None), or return its error when patience is spent."""
+    """Try a write until it succeeds (None); its error when patience is spent."""
     deadline_s, pause_s = time.monotonic() + patience_s, 0.1
     while True:
         try:
