@@ -125,8 +125,8 @@ class CurveWriter:
     def _check(self) -> None:
         if self._error is not None:
             raise StorageError(
-                f"the curves cannot be written to {self._files.folder}: {self._error}; put it right "
-                "and run the same command again to continue"
+                f"the curves cannot be written to {self._files.folder}: {self._error}; put it "
+                "right and run the same command again to continue"
             ) from self._error
 
 

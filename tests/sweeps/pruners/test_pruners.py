@@ -702,11 +702,11 @@ def test_without_a_finished_trial_the_rule_is_half_as_cautious_again():
     def goal_rank(n_complete: int, plan: Plan) -> float:
         pruner = StalledLoss()
         for i in range(27):
-            for step in range(3 if i else 12):
+            for step in range(12 if i else 11):
                 pruner.learn(i, step, 10.0 + 0.01 * i if i else 20.0)
         for i in range(1, 1 + n_complete):
             pruner.finished(i, PeerOutcome.COMPLETE)
-        verdict = pruner.observe(0, 12, 20.0, plan)
+        verdict = pruner.observe(0, 11, 20.0, plan)
         assert verdict is not None
         return round((verdict.numbers["goal"] - 10.0) * 100)
 
