@@ -31,6 +31,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
 
 # A parameter's value as Optuna keeps it.
@@ -309,7 +310,7 @@ def _takes(distribution: BaseDistribution, value: Value) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     try:
-        return distribution._contains(distribution.to_internal_repr(value))
+        return compat.contains(distribution, value)
     except (TypeError, ValueError):
         return False
 
