@@ -3,27 +3,34 @@
 `curves/*.parquet` has the columns trial (int64), step (int64), seconds (float64, since the trial
 began), metric (string), value (float64), one row per metric and report, in the order of arrival
 within a trial. Files are written whole and renamed into place, so any reader of Parquet sees
-complete files only, and a crash loses at most `FLUSH_S` seconds. A row takes about 7 bytes: the
-quickstart's 18,309 rows, thirteen metrics at up to 1,607 reports, are 129 KB.
+complete files only. A thread writes and merges them: the decision loop never waits for a disk. A
+crash loses at most `FLUSH_S` seconds and what arrives during one merge, about a second. A row takes
+about 7 bytes: the quickstart's 18,309 rows, thirteen metrics at up to 1,607 reports, are 129 KB.
 """
 
 from __future__ import annotations
 
-import os
+import functools
+import queue
+import threading
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.reporting import Row
+
+__all__ = ["FLUSH_S", "SCHEMA", "CurveWriter", "read_curves"]
 
 FLUSH_S = 2.0
 # Small files are merged when there are this many. While two names hold the same rows a reader may
 # see both for some milliseconds; `read_curves` drops the repetition.
 N_FILES_TO_MERGE = 100
+# A file of this many rows is merged no more, which bounds what one merge takes to about a second.
+N_ROWS_WHOLE = 1_000_000
 
 SCHEMA = pa.schema(
     [
@@ -40,81 +47,178 @@ ORDER = [("trial", "ascending"), ("seconds", "ascending"), ("step", "ascending")
 
 
 class CurveWriter:
-    """Collects rows and writes them every `FLUSH_S` seconds.
+    """Collects rows, and has a thread write them every `FLUSH_S` seconds.
 
     folder: made when the first rows are written. session: part of the file names, different for
-    every writer.
-    clock: seconds, any origin.
+    every writer. clock: seconds, any origin. What cannot be written raises a StorageError at the
+    next `flush_if_due`, `flush` or `close`.
     """
 
     def __init__(self, folder: Path, session: str, clock: Callable[[], float]) -> None:
-        self._folder = folder
-        self._session = session
+        self._files = _Files(folder, session)
         self._clock = clock
         self._flushed_s = clock()
-        self._rows: list[tuple[int, int, float, str, float]] = []
-        self._files: list[Path] = []
-        self._n_written = 0
+        self._rows = _Rows()
+        self._work: queue.SimpleQueue[_Rows | threading.Event | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
 
     def add(self, trial: int, rows: Sequence[Row]) -> None:
         """Take a trial's reports; they reach the disk at the next flush."""
         for row in rows:
-            self._rows += [
-                (trial, row.step, row.seconds, name, value) for name, value in row.metrics.items()
-            ]
+            self._rows.add(trial, row)
 
     def flush_if_due(self) -> None:
-        """Write what has come in, if the last time was long enough ago."""
-        if self._rows and self._clock() - self._flushed_s >= FLUSH_S:
-            self.flush()
+        """Have the thread write what has come in, if the last time was long enough ago."""
+        self._check()
+        if len(self._rows) and self._clock() - self._flushed_s >= FLUSH_S:
+            self._hand_over()
 
     def flush(self) -> None:
-        """Write what has come in."""
-        self._flushed_s = self._clock()
-        if not self._rows:
-            return
-        columns = [
-            _array(field.type, column)
-            for field, column in zip(SCHEMA, zip(*self._rows, strict=True), strict=True)
-        ]
-        self._files.append(self._write(pa.Table.from_arrays(columns, schema=SCHEMA)))
-        self._rows.clear()
-        if len(self._files) >= N_FILES_TO_MERGE:
-            self._merge()
+        """Write what has come in, and wait for it."""
+        self._hand_over()
+        if self._thread is not None:
+            written = threading.Event()
+            self._work.put(written)
+            written.wait()
+        self._check()
 
     def close(self) -> None:
-        """Write the rest and leave one file for this session."""
-        self.flush()
-        if len(self._files) > 1:
-            self._merge()
+        """Write the rest, merge this session's small files into one, and end the thread."""
+        self._hand_over()
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+            self._thread = None
+        self._check()
 
-    def _merge(self) -> None:
-        merged = pa.concat_tables([pq.ParquetFile(path).read() for path in self._files])
-        old, self._files = self._files, [self._write(merged.sort_by(ORDER))]
-        for path in old:
+    def _hand_over(self) -> None:
+        self._flushed_s = self._clock()
+        if not len(self._rows):
+            return
+        if self._thread is None:  # begun late: forking with threads is not safe
+            self._thread = threading.Thread(
+                target=self._write_all, name="iolaus-curves", daemon=True
+            )
+            self._thread.start()
+        self._work.put(self._rows)
+        self._rows = _Rows()
+
+    def _write_all(self) -> None:
+        while (item := self._work.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+            else:
+                self._attempt(functools.partial(self._write_one, item))
+        self._attempt(self._files.merge_all)
+
+    def _write_one(self, rows: _Rows) -> None:
+        self._files.add(rows.table())
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        if self._error is None:  # one that has failed leaves later rows no place either
+            try:
+                write()
+            except Exception as error:
+                self._error = error
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise StorageError(
+                f"the curves cannot be written to {self._files.folder}: {self._error}; put it "
+                "right and run the same command again to continue"
+            ) from self._error
+
+
+class _Rows:
+    """Rows as columns, appended to in place."""
+
+    def __init__(self) -> None:
+        self._trial, self._step, self._name = array("q"), array("q"), array("i")
+        self._seconds, self._value = array("d"), array("d")
+        self._names: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def add(self, trial: int, row: Row) -> None:
+        for name, value in row.metrics.items():
+            self._trial.append(trial)
+            self._step.append(row.step)
+            self._seconds.append(row.seconds)
+            self._name.append(self._names.setdefault(name, len(self._names)))
+            self._value.append(value)
+
+    def table(self) -> pa.Table:
+        """The rows in `SCHEMA`.
+
+        Without pa.array on Python objects, which imports pandas: a second in which the driver, amid
+        a sweep, would serve nobody.
+        """
+        builder = pa.lib.StringBuilder()
+        builder.append_values(list(self._names))
+        names = pa.DictionaryArray.from_arrays(_column(pa.int32(), self._name), builder.finish())
+        columns = [
+            _column(pa.int64(), self._trial),
+            _column(pa.int64(), self._step),
+            _column(pa.float64(), self._seconds),
+            names.cast(pa.string()),
+            _column(pa.float64(), self._value),
+        ]
+        return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _column(kind: pa.DataType, values: array[int] | array[float]) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+class _Files:
+    """The files of one session, merged so that there are few of them and no merge is a long one.
+
+    When there are `N_FILES_TO_MERGE`, the newest are merged, and older ones with them as long as
+    they are no more than twice as large as what is merged already: a row is merged again only when
+    its file has about doubled.
+    """
+
+    def __init__(self, folder: Path, session: str) -> None:
+        self.folder = folder
+        self._session = session
+        self._files: list[tuple[Path, int]] = []  # small ones with their rows, oldest first
+        self._n_written = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Write a file, and merge if there are many."""
+        self._keep(table)
+        if len(self._files) >= N_FILES_TO_MERGE:
+            first, n_rows = len(self._files) - 1, self._files[-1][1]
+            while first and (
+                first == len(self._files) - 1 or self._files[first - 1][1] <= 2 * n_rows
+            ):
+                first -= 1
+                n_rows += self._files[first][1]
+            self._merge(first)
+
+    def merge_all(self) -> None:
+        """Leave one file, and those that were whole before."""
+        if len(self._files) > 1:
+            self._merge(0)
+
+    def _merge(self, first: int) -> None:
+        old, self._files = self._files[first:], self._files[:first]
+        merged = pa.concat_tables([pq.ParquetFile(path).read() for path, _ in old])
+        self._keep(merged.sort_by(ORDER))
+        for path, _ in old:
             path.unlink()
 
-    def _write(self, table: pa.Table) -> Path:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{self._session}-{self._n_written:06d}.parquet"
+    def _keep(self, table: pa.Table) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self._session}-{self._n_written:06d}.parquet"
         unfinished = path.with_suffix(".writing")
         pq.write_table(table, unfinished, compression="zstd")
-        os.replace(unfinished, path)
+        unfinished.replace(path)
         self._n_written += 1
-        return path
-
-
-def _array(kind: pa.DataType, values: tuple[Any, ...]) -> pa.Array:
-    """As pa.array, which imports pandas.
-
-    A second in which the driver, amid a sweep, would serve nobody.
-    """
-    if pa.types.is_string(kind):
-        builder = pa.lib.StringBuilder()
-        builder.append_values(values)
-        return builder.finish()
-    buffer = pa.py_buffer(np.array(values, kind.to_pandas_dtype()))
-    return pa.Array.from_buffers(kind, len(values), [None, buffer])
+        if table.num_rows < N_ROWS_WHOLE:
+            self._files.append((path, table.num_rows))
 
 
 def read_curves(folder: Path) -> pa.Table:
@@ -133,8 +237,7 @@ def read_curves(folder: Path) -> pa.Table:
             if attempt == 2:
                 raise
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    if (
-        len(tables) > 1
-    ):  # rows read twice, from a merged file and the files it replaces, are equal in all columns
+    # Rows read twice, from a merged file and the files it replaces, are equal in all columns.
+    if len(tables) > 1:
         table = table.group_by(SCHEMA.names).aggregate([])
     return table.sort_by(ORDER)

@@ -32,6 +32,7 @@ from optuna_dashboard import wsgi
 from iolaus.analysis.data.sweep import load, open_study
 from iolaus.analysis.figures import draw_curves, draw_trial
 from iolaus.analysis.report.notes import Review, note_attributes, review
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.study.record import broken_constraints
 
@@ -84,7 +85,7 @@ class Board:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         study = open_study(folder)
-        self._backend, self._study_id = study._storage, study._study_id
+        self._backend, self._study_id = compat.storage_of(study), compat.study_id(study)
         self.home = f"/dashboard/studies/{self._study_id}"
         self._seen: object = None
         self.refresh()
@@ -171,7 +172,7 @@ class ReviewedStorage:
         """See optuna.storages.BaseStorage."""
         studies = self._backend.get_all_studies()
         for study in studies:
-            if study._study_id == self._study_id:
+            if compat.study_id(study) == self._study_id:
                 study.system_attrs = self._with_notes(study.system_attrs)
                 study.user_attrs = {}  # the whole config, the space and provenance: pages of JSON
         return studies
@@ -191,9 +192,9 @@ class ReviewedStorage:
         for trial in self._backend.get_all_trials(self._study_id, deepcopy=False):
             if trial.number in made.notes:
                 name = f"trial {trial.number}: curve and learning rate"
-                picture = f"![{name}]({home}/{trial._trial_id}/{_artifact_id(trial.number)})"
+                picture = f"![{name}]({home}/{compat.trial_id(trial)}/{_artifact_id(trial.number)})"
                 body = f"{made.notes[trial.number]}\n\n{picture}"
-                shown |= note_attributes(body, trial._trial_id, stored, record=False)
+                shown |= note_attributes(body, compat.trial_id(trial), stored, record=False)
         return shown
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:

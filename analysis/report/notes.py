@@ -27,6 +27,7 @@ from iolaus.analysis.figures.style import varied
 from iolaus.analysis.ranking.rank import Ranking, objective_source, rank
 from iolaus.analysis.report import summary as words
 from iolaus.analysis.report.terminal import cell, short_names
+from iolaus.sweeps import optuna_compat as compat
 
 log = logging.getLogger(__name__)
 
@@ -283,18 +284,18 @@ def write_notes(
     A study that cannot be written keeps the notes it has; a line in the log says so.
     """
     study = open_study(folder)
-    made = review(sweep, study._study_id, ranking, diagnosis)
-    storage = study._storage
-    stored = storage.get_study_system_attrs(study._study_id)
+    made = review(sweep, compat.study_id(study), ranking, diagnosis)
+    storage = compat.storage_of(study)
+    stored = storage.get_study_system_attrs(compat.study_id(study))
     changed = note_attributes(made.about, None, stored, record=True)
     for trial in study.get_trials(deepcopy=False):
         if trial.number in made.notes and trial.state.is_finished():
             changed |= note_attributes(
-                made.notes[trial.number], trial._trial_id, stored, record=True
+                made.notes[trial.number], compat.trial_id(trial), stored, record=True
             )
     try:
         for key, value in changed.items():
-            storage.set_study_system_attr(study._study_id, key, value)
+            storage.set_study_system_attr(compat.study_id(study), key, value)
     except StorageInternalError as error:
         log.warning(
             "the notes for optuna-dashboard could not be written: %s", error.__cause__ or error

@@ -9,46 +9,70 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import optuna
 from optuna.pruners import BasePruner
-from optuna.trial import FrozenTrial
 
-from iolaus.sweeps.pruners.verdicts import VerdictPruner, set_attributes, verdict_of
-from iolaus.sweeps.types import Verdict
+from iolaus.sweeps import optuna_compat as compat
+from iolaus.sweeps.pruners.curve_pruner import ByStudy, CurvePruner, StudyView, curve_pruner
+from iolaus.sweeps.pruners.peers import PeerOutcome
+from iolaus.sweeps.types import Plan, Verdict
+
+__all__ = ["AllOf", "AnyOf", "Holdout", "Interval", "WarmUp", "parts"]
 
 
-class AnyOf(VerdictPruner):
+class _Combination(CurvePruner):
+    """Passes on to all its pruners what it is told."""
+
+    def __init__(self, pruners: Sequence[BasePruner]) -> None:
+        self._pruners = tuple(curve_pruner(pruner) for pruner in pruners)
+
+    def start(self, view: StudyView) -> None:
+        """See CurvePruner."""
+        super().start(view)
+        for pruner in self._pruners:
+            pruner.start(view)
+
+    def learn(self, trial: int, step: int, loss: float) -> None:
+        """See CurvePruner."""
+        for pruner in self._pruners:
+            pruner.learn(trial, step, loss)
+
+    def finished(self, trial: int, outcome: PeerOutcome) -> None:
+        """See CurvePruner."""
+        for pruner in self._pruners:
+            pruner.finished(trial, outcome)
+
+
+class AnyOf(_Combination):
     """Ends a trial when one of the pruners would; the first verdict in their order.
 
     All are asked at every report.
     """
 
     def __init__(self, pruners: Sequence[BasePruner]) -> None:
-        self._pruners = _at_least_one("AnyOf", pruners)
+        super().__init__(_at_least_one("AnyOf", pruners))
 
-    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+    def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """The first verdict, or None."""
-        verdicts = [verdict_of(pruner, study, trial) for pruner in self._pruners]
+        verdicts = [pruner.observe(trial, step, loss, plan) for pruner in self._pruners]
         return next((v for v in verdicts if v is not None), None)
 
 
-class AllOf(VerdictPruner):
+class AllOf(_Combination):
     """Ends a trial when all of the pruners would at the same report; their reasons are joined.
 
     All are asked.
     """
 
     def __init__(self, pruners: Sequence[BasePruner]) -> None:
-        self._pruners = _at_least_one("AllOf", pruners)
+        super().__init__(_at_least_one("AllOf", pruners))
 
-    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+    def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """One verdict for all, or None.
 
         Where pruners give the same number, the first one's is kept.
         """
-        verdicts = [
-            v for pruner in self._pruners if (v := verdict_of(pruner, study, trial)) is not None
-        ]
+        asked = [pruner.observe(trial, step, loss, plan) for pruner in self._pruners]
+        verdicts = [v for v in asked if v is not None]
         if len(verdicts) < len(self._pruners):
             return None
         numbers = {name: value for v in reversed(verdicts) for name, value in v.numbers.items()}
@@ -56,27 +80,28 @@ class AllOf(VerdictPruner):
         return Verdict(rule, verdicts[0].step, reason, numbers)
 
 
-class WarmUp(VerdictPruner):
+class WarmUp(_Combination):
     """Does not ask the pruner before step n_steps, unless the value is not finite."""
 
     def __init__(self, pruner: BasePruner, n_steps: int) -> None:
         if n_steps < 0:
             raise ValueError(
-                f"WarmUp: n_steps={n_steps}; give the first step at which a trial may end, 0 or later"
+                f"WarmUp: n_steps={n_steps}; give the first step at which a trial may end, 0 or "
+                "later"
             )
-        self._pruner, self._n_steps = pruner, n_steps
+        super().__init__([pruner])
+        self._n_steps = n_steps
 
-    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+    def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """The pruner's verdict from step n_steps on."""
-        step = trial.last_step
-        if step is None or (
-            step < self._n_steps and math.isfinite(trial.intermediate_values[step])
-        ):
-            return None
-        return verdict_of(self._pruner, study, trial)
+        (pruner,) = self._pruners
+        if step >= self._n_steps or not math.isfinite(loss):
+            return pruner.observe(trial, step, loss, plan)
+        pruner.learn(trial, step, loss)
+        return None
 
 
-class Interval(VerdictPruner):
+class Interval(_Combination):
     """Asks the pruner once per `interval_steps` steps.
 
     At the first report in them, and at any that is not finite.
@@ -85,48 +110,90 @@ class Interval(VerdictPruner):
     def __init__(self, pruner: BasePruner, interval_steps: int) -> None:
         if interval_steps < 1:
             raise ValueError(f"Interval: interval_steps={interval_steps}; give at least 1")
-        self._pruner, self._interval_steps = pruner, interval_steps
+        super().__init__([pruner])
+        self._interval_steps = interval_steps
+        self._last: dict[int, tuple[int, int]] = {}  # trial -> steps of its last two reports
 
-    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
+    def start(self, view: StudyView) -> None:
+        """See CurvePruner."""
+        super().start(view)
+        self._last = {}
+
+    def finished(self, trial: int, outcome: PeerOutcome) -> None:
+        """See CurvePruner."""
+        super().finished(trial, outcome)
+        self._last.pop(trial, None)
+
+    def learn(self, trial: int, step: int, loss: float) -> None:
+        """See CurvePruner."""
+        self._before(trial, step)
+        super().learn(trial, step, loss)
+
+    def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """The pruner's verdict at the first report of an interval."""
-        step = trial.last_step
-        if step is None:
-            return None
-        before = max((s for s in trial.intermediate_values if s < step), default=-1)
+        before = self._before(trial, step)
         first = before < 0 or before // self._interval_steps < step // self._interval_steps
-        if not first and math.isfinite(trial.intermediate_values[step]):
-            return None
-        return verdict_of(self._pruner, study, trial)
+        (pruner,) = self._pruners
+        if first or not math.isfinite(loss):
+            return pruner.observe(trial, step, loss, plan)
+        pruner.learn(trial, step, loss)
+        return None
+
+    def _before(self, trial: int, step: int) -> int:
+        """The step of the report before this one, -1 if it is the first."""
+        before, last = self._last.get(trial, (-1, -1))
+        if step > last:
+            before = last
+            self._last[trial] = before, step
+        return before
 
 
-class Holdout(VerdictPruner):
-    """Lets a share of the trials that the pruner would end run on, so that a report can count how often it was wrong.
+class Holdout(_Combination):
+    """Lets a share of the trials that the pruner would end run on, to count how often it was wrong.
 
-    holdout_fraction: in [0, 1]. A trial's number and the seed decide whether it is held_out, so the
-    answer is the same in every process. The first verdict on a held_out trial is kept in its user
-    attributes `held_out` (the reason) and `held_out_step`. Trials that diverged are not held_out.
+    holdout_fraction: in [0, 1]. A trial's number and the seed decide whether it is held out, so the
+    answer is the same in every process. The first verdict on such a trial is kept in its user
+    attributes `held_out` (the reason) and `held_out_step`; afterwards the pruner is asked no more,
+    unless the loss is not finite: trials that diverged are not held out.
     """
 
     def __init__(self, pruner: BasePruner, holdout_fraction: float = 0.05, seed: int = 0) -> None:
         if not 0 <= holdout_fraction <= 1:
             raise ValueError(
-                f"Holdout: holdout_fraction={holdout_fraction}; give a share between 0 and 1, such as 0.05"
+                f"Holdout: holdout_fraction={holdout_fraction}; give a share between 0 and 1, such "
+                "as 0.05"
             )
-        self._pruner, self._fraction, self._seed = pruner, holdout_fraction, seed
+        super().__init__([pruner])
+        self._fraction, self._seed = holdout_fraction, seed
+        self._marked: set[int] = set()
 
-    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
-        """The pruner's verdict, or None for a held_out trial, which is marked."""
-        verdict = verdict_of(self._pruner, study, trial)
-        step = trial.last_step
-        if verdict is None or step is None or not math.isfinite(trial.intermediate_values[step]):
+    def start(self, view: StudyView) -> None:
+        """See CurvePruner."""
+        super().start(view)
+        self._marked = set()
+
+    def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
+        """The pruner's verdict, or None for a trial that is held out, which is marked."""
+        (pruner,) = self._pruners
+        if trial in self._marked and math.isfinite(loss):
+            pruner.learn(trial, step, loss)
+            return None
+        verdict = pruner.observe(trial, step, loss, plan)
+        if verdict is None or not math.isfinite(loss):
             return verdict
-        if np.random.default_rng([self._seed, trial.number]).random() >= self._fraction:
+        if np.random.default_rng([self._seed, trial]).random() >= self._fraction:
             return verdict
-        if (
-            "held_out" not in study._storage.get_trial(trial._trial_id).user_attrs
-        ):  # the copy given may be an older one
-            set_attributes(study, trial, held_out=verdict.reason, held_out_step=verdict.step)
+        self._mark(trial, verdict)
         return None
+
+    def _mark(self, trial: int, verdict: Verdict) -> None:
+        self._marked.add(trial)
+        if self._view is None:
+            return
+        live = self._view.trial(trial)
+        if "held_out" not in live.user_attrs:  # a pruner that forgot may have marked it before
+            compat.set_user_attr(self._view.study, live, "held_out", verdict.reason)
+            compat.set_user_attr(self._view.study, live, "held_out_step", verdict.step)
 
 
 def parts(pruner: BasePruner) -> Iterator[BasePruner]:
@@ -134,16 +201,11 @@ def parts(pruner: BasePruner) -> Iterator[BasePruner]:
 
     A pruner that is none of those here is its own only part.
     """
-    match pruner:
-        case AnyOf() | AllOf():
-            inner = pruner._pruners
-        case WarmUp() | Interval() | Holdout():
-            inner = (pruner._pruner,)
-        case _:
-            yield pruner
-            return
-    for one in inner:
-        yield from parts(one)
+    if isinstance(pruner, _Combination):
+        for one in pruner._pruners:
+            yield from parts(one)
+    else:
+        yield pruner.pruner if isinstance(pruner, ByStudy) else pruner
 
 
 def _at_least_one(name: str, pruners: Sequence[BasePruner]) -> tuple[BasePruner, ...]:

@@ -1,54 +1,48 @@
 """Stop trials whose loss has stalled.
 
 Out of reach of the best, and no longer where winners once were. How the rule and its numbers were
-found: docs/pruning.md. `StallRule` is the rule without Optuna; `StalledLoss` feeds it.
+found: docs/pruning.md. `StallRule` is the rule; `StalledLoss` keeps the curves it is asked about.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-import weakref
-from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import optuna
-from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
 
+from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyView
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Standing
-from iolaus.sweeps.pruners.verdicts import VerdictPruner, plan_of
+from iolaus.sweeps.pruners.verdicts import distinct
 from iolaus.sweeps.signals import N_TAIL, Array, Signals, Trend, Z, log_time, signals, trend
 from iolaus.sweeps.types import Plan, Verdict
 
+__all__ = ["StallRule", "StalledLoss", "rate_changes"]
+
 # Chosen on TaskSet and DeepOBS and on trainings with schedules (docs/pruning.md says how, and how
 # much each matters).
-BEST_PER_CUBE_ROOT = (
-    1.25  # the goal is the k-th best of n trials, k = this * caution * cube root of n
-)
-GAIN_ERRORS = 1.0  # standard errors added to the slope, times caution
-WINNER_ERRORS = (
-    5.0  # standard errors of the level within which a trial is where winners were, times caution
-)
-SAFE_SHARE = 0.01  # the best share that is safe at the end of the run; at the share u of the run it is this / u
+# The goal is the k-th best of n trials, k = this * caution * cube root of n.
+BEST_PER_CUBE_ROOT = 1.25
+# Standard errors added to the slope, times caution.
+GAIN_ERRORS = 1.0
+# Standard errors of the level within which a trial is where winners were, times caution.
+WINNER_ERRORS = 5.0
+# The best share that is safe at the end of the run; at the share u of the run it is this / u.
+SAFE_SHARE = 0.01
 SAFE_SHARE_MOST = 0.5
-FIRST_CAUTION = 0.5  # added to caution's factor of 1 while no trial has finished, half of it after FIRST_COMPLETE have
+# Added to caution's factor of 1 while no trial has finished, half of it after FIRST_COMPLETE have.
+FIRST_CAUTION = 0.5
 FIRST_COMPLETE = 4
 MIN_REPORTS = 3
 MIN_PEERS = 5
-RATE_CHANGE = 2.0  # a planned change of the learning rate by this factor makes what is seen now no guide to what comes
-MIN_COMPLETE = 3  # finished trials that show what comes after such a change
-ALONE_SHARE = 0.25  # without peers: a stall of this share of the run ends a trial
-
-PEER_OUTCOMES = {
-    TrialState.COMPLETE: PeerOutcome.COMPLETE,
-    TrialState.PRUNED: PeerOutcome.STOPPED,
-    TrialState.FAIL: PeerOutcome.LOST,
-}
+# A planned change of the rate by this factor makes what is seen now no guide to what comes.
+RATE_CHANGE = 2.0
+# Finished trials that show what comes after such a change.
+MIN_COMPLETE = 3
+# Without peers: a stall of this share of the run ends a trial.
+ALONE_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,8 @@ class StallRule:
     def __post_init__(self) -> None:
         if not 0 < self.caution < math.inf:
             raise ValueError(
-                f"caution={self.caution}: give a number above 0, such as 1 (default) or 2 (keeps nearly all)"
+                f"caution={self.caution}: give a number above 0, such as 1 (default) or 2 (keeps "
+                "nearly all)"
             )
 
     def verdict(
@@ -113,7 +108,10 @@ class StallRule:
         safe = min(SAFE_SHARE_MOST, SAFE_SHARE * n_steps / (now.step + 1))
         if here.n_better < safe * (here.n_peers + 1):
             return None
-        return _out_of_reach(signals(steps, losses), steps, losses, n_steps, reach, here, sign)
+        rank = peers.goal_rank(trial, BEST_PER_CUBE_ROOT * caution)
+        gain = peers.gain_after(trial, now.step)
+        behind = _Behind(n_steps, reach, rank, here, gain)
+        return _out_of_reach(signals(steps, losses), steps, losses, behind, sign)
 
     def _alone(self, steps: Array, losses: Array, plan: Plan, sign: float) -> Verdict | None:
         if len(losses) < 2 * N_TAIL or rate_changes(plan, int(steps[-1])):
@@ -127,23 +125,27 @@ class StallRule:
         )
         if s.step - s.stalled_since < min(0.9, share * self.caution) * whole:
             return None
-        words, numbers = _course(s, steps, losses, sign)
-        return Verdict("stalled", s.step, words, numbers)
+        stalled_steps = s.step - s.stalled_since
+        text = f"{_stall(s, sign)}: no progress beyond noise for {stalled_steps:,} of " + (
+            f"its {whole:,} steps" if plan.n_steps else f"the {whole:,} steps so far"
+        )
+        return Verdict("stalled", s.step, text, _course(s, steps, losses, sign))
 
 
-class StalledLoss(VerdictPruner):
+class StalledLoss(CurvePruner):
     """Stops trials whose loss has stalled or diverged, with the reason.
 
     See `StallRule` for the rule.
-    n_steps: steps a trial makes if nobody stops it; a trial's own user attribute `n_steps` goes
-        before, and without either it is taken from the longest finished trial; until one has
-        finished, the best that runs is not stopped.
+    n_steps: steps a trial makes if nobody stops it; a trial's own plan goes before (in plain Optuna
+        its user attribute `n_steps`), and without either it is taken from the longest finished
+        trial; until one has finished, the best that runs is not stopped.
         caution: 1 is the default, 2 keeps nearly every winner for half as much compute again.
-        direction: of the reported value; by default the study's, and "minimize" in a study of
-        several objectives. NaN and infinity end a trial at the report in which they come.
-    A trial's user attribute `lr_plan`, corners (step, rate), tells the rule of learning rates to
-    come. A copy or pickle of it forgets what it has seen and learns it anew from the study. Bad
-    arguments raise ValueError.
+        direction: of the reported value; by default that of the metric, in plain Optuna the
+        study's, and "minimize" in a study of several objectives. NaN and infinity end a trial at
+        the report in which they come.
+    A trial's planned learning rate, in plain Optuna its user attribute `lr_plan` of corners
+    (step, rate), tells the rule of rates to come. A copy or pickle of it forgets what it has seen
+    and learns it anew from the study. Bad arguments raise ValueError.
     """
 
     def __init__(
@@ -161,83 +163,94 @@ class StalledLoss(VerdictPruner):
                 f"direction={direction!r}: give 'minimize' or 'maximize', or leave it out"
             )
         self._n_steps, self._rule, self._direction = n_steps, StallRule(caution), direction
-        self._storage: Callable[[], BaseStorage | None] = lambda: (
-            None
-        )  # weakly: of the study it has learned from
-        self._study_id = -1
+        self._forget()
+
+    def _forget(self) -> None:
         self._peers = Peers()
-        self._settled: set[int] = set()
-        self._n_seen: dict[int, int] = {}
+        self._curves: dict[int, _Curve] = {}  # of trials that have not ended
         self._longest_steps = 0
-        self._lock = threading.Lock()  # study.optimize(n_jobs=...) calls from several threads
 
     def __reduce__(self) -> tuple[type[StalledLoss], tuple[int | None, float, str | None]]:
         return type(self), (self._n_steps, self._rule.caution, self._direction)
 
-    def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
-        """Why the trial should end at its last report, or None."""
-        step = trial.last_step
-        if step is None:
-            return None
-        value = trial.intermediate_values[step]
-        if not math.isfinite(value):
+    def start(self, view: StudyView) -> None:
+        """See CurvePruner."""
+        super().start(view)
+        self._forget()
+
+    def learn(self, trial: int, step: int, loss: float) -> None:
+        """See CurvePruner."""
+        curve = self._curves.setdefault(trial, _Curve())
+        if step <= curve.last_step:
+            return
+        curve.add(step, loss * self._flip)
+        if curve.now is not None and curve.now.step == step:
+            self._peers.report(trial, curve.now)
+
+    def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
+        """Why the trial should end at this report, or None, also for one that has ended."""
+        sign = self._sign
+        if not math.isfinite(loss):
+            self.learn(trial, step, loss)
+            value = sign * self._flip * loss
             return Verdict(
                 "diverged", step, f"diverged: the loss is {value} at step {step:,}", {"loss": value}
             )
-        sign = -1.0 if self._larger_is_better(study) else 1.0
-        with self._lock:
-            self._learn(study, trial.number, sign)
-            steps, losses = self._catch_up(trial, sign)
-            now = trend(steps, losses)
-            plan = plan_of(trial)
-            horizon = plan.n_steps or self._n_steps or self._longest_steps or None
-            return self._rule.verdict(
-                self._peers, trial.number, steps, losses, now, Plan(horizon, plan.lr), sign
-            )
+        self.learn(trial, step, loss)
+        curve = self._curves[trial]
+        if curve.now is None:
+            return None
+        horizon = plan.n_steps or self._n_steps or self._longest_steps or None
+        plan = Plan(horizon, plan.lr)
+        steps, losses = curve.arrays()
+        return self._rule.verdict(self._peers, trial, steps, losses, curve.now, plan, sign)
 
-    def _larger_is_better(self, study: optuna.Study) -> bool:
+    def finished(self, trial: int, outcome: PeerOutcome) -> None:
+        """See CurvePruner."""
+        self._peers.end(trial, outcome)
+        curve = self._curves.pop(trial, None)
+        if curve is not None and outcome is PeerOutcome.COMPLETE:
+            self._longest_steps = max(self._longest_steps, curve.last_step + 1)
+
+    @property
+    def _sign(self) -> float:
+        """A reported value is this times the loss that is compared here."""
         if self._direction is not None:
-            return self._direction == "maximize"
-        return study.directions == [StudyDirection.MAXIMIZE]
+            return -1.0 if self._direction == "maximize" else 1.0
+        return self._view.sign if self._view is not None else 1.0
 
-    def _learn(self, study: optuna.Study, judged: int, sign: float) -> None:
-        """Bring the table up to date with every trial but the one to be judged."""
-        if (
-            self._storage() is not study._storage or self._study_id != study._study_id
-        ):  # names are no identity
-            self._storage, self._study_id = weakref.ref(study._storage), study._study_id
-            self._longest_steps = 0
-            self._peers, self._settled, self._n_seen = Peers(), set(), {}
-        for other in study.get_trials(deepcopy=False):
-            number = other.number
-            if number == judged or number in self._settled:
-                continue
-            if len(other.intermediate_values) != self._n_seen.get(number, 0):
-                self._catch_up(other, sign)
-            if other.state.is_finished():
-                self._settled.add(number)
-                self._peers.end(number, PEER_OUTCOMES[other.state])
-                if other.state is TrialState.COMPLETE and other.last_step is not None:
-                    self._longest_steps = max(self._longest_steps, other.last_step + 1)
+    @property
+    def _flip(self) -> float:
+        """-1 where this pruner was told another direction than the losses come with."""
+        return self._sign * (self._view.sign if self._view is not None else 1.0)
 
-    def _catch_up(self, trial: FrozenTrial, sign: float) -> tuple[Array, Array]:
-        """The finite reports of a trial, put into the table as far as they are new."""
-        kept = {
-            step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)
-        }
-        order = sorted(kept)
-        steps, losses = (
-            np.array(order, dtype=np.float64),
-            sign * np.array([kept[step] for step in order]),
-        )
-        self._n_seen[trial.number] = len(trial.intermediate_values)
-        for n in range(bisect_right(order, self._peers.last_step(trial.number)), len(order)):
-            self._peers.report(trial.number, trend(steps[: n + 1], losses[: n + 1]))
-        return steps, losses
+
+class _Curve:
+    """The finite reports of one trial, appended in place, and its trend after the last one."""
+
+    def __init__(self) -> None:
+        self.last_step = -1  # of any report, finite or not
+        self.now: Trend | None = None
+        self._n = 0
+        self._table = np.empty((2, 16))  # steps, losses
+
+    def add(self, step: int, loss: float) -> None:
+        self.last_step = step
+        if not math.isfinite(loss):
+            return
+        if self._n == self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.empty_like(self._table)], axis=1)
+        self._table[:, self._n] = step, loss
+        self._n += 1
+        self.now = trend(*self.arrays())
+
+    def arrays(self) -> tuple[Array, Array]:
+        """(steps, losses), views of [n] each."""
+        return self._table[0, : self._n], self._table[1, : self._n]
 
 
 def rate_changes(plan: Plan, step: int) -> bool:
-    """Whether a learning rate is planned after `step` that differs by RATE_CHANGE or more from the one at `step`."""
+    """Whether a rate is planned after `step` that differs from the one at it by RATE_CHANGE."""
     later = [rate for at, rate in plan.lr if at > step]
     if not later:
         return False
@@ -246,42 +259,68 @@ def rate_changes(plan: Plan, step: int) -> bool:
     return min(later) * RATE_CHANGE <= rate or max(later) >= rate * RATE_CHANGE
 
 
-def _course(s: Signals, steps: Array, losses: Array, sign: float) -> tuple[str, dict[str, float]]:
-    """The slope now, of the last half of the reports since the stall began or of all, in words and numbers."""
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """Why a trial cannot reach the goal: `reach` at best by n_steps, the rank-th best has more."""
+
+    n_steps: int
+    reach: float
+    rank: int
+    here: Standing
+    gain_after: float
+
+
+def _course(s: Signals, steps: Array, losses: Array, sign: float) -> dict[str, float]:
+    """The slope now, of the last half of the reports since the stall began or of all, in numbers.
+
+    Of a stall, the last half of all may still hold a piece of the way down.
+    """
     if s.stalled_since is None:
-        course, slope, error = "no clear stall", s.trend, (s.trend_high - s.trend) / Z
+        slope, error = s.trend, (s.trend_high - s.trend) / Z
         numbers = {"slope": sign * slope, "noise": s.noise}
-    else:  # the last half of all may still hold a piece of the way down
+    else:
         flat = trend(steps[steps >= s.stalled_since], losses[steps >= s.stalled_since])
-        course, slope, error = f"stalled since step {s.stalled_since:,}", flat.slope, flat.slope_se
+        slope, error = flat.slope, flat.slope_se
         numbers = {"slope": sign * slope, "noise": s.noise, "stalled_since": float(s.stalled_since)}
-    unit = 10 ** max(0, round(math.log10(max(s.step, 1))) - 1)
+    if math.isfinite(error):
+        numbers["slope_error"] = error
+    return numbers | {"level": sign * s.level}
+
+
+def _stall(s: Signals, sign: float) -> str:
+    return f"stalled since step {s.stalled_since:,} at {sign * s.level:.4g} (noise {s.noise:.2g})"
+
+
+def _moving(numbers: Mapping[str, float], step: int) -> str:
+    unit = 10 ** max(0, round(math.log10(max(step, 1))) - 1)
     span = "step" if unit == 1 else f"{unit:,} steps"
-    moving = f"slope {sign * slope * unit:+.3g} ± {error * unit:.2g} per {span}"
-    return (
-        f"{course}: {moving if math.isfinite(error) else 'too recently for a slope'} at noise {s.noise:.2g}",
-        numbers,
-    )
+    error = f" ± {numbers['slope_error'] * unit:.2g}" if "slope_error" in numbers else ""
+    return f"slope {numbers['slope'] * unit:+.3g}{error} per {span}, noise {numbers['noise']:.2g}"
 
 
-def _out_of_reach(
-    s: Signals, steps: Array, losses: Array, n_steps: int, reach: float, here: Standing, sign: float
-) -> Verdict:
-    words, numbers = _course(s, steps, losses, sign)
-    numbers |= {
-        "level": sign * s.level,
-        "reach": sign * reach,
+def _out_of_reach(s: Signals, steps: Array, losses: Array, behind: _Behind, sign: float) -> Verdict:
+    here = behind.here
+    numbers = _course(s, steps, losses, sign) | {
+        "reach": sign * behind.reach,
         "goal": sign * here.goal,
         "best_of_all": sign * here.best_of_all,
         "n_peers": float(here.n_peers),
         "n_better": float(here.n_better),
     }
-    text = (
-        f"{words}; at best it gets to {sign * reach:.4g} by step {n_steps:,}, "
-        f"{sign * here.goal:.4g} is needed (best so far {sign * here.best_of_all:.4g}); "
-        f"{here.n_better} of {here.n_peers} peers are ahead of it here"
-    )
-    if math.isfinite(here.gain_after):
-        numbers |= {"winners_here": sign * here.winners_here, "gain_after": here.gain_after}
-        text += f"; finished ones that stood nearest to it improved by at most {here.gain_after:.3g} from here"
-    return Verdict("out_of_reach" if s.stalled_since is None else "stalled", s.step, text, numbers)
+    if math.isfinite(behind.gain_after):
+        numbers |= {"winners_here": sign * here.winners_here, "gain_after": behind.gain_after}
+    reach, goal = distinct(sign * behind.reach, sign * here.goal)
+    cannot = f"{reach} at best by step {behind.n_steps:,}, the {_place(behind.rank)} has {goal}"
+    peers = f"{here.n_better:,} of {here.n_peers:,} peers ahead at this step"
+    if s.stalled_since is None:
+        text = f"cannot catch up: {cannot} ({_moving(numbers, s.step)}; {peers})"
+        return Verdict("out_of_reach", s.step, text, numbers)
+    return Verdict("stalled", s.step, f"{_stall(s, sign)}: {cannot} ({peers})", numbers)
+
+
+def _place(rank: int) -> str:
+    """In words: best, 2nd best, 3rd best, ..."""
+    if rank == 1:
+        return "best"
+    ending = "th" if rank // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
+    return f"{rank}{ending} best"

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any
 
 import numpy as np
 import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.types import Plan, Verdict
+
+__all__ = ["VerdictPruner", "distinct", "plan_of", "verdict_of"]
 
 
 class VerdictPruner(BasePruner):
-    """A pruner that says why. Override `verdict`.
+    """A pruner that says why, and works in plain `study.optimize` too. Override `verdict`.
 
-    `prune` then works in plain `study.optimize` too.
+    One that needs no study, only losses, is better a `CurvePruner`, which is given them as they
+    come.
     """
 
     @abc.abstractmethod
@@ -31,13 +34,9 @@ class VerdictPruner(BasePruner):
         """
         verdict = self.verdict(study, trial)
         if verdict is not None:
-            set_attributes(
-                study,
-                trial,
-                verdict=verdict.reason,
-                verdict_rule=verdict.rule,
-                verdict_step=verdict.step,
-            )
+            compat.set_user_attr(study, trial, "verdict", verdict.reason)
+            compat.set_user_attr(study, trial, "verdict_rule", verdict.rule)
+            compat.set_user_attr(study, trial, "verdict_step", verdict.step)
         return verdict is not None
 
 
@@ -71,12 +70,6 @@ def plan_of(trial: FrozenTrial) -> Plan:
     )
 
 
-def set_attributes(study: optuna.Study, trial: FrozenTrial, **attributes: Any) -> None:
-    """Store user attributes with a running trial, of which pruners are given a copy."""
-    for name, value in attributes.items():
-        study._storage.set_trial_user_attr(trial._trial_id, name, value)
-
-
 def _reason(
     pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, step: int
 ) -> tuple[str, dict[str, float]]:
@@ -91,41 +84,54 @@ def _reason(
                 if step in t.intermediate_values
             ]
             if math.isnan(best) or not peers:
-                return f"{name}: no report up to step {step} is a number", {}
-            q = pruner._percentile
+                return f"no report up to step {step:,} is a number ({name})", {}
+            q = compat.percentile(pruner)
             limit = float(np.nanpercentile(peers, q if _smaller_is_better(study) else 100 - q))
             word = "median" if q == 50 else f"{q:g}th percentile"
+            shown, needed = distinct(best, limit)
             return (
-                f"{name}: best value {best:.6g} up to step {step}, against the {word} {limit:.6g} "
-                f"of {len(peers)} finished trials at this step",
+                f"behind the {word}: {shown} at best by step {step:,}, against the {word} {needed} "
+                f"of {len(peers)} finished trials there ({name})",
                 {"best": best, "limit": limit, "n_peers": float(len(peers))},
             )
         case optuna.pruners.SuccessiveHalvingPruner() | optuna.pruners.HyperbandPruner():
-            eta = pruner._reduction_factor
+            eta = compat.reduction_factor(pruner)
             return (
-                f"{name}: {value:.6g} at step {step} is not among the best 1/{eta} of its rung",
+                f"not among the best 1/{eta} of its rung: {value:.6g} at step {step:,} ({name})",
                 {},
             )
         case optuna.pruners.ThresholdPruner():
+            lower, upper = compat.thresholds(pruner)
             return (
-                f"{name}: {value:.6g} at step {step} is outside [{pruner._lower:g}, {pruner._upper:g}]",
+                f"outside what is allowed: {value:.6g} at step {step:,}, not in "
+                f"[{lower:g}, {upper:g}] ({name})",
                 {},
             )
         case optuna.pruners.PatientPruner():
-            inner = pruner._wrapped_pruner
-            text = f"{name}: the {pruner._patience + 1} reports up to step {step} are worse than those before"
+            inner, n = compat.wrapped_pruner(pruner), compat.patience(pruner) + 1
+            text = f"the {n} reports up to step {step:,} are worse than those before ({name})"
             if inner is None:
                 return text, {}
             reason, numbers = _reason(inner, study, trial, step)
             return f"{text}; {reason}", numbers
         case optuna.pruners.WilcoxonPruner():
             rival = study.best_trial
-            p = pruner._p_threshold
+            p = compat.significance(pruner)
             return (
-                f"{name}: worse than trial {rival.number} on the steps both have up to {step} (p < {p:g})",
+                f"worse than trial {rival.number} on the steps both have up to {step:,} "
+                f"(p < {p:g}, {name})",
                 {"best_trial": float(rival.number)},
             )
-    return f"{name} at step {step}: {value:.6g} does not keep up", {}
+    return f"does not keep up: {value:.6g} at step {step:,} ({name})", {}
+
+
+def distinct(a: float, b: float) -> tuple[str, str]:
+    """Two different numbers in as few digits, three or more, as tell them apart."""
+    for digits in range(3, 17):
+        shown = f"{a:.{digits}g}", f"{b:.{digits}g}"
+        if float(shown[0]) != float(shown[1]) or a == b:
+            return shown
+    return f"{a!r}", f"{b!r}"
 
 
 def _smaller_is_better(study: optuna.Study) -> bool:

@@ -11,17 +11,19 @@ from optuna.storages import BaseStorage
 
 from iolaus.sweeps.errors import StorageError
 
+__all__ = ["first_line", "in_memory", "open_backend"]
+
 
 def open_backend(url: str, *, only_reads: bool = False) -> BaseStorage:
-    """Connect to a database; SQLite so that readers do not block the writer and one queued trial goes to one asker.
+    """Connect to a database; several processes may share it.
 
+    SQLite is opened so that readers do not block the writer and one queued trial goes to one asker.
     only_reads: for looking at a study: waits for no writer, and lets none wait. Raises StorageError
     if it cannot be reached.
     """
     if in_memory(url):
-        return (
-            optuna.storages.InMemoryStorage()
-        )  # SQLite's own would be another database in each thread
+        # SQLite's own would be another database in each thread.
+        return optuna.storages.InMemoryStorage()
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
         if url.startswith("sqlite") and not only_reads:
@@ -71,5 +73,6 @@ def _use_wal(engine: sqlalchemy.Engine) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of what a database said, or the kind of its error if it said nothing."""
     cause = error.__cause__ or error
     return str(cause).splitlines()[0] if str(cause) else type(cause).__name__

@@ -26,8 +26,11 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.study.backend import first_line
+
+__all__ = ["PATIENCE_S", "LiveStorage"]
 
 # A database that is restarted or briefly locked comes back within this time; after it the sweep
 # stops.
@@ -45,9 +48,8 @@ class LiveStorage(BaseStorage):
         self._backend = backend
         self._refresh_s = refresh_s
         self._refreshed_s: dict[int, float] = {}  # study id -> when
-        self._trials: dict[int, FrozenTrial] = {}  # by trial id
-        self._study_of: dict[int, int] = {}
-        self._ids: dict[int, dict[int, int]] = {}  # study id -> trial number -> trial id
+        self._known_trials: dict[int, _Trials] = {}  # by study id
+        self._place: dict[int, tuple[int, int]] = {}  # trial id -> study id, number
         self._directions: dict[int, list[StudyDirection]] = {}
         self._mine: set[int] = set()  # trials this process runs: memory is ahead of the database
         self._writes: queue.SimpleQueue[
@@ -69,11 +71,13 @@ class LiveStorage(BaseStorage):
 
     def _read(self, study_id: int) -> None:
         self._refreshed_s[study_id] = time.monotonic()
-        ids = self._ids.setdefault(study_id, {})
-        for trial in self._now(self._backend.get_all_trials, study_id, False):
-            if trial._trial_id not in self._mine:
-                self._keep(study_id, trial)
-        self._ids[study_id] = dict(sorted(ids.items()))
+        known = self._known_trials.setdefault(study_id, _Trials())
+        # A finished trial never changes; of those that this process runs, memory is ahead.
+        others = [
+            trial.number for trial in known.unfinished() if compat.trial_id(trial) not in self._mine
+        ]
+        for trial in self._now(compat.news, self._backend, study_id, others, len(known.by_number)):
+            self._keep(study_id, trial)
 
     def flush(self) -> None:
         """Wait until everything is in the database. Raises StorageError if it cannot be written."""
@@ -133,30 +137,30 @@ class LiveStorage(BaseStorage):
                 )
 
     def _keep(self, study_id: int, trial: FrozenTrial) -> None:
-        self._trials[trial._trial_id] = trial
-        self._study_of[trial._trial_id] = study_id
-        self._ids.setdefault(study_id, {})[trial.number] = trial._trial_id
+        self._place[compat.trial_id(trial)] = study_id, trial.number
+        self._known_trials.setdefault(study_id, _Trials()).put(trial)
 
     def _changed(self, trial_id: int, **fields: Any) -> None:
         # A changed copy: snapshots that were handed out stay as they were.
         trial = copy.copy(self._updatable(trial_id))
         for name, value in fields.items():
             setattr(trial, name, value)
-        self._trials[trial_id] = trial
+        self._keep(self._place[trial_id][0], trial)
         self._mine.add(trial_id)
 
     def _updatable(self, trial_id: int) -> FrozenTrial:
-        trial = self._known(trial_id)
+        trial = self.live_trial(trial_id)
         self.check_trial_is_updatable(trial_id, trial.state)
         return trial
 
-    def _known(self, trial_id: int) -> FrozenTrial:
-        if trial_id not in self._trials:
-            trial = self._backend.get_trial(trial_id)  # raises KeyError for an unknown one
+    def live_trial(self, trial_id: int) -> FrozenTrial:
+        """A trial as it is now, for looking at: `get_trial` without its copy."""
+        if trial_id not in self._place:
+            self._backend.get_trial(trial_id)  # raises KeyError for an unknown one
             for study in self._backend.get_all_studies():
-                self._read(study._study_id)
-            self._trials.setdefault(trial_id, trial)
-        return self._trials[trial_id]
+                self._read(compat.study_id(study))
+        study_id, number = self._place[trial_id]
+        return self._known_trials[study_id].by_number[number]
 
     # --- studies: straight from the database ---
 
@@ -170,8 +174,8 @@ class LiveStorage(BaseStorage):
         """See optuna.storages.BaseStorage."""
         self.flush()
         self._backend.delete_study(study_id)
-        for trial_id in self._ids.pop(study_id, {}).values():
-            del self._trials[trial_id], self._study_of[trial_id]
+        self._known_trials.pop(study_id, None)
+        self._place = {i: place for i, place in self._place.items() if place[0] != study_id}
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """See optuna.storages.BaseStorage."""
@@ -212,21 +216,14 @@ class LiveStorage(BaseStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See optuna.storages.BaseStorage. The database gives the number."""
         trial_id: int = self._now(self._backend.create_new_trial, study_id, template_trial)
-        if study_id not in self._ids:
+        trial = self._now(compat.created_trial, self._backend, study_id, trial_id)
+        known = self._known_trials.get(study_id)
+        if known is None or trial.number > len(known.by_number):  # others made some meanwhile
             self._read(study_id)
-        trial = self._created(study_id, trial_id)
         self._keep(study_id, trial)
         if trial.state is TrialState.RUNNING:
             self._mine.add(trial_id)
         return trial_id
-
-    def _created(self, study_id: int, trial_id: int) -> FrozenTrial:
-        # Optuna's cache has it at hand but does not give it out; to read it again takes 2 ms.
-        cached = getattr(self._backend, "_trial_id_to_study_id_and_number", {})
-        if trial_id not in cached:
-            return self._now(self._backend.get_trial, trial_id)  # type: ignore[no-any-return]
-        trial: FrozenTrial = self._backend._studies[study_id].trials[cached[trial_id][1]]  # type: ignore[attr-defined]
-        return copy.deepcopy(trial)
 
     def set_trial_param(
         self,
@@ -237,11 +234,9 @@ class LiveStorage(BaseStorage):
     ) -> None:
         """See optuna.storages.BaseStorage."""
         trial = self._updatable(trial_id)
-        for other_id in self._ids.get(self._study_of[trial_id], {}).values():
-            known = self._trials[other_id].distributions.get(param_name)
-            if known is not None:
-                check_distribution_compatibility(known, distribution)
-                break
+        known = self._known_trials[self._place[trial_id][0]].distributions.get(param_name)
+        if known is not None:
+            check_distribution_compatibility(known, distribution)
         value = distribution.to_external_repr(param_value_internal)
         self._changed(
             trial_id,
@@ -261,12 +256,12 @@ class LiveStorage(BaseStorage):
             taken: bool = self._now(self._backend.set_trial_state_values, trial_id, state, values)
             if taken:
                 self._mine.add(trial_id)
-                self._trials[trial_id] = self._now(self._backend.get_trial, trial_id)
+                study_id = self._place[trial_id][0]
+                self._keep(study_id, self._now(self._backend.get_trial, trial_id))
             return taken
         finished = datetime.now() if state.is_finished() else trial.datetime_complete
-        self._changed(trial_id, state=state, datetime_complete=finished)
-        if values is not None:
-            self._trials[trial_id].values = list(values)
+        results = {} if values is None else {"values": list(values)}
+        self._changed(trial_id, state=state, datetime_complete=finished, **results)
         self._write(self._backend.set_trial_state_values, trial_id, state, values)
         return True
 
@@ -292,29 +287,62 @@ class LiveStorage(BaseStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See optuna.storages.BaseStorage."""
-        return copy.deepcopy(self._known(trial_id))
+        return copy.deepcopy(self.live_trial(trial_id))
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """See optuna.storages.BaseStorage."""
-        if study_id not in self._ids:
+        if study_id not in self._known_trials:
             self._backend.get_study_name_from_id(study_id)  # raises KeyError for an unknown study
             self._read(study_id)
-        trials = [self._trials[i] for i in self._ids[study_id].values()]
-        if states is not None:
-            trials = [trial for trial in trials if trial.state in states]
+        trials = self._known_trials[study_id].of(states)
         return copy.deepcopy(trials) if deepcopy else trials
+
+
+class _Trials:
+    """The trials of one study, so kept that no question costs a look at each finished one."""
+
+    def __init__(self) -> None:
+        self.by_number: list[FrozenTrial] = []
+        self.distributions: dict[str, BaseDistribution] = {}  # of the first trial that has it
+        self._unfinished: set[int] = set()
+
+    def put(self, trial: FrozenTrial) -> None:
+        """Take a new trial, the next by number, or a new state of a known one."""
+        if trial.number == len(self.by_number):
+            self.by_number.append(trial)
+        else:
+            self.by_number[trial.number] = trial
+        if trial.state.is_finished():
+            self._unfinished.discard(trial.number)
+        else:
+            self._unfinished.add(trial.number)
+        for name, distribution in trial.distributions.items():
+            self.distributions.setdefault(name, distribution)
+
+    def unfinished(self) -> list[FrozenTrial]:
+        """Those that run or wait, by number."""
+        return [self.by_number[number] for number in sorted(self._unfinished)]
+
+    def of(self, states: Container[TrialState] | None) -> list[FrozenTrial]:
+        """Those in these states, all if None, by number, in a list of the caller's own."""
+        if states is None:
+            return list(self.by_number)
+        if any(state.is_finished() and state in states for state in TrialState):
+            return [trial for trial in self.by_number if trial.state in states]
+        return [trial for trial in self.unfinished() if trial.state in states]
 
 
 def _broken(error: Exception) -> StorageError:
     return StorageError(
-        f"the study's storage cannot be used: {first_line(error)}; mend it and run the same command again to continue"
+        f"the study's storage cannot be used: {first_line(error)}; put it right and run the same "
+        "command again to continue"
     )
 
 
 def _try_for(patience_s: float, write: Callable[[], Any]) -> Exception | None:
-    """Try a write again and again until it succeeds (None), or return its error when patience is spent."""
+    """Try a write until it succeeds (None); its error when patience is spent."""
     deadline_s, pause_s = time.monotonic() + patience_s, 0.1
     while True:
         try:

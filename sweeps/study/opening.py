@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.search.space import Space, signature
 from iolaus.sweeps.study.live_storage import LiveStorage
@@ -47,7 +48,7 @@ def open_study(
 def _refuse_other_study(
     storage: LiveStorage, known: Any, directions: Sequence[str], space: Space
 ) -> None:
-    was = [d.name.lower() for d in storage.get_study_directions(known._study_id)]
+    was = [d.name.lower() for d in storage.get_study_directions(compat.study_id(known))]
     if was != list(directions):
         raise BadInputError(
             f"study {known.study_name!r} exists with direction={_shown(was)}, asked for {_shown(directions)}; "
@@ -55,7 +56,7 @@ def _refuse_other_study(
         )
     asked, kept = space.signature(), known.user_attrs.get("search_space")
     if kept is None:  # made by another tool: its last trial shows what it searches
-        trials = storage.get_all_trials(known._study_id, deepcopy=False)
+        trials = storage.get_all_trials(compat.study_id(known), deepcopy=False)
         kept = signature(trials[-1].distributions) if trials else asked
     different = sorted(key for key in asked.keys() | kept.keys() if asked.get(key) != kept.get(key))
     if different:

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.types import Ending
 
 
@@ -48,9 +49,7 @@ def take_over(
         )
     ]
     for trial in orphans:
-        study._storage.set_trial_user_attr(
-            trial._trial_id, "why", f"{Ending.INTERRUPTED}: its driver died"
-        )
+        compat.set_user_attr(study, trial, "why", f"{Ending.INTERRUPTED}: its driver died")
         study.tell(trial.number, state=TrialState.FAIL)
         run_again(study, trial)
     return [trial.number for trial in orphans]

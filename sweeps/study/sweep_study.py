@@ -26,13 +26,15 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.pruners import verdict_of
+from iolaus.sweeps.pruners.curve_pruner import StudyFeed, StudyView, curve_pruner
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.record import counts_as_run, verdict_attributes, why
 from iolaus.sweeps.study.recovery import run_again
 from iolaus.sweeps.study.repeats import Unit, is_hopeless
+from iolaus.sweeps.study.settings_run import SettingsRun
 from iolaus.sweeps.study.watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
 
@@ -116,6 +118,11 @@ class SweepStudy:
         ] = {}  # waiting for the result of a running trial of their setting
         # A pruner judges one objective; with several the watched metric is a loss.
         self.sign = -1 if self.study.directions == [StudyDirection.MAXIMIZE] else 1
+        self._settings = SettingsRun(self._all_trials)
+        self._own_plans: dict[int, Plan] = {}
+        self._feed = StudyFeed(curve_pruner(study.pruner))
+        self._feed.start(StudyView(study, lambda number: self._all_trials()[number], self.sign))
+        self._feed.learn(self._all_trials())
 
     @property
     def n_missing(self) -> int:
@@ -123,15 +130,12 @@ class SweepStudy:
 
         Interrupted ones do not count as run.
         """
-        n_run = sum(
-            counts_as_run(t) and "repeat_of" not in t.user_attrs for t in self._all_trials()
-        )
-        return max(0, self._plans.n_trials - n_run)
+        return max(0, self._plans.n_trials - self._settings.n_run())
 
     @property
     def n_to_ask(self) -> int:
         """How many trials may still have to be run, repeats and settings to be run again included."""
-        waiting = sum(t.state is TrialState.WAITING for t in self._all_trials())
+        waiting = self._settings.n_waiting()
         repeats = sum(len(unit.missing(self._plans.n_repeats)) for unit in self._units().values())
         return max(self.n_missing * self._plans.n_repeats, waiting) + repeats
 
@@ -141,10 +145,10 @@ class SweepStudy:
         N_trials is reached, or the sampler has nothing left. A setting that has been run is not run
         again: it is told its known result, and the next one is asked for.
         """
-        self._storage.refresh(self.study._study_id)
+        self._storage.refresh(compat.study_id(self.study))
+        self._feed.learn(self._all_trials(), but=self._trials)  # what other drivers have reported
         while True:
-            waits = any(t.state is TrialState.WAITING for t in self._all_trials())
-            if not waits and not self._enqueue_repeat():
+            if not self._settings.n_waiting() and not self._enqueue_repeat():
                 if self.n_missing == 0 or getattr(self.study, "exhausted", False):
                     return None
                 self._enqueue_next()
@@ -184,9 +188,7 @@ class SweepStudy:
         trial = self.study.ask(self._space.unconditional)
         for parameter in self._space.conditional:
             if parameter.is_active(trial.params):
-                trial._suggest(
-                    parameter.key, parameter.distribution
-                )  # as `ask` does for those above
+                compat.suggest(trial, parameter.key, parameter.distribution)  # as `ask` does
         if self._plans.extend is not None:
             self._add_dimensions(trial, self._plans.extend)
         return trial
@@ -210,14 +212,7 @@ class SweepStudy:
         """
         if "repeat_of" in trial.user_attrs:
             return None
-        for other in self._all_trials():
-            has_result = (
-                other.state in (TrialState.COMPLETE, TrialState.PRUNED)
-                and "duplicate_of" not in other.user_attrs
-            )
-            if (has_result or other.number in self._trials) and other.params == trial.params:
-                return other
-        return None
+        return self._settings.before(trial.params, self._trials)
 
     def _units(self) -> dict[int, Unit]:
         """The settings that have been run, by the number of their leading trial."""
@@ -255,6 +250,8 @@ class SweepStudy:
         """Record a trial's own plan, where pruners and readers find it."""
         trial = self._trials[number]
         self._curves[number].n_steps = plan.n_steps
+        before = self._own_plans.get(number, Plan())
+        self._own_plans[number] = Plan(plan.n_steps or before.n_steps, plan.lr or before.lr)
         if plan.n_steps is not None:
             trial.set_user_attr(Plan.N_STEPS_ATTR, plan.n_steps)
         if plan.lr:
@@ -269,10 +266,12 @@ class SweepStudy:
         curve = self._curves[number]
         if not curve.add(step, value) or not math.isfinite(value):
             return None
-        trial_id = self._trials[number]._trial_id
         # Not Trial.report: it refuses studies with several objectives.
-        self._storage.set_trial_intermediate_value(trial_id, step, value)
-        verdict = verdict_of(self.study.pruner, self.study, self._storage.get_trial(trial_id))
+        self._storage.set_trial_intermediate_value(
+            compat.trial_id(self._trials[number]), step, value
+        )
+        plan = self._own_plans.get(number, Plan())
+        verdict = self._feed.observe(number, step, self.sign * value, plan)
         if verdict is None or step < curve.grace_until:
             return None
         rule = self._plans.on_stall
@@ -322,7 +321,7 @@ class SweepStudy:
                 and curve.final_step not in self._known(trial).intermediate_values
             ):
                 self._storage.set_trial_intermediate_value(
-                    trial._trial_id, curve.final_step, curve.final
+                    compat.trial_id(trial), curve.final_step, curve.final
                 )
         trial.set_user_attr("run", dict(run))
         trial.set_user_attr("why", why(outcome))
@@ -337,6 +336,8 @@ class SweepStudy:
             for name, value in verdict_attributes(outcome.verdict).items():
                 trial.set_user_attr(name, value)
         self._finish(trial, outcome)
+        self._own_plans.pop(number, None)
+        self._feed.learn(self._all_trials(), but=self._trials)
         if outcome.ending is Ending.INTERRUPTED:
             run_again(self.study, self._known(trial))
         for waiting in self._parked.pop(number, []):
@@ -350,7 +351,7 @@ class SweepStudy:
         ]
 
     def _leader(self, number: int) -> int:
-        attributes = self.study.get_trials(deepcopy=False)[number].user_attrs
+        attributes = self._all_trials()[number].user_attrs
         return int(attributes.get("repeat_of", number))
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
@@ -382,14 +383,13 @@ class SweepStudy:
 
     def _enqueue_next(self) -> None:
         """Queue the next of the settings known in advance that the study does not have yet."""
-        known = [t.system_attrs.get("fixed_params") for t in self._all_trials() if counts_as_run(t)]
         for values in self._queue:
-            if dict(values) not in known:
+            if not self._settings.was_queued(values):
                 self.study.enqueue_trial(dict(values))
                 return
 
     def _known(self, trial: optuna.Trial) -> FrozenTrial:
-        return self._storage.get_trial(trial._trial_id)
+        return self._storage.live_trial(compat.trial_id(trial))
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

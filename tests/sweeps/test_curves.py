@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from iolaus.sweeps import curves
 from iolaus.sweeps.curves import FLUSH_S, CurveWriter, read_curves
+from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.reporting import Row
 
 COLUMNS = ["trial", "step", "seconds", "metric", "value"]
@@ -158,6 +161,7 @@ def test_rows_wait_for_two_seconds_and_no_longer(tmp_path: Path) -> None:
     assert not folder.exists()
     now[0] = FLUSH_S
     writer.flush_if_due()
+    writer.flush()  # only waits: the rows were handed over before
     assert len(read_curves(folder)) == 1
     now[0] = 10 * FLUSH_S
     writer.flush_if_due()
@@ -188,3 +192,85 @@ sys.exit("pandas" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
     assert read_curves(tmp_path).num_rows == 2
+
+
+def small_writer(folder: Path) -> CurveWriter:
+    return CurveWriter(folder, "session", clock=lambda: 0.0)
+
+
+def test_half_a_file_has_no_name_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a file is half written readers find only whole ones, and a writer that dies there
+    leaves nothing that is read.
+    """
+    writer = small_writer(tmp_path)
+    writer.add(0, [Row(0, 0.0, {"loss": 1.0})])
+    writer.flush()
+    seen = []
+
+    def stops_midway(table: Any, path: Path, **_: Any) -> None:
+        path.write_bytes(b"PAR1 half a file")
+        seen.append(read_curves(tmp_path)["step"].to_pylist())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(curves.pq, "write_table", stops_midway)
+    writer.add(0, [Row(1, 1.0, {"loss": 0.5})])
+    with pytest.raises(StorageError, match="No space left"):
+        writer.flush()
+    assert seen == [[0]]
+    assert read_curves(tmp_path)["step"].to_pylist() == [0]
+    with pytest.raises(StorageError):
+        writer.close()
+
+
+def test_a_disk_that_is_full_is_said_and_not_lost(tmp_path: Path) -> None:
+    """The thread's error reaches whoever reports next, with the folder and what to do."""
+    (tmp_path / "curves").write_text("a file where the folder should be")
+    now = [0.0]
+    writer = CurveWriter(tmp_path / "curves", "session", clock=lambda: now[0])
+    writer.add(0, [Row(0, 0.0, {"loss": 1.0})])
+    now[0] = FLUSH_S
+    writer.flush_if_due()
+    with pytest.raises(StorageError, match=r"curves cannot be written.*run the same command again"):
+        writer.flush()
+    with pytest.raises(StorageError):
+        writer.flush_if_due()
+    with pytest.raises(StorageError):
+        writer.close()
+
+
+def test_nobody_waits_for_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports and due flushes return while a write or a merge takes as long as it likes; close
+    waits for all of it.
+    """
+    monkeypatch.setattr(curves, "N_FILES_TO_MERGE", 2)
+    go_on, real = threading.Event(), curves.pq.write_table
+    monkeypatch.setattr(curves.pq, "write_table", lambda *a, **k: (go_on.wait(30), real(*a, **k)))
+    now = [0.0]
+    writer = CurveWriter(tmp_path, "session", clock=lambda: now[0])
+    for step in range(5):
+        writer.add(0, [Row(step, float(step), {"loss": 1.0})])
+        now[0] += FLUSH_S
+        writer.flush_if_due()
+    assert list(tmp_path.glob("*.parquet")) == []  # the first write has not even ended
+    go_on.set()
+    writer.close()
+    assert read_curves(tmp_path)["step"].to_pylist() == list(range(5))
+
+
+def test_files_that_are_large_are_merged_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No merge takes in a whole file, so none is longer than about N_ROWS_WHOLE rows."""
+    monkeypatch.setattr(curves, "N_FILES_TO_MERGE", 4)
+    monkeypatch.setattr(curves, "N_ROWS_WHOLE", 10)
+    writer = small_writer(tmp_path)
+    for step in range(100):
+        writer.add(0, [Row(step, float(step), {"loss": 1.0})])
+        writer.flush()
+    writer.close()
+    sizes = [pq.ParquetFile(path).metadata.num_rows for path in tmp_path.glob("*.parquet")]
+    assert max(sizes) < 20
+    assert sum(sizes) == 100
+    assert read_curves(tmp_path)["step"].to_pylist() == list(range(100))

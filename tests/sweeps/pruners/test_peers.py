@@ -53,7 +53,9 @@ def test_a_standing_counts_what_dictionaries_count(lengths, fates, seed):
         nearest = sorted(complete, key=lambda t: abs(shown[t][step] - shown[me][step]))[
             : math.ceil(len(complete) / 4)
         ]
-        assert here.gain_after == max(shown[t][step] - shown[t][step:].min() for t in nearest)
+        assert peers.gain_after(me, step) == max(
+            shown[t][step] - shown[t][step:].min() for t in nearest
+        )
     else:
         assert here.winners_here == -math.inf
 

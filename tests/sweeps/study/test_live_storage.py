@@ -180,6 +180,20 @@ def test_a_queued_trial_is_taken_once(
     assert len(taken) == len(set(taken)) == N_QUEUED
 
 
+def test_a_transaction_holds_the_write_lock_before_it_reads(url: str, tmp_path: Path) -> None:
+    """Between its first look and its write nobody else can write: who reads that a trial waits and
+    then takes it is the only one to do so, and never finds that it read an old state.
+    """
+    engine = open_backend(url)._backend.engine  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None, timeout=0)) as other:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM trials").fetchone()
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+
+
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second of patience, so that a test need not wait a minute."""

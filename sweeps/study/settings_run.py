@@ -1,0 +1,84 @@
+"""Which settings of a study have been run, counted so that no question looks at every trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from iolaus.sweeps.study.record import counts_as_run
+
+__all__ = ["SettingsRun"]
+
+
+class SettingsRun:
+    """What the trials of a study add up to. A finished trial never changes and is counted once.
+
+    trials: all of the study by number, as they are now; asked again at every question.
+    """
+
+    def __init__(self, trials: Callable[[], Sequence[FrozenTrial]]) -> None:
+        self._trials = trials
+        self._n_known = 0
+        self._unfinished: set[int] = set()
+        self._n_run = 0
+        self._with_result: dict[Hashable, int] = {}  # setting -> its first trial with a result
+        self._queued: set[Hashable] = set()  # settings that were queued and count as run
+
+    def n_run(self) -> int:
+        """How many settings have been run or are under way; repeats are of one setting."""
+        return sum(map(_leads, self._look())) + self._n_run
+
+    def n_waiting(self) -> int:
+        """How many trials are queued."""
+        return sum(trial.state is TrialState.WAITING for trial in self._look())
+
+    def was_queued(self, values: Mapping[str, Any]) -> bool:
+        """Whether a setting known in advance has been run or is under way."""
+        key, unfinished = _key(values), self._look()
+        return key in self._queued or any(key == _queued_key(t) for t in unfinished)
+
+    def before(self, params: Mapping[str, Any], mine: Container[int]) -> FrozenTrial | None:
+        """The first trial of this setting that has a result of its own, or is one of mine."""
+        key, unfinished = _key(params), self._look()
+        same = [t.number for t in unfinished if t.number in mine and _key(t.params) == key]
+        same += [self._with_result[key]] if key in self._with_result else []
+        return self._trials()[min(same)] if same else None
+
+    def _look(self) -> list[FrozenTrial]:
+        """Count those that have finished since the last look; the trials that have not."""
+        trials = self._trials()
+        self._unfinished.update(range(self._n_known, len(trials)))
+        self._n_known = len(trials)
+        for number in sorted(self._unfinished):
+            if trials[number].state.is_finished():
+                self._unfinished.discard(number)
+                self._count(trials[number])
+        return [trials[number] for number in sorted(self._unfinished)]
+
+    def _count(self, trial: FrozenTrial) -> None:
+        self._n_run += _leads(trial)
+        if (queued := _queued_key(trial)) is not None:
+            self._queued.add(queued)
+        has_result = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if has_result and "duplicate_of" not in trial.user_attrs:
+            key = _key(trial.params)
+            self._with_result[key] = min(trial.number, self._with_result.get(key, trial.number))
+
+
+def _leads(trial: FrozenTrial) -> bool:
+    return counts_as_run(trial) and "repeat_of" not in trial.user_attrs
+
+
+def _queued_key(trial: FrozenTrial) -> Hashable | None:
+    fixed = trial.system_attrs.get("fixed_params") if counts_as_run(trial) else None
+    return None if fixed is None else _key(fixed)
+
+
+def _key(values: Mapping[str, Any]) -> Hashable:
+    """Equal for equal settings, whatever the order of their parameters."""
+    return tuple(
+        (name, value if isinstance(value, Hashable) else repr(value))
+        for name, value in sorted(values.items(), key=lambda item: item[0])
+    )
