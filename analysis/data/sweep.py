@@ -11,7 +11,7 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -19,8 +19,9 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
-from iolaus.analysis.data.importers import names_a_loss, names_a_score, read_runs
+from iolaus.analysis.data.importers import read_runs
 from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep
 from iolaus.sweeps.study.record import broken_constraints, was_interrupted
 
@@ -45,7 +46,8 @@ TRIAL_COLUMNS = {
 class Sweep:
     """What a sweep left behind, or has so far.
 
-    name: of the study. metric: the watched one. directions: one per objective.
+    name: of the study. metric: the watched one, whose own goal is metric_goal (None for what its name
+        or else the objective says). directions: one per objective.
     trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case),
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
@@ -74,6 +76,7 @@ class Sweep:
     provenance: tuple[Mapping[str, Any], ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
+    metric_goal: Goal | None = None
 
     def __post_init__(self) -> None:
         """A sweep before its first trial has the columns of all others, so that nobody need ask whether it has any."""
@@ -82,12 +85,22 @@ class Sweep:
             object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
 
     @property
-    def sign(self) -> float:
-        """What the first objective and the watched metric are multiplied by to be minimised.
-
-        -1 if it is maximised.
-        """
+    def objective_sign(self) -> float:
+        """What the first objective is multiplied by to be minimised: 1, or -1 if it is maximised."""
         return -1.0 if self.directions[0] == "maximize" else 1.0
+
+    @property
+    def metric_sign(self) -> float:
+        """What the watched metric is multiplied by to be minimised: 1, or -1 if it is maximised.
+
+        Not the objective's: a sweep may maximise an accuracy and watch a loss.
+        """
+        return float(self.watched.sign)
+
+    @property
+    def watched(self) -> Metric:
+        """The watched metric and its goal."""
+        return choose_metric(self.metric, self.metric_goal, self.directions, None)[0]
 
     def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
         """One metric of one trial (default.
@@ -118,7 +131,7 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
     metric: what is watched in other tools' runs; left out, it is the one metric called `loss` or,
     without it, the only one with `loss` in its name, or the only one there is. direction: minimize
     or maximize; left out, the metric's name says it
-    (`iolaus.analysis.data.importers.names_a_score`). A sweep's folder knows its own. Of other
+    (`iolaus.sweeps.metric.infer_goal`). A sweep's folder knows its own. Of other
     tools' runs those that never reported the watched metric are left out. One whose last value of
     it is not finite has diverged: its state is pruned and it has no objective. Raises
     FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what
@@ -196,7 +209,12 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
         **missing, **others, **decided
     )
     return Sweep(
-        source.stem, metric, (direction,), trials.sort_index(), curves.reset_index(drop=True)
+        source.stem,
+        metric,
+        (direction,),
+        trials.sort_index(),
+        curves.reset_index(drop=True),
+        metric_goal=cast(Goal, direction),
     )
 
 
@@ -215,10 +233,9 @@ def _loss_of(metrics: list[str], source: Path) -> str:
 
 
 def _direction_of(metric: str, source: Path) -> str:
-    if names_a_loss(metric):
-        return "minimize"
-    if names_a_score(metric):
-        return "maximize"
+    goal = infer_goal(metric)
+    if goal is not None:
+        return goal
     raise ValueError(
         f"is {metric} of {source} better when it is lower or higher? give --direction minimize or --direction maximize "
         "(load(..., direction=NAME))"
@@ -251,6 +268,7 @@ def _load_sweep(folder: Path) -> Sweep:
             Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
         ),
         space=study.user_attrs.get("search_space", {}),
+        metric_goal=about.get("metric_goal"),
     )
 
 

@@ -49,10 +49,9 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
     is drawn at random: what a fixed setting needs besides, such as the threshold of a clipping it
     did not have, is taken from the best trial that has it.
     """
-    sign = sweep.sign
     problems = diagnosis[diagnosis["fix"].map(len) > 0]
     order = (
-        (sign * sweep.trials["best"].reindex(problems.index).astype(float))
+        (sweep.metric_sign * sweep.trials["best"].reindex(problems.index).astype(float))
         .sort_values(kind="stable")
         .index
     )
@@ -199,12 +198,11 @@ def _range(signature: Mapping[str, Any]) -> str:
 
 def _of_best(sweep: Sweep, key: str) -> Any:
     """The value of a parameter in the best trial that has it."""
-    sign = sweep.sign
     column = f"params.{key}"
     if column not in sweep.trials:
         return None
     having = sweep.trials[sweep.trials[column].notna() & sweep.trials["final"].notna()]
-    return having[column].iloc[int((sign * having["final"]).argmin())] if len(having) else None
+    return having[column].iloc[int((sweep.metric_sign * having["final"]).argmin())] if len(having) else None
 
 
 def _command(sweep: Sweep, values: Mapping[str, Any]) -> str:

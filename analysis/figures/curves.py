@@ -115,7 +115,7 @@ def draw_curves(
     last = max(curve[-1, 0] for curve in raw.values())
     ax.set_xlim(0, max(last, 1) * 1.01)
     ax.xaxis.set_major_formatter(STEPS)
-    is_rising = metric == sweep.metric and sweep.directions[0] == "maximize"
+    is_rising = metric == sweep.metric and sweep.metric_sign < 0
     ax.legend(
         handles=handles, loc="lower right" if is_rising else "best", **LEGEND
     )  # not over the ends of the best

@@ -125,10 +125,9 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     from iolaus.analysis.data.sweep import load, open_study
 
     sweep = load(folder)
-    sign = -1.0 if sweep.directions == ("maximize",) else 1.0
     rows = sweep.curves.drop_duplicates(["trial", "step", "metric"], keep="last")
     watched = rows.loc[rows["metric"] == sweep.metric, ["trial", "step", "value"]]
-    frame = watched.assign(loss=sign * watched["value"])
+    frame = watched.assign(loss=sweep.metric_sign * watched["value"])
     intervened = set(rows.loc[rows["metric"].str.startswith(INTERVENTION), "trial"])
     states = sweep.trials["state"]
     plans = {
