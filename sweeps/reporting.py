@@ -20,17 +20,21 @@ from typing import Any, SupportsFloat, SupportsIndex
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
 # Curves have the metric intervention/ACTION, with the factor as its value, where an intervention
-# was taken.
-INTERVENTION = "intervention"
+# was taken. A user's metrics may begin the same way; they mean nothing to us.
+INTERVENTION_METRICS = tuple(f"intervention/{action}" for action in Intervention.ACTIONS)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One report: optimizer updates made (from 0), seconds since the trial began, and the metrics' values."""
+    """One report: optimizer updates made (from 0), seconds since the trial began, metrics' values.
+
+    is_intervention: whether it is no report of the task, but says that an intervention was taken.
+    """
 
     step: int
     seconds: float
     metrics: Mapping[str, float]
+    is_intervention: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +113,9 @@ class Reporter:
         with self._lock:
             intervention, self._intervention = self._intervention, None
             if intervention is not None:
-                metrics = {f"{INTERVENTION}/{intervention.action}": intervention.factor}
-                self._rows.append(Row(self._last_step, self._clock() - self._start_s, metrics))
+                metrics = {f"intervention/{intervention.action}": intervention.factor}
+                seconds = self._clock() - self._start_s
+                self._rows.append(Row(self._last_step, seconds, metrics, is_intervention=True))
         return intervention
 
     def report(self, step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> None:

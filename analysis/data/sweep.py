@@ -23,7 +23,12 @@ from iolaus.analysis.data.importers import read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep
-from iolaus.sweeps.study.record import broken_constraints, was_interrupted
+from iolaus.sweeps.study.record import (
+    broken_constraints,
+    leader_of,
+    record_of,
+    was_interrupted,
+)
 
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -324,33 +329,33 @@ def open_study(folder: Path) -> optuna.Study:
 
 
 def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:
-    run = trial.user_attrs.get("run", {})
-    session = run.get("session")
+    record = record_of(trial)
+    run, verdict, session = record.run, record.verdict, record.run.session
     values = trial.values if trial.values and trial.state is TrialState.COMPLETE else []
     code = sessions[session]["code"] if session is not None and session < len(sessions) else {}
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
-        "why": trial.user_attrs.get("why", ""),
-        "steps": trial.user_attrs.get("steps"),
-        "seconds": run.get("seconds"),
-        "best": run.get("best", float("nan")),
-        "final": run.get("final", float("nan")),
+        "why": record.why,
+        "steps": record.steps,
+        "seconds": run.seconds,
+        "best": float("nan") if run.best is None else run.best,
+        "final": float("nan") if run.final is None else run.final,
         "objective": values[0] if values else float("nan"),
         **{f"objective_{i}": value for i, value in enumerate(values[1:], start=2)},
-        "seed": trial.user_attrs.get("seed", float("nan")),
-        "setting": trial.user_attrs.get("repeat_of", trial.number),
+        "seed": float("nan") if record.seed is None else record.seed,
+        "setting": leader_of(trial),
         "infeasible": ", ".join(broken_constraints(trial)),
         "code": f"{(code.get('commit') or '')[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
-        **{
-            name: trial.user_attrs.get(name)
-            for name in ("n_steps", "lr_plan", "verdict_step", "held_out_step")
-        },
-        "verdict": trial.user_attrs.get("verdict", ""),
-        "verdict_rule": trial.user_attrs.get("verdict_rule", ""),
-        "slot": run.get("slot"),
+        "n_steps": record.plan.n_steps,
+        "lr_plan": [list(corner) for corner in record.plan.lr] or None,
+        "verdict_step": None if verdict is None else verdict.step,
+        "held_out_step": record.held_out_step,
+        "verdict": "" if verdict is None else verdict.reason,
+        "verdict_rule": "" if verdict is None else verdict.rule,
+        "slot": run.slot,
         "started_s": trial.datetime_start,
-        "device_seconds": run.get("seconds"),
-        "folder": run.get("folder", ""),
+        "device_seconds": run.seconds,
+        "folder": run.folder,
         **{f"params.{key}": value for key, value in trial.params.items()},
     }

@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, json_to_distribution
 from iolaus.analysis.data.sweep import Sweep, open_study, own_command
 from iolaus.analysis.diagnosis.fixes import as_text
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.sweeps.study.record import counts_as_run
+from iolaus.sweeps.study.record import TrialRecord, counts_as_run, is_repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
     }
     new = [trial for trial in trials if trial.params and _same(trial.params) not in queued]
     for trial in new:
-        study.enqueue_trial(dict(trial.params), user_attrs={"fix_of": trial.fixes[0]})
+        study.enqueue_trial(dict(trial.params), user_attrs=TrialRecord(fix_of=trial.fixes[0]).to_attrs())
     return new
 
 
@@ -117,7 +117,7 @@ def continuing(folder: Path, sweep: Sweep) -> str:
     """The sweep's own command, reaching far enough to run what is queued; "" if it is not known."""
     trials = open_study(folder).get_trials(deepcopy=False)
     n_trials = sum(
-        "repeat_of" not in t.user_attrs and (counts_as_run(t) or t.state.name == "WAITING")
+        not is_repeat(t) and (counts_as_run(t) or t.state.name == "WAITING")
         for t in trials
     )
     command = own_command(sweep.provenance)

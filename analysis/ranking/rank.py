@@ -309,7 +309,10 @@ def objective_source(
             .sort_values("step", kind="stable")
             .groupby("trial")["value"]
         )
-        for kind, values in (("final", own.last()), ("best", own.max() if is_largest else own.min())):
+        for kind, values in (
+            ("final", own.last()),
+            ("best", own.max() if is_largest else own.min()),
+        ):
             objective = done["objective"].astype(float)
             same = np.isclose(values.reindex(done.index), objective, rtol=1e-5, atol=0.0)
             if same.mean() >= SAME_SHARE:

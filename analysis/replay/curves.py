@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from iolaus.sweeps.pruners.verdicts import plan_of
-from iolaus.sweeps.reporting import INTERVENTION
+from iolaus.sweeps.reporting import INTERVENTION_METRICS
 from iolaus.sweeps.signals import Array
 from iolaus.sweeps.types import Plan
 
@@ -128,7 +128,7 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     rows = sweep.curves.drop_duplicates(["trial", "step", "metric"], keep="last")
     watched = rows.loc[rows["metric"] == sweep.metric, ["trial", "step", "value"]]
     frame = watched.assign(loss=sweep.metric_sign * watched["value"])
-    intervened = set(rows.loc[rows["metric"].str.startswith(INTERVENTION), "trial"])
+    intervened = set(rows.loc[rows["metric"].isin(INTERVENTION_METRICS), "trial"])
     states = sweep.trials["state"]
     plans = {
         trial.number: plan_of(trial) for trial in open_study(folder).get_trials(deepcopy=False)

@@ -112,7 +112,12 @@ class IolausSweeperConf:
     stall_factor: float = 0.3
     n_interventions: int = 2
     metric: str = "loss"
+    metric_goal: str | None = None
     objective: str | None = None
+    # Old names, read for one release more: lint, holdout_fraction and n_interventions.
+    audit: str | None = None
+    audit_fraction: float | None = None
+    n_remedies: int | None = None
     report: str | None = "iolaus.analysis.report.report.write_report"
 
 

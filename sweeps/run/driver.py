@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError
-from iolaus.sweeps.reporting import INTERVENTION
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run.fork_server import ForkServer, Worker, drain, wait
 from iolaus.sweeps.run.job import OUTPUT_FILE
@@ -29,6 +28,7 @@ from iolaus.sweeps.run.messages import (
     WorkerSpec,
 )
 from iolaus.sweeps.search.space import Space
+from iolaus.sweeps.study.record import Run
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Verdict
 
@@ -240,7 +240,7 @@ class Driver:
                 self._watcher.planned(trial, batch.plan.n_steps)
         self._curves.add(trial, batch.rows)
         for row in batch.rows:
-            if any(name.startswith(f"{INTERVENTION}/") for name in row.metrics):
+            if row.is_intervention:
                 self._study.intervened(trial, row.step)
                 continue
             value = row.metrics.get(self._metric)
@@ -266,7 +266,7 @@ class Driver:
             self._objective is None and not outcome.values and n == 1
         ):
             value = curve.final if self._objective == "final" else curve.best
-            values = [value] if curve.final_step >= 0 else []
+            values = [value] if curve.final_step >= 0 and not self._opposed() else []
         else:
             values = list(outcome.values)
         if len(values) == n:
@@ -275,6 +275,11 @@ class Driver:
             Ending.FAILED, reason=self._no_objective(trial, outcome, n), returned=outcome.returned
         )
 
+    def _opposed(self) -> bool:
+        """Whether the one objective goes another way than the watched metric."""
+        is_single = len(self._study.study.directions) == 1
+        return is_single and self._study.objective_sign != self._study.metric.sign
+
     def _no_objective(self, trial: int, outcome: Outcome, n: int) -> str:
         reported = sorted(self._others.get(trial, ()))
         hint = (
@@ -282,6 +287,14 @@ class Driver:
             if reported
             else ""
         )
+        if self._opposed() and not outcome.values and self._study.watched(trial).final_step >= 0:
+            metric, direction = self._study.metric, self._study.study.direction.name.lower()
+            return (
+                f"the task returned {outcome.returned!r}, and the best {metric.name} cannot be the "
+                f"objective: it is better when it is {metric.way}, and hydra.sweeper.direction="
+                f"{direction}; return what is to be {direction}d, or set the direction or "
+                "hydra.sweeper.metric_goal"
+            )
         if self._objective in ("best", "final"):
             return f"the task never reported {self._metric!r}, whose {self._objective} value is the objective{hint}"
         returned = (
@@ -298,12 +311,12 @@ class Driver:
         inside = folder.is_relative_to(
             self._sweep_dir
         )  # kept relative: a copied sweep still finds its trials
-        run = {
-            "folder": str(folder.relative_to(self._sweep_dir) if inside else folder),
-            "slot": slot,
-            "session": self._session,
-            "seconds": round(self._clock() - started_s, 3),
-        }
+        run = Run(
+            folder=str(folder.relative_to(self._sweep_dir) if inside else folder),
+            slot=slot,
+            session=self._session,
+            seconds=round(self._clock() - started_s, 3),
+        )
         self._study.tell(trial, outcome, run, log=str(folder / OUTPUT_FILE))
         if (
             self._n_told == 0

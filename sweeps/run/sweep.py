@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import importlib
 import logging
@@ -24,6 +25,7 @@ from rich.console import Console
 
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import BadInputError, SweepFailedError
+from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import provenance
 from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.factories import function_named, make, make_plans, make_pruner, make_sampler
@@ -40,7 +42,7 @@ from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory, open_backend
 from iolaus.sweeps.study.folder import STUDY_FILE, SWEEP_FILE
 from iolaus.sweeps.study.live_storage import LiveStorage
-from iolaus.sweeps.study.opening import open_study
+from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import SweepStudy
 
@@ -70,6 +72,9 @@ def run_sweep(
     sampler = make_sampler(settings.sampler, space)
     pruner = make_pruner(settings.pruner, len(settings.directions), settings.holdout_fraction)
     plans = make_plans(settings, space, config)
+    metric, note = choose_metric(
+        settings.metric, settings.metric_goal, settings.directions, settings.objective
+    )
     lint = function_named("lint", settings.lint) if settings.lint else None
     in_lanes_by = settings.lane_runner if settings.lanes != 1 else None
     lane_runner = function_named("lane_runner", in_lanes_by) if in_lanes_by else None
@@ -104,13 +109,15 @@ def run_sweep(
                 "cut off when the sweep died, their settings are queued again: trials %s", numbers
             )
         study = SweepStudy(
-            optuna_study, storage, space, plans, _driver_name() if is_shared else None
+            optuna_study, storage, space, plans, metric, _driver_name() if is_shared else None
         )
         console = _console()
         if study.n_to_ask == 0:
             _say_reached(console, optuna_study, settings, plans.n_trials)
             return []
-        session = _record(optuna_study, settings, config, sweep_dir, gpus)
+        session = _record(optuna_study, settings, metric, config, sweep_dir, gpus)
+        if note:
+            log.info("%s", note)
         progress = Progress(
             console,
             max(
@@ -118,7 +125,7 @@ def run_sweep(
             ),  # more may be queued than n_trials asks for
             max(plans.n_trials * plans.n_repeats - study.n_to_ask, 0),
             len(slots),
-            study.sign,
+            study.objective_sign,
             settings.metric,
             time.monotonic,
         )
@@ -250,6 +257,7 @@ def _driver_is_alive(driver: str) -> bool:
 def _record(
     study: optuna.Study,
     settings: Settings,
+    metric: Metric,
     config: DictConfig,
     sweep_dir: Path,
     gpus: Sequence[str],
@@ -271,11 +279,13 @@ def _record(
         )
     study.set_user_attr("provenance", [*before, session])
     study.set_user_attr("config", OmegaConf.to_yaml(config))
+    study.set_user_attr(METRIC_ATTR, dataclasses.asdict(metric))
     content = {
         "study_name": study.study_name,
         "storage": settings.storage if isinstance(settings.storage, str) else None,
         "directions": settings.directions,
-        "metric": settings.metric,
+        "metric": metric.name,
+        "metric_goal": metric.goal,
         "objective": settings.objective,
         "n_trials": settings.n_trials,
         "sweeper": OmegaConf.to_container(config.hydra.sweeper),

@@ -6,14 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.search.space import Space, signature
 from iolaus.sweeps.study.live_storage import LiveStorage
 
+__all__ = ["METRIC_ATTR", "judged_by", "open_study"]
+
+# The study's user attribute of the watched metric: {"name": ..., "goal": ...}.
+METRIC_ATTR = "metric"
+
 
 class _Study(optuna.Study):
-    """A study that notes when its sampler has nothing left, which Optuna reports only inside `optimize`."""
+    """A study that notes when its sampler has nothing left.
+
+    Optuna reports that only inside `optimize`.
+    """
 
     exhausted = False
 
@@ -42,6 +52,30 @@ def open_study(
     else:
         _refuse_other_study(storage, names[name], directions, space)
     return _Study(name, storage, sampler=sampler, pruner=pruner)
+
+
+class _JudgedStorage:
+    """A study's storage, but that its one direction is the watched metric's goal."""
+
+    def __init__(self, storage: LiveStorage, metric: Metric) -> None:
+        self._storage, self._directions = storage, [StudyDirection[metric.goal.upper()]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """See optuna.storages.BaseStorage."""
+        return self._directions
+
+
+def judged_by(metric: Metric, study: optuna.Study, storage: LiveStorage) -> optuna.Study:
+    """A view of a study for pruners, which judge the watched metric and not the objectives.
+
+    Its trials and attributes are the study's own; its one direction is the metric's goal. That is
+    in its storage too: Hyperband makes studies of its own from that.
+    """
+    seen: Any = _JudgedStorage(storage, metric)
+    return optuna.Study(study.study_name, seen, sampler=study.sampler, pruner=study.pruner)
 
 
 def _refuse_other_study(

@@ -19,17 +19,20 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.run.sweep import _driver_is_alive, _driver_name
 from iolaus.sweeps.search.space import Space, parse_space
 from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
+from iolaus.sweeps.study.record import Run
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
 from iolaus.sweeps.study.watched import N_VALUES_KEPT, WatchedCurve
 from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
 
-RUN = {"folder": "trials/0", "slot": 0, "session": 0, "seconds": 1.0}
+RUN = Run(folder="trials/0", slot=0, session=0, seconds=1.0)
+LOSS, SCORE = Metric("loss"), Metric("score", "maximize")
 
 losses = st.floats() | st.floats(-10, 10)
 
@@ -39,7 +42,7 @@ def test_best_and_final_are_what_a_look_at_the_curve_says(curve: list[float], si
     """Best is the first best finite value in the study's direction, final the last value, whatever
     is in between.
     """
-    watched = WatchedCurve(sign)
+    watched = WatchedCurve(LOSS if sign > 0 else SCORE)
     for step, value in enumerate(curve):
         watched.add(step, value)
     finite = [(sign * value, step) for step, value in enumerate(curve) if math.isfinite(value)]
@@ -56,7 +59,7 @@ def test_a_planned_trial_keeps_a_bounded_number_of_values(n_steps: int, every: i
     """Over its planned length a trial keeps all of few reports, or about 100 of many, spread over
     all of it.
     """
-    watched = WatchedCurve(1, n_steps)
+    watched = WatchedCurve(LOSS, n_steps)
     reported = list(range(0, n_steps, every))
     kept = [step for step in reported if watched.add(step, 1.0)]
     assert len(kept) <= N_VALUES_KEPT + 1
@@ -68,7 +71,7 @@ def test_a_planned_trial_keeps_a_bounded_number_of_values(n_steps: int, every: i
 @given(length=st.integers(1, 100_000), every=st.integers(1, 1000))
 def test_a_trial_without_a_plan_keeps_a_bounded_number_too(length: int, every: int) -> None:
     """Every one of the first 30 reports, and then so few that 200 are enough for any length."""
-    watched = WatchedCurve(1)
+    watched = WatchedCurve(LOSS)
     kept = [watched.add(step, 1.0) for step in range(0, length * every, every)]
     assert all(kept[:30])
     assert sum(kept) <= 200
@@ -83,7 +86,7 @@ def test_trials_are_kept_at_the_same_steps(
     """Which reports are kept does not depend on their values: pruners find peers at every step they
     look at.
     """
-    a, b = WatchedCurve(1, n_steps), WatchedCurve(1, n_steps)
+    a, b = WatchedCurve(LOSS, n_steps), WatchedCurve(LOSS, n_steps)
     for step in range(0, 500, every):
         assert a.add(step, first) == b.add(step, second)
 
@@ -111,6 +114,7 @@ def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[...
         lines: tuple[str, ...] = ("x=interval(0.0, 1.0)", "c=choice(a, b)"),
         directions: tuple[str, ...] = ("minimize",),
         pruner: optuna.pruners.BasePruner | None = None,
+        metric: Metric = LOSS,
         **plans: Any,
     ) -> SweepStudy:
         space = read_space(*lines)
@@ -118,7 +122,7 @@ def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[...
         opened = open_study(
             storage, "s", directions, sampler, pruner or optuna.pruners.NopPruner(), space
         )
-        return SweepStudy(opened, storage, space, Plans(n_trials, **plans), _driver_name())
+        return SweepStudy(opened, storage, space, Plans(n_trials, **plans), metric, _driver_name())
 
     return made
 
@@ -160,7 +164,10 @@ def test_each_ending_is_recorded_with_its_reason(
     assert trial.user_attrs["why"].startswith(outcome.ending)
     assert outcome.reason in trial.user_attrs["why"]
     assert trial.user_attrs["steps"] == 401
-    assert trial.user_attrs["run"] == {**RUN, "best": 1.0, "best_step": 400, "final": 2.0}
+    assert trial.user_attrs["run"] == {
+        **{"folder": "trials/0", "slot": 0, "session": 0, "seconds": 1.0},
+        **{"best": 1.0, "best_step": 400, "final": 2.0},
+    }
     assert ("log" in trial.user_attrs) == (outcome.ending is Ending.FAILED)
     assert trial.intermediate_values == {0: 3.0, 400: 1.0, 401: 2.0}  # the last one is always there
     assert (trial.user_attrs["n_steps"], trial.user_attrs["lr_plan"]) == (
@@ -209,7 +216,7 @@ def test_n_trials_is_the_total(make: Callable[..., SweepStudy], direction: str) 
     total.
     """
     study = make(5, directions=(direction,))
-    assert study.sign == (1 if direction == "minimize" else -1)
+    assert study.objective_sign == (1 if direction == "minimize" else -1)
     for i, outcome in enumerate(endings):
         assert study.n_missing == 5 - i
         run_one(study, outcome)
