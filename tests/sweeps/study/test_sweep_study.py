@@ -25,11 +25,11 @@ from iolaus.sweeps.search.space import Space, parse_space
 from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
-from iolaus.sweeps.study.record import Run
+from iolaus.sweeps.study.record import Run, record_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
 from iolaus.sweeps.study.watched import N_VALUES_KEPT, WatchedCurve
-from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Finding, Outcome, Plan, Verdict
 
 RUN = Run(folder="trials/0", slot=0, session=0, seconds=1.0)
 LOSS, SCORE = Metric("loss"), Metric("score", "maximize")
@@ -404,3 +404,58 @@ def test_with_several_objectives_values_are_told_together(make: Callable[..., Sw
     study.tell(proposal.trial, Outcome(Ending.COMPLETED, values=(1.0, 2.0)), RUN, log="")
     assert study.study.trials[0].values == [1.0, 2.0]
     assert study.study.trials[0].intermediate_values == {1: 0.25}
+
+
+def test_a_duplicate_takes_over_result_and_constraints(make: Callable[..., SweepStudy]) -> None:
+    """A setting that a lint ruled out is not run again, and its twin breaks the same constraint."""
+    study = make(3, lines=("c=choice(a, b)",))
+    study.study.enqueue_trial({"c": "a"})
+    finding = Finding("memory", 0, "needs 90 GB", "infeasible", 2.5)
+    outcome = Outcome(Ending.INFEASIBLE, reason="needs 90 GB", findings=(finding,))
+    first = run_one(study, outcome)
+    study.study.enqueue_trial({"c": "a"})
+    study.study.enqueue_trial({"c": "b"})
+    assert study.ask() is not None
+    ((twin, before),) = study.take_duplicates()
+    assert before == first
+    trials = study.study.trials
+    assert trials[twin].constraints == trials[first].constraints == {"memory": 2.5}
+    record = record_of(trials[twin])
+    assert (record.ending, record.duplicate_of) == (Ending.DUPLICATE, first)
+
+
+@pytest.mark.parametrize("goal", ["minimize", "maximize"])
+@pytest.mark.parametrize(
+    "directions", [("minimize",), ("maximize",), ("maximize", "minimize"), ("minimize", "minimize")]
+)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        optuna.pruners.MedianPruner(n_startup_trials=1),
+        optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+        optuna.pruners.HyperbandPruner(min_resource=1, max_resource=3),
+    ],
+    ids=lambda pruner: type(pruner).__name__,
+)
+def test_pruners_judge_the_metric_and_not_the_objectives(
+    make: Callable[..., SweepStudy],
+    directions: tuple[str, ...],
+    goal: Any,
+    pruner: optuna.pruners.BasePruner,
+) -> None:
+    """Of a good and a bad curve only the bad one is ended, whatever the study's directions are."""
+    metric = Metric("m", goal)
+    study = make(9, directions=directions, pruner=pruner, metric=metric)
+    for level in (1.0, 2.0, 3.0, 4.0, 0.5, 5.0, 0.25, 6.0):
+        proposal = study.ask()
+        assert proposal is not None
+        steps = range(1, 12)
+        said = [study.report(proposal.trial, n, metric.sign * (level + n / 100)) for n in steps]
+        if level < 1.0:
+            assert not any(said)
+        if level > 4.0:
+            assert any(said)
+        values = [0.0] * len(directions)
+        study.tell(proposal.trial, Outcome(Ending.COMPLETED, values=tuple(values)), RUN, log="")
+    assert study.study.trials[0].intermediate_values[1] == metric.sign * 1.01
