@@ -83,6 +83,7 @@ def test_names_of_ours_in_a_users_metrics_are_metrics(sweep, tmp_path):
 def test_an_objective_that_is_the_metric_goes_its_way(sweep):
     """Asked for the highest of a loss, a sweep refuses before it runs; metric_goal settles it."""
     asked = (
+        "hydra/sweeper/sampler=grid",
         "x=choice(0.5, 1.0)",
         "hydra.sweeper.objective=best",
         "hydra.sweeper.direction=maximize",
@@ -100,7 +101,7 @@ def test_an_objective_that_is_the_metric_goes_its_way(sweep):
 
 
 def test_a_best_loss_is_no_objective_to_maximise(sweep):
-    """Without a returned value such a trial fails and says why; at the start a line warned of it."""
+    """Without a returned value such a trial fails and says why; a line warned of it."""
     done, study = sweep(
         "x=choice(1.0)", "returns=nothing", "hydra.sweeper.direction=maximize",
         "hydra.sweeper.n_trials=1",
@@ -149,6 +150,6 @@ def test_old_names_of_options_still_work_and_say_the_new_ones(sweep):
     done, _ = sweep("x=choice(1.0)", list(old)[2])
     assert list(old.values())[2] in done.stdout + done.stderr
     assert "hydra.sweeper.lint=math.nothing" in done.stderr
-    done, _ = sweep("x=choice(1.0)", list(old)[0], "hydra.sweeper.holdout_fraction=0.5")
+    done, _ = sweep("x=choice(1.0)", next(iter(old)), "hydra.sweeper.holdout_fraction=0.5")
     assert done.returncode != 0
     assert "audit_fraction=0.25 is the old name of hydra.sweeper.holdout_fraction" in done.stderr

@@ -30,6 +30,8 @@ from iolaus.sweeps.study.record import (
     was_interrupted,
 )
 
+__all__ = ["Sweep", "is_sweep", "load", "open_study", "own_command"]
+
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
     **dict.fromkeys(
@@ -51,8 +53,8 @@ TRIAL_COLUMNS = {
 class Sweep:
     """What a sweep left behind, or has so far.
 
-    name: of the study. metric: the watched one, whose own goal is metric_goal (None for what its name
-        or else the objective says). directions: one per objective.
+    name: of the study. metric: the watched one, whose own goal is metric_goal (None for what its
+        name or else the objective says). directions: one per objective.
     trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case),
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
@@ -84,14 +86,17 @@ class Sweep:
     metric_goal: Goal | None = None
 
     def __post_init__(self) -> None:
-        """A sweep before its first trial has the columns of all others, so that nobody need ask whether it has any."""
+        """A sweep before its first trial has the columns of all others.
+
+        So that nobody need ask whether it has any.
+        """
         if "state" not in self.trials:
             columns = {name: pd.Series(dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()}
             object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
 
     @property
     def objective_sign(self) -> float:
-        """What the first objective is multiplied by to be minimised: 1, or -1 if it is maximised."""
+        """What the first objective is multiplied by to be minimised: 1, or -1."""
         return -1.0 if self.directions[0] == "maximize" else 1.0
 
     @property
@@ -122,7 +127,10 @@ class Sweep:
         states = ", ".join(
             f"{n} {state}" for state, n in self.trials["state"].value_counts().items()
         )
-        what = f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, {', '.join(self.directions)}"
+        what = (
+            f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, "
+            f"{', '.join(self.directions)}"
+        )
         table = self.trials.drop(columns="folder", errors="ignore")
         return f"<p>{html.escape(what)}</p>" + table.to_html(
             max_rows=20, na_rep="", float_format="{:.4g}".format
@@ -155,7 +163,8 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
         )
         own = f"{sweep.directions[0]}s {sweep.metric}"
         raise ValueError(
-            f"{source} is a sweep that {own}; asked was {asked}: leave --metric and --direction away"
+            f"{source} is a sweep that {own}; asked was {asked}: "
+            "leave --metric and --direction away"
         )
     return sweep
 
@@ -166,7 +175,10 @@ def is_sweep(source: Path) -> bool:
 
 
 def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep:
-    """Runs of another tool; each is its own setting unless a column says so, and complete unless it ended early."""
+    """Runs of another tool.
+
+    Each is its own setting unless a column says so, and complete unless it ended early.
+    """
     about, curves = read_runs(source)
     known = list(curves["metric"].unique())
     metric = metric or _loss_of(known, source)
@@ -242,8 +254,8 @@ def _direction_of(metric: str, source: Path) -> str:
     if goal is not None:
         return goal
     raise ValueError(
-        f"is {metric} of {source} better when it is lower or higher? give --direction minimize or --direction maximize "
-        "(load(..., direction=NAME))"
+        f"is {metric} of {source} better when it is lower or higher? "
+        "give --direction minimize or --direction maximize (load(..., direction=NAME))"
     )
 
 
@@ -346,7 +358,8 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "seed": float("nan") if record.seed is None else record.seed,
         "setting": leader_of(trial),
         "infeasible": ", ".join(broken_constraints(trial)),
-        "code": f"{(code.get('commit') or '')[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
+        "code": (code.get("commit") or "")[:10]
+        + (f"+{code['difference']}" if code.get("dirty") else ""),
         "n_steps": record.plan.n_steps,
         "lr_plan": [list(corner) for corner in record.plan.lr] or None,
         "verdict_step": None if verdict is None else verdict.step,

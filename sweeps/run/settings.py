@@ -27,7 +27,8 @@ OBJECTIVES = (None, "best", "final", "return")
 class Settings:
     """The sweeper's options but for the search space.
 
-    That is `params` and `when`, see `iolaus.sweeps.search.branches.searched`. Names and meanings are those of the official Optuna sweeper where it has them.
+    That is `params` and `when`, see `iolaus.sweeps.search.branches.searched`. Names and
+    meanings are those of the official Optuna sweeper where it has them.
 
     sampler, pruner: configs with `_target_`. direction: "minimize", "maximize", or a list of them.
     storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for
@@ -46,9 +47,10 @@ class Settings:
     stall_factor: for the learning rate each time.
     holdout_fraction: share of the trials the pruner would end that run on, to count how often it is
     wrong.
-    metric: the watched metric. metric_goal: "minimize" or "maximize" it, None for what its name says
-    or else the direction (`iolaus.sweeps.metric.choose_metric`). objective: see OBJECTIVES. report: dotted name of a function that is
-    given the sweep's folder at the end and returns what it made (paths), or None for no report.
+    metric: the watched metric. metric_goal: "minimize" or "maximize" it, or None for what its name
+    says, or else the direction (`iolaus.sweeps.metric.choose_metric`). objective: see OBJECTIVES.
+    report: dotted name of a function that is given the sweep's folder at the end and returns what
+    it made (paths), or None for no report.
     """
 
     sampler: Any
@@ -197,7 +199,8 @@ def read_settings(node: DictConfig) -> Settings:
     unknown = sorted(set(options) - names - {"_target_", "_recursive_", "params", "when"})
     if unknown:
         raise BadInputError(
-            f"hydra.sweeper has no option {', '.join(unknown)}; there are {', '.join(sorted(names))}"
+            f"hydra.sweeper has no option {', '.join(unknown)}; "
+            f"there are {', '.join(sorted(names))}"
         )
     given = {name: value for name, value in options.items() if name in names}
     given |= {

@@ -84,8 +84,8 @@ def _refuse_other_study(
     was = [d.name.lower() for d in storage.get_study_directions(known._study_id)]
     if was != list(directions):
         raise BadInputError(
-            f"study {known.study_name!r} exists with direction={_shown(was)}, asked for {_shown(directions)}; "
-            "choose another hydra.sweeper.study_name, or the direction it has"
+            f"study {known.study_name!r} exists with direction={_shown(was)}, "
+            f"asked for {_shown(directions)}; choose another hydra.sweeper.study_name, or the direction it has"
         )
     asked, kept = space.signature(), known.user_attrs.get("search_space")
     if kept is None:  # made by another tool: its last trial shows what it searches
@@ -114,4 +114,5 @@ def _dimension(kept: Mapping[str, Any] | None) -> str:
     if "choices" in values:
         return f"choice({', '.join(map(str, values['choices']))})"
     log = "log " if values.get("log") else ""
-    return f"{log}{kept['name'].removesuffix('Distribution').lower()} {values['low']} to {values['high']}"
+    kind = kept["name"].removesuffix("Distribution").lower()
+    return f"{log}{kind} {values['low']} to {values['high']}"

@@ -1,4 +1,4 @@
-"""Reports a loss that falls further the larger x is, and returns an accuracy, or what `returns` says."""
+"""Reports a loss that falls further the larger x is; returns an accuracy, or as `returns` says."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What a trial leaves in the study comes back as it was, and what others leave there does no harm."""
+"""What a trial leaves in the study comes back as it was; what others leave there does no harm."""
 
 import json
 import math
