@@ -21,8 +21,9 @@ UNSET = "???"
 SAMPLERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tpe": (
         "TPESampler",
-        "consider_prior prior_weight consider_magic_clip consider_endpoints n_startup_trials n_ei_candidates "
-        "gamma weights seed multivariate group warn_independent_sampling constant_liar constraints_func",
+        "consider_prior prior_weight consider_magic_clip consider_endpoints n_startup_trials "
+        "n_ei_candidates gamma weights seed multivariate group warn_independent_sampling "
+        "constant_liar constraints_func",
         {},
     ),
     "random": ("RandomSampler", "seed", {}),
@@ -30,13 +31,15 @@ SAMPLERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "cmaes": (
         "CmaEsSampler",
         "x0 sigma0 n_startup_trials independent_sampler warn_independent_sampling seed "
-        "consider_pruned_trials restart_strategy popsize inc_popsize use_separable_cma with_margin lr_adapt source_trials",
+        "consider_pruned_trials restart_strategy popsize inc_popsize use_separable_cma with_margin "
+        "lr_adapt source_trials",
         {},
     ),
     "nsgaii": (
         "NSGAIISampler",
         "population_size mutation mutation_prob crossover crossover_prob swapping_prob seed "
-        "constraints_func elite_population_selection_strategy child_generation_strategy after_trial_strategy",
+        "constraints_func elite_population_selection_strategy "
+        "child_generation_strategy after_trial_strategy",
         {},
     ),
     "qmc": (

@@ -63,7 +63,7 @@ class _JudgedStorage:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:  # noqa: ARG002
         """See optuna.storages.BaseStorage."""
         return self._directions
 
@@ -85,7 +85,8 @@ def _refuse_other_study(
     if was != list(directions):
         raise BadInputError(
             f"study {known.study_name!r} exists with direction={_shown(was)}, "
-            f"asked for {_shown(directions)}; choose another hydra.sweeper.study_name, or the direction it has"
+            f"asked for {_shown(directions)}; choose another "
+            "hydra.sweeper.study_name, or the direction it has"
         )
     asked, kept = space.signature(), known.user_attrs.get("search_space")
     if kept is None:  # made by another tool: its last trial shows what it searches

@@ -8,13 +8,80 @@ from hypothesis import strategies as st
 
 from iolaus.sweeps.metric import Metric, choose_metric, infer_goal
 
-DOWN = """loss val_loss valLoss train/CrossEntropy l2loss err top1_err nll ppl Val-PPL mse trainRMSE
-    WER test.cer ter mae regret fid_score brier_score f1_loss accuracy_loss error_rate
-    false_positive_rate     negative_log_likelihood neg_reward kl perplexity""".split()
-UP = """accuracy val_acc ROC_AUC macro/f1 R2 mIoU episode_reward acc@1 mAP mAP50 ndcg@10 F1Score
-    AUROC     return episode_returns bleu rouge dice iou precision recall@5 score log_likelihood elbo
-    neg_log_loss val_neg_log_loss neg_mean_squared_error negative_mae""".split()
-UNKNOWN = "elo speed f10 macro grad_norm lr seconds terminal accurate f12 laplace metric x".split()
+DOWN = [
+    "loss",
+    "val_loss",
+    "valLoss",
+    "train/CrossEntropy",
+    "l2loss",
+    "err",
+    "top1_err",
+    "nll",
+    "ppl",
+    "Val-PPL",
+    "mse",
+    "trainRMSE",
+    "WER",
+    "test.cer",
+    "ter",
+    "mae",
+    "regret",
+    "fid_score",
+    "brier_score",
+    "f1_loss",
+    "accuracy_loss",
+    "error_rate",
+    "false_positive_rate",
+    "negative_log_likelihood",
+    "neg_reward",
+    "kl",
+    "perplexity",
+]
+UP = [
+    "accuracy",
+    "val_acc",
+    "ROC_AUC",
+    "macro/f1",
+    "R2",
+    "mIoU",
+    "episode_reward",
+    "acc@1",
+    "mAP",
+    "mAP50",
+    "ndcg@10",
+    "F1Score",
+    "AUROC",
+    "return",
+    "episode_returns",
+    "bleu",
+    "rouge",
+    "dice",
+    "iou",
+    "precision",
+    "recall@5",
+    "score",
+    "log_likelihood",
+    "elbo",
+    "neg_log_loss",
+    "val_neg_log_loss",
+    "neg_mean_squared_error",
+    "negative_mae",
+]
+UNKNOWN = [
+    "elo",
+    "speed",
+    "f10",
+    "macro",
+    "grad_norm",
+    "lr",
+    "seconds",
+    "terminal",
+    "accurate",
+    "f12",
+    "laplace",
+    "metric",
+    "x",
+]
 
 
 @pytest.mark.parametrize(

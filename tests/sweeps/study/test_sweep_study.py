@@ -165,8 +165,13 @@ def test_each_ending_is_recorded_with_its_reason(
     assert outcome.reason in trial.user_attrs["why"]
     assert trial.user_attrs["steps"] == 401
     assert trial.user_attrs["run"] == {
-        **{"folder": "trials/0", "slot": 0, "session": 0, "seconds": 1.0},
-        **{"best": 1.0, "best_step": 400, "final": 2.0},
+        "folder": "trials/0",
+        "slot": 0,
+        "session": 0,
+        "seconds": 1.0,
+        "best": 1.0,
+        "best_step": 400,
+        "final": 2.0,
     }
     assert ("log" in trial.user_attrs) == (outcome.ending is Ending.FAILED)
     assert trial.intermediate_values == {0: 3.0, 400: 1.0, 401: 2.0}  # the last one is always there
