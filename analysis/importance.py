@@ -160,7 +160,7 @@ def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
         return trials, np.zeros(0)
     own = ~trials["why"].astype(str).str.startswith("duplicate")
     trials = trials[own & trials["state"].isin(["complete", "pruned"])]
-    sign = sweep.sign
+    sign = sweep.objective_sign
     pruned = trials["state"].eq("pruned")
     values = sign * trials["objective"].astype(float).where(~pruned, _reached(sweep, trials))
     values = values.replace([np.inf, -np.inf], np.nan)
@@ -176,8 +176,14 @@ def _varied(trials: pd.DataFrame) -> list[str]:
 
 
 def _reached(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
-    """The last value of each trial of the metric the objective was taken from, else of the watched one; NaN if none."""
+    """The last value of each trial of the metric the objective was taken from, else of the watched one.
+
+    NaN if there is none, or where the watched one goes another way than the objective: a loss says
+    nothing of how an accuracy ranks.
+    """
     source = objective_source(sweep, trials[trials["state"] == "complete"])
+    if source is None and sweep.metric_sign != sweep.objective_sign:
+        return pd.Series(np.nan, trials.index)
     if source is None or source[0] == sweep.metric:
         return trials["final"].astype(float)
     curve = sweep.curves[sweep.curves["metric"] == source[0]].sort_values("step", kind="stable")

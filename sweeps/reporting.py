@@ -20,7 +20,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
 __all__ = [
-    "INTERVENTION",
+    "INTERVENTION_METRICS",
     "Batch",
     "Reporter",
     "Row",
@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 # Curves have the metric intervention/ACTION, with the factor as its value, where an intervention
-# was taken.
-INTERVENTION = "intervention"
+# was taken. A user's metrics may begin the same way; they mean nothing to us.
+INTERVENTION_METRICS = tuple(f"intervention/{action}" for action in Intervention.ACTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,9 @@ class Reporter:
         with self._lock:
             intervention, self._intervention = self._intervention, None
             if intervention is not None:
-                metrics = {f"{INTERVENTION}/{intervention.action}": intervention.factor}
-                self._rows.append(
-                    Row(self._last_step, self._clock() - self._start_s, metrics, True)
-                )
+                metrics = {f"intervention/{intervention.action}": intervention.factor}
+                seconds = self._clock() - self._start_s
+                self._rows.append(Row(self._last_step, seconds, metrics, is_intervention=True))
         return intervention
 
     def report(self, step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> None:

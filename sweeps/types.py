@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
+__all__ = ["Ending", "Finding", "Intervention", "Outcome", "Plan", "Verdict"]
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -27,7 +29,8 @@ class Verdict:
     def __post_init__(self) -> None:
         if not self.reason:
             raise ValueError(
-                f"verdict {self.rule!r} at step {self.step} has no reason: say why the trial was ended"
+                f"verdict {self.rule!r} at step {self.step} has no reason: say why "
+                "the trial was ended"
             )
 
     @property
@@ -80,7 +83,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.n_steps is not None and self.n_steps < 1:
             raise ValueError(
-                f"a plan of {self.n_steps} steps: give at least 1, or None if the length is not known"
+                f"a plan of {self.n_steps} steps: give at least 1, "
+                "or None if the length is not known"
             )
         steps = [step for step, _ in self.lr]
         if steps != sorted(set(steps)):

@@ -89,18 +89,18 @@ REFUSED = {
         [
             X,
             "hydra.sweeper.direction=[minimize,minimize]",
-            "hydra/sweeper/pruner=median",
+            "hydra/sweeper/pruner=wilcoxon",
             "hydra.sweeper.study_name=n",
         ],
-        "MedianPruner judges one objective and there are 2",
+        "WilcoxonPruner compares with the best trial and there are 2 objectives",
         "none",
     ),
     "several objectives, one pruner in a combination": (
         [
             *(X, "hydra.sweeper.direction=[minimize,minimize]", "hydra.sweeper.study_name=n"),
-            "+hydra.sweeper.pruner={_target_:iolaus.sweeps.pruners.AnyOf,pruners:[{_target_:optuna.pruners.MedianPruner}]}",
+            "+hydra.sweeper.pruner={_target_:iolaus.sweeps.pruners.AnyOf,pruners:[{_target_:optuna.pruners.WilcoxonPruner}]}",
         ],
-        "MedianPruner judges one objective and there are 2",
+        "WilcoxonPruner compares with the best trial and there are 2 objectives",
         "none",
     ),
 }

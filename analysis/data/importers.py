@@ -35,32 +35,6 @@ STATES = {
 CURVE_COLUMNS = ["trial", "step", "examples", "seconds", "metric", "value"]
 WANDB_CHART = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<bound>__MIN|__MAX)?$")
 
-# What a metric's name says of its direction; where it says both, as `f1_loss` does, it is a loss.
-LOSS = re.compile(
-    r"loss|error|perplexity|brier|(?<![a-z])(err|nll|ppl|mse|rmse|mae|mape|smape|bpc|bpb|wer|cer|fid|kl|xent)(?![a-z])"
-    r"|cross.?entropy"
-)
-SCORE = re.compile(
-    r"accuracy|precision|recall|reward|score|bleu|rouge|auroc|auprc|dice"
-    r"|(?<![a-z])(acc|auc|f1(?!\d)|r2(?!\d)|iou|miou|psnr)(?![a-z])"
-)
-
-
-def names_a_loss(metric: str) -> bool:
-    """Whether a metric's name says that lower is better.
-
-    Loss, err, nll, perplexity, mse, mae and their like.
-    """
-    return LOSS.search(metric.lower()) is not None
-
-
-def names_a_score(metric: str) -> bool:
-    """Whether it says that higher is better.
-
-    Accuracy, auc, f1, precision, recall, reward, score, bleu, iou, r2.
-    """
-    return not names_a_loss(metric) and SCORE.search(metric.lower()) is not None
-
 
 def read_runs(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(trials, curves) of a file or a folder of TensorBoard event files.

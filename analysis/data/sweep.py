@@ -11,7 +11,7 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -19,10 +19,18 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
-from iolaus.analysis.data.importers import names_a_loss, names_a_score, read_runs
+from iolaus.analysis.data.importers import read_runs
 from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep
-from iolaus.sweeps.study.record import broken_constraints, was_interrupted
+from iolaus.sweeps.study.record import (
+    broken_constraints,
+    leader_of,
+    record_of,
+    was_interrupted,
+)
+
+__all__ = ["Sweep", "is_sweep", "load", "open_study", "own_command"]
 
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -45,7 +53,8 @@ TRIAL_COLUMNS = {
 class Sweep:
     """What a sweep left behind, or has so far.
 
-    name: of the study. metric: the watched one. directions: one per objective.
+    name: of the study. metric: the watched one, whose own goal is metric_goal (None for what its
+        name or else the objective says). directions: one per objective.
     trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case),
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
@@ -74,20 +83,34 @@ class Sweep:
     provenance: tuple[Mapping[str, Any], ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
+    metric_goal: Goal | None = None
 
     def __post_init__(self) -> None:
-        """A sweep before its first trial has the columns of all others, so that nobody need ask whether it has any."""
+        """A sweep before its first trial has the columns of all others.
+
+        So that nobody need ask whether it has any.
+        """
         if "state" not in self.trials:
             columns = {name: pd.Series(dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()}
             object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
 
     @property
-    def sign(self) -> float:
-        """What the first objective and the watched metric are multiplied by to be minimised.
-
-        -1 if it is maximised.
-        """
+    def objective_sign(self) -> float:
+        """What the first objective is multiplied by to be minimised: 1, or -1."""
         return -1.0 if self.directions[0] == "maximize" else 1.0
+
+    @property
+    def metric_sign(self) -> float:
+        """What the watched metric is multiplied by to be minimised: 1, or -1 if it is maximised.
+
+        Not the objective's: a sweep may maximise an accuracy and watch a loss.
+        """
+        return float(self.watched.sign)
+
+    @property
+    def watched(self) -> Metric:
+        """The watched metric and its goal."""
+        return choose_metric(self.metric, self.metric_goal, self.directions, None)[0]
 
     def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
         """One metric of one trial (default.
@@ -104,7 +127,10 @@ class Sweep:
         states = ", ".join(
             f"{n} {state}" for state, n in self.trials["state"].value_counts().items()
         )
-        what = f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, {', '.join(self.directions)}"
+        what = (
+            f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, "
+            f"{', '.join(self.directions)}"
+        )
         table = self.trials.drop(columns="folder", errors="ignore")
         return f"<p>{html.escape(what)}</p>" + table.to_html(
             max_rows=20, na_rep="", float_format="{:.4g}".format
@@ -118,7 +144,7 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
     metric: what is watched in other tools' runs; left out, it is the one metric called `loss` or,
     without it, the only one with `loss` in its name, or the only one there is. direction: minimize
     or maximize; left out, the metric's name says it
-    (`iolaus.analysis.data.importers.names_a_score`). A sweep's folder knows its own. Of other
+    (`iolaus.sweeps.metric.infer_goal`). A sweep's folder knows its own. Of other
     tools' runs those that never reported the watched metric are left out. One whose last value of
     it is not finite has diverged: its state is pruned and it has no objective. Raises
     FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what
@@ -137,7 +163,8 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
         )
         own = f"{sweep.directions[0]}s {sweep.metric}"
         raise ValueError(
-            f"{source} is a sweep that {own}; asked was {asked}: leave --metric and --direction away"
+            f"{source} is a sweep that {own}; asked was {asked}: "
+            "leave --metric and --direction away"
         )
     return sweep
 
@@ -148,7 +175,10 @@ def is_sweep(source: Path) -> bool:
 
 
 def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep:
-    """Runs of another tool; each is its own setting unless a column says so, and complete unless it ended early."""
+    """Runs of another tool.
+
+    Each is its own setting unless a column says so, and complete unless it ended early.
+    """
     about, curves = read_runs(source)
     known = list(curves["metric"].unique())
     metric = metric or _loss_of(known, source)
@@ -196,7 +226,12 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
         **missing, **others, **decided
     )
     return Sweep(
-        source.stem, metric, (direction,), trials.sort_index(), curves.reset_index(drop=True)
+        source.stem,
+        metric,
+        (direction,),
+        trials.sort_index(),
+        curves.reset_index(drop=True),
+        metric_goal=cast(Goal, direction),
     )
 
 
@@ -215,13 +250,12 @@ def _loss_of(metrics: list[str], source: Path) -> str:
 
 
 def _direction_of(metric: str, source: Path) -> str:
-    if names_a_loss(metric):
-        return "minimize"
-    if names_a_score(metric):
-        return "maximize"
+    goal = infer_goal(metric)
+    if goal is not None:
+        return goal
     raise ValueError(
-        f"is {metric} of {source} better when it is lower or higher? give --direction minimize or --direction maximize "
-        "(load(..., direction=NAME))"
+        f"is {metric} of {source} better when it is lower or higher? "
+        "give --direction minimize or --direction maximize (load(..., direction=NAME))"
     )
 
 
@@ -251,6 +285,7 @@ def _load_sweep(folder: Path) -> Sweep:
             Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
         ),
         space=study.user_attrs.get("search_space", {}),
+        metric_goal=about.get("metric_goal"),
     )
 
 
@@ -306,33 +341,34 @@ def open_study(folder: Path) -> optuna.Study:
 
 
 def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:
-    run = trial.user_attrs.get("run", {})
-    session = run.get("session")
+    record = record_of(trial)
+    run, verdict, session = record.run, record.verdict, record.run.session
     values = trial.values if trial.values and trial.state is TrialState.COMPLETE else []
     code = sessions[session]["code"] if session is not None and session < len(sessions) else {}
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
-        "why": trial.user_attrs.get("why", ""),
-        "steps": trial.user_attrs.get("steps"),
-        "seconds": run.get("seconds"),
-        "best": run.get("best", float("nan")),
-        "final": run.get("final", float("nan")),
+        "why": record.why,
+        "steps": record.steps,
+        "seconds": run.seconds,
+        "best": float("nan") if run.best is None else run.best,
+        "final": float("nan") if run.final is None else run.final,
         "objective": values[0] if values else float("nan"),
         **{f"objective_{i}": value for i, value in enumerate(values[1:], start=2)},
-        "seed": trial.user_attrs.get("seed", float("nan")),
-        "setting": trial.user_attrs.get("repeat_of", trial.number),
+        "seed": float("nan") if record.seed is None else record.seed,
+        "setting": leader_of(trial),
         "infeasible": ", ".join(broken_constraints(trial)),
-        "code": f"{(code.get('commit') or '')[:10]}{'+' + code['difference'] if code.get('dirty') else ''}",
-        **{
-            name: trial.user_attrs.get(name)
-            for name in ("n_steps", "lr_plan", "verdict_step", "held_out_step")
-        },
-        "verdict": trial.user_attrs.get("verdict", ""),
-        "verdict_rule": trial.user_attrs.get("verdict_rule", ""),
-        "slot": run.get("slot"),
+        "code": (code.get("commit") or "")[:10]
+        + (f"+{code['difference']}" if code.get("dirty") else ""),
+        "n_steps": record.plan.n_steps,
+        "lr_plan": [list(corner) for corner in record.plan.lr] or None,
+        "verdict_step": None if verdict is None else verdict.step,
+        "held_out_step": record.held_out_step,
+        "verdict": "" if verdict is None else verdict.reason,
+        "verdict_rule": "" if verdict is None else verdict.rule,
+        "slot": run.slot,
         "started_s": trial.datetime_start,
-        "device_seconds": run.get("seconds"),
-        "folder": run.get("folder", ""),
+        "device_seconds": run.seconds,
+        "folder": run.folder,
         **{f"params.{key}": value for key, value in trial.params.items()},
     }

@@ -212,9 +212,9 @@ class _Metric:
 
     @classmethod
     def of(cls, sweep: Sweep, name: str | None) -> _Metric:
-        """The watched one goes with the study; no other loss is maximised."""
+        """The watched one has its own goal; no other loss is maximised."""
         is_loss = name is None or (name != sweep.metric and "loss" in name)
-        sign = 1.0 if is_loss else sweep.sign
+        sign = 1.0 if is_loss else sweep.metric_sign
         curves = {
             trial: (steps, sign * values)
             for trial, (steps, values) in split(sweep.curves, name).items()

@@ -150,8 +150,9 @@ def all_config_keys(sweep: Sweep, features: Mapping[int, Features]) -> dict[int,
 
 def _with_good_rates(sweep: Sweep, keys: Mapping[int, ConfigKeys]) -> dict[int, ConfigKeys]:
     """Each trial with the rates of the best quarter of the others of its optimizer, where there are four at least."""
-    sign = sweep.sign
-    ranked = [int(n) for n in (sign * sweep.trials["final"]).dropna().sort_values().index]
+    ranked = [
+        int(n) for n in (sweep.metric_sign * sweep.trials["final"]).dropna().sort_values().index
+    ]
     of_optimizer: dict[Any, list[int]] = {}
     for number in ranked:
         of_optimizer.setdefault(keys[number].choices.get("optim"), []).append(number)

@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, json_to_distribution
 from iolaus.analysis.data.sweep import Sweep, open_study, own_command
 from iolaus.analysis.diagnosis.fixes import as_text
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.sweeps.study.record import counts_as_run
+from iolaus.sweeps.study.record import TrialRecord, counts_as_run, is_repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,9 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
     is drawn at random: what a fixed setting needs besides, such as the threshold of a clipping it
     did not have, is taken from the best trial that has it.
     """
-    sign = sweep.sign
     problems = diagnosis[diagnosis["fix"].map(len) > 0]
     order = (
-        (sign * sweep.trials["best"].reindex(problems.index).astype(float))
+        (sweep.metric_sign * sweep.trials["best"].reindex(problems.index).astype(float))
         .sort_values(kind="stable")
         .index
     )
@@ -110,7 +109,9 @@ def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
     }
     new = [trial for trial in trials if trial.params and _same(trial.params) not in queued]
     for trial in new:
-        study.enqueue_trial(dict(trial.params), user_attrs={"fix_of": trial.fixes[0]})
+        study.enqueue_trial(
+            dict(trial.params), user_attrs=TrialRecord(fix_of=trial.fixes[0]).to_attrs()
+        )
     return new
 
 
@@ -118,8 +119,7 @@ def continuing(folder: Path, sweep: Sweep) -> str:
     """The sweep's own command, reaching far enough to run what is queued; "" if it is not known."""
     trials = open_study(folder).get_trials(deepcopy=False)
     n_trials = sum(
-        "repeat_of" not in t.user_attrs and (counts_as_run(t) or t.state.name == "WAITING")
-        for t in trials
+        not is_repeat(t) and (counts_as_run(t) or t.state.name == "WAITING") for t in trials
     )
     command = own_command(sweep.provenance)
     if not command:
@@ -199,12 +199,15 @@ def _range(signature: Mapping[str, Any]) -> str:
 
 def _of_best(sweep: Sweep, key: str) -> Any:
     """The value of a parameter in the best trial that has it."""
-    sign = sweep.sign
     column = f"params.{key}"
     if column not in sweep.trials:
         return None
     having = sweep.trials[sweep.trials[column].notna() & sweep.trials["final"].notna()]
-    return having[column].iloc[int((sign * having["final"]).argmin())] if len(having) else None
+    return (
+        having[column].iloc[int((sweep.metric_sign * having["final"]).argmin())]
+        if len(having)
+        else None
+    )
 
 
 def _command(sweep: Sweep, values: Mapping[str, Any]) -> str:

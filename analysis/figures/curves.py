@@ -35,7 +35,7 @@ from iolaus.analysis.figures.style import (
 )
 from iolaus.analysis.ranking.rank import Ranking
 from iolaus.analysis.report.terminal import counted
-from iolaus.sweeps.reporting import INTERVENTION
+from iolaus.sweeps.reporting import INTERVENTION_METRICS
 
 N_SMOOTH_SHARE = (
     20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports
@@ -115,7 +115,7 @@ def draw_curves(
     last = max(curve[-1, 0] for curve in raw.values())
     ax.set_xlim(0, max(last, 1) * 1.01)
     ax.xaxis.set_major_formatter(STEPS)
-    is_rising = metric == sweep.metric and sweep.directions[0] == "maximize"
+    is_rising = metric == sweep.metric and sweep.metric_sign < 0
     ax.legend(
         handles=handles, loc="lower right" if is_rising else "best", **LEGEND
     )  # not over the ends of the best
@@ -249,7 +249,7 @@ def _values_at(
 
 def _interventions(sweep: Sweep) -> list[tuple[int, int]]:
     """Where interventions were taken: trial and step."""
-    taken = sweep.curves[sweep.curves["metric"].str.startswith(f"{INTERVENTION}/")]
+    taken = sweep.curves[sweep.curves["metric"].isin(INTERVENTION_METRICS)]
     return list(zip(taken["trial"], taken["step"], strict=True))
 
 

@@ -28,7 +28,7 @@ def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
         say_nothing(ax, "no trial has completed")
         return
     objective = done["objective"].astype(float)
-    ordered = objective.sort_values(ascending=sweep.directions[0] != "maximize")
+    ordered = objective.sort_values(ascending=sweep.objective_sign > 0)
     rank = np.arange(1, len(ordered) + 1)
     held_out = ordered.index.isin(pruning.held_out.index)
     ax.plot(

@@ -69,11 +69,12 @@ def draw_map(
     )
     at = _apart(pd.DataFrame({"x": at_x, "y": at_y}), choice_x, choice_y)
     final = trials["final"].astype(float).where(lambda v: np.isfinite(v))
-    what = f"final {sweep.metric}"
+    what, is_largest = f"final {sweep.metric}", sweep.metric_sign < 0
     if final.isna().all():  # trials that only return their result
         final, what = trials["objective"].astype(float), "objective"
-    norm = _colours(final, sweep.directions[0] == "maximize")
-    cmap = "cividis" if sweep.directions[0] != "maximize" else "cividis_r"
+        is_largest = sweep.objective_sign < 0
+    norm = _colours(final, is_largest)
+    cmap = "cividis_r" if is_largest else "cividis"
     kind = (
         trials["state"].astype(str)
         if diagnosis is None
@@ -119,7 +120,7 @@ def draw_map(
         ax.plot(at["x"].loc[best], at["y"].loc[best], **ring, markersize=14)
         handles.append(Line2D([], [], **ring, markersize=9, label=f"best: trial {best}"))
     if drawn is not None:
-        extend = "max" if sweep.directions[0] != "maximize" else "min"
+        extend = "min" if is_largest else "max"
         bar = ax.figure.colorbar(drawn, ax=ax, label=what, extend=extend, pad=0.01)
         if isinstance(norm, LogNorm):
             plain_ticks(bar.ax.yaxis)

@@ -42,7 +42,7 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     ]
     if len(sweep.directions) > 1:
         return _by_objectives(sweep.directions, table[["setting"]], done)
-    sign = sweep.sign
+    sign = sweep.metric_sign
     of_trial = {n: own for n, own in reported(sweep, sweep.metric).items() if n in done.index}
     lowest = {n: sign * own["value"].to_numpy(np.float64) for n, own in of_trial.items()}
     target = (

@@ -129,7 +129,7 @@ def rank(sweep: Sweep) -> Ranking:
         )
     trials = _with_infeasible(trials[~trials["why"].astype(str).str.startswith("duplicate")])
     done = trials[trials["state"].eq("complete") & np.isfinite(trials["objective"].astype(float))]
-    sign = sweep.sign
+    sign = sweep.objective_sign
     settings = {int(s): i for i, s in enumerate(dict.fromkeys(done["setting"]))}
     index = done["setting"].map(settings).to_numpy(np.int64)
     if not len(done):
@@ -154,7 +154,7 @@ def rank(sweep: Sweep) -> Ranking:
             for setting, i in settings.items()
         }
     return Ranking(
-        table=_table(trials, rows, _preview(sweep, trials, sign), sign),
+        table=_table(trials, rows, _preview(sweep, trials), sign),
         of=of,
         larger_is_better=sign < 0,
         noise=known.noise if known else math.nan,
@@ -299,7 +299,7 @@ def objective_source(
 
     None if none is. Trials whose curve is not all on disk yet do not count.
     """
-    largest = sweep.directions[0] == "maximize"
+    is_largest = sweep.objective_sign < 0
     done = done[_is_written(sweep, done)]
     curves = sweep.curves[sweep.curves["trial"].isin(done.index)]
     names = curves["metric"].unique()
@@ -309,7 +309,10 @@ def objective_source(
             .sort_values("step", kind="stable")
             .groupby("trial")["value"]
         )
-        for kind, values in (("final", own.last()), ("best", own.max() if largest else own.min())):
+        for kind, values in (
+            ("final", own.last()),
+            ("best", own.max() if is_largest else own.min()),
+        ):
             objective = done["objective"].astype(float)
             same = np.isclose(values.reindex(done.index), objective, rtol=1e-5, atol=0.0)
             if same.mean() >= SAME_SHARE:
@@ -322,13 +325,15 @@ _REPEATS = "Repeats would tell: runs with a column `setting` that names the firs
 _STATES = ("complete", "infeasible", "pruned", "running", "fail")
 
 
-def _preview(sweep: Sweep, trials: pd.DataFrame, sign: float) -> pd.Series:
+def _preview(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
     """What trials without tier are ordered by, smaller is better.
 
     Their best, of running ones the likely end, of infeasible ones the objective.
     """
+    sign = sweep.metric_sign
     found = sign * trials["best"].astype(float)
-    found = found.mask(trials["state"].eq("infeasible"), sign * trials["objective"].astype(float))
+    objective = sweep.objective_sign * trials["objective"].astype(float)
+    found = found.mask(trials["state"].eq("infeasible"), objective)
     running = trials.index[trials["state"] == "running"]
     curves = reported(sweep, sweep.metric) if len(running) else {}
     n_steps = int(sweep.curves["step"].max()) + 1 if curves else 0

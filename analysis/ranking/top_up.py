@@ -21,7 +21,13 @@ from iolaus.analysis.data.sweep import load, open_study, own_command
 from iolaus.analysis.diagnosis.next_trials import continuing
 from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.sweeps.study.folder import SWEEP_FILE
-from iolaus.sweeps.study.record import counts_as_run
+from iolaus.sweeps.study.record import (
+    TrialRecord,
+    counts_as_run,
+    is_repeat,
+    leader_of,
+    record_of,
+)
 
 # Seeds that are added at once at most: what they show may make the rest unnecessary.
 N_SEEDS_AT_ONCE = 4
@@ -85,22 +91,18 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
         )
     repeats: list[tuple[int, int, int]] = []
     for leader in contenders(ranking):
-        last = max(t.user_attrs.get("repeat", 0) for t in _runs(trials, leader))
+        last = max(record_of(t).repeat for t in _runs(trials, leader))
         numbers = range(
             last + 1, last + 1 + (n_seeds or min(ranking.seeds_to_settle or 50, N_SEEDS_AT_ONCE))
         )
         repeats += [(leader, number, first_seed + number) for number in numbers]
-    queued = [
-        t.number
-        for t in trials
-        if t.state is TrialState.WAITING and "repeat_of" not in t.user_attrs
-    ]
+    queued = [t.number for t in trials if t.state is TrialState.WAITING and not is_repeat(t)]
     if repeats and queued:
         raise ValueError(
             f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), which a race would run "
             f"too, without the sweep's pruner. Run them first:\n  {continuing(folder, load(folder))}"
         )
-    n_settings = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in trials)
+    n_settings = sum(counts_as_run(t) and not is_repeat(t) for t in trials)
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
     values = (str(folder.absolute()), str(n_settings), "1", "none")
     command = (*kept, *(f"{name}={value}" for name, value in zip(_OVERRIDDEN, values, strict=True)))
@@ -119,8 +121,8 @@ def run_top_up(folder: Path, race: TopUp, output: int | None = None) -> Ranking:
     study = open_study(folder)
     trials = study.get_trials(deepcopy=False)
     for leader, number, seed in race.repeats:
-        attributes = {"repeat_of": leader, "repeat": number, "seed": seed}
-        study.enqueue_trial(trials[leader].params, user_attrs=attributes)
+        repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed)
+        study.enqueue_trial(trials[leader].params, user_attrs=repeat.to_attrs())
     with _description_kept(folder, study):
         subprocess.run(race.command, cwd=race.working_dir, check=True, stdout=output)
     return rank(load(folder))
@@ -162,7 +164,7 @@ def contenders(ranking: Ranking) -> list[int]:
 
 
 def _runs(trials: list[optuna.trial.FrozenTrial], leader: int) -> list[optuna.trial.FrozenTrial]:
-    return [t for t in trials if t.user_attrs.get("repeat_of", t.number) == leader]
+    return [t for t in trials if leader_of(t) == leader]
 
 
 def _recorded_cwd(config: Any) -> str:

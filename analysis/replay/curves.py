@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from iolaus.sweeps.pruners.verdicts import plan_of
-from iolaus.sweeps.reporting import INTERVENTION
+from iolaus.sweeps.reporting import INTERVENTION_METRICS
 from iolaus.sweeps.signals import Array
 from iolaus.sweeps.types import Plan
 
@@ -125,11 +125,10 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     from iolaus.analysis.data.sweep import load, open_study
 
     sweep = load(folder)
-    sign = -1.0 if sweep.directions == ("maximize",) else 1.0
     rows = sweep.curves.drop_duplicates(["trial", "step", "metric"], keep="last")
     watched = rows.loc[rows["metric"] == sweep.metric, ["trial", "step", "value"]]
-    frame = watched.assign(loss=sign * watched["value"])
-    intervened = set(rows.loc[rows["metric"].str.startswith(INTERVENTION), "trial"])
+    frame = watched.assign(loss=sweep.metric_sign * watched["value"])
+    intervened = set(rows.loc[rows["metric"].isin(INTERVENTION_METRICS), "trial"])
     states = sweep.trials["state"]
     plans = {
         trial.number: plan_of(trial) for trial in open_study(folder).get_trials(deepcopy=False)

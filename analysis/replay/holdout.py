@@ -87,7 +87,7 @@ def pruning(sweep: Sweep) -> Pruning:
         str(rule): n for rule, n in Counter(ended["verdict_rule"].dropna()).most_common() if rule
     }
     done = trials[trials["state"] == "complete"]
-    rank = done["objective"].rank(ascending=sweep.directions[0] != "maximize", method="min")
+    rank = done["objective"].rank(ascending=sweep.objective_sign > 0, method="min")
     good_rank = max(1, math.ceil(GOOD_SHARE * (len(done) + len(ended))))
     held_out = done[done["held_out_step"].notna()]
     held_out = pd.DataFrame(

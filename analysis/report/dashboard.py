@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 # A running sweep is reviewed again after this, and never for more than a tenth of the time.
 PAUSE_S = 10.0
-# What `iolaus.sweeps.study.sweep_study` keeps that is not short, or that the note says in words.
+# What `iolaus.sweeps.study.record` keeps that is not short, or that the note says in words.
 HIDDEN = (
-    "driver", "n_steps", "lr_plan", "why", "run", "log", "findings", "repeat", "repeat_of", "verdict", "verdict_rule",
+    "driver", "n_steps", "lr_plan", "ending", "why", "run", "log", "findings", "repeat", "repeat_of", "verdict", "verdict_rule",
     "verdict_step", "verdict_numbers",
 )  # fmt: skip
 METRIC_NAMES = "study:metric_names"  # where Optuna's Study.set_metric_names keeps them

@@ -13,38 +13,45 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+__all__ = ["PRUNERS", "RESOLVERS", "SAMPLERS", "IolausSweeperConf", "register"]
+
 UNSET = "???"
 
 # name: (class, options without a value of ours, options with one)
 SAMPLERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tpe": (
         "TPESampler",
-        "consider_prior prior_weight consider_magic_clip consider_endpoints n_startup_trials n_ei_candidates gamma "
-        "weights seed multivariate group warn_independent_sampling constant_liar constraints_func",
+        "consider_prior prior_weight consider_magic_clip consider_endpoints n_startup_trials "
+        "n_ei_candidates gamma weights seed multivariate group warn_independent_sampling "
+        "constant_liar constraints_func",
         {},
     ),
     "random": ("RandomSampler", "seed", {}),
     "grid": ("GridSampler", "seed", {}),
     "cmaes": (
         "CmaEsSampler",
-        "x0 sigma0 n_startup_trials independent_sampler warn_independent_sampling seed consider_pruned_trials "
-        "restart_strategy popsize inc_popsize use_separable_cma with_margin lr_adapt source_trials",
+        "x0 sigma0 n_startup_trials independent_sampler warn_independent_sampling seed "
+        "consider_pruned_trials restart_strategy popsize inc_popsize use_separable_cma with_margin "
+        "lr_adapt source_trials",
         {},
     ),
     "nsgaii": (
         "NSGAIISampler",
-        "population_size mutation mutation_prob crossover crossover_prob swapping_prob seed constraints_func "
-        "elite_population_selection_strategy child_generation_strategy after_trial_strategy",
+        "population_size mutation mutation_prob crossover crossover_prob swapping_prob seed "
+        "constraints_func elite_population_selection_strategy "
+        "child_generation_strategy after_trial_strategy",
         {},
     ),
     "qmc": (
         "QMCSampler",
-        "qmc_type scramble seed independent_sampler warn_asynchronous_seeding warn_independent_sampling",
+        "qmc_type scramble seed independent_sampler warn_asynchronous_seeding "
+        "warn_independent_sampling",
         {},
     ),
     "gp": (
         "GPSampler",
-        "seed independent_sampler n_startup_trials deterministic_objective constraints_func warn_independent_sampling",
+        "seed independent_sampler n_startup_trials deterministic_objective constraints_func "
+        "warn_independent_sampling",
         {},
     ),
     "bruteforce": ("BruteForceSampler", "seed avoid_premature_stop", {}),
@@ -112,8 +119,13 @@ class IolausSweeperConf:
     stall_factor: float = 0.3
     n_interventions: int = 2
     metric: str = "loss"
+    metric_goal: str | None = None
     objective: str | None = None
     report: str | None = "html"
+    # Old names, read for one release more: lint, holdout_fraction and n_interventions.
+    audit: str | None = None
+    audit_fraction: float | None = None
+    n_remedies: int | None = None
 
 
 # For ties between parameters, in any config: `lr: ${sweep.mul:0.1,${sweep.div:${batch_size},64}}`.

@@ -31,6 +31,7 @@ from iolaus.sweeps.run.messages import (
 from iolaus.sweeps.run.objective import Objective, with_objective
 from iolaus.sweeps.run.workers import Gone, Workers
 from iolaus.sweeps.search.space import Space
+from iolaus.sweeps.study.record import Run
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Verdict
 
@@ -267,7 +268,7 @@ class Driver:
             self._judge(trial, row)
         if batch.rows:
             last = batch.rows[-1]
-            value = last.metrics.get(self._rules.objective.metric)
+            value = last.metrics.get(self._rules.objective.metric.name)
             self._watcher.reported(trial, last.step, value)
 
     def _judge(self, trial: int, row: Row) -> None:
@@ -276,7 +277,7 @@ class Driver:
         if row.is_intervention:
             self._study.intervened(trial, row.step)
             return
-        value = row.metrics.get(self._rules.objective.metric)
+        value = row.metrics.get(self._rules.objective.metric.name)
         if value is None:
             run.others.update(row.metrics)
             return
@@ -300,22 +301,17 @@ class Driver:
         if outcome.ending in (Ending.PRUNED, Ending.DIVERGED):
             self._stop_siblings(trial, outcome)
 
-    def _about(self, run: TrialRun, folder: Path) -> dict[str, Any]:
+    def _about(self, run: TrialRun, folder: Path) -> Run:
         inside = folder.is_relative_to(self._records.folder)
         # A folder inside is kept relative: a copied sweep still finds its trials.
         shown = folder.relative_to(self._records.folder) if inside else folder
         seconds = 0.0 if run.started_s is None else self._clock() - run.started_s
-        return {
-            "folder": str(shown),
-            "slot": run.slot,
-            "session": self._records.session,
-            "seconds": round(seconds, 3),
-        }
+        return Run(str(shown), run.slot, self._records.session, round(seconds, 3))
 
     def _warn_if_not_judged(self, trial: int) -> None:
         if self._study.can_prune(trial):
             return
-        others, metric = self.trials[trial].others, self._rules.objective.metric
+        others, metric = self.trials[trial].others, self._rules.objective.metric.name
         log.warning(
             "the pruner %s has nothing to judge: trial %d never reported %r; "
             "add iolaus.report(step, %s=...) to the task, or set hydra.sweeper.metric "

@@ -100,20 +100,18 @@ def make_pruner(
 ) -> optuna.pruners.BasePruner:
     """The pruner; none if the config is empty.
 
-    Raises BadInputError if it or a part of it cannot judge many objectives. Of Optuna's own only a
-    threshold can judge several: the others ask the study for its one direction.
+    Raises BadInputError if it or a part of it cannot judge where there are several objectives: all
+    judge the watched metric, but Wilcoxon's asks for the one best trial too.
     """
     pruner = make(config, "pruner") if config else optuna.pruners.NopPruner()
     if isinstance(pruner, optuna.pruners.NopPruner):
         return pruner
     for part in parts(pruner) if n_directions > 1 else ():
-        needs_no_direction = isinstance(
-            part, optuna.pruners.NopPruner | optuna.pruners.ThresholdPruner
-        )
-        if type(part).__module__.startswith("optuna.") and not needs_no_direction:
+        if isinstance(part, optuna.pruners.WilcoxonPruner):
             raise BadInputError(
-                f"{type(part).__name__} judges one objective and there are {n_directions}; "
-                "use hydra/sweeper/pruner=stalled, which judges the watched metric, or none"
+                f"{type(part).__name__} compares with the best trial and there are {n_directions} "
+                "objectives; use a pruner that judges the watched metric alone, such as "
+                "hydra/sweeper/pruner=stalled, or none"
             )
     return Holdout(pruner, holdout_fraction) if holdout_fraction > 0 else pruner
 

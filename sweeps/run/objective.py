@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.study.watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Outcome
 
@@ -16,13 +17,18 @@ class Objective:
     """Which number of a trial the study records.
 
     source: "return", "best" or "final" of the watched metric, or None for the return value if there
-    is one, else best. metric: the watched metric's name. n_directions: numbers wanted; of the
-    watched metric there is one.
+    is one, else best. metric: the watched one. directions: "minimize" or "maximize", one for each
+    number wanted; of the watched metric there is one.
     """
 
     source: str | None
-    metric: str
-    n_directions: int = 1
+    metric: Metric
+    directions: tuple[str, ...] = ("minimize",)
+
+    @property
+    def is_opposed(self) -> bool:
+        """Whether the one objective goes another way than the watched metric, so is not its best."""
+        return len(self.directions) == 1 and self.directions[0] != self.metric.goal
 
 
 def with_objective(
@@ -36,19 +42,31 @@ def with_objective(
     if outcome.ending is not Ending.COMPLETED:
         return outcome
     if objective.source in ("best", "final") or (
-        objective.source is None and not outcome.values and objective.n_directions == 1
+        objective.source is None and not outcome.values and len(objective.directions) == 1
     ):
         value = curve.final if objective.source == "final" else curve.best
-        values: tuple[float, ...] = (value,) if curve.final_step >= 0 else ()
+        is_there = curve.final_step >= 0 and not objective.is_opposed
+        values: tuple[float, ...] = (value,) if is_there else ()
     else:
         values = outcome.values
-    if len(values) == objective.n_directions:
+    if len(values) == len(objective.directions):
         return replace(outcome, values=values)
-    reason = _why_none(outcome, objective, others)
+    reason = _why_none(outcome, objective, others, has_curve=curve.final_step >= 0)
     return Outcome(Ending.FAILED, reason=reason, returned=outcome.returned)
 
 
-def _why_none(outcome: Outcome, objective: Objective, others: Collection[str]) -> str:
+def _why_none(
+    outcome: Outcome, objective: Objective, others: Collection[str], has_curve: bool
+) -> str:
+    metric = objective.metric
+    if objective.is_opposed and not outcome.values and has_curve:
+        direction = objective.directions[0]
+        return (
+            f"the task returned {outcome.returned!r}, and the best {metric.name} cannot be the "
+            f"objective: it is better when it is {metric.way}, and hydra.sweeper.direction="
+            f"{direction}; return what is to be {direction}d, or set the direction or "
+            "hydra.sweeper.metric_goal"
+        )
     hint = (
         f"; it reported {', '.join(sorted(others))}: set hydra.sweeper.metric to one of them"
         if others
@@ -56,14 +74,12 @@ def _why_none(outcome: Outcome, objective: Objective, others: Collection[str]) -
     )
     if objective.source in ("best", "final"):
         return (
-            f"the task never reported {objective.metric!r}, whose {objective.source} value is the "
+            f"the task never reported {metric.name!r}, whose {objective.source} value is the "
             f"objective{hint}"
         )
-    n = objective.n_directions
+    n = len(objective.directions)
     returned = (
         f"{len(outcome.values)} numbers" if len(outcome.values) > 1 else repr(outcome.returned)
     )
     wanted = "a number" if n == 1 else f"{n} numbers, one per direction"
-    return (
-        f"the task returned {returned} and reported no {objective.metric!r}; return {wanted}{hint}"
-    )
+    return f"the task returned {returned} and reported no {metric.name!r}; return {wanted}{hint}"

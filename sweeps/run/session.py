@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import socket
@@ -25,7 +26,7 @@ from iolaus.sweeps.run.setup import Setup
 from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
 from iolaus.sweeps.study.live_storage import LiveStorage
-from iolaus.sweeps.study.opening import open_study
+from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import SweepStudy
 
@@ -72,7 +73,8 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
         numbers = ", ".join(map(str, cut_off))
         log.info("cut off when the sweep died, their settings are queued again: trials %s", numbers)
     driver = driver_name() if is_shared else None
-    return SweepStudy(study, storage, setup.rules.space, setup.plans, driver)
+    metric = setup.rules.objective.metric
+    return SweepStudy(study, storage, setup.rules.space, setup.plans, metric, driver)
 
 
 def driver_name() -> str:
@@ -130,11 +132,14 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
         )
     study.set_user_attr("provenance", [*before, here])
     study.set_user_attr("config", OmegaConf.to_yaml(config))
+    metric = setup.rules.objective.metric
+    study.set_user_attr(METRIC_ATTR, dataclasses.asdict(metric))
     content = {
         "study_name": study.study_name,
         "storage": settings.storage if isinstance(settings.storage, str) else None,
         "directions": settings.directions,
-        "metric": settings.metric,
+        "metric": metric.name,
+        "metric_goal": metric.goal,
         "objective": settings.objective,
         "n_trials": settings.n_trials,
         "sweeper": OmegaConf.to_container(config.hydra.sweeper),

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.sweeps.errors import BadInputError, one_line
+from iolaus.sweeps.metric import GOALS, choose_metric
 from iolaus.sweeps.types import Intervention
+
+__all__ = ["OBJECTIVES", "Settings", "read_settings"]
+
+log = logging.getLogger("sweeps")
 
 OBJECTIVES = (None, "best", "final", "return")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The sweeper's options but for the search space (`params` and `when`, see `iolaus.sweeps.search.branches.searched`).
+    """The sweeper's options but for the search space.
 
-    Names and meanings are those of the official Optuna sweeper where it has them.
+    That is `params` and `when`, see `iolaus.sweeps.search.branches.searched`. Names and
+    meanings are those of the official Optuna sweeper where it has them.
 
     sampler, pruner: configs with `_target_`. direction: "minimize", "maximize", or a list of them.
     storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for
@@ -39,9 +47,10 @@ class Settings:
     stall_factor: for the learning rate each time.
     holdout_fraction: share of the trials the pruner would end that run on, to count how often it is
     wrong.
-    metric: the watched metric. objective: see OBJECTIVES. report: the name of a report (see
-    iolaus.sweeps.run.reports), a dotted name of a function that is given the sweep's folder at the
-    end and returns what it made (paths), or None for no report.
+    metric: the watched metric. metric_goal: "minimize" or "maximize" it, or None for what its name
+    says, or else the direction (`iolaus.sweeps.metric.choose_metric`). objective: see OBJECTIVES.
+    report: the name of a report (see iolaus.sweeps.run.reports), a dotted name of a function that
+    is given the sweep's folder at the end and returns what it made (paths), or None for no report.
     """
 
     sampler: Any
@@ -64,6 +73,7 @@ class Settings:
     stall_factor: float
     n_interventions: int
     metric: str
+    metric_goal: str | None
     objective: str | None
     report: str | None
 
@@ -123,6 +133,8 @@ class Settings:
                 self.objective,
                 f"choose from {', '.join(map(str, OBJECTIVES[1:]))}, or leave it out",
             )
+        if self.metric_goal not in (None, *GOALS):
+            refuse("metric_goal", self.metric_goal, "give minimize or maximize, or leave it out")
         if not self.directions or not set(self.directions) <= {"minimize", "maximize"}:
             refuse("direction", self.direction, "give minimize or maximize, or a list of them")
         if len(self.directions) > 1 and self.objective in ("best", "final"):
@@ -130,6 +142,17 @@ class Settings:
                 "objective",
                 self.objective,
                 "with several directions the task must return the objectives",
+            )
+        metric, _ = choose_metric(self.metric, self.metric_goal, self.directions, self.objective)
+        if self.objective in ("best", "final") and [metric.goal] != self.directions:
+            refuse(
+                "objective",
+                self.objective,
+                f"{metric.name} is better when it is {metric.way}, "
+                + ("as hydra.sweeper.metric_goal says" if self.metric_goal else "by its name")
+                + f", and hydra.sweeper.direction={self.direction} asks for the opposite; "
+                f"set hydra.sweeper.direction={metric.goal}, "
+                f"or hydra.sweeper.metric_goal={self.direction}",
             )
 
     @property
@@ -142,20 +165,92 @@ class Settings:
         )
 
 
+# Options and classes that have another name now; the old ones are read for one release more.
+RENAMED = {
+    "audit": "lint",
+    "audit_fraction": "holdout_fraction",
+    "n_remedies": "n_interventions",
+}
+RENAMED_CLASSES = {
+    "iolaus.sweeps.pruners.Audit": "iolaus.sweeps.pruners.Holdout",
+    **{
+        f"sweeps.pruners.{old}": f"iolaus.sweeps.pruners.{new}"
+        for old, new in {
+            "Audit": "Holdout",
+            **{name: name for name in ("AllOf", "AnyOf", "Interval", "StalledLoss", "WarmUp")},
+        }.items()
+    },
+}
+# What an option is that nobody has given, of those that have an old name.
+_DEFAULTS = {"lint": None, "holdout_fraction": 0.0, "n_interventions": 2}
+
+
 def read_settings(node: DictConfig) -> Settings:
-    """The settings of a config's `hydra.sweeper` node."""
+    """The settings of a config's `hydra.sweeper` node.
+
+    Options that have an old name are taken under it too, with a warning; BadInputError for both.
+    """
     try:
         options = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
     except OmegaConfBaseException as error:
         raise BadInputError(f"hydra.sweeper: {one_line(error)}") from error
+    options = _under_new_names(options)
     names = {field.name for field in dataclasses.fields(Settings)}
     unknown = sorted(set(options) - names - {"_target_", "_recursive_", "params", "when"})
     if unknown:
         raise BadInputError(
-            f"hydra.sweeper has no option {', '.join(unknown)}; there are {', '.join(sorted(names))}"
+            f"hydra.sweeper has no option {', '.join(unknown)}; "
+            f"there are {', '.join(sorted(names))}"
         )
     given = {name: value for name, value in options.items() if name in names}
     given |= {
         name: node[name] for name in ("sampler", "pruner", "storage")
     }  # made from their configs later
+    given["pruner"] = _with_new_classes(given["pruner"])
     return Settings(**given | {"enqueue": options["enqueue"] or []})
+
+
+def _under_new_names(options: dict[str, Any]) -> dict[str, Any]:
+    """The options without old names, of which each that is given is warned of."""
+    kept = {name: value for name, value in options.items() if name not in RENAMED}
+    for old, new in RENAMED.items():
+        value = options.get(old)
+        if value is None:
+            continue
+        if kept.get(new, _DEFAULTS[new]) != _DEFAULTS[new]:
+            raise BadInputError(
+                f"hydra.sweeper.{old}={value} is the old name of hydra.sweeper.{new}, which is "
+                f"{kept[new]}: leave {old} out"
+            )
+        log.warning(
+            "hydra.sweeper.%s has a new name, and the next release will not know the old one: "
+            "write hydra.sweeper.%s=%s",
+            *(old, new, value),
+        )
+        kept[new] = value
+    return kept
+
+
+def _with_new_classes(config: Any) -> Any:
+    """A copy of a pruner's config in which old names of classes and their options are new ones."""
+    if not isinstance(config, DictConfig):
+        return config
+    config = copy.deepcopy(config)  # keeps its parent, so that interpolations still resolve
+    nodes = [config]
+    while nodes:
+        node = nodes.pop()
+        keys = range(len(node)) if isinstance(node, ListConfig) else list(node)
+        inner = [node[key] for key in keys if not OmegaConf.is_missing(node, key)]
+        nodes += [one for one in inner if isinstance(one, DictConfig | ListConfig)]
+        old = node.get("_target_") if isinstance(node, DictConfig) else None
+        if old not in RENAMED_CLASSES:
+            continue
+        new = RENAMED_CLASSES[old]
+        log.warning(
+            "%s has a new name, and the next release will not know the old one: write %s", old, new
+        )
+        OmegaConf.update(node, "_target_", new)
+        if "audit_fraction" in node:
+            with open_dict(node):
+                node["holdout_fraction"] = node.pop("audit_fraction")
+    return config

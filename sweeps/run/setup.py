@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run.driver import Rules
 from iolaus.sweeps.run.factories import function_named, make_plans, make_pruner, make_sampler
 from iolaus.sweeps.run.job import HydraRunner, changes_directory
@@ -71,7 +72,8 @@ def set_up(
     sampler = make_sampler(settings.sampler, space)
     pruner = make_pruner(settings.pruner, len(settings.directions), settings.holdout_fraction)
     plans = make_plans(settings, space, config)
-    objective = Objective(settings.objective, settings.metric, len(settings.directions))
+    metric = _metric(settings)
+    objective = Objective(settings.objective, metric, tuple(settings.directions))
     rules = Rules(space, settings.seed_key, objective, settings.max_failure_rate)
     lint = function_named("lint", settings.lint) if settings.lint else lambda _: ()
     runner = HydraRunner(context, task_function, composer, lint)
@@ -82,6 +84,14 @@ def set_up(
     return Setup(
         settings, config, folder, sampler, pruner, plans, rules, slots, gpus, serve, report
     )
+
+
+def _metric(settings: Settings) -> Metric:
+    asked, goal = settings.metric, settings.metric_goal
+    metric, note = choose_metric(asked, goal, settings.directions, settings.objective)
+    if note:
+        log.info("%s", note)
+    return metric
 
 
 def _server(

@@ -74,7 +74,7 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
         n_total=max(n_planned, n_to_ask),  # more may be queued than n_trials asks for
         n_before=max(n_planned - n_to_ask, 0),
         n_slots=len(setup.slots),
-        sign=study.sign,
+        sign=study.objective_sign,
         metric=setup.settings.metric,
         clock=time.monotonic,
     )

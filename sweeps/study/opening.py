@@ -6,15 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.search.space import Space, signature
 from iolaus.sweeps.study.live_storage import LiveStorage
 
+__all__ = ["METRIC_ATTR", "judged_by", "open_study"]
+
+# The study's user attribute of the watched metric: {"name": ..., "goal": ...}.
+METRIC_ATTR = "metric"
+
 
 class _Study(optuna.Study):
-    """A study that notes when its sampler has nothing left, which Optuna reports only inside `optimize`."""
+    """A study that notes when its sampler has nothing left.
+
+    Optuna reports that only inside `optimize`.
+    """
 
     exhausted = False
 
@@ -45,14 +55,39 @@ def open_study(
     return _Study(name, storage, sampler=sampler, pruner=pruner)
 
 
+class _JudgedStorage:
+    """A study's storage, but that its one direction is the watched metric's goal."""
+
+    def __init__(self, storage: LiveStorage, metric: Metric) -> None:
+        self._storage, self._directions = storage, [StudyDirection[metric.goal.upper()]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:  # noqa: ARG002
+        """See optuna.storages.BaseStorage."""
+        return self._directions
+
+
+def judged_by(metric: Metric, study: optuna.Study, storage: LiveStorage) -> optuna.Study:
+    """A view of a study for pruners, which judge the watched metric and not the objectives.
+
+    Its trials and attributes are the study's own; its one direction is the metric's goal. That is
+    in its storage too: Hyperband makes studies of its own from that.
+    """
+    seen: Any = _JudgedStorage(storage, metric)
+    return optuna.Study(study.study_name, seen, sampler=study.sampler, pruner=study.pruner)
+
+
 def _refuse_other_study(
     storage: LiveStorage, known: Any, directions: Sequence[str], space: Space
 ) -> None:
     was = [d.name.lower() for d in storage.get_study_directions(compat.study_id(known))]
     if was != list(directions):
         raise BadInputError(
-            f"study {known.study_name!r} exists with direction={_shown(was)}, asked for {_shown(directions)}; "
-            "choose another hydra.sweeper.study_name, or the direction it has"
+            f"study {known.study_name!r} exists with direction={_shown(was)}, "
+            f"asked for {_shown(directions)}; choose another "
+            "hydra.sweeper.study_name, or the direction it has"
         )
     asked, kept = space.signature(), known.user_attrs.get("search_space")
     if kept is None:  # made by another tool: its last trial shows what it searches
@@ -81,4 +116,5 @@ def _dimension(kept: Mapping[str, Any] | None) -> str:
     if "choices" in values:
         return f"choice({', '.join(map(str, values['choices']))})"
     log = "log " if values.get("log") else ""
-    return f"{log}{kept['name'].removesuffix('Distribution').lower()} {values['low']} to {values['high']}"
+    kind = kept["name"].removesuffix("Distribution").lower()
+    return f"{log}{kind} {values['low']} to {values['high']}"

@@ -3,11 +3,165 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.types import Ending, Outcome, Verdict
+from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
+
+__all__ = [
+    "Run",
+    "TrialRecord",
+    "broken_constraints",
+    "counts_as_run",
+    "is_repeat",
+    "leader_of",
+    "record_of",
+    "was_interrupted",
+    "why",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where and how long a trial ran, and how far it got.
+
+    folder: relative to the sweep's, or absolute; "" if unknown. slot: of the driver. session: of
+    the study's provenance. best, best_step, final: of the watched metric in its user's own sign.
+    What is not known, or no finite number, is None.
+    """
+
+    folder: str = ""
+    slot: int | None = None
+    session: int | None = None
+    seconds: float | None = None
+    best: float | None = None
+    best_step: int | None = None
+    final: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """What this package keeps of a trial in Optuna's user attributes, under the fields' names.
+
+    driver: who runs it, host and process. plan: the trial's own (attributes n_steps and lr_plan).
+    ending: how it ended, None while it runs. why: the same in a sentence that begins with the
+    ending. steps: the last step it reported. run: see `Run`. log: where to read on, if it failed.
+    findings: what a lint found in its config, in sentences. seed, repeat, repeat_of: of repeats the
+    seed, which repeat it is (0 leads) and the leading trial's number. duplicate_of: the trial whose
+    setting and result it shares, without having been run. again_for: the interrupted trial whose
+    setting it runs again. fix_of: the trial whose suggested fix it tries. verdict: why a rule ended
+    it (attributes verdict, verdict_rule, verdict_step and verdict_numbers). held_out,
+    held_out_step: why and where the pruner would have ended it, had it not been held out.
+    """
+
+    driver: str = ""
+    plan: Plan = field(default_factory=Plan)
+    ending: Ending | None = None
+    why: str = ""
+    steps: int | None = None
+    run: Run = field(default_factory=Run)
+    log: str = ""
+    findings: tuple[str, ...] = ()
+    seed: int | None = None
+    repeat: int = 0
+    repeat_of: int | None = None
+    duplicate_of: int | None = None
+    again_for: int | None = None
+    fix_of: int | None = None
+    verdict: Verdict | None = None
+    held_out: str = ""
+    held_out_step: int | None = None
+
+    def to_attrs(self) -> dict[str, Any]:
+        """The attributes, as JSON knows them; what is not known is left out, NaN and infinity too.
+
+        A record of a few fields can so be added to what a trial has already.
+        """
+        attrs = {
+            name: value
+            for name in _PLAIN
+            if (value := getattr(self, name)) is not None and value != _DEFAULTS[name]
+        }
+        if self.ending is not None:
+            attrs["ending"] = str(self.ending)
+        if self.findings:
+            attrs["findings"] = list(self.findings)
+        if self.plan.n_steps is not None:
+            attrs[Plan.N_STEPS_ATTR] = self.plan.n_steps
+        if self.plan.lr:
+            attrs[Plan.LR_ATTR] = [list(corner) for corner in self.plan.lr]
+        run = {f.name: getattr(self.run, f.name) for f in fields(Run)}
+        run = {name: value for name, value in run.items() if _is_known(value) and value != ""}
+        if run:
+            attrs["run"] = run
+        if self.verdict is not None:
+            attrs |= {
+                "verdict": self.verdict.reason,
+                "verdict_rule": self.verdict.rule,
+                "verdict_step": self.verdict.step,
+                "verdict_numbers": {n: v for n, v in self.verdict.numbers.items() if _is_known(v)},
+            }
+        return attrs
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any]) -> TrialRecord:
+        """The record of a trial's attributes, which anyone may have written.
+
+        Attributes that are missing, or are not what this package writes under their names, read as
+        not known. Older studies kept no `ending`, which is then read from the beginning of `why`,
+        and called the held out ones `audited`.
+        """
+        run = attrs.get("run")
+        run = run if isinstance(run, Mapping) else {}
+        findings = attrs.get("findings")
+        return cls(
+            driver=_text(attrs, "driver"),
+            plan=_plan(attrs),
+            ending=_ending(attrs),
+            why=_text(attrs, "why"),
+            steps=_whole(attrs, "steps"),
+            run=Run(
+                folder=_text(run, "folder"),
+                slot=_whole(run, "slot"),
+                session=_whole(run, "session"),
+                seconds=_number(run, "seconds"),
+                best=_number(run, "best"),
+                best_step=_whole(run, "best_step"),
+                final=_number(run, "final"),
+            ),
+            log=_text(attrs, "log"),
+            findings=tuple(map(str, findings)) if isinstance(findings, list | tuple) else (),
+            seed=_whole(attrs, "seed"),
+            repeat=_whole(attrs, "repeat") or 0,
+            repeat_of=_whole(attrs, "repeat_of"),
+            duplicate_of=_whole(attrs, "duplicate_of"),
+            again_for=_whole(attrs, "again_for"),
+            fix_of=_whole(attrs, "fix_of"),
+            verdict=_verdict(attrs),
+            held_out=_text(attrs, "held_out") or _text(attrs, "audited"),
+            held_out_step=_whole(
+                attrs, "held_out_step" if "held_out_step" in attrs else "audited_step"
+            ),
+        )
+
+
+# Fields whose attribute is the field's own value.
+_PLAIN = (
+    "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "duplicate_of", "again_for",
+    "fix_of", "held_out", "held_out_step",
+)  # fmt: skip
+_DEFAULTS = {name: getattr(TrialRecord(), name) for name in _PLAIN}
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """What this package knows of a trial."""
+    return TrialRecord.from_attrs(trial.user_attrs)
+
+
+# One attribute alone, for what is asked of every trial again and again.
 
 
 def counts_as_run(trial: FrozenTrial) -> bool:
@@ -20,9 +174,18 @@ def counts_as_run(trial: FrozenTrial) -> bool:
 
 def was_interrupted(trial: FrozenTrial) -> bool:
     """Whether a trial ended because its sweep did; the same setting is queued again."""
-    return trial.state is TrialState.FAIL and str(trial.user_attrs.get("why", "")).startswith(
-        Ending.INTERRUPTED
-    )
+    return trial.state is TrialState.FAIL and _ending(trial.user_attrs) is Ending.INTERRUPTED
+
+
+def is_repeat(trial: FrozenTrial) -> bool:
+    """Whether a trial runs the setting of another one with another seed."""
+    return _whole(trial.user_attrs, "repeat_of") is not None
+
+
+def leader_of(trial: FrozenTrial) -> int:
+    """The number of the trial that was the first of this one's setting, which may be itself."""
+    leader = _whole(trial.user_attrs, "repeat_of")
+    return trial.number if leader is None else leader
 
 
 def broken_constraints(trial: FrozenTrial) -> list[str]:
@@ -31,16 +194,55 @@ def broken_constraints(trial: FrozenTrial) -> list[str]:
 
 
 def why(outcome: Outcome) -> str:
+    """How a trial ended, in a sentence that begins with the ending."""
     return f"{outcome.ending}: {outcome.reason}" if outcome.reason else str(outcome.ending)
 
 
-def verdict_attributes(verdict: Verdict) -> dict[str, Any]:
-    finite = {
-        name: value for name, value in verdict.numbers.items() if math.isfinite(value)
-    }  # JSON knows no NaN
-    return {
-        "verdict": verdict.reason,
-        "verdict_rule": verdict.rule,
-        "verdict_step": verdict.step,
-        "verdict_numbers": finite,
-    }
+def _is_known(value: Any) -> bool:
+    """Whether JSON can keep it."""
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def _text(attrs: Mapping[str, Any], name: str) -> str:
+    value = attrs.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+def _number(attrs: Mapping[str, Any], name: str) -> float | None:
+    value = attrs.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _whole(attrs: Mapping[str, Any], name: str) -> int | None:
+    value = attrs.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _ending(attrs: Mapping[str, Any]) -> Ending | None:
+    said = _text(attrs, "ending") or _text(attrs, "why").partition(":")[0]
+    return Ending(said) if said in _ENDINGS else None
+
+
+_ENDINGS = frozenset(map(str, Ending))
+
+
+def _plan(attrs: Mapping[str, Any]) -> Plan:
+    n_steps = _whole(attrs, Plan.N_STEPS_ATTR)
+    n_steps = n_steps if n_steps is not None and n_steps >= 1 else None
+    try:
+        corners = attrs.get(Plan.LR_ATTR) or ()
+        return Plan(n_steps, tuple((int(step), float(rate)) for step, rate in corners))
+    except (TypeError, ValueError):
+        return Plan(n_steps)
+
+
+def _verdict(attrs: Mapping[str, Any]) -> Verdict | None:
+    reason, rule = _text(attrs, "verdict"), _text(attrs, "verdict_rule")
+    step, numbers = _whole(attrs, "verdict_step"), attrs.get("verdict_numbers")
+    if not (reason and rule) or step is None:
+        return None
+    numbers = numbers if isinstance(numbers, Mapping) else {}
+    known = {str(name): v for name in numbers if (v := _number(numbers, name)) is not None}
+    return Verdict(rule, step, reason, known)

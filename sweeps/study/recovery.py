@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
-from iolaus.sweeps.types import Ending
+from iolaus.sweeps.study.record import TrialRecord, record_of, why
+from iolaus.sweeps.types import Ending, Outcome
+
+__all__ = ["run_again", "take_over"]
 
 
 def _age_s(trial: FrozenTrial) -> float:
@@ -24,10 +26,11 @@ def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
     them all the same, and what is not known is sampled anew.
     """
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    kept: dict[str, Any] = {
-        k: v for k, v in trial.user_attrs.items() if k in ("seed", "repeat", "repeat_of")
-    }
-    study.enqueue_trial(params, user_attrs={**kept, "again_for": trial.number})
+    was = record_of(trial)
+    again = TrialRecord(
+        seed=was.seed, repeat=was.repeat, repeat_of=was.repeat_of, again_for=trial.number
+    )
+    study.enqueue_trial(params, user_attrs=again.to_attrs())
 
 
 def take_over(
@@ -39,17 +42,18 @@ def take_over(
     one has been created a moment ago, or by another tool, or its driver died at once: it is taken
     over when it is orphan_age_s old.
     """
-    orphans = [
-        t
-        for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if (
-            not is_alive(t.user_attrs["driver"])
-            if "driver" in t.user_attrs
-            else _age_s(t) >= orphan_age_s
-        )
-    ]
+
+    def is_orphan(trial: FrozenTrial) -> bool:
+        driver = record_of(trial).driver
+        return not is_alive(driver) if driver else _age_s(trial) >= orphan_age_s
+
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    orphans = [trial for trial in running if is_orphan(trial)]
+    outcome = Outcome(Ending.INTERRUPTED, reason="its driver died")
+    end = TrialRecord(ending=outcome.ending, why=why(outcome))
     for trial in orphans:
-        compat.set_user_attr(study, trial, "why", f"{Ending.INTERRUPTED}: its driver died")
+        for name, value in end.to_attrs().items():
+            compat.set_user_attr(study, trial, name, value)
         study.tell(trial.number, state=TrialState.FAIL)
         run_again(study, trial)
     return [trial.number for trial in orphans]

@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
+
+__all__ = ["Field", "Unit", "mean", "pooled_spread"]
 
 # Seeds of a setting whose mean is this many standard errors worse than the best setting's are not
 # worth running: at 3, one that is as good as a given other is given up once in 740 times (normal
@@ -35,23 +38,38 @@ class Unit:
         return [] if self.is_given_up else [k for k in range(n_repeats) if k not in self.runs]
 
 
-def is_hopeless(unit: Unit, others: Sequence[Unit], sign: int) -> bool:
-    """Whether the runs so far put a setting clearly behind the best of the others.
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a setting is measured against: computed once from all settings, in one pass.
 
-    sign: 1 if smaller objectives are better, -1 if larger. The spread between seeds is pooled over
-    all settings; without at least `N_DEGREES_NEEDED` degrees of freedom nothing is hopeless.
+    best, second: the settings with the best means, the leading one and the runner-up, of those that
+    were not given up; None where there is none. spread: see `pooled_spread`. sign: 1 if smaller
+    objectives are better, -1 if larger.
     """
-    complete = [u for u in others if u.values and u is not unit and not u.is_given_up]
-    if not unit.values or not complete:
-        return False
-    spread = pooled_spread([unit, *others])
-    if spread is None:
-        return False
-    best = min(complete, key=lambda u: sign * mean(u.values))
-    standard_error = spread * math.sqrt(1 / len(unit.values) + 1 / len(best.values))
-    return (
-        sign * (mean(unit.values) - mean(best.values)) > HOPELESS_STANDARD_ERRORS * standard_error
-    )
+
+    best: Unit | None
+    second: Unit | None
+    spread: float | None
+    sign: int
+
+    @classmethod
+    def of(cls, units: Sequence[Unit], sign: int) -> Field:
+        """The field of all settings, each once."""
+        complete = [u for u in units if u.values and not u.is_given_up]
+        first, second, *_ = *nsmallest(2, complete, key=lambda u: sign * mean(u.values)), None, None
+        return cls(first, second, pooled_spread(units), sign)
+
+    def is_hopeless(self, unit: Unit) -> bool:
+        """Whether the runs so far put one of its settings clearly behind the best of the others.
+
+        Nothing is while the spread between seeds is not known.
+        """
+        best = self.second if unit is self.best else self.best
+        if not unit.values or best is None or self.spread is None:
+            return False
+        standard_error = self.spread * math.sqrt(1 / len(unit.values) + 1 / len(best.values))
+        behind = self.sign * (mean(unit.values) - mean(best.values))
+        return behind > HOPELESS_STANDARD_ERRORS * standard_error
 
 
 def mean(values: Mapping[int, float]) -> float:
@@ -60,17 +78,17 @@ def mean(values: Mapping[int, float]) -> float:
 
 
 def pooled_spread(units: Sequence[Unit]) -> float | None:
-    """The standard deviation between seeds of one setting, pooled over settings.
+    """The standard deviation between seeds of one setting, pooled over settings, each given once.
 
-    None if too little is known.
+    None below `N_DEGREES_NEEDED` degrees of freedom, one for each run after a setting's first.
     """
     degrees = sum(len(u.values) - 1 for u in units if len(u.values) > 1)
     if degrees < N_DEGREES_NEEDED:
         return None
-    squares = sum(
-        (value - mean(u.values)) ** 2
-        for u in units
-        if len(u.values) > 1
-        for value in u.values.values()
-    )
+    squares = sum(_squares(u.values) for u in units if len(u.values) > 1)
     return math.sqrt(squares / degrees)
+
+
+def _squares(values: Mapping[int, float]) -> float:
+    middle = mean(values)
+    return sum((value - middle) ** 2 for value in values.values())

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.study.record import counts_as_run
+from iolaus.sweeps.study.record import counts_as_run, is_repeat, record_of
 
 __all__ = ["SettingsRun"]
 
@@ -62,13 +62,13 @@ class SettingsRun:
         if (queued := _queued_key(trial)) is not None:
             self._queued.add(queued)
         has_result = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        if has_result and "duplicate_of" not in trial.user_attrs:
+        if has_result and record_of(trial).duplicate_of is None:
             key = _key(trial.params)
             self._with_result[key] = min(trial.number, self._with_result.get(key, trial.number))
 
 
 def _leads(trial: FrozenTrial) -> bool:
-    return counts_as_run(trial) and "repeat_of" not in trial.user_attrs
+    return counts_as_run(trial) and not is_repeat(trial)
 
 
 def _queued_key(trial: FrozenTrial) -> Hashable | None:

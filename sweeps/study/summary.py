@@ -20,7 +20,15 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from iolaus.sweeps.study.record import broken_constraints, was_interrupted
+from iolaus.sweeps.metric import Metric
+from iolaus.sweeps.study.opening import METRIC_ATTR
+from iolaus.sweeps.study.record import (
+    broken_constraints,
+    leader_of,
+    record_of,
+    was_interrupted,
+)
+from iolaus.sweeps.types import Ending
 
 # A terminal's screenful or two; the report holds all.
 N_ROWS_SHOWN = 40
@@ -63,15 +71,16 @@ def rank(study: optuna.Study) -> list[Result]:
     first objective. Interrupted trials are left out: the same settings are queued again.
     """
     sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
+    metric_sign = Metric(**known).sign if (known := study.user_attrs.get(METRIC_ATTR)) else sign
     front = {t.number for t in study.best_trials} if len(study.directions) > 1 else set()
     settings: dict[int, list[FrozenTrial]] = {}
     for trial in study.get_trials(deepcopy=False):
         if trial.state in _ORDER and not was_interrupted(trial):
-            settings.setdefault(trial.user_attrs.get("repeat_of", trial.number), []).append(trial)
+            settings.setdefault(leader_of(trial), []).append(trial)
 
     def place(result: Result) -> tuple[int, bool, bool, float]:
-        value = result.values[0] if result.values else result.best
-        order = math.inf if math.isnan(value) else sign * value
+        order = sign * result.values[0] if result.values else metric_sign * result.best
+        order = math.inf if math.isnan(order) else order
         return _ORDER[_state(result)], result.state == INFEASIBLE, result.number not in front, order
 
     def _state(result: Result) -> TrialState:
@@ -109,27 +118,22 @@ def _spread(values: Sequence[float]) -> float:
     return statistics.stdev(values)
 
 
-def _run(trial: FrozenTrial) -> Mapping[str, Any]:
-    run = trial.user_attrs.get("run", {})
-    return run if isinstance(run, Mapping) else {}
-
-
 def _result(trial: FrozenTrial) -> Result:
-    why = str(trial.user_attrs.get("why", ""))
-    state, _, reason = why.partition(": ")
-    if "verdict_rule" in trial.user_attrs and state == "pruned":
-        reason = f"{trial.user_attrs['verdict_rule']} at step {trial.user_attrs['verdict_step']:,}"
+    record = record_of(trial)
+    state, _, reason = record.why.partition(": ")
+    if record.verdict is not None and record.ending is Ending.PRUNED:
+        reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
     broken = ", ".join(broken_constraints(trial))
     if broken and trial.state is TrialState.COMPLETE:
         state, reason = INFEASIBLE, f"breaks {broken}"
-    run = _run(trial)
+    run = record.run
     return Result(
         trial.number,
         state or trial.state.name.lower(),
         tuple(trial.values or ()) if trial.state is TrialState.COMPLETE else (),
-        run.get("best", math.nan),
-        run.get("final", math.nan),
-        trial.user_attrs.get("steps"),
+        math.nan if run.best is None else run.best,
+        math.nan if run.final is None else run.final,
+        record.steps,
         reason,
         trial.params,
     )
@@ -249,7 +253,7 @@ def save_results(study: optuna.Study, path: Path) -> None:
                 "best_value": best.values[0],
                 "best_trial": best.number,
             }
-            content |= {"best_folder": _run(trials[best.number]).get("folder", "")}
+            content |= {"best_folder": record_of(trials[best.number]).run.folder}
             content |= {"n_seeds": best.n_runs, "spread": best.spread} if best.n_runs > 1 else {}
     else:
         content["solutions"] = [
@@ -257,7 +261,7 @@ def save_results(study: optuna.Study, path: Path) -> None:
                 "params": t.params,
                 "values": t.values,
                 "trial": t.number,
-                "folder": _run(t).get("folder", ""),
+                "folder": record_of(t).run.folder,
             }
             for t in study.best_trials
         ]

@@ -1,26 +1,14 @@
 """The Optuna study of a sweep.
 
-Which trials there are, what is proposed next, what is recorded of each. What this package keeps in
-Optuna's user attributes of a trial:
-  driver       who runs it, host and process, where several drivers may share the study
-  n_steps, lr_plan   the trial's own plan (`iolaus.sweeps.types.Plan`)
-  why          how it ended, in a sentence
-  steps        the last step it reported
-  run          folder, slot, session, seconds, and the best and final watched value
-  log          where to read on, if it failed
-  findings     what a lint found in its config, in sentences
-  seed, repeat, repeat_of   of repeats: the seed, which repeat it is (0 leads), and the leading trial's number
-  duplicate_of the trial whose setting and result this one shares, without having been run
-  again_for    the interrupted trial whose setting this one runs again
-  verdict, verdict_rule, verdict_step, verdict_numbers   if a rule ended it
+Which trials there are, what is proposed next, what is recorded of each
+(`iolaus.sweeps.study.record.TrialRecord`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import optuna
 from optuna.study import StudyDirection
@@ -28,15 +16,26 @@ from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners.curve_pruner import StudyFeed, StudyView, curve_pruner
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.study.live_storage import LiveStorage
-from iolaus.sweeps.study.record import counts_as_run, verdict_attributes, why
+from iolaus.sweeps.study.opening import judged_by
+from iolaus.sweeps.study.record import (
+    Run,
+    TrialRecord,
+    counts_as_run,
+    leader_of,
+    record_of,
+    why,
+)
 from iolaus.sweeps.study.recovery import run_again
-from iolaus.sweeps.study.repeats import Unit, is_hopeless
+from iolaus.sweeps.study.repeats import Field, Unit
 from iolaus.sweeps.study.settings_run import SettingsRun
 from iolaus.sweeps.study.watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
+
+__all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
 
 # Rules whose verdict a lower learning rate may answer, also where others agree with them.
 ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
@@ -92,8 +91,9 @@ class Plans:
 class SweepStudy:
     """One driver's view of the study.
 
-    study: made with `open_study`. driver: the name of this driver, None if no other can have the
-    study.
+    study: made with `open_study`. metric: what trials report, which pruners judge by its own goal,
+    whatever the study's objectives are. driver: the name of this driver, None if no other can have
+    the study.
     """
 
     def __init__(
@@ -102,9 +102,11 @@ class SweepStudy:
         storage: LiveStorage,
         space: Space,
         plans: Plans,
+        metric: Metric,
         driver: str | None,
     ) -> None:
         self.study = study
+        self.metric = metric
         self._storage = storage
         self._space = space
         self._plans = plans
@@ -113,15 +115,14 @@ class SweepStudy:
         self._trials: dict[int, optuna.Trial] = {}
         self._curves: dict[int, WatchedCurve] = {}
         self._duplicates: list[tuple[int, int]] = []
-        self._parked: dict[
-            int, list[optuna.Trial]
-        ] = {}  # waiting for the result of a running trial of their setting
-        # A pruner judges one objective; with several the watched metric is a loss.
-        self.sign = -1 if self.study.directions == [StudyDirection.MAXIMIZE] else 1
+        # Those that wait for the result of a running trial of their setting.
+        self._parked: dict[int, list[optuna.Trial]] = {}
+        self.objective_sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
         self._settings = SettingsRun(self._all_trials)
         self._own_plans: dict[int, Plan] = {}
+        judged = judged_by(metric, study, storage)
         self._feed = StudyFeed(curve_pruner(study.pruner))
-        self._feed.start(StudyView(study, lambda number: self._all_trials()[number], self.sign))
+        self._feed.start(StudyView(judged, lambda number: self._all_trials()[number], metric.sign))
         self._feed.learn(self._all_trials())
 
     @property
@@ -134,7 +135,10 @@ class SweepStudy:
 
     @property
     def n_to_ask(self) -> int:
-        """How many trials may still have to be run, repeats and settings to be run again included."""
+        """How many trials may still have to be run.
+
+        Repeats and settings to be run again are included.
+        """
         waiting = self._settings.n_waiting()
         repeats = sum(len(unit.missing(self._plans.n_repeats)) for unit in self._units().values())
         return max(self.n_missing * self._plans.n_repeats, waiting) + repeats
@@ -167,9 +171,11 @@ class SweepStudy:
 
         The sampler learns, nothing is computed.
         """
-        trial.set_user_attr("duplicate_of", before.number)
-        trial.set_user_attr(
-            "why", f"{Ending.DUPLICATE}: the setting of trial {before.number}, not run again"
+        reason = f"the setting of trial {before.number}, not run again"
+        outcome = Outcome(Ending.DUPLICATE, reason=reason)
+        _note(
+            trial,
+            TrialRecord(ending=outcome.ending, why=why(outcome), duplicate_of=before.number),
         )
         for name, amount in before.constraints.items():
             trial.set_constraint(name, amount)
@@ -180,7 +186,10 @@ class SweepStudy:
         self._duplicates.append((trial.number, before.number))
 
     def take_duplicates(self) -> list[tuple[int, int]]:
-        """The trials that were not run since the last call, each with the trial whose result it took over."""
+        """The trials that were not run since the last call.
+
+        Each with the trial whose result it took over.
+        """
         duplicates, self._duplicates = self._duplicates, []
         return duplicates
 
@@ -195,22 +204,24 @@ class SweepStudy:
 
     def _sign(self, trial: optuna.Trial) -> None:
         if self._driver is not None:
-            trial.set_user_attr("driver", self._driver)
+            _note(trial, TrialRecord(driver=self._driver))
 
     def _begun(self, trial: optuna.Trial) -> Proposal:
         self._sign(trial)
-        if self._plans.n_repeats > 1 and "seed" not in trial.user_attrs:
-            trial.set_user_attr("seed", self._plans.first_seed)
+        seed = TrialRecord.from_attrs(trial.user_attrs).seed
+        if self._plans.n_repeats > 1 and seed is None:
+            seed = self._plans.first_seed
+            _note(trial, TrialRecord(seed=seed))
         self._trials[trial.number] = trial
-        self._curves[trial.number] = WatchedCurve(self.sign)
-        return Proposal(trial.number, trial.params, trial.user_attrs.get("seed"))
+        self._curves[trial.number] = WatchedCurve(self.metric)
+        return Proposal(trial.number, trial.params, seed)
 
     def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
         """The first trial of this setting that has a result, or runs here.
 
         None for a repeat, which is meant to run.
         """
-        if "repeat_of" in trial.user_attrs:
+        if TrialRecord.from_attrs(trial.user_attrs).repeat_of is not None:
             return None
         return self._settings.before(trial.params, self._trials)
 
@@ -218,13 +229,13 @@ class SweepStudy:
         """The settings that have been run, by the number of their leading trial."""
         units: dict[int, Unit] = {}
         for trial in self._all_trials():
-            if not counts_as_run(trial) or "duplicate_of" in trial.user_attrs:
+            record = record_of(trial)
+            if not counts_as_run(trial) or record.duplicate_of is not None:
                 continue
-            unit = units.setdefault(trial.user_attrs.get("repeat_of", trial.number), Unit())
-            repeat = trial.user_attrs.get("repeat", 0)
-            unit.runs[repeat] = trial.number
+            unit = units.setdefault(leader_of(trial), Unit())
+            unit.runs[record.repeat] = trial.number
             if trial.state is TrialState.COMPLETE and trial.values:
-                unit.values[repeat] = trial.values[0]
+                unit.values[record.repeat] = trial.values[0]
             unit.is_given_up = unit.is_given_up or trial.state is TrialState.PRUNED
         return units
 
@@ -233,45 +244,40 @@ class SweepStudy:
         if self._plans.n_repeats == 1:
             return False
         units = self._units()
+        field = Field.of(list(units.values()), self.objective_sign)
         for leader, unit in units.items():
             missing = unit.missing(self._plans.n_repeats)
-            if missing and not is_hopeless(unit, list(units.values()), self.sign):
-                attributes = {
-                    "repeat_of": leader,
-                    "repeat": missing[0],
-                    "seed": self._plans.first_seed + missing[0],
-                }
-                params = self.study.get_trials(deepcopy=False)[leader].params
-                self.study.enqueue_trial(params, user_attrs=attributes)
+            if missing and not field.is_hopeless(unit):
+                repeat = TrialRecord(
+                    repeat_of=leader, repeat=missing[0], seed=self._plans.first_seed + missing[0]
+                )
+                params = self._all_trials()[leader].params
+                self.study.enqueue_trial(params, user_attrs=repeat.to_attrs())
                 return True
         return False
 
     def plan(self, number: int, plan: Plan) -> None:
         """Record a trial's own plan, where pruners and readers find it."""
-        trial = self._trials[number]
         self._curves[number].n_steps = plan.n_steps
         before = self._own_plans.get(number, Plan())
         self._own_plans[number] = Plan(plan.n_steps or before.n_steps, plan.lr or before.lr)
-        if plan.n_steps is not None:
-            trial.set_user_attr(Plan.N_STEPS_ATTR, plan.n_steps)
-        if plan.lr:
-            trial.set_user_attr(Plan.LR_ATTR, [list(corner) for corner in plan.lr])
+        _note(self._trials[number], TrialRecord(plan=plan))
 
     def report(self, number: int, step: int, value: float) -> Verdict | Intervention | None:
-        """Take one value of the watched metric.
+        """Take one value of the watched metric, in its own sign, in which it is kept.
 
-        Returns a verdict if the pruner wants the trial to end. A stall is answered with an
+        Here alone the metric's goal meets the pruner, which sees a study of that direction. Returns
+        a verdict if the pruner wants the trial to end. A stall is answered with an
         intervention first, if the plans say so, which is given time to work.
         """
         curve = self._curves[number]
         if not curve.add(step, value) or not math.isfinite(value):
             return None
         # Not Trial.report: it refuses studies with several objectives.
-        self._storage.set_trial_intermediate_value(
-            compat.trial_id(self._trials[number]), step, value
-        )
+        trial_id = compat.trial_id(self._trials[number])
+        self._storage.set_trial_intermediate_value(trial_id, step, value)
         plan = self._own_plans.get(number, Plan())
-        verdict = self._feed.observe(number, step, self.sign * value, plan)
+        verdict = self._feed.observe(number, step, self.metric.sign * value, plan)
         if verdict is None or step < curve.grace_until:
             return None
         rule = self._plans.on_stall
@@ -282,9 +288,8 @@ class SweepStudy:
         ):
             return verdict
         curve.n_interventions += 1
-        curve.grace_until = (
-            math.inf
-        )  # until the trial has taken it; one that never asks for it ends itself
+        # Until the trial has taken it; one that never asks for it ends itself.
+        curve.grace_until = math.inf
         return Intervention(rule.action, rule.factor, verdict)
 
     def intervened(self, number: int, step: int) -> None:
@@ -297,7 +302,7 @@ class SweepStudy:
         self._storage.check()
 
     def can_prune(self, number: int) -> bool:
-        """Whether this trial gave the pruner anything to judge, or there is no pruner to need it."""
+        """Whether this trial gave the pruner anything to judge, or no pruner needs it."""
         return self._curves[number].final_step >= 0 or isinstance(
             self.study.pruner, optuna.pruners.NopPruner
         )
@@ -306,16 +311,20 @@ class SweepStudy:
         """The watched metric of a trial this driver runs or ran."""
         return self._curves[number]
 
-    def tell(self, number: int, outcome: Outcome, run: Mapping[str, Any], log: str) -> None:
+    def tell(self, number: int, outcome: Outcome, run: Run, log: str) -> None:
         """Record how a trial ended. Everything a reviewer should see is set before.
 
         Afterwards Optuna refuses it.
         """
         trial, curve = self._trials.pop(number), self._curves[number]
         if curve.final_step >= 0:
-            best = {"best": curve.best, "best_step": curve.best_step, "final": curve.final}
-            run = {**run, **{name: value for name, value in best.items() if math.isfinite(value)}}
-            trial.set_user_attr("steps", curve.final_step)
+            is_known = math.isfinite(curve.best)
+            run = replace(
+                run,
+                best=curve.best if is_known else None,
+                best_step=curve.best_step if is_known else None,
+                final=curve.final if math.isfinite(curve.final) else None,
+            )
             if (
                 math.isfinite(curve.final)
                 and curve.final_step not in self._known(trial).intermediate_values
@@ -323,18 +332,21 @@ class SweepStudy:
                 self._storage.set_trial_intermediate_value(
                     compat.trial_id(trial), curve.final_step, curve.final
                 )
-        trial.set_user_attr("run", dict(run))
-        trial.set_user_attr("why", why(outcome))
-        if outcome.ending is Ending.FAILED:
-            trial.set_user_attr("log", log)
-        if outcome.findings:
-            trial.set_user_attr("findings", [finding.text for finding in outcome.findings])
+        _note(
+            trial,
+            TrialRecord(
+                ending=outcome.ending,
+                why=why(outcome),
+                steps=curve.final_step if curve.final_step >= 0 else None,
+                run=run,
+                log=log if outcome.ending is Ending.FAILED else "",
+                findings=tuple(finding.text for finding in outcome.findings),
+                verdict=outcome.verdict,
+            ),
+        )
         for finding in outcome.findings:
             if finding.rule == "infeasible":
                 trial.set_constraint(finding.name, finding.amount)
-        if outcome.verdict is not None:
-            for name, value in verdict_attributes(outcome.verdict).items():
-                trial.set_user_attr(name, value)
         self._finish(trial, outcome)
         self._own_plans.pop(number, None)
         self._feed.learn(self._all_trials(), but=self._trials)
@@ -351,8 +363,7 @@ class SweepStudy:
         ]
 
     def _leader(self, number: int) -> int:
-        attributes = self._all_trials()[number].user_attrs
-        return int(attributes.get("repeat_of", number))
+        return leader_of(self._all_trials()[number])
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         match outcome.ending:
@@ -393,3 +404,9 @@ class SweepStudy:
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+
+def _note(trial: optuna.Trial, record: TrialRecord) -> None:
+    """Add what a record knows to a trial's attributes."""
+    for name, value in record.to_attrs().items():
+        trial.set_user_attr(name, value)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from iolaus.sweeps.metric import Metric
+
+__all__ = ["N_VALUES_KEPT", "WatchedCurve"]
+
 # Optuna keeps this many values of the watched metric per trial, evenly over its planned length:
-# enough for any rule and picture, few enough that the dashboard loads a thousand trials (evidence:
-# 50 to 100).
+# enough for any rule and picture, few enough that the dashboard loads a thousand trials.
 N_VALUES_KEPT = 100
 # Without a plan: all of the first reports, then one for each 10 % more steps, which bounds them at
 # about 200.
@@ -23,11 +26,11 @@ class WatchedCurve:
     """What a running trial has said of the watched metric.
 
     Best, final, and which reports Optuna shall keep.
-    sign: 1 where smaller is better, -1 where larger is. Steps need not be regular; NaN and infinity
-    are never best.
+    metric: says which value is better. Values stay in its own sign. Steps need not be regular; NaN
+    and infinity are never best.
     """
 
-    sign: int
+    metric: Metric
     n_steps: int | None = None
     best: float = math.nan
     best_step: int = -1
@@ -47,7 +50,7 @@ class WatchedCurve:
         same steps and Optuna's pruners find peers to compare with.
         """
         self.final, self.final_step = value, step
-        if math.isfinite(value) and not self.sign * value >= self.sign * self.best:
+        if self.metric.is_better(value, than=self.best):
             self.best, self.best_step = value, step
         self._n_reports += 1
         if step < self._next_step:

@@ -111,6 +111,7 @@ def make_sweep(
         name="made",
         metric="loss",
         directions=(direction,),
+        metric_goal=direction,
         trials=pd.DataFrame(trials).set_index("number"),
         curves=pd.concat(curves, ignore_index=True),
         provenance=(session,),

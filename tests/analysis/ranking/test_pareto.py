@@ -107,7 +107,11 @@ def test_a_maximised_target_has_the_sign_of_its_metric() -> None:
         **{name: -made.trials[name] for name in ("objective", "best", "final")}
     )
     curves = made.curves.assign(value=-made.curves["value"])
-    found = pareto(replace(made, directions=("maximize",), trials=trials, curves=curves))
+    found = pareto(
+        replace(
+            made, directions=("maximize",), metric_goal="maximize", trials=trials, curves=curves
+        )
+    )
     assert found.attrs["target"] == pytest.approx(-pareto(made).attrs["target"])
     assert found["on_front"].tolist() == pareto(made)["on_front"].tolist()
 

@@ -42,6 +42,7 @@ def sweep(
         name=name,
         metric="loss",
         directions=(direction,),
+        metric_goal=direction,
         trials=frame.rename_axis("number"),
         curves=empty if curves is None else curves,
     )

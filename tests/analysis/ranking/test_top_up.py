@@ -58,7 +58,7 @@ def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     before = load(folder)
     assert rank(before).noise_source != "seeds"
     race = plan_top_up(folder, rank(before), n_seeds=2)
-    assert {seed for _, _, seed in race.repeats} == {4, 5}
+    assert {(number, seed) for _, number, seed in race.repeats} == {(1, 4), (2, 5)}
     command = [sys.executable, "-m", "iolaus.analysis", "race", "sweep", "--seeds", "2", "--json"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     document = json.loads(done.stdout)
@@ -75,6 +75,8 @@ def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     assert sorted(int(line.split()[0]) for line in lines) == sorted(
         seed for _, _, seed in race.repeats
     )
+    more = plan_top_up(folder, rank(before), n_seeds=1).repeats  # numbers go on, none comes twice
+    assert {(number, seed) for _, number, seed in more} == {(3, 6)}
 
 
 def test_a_race_leaves_no_options_behind(tmp_path: Path) -> None:

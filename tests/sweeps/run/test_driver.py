@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from iolaus import intervention, report
 from iolaus.sweeps.curves import CurveWriter, read_curves
 from iolaus.sweeps.errors import StorageError
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.reporting import Reporter
 from iolaus.sweeps.run.driver import Driver, Records, Rules
 from iolaus.sweeps.run.events import EventLog, Session, replay_events
@@ -30,6 +31,8 @@ from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
 from iolaus.sweeps.types import Ending, Outcome
+
+LOSS = Metric("loss")
 
 SPACE = parse_space(
     {}, ["x=interval(0.0, 1.0)"], OverridesParser.create().parse_overrides, lambda key: False
@@ -70,7 +73,7 @@ def drive(
         opened = open_study(
             storage, "s", ["minimize"], sampler, pruner or optuna.pruners.NopPruner(), SPACE
         )
-        study = SweepStudy(opened, storage, SPACE, Plans(n_trials), None)
+        study = SweepStudy(opened, storage, SPACE, Plans(n_trials), LOSS, None)
         session = Session(len(slots), study.n_to_ask, 1.0)
         records = Records(
             folder,
@@ -78,7 +81,7 @@ def drive(
             CurveWriter(folder / "curves", "s", clock=time.monotonic),
             EventLog(folder / "events.jsonl", session, clock=time.monotonic),
         )
-        rules = Rules(SPACE, "seed", Objective(objective, "loss"), 1.0)
+        rules = Rules(SPACE, "seed", Objective(objective, LOSS), 1.0)
         driver = Driver(
             study,
             Workers(fork_server, slots),

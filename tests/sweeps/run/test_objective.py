@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.run.objective import Objective, with_objective
 from iolaus.sweeps.study.watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Outcome
 
+LOSS = Metric("loss")
+
 
 def curve(*values: float) -> WatchedCurve:
-    watched = WatchedCurve(1)
+    watched = WatchedCurve(LOSS)
     for step, value in enumerate(values):
         watched.add(step, value)
     return watched
@@ -42,7 +45,7 @@ def test_where_the_objective_comes_from(
 ) -> None:
     """As asked; with nothing asked the return value, else the best; without one it failed."""
     outcome = Outcome(Ending.COMPLETED, values=returned, returned="kept")
-    found = with_objective(outcome, Objective(source, "loss"), curve(*reported), ())
+    found = with_objective(outcome, Objective(source, LOSS), curve(*reported), ())
     assert found.returned == "kept"
     if expected is None:
         assert found.ending is Ending.FAILED
@@ -55,17 +58,17 @@ def test_where_the_objective_comes_from(
 def test_only_a_completed_trial_is_looked_at(ending: Ending) -> None:
     """Whatever else a trial came to stays as it is."""
     outcome = Outcome(ending, reason="why", values=(math.inf,))
-    assert with_objective(outcome, Objective("best", "loss"), curve(1.0), {"acc"}) is outcome
+    assert with_objective(outcome, Objective("best", LOSS), curve(1.0), {"acc"}) is outcome
 
 
 def test_the_reason_names_what_to_change() -> None:
     """The message has what was returned and wanted, and the metrics that could be meant."""
-    several = Objective(None, "loss", 2)
+    several = Objective(None, LOSS, ("minimize", "maximize"))
     one = Outcome(Ending.COMPLETED, values=(1.0,), returned=1.0)
     assert with_objective(one, several, curve(), {"b", "a"}).reason == (
         "the task returned 1.0 and reported no 'loss'; return 2 numbers, one per direction; "
         "it reported a, b: set hydra.sweeper.metric to one of them"
     )
-    assert with_objective(one, Objective("final", "loss"), curve(), ()).reason == (
+    assert with_objective(one, Objective("final", LOSS), curve(), ()).reason == (
         "the task never reported 'loss', whose final value is the objective"
     )

@@ -6,6 +6,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners import AllOf, VerdictPruner
 from iolaus.sweeps.reporting import Reporter
 from iolaus.sweeps.search.parsing import parse_space
@@ -73,7 +74,9 @@ def test_interventions_are_bounded_and_given_time(on_stall: OnStall) -> None:
     storage = LiveStorage(optuna.storages.InMemoryStorage())
     space = parse_space({}, ["+x=5"], lambda _: [], lambda _: False)
     made = open_study(storage, "s", ["minimize"], None, Always(), space)
-    study = SweepStudy(made, storage, space, Plans(n_trials=1, on_stall=on_stall), "here:1")
+    study = SweepStudy(
+        made, storage, space, Plans(n_trials=1, on_stall=on_stall), Metric("loss"), "here:1"
+    )
     proposal = study.ask()
     assert proposal is not None
     n_steps, step, trial = 1000, 0, proposal.trial
@@ -108,7 +111,9 @@ def test_a_stall_among_rules_that_agree_is_answered(pruner: VerdictPruner, kind:
     storage = LiveStorage(optuna.storages.InMemoryStorage())
     space = parse_space({}, ["+x=5"], lambda _: [], lambda _: False)
     made = open_study(storage, "s", ["minimize"], None, pruner, space)
-    study = SweepStudy(made, storage, space, Plans(n_trials=1, on_stall=OnStall("decay")), "here:1")
+    study = SweepStudy(
+        made, storage, space, Plans(n_trials=1, on_stall=OnStall("decay")), Metric("loss"), "here:1"
+    )
     proposal = study.ask()
     assert proposal is not None
     assert isinstance(study.report(proposal.trial, 5, 1.0), kind)

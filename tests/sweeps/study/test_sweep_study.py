@@ -19,18 +19,21 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.run.session import driver_is_alive, driver_name
 from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
+from iolaus.sweeps.study.record import Run, record_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
 from iolaus.sweeps.study.watched import N_VALUES_KEPT, WatchedCurve
-from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Finding, Outcome, Plan, Verdict
 
-RUN = {"folder": "trials/0", "slot": 0, "session": 0, "seconds": 1.0}
+RUN = Run(folder="trials/0", slot=0, session=0, seconds=1.0)
+LOSS, SCORE = Metric("loss"), Metric("score", "maximize")
 
 losses = st.floats() | st.floats(-10, 10)
 
@@ -40,7 +43,7 @@ def test_best_and_final_are_what_a_look_at_the_curve_says(curve: list[float], si
     """Best is the first best finite value in the study's direction, final the last value, whatever
     is in between.
     """
-    watched = WatchedCurve(sign)
+    watched = WatchedCurve(LOSS if sign > 0 else SCORE)
     for step, value in enumerate(curve):
         watched.add(step, value)
     finite = [(sign * value, step) for step, value in enumerate(curve) if math.isfinite(value)]
@@ -57,7 +60,7 @@ def test_a_planned_trial_keeps_a_bounded_number_of_values(n_steps: int, every: i
     """Over its planned length a trial keeps all of few reports, or about 100 of many, spread over
     all of it.
     """
-    watched = WatchedCurve(1, n_steps)
+    watched = WatchedCurve(LOSS, n_steps)
     reported = list(range(0, n_steps, every))
     kept = [step for step in reported if watched.add(step, 1.0)]
     assert len(kept) <= N_VALUES_KEPT + 1
@@ -69,7 +72,7 @@ def test_a_planned_trial_keeps_a_bounded_number_of_values(n_steps: int, every: i
 @given(length=st.integers(1, 100_000), every=st.integers(1, 1000))
 def test_a_trial_without_a_plan_keeps_a_bounded_number_too(length: int, every: int) -> None:
     """Every one of the first 30 reports, and then so few that 200 are enough for any length."""
-    watched = WatchedCurve(1)
+    watched = WatchedCurve(LOSS)
     kept = [watched.add(step, 1.0) for step in range(0, length * every, every)]
     assert all(kept[:30])
     assert sum(kept) <= 200
@@ -84,7 +87,7 @@ def test_trials_are_kept_at_the_same_steps(
     """Which reports are kept does not depend on their values: pruners find peers at every step they
     look at.
     """
-    a, b = WatchedCurve(1, n_steps), WatchedCurve(1, n_steps)
+    a, b = WatchedCurve(LOSS, n_steps), WatchedCurve(LOSS, n_steps)
     for step in range(0, 500, every):
         assert a.add(step, first) == b.add(step, second)
 
@@ -112,6 +115,7 @@ def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[...
         lines: tuple[str, ...] = ("x=interval(0.0, 1.0)", "c=choice(a, b)"),
         directions: tuple[str, ...] = ("minimize",),
         pruner: optuna.pruners.BasePruner | None = None,
+        metric: Metric = LOSS,
         **plans: Any,
     ) -> SweepStudy:
         space = read_space(*lines)
@@ -119,7 +123,7 @@ def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[...
         opened = open_study(
             storage, "s", directions, sampler, pruner or optuna.pruners.NopPruner(), space
         )
-        return SweepStudy(opened, storage, space, Plans(n_trials, **plans), driver_name())
+        return SweepStudy(opened, storage, space, Plans(n_trials, **plans), metric, driver_name())
 
     return made
 
@@ -161,7 +165,15 @@ def test_each_ending_is_recorded_with_its_reason(
     assert trial.user_attrs["why"].startswith(outcome.ending)
     assert outcome.reason in trial.user_attrs["why"]
     assert trial.user_attrs["steps"] == 401
-    assert trial.user_attrs["run"] == {**RUN, "best": 1.0, "best_step": 400, "final": 2.0}
+    assert trial.user_attrs["run"] == {
+        "folder": "trials/0",
+        "slot": 0,
+        "session": 0,
+        "seconds": 1.0,
+        "best": 1.0,
+        "best_step": 400,
+        "final": 2.0,
+    }
     assert ("log" in trial.user_attrs) == (outcome.ending is Ending.FAILED)
     assert trial.intermediate_values == {0: 3.0, 400: 1.0, 401: 2.0}  # the last one is always there
     assert (trial.user_attrs["n_steps"], trial.user_attrs["lr_plan"]) == (
@@ -210,7 +222,7 @@ def test_n_trials_is_the_total(make: Callable[..., SweepStudy], direction: str) 
     total.
     """
     study = make(5, directions=(direction,))
-    assert study.sign == (1 if direction == "minimize" else -1)
+    assert study.objective_sign == (1 if direction == "minimize" else -1)
     for i, outcome in enumerate(endings):
         assert study.n_missing == 5 - i
         run_one(study, outcome)
@@ -313,7 +325,7 @@ def test_unsigned_trials_are_taken_over_when_old_enough(
     assert take_over(study.study, lambda _: True, orphan_age_s=0) == [unsigned.number]
 
 
-def test_a_driver_is_alive_if_its_process_is() -> None:
+def test_adriver_is_alive_if_its_process_is() -> None:
     """Another machine's driver may be alive, this machine's is if its process is there; we are not
     our predecessor.
     """
@@ -398,3 +410,58 @@ def test_with_several_objectives_values_are_told_together(make: Callable[..., Sw
     study.tell(proposal.trial, Outcome(Ending.COMPLETED, values=(1.0, 2.0)), RUN, log="")
     assert study.study.trials[0].values == [1.0, 2.0]
     assert study.study.trials[0].intermediate_values == {1: 0.25}
+
+
+def test_a_duplicate_takes_over_result_and_constraints(make: Callable[..., SweepStudy]) -> None:
+    """A setting that a lint ruled out is not run again, and its twin breaks the same constraint."""
+    study = make(3, lines=("c=choice(a, b)",))
+    study.study.enqueue_trial({"c": "a"})
+    finding = Finding("memory", 0, "needs 90 GB", "infeasible", 2.5)
+    outcome = Outcome(Ending.INFEASIBLE, reason="needs 90 GB", findings=(finding,))
+    first = run_one(study, outcome)
+    study.study.enqueue_trial({"c": "a"})
+    study.study.enqueue_trial({"c": "b"})
+    assert study.ask() is not None
+    ((twin, before),) = study.take_duplicates()
+    assert before == first
+    trials = study.study.trials
+    assert trials[twin].constraints == trials[first].constraints == {"memory": 2.5}
+    record = record_of(trials[twin])
+    assert (record.ending, record.duplicate_of) == (Ending.DUPLICATE, first)
+
+
+@pytest.mark.parametrize("goal", ["minimize", "maximize"])
+@pytest.mark.parametrize(
+    "directions", [("minimize",), ("maximize",), ("maximize", "minimize"), ("minimize", "minimize")]
+)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        optuna.pruners.MedianPruner(n_startup_trials=1),
+        optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+        optuna.pruners.HyperbandPruner(min_resource=1, max_resource=3),
+    ],
+    ids=lambda pruner: type(pruner).__name__,
+)
+def test_pruners_judge_the_metric_and_not_the_objectives(
+    make: Callable[..., SweepStudy],
+    directions: tuple[str, ...],
+    goal: Any,
+    pruner: optuna.pruners.BasePruner,
+) -> None:
+    """Of a good and a bad curve only the bad one is ended, whatever the study's directions are."""
+    metric = Metric("m", goal)
+    study = make(9, directions=directions, pruner=pruner, metric=metric)
+    for level in (1.0, 2.0, 3.0, 4.0, 0.5, 5.0, 0.25, 6.0):
+        proposal = study.ask()
+        assert proposal is not None
+        steps = range(1, 12)
+        said = [study.report(proposal.trial, n, metric.sign * (level + n / 100)) for n in steps]
+        if level < 1.0:
+            assert not any(said)
+        if level > 4.0:
+            assert any(said)
+        values = [0.0] * len(directions)
+        study.tell(proposal.trial, Outcome(Ending.COMPLETED, values=tuple(values)), RUN, log="")
+    assert study.study.trials[0].intermediate_values[1] == metric.sign * 1.01
