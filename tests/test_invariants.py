@@ -19,9 +19,11 @@ PROMISES = re.findall(
     (ROOT / "docs/invariants.md").read_text(),
     re.MULTILINE,
 )
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "docs/one_loss.py"]
 # What a path in the text begins with, or ends with; others are a user's own files, or patterns.
-ROOMS = "sweeps/ trainer/ analysis/ conf/ tests/ iolaus/ hydra_plugins/ benchmarks/ notebooks/ docs/"
+ROOMS = (
+    "sweeps/ trainer/ analysis/ conf/ tests/ iolaus/ hydra_plugins/ benchmarks/ notebooks/ docs/"
+)
 TOP = "pyproject.toml Makefile README.md CHANGELOG.md CONTRIBUTING.md constraints.txt .ci/run"
 
 
@@ -75,7 +77,9 @@ def test_reading_a_sweep_executes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 def paths_in(text: str) -> set[str]:
     """The paths of the repository that a page names: in backquotes, links or tables."""
-    found = set(re.findall(r"[\w./-]*[\w/]", re.sub(r"https?://\S+|^# file: .*$", "", text, flags=re.M)))
+    found = set(
+        re.findall(r"[\w./-]*[\w/]", re.sub(r"https?://\S+|^# file: .*$", "", text, flags=re.M))
+    )
     rooms = tuple(ROOMS.split())
     return {path for path in found if path.startswith(rooms) or path in TOP.split()}
 
