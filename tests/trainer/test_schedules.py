@@ -68,7 +68,7 @@ def test_staircase_is_torchs_step(lr: float, rate: float, every: int) -> None:
 
 
 @given(lr=rates, rate=shares, every=lengths, floor=rates)
-def test_exponential_is_the_published_formula_of_case_1(
+def test_exponential_with_a_floor_is_the_published_formula(
     lr: float, rate: float, every: float, floor: float
 ) -> None:
     """Exponential with a floor is max(min_lr, lr * decay_rate ** (step / decay_steps)) at every
@@ -109,7 +109,7 @@ def test_polynomial_is_torchs_polynomial(lr: float, n: int, power: float) -> Non
     end=st.floats(0, 1e-7),
     power=shares,
 )
-def test_bert_is_the_published_formula_of_case_2(
+def test_bert_is_the_published_formula(
     lr: float, n_examples: int, batch: int, end: float, power: float
 ) -> None:
     """With decay_during_warmup, Polynomial is BERT's: a ramp to lr, then the decay as if it had

@@ -252,7 +252,7 @@ def test_a_worker_gets_its_environment() -> None:
     assert "IOLAUS_TEST" not in os.environ
 
 
-def test_no_process_outlives_the_nursery() -> None:
+def test_no_process_outlives_the_fork_server() -> None:
     """Workers end with the fork server, busy, idle or let go; one that is let go ends by itself."""
     with ForkServer(runner(lambda: time.sleep(600)), "loss") as fork_server:
         busy, idle, let_go = (fork_server.spawn(WorkerSpec(slot)) for slot in range(3))
