@@ -100,7 +100,7 @@ def test_fewer_than_three_reports_are_broken():
 
 
 def test_a_gradient_that_explodes_and_is_then_zero_has_died():
-    """The norm rises far above its median, then is about 0, and the loss stays high; W goes first."""
+    """It rises far above its median, then is about 0, and the loss stays high; W goes first."""
     norms = np.where(np.arange(100) < 30, 1.0, 1e-7) + 0 * STEPS
     first = norms.copy()
     norms[30], first[29] = 500, 80
