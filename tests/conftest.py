@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -100,6 +101,27 @@ def sweep(_warm_python: Any, tmp_path: Path) -> Callable[..., Run]:
         return Run(files)
 
     return start
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A headless Chromium.
+
+    Without one the test skips; it fails where IOLAUS_REQUIRE_BROWSER is set, as in CI.
+    """
+    missing = pytest.fail if os.environ.get("IOLAUS_REQUIRE_BROWSER") else pytest.skip
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("playwright is not installed: pip install playwright")
+    with sync_playwright() as playwright:
+        own = Path(playwright.chromium.executable_path)
+        found = str(own) if own.exists() else shutil.which("chromium")
+        if found is None:
+            missing("no Chromium: `apt-get install chromium`, or `playwright install chromium`")
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

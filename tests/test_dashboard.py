@@ -342,17 +342,9 @@ def serve() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page() -> Iterator[Any]:
-    """A page of a headless Chromium, which notes errors on its console."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        installed = Path(playwright.chromium.executable_path)
-        found = str(installed) if installed.exists() else shutil.which("chromium")
-        if found is None:
-            pytest.skip("no Chromium: `playwright install chromium`, or `apt-get install chromium`")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1500, "height": 1000})
-        browser.close()
+def page(browser: Any) -> Any:
+    """A page of a headless Chromium."""
+    return browser.new_page(viewport={"width": 1500, "height": 1000})
 
 
 def is_drawn(image: Any) -> bool:

@@ -27,7 +27,7 @@ def make_sweep(
     some exploding.
 
     state: of all trials; else mixed. finite: whether any value is. holdout: whether some completed
-    trials were spared.
+    trials were held out.
     """
     rng = np.random.default_rng(0)
     trials, curves = [], []

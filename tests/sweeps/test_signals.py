@@ -88,7 +88,7 @@ def test_noisy_flat_is_stalled_and_its_noise_is_found():
 
 
 def test_oscillation_with_sinking_peaks_is_progress():
-    """Case 1: each peak a little lower than the one before is no stall, and the period is found."""
+    """Each peak a little lower than the one before is no stall, and the period is found."""
     for seed in range(20):
         s = signals(X, noisy(0.1 * np.sin(2 * np.pi * X / 20) - 0.004 * X, 0.02, seed))
         assert s.stalled_since is None

@@ -358,7 +358,7 @@ def test_a_metric_that_is_not_measured_is_named(compose: Compose) -> None:
         trained(compose(*SMALL, "schedule=plateau", "schedule.watch=val_bleu", "steps=20"))
 
 
-def test_case_5_explodes_without_clipping_and_learns_with_it(compose: Compose) -> None:
+def test_the_digit_sum_explodes_without_clipping_and_learns_with_it(compose: Compose) -> None:
     """On the digit sum, clipping the norm turns a run that learns nothing into one that does."""
     common = (
         "optim.lr=0.05",

@@ -111,7 +111,7 @@ def test_newbob_is_returnns(
     assert driven(schedule, errors, 0.1) == pytest.approx(expected, rel=1e-12)
 
 
-def test_newbob_of_case_3_waits_nine_measurements() -> None:
+def test_newbob_waits_nine_measurements() -> None:
     """Threshold 0, factor 0.7, over 9: a standing error is no worse, a rising one costs 0.7 at
     every ninth look.
     """

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
+from iolaus.testing import ScheduleContract
 from iolaus.trainer.phases import OneCycle, Staged, WarmupStableDecay
 from iolaus.trainer.schedules import (
     Constant,
@@ -67,7 +68,7 @@ def test_staircase_is_torchs_step(lr: float, rate: float, every: int) -> None:
 
 
 @given(lr=rates, rate=shares, every=lengths, floor=rates)
-def test_exponential_is_the_published_formula_of_case_1(
+def test_exponential_with_a_floor_is_the_published_formula(
     lr: float, rate: float, every: float, floor: float
 ) -> None:
     """Exponential with a floor is max(min_lr, lr * decay_rate ** (step / decay_steps)) at every
@@ -108,7 +109,7 @@ def test_polynomial_is_torchs_polynomial(lr: float, n: int, power: float) -> Non
     end=st.floats(0, 1e-7),
     power=shares,
 )
-def test_bert_is_the_published_formula_of_case_2(
+def test_bert_is_the_published_formula(
     lr: float, n_examples: int, batch: int, end: float, power: float
 ) -> None:
     """With decay_during_warmup, Polynomial is BERT's: a ramp to lr, then the decay as if it had
@@ -270,17 +271,30 @@ KINDS_SETTINGS: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
 KINDS = list(KINDS_SETTINGS)
 
 
-@given(schedule=any_schedule(), lr=rates)
-def test_number_and_vector_of_steps_agree_to_the_last_bit(schedule: Schedule, lr: float) -> None:
-    """A vector of steps gives the same bits as one call per step, in any position and in a vector
-    of one.
-    """
-    vector = schedule(np.arange(N_STEPS), lr)
-    numbers = ours(schedule, lr)
-    assert vector.tolist() == numbers
-    assert [float(schedule(np.array([step]), lr)[0]) for step in (0, 7, 41)] == [
-        numbers[step] for step in (0, 7, 41)
-    ]
+CONTRACT = [name for name in dir(ScheduleContract) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("promise", CONTRACT)
+@given(schedule=any_schedule(), lr=rates, n_steps=st.integers(1, 2000))
+def test_every_schedule_keeps_the_contract(
+    promise: str, schedule: Schedule, lr: float, n_steps: int
+) -> None:
+    """Each promise of the contract holds for any kind of schedule with any settings."""
+    top = lr
+
+    class Contract(ScheduleContract):
+        lr = top
+
+        def make_schedule(self) -> Schedule:
+            return schedule
+
+        def peak(self) -> float:
+            own = [stage.lr for stage in schedule.filled] if isinstance(schedule, Staged) else []
+            return max([super().peak(), *own])
+
+    contract = Contract()
+    contract.n_steps = n_steps
+    getattr(contract, promise)()
 
 
 @given(
@@ -321,35 +335,6 @@ def test_a_vector_of_powers_agrees_to_the_last_bit(trials: list[tuple[float, ...
             table[:, trial].tolist()
             == Polynomial(decay_steps=k, power=p, end_lr=e)(steps, 0.3).tolist()
         )
-
-
-@given(schedule=any_schedule(), lr=rates)
-def test_torch_vectors_agree_with_numpy_within_rounding(schedule: Schedule, lr: float) -> None:
-    """A torch vector of steps gives float64 on the same device, equal to numpy's within
-    rounding.
-    """
-    rates_ = schedule(torch.arange(N_STEPS), lr)
-    assert rates_.dtype == torch.float64
-    np.testing.assert_allclose(
-        rates_.numpy(), schedule(np.arange(N_STEPS), lr), rtol=1e-9, atol=1e-12 * lr
-    )
-
-
-@given(schedule=any_schedule(), lr=rates)
-def test_no_schedule_exceeds_its_peak_or_falls_below_its_floor(
-    schedule: Schedule, lr: float
-) -> None:
-    """The rate stays between 0 and the peak, and above the floor once warm-up is over; it is never
-    NaN.
-    """
-    peak = max(stage.lr for stage in schedule.filled) if isinstance(schedule, Staged) else lr
-    rates_ = schedule(np.arange(1000), lr)
-    assert np.isfinite(rates_).all()
-    assert rates_.max() <= max(peak, schedule.min_lr, getattr(schedule, "end_lr", 0.0)) * (
-        1 + 1e-12
-    )
-    assert rates_.min() >= 0
-    assert rates_[np.arange(1000) >= schedule.warmup_steps].min(initial=math.inf) >= schedule.min_lr
 
 
 @given(schedule=any_schedule(), lr=rates)
@@ -409,20 +394,6 @@ def test_settings_out_of_range_are_refused(make: Callable[[], Schedule], sentenc
     """A setting that cannot be is refused when the schedule is made, with its name and value."""
     with pytest.raises(ValueError, match=sentence):
         make()
-
-
-@given(schedule=any_schedule(), lr=rates, n_steps=st.integers(1, 5000))
-def test_corners_are_few_and_begin_and_end_with_the_run(
-    schedule: Schedule, lr: float, n_steps: int
-) -> None:
-    """At most 64 rising corners, from step 0 to the last, each with its exact rate."""
-    rates_ = schedule(np.arange(n_steps), lr)
-    points = corners(rates_)
-    steps = [step for step, _ in points]
-    assert len(points) <= 64
-    assert steps == sorted(set(steps))
-    assert (steps[0], steps[-1]) == (0, n_steps - 1)
-    assert all(rate == rates_[step] for step, rate in points)
 
 
 def test_corners_follow_the_curve() -> None:

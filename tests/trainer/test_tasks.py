@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value, stack_module_state
+from torch.func import functional_call, grad_and_value
 
 from iolaus.trainer.data import Examples
 from iolaus.trainer.models.cnn import CNN
@@ -16,16 +16,6 @@ from iolaus.trainer.tasks.base import Classification
 from iolaus.trainer.tasks.digits import Digits
 
 Compose = Callable[..., DictConfig]
-
-# Every shipped model on its task, with dropout off so that it is a function of weights and inputs
-# alone.
-SHIPPED = [
-    ["task=digit_sum"],
-    ["task=digit_sum", "model=lstm", "model.n_layers=2"],
-    ["task=digit_sum", "model=transformer", "model.dropout=0"],
-    ["task=digits", "model.n_layers=2"],
-    ["task=digits", "model=cnn"],
-]
 
 
 def test_digits_are_scikit_learns_split_in_three() -> None:
@@ -96,46 +86,6 @@ def test_models_are_what_their_names_say() -> None:
     for settings in ({"side": 6}, {"n_channels": 10}):
         with pytest.raises(ValueError, match=r"model\.side=.* must be a multiple of 4"):
             CNN(**{"n_channels_in": 1, "side": 8, "n_classes": 10, **settings})
-
-
-@pytest.mark.parametrize("overrides", SHIPPED)
-def test_a_loss_of_an_example_does_not_depend_on_its_batch(
-    compose: Compose, overrides: list[str]
-) -> None:
-    """No model looks at other examples (GroupNorm, not BatchNorm), so batch sizes can be
-    compared.
-    """
-    run = read(compose(*overrides))
-    torch.manual_seed(0)
-    model = run.task.build_model(run.node).double()
-    batch = run.splits.train[:6].to(torch.device("cpu"), torch.float64)
-    alone = torch.cat([run.task.loss(model, batch[i : i + 1]) for i in range(6)])
-    torch.testing.assert_close(run.task.loss(model, batch), alone, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("overrides", SHIPPED)
-def test_tasks_can_be_stacked(compose: Compose, overrides: list[str]) -> None:
-    """Vmap over stacked weights gives each model the gradients that it gets alone: what lanes rely
-    on.
-    """
-    run = read(compose(*overrides))
-    torch.manual_seed(0)
-    models = [run.task.build_model(run.node).double() for _ in range(3)]
-    batch = run.splits.train[:8].to(torch.device("cpu"), torch.float64)
-    weights, buffers = stack_module_state(models)
-
-    def loss(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-        def model(inputs: Tensor) -> Tensor:
-            return functional_call(models[0], (weights, buffers), (inputs,))
-
-        return run.task.loss(model, batch).sum()  # type: ignore[arg-type]
-
-    together = torch.vmap(grad(loss))(weights, buffers)
-    for lane, model in enumerate(models):
-        model.zero_grad()
-        run.task.loss(model, batch).sum().backward()
-        for name, param in model.named_parameters():
-            torch.testing.assert_close(together[name][lane], param.grad, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,10 @@ def test_a_model_that_does_not_fit_the_task_is_refused_by_name(
     """Two examples are tried before any training; what model and optimizer refuse comes as a
     sentence too.
     """
-    mismatch = r"model iolaus\.trainer\.models\.mlp\.MLP does not take the data of task iolaus\.trainer\.tasks\.digit_sum\.DigitSum: "
+    mismatch = (
+        r"model iolaus\.trainer\.models\.mlp\.MLP does not take the data of task "
+        r"iolaus\.trainer\.tasks\.digit_sum\.DigitSum: "
+    )
     for overrides, sentence in (
         (["model=mlp"], mismatch),
         (["task=digits", "model=cnn", "model.side=6"], r"model\.side=6 must be a multiple of 4"),

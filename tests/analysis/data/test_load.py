@@ -257,10 +257,10 @@ def test_a_row_of_another_kind_is_no_divergence(tmp_path):
 @pytest.mark.parametrize(
     ("metric", "direction"),
     [
-        ("accuracy", "maximize"), ("val_acc", "maximize"), ("ROC_AUC", "maximize"), ("macro/f1", "maximize"),
-        ("R2", "maximize"), ("mIoU", "maximize"), ("episode_reward", "maximize"), ("acc@1", "maximize"),
-        ("val_nll", "minimize"), ("Perplexity", "minimize"), ("rmse", "minimize"), ("test_err", "minimize"),
-        ("f1_loss", "minimize"), ("brier_score", "minimize"),
+        *dict.fromkeys(("accuracy", "val_acc", "ROC_AUC", "macro/f1"), "maximize").items(),
+        *dict.fromkeys(("R2", "mIoU", "episode_reward", "acc@1"), "maximize").items(),
+        *dict.fromkeys(("val_nll", "Perplexity", "rmse", "test_err"), "minimize").items(),
+        *dict.fromkeys(("f1_loss", "brier_score"), "minimize").items(),
     ],
 )  # fmt: skip
 def test_the_name_of_a_metric_says_its_direction(tmp_path, metric, direction):
@@ -362,7 +362,8 @@ def copy_first_trial(database: Path, n_copies: int) -> None:
             numbered = {"number": "n", "trial_id": "n + 1"}
             chosen = ", ".join(numbered.get(name, name) for name in columns)
             db.execute(
-                f"WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < {n_copies}) "
+                f"WITH RECURSIVE copies(n) AS "
+                f"(SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < {n_copies}) "
                 f"INSERT INTO {table} ({', '.join(columns)}) SELECT {chosen} FROM copies, {table} "
                 f"WHERE trial_id = 1"
             )

@@ -53,7 +53,7 @@ def config_keys(
     )
 
 
-def cured(shape: str, known: ConfigKeys, **more: object) -> dict[str, object]:
+def fixed(shape: str, known: ConfigKeys, **more: object) -> dict[str, object]:
     return dict(suggested_fix(Diagnosis(shape, "", 500.0), features(**more), known).values)
 
 
@@ -62,33 +62,31 @@ def test_a_rate_changes_by_three_to_ten_times(shape, lr, good):
     """Whatever the shape and the peers, a rate moves by 3 to 10 times (to two digits), or not at
     all.
     """
-    changed = cured(shape, config_keys(good, optim__lr=lr))
+    changed = fixed(shape, config_keys(good, optim__lr=lr))
     if "optim.lr" in changed:
         assert (
             LEAST * 0.95 <= max(changed["optim.lr"] / lr, lr / changed["optim.lr"]) <= MOST * 1.05
         )
 
 
-def test_the_table_of_cures():
-    """Case 4: too fast, lower and clip; too slow, raise; flat early, decay; overfitting,
-    regularise.
-    """
+def test_the_table_of_fixes():
+    """Too fast, lower and clip; too slow, raise; flat early, decay; overfitting, regularise."""
     trainer = {"schedule": "constant", "clip": "none"}
-    assert cured("exploded", config_keys(optim__lr=1.0)) == {"optim.lr": 0.1}
-    found = cured("exploded", config_keys(choices=trainer, optim__lr=1.0), usual_norm=2.5)
+    assert fixed("exploded", config_keys(optim__lr=1.0)) == {"optim.lr": 0.1}
+    found = fixed("exploded", config_keys(choices=trainer, optim__lr=1.0), usual_norm=2.5)
     assert found == {"optim.lr": 0.1, "clip": "norm", "clip.threshold": 2.5}
-    assert cured("slow", config_keys(lr=0.01)) == {"lr": 0.03}
-    assert cured("slow", config_keys(0.08, lr=0.01)) == {"lr": 0.08}
-    assert cured("fast_then_flat", config_keys(choices=trainer, optim__lr=0.1)) == {
+    assert fixed("slow", config_keys(lr=0.01)) == {"lr": 0.03}
+    assert fixed("slow", config_keys(0.08, lr=0.01)) == {"lr": 0.08}
+    assert fixed("fast_then_flat", config_keys(choices=trainer, optim__lr=0.1)) == {
         "schedule": "cosine"
     }
-    assert cured("fast_then_flat", config_keys(lr=0.3)) == {"lr": 0.1}
-    assert cured("overfitting", config_keys(model__dropout=0.1, optim__weight_decay=0.0)) == {
+    assert fixed("fast_then_flat", config_keys(lr=0.3)) == {"lr": 0.1}
+    assert fixed("overfitting", config_keys(model__dropout=0.1, optim__weight_decay=0.0)) == {
         "model.dropout": 0.3
     }
-    assert cured("overfitting", config_keys(weight_decay=0.01)) == {"weight_decay": 0.1}
-    assert cured("overfitting", config_keys(steps=1000)) == {"steps": 500}
-    assert cured("converged", config_keys(lr=0.1)) == cured("improving", config_keys(lr=0.1)) == {}
+    assert fixed("overfitting", config_keys(weight_decay=0.01)) == {"weight_decay": 0.1}
+    assert fixed("overfitting", config_keys(steps=1000)) == {"steps": 500}
+    assert fixed("converged", config_keys(lr=0.1)) == fixed("improving", config_keys(lr=0.1)) == {}
 
 
 @given(st.floats(0.1, 0.99), st.integers(1, 5000))
@@ -98,7 +96,7 @@ def test_a_faster_decay_ends_at_a_hundredth_of_the_rate(rate, before):
     """
     rates = (STEPS, 0.1 * rate ** (STEPS / before))
     known = config_keys(schedule__decay_rate=rate, schedule__decay_steps=before, lr=0.1)
-    changed = cured("stalled", known, rates=rates)
+    changed = fixed("stalled", known, rates=rates)
     end = rates[1][-1] / rates[1].max()
     if "schedule.decay_steps" in changed and end > 2 * END_SHARE:
         at_most = min(before / LEAST, 1000 / math.log(END_SHARE, rate))
@@ -106,9 +104,9 @@ def test_a_faster_decay_ends_at_a_hundredth_of_the_rate(rate, before):
 
 
 def test_a_rate_that_is_spent_decays_more_slowly():
-    """Case 1: near zero long before the loss is low."""
+    """A rate that is near zero long before the loss is low."""
     rates = (STEPS, 0.1 * 0.5 ** (STEPS / 50))
-    changed = cured(
+    changed = fixed(
         "underfitting",
         config_keys(schedule__decay_rate=0.5, schedule__decay_steps=50, lr=0.1),
         rates=rates,
@@ -117,13 +115,13 @@ def test_a_rate_that_is_spent_decays_more_slowly():
 
 
 def test_a_tied_setting_is_changed_where_it_is_searched():
-    """`schedule.decay_steps: ${decay_share} run` is cured by decay_share."""
+    """`schedule.decay_steps: ${decay_share} run` is fixed by decay_share."""
     known = ConfigKeys(
         {"schedule.decay_rate": 0.5, "decay_share": 0.9},
         frozenset({"decay_share"}),
         {"schedule.decay_steps": "decay_share"},
     )
-    assert cured("stalled", known, rates=(STEPS, 0.1 + 0 * STEPS)) == {"decay_share": 0.15}
+    assert fixed("stalled", known, rates=(STEPS, 0.1 + 0 * STEPS)) == {"decay_share": 0.15}
 
 
 def test_a_high_loss_that_jumped_is_calmed_and_one_that_did_not_is_driven():
@@ -132,9 +130,9 @@ def test_a_high_loss_that_jumped_is_calmed_and_one_that_did_not_is_driven():
     """
     jumped = FLAT.copy()
     jumped[3:6] = 1.2
-    assert cured("underfitting", config_keys(lr=0.1))["lr"] == 0.3
-    assert cured("underfitting", config_keys(lr=0.1), losses=jumped)["lr"] == 0.01
-    assert cured("underfitting", config_keys(0.01, lr=0.1))["lr"] == 0.01
+    assert fixed("underfitting", config_keys(lr=0.1))["lr"] == 0.3
+    assert fixed("underfitting", config_keys(lr=0.1), losses=jumped)["lr"] == 0.01
+    assert fixed("underfitting", config_keys(0.01, lr=0.1))["lr"] == 0.01
 
 
 @pytest.mark.parametrize(
@@ -282,8 +280,12 @@ def test_settings_of_a_trial_come_from_its_parameters_and_the_config():
     optimizer.
     """
     made = sweep()
-    config = {"optim": {"lr": 0.1, "weight_decay": 0.2}, "schedule": {"_target_": "iolaus.trainer.schedules.Constant"},
-              "hydra": {"runtime": {"choices": {"optim": "sgd", "schedule": "constant", "clip": "none"}}}}  # fmt: skip
+    choices = {"optim": "sgd", "schedule": "constant", "clip": "none"}
+    config = {
+        "optim": {"lr": 0.1, "weight_decay": 0.2},
+        "schedule": {"_target_": "iolaus.trainer.schedules.Constant"},
+        "hydra": {"runtime": {"choices": choices}},
+    }
     fields = {f: getattr(made, f) for f in made.__dataclass_fields__}
     trials = made.trials.assign(**{"params.optim": ["sgd", "adam", "sgd", "sgd"]})
     made = Sweep(**{**fields, "config": config, "trials": trials})

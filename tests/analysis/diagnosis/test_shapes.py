@@ -21,8 +21,8 @@ NOISE = 0.01 * np.random.default_rng(1).normal(size=100)
 
 
 def features(losses: np.ndarray, **known: object) -> Features:
-    return Features(**{"steps": STEPS[: len(losses)], "losses": losses, "n_steps": 1000, "start": 1.0, "lowest": 0.0,
-                    "lowest_by_now": 0.0} | known)  # fmt: skip
+    usual = {"n_steps": 1000, "start": 1.0, "lowest": 0.0, "lowest_by_now": 0.0}
+    return Features(**{"steps": STEPS[: len(losses)], "losses": losses, **usual} | known)
 
 
 def sweep(curves: dict[int, dict[str, np.ndarray]], **trials: object) -> Sweep:
@@ -56,9 +56,7 @@ CURVES = {
 
 @pytest.mark.parametrize("shape", CURVES)
 def test_a_curve_of_each_shape_is_called_so(shape):
-    """Each row of case 4's table, drawn plainly, is recognised, with a reason that holds
-    numbers.
-    """
+    """Each shape, drawn plainly, is recognised, with a reason that holds numbers."""
     found = diagnose_curve(features(CURVES[shape] + NOISE))
     assert found.shape == shape
     assert any(c.isdigit() for c in found.reason)
@@ -68,8 +66,9 @@ def test_a_curve_of_each_shape_is_called_so(shape):
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100))
 def test_a_shape_does_not_depend_on_the_unit_of_the_loss(shape, scale, shift):
     """Multiplying a loss and adding a constant to it changes no shape."""
-    moved = features(scale * (CURVES[shape] + NOISE + shift), start=scale * (1 + shift), lowest=scale * shift,
-                  lowest_by_now=scale * shift)  # fmt: skip
+    low, high = scale * shift, scale * (1 + shift)
+    losses = scale * (CURVES[shape] + NOISE + shift)
+    moved = features(losses, start=high, lowest=low, lowest_by_now=low)
     assert diagnose_curve(moved).shape == shape
 
 
@@ -101,9 +100,7 @@ def test_fewer_than_three_reports_are_broken():
 
 
 def test_a_gradient_that_explodes_and_is_then_zero_has_died():
-    """Case 5: the norm rises above k times its median, then is about 0, and the loss stays high; W
-    goes first.
-    """
+    """It rises far above its median, then is about 0, and the loss stays high; W goes first."""
     norms = np.where(np.arange(100) < 30, 1.0, 1e-7) + 0 * STEPS
     first = norms.copy()
     norms[30], first[29] = 500, 80

@@ -97,9 +97,7 @@ def test_attributes_are_short_and_those_of_the_sweep(made_sweep: MadeSweep, n_se
 
 
 def test_a_trial_note_has_diagnosis_end_and_fix(made_sweep: MadeSweep) -> None:
-    """A trial's note has the numbers of its diagnosis, how it ended, and its suggested fix as overrides to
-    copy.
-    """
+    """A trial's note has the numbers of its diagnosis, how it ended, and its fix as overrides."""
     made = review(made_sweep(), 1)
     assert len(made.notes) == 12
     for number, found in made.diagnosis.iterrows():

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -213,33 +213,28 @@ def test_a_report_judges_the_sweep_once(
     assert "6 trials of made" in get_note(study)
 
 
-def test_tables_sort_in_a_browser(made_sweep: Make, tmp_path: Path) -> None:
+def test_tables_sort_in_a_browser(made_sweep: Make, tmp_path: Path, browser: Any) -> None:
     """A click on a heading sorts a table by numbers, a second one turns it; nothing is fetched, no
     error is logged.
     """
-    browsers = pytest.importorskip("playwright.sync_api", reason="needs playwright and a chromium")
-    chromium = shutil.which("chromium") or pytest.skip("needs a chromium")
     page_file = tmp_path / "index.html"
     page_file.write_text(page_of(report(made_sweep(12))))
-    with browsers.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        troubles: list[str] = []
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on(
-            "request",
-            lambda asked: troubles.append(asked.url) if asked.url.startswith("http") else None,
-        )
-        page.goto(page_file.as_uri())
-        table = page.locator("#all-trials table")
-        column = table.locator("th").all_text_contents().index("objective") + 1
-        orders = []
-        for _ in range(2):
-            table.locator(f"th:nth-child({column}) button").click()
-            cells = table.locator(f"td:nth-child({column})").all_text_contents()
-            known = [float(cell) for cell in cells if cell]
-            assert cells[len(known) :] == [""] * (len(cells) - len(known))
-            orders.append(known)
-        browser.close()
+    page = browser.new_page()
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on(
+        "request",
+        lambda asked: troubles.append(asked.url) if asked.url.startswith("http") else None,
+    )
+    page.goto(page_file.as_uri())
+    table = page.locator("#all-trials table")
+    column = table.locator("th").all_text_contents().index("objective") + 1
+    orders = []
+    for _ in range(2):
+        table.locator(f"th:nth-child({column}) button").click()
+        cells = table.locator(f"td:nth-child({column})").all_text_contents()
+        known = [float(cell) for cell in cells if cell]
+        assert cells[len(known) :] == [""] * (len(cells) - len(known))
+        orders.append(known)
     assert orders == [sorted(orders[0]), sorted(orders[0], reverse=True)]
     assert not troubles

@@ -19,9 +19,21 @@ from iolaus.analysis.report.terminal import as_table, cell
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(64000.0, "64000"), (-1234.5, "-1234"), (999.96, "1000"), (0.012345, "0.01235"), (1.5e-7, "1.5e-07"),
-     (2e12, "2e+12"), (math.nan, ""), (None, ""), (pd.NA, ""), (3, "3"), (True, "True"), (np.float64(2), "2")],
-)  # fmt: skip
+    [
+        (64000.0, "64000"),
+        (-1234.5, "-1234"),
+        (999.96, "1000"),
+        (0.012345, "0.01235"),
+        (1.5e-7, "1.5e-07"),
+        (2e12, "2e+12"),
+        (math.nan, ""),
+        (None, ""),
+        (pd.NA, ""),
+        (3, "3"),
+        (True, "True"),
+        (np.float64(2), "2"),
+    ],
+)
 def test_numbers_are_read_at_a_glance(value: object, text: str) -> None:
     """Four digits, thousands written out, nothing for what is not known."""
     assert cell(value) == text

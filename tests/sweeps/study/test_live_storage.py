@@ -16,7 +16,6 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
 from iolaus.sweeps.errors import StorageError
@@ -24,6 +23,7 @@ from iolaus.sweeps.study import backend as backend_module
 from iolaus.sweeps.study import live_storage as storage_module
 from iolaus.sweeps.study.backend import in_memory, open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage
+from iolaus.testing import StorageContract
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class TestContract(StorageTestCase):
-    """Optuna's own storage contract."""
+class TestContract(StorageContract):
+    """Optuna's own storage contract, and ours."""
 
     @pytest.fixture
     def storage(self, tables: Path, tmp_path: Path) -> Iterator[LiveStorage]:

@@ -316,10 +316,10 @@ def test_best_weights_move_with_a_run_whose_batch_size_changes(
     """A run that moves to the stack of its next batch size keeps the best weights it had, not those
     it moves with.
     """
-    wild = "schedule.stages=[{lr: 0.005, decay_rate: 1, decay_steps: 1, length_steps: 5}, {lr: 0.1, decay_rate: 1, "
+    wild = "schedule.stages=[{lr: 0.005, decay_rate: 1, decay_steps: 1, length_steps: 5}, "
     schedule = (
         "schedule=staged",
-        wild + "decay_steps: 1, length_steps: 1}]",
+        wild + "{lr: 0.1, decay_rate: 1, decay_steps: 1, length_steps: 1}]",
         "batch.schedule=[[0,8],[10,16]]",
     )
     run = read(compose(*EXACT, *schedule, "optim=adam", "steps=30"))
