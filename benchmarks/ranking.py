@@ -131,7 +131,7 @@ def _share(count: int, n: int) -> str:
 def early(paths: list[Path]) -> Iterator[str]:
     """How well the order at a share of the budget is that of the end (Kendall's tau), by three estimates.
 
-    paths: Parquet or CSV files of whole curves, as `python -m analysis replay` takes them.
+    paths: Parquet or CSV files of whole curves, as `iolaus replay` takes them.
     """
     yield "| curves | budget | order by | all trials | beyond last value | better half | beyond last value |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"

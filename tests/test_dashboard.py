@@ -1,4 +1,4 @@
-"""`python -m sweeps dashboard DIR`: the real server, its answers, and its pages in a real
+"""`iolaus dashboard DIR`: the real server, its answers, and its pages in a real
 browser.
 """
 

@@ -409,7 +409,7 @@ def _warnings(
         ]
     if len(sweep.directions) > 1:
         found.append(
-            f"Of {len(sweep.directions)} objectives only the first is ranked; `python -m analysis rank DIR --pareto` "
+            f"Of {len(sweep.directions)} objectives only the first is ranked; `iolaus rank DIR --pareto` "
             "goes by all of them."
         )
     versions = (
@@ -441,7 +441,7 @@ def _warnings(
         found.append(
             "No setting was repeated: the noise is that of each curve, and another seed may differ by more. "
             + (
-                "`python -m analysis race DIR` runs the seeds that would tell."
+                "`iolaus top-up DIR` runs the seeds that would tell."
                 if sweep.provenance
                 else _REPEATS
             )

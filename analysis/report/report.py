@@ -1,4 +1,4 @@
-"""The report of a sweep: `python -m analysis report DIR`, and at the end of every sweep."""
+"""The report of a sweep: `iolaus report DIR`, and at the end of every sweep."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from iolaus.analysis.report.terminal import counted, short_names
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
-N_NEXT = 10  # fixes shown; `python -m analysis next` has all
+N_NEXT = 10  # fixes shown; `iolaus next` has all
 
 
 def write_report(
@@ -237,7 +237,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     if not trials:
         return Section("What to try next", [])
     how = [
-        "`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's queue."
+        "`iolaus next DIR --enqueue` puts those of the search space into the sweep's queue."
     ]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
     blocks: list[Block] = [

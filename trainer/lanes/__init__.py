@@ -7,5 +7,5 @@ stepper.py   one update as plain calls, as a traced graph, compiled, or as a CUD
 group.py     the trials in a stack, trained in blocks of steps
 serve.py     what a worker process does with the trials it is given
 width.py     how many lanes pay on this device
-check.py     `python -m trainer lanes-check`
+check.py     `iolaus lanes-check`
 """

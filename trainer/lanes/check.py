@@ -120,7 +120,7 @@ def _difference(a: Mapping[str, float], b: Mapping[str, float]) -> float:
 
 
 def check_command(overrides: Sequence[str]) -> str:
-    """`python -m trainer lanes-check ...`.
+    """`iolaus lanes-check ...`.
 
     What `check` and `best_width` say of the run these overrides ask for. Raises BadInputError, and
     NotInLanesError if the run cannot be trained in lanes.
