@@ -114,6 +114,10 @@ def rank(sweep: Sweep) -> Ranking:
     no tier. A setting whose seeds did not all complete is ranked by those that did, with a warning.
     A sweep without a completed trial has no tier. See `iolaus.analysis.ranking.tiers` for the
     statistics.
+
+    >>> ranking = iolaus.rank(iolaus.load("runs.csv"))
+    >>> int(ranking.table["setting"][0]), int(ranking.table["tier"][0])
+    (0, 1)
     """
     trials = sweep.trials
     if not len(trials):
@@ -509,6 +513,10 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     name) and, in trials, the numbers as in their own sweep. What makes the sweeps not comparable is
     among the warnings: code, metric, examples, fixed parameters. Raises ValueError if their
     directions differ, or there are none.
+
+    >>> ranking = iolaus.compare([iolaus.load("runs.csv"), iolaus.load("runs.csv")])
+    >>> len(ranking.table)
+    24
     """
     if not sweeps:
         raise ValueError("compare needs at least one sweep")

@@ -39,7 +39,7 @@ N_NEXT = 10  # fixes shown; `iolaus next` has all
 
 
 def write_report(
-    source: Path, sweep: Sweep | None = None, out: Path | None = None
+    source: str | Path, sweep: Sweep | None = None, out: str | Path | None = None
 ) -> Sequence[Path]:
     """Write index.html, report.md and the pictures of the latter: what there is to say of a sweep.
 
@@ -50,12 +50,17 @@ def write_report(
     (`iolaus.analysis.report.notes.write_notes`). Works on a sweep that still runs. Takes about 3 s
     for 32 trials and 7 s for 500 on one core, besides a second to import what it needs. Raises what
     `load` raises.
+
+    >>> page, text = iolaus.write_report("runs.csv")
+    >>> str(page)
+    'runs_report/index.html'
     """
+    source = Path(source)
     sweep = load(source) if sweep is None else sweep
     ranking, diagnosis = rank(sweep), diagnose(sweep)
     document = report(sweep, ranking, diagnosis)
     pictures = {picture.name: picture.png() for picture in document.pictures}
-    target = out or _beside(source)
+    target = _beside(source) if out is None else Path(out)
     target.mkdir(parents=True, exist_ok=True)
     for name, png in pictures.items():
         (target / f"{name}.png").write_bytes(png)

@@ -458,7 +458,7 @@ def test_the_picture_is_drawn_for_one_rule_and_for_many(tmp_path):
 
 
 def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "iolaus.analysis", "replay", *map(str, arguments)]
+    words = [sys.executable, "-m", "iolaus.cli", "replay", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, check=False)
 
 

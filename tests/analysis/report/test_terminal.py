@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iolaus.analysis.__main__ import main
+from iolaus.cli import main
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.importance import in_words
 from iolaus.analysis.ranking.rank import rank
@@ -94,8 +94,9 @@ def test_the_ranking_in_the_terminal_has_short_names_that_stay_unique(
         for step in range(30)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
-    monkeypatch.setattr(sys, "argv", ["analysis", "rank", str(tmp_path / "runs.csv")])
-    main()
+    monkeypatch.setattr(sys, "argv", ["iolaus", "rank", str(tmp_path / "runs.csv")])
+    with pytest.raises(SystemExit, match="0"):
+        main()
     heading = capsys.readouterr().out.splitlines()[0].split()
     assert heading[-4:] == ["tier", "why", "path", "other.tier"]
 
@@ -106,7 +107,8 @@ def test_texts_about_one_trial_stand_left(tmp_path, capsys, monkeypatch) -> None
     """
     rows = [{"trial": 0, "step": step, "loss": 1 / (step + 1)} for step in range(30)]
     pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
-    monkeypatch.setattr(sys, "argv", ["analysis", "show", str(tmp_path / "runs.csv"), "0"])
-    main()
+    monkeypatch.setattr(sys, "argv", ["iolaus", "show", str(tmp_path / "runs.csv"), "0"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
     heading, *lines = capsys.readouterr().out.splitlines()
     assert all(line[heading.index("value")] != " " for line in lines)
