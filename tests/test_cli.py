@@ -1,5 +1,6 @@
 """The one command: help without loading anything, errors in a sentence, JSON that can be read."""
 
+import io
 import json
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from iolaus.cli import app, main
 from iolaus.cli.output import plain
+from iolaus.sweeps.study.summary import show_next
 
 COMMANDS = [
     command.name for command in app.registered_commands if command.name and not command.hidden
@@ -201,10 +204,29 @@ def test_plain_data_keeps_what_json_can_hold() -> None:
     ],
 )
 def test_the_trainer_sends_commands_to_iolaus(word: str, sentence: str) -> None:
-    """A first argument that is no override of Hydra's is refused with the command that was meant."""
+    """A first argument that is no Hydra override is refused with the command that was meant."""
     from iolaus.trainer.__main__ import no_override
 
     assert no_override(word).endswith(sentence)
     assert no_override(word).startswith(f"{word} is no override")
     for override in ("a=1", "+a=1", "~a", "--multirun", "-m", "+sweep=quickstart", "a/b=c"):
         assert no_override(override) == ""
+
+
+def test_the_end_of_a_sweep_names_commands_that_can_be_typed(tmp_path: Path) -> None:
+    """The script beside the interpreter that was called, or the module where there is none."""
+
+    def shown(python: str) -> list[str]:
+        console = Console(file=io.StringIO(), width=200)
+        show_next(console, python, "out/my sweep", "python train.py", 8)
+        return console.file.getvalue().splitlines()[:2]
+
+    python = str(tmp_path / "python3")
+    module = f"{python} -m iolaus.cli"
+    assert [line.split(None, 1)[1] for line in shown(python)] == [
+        f"{module} report 'out/my sweep'",
+        f"{module} dashboard 'out/my sweep'",
+    ]
+    script = tmp_path / "iolaus"
+    script.touch(mode=0o755)
+    assert shown(python)[0].split(None, 1)[1] == f"{script} report 'out/my sweep'"

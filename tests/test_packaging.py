@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Every name of a folder of the repository, as an app may have them; trainer/ is a namespace package.
+# The names of our folders, as an app may have them; trainer/ is a namespace package.
 OWN_FILES = {
     "analysis.py": "",
     "report.py": "",
@@ -75,7 +75,7 @@ def app(tmp_path: Path) -> Path:
 
 
 def sweep_and_read(app: Path, installed: Path) -> None:
-    """A sweep with its report, then two commands, in the app's folder; the app has its own modules."""
+    """A sweep with its report, then two commands, in the app's folder; its modules are its own."""
     done = run("train.py", "--multirun", *SWEEP, "hydra.sweep.dir=out", cwd=app, path=installed)
     assert "saved out/report/index.html" in done, done
     assert "4 trials" in (app / "out/report/index.html").read_text()

@@ -1,4 +1,4 @@
-"""`import iolaus` is the public API: immediate, complete, and each name with an example that runs."""
+"""`import iolaus` is the public API: immediate, complete, each name with an example that runs."""
 
 import doctest
 import logging
@@ -67,5 +67,5 @@ def test_names_are_listed_and_others_refused() -> None:
     """
     assert set(iolaus.__all__) <= set(dir(iolaus))
     assert sorted(iolaus.__all__) == iolaus.__all__
-    with pytest.raises(AttributeError, match="no attribute 'rnak'; it has .*rank"):
+    with pytest.raises(AttributeError, match=r"no attribute 'rnak'; it has .*rank"):
         iolaus.rnak  # noqa: B018

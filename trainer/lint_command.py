@@ -110,7 +110,8 @@ def one_run(linted: Linted) -> str:
     )
     lines = [
         f"{run.n_steps} steps, {n_examples} examples, {n_examples / n_train:.2f} epochs of "
-        f"{n_train}, batch size {', then '.join(map(str, run.batches.sizes))}; {type(run.schedule).__name__}",
+        f"{n_train}, batch size {', then '.join(map(str, run.batches.sizes))}; "
+        f"{type(run.schedule).__name__}",
         "step " + "".join(f"{step:>10}" for step in steps),
         "lr   " + "".join(f"{view.rates[step]:>10.3g}" for step in steps),
     ]

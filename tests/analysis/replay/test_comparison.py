@@ -499,7 +499,7 @@ def test_the_command_prints_json_and_a_table(tmp_path):
     assert (tmp_path / "out" / "p.png").stat().st_size > 5000
     bad = command("nothing.csv", cwd=tmp_path)
     assert bad.returncode != 0
-    assert bad.stderr.strip().startswith("analysis: no curves at")
+    assert bad.stderr.strip().startswith("iolaus: no curves at")
 
 
 @pytest.mark.slow
