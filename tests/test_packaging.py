@@ -130,6 +130,8 @@ def test_an_app_with_our_folders_names_sweeps_with_the_wheel(
     target = tmp_path / "target"
     pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target)]
     run(*pip, str(wheel), cwd=tmp_path, path=ROOT)
+    script = str(target / "bin" / "iolaus")
+    assert "top-up" in run(script, "--help", cwd=app, path=target)
     sweep_and_read(app, target)
 
 
