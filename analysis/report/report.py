@@ -241,9 +241,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     trials = next_trials(sweep, diagnosis)[:N_NEXT]
     if not trials:
         return Section("What to try next", [])
-    how = [
-        "`iolaus next DIR --enqueue` puts those of the search space into the sweep's queue."
-    ]
+    how = ["`iolaus next DIR --enqueue` puts those of the search space into the sweep's queue."]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
     blocks: list[Block] = [
         *(how if sweep.space else []),
