@@ -215,6 +215,9 @@ def report(step: SupportsIndex, /, **metrics: SupportsFloat) -> None:
     (`hydra.sweeper.metric`) they end the trial. Raises optuna.TrialPruned when the trial is to
     stop: let it fly. Raises TypeError or ValueError for what is no step or no number. Outside a
     sweep it does nothing at all.
+
+    >>> for step in range(100):
+    ...     iolaus.report(step, loss=1 / (step + 1), lr=0.1)
     """
     if _current is not None:
         _current.report(step, metrics)
@@ -224,6 +227,9 @@ def should_stop() -> bool:
     """Whether the sweep wants this trial to end.
 
     A trial that returns after True counts as pruned. False outside.
+
+    >>> iolaus.should_stop()
+    False
     """
     return _current is not None and _current.should_stop()
 
@@ -235,6 +241,9 @@ def intervention() -> Intervention | None:
     the task must act on it: lower its learning rate by the factor, after going back to its best
     checkpoint if the action is "rewind". A task that never asks is ended as usual. None outside a
     sweep.
+
+    >>> wanted = iolaus.intervention()
+    >>> lr = 0.1 if wanted is None else 0.1 * wanted.factor
     """
     return None if _current is None else _current.intervention()
 
@@ -244,7 +253,9 @@ def plan(
 ) -> None:
     """Tell the pruner how long this trial means to run and which learning rates lie ahead.
 
-    See `iolaus.sweeps.types.Plan`.
+    See `iolaus.sweeps.types.Plan`. Does nothing outside a sweep.
+
+    >>> iolaus.plan(n_steps=1000, lr=[(0, 0.1), (1000, 0.01)])  # linear in between
     """
     if _current is not None:
         corners = tuple((operator.index(step), float(rate)) for step, rate in lr)

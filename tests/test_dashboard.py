@@ -1,4 +1,4 @@
-"""`python -m sweeps dashboard DIR`: the real server, its answers, and its pages in a real
+"""`iolaus dashboard DIR`: the real server, its answers, and its pages in a real
 browser.
 """
 
@@ -323,7 +323,7 @@ def serve() -> Iterator[Any]:
     processes = []
 
     def start(folder: Path) -> str:
-        command = [sys.executable, "-m", "iolaus.sweeps", "dashboard", str(folder), "--port", "0"]
+        command = [sys.executable, "-m", "iolaus.cli", "dashboard", str(folder), "--port", "0"]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )

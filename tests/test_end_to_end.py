@@ -410,6 +410,6 @@ def test_a_real_terminal_command(tmp_path: Path) -> None:
     assert "trial 2 completed" in done.stdout
     assert "3 trials in study trouble" in done.stdout
     shown = subprocess.run(
-        [sys.executable, "-m", "iolaus.sweeps", "show", *tmp_path.glob("multirun/*/*")], **run
+        [sys.executable, "-m", "iolaus.cli", "show", *tmp_path.glob("multirun/*/*")], **run
     )
     assert len(shown.stdout.splitlines()) == 4

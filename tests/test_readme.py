@@ -15,7 +15,7 @@ from hydra_plugins.iolaus.config import PRUNERS, SAMPLERS, IolausSweeperConf
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"`(python -m [^`]+)`", README)
+COMMANDS = re.findall(r"`((?:python -m|iolaus) [^`]+)`", README.partition("## In your own")[0])
 # The real commands, on fewer steps; what they search and print is the same.
 SHORT = ["steps=20", "report_every=5", "eval_every=20"]
 
@@ -36,14 +36,16 @@ def test_commands_run(tmp_path: Path) -> None:
     assert "best" in run([*sweep, "hydra.sweeper.n_trials=4"], tmp_path)
     assert len(COMMANDS) >= 7
     for command in COMMANDS:
-        words = [sys.executable, *shlex.split(command)[1:]]
+        words = shlex.split(command)
+        trains = words[:3] == ["python", "-m", "trainer"]
+        module = "iolaus.trainer" if trains else "iolaus.cli"  # as installed, from any folder
+        words = [sys.executable, "-m", module, *words[3 if trains else 1 :]]
         if "dashboard" in words:
             words.append("--help")  # it serves until it is stopped
         words = [
             str(tmp_path / "multirun/quickstart") if word == "CURVES.parquet" else word
             for word in words
         ]
-        trains = words[2] == "trainer" and "lint" not in words
         run([*words, *SHORT] if trains else words, tmp_path)
     report = tmp_path / "multirun/quickstart/report"
     assert (report / "curves.png").stat().st_size > 10_000

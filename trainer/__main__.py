@@ -1,13 +1,13 @@
-"""`python -m trainer`: one training run, a sweep of them with --multirun, or with `lint` a look at them beforehand."""
+"""`python -m iolaus.trainer`: one training run, or with --multirun a sweep of them."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 import hydra
-import optuna
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -16,6 +16,9 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.lint import lint, preview
 from iolaus.trainer.loop import train
 from iolaus.trainer.settings import read
+
+# Commands of `iolaus` that look at what is trained here, under each name they have had here.
+COMMANDS = {"lint": "iolaus lint", "audit": "iolaus lint", "lanes-check": "iolaus lanes-check"}
 
 log = logging.getLogger("trainer")
 
@@ -56,36 +59,19 @@ def kept_file() -> Path | None:
     )
 
 
-def lint_main(overrides: list[str]) -> None:
-    """Print a lint; see `iolaus.trainer.lint_command`."""
-    from iolaus.trainer.lint_command import (
-        lint_command,
-    )  # training needs neither a search space nor figures
+def no_override(word: str) -> str:
+    """What to say of a first argument that is neither a Hydra override nor one of its flags.
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        print(lint_command(overrides))
-    except BadInputError as error:
-        raise SystemExit(f"trainer lint: {error}") from error
-
-
-def check_main(overrides: list[str]) -> None:
-    """Print whether a task can be trained in lanes; see `iolaus.trainer.lanes.check`."""
-    from iolaus.trainer.lanes.check import (
-        check_command,
-    )  # functorch, which training alone need not load
-    from iolaus.trainer.lanes.kind import NotInLanesError
-
-    try:
-        print(check_command(overrides))
-    except (BadInputError, NotInLanesError) as error:
-        raise SystemExit(f"trainer lanes-check: {error}") from error
+    "" for one that is. It may be meant for the `iolaus` command, which has what looks at a run.
+    """
+    if "=" in word or word.startswith(("~", "+", "-")):
+        return ""
+    close = get_close_matches(word, COMMANDS, n=1) or COMMANDS
+    instead = " or ".join(dict.fromkeys(f"`{COMMANDS[name]} ...`" for name in close))
+    return f"{word} is no override (KEY=VALUE, +KEY=VALUE, ~KEY); did you mean {instead}?"
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["lint"]:
-        lint_main(sys.argv[2:])
-    elif sys.argv[1:2] == ["lanes-check"]:
-        check_main(sys.argv[2:])
-    else:
-        main()
+    if sentence := no_override(next(iter(sys.argv[1:]), "--")):
+        sys.exit(f"trainer: {sentence}")
+    main()

@@ -1,11 +1,7 @@
-"""`python -m iolaus.trainer.gallery [PATH]`.
-
-All shipped schedules over a run of 1,000 steps, for conf/README.md.
-"""
+"""`iolaus gallery`: all shipped schedules over a run of 1,000 steps, for conf/README.md."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +34,7 @@ def rates(run: Settings) -> NDArray[np.float64]:
 
 
 def draw(path: Path) -> None:
-    """Write the figure: one panel per file of conf/schedule/, all on the same axes, with optim.lr=1."""
+    """Write the figure: a panel per file of conf/schedule/, all on the same axes, optim.lr=1."""
     names = sorted(file.stem for file in (CONF / "schedule").glob("*.yaml"))
     n_rows = -(-len(names) // N_COLUMNS)
     figure = Figure(figsize=(2.4 * N_COLUMNS, 1.9 * n_rows), layout="constrained")
@@ -56,7 +52,3 @@ def draw(path: Path) -> None:
     for axes in panels[:, 0]:
         axes.set_ylabel("rate (optim.lr=1)", fontsize=8)
     figure.savefig(path, dpi=110)
-
-
-if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else CONF / "schedules.png")

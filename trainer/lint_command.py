@@ -1,4 +1,4 @@
-"""`python -m trainer lint ...`.
+"""`iolaus lint ...`.
 
 The findings on one run, or on settings drawn from a whole search space.
 """
@@ -72,7 +72,10 @@ def lint_command(overrides: Sequence[str]) -> str:
 
 
 def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[Linted]:
-    """Draw settings as Optuna's RandomSampler does (the one setting, if nothing is searched) and lint each."""
+    """Draw settings as Optuna's RandomSampler does, and lint each.
+
+    If nothing is searched, it is the one setting.
+    """
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study, blank = (
         optuna.create_study(),
@@ -106,8 +109,9 @@ def one_run(linted: Linted) -> str:
         .astype(int)
     )
     lines = [
-        f"{run.n_steps} steps, {n_examples} examples, {n_examples / n_train:.2f} epochs of {n_train}, "
-        f"batch size {', then '.join(map(str, run.batches.sizes))}; {type(run.schedule).__name__}",
+        f"{run.n_steps} steps, {n_examples} examples, {n_examples / n_train:.2f} epochs of "
+        f"{n_train}, batch size {', then '.join(map(str, run.batches.sizes))}; "
+        f"{type(run.schedule).__name__}",
         "step " + "".join(f"{step:>10}" for step in steps),
         "lr   " + "".join(f"{view.rates[step]:>10.3g}" for step in steps),
     ]
@@ -117,8 +121,9 @@ def one_run(linted: Linted) -> str:
             f"{group['lr']:.3g}" for group in load_best(run.resume)["optimizer"]["param_groups"]
         )
         lines.append(
-            f"taken up at step {view.from_step} of {view.n_steps}: the rate there is {rate:.3g}; the optimizer was "
-            f"saved at {saved}, which does not keep it there, since the schedule sets the rate at every step"
+            f"taken up at step {view.from_step} of {view.n_steps}: the rate there is {rate:.3g}; "
+            f"the optimizer was saved at {saved}, which does not keep it there, "
+            "since the schedule sets the rate at every step"
         )
     lines += [f"{f.name} (step {f.step}): {f.text}" for f in linted.findings] or ["no findings"]
     return "\n".join(lines)
@@ -129,14 +134,16 @@ def search_space(linted: Sequence[Linted], name: str) -> str:
     counts = Counter(finding.name for setting in linted for finding in setting.findings)
     n_clean = sum(not setting.findings for setting in linted)
     lines = [
-        f"{len(linted)} settings drawn from the space of {name}: {n_clean / len(linted):.1%} without findings"
+        f"{len(linted)} settings drawn from the space of {name}: "
+        f"{n_clean / len(linted):.1%} without findings"
     ]
     for rule in RULES:
         if counts[rule]:
             first = next(s for s in linted if any(f.name == rule for f in s.findings))
             sentence = next(f.text for f in first.findings if f.name == rule)
             lines.append(
-                f"{counts[rule] / len(linted):>6.1%} {rule:<13} such as {' '.join(first.overrides)}:"
+                f"{counts[rule] / len(linted):>6.1%} {rule:<13} "
+                f"such as {' '.join(first.overrides)}:"
             )
             lines.append(f"{'':>7}{sentence}")
     return "\n".join(lines)

@@ -150,6 +150,10 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
     FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what
     to watch or in which direction, or a sweep is asked for another metric or direction than its
     own.
+
+    >>> sweep = iolaus.load("runs.csv")
+    >>> sweep.metric, sweep.directions, len(sweep.trials)
+    ('loss', ('minimize',), 12)
     """
     source = Path(source)
     if direction not in (None, "minimize", "maximize"):

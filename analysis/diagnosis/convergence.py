@@ -53,6 +53,10 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
     target: a loss, as reported. Left out, it is `default_target(sweep)`; the frame's
     `attrs["target"]` says which. Raises ValueError for another axis, or for examples if no trial
     reports them.
+
+    >>> table = iolaus.convergence(iolaus.load("runs.csv"), target=0.5)
+    >>> int(table["reached"].sum())
+    7
     """
     if axis not in AXES:
         raise ValueError(f"axis={axis!r} is none of {', '.join(AXES)}")

@@ -287,6 +287,10 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
     fix in words, "" for a trial that is well). A trial with too few reports for a curve is left
     out unless it failed: it still runs, was pruned at once, never ran (a duplicate, ruled out by a
     lint), or only returns its result.
+
+    >>> diagnosis = iolaus.diagnose(iolaus.load("runs.csv"))
+    >>> diagnosis["shape"][[0, 9]].tolist()
+    ['converged', 'slow']
     """
     import pandas as pd
 

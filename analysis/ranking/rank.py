@@ -114,6 +114,10 @@ def rank(sweep: Sweep) -> Ranking:
     no tier. A setting whose seeds did not all complete is ranked by those that did, with a warning.
     A sweep without a completed trial has no tier. See `iolaus.analysis.ranking.tiers` for the
     statistics.
+
+    >>> ranking = iolaus.rank(iolaus.load("runs.csv"))
+    >>> int(ranking.table["setting"][0]), int(ranking.table["tier"][0])
+    (0, 1)
     """
     trials = sweep.trials
     if not len(trials):
@@ -414,7 +418,7 @@ def _warnings(
         ]
     if len(sweep.directions) > 1:
         found.append(
-            f"Of {len(sweep.directions)} objectives only the first is ranked; `python -m analysis rank DIR --pareto` "
+            f"Of {len(sweep.directions)} objectives only the first is ranked; `iolaus rank DIR --pareto` "
             "goes by all of them."
         )
     versions = (
@@ -446,7 +450,7 @@ def _warnings(
         found.append(
             "No setting was repeated: the noise is that of each curve, and another seed may differ by more. "
             + (
-                "`python -m analysis race DIR` runs the seeds that would tell."
+                "`iolaus top-up DIR` runs the seeds that would tell."
                 if sweep.provenance
                 else _REPEATS
             )
@@ -514,6 +518,10 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     name) and, in trials, the numbers as in their own sweep. What makes the sweeps not comparable is
     among the warnings: code, metric, examples, fixed parameters. Raises ValueError if their
     directions differ, or there are none.
+
+    >>> ranking = iolaus.compare([iolaus.load("runs.csv"), iolaus.load("runs.csv")])
+    >>> len(ranking.table)
+    24
     """
     if not sweeps:
         raise ValueError("compare needs at least one sweep")

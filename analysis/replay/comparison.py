@@ -1,4 +1,4 @@
-"""What would each pruner have done on curves that are known to their end? `python -m analysis replay CURVES`.
+"""What would each pruner have done on curves that are known to their end? `iolaus replay CURVES`.
 
 Trials of a task start in random order on W workers, each at a speed of its own; a rule sees only
 what had been reported by then. The truth of a trial is the lowest finite loss of its whole curve.

@@ -1,6 +1,6 @@
 """optuna-dashboard on a sweep, with its review laid over the study.
 
-`python -m sweeps dashboard DIR`. The study itself is not changed, so watching costs a running sweep
+`iolaus dashboard DIR`. The study itself is not changed, so watching costs a running sweep
 nothing: attributes, notes and pictures are made here when they are looked at, and made again when
 the sweep has gone on.
 """

@@ -1,4 +1,4 @@
-"""The report of a sweep: `python -m analysis report DIR`, and at the end of every sweep."""
+"""The report of a sweep: `iolaus report DIR`, and at the end of every sweep."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from iolaus.analysis.report.terminal import counted, short_names
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
-N_NEXT = 10  # fixes shown; `python -m analysis next` has all
+N_NEXT = 10  # fixes shown; `iolaus next` has all
 
 
 def write_report(
-    source: Path, sweep: Sweep | None = None, out: Path | None = None
+    source: str | Path, sweep: Sweep | None = None, out: str | Path | None = None
 ) -> Sequence[Path]:
     """Write index.html, report.md and the pictures of the latter: what there is to say of a sweep.
 
@@ -50,12 +50,17 @@ def write_report(
     (`iolaus.analysis.report.notes.write_notes`). Works on a sweep that still runs. Takes about 3 s
     for 32 trials and 7 s for 500 on one core, besides a second to import what it needs. Raises what
     `load` raises.
+
+    >>> page, text = iolaus.write_report("runs.csv")
+    >>> str(page)
+    'runs_report/index.html'
     """
+    source = Path(source)
     sweep = load(source) if sweep is None else sweep
     ranking, diagnosis = rank(sweep), diagnose(sweep)
     document = report(sweep, ranking, diagnosis)
     pictures = {picture.name: picture.png() for picture in document.pictures}
-    target = out or _beside(source)
+    target = _beside(source) if out is None else Path(out)
     target.mkdir(parents=True, exist_ok=True)
     for name, png in pictures.items():
         (target / f"{name}.png").write_bytes(png)
@@ -236,9 +241,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     trials = next_trials(sweep, diagnosis)[:N_NEXT]
     if not trials:
         return Section("What to try next", [])
-    how = [
-        "`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's queue."
-    ]
+    how = ["`iolaus next DIR --enqueue` puts those of the search space into the sweep's queue."]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
     blocks: list[Block] = [
         *(how if sweep.space else []),

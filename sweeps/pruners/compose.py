@@ -46,6 +46,14 @@ class AnyOf(_Combination):
     """Ends a trial when one of the pruners would; the first verdict in their order.
 
     All are asked at every report.
+
+    >>> limit = optuna.pruners.ThresholdPruner(upper=10)
+    >>> pruner = iolaus.AnyOf([iolaus.StalledLoss(n_steps=100), limit])
+    >>> study = optuna.create_study(pruner=pruner)
+    >>> trial = study.ask()
+    >>> trial.report(11.0, step=3)
+    >>> trial.should_prune(), study.trials[0].user_attrs["verdict_rule"]
+    (True, 'ThresholdPruner')
     """
 
     def __init__(self, pruners: Sequence[BasePruner]) -> None:
@@ -61,6 +69,14 @@ class AllOf(_Combination):
     """Ends a trial when all of the pruners would at the same report; their reasons are joined.
 
     All are asked.
+
+    >>> limits = [optuna.pruners.ThresholdPruner(upper=upper) for upper in (10, 20)]
+    >>> trial = optuna.create_study(pruner=iolaus.AllOf(limits)).ask()
+    >>> for step, loss in enumerate((11.0, 21.0)):
+    ...     trial.report(loss, step)
+    ...     print(trial.should_prune())
+    False
+    True
     """
 
     def __init__(self, pruners: Sequence[BasePruner]) -> None:
@@ -81,7 +97,16 @@ class AllOf(_Combination):
 
 
 class WarmUp(_Combination):
-    """Does not ask the pruner before step n_steps, unless the value is not finite."""
+    """Does not ask the pruner before step n_steps, unless the value is not finite.
+
+    >>> limit = optuna.pruners.ThresholdPruner(upper=10)
+    >>> trial = optuna.create_study(pruner=iolaus.WarmUp(limit, n_steps=100)).ask()
+    >>> for step in (99, 100):
+    ...     trial.report(11.0, step)
+    ...     print(trial.should_prune())
+    False
+    True
+    """
 
     def __init__(self, pruner: BasePruner, n_steps: int) -> None:
         if n_steps < 0:
@@ -105,6 +130,15 @@ class Interval(_Combination):
     """Asks the pruner once per `interval_steps` steps.
 
     At the first report in them, and at any that is not finite.
+
+    >>> limit = optuna.pruners.ThresholdPruner(upper=10)
+    >>> trial = optuna.create_study(pruner=iolaus.Interval(limit, interval_steps=100)).ask()
+    >>> for step, loss in ((0, 1.0), (50, 11.0), (100, 11.0)):
+    ...     trial.report(loss, step)
+    ...     print(trial.should_prune())
+    False
+    False
+    True
     """
 
     def __init__(self, pruner: BasePruner, interval_steps: int) -> None:
@@ -155,6 +189,13 @@ class Holdout(_Combination):
     answer is the same in every process. The first verdict on such a trial is kept in its user
     attributes `held_out` (the reason) and `held_out_step`; afterwards the pruner is asked no more,
     unless the loss is not finite: trials that diverged are not held out.
+
+    >>> limit = optuna.pruners.ThresholdPruner(upper=10)
+    >>> study = optuna.create_study(pruner=iolaus.Holdout(limit, holdout_fraction=1.0))
+    >>> trial = study.ask()
+    >>> trial.report(11.0, step=3)
+    >>> trial.should_prune(), study.trials[0].user_attrs["held_out_step"]
+    (False, 3)
     """
 
     def __init__(self, pruner: BasePruner, holdout_fraction: float = 0.05, seed: int = 0) -> None:

@@ -146,6 +146,18 @@ class StalledLoss(CurvePruner):
     A trial's planned learning rate, in plain Optuna its user attribute `lr_plan` of corners
     (step, rate), tells the rule of rates to come. A copy or pickle of it forgets what it has seen
     and learns it anew from the study. Bad arguments raise ValueError.
+
+    >>> def train(trial: optuna.Trial) -> float:
+    ...     for step in range(100):
+    ...         trial.report(1 / (step + 1) if trial.number < 9 else 5.0, step)
+    ...         if trial.should_prune():
+    ...             raise optuna.TrialPruned
+    ...     return 0.01
+    >>> study = optuna.create_study(pruner=iolaus.StalledLoss(n_steps=100))
+    >>> study.optimize(train, n_trials=10)
+    >>> last = study.trials[-1]
+    >>> last.state.name, last.last_step < 50, "verdict" in last.user_attrs
+    ('PRUNED', True, True)
     """
 
     def __init__(

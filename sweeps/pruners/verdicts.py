@@ -21,6 +21,19 @@ class VerdictPruner(BasePruner):
 
     One that needs no study, only losses, is better a `CurvePruner`, which is given them as they
     come.
+
+    >>> from iolaus.sweeps.types import Verdict
+    >>> class AboveTen(iolaus.VerdictPruner):
+    ...     def verdict(self, study, trial):
+    ...         step = trial.last_step
+    ...         if step is None or trial.intermediate_values[step] <= 10:
+    ...             return None
+    ...         return Verdict("above_ten", step, f"above 10 at step {step}")
+    >>> study = optuna.create_study(pruner=AboveTen())
+    >>> trial = study.ask()
+    >>> trial.report(11.0, step=3)
+    >>> trial.should_prune(), study.trials[0].user_attrs["verdict"]
+    (True, 'above 10 at step 3')
     """
 
     @abc.abstractmethod

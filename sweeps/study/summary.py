@@ -6,6 +6,8 @@ A ranked table, the results file, what to do next.
 from __future__ import annotations
 
 import math
+import shlex
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -271,11 +273,14 @@ def save_results(study: optuna.Study, path: Path) -> None:
 def show_next(console: Console, python: str, folder: str, command: str, n_trials: int) -> None:
     """Print the commands a user is likely to want now.
 
-    command: what continues the sweep, given a new n_trials.
+    python: the interpreter as it was called; the `iolaus` beside it is named, or the module if
+    there is none. command: what continues the sweep, given a new n_trials.
     """
+    script = str(Path(python).with_name("iolaus"))
+    iolaus = [script] if shutil.which(script) else [python, "-m", "iolaus.cli"]
     for what, how in (
-        ("report", f"{python} -m analysis report {folder}"),
-        ("dashboard", f"{python} -m sweeps dashboard {folder}"),
+        ("report", shlex.join([*iolaus, "report", folder])),
+        ("dashboard", shlex.join([*iolaus, "dashboard", folder])),
         ("continue", f"{command} hydra.sweeper.n_trials={n_trials}"),
     ):
         console.print(Text(f"  {what:10} {how}"), soft_wrap=True)

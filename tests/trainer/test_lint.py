@@ -211,7 +211,7 @@ def test_a_fixed_override_narrows_the_space(
 
 def test_the_command_lints_one_run(tmp_path: Path) -> None:
     """It prints the rate as numbers and the findings; bad input is one sentence and exit code 1."""
-    command = [sys.executable, "-m", "iolaus.trainer", "lint"]
+    command = [sys.executable, "-m", "iolaus.cli", "lint"]
     done = subprocess.run(
         [*command, *CASE_1, "steps=39630"],
         cwd=tmp_path,
@@ -227,5 +227,5 @@ def test_the_command_lints_one_run(tmp_path: Path) -> None:
     )
     assert (bad.returncode, bad.stderr) == (
         1,
-        "trainer lint: optim.lr must be finite and from 0 up; got -1\n",
+        "iolaus: optim.lr must be finite and from 0 up; got -1\n",
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iolaus.analysis.__main__ import main
+from iolaus.cli import main
 
 STEPS = np.arange(1, 61)
 
@@ -24,9 +24,18 @@ def runs(tmp_path):
     return str(tmp_path / "runs.csv")
 
 
+def run(monkeypatch, *arguments: str) -> None:
+    """The command in this process; what it refuses stays the SystemExit that it is."""
+    monkeypatch.setattr(sys, "argv", ["iolaus", *arguments])
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
 def said(capsys, monkeypatch, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["analysis", *arguments])
-    main()
+    run(monkeypatch, *arguments)
     return capsys.readouterr().out
 
 
@@ -137,23 +146,21 @@ def test_accuracies_are_maximised_and_that_is_said(named, capsys, monkeypatch):
     """The command line says on stderr what it took for better, unless it was told; told otherwise,
     it does that.
     """
-    main_ = ["analysis", "rank", named, "--json"]
-    monkeypatch.setattr(sys, "argv", main_)
-    main()
+    command = ["rank", named, "--json"]
+    run(monkeypatch, *command)
     ours = capsys.readouterr()
     assert "accuracy is taken to be better when it is higher" in ours.err
     assert json.loads(ours.out)["settings"][0]["name"] == "日本"
-    monkeypatch.setattr(sys, "argv", [*main_, "--metric", "accuracy", "--direction", "minimize"])
-    main()
+    run(monkeypatch, *command, "--metric", "accuracy", "--direction", "minimize")
     theirs = capsys.readouterr()
     assert not theirs.err
     assert json.loads(theirs.out)["settings"][0]["name"] == "a,b"
 
 
-def test_the_ranking_of_other_tools_runs_does_not_send_them_to_race(named, capsys, monkeypatch):
-    """`race` runs a sweep's own command, of which there is none: what would tell is named
+def test_the_ranking_of_other_tools_runs_does_not_send_them_to_top_up(named, capsys, monkeypatch):
+    """`top-up` runs a sweep's own command, of which there is none: what would tell is named
     instead.
     """
     text = " ".join(said(capsys, monkeypatch, "rank", named).split())
-    assert "race" not in text
+    assert "top-up" not in text
     assert "column `setting`" in text

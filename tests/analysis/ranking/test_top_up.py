@@ -59,7 +59,7 @@ def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     assert rank(before).noise_source != "seeds"
     race = plan_top_up(folder, rank(before), n_seeds=2)
     assert {(number, seed) for _, number, seed in race.repeats} == {(1, 4), (2, 5)}
-    command = [sys.executable, "-m", "iolaus.analysis", "race", "sweep", "--seeds", "2", "--json"]
+    command = [sys.executable, "-m", "iolaus.cli", "top-up", "sweep", "--seeds", "2", "--json"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     document = json.loads(done.stdout)
     assert done.stderr.rstrip().endswith("hydra.sweeper.n_trials=5")
@@ -160,7 +160,7 @@ def test_a_sweep_of_failures_is_not_settled(tmp_path: Path) -> None:
         "runs=no/such/folder",
     ]
     subprocess.run(failing, cwd=tmp_path, check=False, capture_output=True)
-    command = [sys.executable, "-m", "iolaus.analysis", "race", "sweep"]
+    command = [sys.executable, "-m", "iolaus.cli", "top-up", "sweep"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert "no setting has completed: nothing to race" in done.stderr
+    assert "no setting has completed: nothing to repeat" in done.stderr
     assert "settled" not in done.stderr

@@ -458,7 +458,7 @@ def test_the_picture_is_drawn_for_one_rule_and_for_many(tmp_path):
 
 
 def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "iolaus.analysis", "replay", *map(str, arguments)]
+    words = [sys.executable, "-m", "iolaus.cli", "replay", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, check=False)
 
 
@@ -499,7 +499,7 @@ def test_the_command_prints_json_and_a_table(tmp_path):
     assert (tmp_path / "out" / "p.png").stat().st_size > 5000
     bad = command("nothing.csv", cwd=tmp_path)
     assert bad.returncode != 0
-    assert bad.stderr.strip().startswith("analysis: no curves at")
+    assert bad.stderr.strip().startswith("iolaus: no curves at")
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ from optuna_dashboard import get_note
 
 import iolaus.analysis.report.notes as review_module
 import iolaus.analysis.report.report as report_module
-from iolaus.analysis.__main__ import main
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import diagnose
 from iolaus.analysis.ranking.rank import rank
@@ -32,6 +31,7 @@ from iolaus.analysis.report.document import (
     as_markdown,
 )
 from iolaus.analysis.report.report import report
+from iolaus.cli import main
 
 Make = Callable[..., Sweep]
 VOID = {"meta", "img", "br", "link", "input"}
@@ -133,10 +133,11 @@ def test_runs_of_other_tools_have_a_report_beside_them(
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
     for more, where in (([], "runs_report"), (["--out", str(tmp_path / "a" / "b")], "a/b")):
-        monkeypatch.setattr(sys, "argv", ["analysis", "report", str(tmp_path / "runs.csv"), *more])
-        main()
+        monkeypatch.setattr(sys, "argv", ["iolaus", "report", str(tmp_path / "runs.csv"), *more])
+        with pytest.raises(SystemExit, match="0"):
+            main()
         assert "3 trials of runs" in (tmp_path / where / "index.html").read_text()
-        assert "python -m analysis" not in (tmp_path / where / "report.md").read_text()
+        assert "`iolaus " not in (tmp_path / where / "report.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "runs.csv", "runs_report"]
 
 
@@ -171,7 +172,7 @@ def test_pictures_are_drawn_as_asked() -> None:
 
 
 def test_the_command_writes_the_report(tmp_path: Path) -> None:
-    """`python -m analysis report DIR` on a real sweep writes page, Markdown and pictures, and
+    """`iolaus report DIR` on a real sweep writes page, Markdown and pictures, and
     prints their paths.
     """
     app = Path(__file__).parents[2] / "apps" / "parabola.py"
@@ -185,7 +186,7 @@ def test_the_command_writes_the_report(tmp_path: Path) -> None:
     ]
     where = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweeper.report=null"]
     subprocess.run([*sweep, *where], check=True, capture_output=True, cwd=tmp_path, timeout=100)
-    command = [sys.executable, "-m", "iolaus.analysis", "report", str(tmp_path / "sweep"), "--json"]
+    command = [sys.executable, "-m", "iolaus.cli", "report", str(tmp_path / "sweep"), "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
     paths = json.loads(done.stdout)
     assert "4 trials" in Path(paths["html"]).read_text()

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iolaus.analysis.__main__ import main
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.importance import in_words
 from iolaus.analysis.ranking.rank import rank
 from iolaus.analysis.report.document import Document, Section, Table, as_html
 from iolaus.analysis.report.report import _counted
 from iolaus.analysis.report.terminal import as_table, cell
+from iolaus.cli import main
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,9 @@ def test_the_ranking_in_the_terminal_has_short_names_that_stay_unique(
         for step in range(30)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
-    monkeypatch.setattr(sys, "argv", ["analysis", "rank", str(tmp_path / "runs.csv")])
-    main()
+    monkeypatch.setattr(sys, "argv", ["iolaus", "rank", str(tmp_path / "runs.csv")])
+    with pytest.raises(SystemExit, match="0"):
+        main()
     heading = capsys.readouterr().out.splitlines()[0].split()
     assert heading[-4:] == ["tier", "why", "path", "other.tier"]
 
@@ -118,7 +119,8 @@ def test_texts_about_one_trial_stand_left(tmp_path, capsys, monkeypatch) -> None
     """
     rows = [{"trial": 0, "step": step, "loss": 1 / (step + 1)} for step in range(30)]
     pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
-    monkeypatch.setattr(sys, "argv", ["analysis", "show", str(tmp_path / "runs.csv"), "0"])
-    main()
+    monkeypatch.setattr(sys, "argv", ["iolaus", "show", str(tmp_path / "runs.csv"), "0"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
     heading, *lines = capsys.readouterr().out.splitlines()
     assert all(line[heading.index("value")] != " " for line in lines)

@@ -1,1 +1,0 @@
-"""The `iolaus` command."""

@@ -1,0 +1,67 @@
+"""What several commands take, and what they need installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from iolaus.sweeps.errors import SweepError
+
+__all__ = ["AsJson", "Direction", "Folder", "Metric", "Overrides", "Source", "Sources", "needs"]
+
+_SWEEP = "a sweep's folder, such as multirun/quickstart, finished or running"
+_RUNS = f"{_SWEEP}; or runs of other tools"
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help=_SWEEP, show_default=False)]
+Source = Annotated[Path, typer.Argument(metavar="DIR", help=_RUNS, show_default=False)]
+Sources = Annotated[list[Path], typer.Argument(metavar="DIR", help=_RUNS, show_default=False)]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="what is watched, in runs of other tools (default: the loss)"
+    ),
+]
+Direction = Annotated[
+    Literal["minimize", "maximize"] | None,
+    typer.Option(help="of that metric (default: what its name says)"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="for machines: JSON on standard output")]
+
+
+def _overrides(words: list[str] | None) -> list[str]:
+    for word in words or []:
+        if "=" not in word and not word.startswith("~"):
+            raise typer.BadParameter(f"{word} is none: KEY=VALUE, +KEY=VALUE or ~KEY")
+    return words or []
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        callback=_overrides,
+        metavar="OVERRIDE",
+        help="Hydra overrides, as for `python -m iolaus.trainer`: KEY=VALUE, +sweep=NAME, ~KEY",
+        show_default=False,
+    ),
+]
+
+
+@contextmanager
+def needs(extras: str) -> Iterator[None]:
+    """For a command that imports what only `pip install 'hydra-iolaus[EXTRAS]'` brings.
+
+    Raises SweepError, naming that, where it is missing; a module of our own that is missing is no
+    such case.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "iolaus":
+            raise
+        raise SweepError(
+            f"this needs {error.name}, which is not installed: pip install 'hydra-iolaus[{extras}]'"
+        ) from error

@@ -1,0 +1,429 @@
+"""Commands that read a sweep: its table, report, ranking, diagnosis, and what to run next."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from iolaus.cli.options import AsJson, Direction, Folder, Metric, Source, Sources, needs
+from iolaus.cli.output import print_frame, print_json, print_ranking
+from iolaus.sweeps.errors import SweepError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from iolaus.analysis.data.sweep import Sweep
+
+__all__ = [
+    "compare",
+    "convergence",
+    "dashboard",
+    "diagnose",
+    "importance",
+    "next_",
+    "rank",
+    "replay",
+    "report",
+    "show",
+    "top_up",
+]
+
+
+@needs("analysis")
+def show(
+    folder: Source,
+    trial: Annotated[
+        int | None, typer.Argument(metavar="TRIAL", help="its number", show_default=False)
+    ] = None,
+    metric: Metric = None,
+    direction: Direction = None,
+    as_json: AsJson = False,
+) -> None:
+    """The ranked table of a sweep, or all that is known of one TRIAL."""
+    if trial is None:
+        _show_table(folder, as_json)
+    else:
+        _show_trial(_loaded(folder, metric, direction), trial, as_json)
+
+
+def _show_table(folder: Path, as_json: bool) -> None:
+    """The table of the end; needs none of what the analysis needs."""
+    import optuna
+    from rich.console import Console
+
+    from iolaus.sweeps.study import summary
+    from iolaus.sweeps.study.backend import open_backend
+    from iolaus.sweeps.study.folder import describe_sweep
+
+    about = describe_sweep(folder)
+    storage = open_backend(about.storage, only_reads=True)
+    study = optuna.load_study(study_name=about.study_name, storage=storage)
+    results = summary.rank(study)
+    if as_json:
+        print_json(results)
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(summary.table(results, about.metric, len(study.directions)))
+
+
+def _show_trial(sweep: Sweep, trial: int, as_json: bool) -> None:
+    import pandas as pd
+
+    from iolaus.analysis.diagnosis.shapes import shape_name
+    from iolaus.analysis.report.terminal import as_table, cell, terminal
+    from iolaus.analysis.report.trial import described
+
+    about = described(sweep, trial)
+    if "name" in sweep.trials:
+        about = pd.concat([pd.Series({"name": sweep.trials["name"][trial]}), about])
+    if as_json:
+        print_json(about)
+        return
+    shown = about.map(
+        lambda value: cell(" ".join(value) if isinstance(value, tuple) else value)
+    )  # texts stand left
+    shown = shown[shown != ""]
+    if "shape" in shown:
+        shown["shape"] = shape_name(shown["shape"])
+    terminal().print(as_table(shown.rename("value").rename_axis("of this trial").reset_index()))
+
+
+@needs("analysis")
+def report(
+    folder: Source,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="the folder to write to (default: report/ in a sweep's folder, "
+            "NAME_report/ beside other runs)",
+        ),
+    ] = None,
+    metric: Metric = None,
+    direction: Direction = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a sweep's report: one HTML page, and Markdown."""
+    from iolaus.analysis.report.report import write_report
+
+    page, text = write_report(folder, _loaded(folder, metric, direction), out)
+    if as_json:
+        print_json({"html": page, "markdown": text})
+    else:
+        print(page, text, sep="\n")
+
+
+@needs("analysis")
+def rank(
+    folder: Source,
+    pareto: Annotated[
+        bool,
+        typer.Option(
+            "--pareto", help="by all objectives at once; if there is one, by speed and so on, too"
+        ),
+    ] = False,
+    metric: Metric = None,
+    direction: Direction = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which settings are truly better, in tiers of those that tie."""
+    from iolaus.analysis.ranking import pareto as fronts
+    from iolaus.analysis.ranking.rank import rank as ranked
+
+    sweep = _loaded(folder, metric, direction)
+    if not pareto:
+        print_ranking(ranked(sweep), as_json)
+        return
+    found = fronts.pareto(sweep)
+    if as_json:
+        print_json({**found.attrs, "settings": found})
+    else:
+        print_frame(fronts.shown(found), as_json=False)
+
+
+@needs("analysis")
+def top_up(
+    folder: Folder,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="for each setting of the first tier (default: as needed)"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be run")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run just the seeds that would settle first place."""
+    import subprocess
+
+    from iolaus.analysis.data.sweep import load
+    from iolaus.analysis.diagnosis.next_trials import continuing
+    from iolaus.analysis.ranking.rank import rank
+    from iolaus.analysis.ranking.top_up import plan_top_up, run_top_up
+
+    ranking = rank(load(folder))
+    planned = plan_top_up(folder, ranking, seeds)
+    for leader, _, seed in planned.repeats:
+        _note(f"setting {leader} with seed {seed}")
+    if not planned.repeats:
+        _note(
+            "first place is settled: nothing to run"
+            if ranking.first
+            else "no setting has completed: nothing to repeat"
+        )
+    elif dry_run:
+        _note(f"in {planned.working_dir}: {planned}")
+    else:
+        output = sys.stderr.fileno() if as_json else None
+        try:
+            ranking = run_top_up(folder, planned, output=output)
+        except subprocess.CalledProcessError as error:
+            raise SweepError(
+                f"the sweep's command failed ({error.returncode}): {planned}"
+            ) from error
+        # What the sweep printed of continuing is the command of these seeds alone.
+        own = continuing(folder, load(folder))
+        _note(f"to go on with the sweep, raise n_trials in its own command:\n  {own}")
+    print_ranking(ranking, as_json)
+
+
+@needs("analysis")
+def compare(
+    folders: Sources, metric: Metric = None, direction: Direction = None, as_json: AsJson = False
+) -> None:
+    """The settings of several sweeps in one ranking."""
+    from iolaus.analysis.ranking.rank import compare as compared
+
+    print_ranking(compared([_loaded(folder, metric, direction) for folder in folders]), as_json)
+
+
+@needs("analysis")
+def importance(
+    folder: Source, metric: Metric = None, direction: Direction = None, as_json: AsJson = False
+) -> None:
+    """Which parameters mattered, for the result and for each shape."""
+    from iolaus.analysis import importance as analysed
+    from iolaus.analysis.diagnosis.shapes import diagnose
+    from iolaus.analysis.report.terminal import as_table, terminal
+
+    sweep = _loaded(folder, metric, direction)
+    mattered = analysed.importance(sweep)
+    interactions = analysed.interactions(sweep)
+    shares = analysed.shares(sweep, diagnose(sweep))
+    if as_json:
+        found = mattered.reset_index()
+        print_json({"importance": found, "interactions": interactions, "shares": shares})
+        return
+    console = terminal()
+    console.print(
+        "What separates the best trials from the rest:", as_table(mattered.reset_index()), sep="\n"
+    )
+    console.print(analysed.in_words(mattered), markup=False, highlight=False)
+    together = interactions[interactions["p"] < analysed.CHANCE]
+    pairs = as_table(together) if len(together) else "none, as far as these trials can tell"
+    console.print("\nPairs of parameters whose effects do not just add up:", pairs, sep="\n")
+    rules = shares["sentence"].tolist() or [
+        "nowhere in particular, as far as these trials can tell"
+    ]
+    console.print("\nWhere the shapes of the curves live:", *rules, sep="\n", markup=False)
+
+
+@needs("analysis")
+def diagnose(
+    folder: Source, metric: Metric = None, direction: Direction = None, as_json: AsJson = False
+) -> None:
+    """The shape of each trial's loss, why, and what to do about it."""
+    from iolaus.analysis.diagnosis.shapes import diagnose as diagnosed
+    from iolaus.analysis.diagnosis.shapes import shape_name
+
+    sweep = _loaded(folder, metric, direction)
+    table = _named(diagnosed(sweep), sweep)
+    if not as_json:
+        table = table.assign(fix=table["fix"].map(" ".join), shape=table["shape"].map(shape_name))
+        table = table.drop(columns=["parameter", "advice"])
+    if table.empty and not as_json:
+        print(f"No trial has a curve of {sweep.metric} that could be judged.")
+        return
+    print_frame(table, as_json)
+
+
+@needs("analysis")
+def convergence(
+    folder: Source,
+    axis: Annotated[
+        Literal["step", "examples", "seconds"], typer.Option(help="of places")
+    ] = "step",
+    target: Annotated[
+        float | None,
+        typer.Option(help="a loss to reach (default: what half of the trials reach)"),
+    ] = None,
+    metric: Metric = None,
+    direction: Direction = None,
+    as_json: AsJson = False,
+) -> None:
+    """How each trial converged, in numbers; --json has all columns."""
+    from iolaus.analysis.diagnosis import convergence as converging
+    from iolaus.analysis.report.terminal import as_table, terminal
+
+    sweep = _loaded(folder, metric, direction)
+    found = converging.convergence(sweep, axis, target)
+    table = _named(found, sweep)
+    time = converging.time_to_target(found) if found["n_reports"].gt(0).any() else None
+    if as_json:
+        print_json({"target": found.attrs["target"], "time_to_target": time, "trials": table})
+        return
+    console = terminal()
+    if table["last"].notna().any():
+        columns = [c for c in ("trial", "name", *converging.SHOWN) if c in table]
+        console.print(as_table(table[columns]))
+    nothing = f"No trial has a finite report of {sweep.metric}, so there is nothing to measure."
+    console.print(time.sentence() if time else nothing, markup=False, highlight=False)
+
+
+@needs("analysis")
+def next_(
+    folder: Source,
+    n: Annotated[int, typer.Option(min=1, help="at most so many")] = 8,
+    enqueue: Annotated[
+        bool,
+        typer.Option("--enqueue", help="put those of the search space into the study's queue"),
+    ] = False,
+    metric: Metric = None,
+    direction: Direction = None,
+    as_json: AsJson = False,
+) -> None:
+    """What to try next: the suggested fixes, most promising first."""
+    from dataclasses import asdict
+
+    from iolaus.analysis.diagnosis import next_trials as following
+    from iolaus.analysis.diagnosis.shapes import diagnose
+    from iolaus.analysis.report.terminal import as_table, terminal
+
+    sweep = _loaded(folder, metric, direction)
+    trials = following.next_trials(sweep, diagnose(sweep))[:n]
+    queued = following.enqueue(folder, trials) if enqueue else []
+    if as_json:
+        print_json([asdict(trial) | {"queued": trial in queued} for trial in trials])
+        return
+    console = terminal()
+    if not trials:
+        console.print("No trial has a problem with a suggested fix.")
+        return
+    console.print(as_table(following.as_frame(trials)))
+    for trial in trials:
+        if trial.command and trial.outside:
+            outside = f"\nOutside of the search space ({trial.outside}):\n  {trial.command}"
+            console.print(outside, markup=False, soft_wrap=True)
+    if not enqueue and any(trial.params for trial in trials):
+        console.print(
+            "\n--enqueue puts those of the search space into the sweep's queue.", markup=False
+        )
+    if queued:
+        command = following.continuing(folder, sweep)
+        console.print(
+            f"\n{len(queued)} queued. To run them:\n  {command}", markup=False, soft_wrap=True
+        )
+
+
+@needs("analysis")
+def replay(
+    curves: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CURVES",
+            help="a sweep's folder, a Parquet or CSV file: trial, step, loss [lr, task]",
+            show_default=False,
+        ),
+    ],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PRUNER", help="more of those compared", show_default=False),
+    ] = None,
+    pruner: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME...", help="those compared (default: all)"),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="trials that run at the same time")] = 8,
+    seeds: Annotated[int, typer.Option(min=1, help="random orders of the trials")] = 5,
+    rank_agreement: Annotated[
+        bool,
+        typer.Option(
+            "--rank-agreement", help="how early the order of the trials is that of the end"
+        ),
+    ] = False,
+    forecast: Annotated[
+        bool,
+        typer.Option(
+            "--forecast", help="how well a quarter of the run tells that nothing more will come"
+        ),
+    ] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="where to draw compute against quality (default: replay.png, "
+            "in a sweep's report/; none with --json)",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What each pruner would have done, on finished curves."""
+    from iolaus.analysis.replay import comparison
+    from iolaus.analysis.replay.rules import RULES
+
+    if figure is None and not as_json:
+        figure = curves / "report" / "replay.png" if curves.is_dir() else Path("replay.png")
+    for text in comparison.main(
+        curves,
+        [*(pruner or []), *(more or [])] or list(RULES),
+        n_workers=workers,
+        n_seeds=seeds,
+        as_json=as_json,
+        agreement=rank_agreement,
+        forecast=forecast,
+        figure=figure,
+        tell=lambda name: _note(f"replaying {name}"),
+    ):
+        print(text)
+
+
+@needs("analysis,dashboard")
+def dashboard(
+    folder: Folder,
+    port: Annotated[int, typer.Option(help="0 for any that is free")] = 8080,
+) -> None:
+    """Open optuna-dashboard on a sweep, with diagnosis and notes."""
+    from iolaus.sweeps.study.folder import describe_sweep
+
+    describe_sweep(folder)
+    from iolaus.analysis.report.dashboard import serve
+
+    serve(folder, port)
+
+
+def _loaded(source: Path, metric: str | None, direction: str | None) -> Sweep:
+    from iolaus.analysis.data.sweep import is_sweep, load
+
+    sweep = load(source, metric, direction)
+    if direction is None and sweep.directions[0] == "maximize" and not is_sweep(source):
+        _note(
+            f"{sweep.metric} is taken to be better when it is higher (else: --direction minimize)"
+        )
+    return sweep
+
+
+def _named(table: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
+    """The rows of trials, as columns.
+
+    Beside each number the name of the run, where other tools gave it one.
+    """
+    table = table.reset_index()
+    if "name" in sweep.trials:
+        table.insert(1, "name", table["trial"].map(sweep.trials["name"]))
+    return table
+
+
+def _note(text: str) -> None:
+    """Say what is not the result: on stderr, where it does not mix with it."""
+    print(text, file=sys.stderr)
