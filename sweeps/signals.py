@@ -17,9 +17,26 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
+__all__ = [
+    "N_LEVEL",
+    "N_POINTS",
+    "N_TAIL",
+    "Array",
+    "LossCurve",
+    "Signals",
+    "Trend",
+    "Z",
+    "despike",
+    "log_time",
+    "signals",
+    "thin",
+    "trend",
+]
+
 Array = NDArray[np.float64]
 
-N_POINTS = 128  # a longer curve is averaged in blocks to this many points or fewer, which bounds the cost of an answer
+# A longer curve is averaged in blocks to this many points or fewer: it bounds the cost.
+N_POINTS = 128
 N_LEVEL = 3  # points whose mean is "where the curve is now"
 N_TAIL = 8  # a flat stretch shorter than this many points is not called a stall
 Z = 1.645  # one-sided 95 %
@@ -94,7 +111,7 @@ class Signals:
     amplitude: float = 0.0
 
     def expected(self, step: int) -> tuple[float, float, float]:
-        """(level, low, high) to expect at a later step if the curve goes on as it does, straight in log time.
+        """(level, low, high) to expect at a later step if the curve goes on straight in log time.
 
         Loss curves at a constant rate are close to power laws, so progress per *doubling* of the
         steps persists, not progress per step. Knows nothing of a coming change of the learning
@@ -123,7 +140,7 @@ SIGNALS_LOSSES = (
 
 
 def log_time(step: int, n_steps: int) -> float:
-    """Steps at the present slope worth those left from `step` to `n_steps` if progress is straight in log time.
+    """Steps at the present slope worth those left to `n_steps` if progress is straight in log time.
 
     With t = step + 1, loss = a - c log(t) has the slope -c * 2 log(2) / t through its last half, so
     the loss to come, -c log(n / t), is slope * t / (2 log 2) * log(n / t). Zero at the end and
@@ -158,7 +175,8 @@ class LossCurve:
         """
         if step <= self.last_step:
             raise ValueError(
-                f"reports must come in rising steps: step {step} arrived after step {self.last_step}"
+                f"reports must come in rising steps: step {step} arrived after step "
+                f"{self.last_step}"
             )
         self.last_step = step
         if self.diverged_at is not None:
@@ -239,8 +257,9 @@ def trend(steps: Array, losses: Array) -> Trend:
 
 
 def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLike) -> Signals:
-    """All signals of one curve: steps [n] strictly rising integers, losses [n] floats of any scale and sign, n >= 1.
+    """All signals of one curve of n >= 1 reports.
 
+    steps: [n] strictly rising integers. losses: [n] floats of any scale and sign.
     From the first NaN or infinity on, values are ignored and `diverged_at` is set. Single spikes
     beyond four robust deviations of their seven neighbours are clipped first. Costs O(n) to thin,
     then a bounded amount (about 0.4 ms). Raises ValueError for arrays of different or no length, or
@@ -252,7 +271,8 @@ def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLik
     )
     if all_steps.shape != all_losses.shape or all_steps.ndim != 1 or not len(all_steps):
         raise ValueError(
-            f"a curve is two equally long rows; got steps {all_steps.shape}, losses {all_losses.shape}"
+            f"a curve is two equally long rows; got steps {all_steps.shape}, losses "
+            f"{all_losses.shape}"
         )
     if np.any(np.diff(all_steps) <= 0):
         raise ValueError(
@@ -315,14 +335,15 @@ def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLik
 
 
 def _scale(lowest: float, highest: float) -> float:
-    """1.0, or the power of two at the largest of these losses if its square would overflow or vanish."""
+    """1.0, or the power of two at the largest loss if its square would overflow or vanish."""
     largest = max(-lowest, highest)
     return 1.0 if 1e-100 < largest < 1e100 or not largest else 2.0 ** (math.frexp(largest)[1] - 1)
 
 
 def despike(losses: Array) -> Array:
-    """The losses with isolated outliers clipped to four robust deviations around the median of seven neighbours.
+    """The losses with isolated outliers clipped.
 
+    To four robust deviations around the median of seven neighbours.
     The last point is judged by those before it; a level that stays is no spike. Source: Hampel 1974
     (the identifier).
     """
@@ -336,8 +357,9 @@ def despike(losses: Array) -> Array:
 
 
 def _noise(y: Array) -> tuple[float, float]:
-    """(robust standard deviation, lag-1 autocorrelation in [0, 0.9]) of the last 32 points around their course.
+    """(robust standard deviation, lag-1 autocorrelation) of the last 32 points around their course.
 
+    The autocorrelation is limited to [0, 0.9].
     The course is fitted as a parabola plus a logarithm of the report's number, which follows the
     steep start of a
     curve: a bend is no noise.
@@ -359,7 +381,7 @@ def _noise(y: Array) -> tuple[float, float]:
 
 @cache
 def _course(n: int) -> Array:
-    """Orthonormal rows that span a constant, i, i^2 and log(i + 1) over the last 32 of the reports i < n."""
+    """Orthonormal rows that span 1, i, i^2 and log(i + 1) over the last 32 of the reports i < n."""
     i = np.arange(n, dtype=np.float64)[-32:]
     scaled = (i - i.mean()) / n
     q, _ = np.linalg.qr(np.stack([np.ones_like(i), scaled, scaled * scaled, np.log(i + 1)], axis=1))
@@ -367,7 +389,7 @@ def _course(n: int) -> Array:
 
 
 def _bend(time: Array) -> Array:
-    """Orthonormal rows that span a constant, t, t^2 and log(1 + 8 t) at times t from 0 to 1, [4, n]."""
+    """Orthonormal rows [4, n] that span 1, t, t^2 and log(1 + 8 t) at times t from 0 to 1."""
     q, _ = np.linalg.qr(
         np.stack([np.ones_like(time), time, time * time, np.log1p(8 * time)], axis=1)
     )
@@ -454,8 +476,9 @@ def _corner(x: Array, y: Array, begin: int, error: float) -> tuple[int, int, int
 
 
 def _oscillation(x: Array, y: Array) -> tuple[float | None, float]:
-    """(period in steps, amplitude) of the strongest sine around a bend, (None, 0.0) if chance explains it.
+    """(period in steps, amplitude) of the strongest sine around a bend.
 
+    (None, 0.0) if chance explains it.
     Fisher's g test (1929) on the periodogram at the points' own times; at least three periods must
     fit.
     """

@@ -168,7 +168,9 @@ class Peers:
             return math.nan
         distance = np.abs(here[complete] - here[self._rows[trial]])
         nearest = complete[distance.argsort()[: -(-len(complete) // 4)]]
-        return float((here[nearest] - np.nanmin(self._levels[column:, nearest], axis=0)).max())
+        end = int(self._step[nearest].max()) // self._width_steps + 1
+        later = self._levels[column:end, nearest]
+        return float((here[nearest] - np.nanmin(later, axis=0)).max())
 
     def _row(self, trial: int) -> int:
         if trial in self._rows:
