@@ -159,11 +159,6 @@ class Progress:
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
 
 
-def counted(n: int, what: str) -> str:
-    """A number of things: 1 slot, 2 slots."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
 def duration(seconds: float) -> str:
     """Seconds in words of one or two units: 12 s, 3 min 5 s, 2 h 10 min."""
     whole = round(seconds)

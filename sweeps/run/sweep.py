@@ -30,7 +30,7 @@ from iolaus.sweeps.run.factories import function_named, make, make_plans, make_p
 from iolaus.sweeps.run.fork_server import ForkServer
 from iolaus.sweeps.run.job import FolderReturn, HydraRunner, changes_directory
 from iolaus.sweeps.run.lanes import in_lanes
-from iolaus.sweeps.run.progress import Progress, counted, duration
+from iolaus.sweeps.run.progress import Progress, duration
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.run.slots import physical_cores, plan_slots, visible_gpus
 from iolaus.sweeps.run.worker import one_at_a_time
@@ -43,6 +43,7 @@ from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import SweepStudy
+from iolaus.sweeps.text import counted
 
 log = logging.getLogger("sweeps")
 
