@@ -279,7 +279,7 @@ def _add_importance(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _importance(arguments: argparse.Namespace) -> None:
     import json
 
-    from iolaus.analysis.diagnosis.shapes import diagnose
+    from iolaus.analysis.diagnosis.diagnose import diagnose
     from iolaus.analysis.importance import CHANCE, importance, in_words, interactions, shares
     from iolaus.analysis.report.terminal import as_table, terminal
 
@@ -321,7 +321,8 @@ def _add_diagnose(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _diagnose(arguments: argparse.Namespace) -> None:
-    from iolaus.analysis.diagnosis.shapes import diagnose, shape_name
+    from iolaus.analysis.diagnosis.diagnose import diagnose
+    from iolaus.analysis.diagnosis.shapes import shape_name
 
     sweep = _loaded(arguments)
     table = _named(diagnose(sweep), sweep)
@@ -389,8 +390,8 @@ def _next(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
+    from iolaus.analysis.diagnosis.diagnose import diagnose
     from iolaus.analysis.diagnosis.next_trials import as_frame, continuing, enqueue, next_trials
-    from iolaus.analysis.diagnosis.shapes import diagnose
     from iolaus.analysis.report.terminal import as_table, terminal
 
     sweep = _loaded(arguments)

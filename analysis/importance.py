@@ -17,9 +17,10 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 from scipy.stats import binomtest, f, rankdata
 
+from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.analysis.ranking.rank import objective_source
+from iolaus.analysis.ranking.level import objective_source
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -48,7 +49,7 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
     """
     trials, values = _judged(sweep)
     columns = ["importance", "chance", "beyond_chance"]
-    params = _varied(trials)
+    params = list(varied(trials).values())
     if len(trials) < 10 or not params:
         return pd.DataFrame(columns=columns).rename_axis("parameter")
     rng = np.random.default_rng(seed)
@@ -84,7 +85,7 @@ def interactions(sweep: Sweep) -> pd.DataFrame:
     spare, are left out.
     """
     trials, values = _judged(sweep)
-    names = _varied(trials)
+    names = list(varied(trials).values())
     ranks = rankdata(values)
     rows = []
     for one, two in itertools.combinations(names, 2):
@@ -167,12 +168,6 @@ def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
     worst = values.max() if values.notna().any() else 0.0
     means = values.fillna(worst + 1.0 + abs(worst)).groupby(trials["setting"], sort=False).mean()
     return trials.drop_duplicates("setting"), np.asarray(means, dtype=np.float64)
-
-
-def _varied(trials: pd.DataFrame) -> list[str]:
-    """The columns of the parameters that take more than one value, absence included."""
-    names = [str(c) for c in trials.columns if str(c).startswith("params.")]
-    return [name for name in names if trials[name].nunique(dropna=False) > 1]
 
 
 def _reached(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
@@ -296,7 +291,7 @@ def _holm(p: Array) -> Array:
 
 def _literals(trials: pd.DataFrame) -> Iterator[_Literal]:
     """Everything a rule may say of one parameter."""
-    for column in _varied(trials):
+    for column in list(varied(trials).values()):
         name, values = column.removeprefix("params."), trials[column]
         if values.isna().any():
             yield _Literal(name, f"without {name}", values.isna().to_numpy())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.types import Finding
+from iolaus.sweeps.types import SPENT_SHARE, Finding
 from iolaus.trainer.course import planned_rates
 from iolaus.trainer.loop import float_type, seeded, start
 from iolaus.trainer.phases import Staged
@@ -25,7 +25,6 @@ from iolaus.trainer.schedules import Constant, MultiStep
 from iolaus.trainer.settings import Settings, read
 
 FLAT_FACTOR = 1.5
-SPENT_SHARE = 0.05
 LONG_WARMUP_SHARE = 1 / 3
 
 

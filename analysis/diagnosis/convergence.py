@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import CensoredData, ecdf
 
+from iolaus.analysis.data.curves import Curve, curves_of
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.features import (
     Array,
-    Curve,
     Features,
     gather,
     loss_metrics,
-    smooth,
-    split,
 )
+from iolaus.sweeps.signals import smooth
 
 AXES = ("step", "examples", "seconds")
 # The columns that a terminal has room for.
@@ -58,7 +57,7 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
         raise ValueError(f"axis={axis!r} is none of {', '.join(AXES)}")
     gathered = gather(sweep)
     target = _default_target(gathered) if target is None else target
-    places = split(sweep.curves, loss_metrics(sweep)[0], axis) if axis != "step" else {}
+    places = curves_of(sweep.curves, loss_metrics(sweep)[0], axis) if axis != "step" else {}
     if axis == "examples" and not any(np.isfinite(values).any() for _, values in places.values()):
         raise ValueError(
             "no trial reports `examples`, so there is no such axis; report(step, examples=...) or axis=step"

@@ -1,4 +1,4 @@
-"""The shape of each trial's loss, by the table of case 4, with the numbers that decided it and what to do about it.
+"""The shape of one trial's loss, with the numbers that decided it.
 
 The rules are few and asked in order; the first that holds is the shape. All of them are about
 `iolaus.sweeps.signals` of the training loss, measured by the *room*: the way from the loss before
@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iolaus.analysis.diagnosis.features import HARDLY, Features, smooth
-from iolaus.sweeps.signals import N_TAIL, Signals, log_time
+from iolaus.analysis.diagnosis.features import HARDLY, Features
+from iolaus.sweeps.signals import N_TAIL, Signals, log_time, smooth
+from iolaus.sweeps.types import SPENT_SHARE
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from iolaus.analysis.data.sweep import Sweep
+__all__ = ["SHAPES", "STALLED_SHAPES", "WELL", "Diagnosis", "diagnose_curve", "shape_name"]
 
 SHAPES = (
     "broken",
@@ -36,6 +33,7 @@ SHAPES = (
     "improving",
 )
 WELL = ("converged", "improving")
+STALLED_SHAPES = ("stalled", "fast_then_flat")
 SHAPE_NAMES = {"fast_then_flat": "fast, then flat", "improving": "still improving"}
 
 N_REPORTS = 3  # fewer finite reports are no curve
@@ -48,10 +46,8 @@ REBOUND = 0.1  # of its own fall, climbed back
 GAP = 0.3  # of the fall of the training loss, between it and validation once both are stable
 SWING = 0.04  # amplitude of an oscillation
 EARLY = 1 / 3  # share of the run before which a loss that goes flat has fallen fast
-SPENT = 0.1  # share of its highest below which a learning rate is spent
-STRAIGHT = (
-    0.5  # slope of the last half over the mean slope, above which a curve falls slowly all the way
-)
+# Slope of the last half over the mean slope, above which a curve falls slowly all the way.
+STRAIGHT = 0.5
 
 
 # What a maximised metric does while its loss, of the opposite sign, does this.
@@ -68,10 +64,10 @@ MIRRORED = {
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The shape of a curve (one of SHAPES), the step since when (NaN.
+    """The shape of a curve, and why.
 
-    From the start, or not of one step), and why.
-    reason: a sentence with the numbers that decided, as they were reported. parameter: whose
+    shape: one of SHAPES. reason: a sentence with the numbers that decided, as they were reported.
+    since: the step at which it began; NaN if from the start, or not at one step. parameter: whose
     gradient exploded first, or "".
     """
 
@@ -240,7 +236,7 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
     if not math.isnan(features.lowest) and left <= max(NEAR * features.room, 2 * s.noise):
         place = f"{left:.2g} {_way('above', features.sign)} the {_way('lowest', features.sign)} of the sweep"
         return Diagnosis("converged", f"{at}, {place}", since)
-    if is_early and not share < SPENT:
+    if is_early and not share < SPENT_SHARE:
         return Diagnosis("fast_then_flat", f"{at}{rate}", since)
     if math.isnan(features.lowest):
         return Diagnosis("converged", at, since)
@@ -276,44 +272,3 @@ def _falling(features: Features, s: Signals) -> Diagnosis:
     elif s.n_reports >= N_TAIL and s.trend < STRAIGHT * mean_slope:
         return Diagnosis("slow", f"{at}, hardly less than from the start")
     return Diagnosis("improving", at)
-
-
-def diagnose(sweep: Sweep) -> pd.DataFrame:
-    """The diagnosis of each trial that can be judged.
-
-    One row per trial, index trial (number); columns shape (of SHAPES), since (step; NaN if from the
-    start or unknown), reason (a sentence with the numbers that decided), parameter (whose gradient
-    exploded first, or ""), fix (a tuple of overrides, empty if there is none to give), advice (the
-    fix in words, "" for a trial that is well). A trial with too few reports for a curve is left
-    out unless it failed: it still runs, was pruned at once, never ran (a duplicate, ruled out by a
-    lint), or only returns its result.
-    """
-    import pandas as pd
-
-    from iolaus.analysis.diagnosis.features import gather
-    from iolaus.analysis.diagnosis.fixes import Fix, all_config_keys, suggested_fix
-
-    rows = []
-    gathered = gather(sweep)
-    found = {number: diagnose_curve(features) for number, features in gathered.items()}
-    config_keys = all_config_keys(sweep, gathered)
-    for number, diagnosis in found.items():
-        features = gathered[number]
-        if diagnosis.shape == "broken" and (
-            features.state != "fail" or features.ended.startswith("duplicate")
-        ):
-            continue
-        intervention: Fix = suggested_fix(diagnosis, features, config_keys[number])
-        rows.append(
-            {
-                "trial": number,
-                "shape": diagnosis.shape,
-                "since": diagnosis.since,
-                "reason": diagnosis.reason,
-                "parameter": diagnosis.parameter,
-                "fix": intervention.overrides,
-                "advice": intervention.advice,
-            }
-        )
-    columns = ["trial", "shape", "since", "reason", "parameter", "fix", "advice"]
-    return pd.DataFrame(rows, columns=columns).set_index("trial")

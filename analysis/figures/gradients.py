@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from iolaus.analysis.data.curves import lines_of
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.figures.style import (
     AXIS_NAMES,
@@ -18,7 +19,6 @@ from iolaus.analysis.figures.style import (
     Points,
     above_zero,
     add_lines,
-    lines_of,
     logarithmic,
     say_nothing,
 )

@@ -18,14 +18,13 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.analysis.figures.style import (
     STATE_NAMES,
-    best_trial,
     logarithmic,
     plain_ticks,
     say_nothing,
     shape_style,
 )
-from iolaus.analysis.ranking.rank import Ranking
-from iolaus.analysis.report.terminal import short_names
+from iolaus.analysis.ranking.rank import Ranking, best_trial
+from iolaus.sweeps.text import short_names
 
 # Marks of the states, where no diagnosis is at hand.
 STATE_MARKS = {"complete": "o", "pruned": "v", "running": ">", "fail": "X"}

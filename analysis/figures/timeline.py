@@ -17,10 +17,9 @@ from iolaus.analysis.figures.style import (
     GREY,
     STATE_NAMES,
     VERMILION,
-    best_trial,
     say_nothing,
 )
-from iolaus.analysis.ranking.rank import Ranking
+from iolaus.analysis.ranking.rank import Ranking, best_trial
 
 BARS: dict[str, dict[str, Any]] = {
     "best": {"facecolor": VERMILION, "hatch": "xx"},

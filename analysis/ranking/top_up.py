@@ -154,11 +154,12 @@ def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
 def contenders(ranking: Ranking) -> list[int]:
     """The settings between which first place is open."""
     ranked = [int(n) for n in ranking.table.loc[ranking.table["tier"].notna(), "setting"]]
-    n_first = len(ranking.first)
-    if len(ranked) < 2 or (n_first == 1 and ranking.noise_source == "seeds"):
+    open_to = {*ranked[:1], *ranking.first}  # the first of the order, and whom the levels favour
+    if len(ranked) < 2 or (len(open_to) == 1 and ranking.noise_source == "seeds"):
         return []
     least = 2 if ranking.noise_source == "seeds" else N_SETTINGS_FIRST
-    return ranked[: min(max(n_first, least), N_SETTINGS_AT_ONCE)]
+    best_first = sorted(ranked, key=lambda setting: setting not in open_to)
+    return best_first[: min(max(len(open_to), least), N_SETTINGS_AT_ONCE)]
 
 
 def _runs(trials: list[optuna.trial.FrozenTrial], leader: int) -> list[optuna.trial.FrozenTrial]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from iolaus.sweeps.pruners.verdicts import plan_of
 from iolaus.sweeps.reporting import INTERVENTION
-from iolaus.sweeps.signals import Array
+from iolaus.sweeps.signals import Array, n_finite
 from iolaus.sweeps.types import Plan
 
 READERS: Mapping[str, Callable[..., pd.DataFrame]] = {
@@ -44,8 +44,7 @@ class Curve:
     @property
     def n_finite(self) -> int:
         """Reports before the first that is not finite."""
-        finite = np.isfinite(self.losses)
-        return len(finite) if finite.all() else int(finite.argmin())
+        return n_finite(self.losses)
 
 
 def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
@@ -107,7 +106,8 @@ def _curve(own: pd.DataFrame, longest: int) -> Curve:
     if "budget" in own and own["budget"].notna().any():
         n_steps = int(own["budget"].max())
     else:  # that a curve will end early, by divergence or at a target, nobody knows while it runs
-        n_steps = longest if censored or not np.isfinite(losses[-1]) else int(steps[-1]) + 1
+        ends_early = censored or n_finite(losses) < len(losses)
+        n_steps = longest if ends_early else int(steps[-1]) + 1
     lr = own[ANNOUNCED].iloc[0] if ANNOUNCED in own else _schedule(own, n_steps)
     return Curve(steps, losses, Plan(n_steps, lr), censored)
 

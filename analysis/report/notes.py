@@ -20,13 +20,15 @@ from typing import Any
 import pandas as pd
 from optuna.exceptions import StorageInternalError
 
+from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, open_study
-from iolaus.analysis.diagnosis.shapes import diagnose, shape_name
-from iolaus.analysis.figures.curves import STALLED_SHAPES
-from iolaus.analysis.figures.style import varied
-from iolaus.analysis.ranking.rank import Ranking, objective_source, rank
+from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.analysis.ranking.level import objective_source
+from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.report import summary as words
-from iolaus.analysis.report.terminal import cell, short_names
+from iolaus.analysis.report.terminal import cell
+from iolaus.sweeps.text import short_names
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from iolaus.analysis import figures
+from iolaus.analysis.data.curves import lines_of, planned_rates
+from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
+from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
-from iolaus.analysis.diagnosis.shapes import WELL, diagnose, shape_name
+from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.figures.map import N_CHOICES
-from iolaus.analysis.figures.style import lines_of, varied
 from iolaus.analysis.importance import CHANCE, importance, in_words, interactions, shares
 from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import Ranking, rank
@@ -31,7 +33,7 @@ from iolaus.analysis.report.document import (
     as_markdown,
 )
 from iolaus.analysis.report.notes import write_notes
-from iolaus.analysis.report.terminal import counted, short_names
+from iolaus.sweeps.text import counted, short_names
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
@@ -294,7 +296,7 @@ def _mappable(trials: pd.DataFrame) -> list[str]:
 
 
 def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
-    if not lines_of(sweep, "lr") and not figures.planned_rates(sweep):
+    if not lines_of(sweep, "lr") and not planned_rates(sweep):
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
     draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)

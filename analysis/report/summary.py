@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.next_trials import NextTrial, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
-from iolaus.analysis.figures.style import varied
 from iolaus.analysis.ranking.pareto import pareto
 from iolaus.analysis.ranking.rank import Ranking
-from iolaus.analysis.report.terminal import counted
+from iolaus.sweeps.text import counted
 
 STATE_WORDS = {
     "complete": "completed",
@@ -32,7 +32,7 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
 
     Nothing else is claimed.
     ranking: of `iolaus.analysis.ranking.rank.rank`. diagnosis: of
-    `iolaus.analysis.diagnosis.shapes.diagnose`.
+    `iolaus.analysis.diagnosis.diagnose.diagnose`.
     """
     problems = (
         went_wrong(diagnosis) if len(sweep.curves) else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -56,20 +55,3 @@ def cell(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0f}" if WRITTEN_OUT[0] <= abs(value) < WRITTEN_OUT[1] else f"{value:.4g}"
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """`optim.lr` as `lr`: the last part of each dotted key, and as much before it as tells it from the others."""
-    names = {}
-    for key in keys:
-        parts = key.split(".")
-        ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        names[key] = next(
-            end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1
-        )
-    return names
-
-
-def counted(n: int, what: str) -> str:
-    """How many: "1 trial", "1,200 trials"."""
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

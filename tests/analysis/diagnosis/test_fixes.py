@@ -23,7 +23,8 @@ from iolaus.analysis.diagnosis.fixes import (
     suggested_fix,
 )
 from iolaus.analysis.diagnosis.next_trials import continuing, enqueue, next_trials
-from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis, diagnose
+from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis
 from iolaus.sweeps.search.space import signature
 
 STEPS = np.arange(1, 101) * 10.0
