@@ -455,7 +455,8 @@ def _print_ranking(ranking: Ranking, as_json: bool) -> None:
     import json
 
     from iolaus.analysis.ranking.rank import as_document
-    from iolaus.analysis.report.terminal import as_table, short_names, terminal
+    from iolaus.analysis.report.terminal import as_table, terminal
+    from iolaus.sweeps.text import short_names
 
     if as_json:
         print(json.dumps(as_document(ranking)))

@@ -18,7 +18,6 @@ from iolaus.analysis.data.curves import Curve, curves_of, planned_rates
 from iolaus.sweeps.signals import N_LEVEL, Signals, signals, smooth
 
 if TYPE_CHECKING:
-
     from iolaus.analysis.data.sweep import Sweep
 
 Array = NDArray[np.float64]

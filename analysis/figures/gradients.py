@@ -9,14 +9,13 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from iolaus.analysis.data.curves import lines_of
+from iolaus.analysis.data.curves import Points, lines_of
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.figures.style import (
     AXIS_NAMES,
     BLUE,
     ORANGE,
     VERMILION,
-    Points,
     above_zero,
     add_lines,
     logarithmic,

@@ -119,9 +119,8 @@ class Ranking:
         left_out = [c for c in parameters(table).values() if table[c].nunique(dropna=False) < 2]
         if len(table) and table["trials"].eq(table["setting"].astype(str)).all():
             left_out.append("trials")
-        if self.of == "objective" and np.allclose(
-            *(table[c].astype(float) for c in ("level", "objective")), equal_nan=True
-        ):
+        level, objective = (table[c].astype(float) for c in ("level", "objective"))
+        if self.of == "objective" and (level.isna() | np.isclose(level, objective)).all():
             left_out.append("level")
         names = {column: key for key, column in parameters(table).items()}
         names |= {"n_seeds": "seeds", "low": "95 % low", "high": "95 % high"}
@@ -244,7 +243,7 @@ def _expected(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
     n_steps = int(sweep.curves["step"].max()) + 1 if curves else 0
     for number in running.intersection(list(curves)):
         steps, values = curves[number]
-        planned = trials["n_steps"].get(number) if "n_steps" in trials else None
+        planned: Any = trials["n_steps"].get(number) if "n_steps" in trials else None
         is_known = planned is not None and planned == planned
         end = likely_end(signals(steps, sweep.sign * values), int(planned) if is_known else n_steps)
         found[number] = sweep.sign * end

@@ -23,7 +23,7 @@ from optuna.exceptions import StorageInternalError
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, open_study
 from iolaus.analysis.diagnosis.diagnose import diagnose
-from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.analysis.diagnosis.shapes import STALLED_SHAPES, shape_name
 from iolaus.analysis.ranking.level import objective_source
 from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.report import summary as words
@@ -33,6 +33,8 @@ from iolaus.sweeps.text import short_names
 log = logging.getLogger(__name__)
 
 N_RANKED = 20  # settings in the study's note: more is a report
+# Columns of the ranking that a note has room for.
+NUMBERS = ("seeds", "objective", "level", "95 % low", "95 % high", "tier", "best")
 N_LINKED = 20  # trials behind one link: the dashboard shows all of them on one page
 # The last line of a note by us. A person's own words go below it, and stay.
 SIGNATURE = "*Written by Iolaus. What you add below this line is kept.*"
@@ -206,14 +208,13 @@ def _ranked(ranking: Ranking, study_id: int) -> str:
     names = short_names(params)
     frame = pd.DataFrame(
         {
-            "tier": shown["tier"],
             "setting": [
                 _link(str(setting), trials, study_id)
                 for setting, trials in zip(
                     shown["setting"], ranking.table["trials"].head(N_RANKED), strict=True
                 )
             ],
-            **{name: shown[name] for name in ("seeds", ranking.of, "95 % low", "95 % high")},
+            **{name: shown[name] for name in NUMBERS if name in shown},
             "ended": [str(why).partition(":")[0] for why in shown["why"]],
             **{names[name]: shown[name] for name in params},
         }

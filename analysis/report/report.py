@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -32,7 +33,7 @@ from iolaus.analysis.report.document import (
     as_html,
     as_markdown,
 )
-from iolaus.analysis.report.notes import write_notes
+from iolaus.analysis.report.notes import NUMBERS, write_notes
 from iolaus.sweeps.text import counted, short_names
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
@@ -129,19 +130,17 @@ def _about(sweep: Sweep) -> str:
 
 
 def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
-    table = ranking.table[ranking.table["tier"].notna()]
+    table = ranking.table[ranking.table["state"].eq("complete")]
     params = varied(table)
     names = short_names(list(params))
-    frame = table[
-        ["tier", "setting", "n_seeds", "estimate", "low", "high", *params.values()]
-    ].rename(
-        columns={"n_seeds": "seeds", "estimate": ranking.of, "low": "95 % low", "high": "95 % high"}
-        | {column: names[name] for name, column in params.items()}
-    )
+    completed = replace(ranking, table=table).shown()
+    columns = [c for c in ("setting", *NUMBERS, *params) if c in completed]
+    frame = completed[columns].rename(columns=names)
     height = 1.2 + 0.22 * min(len(table), figures.ranking.N_SHOWN)
     picture = Picture(
         "ranking",
-        "Settings, named by their first trial, best on top. Settings of one tier cannot be told apart.",
+        "Settings, named by their first trial, best on top: a stroke at the objective, a mark at "
+        f"the {ranking.of} with its 95 % interval. Settings of one tier cannot be told apart.",
         lambda figure: figures.draw_ranking(figure.subplots(), ranking),
         (8.0, height),
     )
@@ -151,7 +150,19 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     front = shown(front[front["on_front"]].drop(columns="on_front"))
     what = "all objectives" if len(sweep.directions) > 1 else "tier, speed, noise and seconds"
     caption = f"Settings that no other beats in {what} at once"
-    return Section("Ranking", [picture, Table("Completed settings", frame), Table(caption, front)])
+    return Section(
+        "Ranking",
+        [
+            picture,
+            Table(
+                f"Completed settings; the level is the {ranking.of}"
+                if "level" in frame
+                else "Completed settings",
+                frame,
+            ),
+            Table(caption, front),
+        ],
+    )
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
@@ -345,7 +356,6 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
             "shape": diagnosis["shape"].reindex(trials.index).fillna("").map(shape_name),
             "objective": trials["objective"],
             f"best {sweep.metric}": trials["best"],
-            f"final {sweep.metric}": trials["final"],
             "steps": trials["steps"],
             "seconds": trials["seconds"],
             **{names[c.removeprefix("params.")]: trials[c] for c in params},

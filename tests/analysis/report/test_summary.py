@@ -29,7 +29,8 @@ def ranking(estimates: list[float], tiers: list[int], **given: object) -> Rankin
         {
             "setting": range(len(tiers)),
             "state": "complete",
-            "estimate": estimates,
+            "objective": estimates,
+            "level": estimates,
             "low": [e - 0.1 for e in estimates],
             "high": [e + 0.1 for e in estimates],
             "tier": pd.array(tiers, dtype="Int64"),
