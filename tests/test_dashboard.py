@@ -196,7 +196,7 @@ def test_the_study_carries_the_ranking_and_its_curves(folder: Path) -> None:
     app = DashboardApp(folder)
     study = detail(app)
     assert study["note"]["body"].startswith("12 trials of made")
-    assert "| tier | setting |" in study["note"]["body"]
+    assert "| setting |" in study["note"]["body"]
     path = f"/artifacts/1/{study['artifacts'][0]['artifact_id']}"
     assert path in study["note"]["body"]
     assert ask(app, path)[2][:4] == PNG

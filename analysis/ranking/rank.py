@@ -81,10 +81,15 @@ class Ranking:
 
     @property
     def winner(self) -> int | None:
-        """The setting that is first in the order; None if no feasible one has completed."""
-        if self.table.empty or self.table["state"].iloc[0] != "complete":
+        """The setting that is first in the order.
+
+        None if no feasible one has completed with a number for an objective.
+        """
+        if self.table.empty:
             return None
-        return int(self.table["setting"].iloc[0])
+        first = self.table.iloc[0]
+        is_known = first["state"] == "complete" and not pd.isna(first["objective"])
+        return int(first["setting"]) if is_known else None
 
     @property
     def first(self) -> list[int]:
@@ -120,7 +125,11 @@ class Ranking:
         if len(table) and table["trials"].eq(table["setting"].astype(str)).all():
             left_out.append("trials")
         level, objective = (table[c].astype(float) for c in ("level", "objective"))
-        if self.of == "objective" and (level.isna() | np.isclose(level, objective)).all():
+        if (
+            len(table)
+            and self.of == "objective"
+            and (level.isna() | np.isclose(level, objective)).all()
+        ):
             left_out.append("level")
         names = {column: key for key, column in parameters(table).items()}
         names |= {"n_seeds": "seeds", "low": "95 % low", "high": "95 % high"}

@@ -170,15 +170,17 @@ def test_a_diverged_curve_does_not_spoil_the_frame() -> None:
 
 
 def test_the_best_is_the_rankings_first() -> None:
-    """What every figure calls the best is the first of the ranking, not whoever's last report was
-    lowest by luck.
+    """What every figure calls the best is the first of the ranking, who has the lowest objective;
+    that it may be luck is said by the ranking.
     """
     lucky = [3.0, 2.0, 1.6, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 0.9]
     steady = [3.0, 2.0, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     what = small({0: lucky, 1: steady}, {0: "complete", 1: "complete"})
     ranking = rank(what)
-    assert ranking.first[0] == best_trial(what) == best_trial(what, ranking) == 1
-    assert "best: trial 1" in legend(all_curves(what, ranking=ranking))
+    assert ranking.winner == best_trial(what) == best_trial(what, ranking) == 0
+    assert "best: trial 0" in legend(all_curves(what, ranking=ranking))
+    assert ranking.level_leader == 1
+    assert "its curve ends above setting 1's" in ranking.sentences()[0]
 
 
 def test_interventions_and_stalls_are_marked_where_they_were() -> None:

@@ -28,7 +28,9 @@ from iolaus.sweeps.study.ranking import non_dominated
 )
 def test_the_front_is_optunas(values: np.ndarray) -> None:
     """The rows on the front are those that Optuna finds, ties included."""
-    assert list(non_dominated(values)) == list(_is_pareto_front(values, assume_unique_lexsorted=False))
+    assert list(non_dominated(values)) == list(
+        _is_pareto_front(values, assume_unique_lexsorted=False)
+    )
 
 
 def test_a_criterion_without_numbers_decides_nothing() -> None:

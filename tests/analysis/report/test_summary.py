@@ -98,7 +98,10 @@ def test_no_interval_is_claimed_where_none_is_known() -> None:
     unknown = dataclasses.replace(unknown, table=unknown.table.assign(low=np.nan, high=np.nan))
     assert "interval" not in " ".join(won(unknown))
     none = dataclasses.replace(
-        unknown, table=unknown.table.assign(tier=pd.array([None, None], dtype="Int64"))
+        unknown,
+        table=unknown.table.assign(
+            tier=pd.array([None, None], dtype="Int64"), state="pruned", objective=np.nan
+        ),
     )
     assert won(none) == ["No setting has completed, so none has won."]
     infeasible = dataclasses.replace(none, table=none.table.assign(state=["infeasible", "pruned"]))
