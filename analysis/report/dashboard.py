@@ -202,11 +202,12 @@ class ReviewedStorage:
         mean of all; one that breaks a constraint only if all do.
         """
         best = self._backend.get_best_trial(study_id)  # raises if there is none
-        trials = {t.number: t for t in self.get_all_trials(study_id, deepcopy=False)}
+        trials = self._backend.get_all_trials(study_id, deepcopy=False)
         directions = [d.name.lower() for d in self._backend.get_study_directions(study_id)]
-        first = order(runs_of(trials.values()), directions)[0]
+        first = order(runs_of(trials), directions)[0]
         completed = (run.number for run in first.runs if run.state == "complete")
-        return trials[next(completed, best.number)]
+        number = next(completed, best.number)
+        return next(t for t in self.get_all_trials(study_id, deepcopy=False) if t.number == number)
 
     def create_new_study(self, *_: Any, **__: Any) -> int:
         """Refused: the dashboard renames a study by copying it, and the folder would no longer find it."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -118,7 +119,7 @@ def named_first(study: optuna.Study, sweep: Sweep, path: Path) -> dict[str, int 
     return {
         "dashboard": ranking.winner
         if shown is None
-        else shown.user_attrs.get("repeat_of", shown.number),
+        else int(sweep.trials["setting"][shown.number]),
         "end table": int(out.getvalue().splitlines()[1].split()[0]),
         "results file": solutions,
         "ranking": ranking.winner,
@@ -161,33 +162,37 @@ def test_all_outputs_name_the_same_first(
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_a_spike_at_the_end_wins_but_is_called_out(direction: str) -> None:
-    """The lowest objective is first even if it is a single report far off its curve; that it may be
-    luck is said, the tier says what the curve is worth, and no sentence calls it better.
-    """
-    import pandas as pd
+@pytest.mark.parametrize(("objective", "at", "is_tied"), [("final", -1, True), ("best", 40, False)])
+def test_a_spike_wins_but_is_called_out(
+    direction: str, objective: str, at: int, is_tied: bool
+) -> None:
+    """The lowest objective is first even if it is a single report far off its curve.
 
+    That it may be luck is said, the tier says what the curve is worth, and no sentence calls it
+    better.
+    """
     sign = -1.0 if direction == "maximize" else 1.0
     rng = np.random.default_rng(0)
     steps = np.arange(60)
-    curves = [2.0, 1.0, 3.0]
     rows = []
-    for trial, end in enumerate(curves):
+    for trial, end in enumerate([2.0, 1.0, 3.0]):
         loss = end + 2 * np.exp(-steps / 8) + rng.normal(0, 0.01, 60)
-        loss[-1] = 0.5 if trial == 0 else loss[-1]
+        loss[at] = 0.5 if trial == 0 else loss[at]
         rows.append(pd.DataFrame({"trial": trial, "step": steps, "value": sign * loss}))
     frame = pd.concat(rows).assign(metric="loss", examples=math.nan, seconds=0.0)
-    last = frame.groupby("trial")["value"].last()
+    values = frame.assign(value=sign * frame["value"]).groupby("trial")["value"]
+    found = sign * (values.last() if objective == "final" else values.min())
     trials = pd.DataFrame(
-        {"setting": range(3), "state": "complete", "why": "completed", "objective": last}
-    ).assign(best=last, final=last, seed=math.nan, code="a")
+        {"setting": range(3), "state": "complete", "why": "completed", "objective": found}
+    ).assign(best=found, final=found, seed=math.nan, code="a")
     ranking = rank(Sweep("s", "loss", (direction,), trials, frame))
     assert ranking.winner == 0
     assert ranking.level_leader == 1
+    assert (int(ranking.table["tier"].iloc[0]) == 1) is is_tied
     said = " ".join(won(ranking))
     best, worse = ("highest", "below") if sign < 0 else ("lowest", "above")
-    assert (
-        f"Setting 0 has the {best} objective, {sign * 0.5:.4g}, but its curve ends {worse}" in said
-    )
+    lies = "its curve ends" if objective == "final" else "its curve's best lies"
+    assert f"Setting 0 has the {best} objective, {sign * 0.5:.4g}, but {lies} {worse}" in said
+    assert ("within the noise" if is_tied else "beyond the noise") in said
     assert "Setting 0 is better" not in said
     assert "Setting 0 came first" not in said
