@@ -1,4 +1,4 @@
-"""Which parameters mattered: for the objective, together with each other, and for each shape of curve."""
+"""Which parameters mattered: for the objective, in pairs, and for each shape of curve."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHANCE = 0.05  # p below which an effect is told
 
 
 def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
-    """How much each parameter separates the best trials from all (PED-ANOVA, Watanabe 2023, by Optuna).
+    """How much each parameter separates the best trials from all (PED-ANOVA, Watanabe 2023).
 
     The best are a tenth of the trials, but at least five.
 
@@ -69,7 +69,10 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
 def in_words(importances: pd.DataFrame) -> str:
     """What a table of `importance` says, in a sentence."""
     if importances.empty:
-        return "Which parameters matter cannot be told: fewer than 10 settings completed or were pruned, or none varies."
+        return (
+            "Which parameters matter cannot be told: fewer than 10 settings completed or were "
+            "pruned, or none varies."
+        )
     beyond = importances.index[importances["beyond_chance"].astype(bool)]
     if not len(beyond):
         return "No parameter separates the best from the rest beyond what chance would do."
@@ -151,7 +154,7 @@ def shares(sweep: Sweep, diagnosis: pd.DataFrame, seed: int = 0) -> pd.DataFrame
 
 
 def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
-    """The settings that say something about their parameters (their first trials), and a value for each.
+    """The settings that say something of their parameters (first trials), a value for each.
 
     The mean over a setting's runs: counted singly, seeds would pass for independent settings.
     Smaller is better.
@@ -171,7 +174,7 @@ def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
 
 
 def _reached(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
-    """The last value of each trial of the metric the objective was taken from, else of the watched one; NaN if none."""
+    """Each trial's last value of the metric the objective was taken from, or of the watched one."""
     source = objective_source(sweep, trials[trials["state"] == "complete"])
     if source is None or source[0] == sweep.metric:
         return trials["final"].astype(float)

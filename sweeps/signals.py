@@ -158,7 +158,8 @@ class LossCurve:
         """
         if step <= self.last_step:
             raise ValueError(
-                f"reports must come in rising steps: step {step} arrived after step {self.last_step}"
+                f"reports must come in rising steps: step {step} arrived after step "
+                f"{self.last_step}"
             )
         self.last_step = step
         if self.diverged_at is not None:
@@ -284,7 +285,8 @@ def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLik
     )
     if all_steps.shape != all_losses.shape or all_steps.ndim != 1 or not len(all_steps):
         raise ValueError(
-            f"a curve is two equally long rows; got steps {all_steps.shape}, losses {all_losses.shape}"
+            f"a curve is two equally long rows; got steps {all_steps.shape}, losses "
+            f"{all_losses.shape}"
         )
     if np.any(np.diff(all_steps) <= 0):
         raise ValueError(

@@ -77,7 +77,7 @@ class Sweep:
     space: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """A sweep before its first trial has the columns of all others, so that nobody need ask whether it has any."""
+        """Before the first trial there are the columns of all others, so that nobody need ask."""
         if "state" not in self.trials:
             columns = {name: pd.Series(dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()}
             object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
@@ -110,7 +110,10 @@ class Sweep:
         states = ", ".join(
             f"{n} {state}" for state, n in self.trials["state"].value_counts().items()
         )
-        what = f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, {', '.join(self.directions)}"
+        what = (
+            f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, "
+            f"{', '.join(self.directions)}"
+        )
         table = self.trials.drop(columns="folder", errors="ignore")
         return f"<p>{html.escape(what)}</p>" + table.to_html(
             max_rows=20, na_rep="", float_format="{:.4g}".format
@@ -125,8 +128,8 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
     without it, the only one with `loss` in its name, or the only one there is. direction: minimize
     or maximize; left out, the metric's name says it
     (`iolaus.analysis.data.importers.names_a_score`). A sweep's folder knows its own. Of other
-    tools' runs those that never reported the watched metric are left out. One of which a
-    report of it is not finite has diverged there: its state is pruned and it has no objective. Raises
+    tools' runs those that never reported the watched metric are left out. One of which a report is
+    not finite has diverged there: its state is pruned and it has no objective. Raises
     FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what
     to watch or in which direction, or a sweep is asked for another metric or direction than its
     own.
@@ -143,7 +146,8 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
         )
         own = f"{sweep.directions[0]}s {sweep.metric}"
         raise ValueError(
-            f"{source} is a sweep that {own}; asked was {asked}: leave --metric and --direction away"
+            f"{source} is a sweep that {own}; asked was {asked}: leave --metric and --direction "
+            "away"
         )
     return sweep
 
@@ -154,7 +158,7 @@ def is_sweep(source: Path) -> bool:
 
 
 def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep:
-    """Runs of another tool; each is its own setting unless a column says so, and complete unless it ended early."""
+    """Runs of another tool: each its own setting unless a column says so, complete unless cut."""
     about, curves = read_runs(source)
     known = list(curves["metric"].unique())
     metric = metric or _loss_of(known, source)
@@ -226,7 +230,8 @@ def _direction_of(metric: str, source: Path) -> str:
     if names_a_score(metric):
         return "maximize"
     raise ValueError(
-        f"is {metric} of {source} better when it is lower or higher? give --direction minimize or --direction maximize "
+        f"is {metric} of {source} better when it is lower or higher? give --direction minimize or "
+        "--direction maximize "
         "(load(..., direction=NAME))"
     )
 

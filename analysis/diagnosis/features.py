@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 VALIDATION_PREFIXES = ("val", "valid", "dev", "test", "eval")
-# A gradient norm this many times the median of those before it has exploded (case 5: "k times its
-# median") ...
+# A gradient norm this many times the median of those before it has exploded ...
 EXPLODED_TIMES = 10.0
 # ... and one that stays below this share of that median to the end is dead (its square, of the
 # peak, if that is where the run begins): saturated tanh units leave about 1e-6.
@@ -201,7 +200,10 @@ def _dead_since(norms: Array) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Metric:
-    """One metric of all trials: name ("" for none), sign (-1 if maximised), curves to be minimised, their `_starts`."""
+    """One metric of all trials.
+
+    name: "" for none. sign: -1 if it is maximised. curves: to be minimised. starts: of `_starts`.
+    """
 
     name: str
     sign: float

@@ -150,7 +150,7 @@ def all_config_keys(sweep: Sweep, features: Mapping[int, Features]) -> dict[int,
 
 
 def _with_good_rates(sweep: Sweep, keys: Mapping[int, ConfigKeys]) -> dict[int, ConfigKeys]:
-    """Each trial with the rates of the best quarter of the others of its optimizer, where there are four at least."""
+    """Each trial with the rates of the best quarter of its optimizer, where there are enough."""
     sign = sweep.sign
     ranked = [int(n) for n in (sign * sweep.trials["final"]).dropna().sort_values().index]
     of_optimizer: dict[Any, list[int]] = {}
@@ -314,7 +314,7 @@ def _decay(features: Features, keys: ConfigKeys, end: float) -> dict[str, Any]:
 
 
 def _regularised(diagnosis: Diagnosis, keys: ConfigKeys) -> Fix:
-    """Dropout and weight decay where there are such settings, and else the end at the best validation."""
+    """Dropout or weight decay where there are such settings, else the end at the best validation."""
     words = "regularise: dropout, weight decay, more data; or end when validation is best"
     values: dict[str, Any] = {}
     dropout, decay = keys.key("dropout"), keys.key("weight_decay")

@@ -26,8 +26,8 @@ class NextTrial:
     """One thing to try. fixes: the trials it would fix, the most promising first.
 
     shape, overrides, advice: of that one.
-    params: the whole setting, in the sweep's own search space; empty if the suggested fix lies outside, and
-    `outside` says what does. command: runs it by itself, "" if the sweep does not say by which
+    params: the whole setting, in the sweep's own search space; empty if the suggested fix lies
+    outside, and `outside` says what does. command: runs it by itself, "" if the sweep does not say by which
     command it was run.
     """
 
@@ -83,7 +83,7 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
 
 
 def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
-    """For a table: columns change, of trial, because, advice, and where it can be run, if anything here can."""
+    """For a table: columns change, of trial, because, advice, and where it can be run."""
     table = pd.DataFrame(
         {
             "change": [" ".join(t.overrides) for t in trials],
@@ -154,7 +154,7 @@ def _settings(sweep: Sweep) -> dict[int, dict[str, Any]]:
 def _in_space(
     sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """(the whole changed setting with the space's own values, "") or (what there is of it, what lies outside)."""
+    """(the whole changed setting in the space's own values, ""), or what there is and what is not."""
     setting: dict[str, Any] = {}
     outside: list[str] = []
     for key in [*sweep.space, *(key for key in changes if key not in sweep.space)]:

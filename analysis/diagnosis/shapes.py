@@ -127,8 +127,10 @@ def _exploded(features: Features, s: Signals) -> Diagnosis | None:
         since = float(features.steps[peak_at])
         whose, parameter = _first_gradient(features, since)
         reason = (
-            f"the {features.metric} {_way('rises', features.sign)} from {features.own(features.start):.4g} to "
-            f"{features.own(finite[peak_at]):.4g} at step {since:.0f} and ends at {features.own(s.level):.4g}{whose}"
+            f"the {features.metric} {_way('rises', features.sign)} from "
+            f"{features.own(features.start):.4g} to "
+            f"{features.own(finite[peak_at]):.4g} at step {since:.0f} and ends at "
+            f"{features.own(s.level):.4g}{whose}"
         )
         return Diagnosis("exploded", reason, since, parameter)
     return None
@@ -149,14 +151,17 @@ def _died(features: Features, s: Signals) -> Diagnosis | None:
         return None
     times = f" to {e.times:.3g} times its median" if e.times < 1e6 else ""
     whose = f" of {e.parameter}" if e.parameter else ""
-    reason = f"the gradient{whose} explodes{times} at step {e.step} and is about 0 from step {e.dead_since} on"
+    reason = (
+        f"the gradient{whose} explodes{times} at step {e.step} and is about 0 from step "
+        f"{e.dead_since} on"
+    )
     return Diagnosis(
         "died", f"{reason}, at {features.metric} {features.own(s.level):.4g}", e.step, e.parameter
     )
 
 
 def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
-    """Validation climbs while the training loss goes on falling, or both are stable and far apart."""
+    """Validation climbs while the training loss falls, or both are stable and far apart."""
     v = features.validation
     if v is None or v.n_reports < N_REPORTS or v.diverged_at is not None:
         return None
@@ -167,8 +172,10 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
         and s.level < features.loss_then
     ):
         reason = (
-            f"validation is best, {best:.4g}, at step {v.best_step} and {_way('climbs', features.validation_sign)} to "
-            f"{level:.4g}, while training {_way('falls', features.sign)} from {features.own(features.loss_then):.4g} to "
+            f"validation is best, {best:.4g}, at step {v.best_step} and "
+            f"{_way('climbs', features.validation_sign)} to "
+            f"{level:.4g}, while training {_way('falls', features.sign)} from "
+            f"{features.own(features.loss_then):.4g} to "
             f"{features.own(s.level):.4g}"
         )
         return Diagnosis("overfitting", reason, v.best_step)
@@ -194,7 +201,8 @@ def _rebound(features: Features, s: Signals) -> Diagnosis | None:
     if _swings(features, s) and s.rebound < 3 * s.amplitude:
         return None
     reason = (
-        f"the {features.metric} {_way('falls', features.sign)} to {features.own(s.best):.4g} at step {s.rebound_since} and "
+        f"the {features.metric} {_way('falls', features.sign)} to {features.own(s.best):.4g} at "
+        f"step {s.rebound_since} and "
         f"{_way('climbs', features.sign)} back by {s.rebound:.4g} to {features.own(s.level):.4g}"
     )
     return Diagnosis("rebound", reason, s.rebound_since)
@@ -208,7 +216,10 @@ def _oscillating(features: Features, s: Signals) -> Diagnosis | None:
     """A period beyond chance whose swings are a good part of the room."""
     if not _swings(features, s):
         return None
-    reason = f"the {features.metric} swings by {s.amplitude:.3g} up and down with a period of {s.period_steps:.0f} steps"
+    reason = (
+        f"the {features.metric} swings by {s.amplitude:.3g} up and down with a period of "
+        f"{s.period_steps:.0f} steps"
+    )
     return Diagnosis("oscillating", f"{reason}, around {features.own(s.level):.4g} at the end")
 
 
@@ -225,16 +236,25 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
     left = features.room - features.fall
     arrived = _arrived(features, s)
     since = s.stalled_since if s.stalled_since is not None else arrived
-    at = f"flat at {features.own(s.level):.4g} since step {since:.0f} of {features.n_steps}, noise {s.noise:.2g}"
+    at = (
+        f"flat at {features.own(s.level):.4g} since step {since:.0f} of {features.n_steps}, noise "
+        f"{s.noise:.2g}"
+    )
     if features.fall <= HARDLY * features.room or features.room <= 4 * s.noise:
         hardly = "hardly" if features.fall > 0 else "not"
-        hardly = f"it has {hardly} {_way('fallen', features.sign)} from {features.own(features.start):.4g}"
+        hardly = (
+            f"it has {hardly} {_way('fallen', features.sign)} from "
+            f"{features.own(features.start):.4g}"
+        )
         return Diagnosis("underfitting", f"{at}: {hardly}", since)
     share = features.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
     is_early = min(since, arrived) < EARLY * max(features.n_steps, s.step)
     if not math.isnan(features.lowest) and left <= max(NEAR * features.room, 2 * s.noise):
-        place = f"{left:.2g} {_way('above', features.sign)} the {_way('lowest', features.sign)} of the sweep"
+        place = (
+            f"{left:.2g} {_way('above', features.sign)} the {_way('lowest', features.sign)} of the "
+            "sweep"
+        )
         return Diagnosis("converged", f"{at}, {place}", since)
     if is_early and not share < SPENT_SHARE:
         return Diagnosis("fast_then_flat", f"{at}{rate}", since)
@@ -257,7 +277,7 @@ def _arrived(features: Features, s: Signals) -> float:
 
 
 def _falling(features: Features, s: Signals) -> Diagnosis:
-    """Still falling: slowly, against the best of the sweep at this step or in a straight line, or as it should."""
+    """Still falling: slowly, next to the best of the sweep by now or in a line, or as it should."""
     mean_slope = -features.fall / max(s.step - float(features.steps[0]), 1.0)
     slope = f"by {-s.trend * 1000:.3g} per 1,000 steps"
     still = f"still {_way('falling', features.sign)} at step {s.step}"

@@ -139,7 +139,7 @@ def _short(x: str, y: str) -> str:
 
 
 def _place(axis: Axis, values: pd.Series) -> tuple[pd.Series, bool]:
-    """Positions on the axis, whose scale and ticks are set, and whether they are those of choices."""
+    """Positions on the axis (its scale and ticks are set), and whether they are of choices."""
     is_number = values.map(
         lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool)
     ).all()
@@ -169,7 +169,7 @@ def _apart(at: pd.DataFrame, choice_x: bool, choice_y: bool) -> pd.DataFrame:
 
 
 def _colours(final: pd.Series, largest_is_best: bool) -> Normalize:
-    """From the best to three times as far from it as the median is, which an exploded trial does not move."""
+    """From the best to three times the median's distance, which an exploded trial does not move."""
     known = final.dropna().to_numpy(dtype=np.float64)
     if not len(known):
         return Normalize(0, 1)

@@ -110,7 +110,7 @@ def _name_tiers(ax: Axes, tiers: NDArray[np.int64]) -> None:
 
 
 def _limits(ranking: Ranking, rows: pd.DataFrame) -> tuple[float, float]:
-    """Limits for the levels up to three times as far from the best as the median, with their usual intervals.
+    """Limits for levels up to three times as far from the best as the median, with intervals.
 
     For all of them, if the others are not even twice as far. So neither one that exploded nor one
     that is hardly known makes all others a single point.

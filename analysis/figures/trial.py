@@ -33,7 +33,7 @@ VERDICT: dict[str, Any] = {"color": BLACK, "linewidth": 1.0, "linestyle": "--"}
 def draw_trial(
     figure: Figure | SubFigure, sweep: Sweep, trial: int, diagnosis: pd.DataFrame
 ) -> None:
-    """One trial's watched metric over its steps, others faint behind, and beneath its learning rate, taken and planned.
+    """One trial's watched metric, others faint behind, and its learning rate, taken and planned.
 
     The shape's mark stands where it began, a dashed line where a verdict ended the trial. Limits
     are those of all trials, so that pictures of several compare. diagnosis: of

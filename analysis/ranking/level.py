@@ -29,7 +29,9 @@ LEAST_POINTS = 4
 def level(
     steps: Array, losses: Array, kind: Literal["final", "best"]
 ) -> tuple[float, float, float]:
-    """(level, standard error, degrees of freedom) of the end of one curve, or of its smoothed best with that error.
+    """(level, standard error, degrees of freedom) of the end of one curve.
+
+    With kind="best" of its smoothed best, with the error of the end.
 
     The end is where a line through the last points stands at the last step, so that a loss that
     still falls is not behind itself, and what came before has no say; but never beyond what the
@@ -58,7 +60,9 @@ def level(
 def _end_of_line(
     x: Array, y: Array, at: float, autocorrelation: float
 ) -> tuple[float, float, float]:
-    """(value at `at`, standard error, degrees of freedom) of a line through points with autocorrelated noise.
+    """(value at `at`, standard error, degrees of freedom) of a line through noisy points.
+
+    autocorrelation: of the noise, lag 1.
 
     Positive values are fitted by an exponential if that is nearer to them: what has exploded comes
     down by factors.

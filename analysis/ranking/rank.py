@@ -380,7 +380,8 @@ def _warnings(
         ]
     if len(sweep.directions) > 1:
         found.append(
-            f"Of {len(sweep.directions)} objectives the first decides the order within the Pareto front "
+            f"Of {len(sweep.directions)} objectives the first decides the order within the Pareto "
+            "front "
             "and behind it, and tiers are those of the first; `iolaus rank DIR --pareto` shows all."
         )
     versions = (
@@ -391,14 +392,16 @@ def _warnings(
     if len(versions) > 1:
         counts = ", ".join(f"{n} of {code}" for code, n in versions.items())
         found.append(
-            f"Trials of different code versions are ranked together ({counts}): the code may be the difference."
+            f"Trials of different code versions are ranked together ({counts}): the code may be "
+            "the difference."
         )
     examples = (
         done["examples"].astype(float).dropna() if "examples" in done else pd.Series(dtype=float)
     )
     if len(examples) > 1 and examples.max() > (1 + EXAMPLES_APART) * examples.min():
         found.append(
-            f"The settings saw different numbers of examples ({examples.min():,.0f} to {examples.max():,.0f}): "
+            f"The settings saw different numbers of examples ({examples.min():,.0f} to "
+            f"{examples.max():,.0f}): "
             "those with more had more data for the same number of steps."
         )
     ended = trials[trials["setting"].isin(done["setting"]) & ~trials.index.isin(done.index)]
@@ -406,11 +409,13 @@ def _warnings(
     if len(ended):
         which = ", ".join(str(int(n)) for n in dict.fromkeys(ended["setting"]))
         found.append(
-            f"Not every seed of {which} completed; those that did not are left out, which flatters the rest."
+            f"Not every seed of {which} completed; those that did not are left out, which flatters "
+            "the rest."
         )
     if source == "curve":
         found.append(
-            "No setting was repeated: the noise is that of each curve, and another seed may differ by more. "
+            "No setting was repeated: the noise is that of each curve, and another seed may "
+            "differ by more. "
             + (
                 "`iolaus race DIR` runs the seeds that would tell."
                 if sweep.provenance
@@ -419,7 +424,8 @@ def _warnings(
         )
     elif source == "none" and len(done) > 1:
         found.append(
-            "Nothing is known about the noise (no repeats, no curve of the objective): no order is certain."
+            "Nothing is known about the noise (no repeats, no curve of the objective): no order "
+            "is certain."
         )
     elif source == "seeds" and known.df_all < FEW_DEGREES:
         found.append(
@@ -514,7 +520,8 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     directions = {sweep.directions for sweep in sweeps}
     if len(directions) > 1:
         raise ValueError(
-            f"these sweeps optimise in different directions: {sorted(directions)}; compare each by itself"
+            f"these sweeps optimise in different directions: {sorted(directions)}; compare each by "
+            "itself"
         )
     names = _distinct([sweep.name for sweep in sweeps])
     all_trials, all_curves, start = [], [], 0
@@ -543,7 +550,8 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
             for n, f in zip(names, fixed, strict=True)
         )
         found.append(
-            f"The sweeps were started with different options, so they may be of different tasks ({own})."
+            "The sweeps were started with different options, so they may be of different tasks "
+            f"({own})."
         )
     ranking = rank(joint)
     return replace(ranking, warnings=(*found, *ranking.warnings))

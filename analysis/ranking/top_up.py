@@ -97,8 +97,10 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
     ]
     if repeats and queued:
         raise ValueError(
-            f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), which a race would run "
-            f"too, without the sweep's pruner. Run them first:\n  {continuing(folder, load(folder))}"
+            f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), "
+            "which a race would run "
+            "too, without the sweep's pruner. Run them first:\n  "
+            f"{continuing(folder, load(folder))}"
         )
     n_settings = sum(counts_as_run(t) and "repeat_of" not in t.user_attrs for t in trials)
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
@@ -128,7 +130,7 @@ def run_top_up(folder: Path, race: TopUp, output: int | None = None) -> Ranking:
 
 @contextlib.contextmanager
 def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
-    """Afterwards the sweep's description is that of before, with sessions that were added within marked as races."""
+    """Afterwards the sweep's description is that of before; sessions added within are marked."""
     texts = {
         path: path.read_text()
         for path in (folder / SWEEP_FILE, folder / "multirun.yaml")

@@ -48,7 +48,7 @@ class Curve:
 
 
 def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
-    """The curves of each task in a sweep's folder, or a file named .parquet, .csv, .csv.gz, .tsv or .tsv.gz.
+    """The curves of each task in a sweep's folder or a file (.parquet, .csv, .tsv, and .gz).
 
     Files have the columns trial, step, loss (or `metric`), optionally lr, task, budget (steps of a
     whole trial) and censored; other columns are ignored. lr is taken for the schedule that was
@@ -71,7 +71,8 @@ def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
         kind = next((kind for kind in READERS if path.name.lower().endswith(kind)), None)
         if kind is None:
             raise ValueError(
-                f"{path}: cannot tell what it holds; give a sweep's folder or a file {', '.join(READERS)}"
+                f"{path}: cannot tell what it holds; give a sweep's folder or a file "
+                f"{', '.join(READERS)}"
             )
         frame, task = READERS[kind](path).rename(columns={metric: "loss"}), path.name[: -len(kind)]
     missing = {"trial", "step", "loss"} - set(frame.columns)
@@ -113,7 +114,7 @@ def _curve(own: pd.DataFrame, longest: int) -> Curve:
 
 
 def _schedule(own: pd.DataFrame, n_steps: int) -> tuple[tuple[int, float], ...]:
-    """The rates in a file's rows, empty if the rows end more than a report before the trial's end."""
+    """The rates in a file's rows; empty if they end more than a report before the trial does."""
     steps = own["step"].to_numpy()
     if "lr" not in own or steps[-1] + (steps[-1] - steps[-2:][0]) < n_steps - 1:
         return ()

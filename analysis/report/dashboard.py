@@ -210,7 +210,7 @@ class ReviewedStorage:
         return next(t for t in self.get_all_trials(study_id, deepcopy=False) if t.number == number)
 
     def create_new_study(self, *_: Any, **__: Any) -> int:
-        """Refused: the dashboard renames a study by copying it, and the folder would no longer find it."""
+        """Refused: a study is renamed by copying it, and the folder would no longer find it."""
         raise StorageInternalError(
             "the study of a sweep keeps its name: the sweep's folder finds it by that"
         )

@@ -280,7 +280,7 @@ def write_notes(
     ranking: Ranking | None = None,
     diagnosis: pd.DataFrame | None = None,
 ) -> None:
-    """Write the notes that have changed into the study of a sweep's folder, on the study and its finished trials.
+    """Write the notes that have changed into a sweep's study, on it and its finished trials.
 
     ranking, diagnosis: of `rank` and `diagnose`, where they have been made before.
     A study that cannot be written keeps the notes it has; a line in the log says so.

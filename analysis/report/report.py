@@ -1,4 +1,4 @@
-"""The report of a sweep: `python -m analysis report DIR`, and at the end of every sweep."""
+"""The report of a sweep: `iolaus report DIR`, and at the end of every sweep."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from iolaus.sweeps.text import counted, short_names
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
-N_NEXT = 10  # fixes shown; `python -m analysis next` has all
+N_NEXT = 10  # fixes shown; `iolaus next` has all
 
 
 def write_report(
@@ -179,7 +179,10 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
             curves, sweep, diagnosis=diagnosis, ranking=ranking, axis=axis, rate_ax=rates
         )
 
-    caption = f"Every trial's {sweep.metric}, smoothed, on one axis of {'steps' if axis == 'step' else axis}."
+    caption = (
+        f"Every trial's {sweep.metric}, smoothed, on one axis of "
+        f"{'steps' if axis == 'step' else axis}."
+    )
     return Section("Curves", [Picture("curves", caption, draw, (9.0, 5.5))])
 
 
@@ -218,7 +221,8 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     n_rows = -(-len(counts) // 4)
     picture = Picture(
         "shapes",
-        "One panel per shape, on the same axes; the other trials faint behind. Marks: where it began.",
+        "One panel per shape, on the same axes; the other trials faint behind. Marks: where it "
+        "began.",
         lambda figure: figures.draw_by_shape(figure, sweep, diagnosis, axis=_axis(sweep)),
         (9.0, 0.8 + 2.0 * n_rows),
     )
@@ -238,7 +242,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
 
 
 def _counted(advice: pd.Series) -> str:
-    """Each advice once, the most frequent first, with how many trials it is for where there are several."""
+    """Each advice once, the most frequent first, with its number of trials where there are several."""
     counts = advice[advice != ""].value_counts()
     return "; ".join(
         f"{text} ({n})" if len(counts) > 1 else str(text) for text, n in counts.items()
@@ -250,7 +254,8 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     if not trials:
         return Section("What to try next", [])
     how = [
-        "`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's queue."
+        "`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's "
+        "queue."
     ]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
     blocks: list[Block] = [
@@ -317,7 +322,10 @@ def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
 def _gradients(sweep: Sweep) -> Section:
     if not sweep.curves["metric"].str.startswith(figures.gradients.PREFIX).any():
         return Section("Gradients", [])
-    caption = "Norms of the gradients in the first steps, on the same axes: trials that were clipped and that were not."
+    caption = (
+        "Norms of the gradients in the first steps, on the same axes: trials that were clipped "
+        "and that were not."
+    )
     draw = lambda figure: figures.draw_gradients(figure, sweep)
     return Section("Gradients", [Picture("gradients", caption, draw, (9.0, 4.5))])
 

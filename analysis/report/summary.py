@@ -71,7 +71,10 @@ def searched(sweep: Sweep) -> str:
         else " ran"
     )
     counts = Counter(trials["state"])
-    return f"{what}{over}: {_listed([f'{n} {STATE_WORDS.get(state, state)}' for state, n in counts.most_common()])}."
+    return (
+        f"{what}{over}: "
+        f"{_listed([f'{n} {STATE_WORDS.get(state, state)}' for state, n in counts.most_common()])}."
+    )
 
 
 def won(ranking: Ranking) -> list[str]:
@@ -145,7 +148,7 @@ def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
 
 
 def to_try(trials: Sequence[NextTrial]) -> list[str]:
-    """The first changes that `iolaus.analysis.diagnosis.next_trials` would try, each with the first trials it would fix."""
+    """The first changes to try, each with the first trials it would fix."""
     changes: dict[str, list[str]] = {}
     for trial in trials:
         changes.setdefault(" ".join(trial.overrides), []).append(str(trial.fixes[0]))

@@ -15,7 +15,7 @@ WRITTEN_OUT = (1e3, 1e9)  # 64000 is read faster than 6.4e+04
 
 
 def terminal() -> Console:
-    """Where commands print; where nobody sees a terminal's edge, a table should not be cut at 80 columns."""
+    """Where commands print; a table for no terminal is not cut at 80 columns."""
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 
@@ -49,7 +49,7 @@ def holds_numbers(column: pd.Series) -> bool:
 
 
 def cell(value: Any) -> str:
-    """A value for a reader: numbers with four digits, whole thousands with all, NaN and absent values empty."""
+    """A value for a reader: four digits, whole thousands with all, NaN and absent values empty."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, float):

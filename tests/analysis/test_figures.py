@@ -227,7 +227,7 @@ def test_limits_hold_the_best_value(curves: list[np.ndarray]) -> None:
 
 
 def test_panels_share_their_limits(made_sweep: Make) -> None:
-    """Small multiples are compared with one another, so all have the same axes (case 1's sin)."""
+    """Small multiples are compared with one another, so all have the same axes."""
     what = made_sweep(24)
     for draw in (
         lambda f: figures.draw_by_shape(f, what, shapes(what)),

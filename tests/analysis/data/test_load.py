@@ -362,7 +362,8 @@ def copy_first_trial(database: Path, n_copies: int) -> None:
             numbered = {"number": "n", "trial_id": "n + 1"}
             chosen = ", ".join(numbered.get(name, name) for name in columns)
             db.execute(
-                f"WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < {n_copies}) "
+                "WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n "
+                f"< {n_copies}) "
                 f"INSERT INTO {table} ({', '.join(columns)}) SELECT {chosen} FROM copies, {table} "
                 f"WHERE trial_id = 1"
             )

@@ -8,8 +8,8 @@ import pytest
 
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.convergence import convergence, default_target, time_to_target
-from iolaus.analysis.diagnosis.next_trials import next_trials
 from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.next_trials import next_trials
 from iolaus.analysis.importance import importance, interactions, shares
 from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import compare, rank

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.features import Features, gather
 from iolaus.analysis.diagnosis.fixes import (
     END_SHARE,
@@ -23,7 +24,6 @@ from iolaus.analysis.diagnosis.fixes import (
     suggested_fix,
 )
 from iolaus.analysis.diagnosis.next_trials import continuing, enqueue, next_trials
-from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis
 from iolaus.sweeps.search.space import signature
 
@@ -71,7 +71,7 @@ def test_a_rate_changes_by_three_to_ten_times(shape, lr, good):
 
 
 def test_the_table_of_cures():
-    """Case 4: too fast, lower and clip; too slow, raise; flat early, decay; overfitting,
+    """Too fast, lower and clip; too slow, raise; flat early, decay; overfitting,
     regularise.
     """
     trainer = {"schedule": "constant", "clip": "none"}
@@ -107,7 +107,7 @@ def test_a_faster_decay_ends_at_a_hundredth_of_the_rate(rate, before):
 
 
 def test_a_rate_that_is_spent_decays_more_slowly():
-    """Case 1: near zero long before the loss is low."""
+    """Near zero long before the loss is low."""
     rates = (STEPS, 0.1 * 0.5 ** (STEPS / 50))
     changed = cured(
         "underfitting",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.sweep import Sweep, load
-from iolaus.analysis.diagnosis.features import Features, explosion, gather, loss_metrics
 from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.features import Features, explosion, gather, loss_metrics
 from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose_curve
 from iolaus.sweeps.signals import signals
 
@@ -58,7 +58,7 @@ CURVES = {
 
 @pytest.mark.parametrize("shape", CURVES)
 def test_a_curve_of_each_shape_is_called_so(shape):
-    """Each row of case 4's table, drawn plainly, is recognised, with a reason that holds
+    """Each shape, drawn plainly, is recognised, with a reason that holds
     numbers.
     """
     found = diagnose_curve(features(CURVES[shape] + NOISE))
@@ -103,7 +103,7 @@ def test_fewer_than_three_reports_are_broken():
 
 
 def test_a_gradient_that_explodes_and_is_then_zero_has_died():
-    """Case 5: the norm rises above k times its median, then is about 0, and the loss stays high; W
+    """The norm rises above k times its median, then is about 0, and the loss stays high; W
     goes first.
     """
     norms = np.where(np.arange(100) < 30, 1.0, 1e-7) + 0 * STEPS

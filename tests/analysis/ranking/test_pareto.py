@@ -121,7 +121,8 @@ def two_objectives(tmp_path: Path) -> tuple[Sweep, optuna.Study]:
     folder holds it.
     """
     (tmp_path / "sweep.yaml").write_text(
-        "study_name: s\nstorage: null\ndirections: [minimize, maximize]\nmetric: loss\nobjective: null\n"
+        "study_name: s\nstorage: null\ndirections: [minimize, maximize]\nmetric: loss\nobjective: "
+        "null\n"
     )
     directions = ["minimize", "maximize"]
     study = optuna.create_study(

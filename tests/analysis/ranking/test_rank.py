@@ -60,8 +60,8 @@ def repeated(values: dict[str, list[float]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_case_3_is_one_tier() -> None:
-    """Four variants that are the same model (case 3) share first place once repeated, and the noise
+def test_variants_of_one_model_are_one_tier() -> None:
+    """Four variants that are the same model share first place once repeated, and the noise
     floor is stated.
     """
     rng = np.random.default_rng(1)

@@ -236,7 +236,7 @@ def test_no_setting_is_trusted_to_vary_less_than_the_typical_one() -> None:
 
 
 def test_a_setting_that_never_varies_says_little_of_the_others() -> None:
-    """One whose runs are all equal neither breaks the estimate nor makes the others' noise vanish."""
+    """Runs that are all equal neither break the estimate nor make the others' noise vanish."""
     values = of_unequal_noise()
     usual = from_seeds(*unpaired(values)).noise
     known = from_seeds(*unpaired([*values, [0.0] * 4]))

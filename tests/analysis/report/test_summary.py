@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -160,3 +162,11 @@ def test_a_paragraph_is_whole_sentences(state: str | None, finite: bool, made_sw
     assert (
         searched(dataclasses.replace(what, trials=pd.DataFrame())) == "No trial of made has begun."
     )
+
+
+def test_words_need_no_figures() -> None:
+    """What only says or ranks something does not import matplotlib."""
+    modules = ("report.summary", "report.notes", "report.terminal", "ranking.rank")
+    imports = "; ".join(f"import iolaus.analysis.{name}" for name in modules)
+    code = f"import sys; {imports}; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -41,8 +41,9 @@ def sweeps(draw: st.DrawFn, n_objectives: int = 1) -> list[Run]:
 
 @given(sweeps(), st.sampled_from(["minimize", "maximize"]))
 def test_the_order_is_by_state_then_by_the_mean_objective(runs: list[Run], direction: str) -> None:
-    """Completed and feasible before infeasible, pruned, running, failed; within those that completed
-    by the mean over the completed seeds; each run stands once.
+    """Completed and feasible before infeasible, pruned, running, failed; each run stands once.
+
+    Those that completed by the mean over the completed seeds.
     """
     standings = order(runs, [direction])
     assert sorted(run.number for s in standings for run in s.runs) == [r.number for r in runs]
@@ -91,8 +92,9 @@ def test_a_duplicate_does_not_win_by_its_originals_lucky_seed() -> None:
 
 @given(sweeps(2))
 def test_of_several_objectives_the_front_comes_first(runs: list[Run]) -> None:
-    """No other feasible setting is as good in both and better in one; of those on the front the first
-    objective decides.
+    """No other feasible setting is as good in both and better in one.
+
+    Of those on the front the first objective decides.
     """
     done = [s for s in order(runs, ["minimize", "maximize"]) if s.state == "complete"]
     points = [(s.objectives[0], -s.objectives[1]) for s in done]
@@ -109,7 +111,7 @@ def test_of_several_objectives_the_front_comes_first(runs: list[Run]) -> None:
 
 
 def test_nan_is_never_first() -> None:
-    """An unknown objective comes last of those that completed, an unknown best last of the pruned."""
+    """An unknown objective is last of those that completed, an unknown best of the pruned."""
     runs = [
         Run(0, 0, "complete", (math.nan,)),
         Run(1, 1, "complete", (9.0,)),

@@ -284,7 +284,10 @@ def test_ranking_fits_its_terminal(width: int) -> None:
     cut short.
     """
     params = {f"optim.parameter_{i}": 0.123456 for i in range(6)}
-    why = "RuntimeError: a long story of what went wrong, with all its details and numbers, told in one line"
+    why = (
+        "RuntimeError: a long story of what went wrong, with all its details and numbers, told in "
+        "one line"
+    )
     results = [Result(i, "failed", (), 1.0, 1000, why, params) for i in range(3)]
     out = io.StringIO()
     Console(file=out, width=width).print(table(results, "loss"))
