@@ -1,6 +1,6 @@
 """The seeds that would settle a sweep's first place.
 
-`python -m analysis race DIR` queues and runs just those.
+`iolaus race DIR` queues and runs just those.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     if not trials:
         return Section("What to try next", [])
     how = [
-        "`python -m analysis next DIR --enqueue` puts those of the search space into the sweep's "
+        "`iolaus next DIR --enqueue` puts those of the search space into the sweep's "
         "queue."
     ]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]

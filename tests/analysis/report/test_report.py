@@ -136,7 +136,7 @@ def test_runs_of_other_tools_have_a_report_beside_them(
         monkeypatch.setattr(sys, "argv", ["analysis", "report", str(tmp_path / "runs.csv"), *more])
         main()
         assert "3 trials of runs" in (tmp_path / where / "index.html").read_text()
-        assert "python -m analysis" not in (tmp_path / where / "report.md").read_text()
+        assert "`iolaus " not in (tmp_path / where / "report.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "runs.csv", "runs_report"]
 
 
