@@ -149,20 +149,11 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     front = pareto(sweep, ranking)
     front = shown(front[front["on_front"]].drop(columns="on_front"))
     what = "all objectives" if len(sweep.directions) > 1 else "tier, speed, noise and seconds"
-    caption = f"Settings that no other beats in {what} at once"
-    return Section(
-        "Ranking",
-        [
-            picture,
-            Table(
-                f"Completed settings; the level is the {ranking.of}"
-                if "level" in frame
-                else "Completed settings",
-                frame,
-            ),
-            Table(caption, front),
-        ],
-    )
+    also = f"the {ranking.of} and " if "level" in frame else ""
+    completed_ones = f"Completed settings by the objective, with {also}the best {sweep.metric}"
+    unbeaten = f"Settings that no other beats in {what} at once"
+    tables = [Table(completed_ones, frame), Table(unbeaten, front)]
+    return Section("Ranking", [picture, *tables])
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
@@ -253,10 +244,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     trials = next_trials(sweep, diagnosis)[:N_NEXT]
     if not trials:
         return Section("What to try next", [])
-    how = [
-        "`iolaus next DIR --enqueue` puts those of the search space into the sweep's "
-        "queue."
-    ]
+    how = ["`iolaus next DIR --enqueue` puts those of the search space into the sweep's queue."]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
     blocks: list[Block] = [
         *(how if sweep.space else []),
