@@ -46,6 +46,7 @@ def ready() -> None:
 
 def run_hydra(arguments: list[str]) -> None:
     """`python -m trainer --multirun ...`, and the time when its modules are loaded."""
+
     ready()
     sys.argv = ["trainer", "--multirun", *TRAINED, *arguments]
     runpy.run_module("trainer", run_name="__main__", alter_sys=True)
