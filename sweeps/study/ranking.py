@@ -72,7 +72,9 @@ class Standing:
     on_front: bool = False
 
 
-def order(runs: Iterable[Run], directions: Sequence[str]) -> list[Standing]:
+def order(
+    runs: Iterable[Run], directions: Sequence[str], metric_sign: float | None = None
+) -> list[Standing]:
     """The settings of these runs, best first.
 
     Completed ones by the objective, the mean over their completed runs; then those that completed
@@ -82,7 +84,8 @@ def order(runs: Iterable[Run], directions: Sequence[str]) -> list[Standing]:
     of its state; of equals the lower number comes first. A duplicate stands right behind the
     setting whose result it took over, with what that came to.
 
-    directions: minimize or maximize for each objective. Raises ValueError if a completed run has
+    directions: minimize or maximize for each objective. metric_sign: what a best is multiplied by to
+    be minimised, 1 or -1; left out, as the first objective. Raises ValueError if a completed run has
     another number of objectives.
     """
     sign = signs(directions)
@@ -102,7 +105,7 @@ def order(runs: Iterable[Run], directions: Sequence[str]) -> list[Standing]:
         else:
             of_setting.setdefault(run.setting, []).append(run)
     settings = _with_front([_merged(number, own) for number, own in of_setting.items()], sign)
-    settings.sort(key=lambda standing: _place(standing, sign))
+    settings.sort(key=lambda standing: _place(standing, sign, metric_sign))
     return [
         standing
         for original in settings
@@ -138,9 +141,12 @@ def _with_front(settings: Sequence[Standing], sign: NDArray[np.float64]) -> list
     return [replace(standing, on_front=i in front) for i, standing in enumerate(settings)]
 
 
-def _place(known: Standing, sign: NDArray[np.float64]) -> tuple[int, bool, bool, float, int]:
+def _place(
+    known: Standing, sign: NDArray[np.float64], metric_sign: float | None
+) -> tuple[int, bool, bool, float, int]:
     """What the settings are sorted by."""
-    value = float(sign[0]) * (known.objectives[0] if known.objectives else known.best)
+    best_sign = float(sign[0]) if metric_sign is None else metric_sign
+    value = float(sign[0]) * known.objectives[0] if known.objectives else best_sign * known.best
     is_nan = math.isnan(value)
     is_behind = len(sign) > 1 and not known.on_front
     return STATES.index(known.state), is_behind, is_nan, 0.0 if is_nan else value, known.setting
