@@ -1,4 +1,4 @@
-"""Which parameters mattered: for the objective, together with each other, and for each shape of curve."""
+"""Which parameters mattered: for the objective, in pairs, and for each shape of curve."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 from scipy.stats import binomtest, f, rankdata
 
+from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.analysis.ranking.rank import objective_source
+from iolaus.analysis.ranking.level import objective_source
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -33,7 +34,7 @@ CHANCE = 0.05  # p below which an effect is told
 
 
 def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
-    """How much each parameter separates the best trials from all (PED-ANOVA, Watanabe 2023, by Optuna).
+    """How much each parameter separates the best trials from all (PED-ANOVA, Watanabe 2023).
 
     The best are a tenth of the trials, but at least five.
 
@@ -51,7 +52,7 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
     """
     trials, values = _judged(sweep)
     columns = ["importance", "chance", "beyond_chance"]
-    params = _varied(trials)
+    params = list(varied(trials).values())
     if len(trials) < 10 or not params:
         return pd.DataFrame(columns=columns).rename_axis("parameter")
     rng = np.random.default_rng(seed)
@@ -71,7 +72,10 @@ def importance(sweep: Sweep, seed: int = 0) -> pd.DataFrame:
 def in_words(importances: pd.DataFrame) -> str:
     """What a table of `importance` says, in a sentence."""
     if importances.empty:
-        return "Which parameters matter cannot be told: fewer than 10 settings completed or were pruned, or none varies."
+        return (
+            "Which parameters matter cannot be told: fewer than 10 settings completed or were "
+            "pruned, or none varies."
+        )
     beyond = importances.index[importances["beyond_chance"].astype(bool)]
     if not len(beyond):
         return "No parameter separates the best from the rest beyond what chance would do."
@@ -87,7 +91,7 @@ def interactions(sweep: Sweep) -> pd.DataFrame:
     spare, are left out.
     """
     trials, values = _judged(sweep)
-    names = _varied(trials)
+    names = list(varied(trials).values())
     ranks = rankdata(values)
     rows = []
     for one, two in itertools.combinations(names, 2):
@@ -153,7 +157,7 @@ def shares(sweep: Sweep, diagnosis: pd.DataFrame, seed: int = 0) -> pd.DataFrame
 
 
 def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
-    """The settings that say something about their parameters (their first trials), and a value for each.
+    """The settings that say something of their parameters (first trials), a value for each.
 
     The mean over a setting's runs: counted singly, seeds would pass for independent settings.
     Smaller is better.
@@ -172,14 +176,8 @@ def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
     return trials.drop_duplicates("setting"), np.asarray(means, dtype=np.float64)
 
 
-def _varied(trials: pd.DataFrame) -> list[str]:
-    """The columns of the parameters that take more than one value, absence included."""
-    names = [str(c) for c in trials.columns if str(c).startswith("params.")]
-    return [name for name in names if trials[name].nunique(dropna=False) > 1]
-
-
 def _reached(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
-    """The last value of each trial of the metric the objective was taken from, else of the watched one.
+    """Each trial's last value of the metric the objective was taken from, else of the watched one.
 
     NaN if there is none, or where the watched one goes another way than the objective: a loss says
     nothing of how an accuracy ranks.
@@ -305,7 +303,7 @@ def _holm(p: Array) -> Array:
 
 def _literals(trials: pd.DataFrame) -> Iterator[_Literal]:
     """Everything a rule may say of one parameter."""
-    for column in _varied(trials):
+    for column in list(varied(trials).values()):
         name, values = column.removeprefix("params."), trials[column]
         if values.isna().any():
             yield _Literal(name, f"without {name}", values.isna().to_numpy())

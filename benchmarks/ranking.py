@@ -17,7 +17,7 @@ from scipy.stats import binomtest, kendalltau, rankdata, t
 
 from iolaus.analysis.ranking import tiers
 from iolaus.analysis.ranking.extrapolation import likely_end
-from iolaus.analysis.ranking.rank import level
+from iolaus.analysis.ranking.level import level
 from iolaus.analysis.replay.curves import Curve, read
 from iolaus.sweeps.signals import signals
 

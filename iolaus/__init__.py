@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from iolaus.analysis.data.sweep import load
     from iolaus.analysis.diagnosis.convergence import convergence
-    from iolaus.analysis.diagnosis.shapes import diagnose
+    from iolaus.analysis.diagnosis.diagnose import diagnose
     from iolaus.analysis.importance import importance
     from iolaus.analysis.ranking.rank import compare, rank
     from iolaus.analysis.report.report import write_report
@@ -59,7 +59,7 @@ _HOMES = {
     **dict.fromkeys(_PRUNERS, "iolaus.sweeps.pruners"),
     **dict.fromkeys(("compare", "rank"), "iolaus.analysis.ranking.rank"),
     "convergence": "iolaus.analysis.diagnosis.convergence",
-    "diagnose": "iolaus.analysis.diagnosis.shapes",
+    "diagnose": "iolaus.analysis.diagnosis.diagnose",
     "importance": "iolaus.analysis.importance",
     "load": "iolaus.analysis.data.sweep",
     "write_report": "iolaus.analysis.report.report",

@@ -182,7 +182,7 @@ class LossCurve:
         if self.diverged_at is not None:
             return
         self.n_reports += 1
-        if not math.isfinite(loss):
+        if has_diverged(loss):
             self.diverged_at, self._fresh_until = step, 0
             return
         self._pending.append(loss)
@@ -210,6 +210,38 @@ class LossCurve:
             self._said = signals(steps, losses)
             self._fresh_until = self.n_reports + 1 + self.n_reports // 32
         return self._said
+
+
+def has_diverged(loss: float) -> bool:
+    """Whether one report says that a run has diverged: it is NaN or infinite.
+
+    Any part that looks at a single value asks here. A whole curve may also have exploded while it
+    is finite: `Signals.diverged_at`.
+    """
+    return not math.isfinite(loss)
+
+
+def n_finite(losses: ArrayLike) -> int:
+    """How many reports come before the first that is NaN or infinite; what follows it is ignored."""
+    finite = np.isfinite(np.asarray(losses, dtype=np.float64))
+    return len(finite) if finite.all() else int(finite.argmin())
+
+
+def smooth(steps: Array, losses: Array) -> tuple[Array, Array]:
+    """The curve as levels are read off it: thinned, without spikes, each the mean of three points.
+
+    Each has the step of the last of its three. Up to the first loss that is not finite; empty for
+    fewer than three points.
+    """
+    n = n_finite(losses)
+    x, y = thin(steps[:n], losses[:n]) if n else (steps[:0], losses[:0])
+    if len(y) < N_LEVEL:
+        return np.empty(0), np.empty(0)
+    return x[N_LEVEL - 1 :], _means_of_three(despike(y))
+
+
+def _means_of_three(y: Array) -> Array:
+    return np.convolve(y, np.full(N_LEVEL, 1 / N_LEVEL), "valid")
 
 
 def thin(steps: Array, losses: Array, n_points: int = N_POINTS) -> tuple[Array, Array]:
@@ -278,9 +310,8 @@ def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLik
         raise ValueError(
             "the steps of a curve must rise strictly: sort the reports and keep one per step"
         )
-    finite = np.isfinite(all_losses)
-    n = len(finite) if finite.all() else int(finite.argmin())
-    diverged = None if n == len(finite) else int(all_steps[n])
+    n = n_finite(all_losses)
+    diverged = None if n == len(all_losses) else int(all_steps[n])
     if n == 0:
         first, nan = int(all_steps[0]), math.nan
         return Signals(
@@ -296,9 +327,9 @@ def signals(steps: Sequence[int] | ArrayLike, losses: Sequence[float] | ArrayLik
     t = trend(x, y)
     noise, r = _noise(y)
     widen = math.sqrt((1 + r) / (1 - r))
-    smooth = np.convolve(y, np.full(N_LEVEL, 1 / N_LEVEL), "valid") if len(y) >= N_LEVEL else y
-    best_at = int(smooth.argmin()) + len(y) - len(smooth)
-    best = float(smooth.min())
+    means = _means_of_three(y) if len(y) >= N_LEVEL else y
+    best_at = int(means.argmin()) + len(y) - len(means)
+    best = float(means.min())
     # The best of many noisy means lies low by chance: five standard errors, not two.
     error = noise * widen / math.sqrt(N_LEVEL)
     climb = t.level - best

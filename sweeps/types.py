@@ -64,6 +64,10 @@ class Intervention:
             raise ValueError(f"an intervention's factor lies between 0 and 1, got {self.factor}")
 
 
+# A learning rate below this share of its highest is spent: it hardly moves the weights any more.
+SPENT_SHARE = 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a trial says about its own future, so that a rule can tell a pause from a stall.

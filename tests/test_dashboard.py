@@ -28,7 +28,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
 from iolaus.analysis.data.sweep import load
-from iolaus.analysis.report.dashboard import Board, ReviewedStorage
+from iolaus.analysis.report.dashboard import DashboardApp, ReviewedStorage
 from iolaus.analysis.report.notes import SIGNATURE, review, write_notes
 from iolaus.sweeps.curves import SCHEMA
 from iolaus.sweeps.errors import BadInputError
@@ -124,7 +124,7 @@ def folder(kept_folder: Path, tmp_path: Path) -> Path:
 
 
 def ask(
-    board: Board, path: str, method: str = "GET", body: Any = None
+    app: DashboardApp, path: str, method: str = "GET", body: Any = None
 ) -> tuple[int, dict[str, str], bytes]:
     """(status, headers, content) of a request to the application."""
     text = json.dumps(body).encode()
@@ -137,12 +137,12 @@ def ask(
         }
     setup_testing_defaults(environ)
     said: list[Any] = []
-    content = b"".join(board(environ, lambda status, headers, *_: said.extend((status, headers))))
+    content = b"".join(app(environ, lambda status, headers, *_: said.extend((status, headers))))
     return int(said[0].split()[0]), dict(said[1]), content
 
 
-def detail(board: Board) -> Any:
-    return json.loads(ask(board, "/api/studies/1")[2])
+def detail(app: DashboardApp) -> Any:
+    return json.loads(ask(app, "/api/studies/1")[2])
 
 
 def attributes(trial: Any) -> dict[str, str]:
@@ -156,7 +156,7 @@ def dump(folder: Path) -> list[str]:
 
 def test_the_root_leads_to_the_study(folder: Path) -> None:
     """Who opens the address sees the sweep's study at once."""
-    status, headers, _ = ask(Board(folder), "/")
+    status, headers, _ = ask(DashboardApp(folder), "/")
     assert (status, headers["Location"]) == (302, "/dashboard/studies/1")
 
 
@@ -164,8 +164,8 @@ def test_each_trial_carries_attributes_note_and_picture(folder: Path) -> None:
     """The server's own answer has them: short attributes, a note with the picture, and the picture
     as a PNG.
     """
-    board = Board(folder)
-    study = detail(board)
+    app = DashboardApp(folder)
+    study = detail(app)
     made = review(load(folder), 1)
     assert len(study["trials"]) == 12
     for trial in study["trials"]:
@@ -178,7 +178,7 @@ def test_each_trial_carries_attributes_note_and_picture(folder: Path) -> None:
         path = f"/artifacts/1/{trial['trial_id']}/{artifact['artifact_id']}"
         assert f"]({path})" in trial["note"]["body"]
         if number < 3:  # drawing takes its time
-            status, headers, content = ask(board, path)
+            status, headers, content = ask(app, path)
             assert (status, headers["Content-Type"], content[:4]) == (200, "image/png", PNG)
     assert {key["key"] for key in study["union_user_attrs"]} >= {
         "shape",
@@ -193,13 +193,13 @@ def test_the_study_carries_the_ranking_and_its_curves(folder: Path) -> None:
     """The study's note is the paragraph with the ranking, then all curves; its objective has a
     name.
     """
-    board = Board(folder)
-    study = detail(board)
+    app = DashboardApp(folder)
+    study = detail(app)
     assert study["note"]["body"].startswith("12 trials of made")
-    assert "| tier | setting |" in study["note"]["body"]
+    assert "| setting |" in study["note"]["body"]
     path = f"/artifacts/1/{study['artifacts'][0]['artifact_id']}"
     assert path in study["note"]["body"]
-    assert ask(board, path)[2][:4] == PNG
+    assert ask(app, path)[2][:4] == PNG
     assert study["objective_names"] == ["final loss"]
     assert study["user_attrs"] == []
 
@@ -207,9 +207,9 @@ def test_the_study_carries_the_ranking_and_its_curves(folder: Path) -> None:
 def test_looking_writes_nothing(folder: Path) -> None:
     """A running sweep is not disturbed: pages and pictures leave the database as it was."""
     before = dump(folder)
-    board = Board(folder)
-    for trial in detail(board)["trials"][:2]:
-        ask(board, f"/artifacts/1/{trial['trial_id']}/{trial['artifacts'][0]['artifact_id']}")
+    app = DashboardApp(folder)
+    for trial in detail(app)["trials"][:2]:
+        ask(app, f"/artifacts/1/{trial['trial_id']}/{trial['artifacts'][0]['artifact_id']}")
     assert dump(folder) == before
     assert not (folder / "artifacts").exists()
 
@@ -218,7 +218,7 @@ def test_a_sweep_that_goes_on_is_reviewed_again(folder: Path) -> None:
     """What is shown follows the sweep: a trial that ended since has its note after the next
     look.
     """
-    board = Board(folder)
+    app = DashboardApp(folder)
     study = optuna.load_study(study_name="made", storage=f"sqlite:///{folder / 'study.db'}")
     trial = study.ask({"lr": FloatDistribution(1e-3, 1, log=True)})
     table = {
@@ -244,8 +244,8 @@ def test_a_sweep_that_goes_on_is_reviewed_again(folder: Path) -> None:
             raise OverError
 
     with pytest.raises(OverError):
-        board.keep_current(wait)
-    assert "the disk is full" in detail(board)["trials"][12]["note"]["body"]
+        app.keep_current(wait)
+    assert "the disk is full" in detail(app)["trials"][12]["note"]["body"]
     assert all(seconds >= 10 for seconds in waits)
 
 
@@ -253,11 +253,11 @@ def test_what_a_person_writes_below_a_note_stays(folder: Path) -> None:
     """An edit in the browser is kept below ours, when the sweep is reviewed again and when notes
     are recorded.
     """
-    shown = detail(Board(folder))["trials"][2]["note"]
+    shown = detail(DashboardApp(folder))["trials"][2]["note"]
     edited = {"version": shown["version"] + 1, "body": shown["body"] + "\n\nLooks like the seed."}
-    assert ask(Board(folder), "/api/studies/1/3/note", "PUT", edited)[0] == 204
+    assert ask(DashboardApp(folder), "/api/studies/1/3/note", "PUT", edited)[0] == 204
     write_notes(folder, load(folder))
-    body = detail(Board(folder))["trials"][2]["note"]["body"]
+    body = detail(DashboardApp(folder))["trials"][2]["note"]["body"]
     assert body.count(SIGNATURE) == body.count("Looks like the seed.") == 1
     assert body.startswith(review(load(folder), 1).notes[2])
 
@@ -295,9 +295,9 @@ def test_the_best_trial_keeps_its_constraints(folder: Path) -> None:
 
 def test_the_study_of_a_sweep_is_not_renamed(folder: Path) -> None:
     """A renamed study would be lost to its folder: the server refuses, and all is as it was."""
-    board = Board(folder)
+    app = DashboardApp(folder)
     before = dump(folder)
-    assert ask(board, "/api/studies/1/rename", "POST", {"study_name": "other"})[0] >= 400
+    assert ask(app, "/api/studies/1/rename", "POST", {"study_name": "other"})[0] >= 400
     assert dump(folder) == before
 
 
@@ -306,12 +306,12 @@ def test_uploads_go_to_the_sweeps_folder(folder: Path) -> None:
     back.
     """
     file = {"file": "data:text/plain;base64,aGVsbG8=", "filename": "hello.txt"}
-    board = Board(folder)
-    status, _, content = ask(board, "/api/artifacts/1", "POST", file)
+    app = DashboardApp(folder)
+    status, _, content = ask(app, "/api/artifacts/1", "POST", file)
     assert status == 201
     name = json.loads(content)["artifact_id"]
     assert (folder / "artifacts" / name).read_text() == "hello"
-    assert ask(board, f"/artifacts/1/{name}")[2] == b"hello"
+    assert ask(app, f"/artifacts/1/{name}")[2] == b"hello"
 
 
 # --- as a user starts it, in a browser ---
@@ -396,7 +396,7 @@ def test_a_storage_that_lost_its_study_is_refused(folder: Path) -> None:
     """The message says what is missing where, before anything is served."""
     (folder / "study.db").unlink()
     with pytest.raises(FileNotFoundError, match=r"study.db.* has no study made"):
-        Board(folder)
+        DashboardApp(folder)
 
 
 def test_a_port_in_use_is_refused(folder: Path) -> None:

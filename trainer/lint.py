@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.types import Finding
+from iolaus.sweeps.types import SPENT_SHARE, Finding
 from iolaus.trainer.course import planned_rates
 from iolaus.trainer.loop import float_type, seeded, start
 from iolaus.trainer.phases import Staged
@@ -27,7 +27,6 @@ from iolaus.trainer.settings import Settings, read
 __all__ = ["RULES", "Preview", "lint", "lint_config", "preview"]
 
 FLAT_FACTOR = 1.5
-SPENT_SHARE = 0.05
 LONG_WARMUP_SHARE = 1 / 3
 
 

@@ -63,7 +63,8 @@ def read_runs(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         return _tidy(_tensorboard(source), source)
     if not source.is_file():
         raise FileNotFoundError(
-            f"no runs at {source}: give a sweep's folder, a Parquet or CSV file, or a TensorBoard folder"
+            f"no runs at {source}: give a sweep's folder, a Parquet or CSV file, or a TensorBoard "
+            "folder"
         )
     try:
         frame = (
@@ -91,7 +92,8 @@ def _wandb_chart(frame: pd.DataFrame, charts: dict[str, re.Match[str]]) -> pd.Da
     steps = _renamed(frame[[c for c in frame.columns if c not in charts]])
     if "step" not in steps:
         raise ValueError(
-            f"a W&B chart needs a Step column; this has {', '.join(map(str, frame.columns[:6]))}: export by step"
+            f"a W&B chart needs a Step column; this has {', '.join(map(str, frame.columns[:6]))}: "
+            "export by step"
         )
     parts = [
         pd.DataFrame(
@@ -225,7 +227,7 @@ def _as_ours(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _goes_with(number: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether a row [rows, metrics] holds only what is also reported together with a metric, as 1 and 0.
+    """Whether a row [rows, metrics] holds only what is also reported with a metric.
 
     If not it is a report of another kind, such as the test accuracy at the end: that the loss has
     no number there says nothing of the loss.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from iolaus.analysis.data.importers import read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
+from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep
 from iolaus.sweeps.study.record import (
     broken_constraints,
@@ -86,10 +87,7 @@ class Sweep:
     metric_goal: Goal | None = None
 
     def __post_init__(self) -> None:
-        """A sweep before its first trial has the columns of all others.
-
-        So that nobody need ask whether it has any.
-        """
+        """Before the first trial there are the columns of all others, so that nobody need ask."""
         if "state" not in self.trials:
             columns = {name: pd.Series(dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()}
             object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
@@ -122,6 +120,11 @@ class Sweep:
         ]
         return rows[["step", "value"]].reset_index(drop=True)
 
+    def states_of(self, trials: Iterable[int]) -> dict[int, str]:
+        """The state of each of these trials; those the study does not know yet are running."""
+        known = self.trials["state"].to_dict()
+        return {trial: str(known.get(trial, "running")) for trial in trials}
+
     def _repr_html_(self) -> str:
         """See IPython: what it is in a line, then its trials."""
         states = ", ".join(
@@ -144,9 +147,9 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
     metric: what is watched in other tools' runs; left out, it is the one metric called `loss` or,
     without it, the only one with `loss` in its name, or the only one there is. direction: minimize
     or maximize; left out, the metric's name says it
-    (`iolaus.sweeps.metric.infer_goal`). A sweep's folder knows its own. Of other
-    tools' runs those that never reported the watched metric are left out. One whose last value of
-    it is not finite has diverged: its state is pruned and it has no objective. Raises
+    (`iolaus.sweeps.metric.infer_goal`). A sweep's folder knows its own. Of other tools' runs those
+    that never reported the watched metric are left out. One of which a report is not finite has
+    diverged there: its state is pruned and it has no objective. Raises
     FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what
     to watch or in which direction, or a sweep is asked for another metric or direction than its
     own.
@@ -179,10 +182,7 @@ def is_sweep(source: Path) -> bool:
 
 
 def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep:
-    """Runs of another tool.
-
-    Each is its own setting unless a column says so, and complete unless it ended early.
-    """
+    """Runs of another tool: each its own setting unless a column says so, complete unless cut."""
     about, curves = read_runs(source)
     known = list(curves["metric"].unique())
     metric = metric or _loss_of(known, source)
@@ -199,9 +199,9 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
     last = curves.groupby("trial")[["step", "examples", "seconds"]].max()
     was_censored = about.get("censored", pd.Series(False, about.index)).fillna(False).astype(bool)
     state = about.get("state", pd.Series("complete", about.index)).mask(was_censored, "pruned")
-    diverged = state.eq("complete") & ~np.isfinite(ends.reindex(about.index))
-    after = watched[watched["step"] > watched["trial"].map(finite["step"].max()).fillna(-np.inf)]
-    diverged_at = after.groupby("trial")["step"].min().reindex(about.index)
+    bad = watched[watched["value"].map(has_diverged).astype(bool)]
+    diverged_at = bad.groupby("trial")["step"].min().reindex(about.index)
+    diverged = state.eq("complete") & diverged_at.notna()
     why = about.get("why", state.replace({"complete": "completed"}))
     defaults = {
         "steps": watched.groupby("trial")["step"].max(),

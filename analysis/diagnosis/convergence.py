@@ -10,22 +10,22 @@ import numpy as np
 import pandas as pd
 from scipy.stats import CensoredData, ecdf
 
+from iolaus.analysis.data.curves import Curve, curves_of
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.features import (
     Array,
-    Curve,
     Features,
     gather,
     loss_metrics,
-    smooth,
-    split,
 )
+from iolaus.analysis.ranking.level import level
+from iolaus.sweeps.signals import smooth
 
 AXES = ("step", "examples", "seconds")
 # The columns that a terminal has room for.
 SHOWN = (
-    "state", "last", "best", "best_at", "final", "to_target", "half_way", "late_slope", "noise", "stalled_since",
-    "rebound", "val_gap", "clipped", "exploded_at",
+    "state", "last", "level", "smoothed_best", "smoothed_best_at", "to_target", "half_way",
+    "late_slope", "noise", "stalled_since", "rebound", "val_gap", "clipped", "exploded_at",
 )  # fmt: skip
 
 
@@ -38,14 +38,15 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
     `examples` or `seconds` (since the trial began).
 
     state, censored (it ended early: pruned, cut off, still running), last (where it ended),
-    n_reports (finite ones); start (the sweep's loss before training), best and best_at (smoothed),
-    final (mean of the last three points, robust to a spike), to_target (first place with a smoothed
+    n_reports (finite ones); start (the sweep's loss before training), smoothed_best and
+    smoothed_best_at, level (where the curve ends, as in the ranking), to_target (first place with a smoothed
     loss of at most `target`, NaN if never), reached; area (mean of log loss along the axis, NaN if
     a loss is not positive, or for an accuracy: lower is both faster and lower), half_way (where
     half of the way from start to best is done), late_slope (per unit of the axis, over the last
     half) with late_slope_low and late_slope_high (one-sided 95 %), noise (of one report),
     stalled_since, rebound, rebound_since, period, amplitude (0 if there is no oscillation),
-    diverged_at; val_gap (final validation loss minus final), clipped (share of steps), exploded_at,
+    diverged_at; val_gap (of validation above training, means of the last three points), clipped
+    (share of steps), exploded_at,
     exploded_times (the median of the norms before it), exploded_parameter, dead_since: of the
     gradient. What was not reported or did not happen is NaN; a trial without a finite report has no
     number of its own.
@@ -62,10 +63,11 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
         raise ValueError(f"axis={axis!r} is none of {', '.join(AXES)}")
     gathered = gather(sweep)
     target = _default_target(gathered) if target is None else target
-    places = split(sweep.curves, loss_metrics(sweep)[0], axis) if axis != "step" else {}
+    places = curves_of(sweep.curves, loss_metrics(sweep)[0], axis) if axis != "step" else {}
     if axis == "examples" and not any(np.isfinite(values).any() for _, values in places.values()):
         raise ValueError(
-            "no trial reports `examples`, so there is no such axis; report(step, examples=...) or axis=step"
+            "no trial reports `examples`, so there is no such axis; report(step, examples=...) or "
+            "axis=step"
         )
     nothing: Curve = (np.empty(0), np.empty(0))
 
@@ -111,7 +113,7 @@ def _row(features: Features, axis: _Axis, target: float) -> dict[str, object]:
     place = axis.at
     s, nan = features.signals, math.nan
     finite = s is not None and s.n_reports > 0
-    best, level, noise, trend, low, high = (
+    best, now, noise, trend, low, high = (
         (s.best, s.level, s.noise, s.trend, s.trend_low, s.trend_high)
         if s is not None
         else (nan,) * 6
@@ -131,9 +133,9 @@ def _row(features: Features, axis: _Axis, target: float) -> dict[str, object]:
         "last": place(float(features.steps[-1])) if len(features.steps) else nan,
         "n_reports": s.n_reports if s is not None else 0,
         "start": features.own(features.start),
-        "best": features.own(best),
-        "best_at": place(s.best_step) if s is not None and finite else nan,
-        "final": features.own(level),
+        "smoothed_best": features.own(best),
+        "smoothed_best_at": place(s.best_step) if s is not None and finite else nan,
+        "level": features.own(level(steps, losses, "final")[0]) if finite else nan,
         "to_target": place(reached),
         "reached": reached is not None,
         "area": _log_area(axis.along(steps), losses),
@@ -148,9 +150,7 @@ def _row(features: Features, axis: _Axis, target: float) -> dict[str, object]:
         "period": s.period_steps / per if s is not None and s.period_steps is not None else nan,
         "amplitude": s.amplitude if s is not None else nan,
         "diverged_at": place(s.diverged_at) if s is not None else nan,
-        "val_gap": features.validation_sign * v.level - features.own(level)
-        if v is not None
-        else nan,
+        "val_gap": features.validation_sign * v.level - features.own(now) if v is not None else nan,
         "clipped": features.clipped,
         "exploded_at": place(e.step) if e is not None else nan,
         "exploded_times": e.times if e is not None else nan,
@@ -243,7 +243,7 @@ class TimeToTarget:
 
 
 def time_to_target(table: pd.DataFrame) -> TimeToTarget:
-    """Kaplan and Meier's (1958) estimate of the time to the target, from the rows of a `convergence` table.
+    """Kaplan and Meier's (1958) estimate of the time to the target, from a `convergence` table.
 
     A trial that ended early had not reached the target by then: it is censored there, not dropped.
     One that diverged never will: it is censored at the longest place of the table. Intervals:

@@ -12,21 +12,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from iolaus.sweeps.signals import N_LEVEL, Signals, despike, signals, thin
+from iolaus.analysis.data.curves import Curve, curves_of, planned_rates
+from iolaus.sweeps.signals import N_LEVEL, Signals, signals, smooth
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from iolaus.analysis.data.sweep import Sweep
 
 Array = NDArray[np.float64]
-Curve = tuple[Array, Array]  # steps, strictly rising; values
 
 VALIDATION_PREFIXES = ("val", "valid", "dev", "test", "eval")
-# A gradient norm this many times the median of those before it has exploded (case 5: "k times its
-# median") ...
+# A gradient norm this many times the median of those before it has exploded ...
 EXPLODED_TIMES = 10.0
 # ... and one that stays below this share of that median to the end is dead (its square, of the
 # peak, if that is where the run begins): saturated tanh units leave about 1e-6.
@@ -203,7 +200,10 @@ def _dead_since(norms: Array) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Metric:
-    """One metric of all trials: name ("" for none), sign (-1 if maximised), curves to be minimised, their `_starts`."""
+    """One metric of all trials.
+
+    name: "" for none. sign: -1 if it is maximised. curves: to be minimised. starts: of `_starts`.
+    """
 
     name: str
     sign: float
@@ -217,7 +217,7 @@ class _Metric:
         sign = 1.0 if is_loss else sweep.metric_sign
         curves = {
             trial: (steps, sign * values)
-            for trial, (steps, values) in split(sweep.curves, name).items()
+            for trial, (steps, values) in curves_of(sweep.curves, name).items()
         }
         return cls(name or "", sign, curves, _starts(curves))
 
@@ -233,9 +233,10 @@ def gather(sweep: Sweep) -> dict[int, Features]:
     for metric in (
         m for m in sweep.curves["metric"].unique() if m.partition("/")[0] == "grad_norm"
     ):
-        for trial, curve in split(sweep.curves, metric).items():
+        for trial, curve in curves_of(sweep.curves, metric).items():
             norms.setdefault(trial, {})[metric.partition("/")[2]] = curve
-    rates, clipped = split(sweep.curves, "lr"), split(sweep.curves, "clipped")
+    plans = {number: (line[:, 0], line[:, 1]) for number, line in planned_rates(sweep).items()}
+    rates, clipped = {**plans, **curves_of(sweep.curves, "lr")}, curves_of(sweep.curves, "clipped")
     return {
         int(number): _features(int(number), row, training, validation, floor, norms, rates, clipped)
         for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True)
@@ -279,7 +280,7 @@ def _features(
         if judged is not None and len(steps)
         else math.nan,
         explosion=exploded,
-        rates=rates.get(number) or _planned_rates(row.get("lr_plan")),
+        rates=rates.get(number),
         clipped=float(np.mean(clipped[number][1])) if number in clipped else math.nan,
         usual_norm=_usual_norm(own_norms, exploded),
         metric=training.name,
@@ -331,28 +332,6 @@ def _order(name: str) -> int:
     return VALIDATION_PREFIXES.index(name.replace("/", "_").partition("_")[0])
 
 
-def split(curves: pd.DataFrame, metric: str | None, column: str = "value") -> dict[int, Curve]:
-    """One metric's curve of each trial.
-
-    Steps strictly rising (of a repeated step the last report), values.
-    column: what of the rows to take, `value`, `seconds` or `examples`.
-    """
-    rows = curves.loc[curves["metric"] == metric, ["trial", "step", column]]
-    trial, step, value = (rows[name].to_numpy() for name in ("trial", "step", column))
-    if not len(trial):
-        return {}
-    order = np.lexsort((np.arange(len(step)), step, trial))
-    trial, step, value = trial[order], step[order], value[order].astype(float)
-    last = np.ones(len(trial), bool)
-    last[:-1] = (trial[1:] != trial[:-1]) | (step[1:] != step[:-1])
-    trial, step, value = trial[last], step[last].astype(float), value[last]
-    numbers, begins = np.unique(trial, return_index=True)
-    return {
-        int(number): (step[a:b], value[a:b])
-        for number, a, b in zip(numbers, begins, [*begins[1:], len(trial)], strict=True)
-    }
-
-
 def _starts(curves: Mapping[int, Curve]) -> dict[int, float]:
     """Each trial's loss before training.
 
@@ -396,23 +375,6 @@ class _Floor:
         return float(self._lows[i - 1]) if i else math.nan
 
 
-def smooth(steps: Array, values: Array) -> Curve:
-    """The smoothed loss as `signals` sees it, up to the first value that is not finite."""
-    finite = np.isfinite(values)
-    n = len(finite) if finite.all() else int(finite.argmin())
-    if n < N_LEVEL:
-        return np.empty(0), np.empty(0)
-    x, y = thin(steps[:n], values[:n])
-    if len(y) < N_LEVEL:
-        return np.empty(0), np.empty(0)
-    return x[N_LEVEL - 1 :], np.convolve(despike(y), np.full(N_LEVEL, 1 / N_LEVEL), "valid")
-
-
 def _level_at(steps: Array, values: Array, step: float) -> float:
     x, y = smooth(steps, values)
     return float(np.interp(step, x, y)) if len(x) else math.nan
-
-
-def _planned_rates(plan: ArrayLike | None) -> Curve | None:
-    corners = np.asarray(plan, dtype=float) if isinstance(plan, list | tuple) else np.empty((0, 2))
-    return (corners[:, 0], corners[:, 1]) if len(corners) else None

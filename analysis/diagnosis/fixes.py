@@ -1,7 +1,7 @@
-"""What to change after a diagnosis, as overrides of the sweep's own config, and which of it the sweep can run itself.
+"""What to change after a diagnosis, as overrides of the sweep's own config.
 
-The table of case 4 says what to do about a shape; here it becomes values of the settings that this
-config has. Nothing is drawn at random.
+What helps against a shape becomes values of the config keys that this sweep has. Nothing is drawn
+at random.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.features import Features
+from iolaus.analysis.diagnosis.shapes import Diagnosis
+from iolaus.sweeps.types import SPENT_SHARE
 
-if TYPE_CHECKING:
-    from iolaus.analysis.data.sweep import Sweep
-    from iolaus.analysis.diagnosis.shapes import Diagnosis
+__all__ = ["NO_FIX", "ConfigKeys", "Fix", "all_config_keys", "as_text", "suggested_fix"]
 
 # What settings are called, most usual first; the last part of a key counts.
 NAMES: Mapping[str, Sequence[str]] = {
@@ -39,8 +40,8 @@ NAMES: Mapping[str, Sequence[str]] = {
 # By these factors a learning rate is changed; how far in between is said by how far the trial is
 # from its peers.
 LEAST, MOST = 3.0, 10.0
-END_SHARE = 0.01  # of the first rate at the end of a run: case 4's rule of thumb is a decay of at least 100 times
-SPENT = 0.1  # share of its highest below which a learning rate is spent
+# Of the first rate at the end of a run: a decay by at least 100 times, and one that is slow.
+END_SHARE, SLOW_END_SHARE = 0.01, 0.1
 GOOD_SHARE = 0.25  # of the trials, best first, whose rates are good ones
 N_PEERS = 4  # fewer other trials say nothing about rates
 
@@ -149,10 +150,9 @@ def all_config_keys(sweep: Sweep, features: Mapping[int, Features]) -> dict[int,
 
 
 def _with_good_rates(sweep: Sweep, keys: Mapping[int, ConfigKeys]) -> dict[int, ConfigKeys]:
-    """Each trial with the rates of the best quarter of the others of its optimizer, where there are four at least."""
-    ranked = [
-        int(n) for n in (sweep.metric_sign * sweep.trials["final"]).dropna().sort_values().index
-    ]
+    """Each trial with the rates of the best quarter of its optimizer, where there are enough."""
+    sign = sweep.metric_sign
+    ranked = [int(n) for n in (sign * sweep.trials["final"]).dropna().sort_values().index]
     of_optimizer: dict[Any, list[int]] = {}
     for number in ranked:
         of_optimizer.setdefault(keys[number].choices.get("optim"), []).append(number)
@@ -205,7 +205,7 @@ def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) ->
 
 
 def _is_spent(features: Features) -> bool:
-    return features.rate_share(0.5 * max(features.n_steps, 1)) < SPENT
+    return features.rate_share(0.5 * max(features.n_steps, 1)) < SPENT_SHARE
 
 
 def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
@@ -284,7 +284,7 @@ def _slower_decay(features: Features, keys: ConfigKeys) -> Fix:
     Decay to a tenth by the end, from a rate like that of better trials.
     """
     words = "decay more slowly: the rate is spent too early"
-    decay = _decay(features, keys, SPENT)
+    decay = _decay(features, keys, SLOW_END_SHARE)
     if not decay:
         return Fix(_other_rate(keys, up=True).values, words)
     if keys.towards_good > LEAST:
@@ -314,7 +314,7 @@ def _decay(features: Features, keys: ConfigKeys, end: float) -> dict[str, Any]:
 
 
 def _regularised(diagnosis: Diagnosis, keys: ConfigKeys) -> Fix:
-    """Dropout and weight decay where there are such settings, and else the end at the best validation."""
+    """Dropout or weight decay where there are such settings, else the end at the best validation."""
     words = "regularise: dropout, weight decay, more data; or end when validation is best"
     values: dict[str, Any] = {}
     dropout, decay = keys.key("dropout"), keys.key("weight_decay")

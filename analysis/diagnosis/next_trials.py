@@ -26,8 +26,8 @@ class NextTrial:
     """One thing to try. fixes: the trials it would fix, the most promising first.
 
     shape, overrides, advice: of that one.
-    params: the whole setting, in the sweep's own search space; empty if the suggested fix lies outside, and
-    `outside` says what does. command: runs it by itself, "" if the sweep does not say by which
+    params: the whole setting, in the sweep's own search space; empty if the suggested fix lies
+    outside, and `outside` says what does. command: runs it by itself, "" if the sweep does not say by which
     command it was run.
     """
 
@@ -44,7 +44,7 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
     """The suggested fixes of a sweep's trials with problems, each setting once, by promise.
 
     Settings that have been run are left out.
-    diagnosis: of `iolaus.analysis.diagnosis.shapes.diagnose`. Promise: a suggested fix of a trial
+    diagnosis: of `iolaus.analysis.diagnosis.diagnose.diagnose`. Promise: a suggested fix of a trial
     that came far (a low best loss) ranks before one of a trial that never left the start. Nothing
     is drawn at random: what a fixed setting needs besides, such as the threshold of a clipping it
     did not have, is taken from the best trial that has it.
@@ -82,7 +82,7 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
 
 
 def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
-    """For a table: columns change, of trial, because, advice, and where it can be run, if anything here can."""
+    """For a table: columns change, of trial, because, advice, and where it can be run."""
     table = pd.DataFrame(
         {
             "change": [" ".join(t.overrides) for t in trials],
@@ -154,7 +154,7 @@ def _settings(sweep: Sweep) -> dict[int, dict[str, Any]]:
 def _in_space(
     sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """(the whole changed setting with the space's own values, "") or (what there is of it, what lies outside)."""
+    """(the whole changed setting in the space's own values, ""), or what there is and what is not."""
     setting: dict[str, Any] = {}
     outside: list[str] = []
     for key in [*sweep.space, *(key for key in changes if key not in sweep.space)]:

@@ -1,4 +1,4 @@
-"""The shape of each trial's loss, by the table of case 4, with the numbers that decided it and what to do about it.
+"""The shape of one trial's loss, with the numbers that decided it.
 
 The rules are few and asked in order; the first that holds is the shape. All of them are about
 `iolaus.sweeps.signals` of the training loss, measured by the *room*: the way from the loss before
@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iolaus.analysis.diagnosis.features import HARDLY, Features, smooth
-from iolaus.sweeps.signals import N_TAIL, Signals, log_time
+from iolaus.analysis.diagnosis.features import HARDLY, Features
+from iolaus.sweeps.signals import N_TAIL, Signals, log_time, smooth
+from iolaus.sweeps.types import SPENT_SHARE
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from iolaus.analysis.data.sweep import Sweep
+__all__ = ["SHAPES", "STALLED_SHAPES", "WELL", "Diagnosis", "diagnose_curve", "shape_name"]
 
 SHAPES = (
     "broken",
@@ -36,6 +33,7 @@ SHAPES = (
     "improving",
 )
 WELL = ("converged", "improving")
+STALLED_SHAPES = ("stalled", "fast_then_flat")
 SHAPE_NAMES = {"fast_then_flat": "fast, then flat", "improving": "still improving"}
 
 N_REPORTS = 3  # fewer finite reports are no curve
@@ -48,10 +46,8 @@ REBOUND = 0.1  # of its own fall, climbed back
 GAP = 0.3  # of the fall of the training loss, between it and validation once both are stable
 SWING = 0.04  # amplitude of an oscillation
 EARLY = 1 / 3  # share of the run before which a loss that goes flat has fallen fast
-SPENT = 0.1  # share of its highest below which a learning rate is spent
-STRAIGHT = (
-    0.5  # slope of the last half over the mean slope, above which a curve falls slowly all the way
-)
+# Slope of the last half over the mean slope, above which a curve falls slowly all the way.
+STRAIGHT = 0.5
 
 
 # What a maximised metric does while its loss, of the opposite sign, does this.
@@ -68,10 +64,10 @@ MIRRORED = {
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The shape of a curve (one of SHAPES), the step since when (NaN.
+    """The shape of a curve, and why.
 
-    From the start, or not of one step), and why.
-    reason: a sentence with the numbers that decided, as they were reported. parameter: whose
+    shape: one of SHAPES. reason: a sentence with the numbers that decided, as they were reported.
+    since: the step at which it began; NaN if from the start, or not at one step. parameter: whose
     gradient exploded first, or "".
     """
 
@@ -131,8 +127,10 @@ def _exploded(features: Features, s: Signals) -> Diagnosis | None:
         since = float(features.steps[peak_at])
         whose, parameter = _first_gradient(features, since)
         reason = (
-            f"the {features.metric} {_way('rises', features.sign)} from {features.own(features.start):.4g} to "
-            f"{features.own(finite[peak_at]):.4g} at step {since:.0f} and ends at {features.own(s.level):.4g}{whose}"
+            f"the {features.metric} {_way('rises', features.sign)} from "
+            f"{features.own(features.start):.4g} to "
+            f"{features.own(finite[peak_at]):.4g} at step {since:.0f} and ends at "
+            f"{features.own(s.level):.4g}{whose}"
         )
         return Diagnosis("exploded", reason, since, parameter)
     return None
@@ -153,14 +151,17 @@ def _died(features: Features, s: Signals) -> Diagnosis | None:
         return None
     times = f" to {e.times:.3g} times its median" if e.times < 1e6 else ""
     whose = f" of {e.parameter}" if e.parameter else ""
-    reason = f"the gradient{whose} explodes{times} at step {e.step} and is about 0 from step {e.dead_since} on"
+    reason = (
+        f"the gradient{whose} explodes{times} at step {e.step} and is about 0 from step "
+        f"{e.dead_since} on"
+    )
     return Diagnosis(
         "died", f"{reason}, at {features.metric} {features.own(s.level):.4g}", e.step, e.parameter
     )
 
 
 def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
-    """Validation climbs while the training loss goes on falling, or both are stable and far apart."""
+    """Validation climbs while the training loss falls, or both are stable and far apart."""
     v = features.validation
     if v is None or v.n_reports < N_REPORTS or v.diverged_at is not None:
         return None
@@ -171,8 +172,10 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
         and s.level < features.loss_then
     ):
         reason = (
-            f"validation is best, {best:.4g}, at step {v.best_step} and {_way('climbs', features.validation_sign)} to "
-            f"{level:.4g}, while training {_way('falls', features.sign)} from {features.own(features.loss_then):.4g} to "
+            f"validation is best, {best:.4g}, at step {v.best_step} and "
+            f"{_way('climbs', features.validation_sign)} to "
+            f"{level:.4g}, while training {_way('falls', features.sign)} from "
+            f"{features.own(features.loss_then):.4g} to "
             f"{features.own(s.level):.4g}"
         )
         return Diagnosis("overfitting", reason, v.best_step)
@@ -198,7 +201,8 @@ def _rebound(features: Features, s: Signals) -> Diagnosis | None:
     if _swings(features, s) and s.rebound < 3 * s.amplitude:
         return None
     reason = (
-        f"the {features.metric} {_way('falls', features.sign)} to {features.own(s.best):.4g} at step {s.rebound_since} and "
+        f"the {features.metric} {_way('falls', features.sign)} to {features.own(s.best):.4g} at "
+        f"step {s.rebound_since} and "
         f"{_way('climbs', features.sign)} back by {s.rebound:.4g} to {features.own(s.level):.4g}"
     )
     return Diagnosis("rebound", reason, s.rebound_since)
@@ -212,7 +216,10 @@ def _oscillating(features: Features, s: Signals) -> Diagnosis | None:
     """A period beyond chance whose swings are a good part of the room."""
     if not _swings(features, s):
         return None
-    reason = f"the {features.metric} swings by {s.amplitude:.3g} up and down with a period of {s.period_steps:.0f} steps"
+    reason = (
+        f"the {features.metric} swings by {s.amplitude:.3g} up and down with a period of "
+        f"{s.period_steps:.0f} steps"
+    )
     return Diagnosis("oscillating", f"{reason}, around {features.own(s.level):.4g} at the end")
 
 
@@ -229,18 +236,27 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
     left = features.room - features.fall
     arrived = _arrived(features, s)
     since = s.stalled_since if s.stalled_since is not None else arrived
-    at = f"flat at {features.own(s.level):.4g} since step {since:.0f} of {features.n_steps}, noise {s.noise:.2g}"
+    at = (
+        f"flat at {features.own(s.level):.4g} since step {since:.0f} of {features.n_steps}, noise "
+        f"{s.noise:.2g}"
+    )
     if features.fall <= HARDLY * features.room or features.room <= 4 * s.noise:
         hardly = "hardly" if features.fall > 0 else "not"
-        hardly = f"it has {hardly} {_way('fallen', features.sign)} from {features.own(features.start):.4g}"
+        hardly = (
+            f"it has {hardly} {_way('fallen', features.sign)} from "
+            f"{features.own(features.start):.4g}"
+        )
         return Diagnosis("underfitting", f"{at}: {hardly}", since)
     share = features.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
     is_early = min(since, arrived) < EARLY * max(features.n_steps, s.step)
     if not math.isnan(features.lowest) and left <= max(NEAR * features.room, 2 * s.noise):
-        place = f"{left:.2g} {_way('above', features.sign)} the {_way('lowest', features.sign)} of the sweep"
+        place = (
+            f"{left:.2g} {_way('above', features.sign)} the {_way('lowest', features.sign)} of the "
+            "sweep"
+        )
         return Diagnosis("converged", f"{at}, {place}", since)
-    if is_early and not share < SPENT:
+    if is_early and not share < SPENT_SHARE:
         return Diagnosis("fast_then_flat", f"{at}{rate}", since)
     if math.isnan(features.lowest):
         return Diagnosis("converged", at, since)
@@ -261,7 +277,7 @@ def _arrived(features: Features, s: Signals) -> float:
 
 
 def _falling(features: Features, s: Signals) -> Diagnosis:
-    """Still falling: slowly, against the best of the sweep at this step or in a straight line, or as it should."""
+    """Still falling: slowly, next to the best of the sweep by now or in a line, or as it should."""
     mean_slope = -features.fall / max(s.step - float(features.steps[0]), 1.0)
     slope = f"by {-s.trend * 1000:.3g} per 1,000 steps"
     still = f"still {_way('falling', features.sign)} at step {s.step}"
@@ -276,48 +292,3 @@ def _falling(features: Features, s: Signals) -> Diagnosis:
     elif s.n_reports >= N_TAIL and s.trend < STRAIGHT * mean_slope:
         return Diagnosis("slow", f"{at}, hardly less than from the start")
     return Diagnosis("improving", at)
-
-
-def diagnose(sweep: Sweep) -> pd.DataFrame:
-    """The diagnosis of each trial that can be judged.
-
-    One row per trial, index trial (number); columns shape (of SHAPES), since (step; NaN if from the
-    start or unknown), reason (a sentence with the numbers that decided), parameter (whose gradient
-    exploded first, or ""), fix (a tuple of overrides, empty if there is none to give), advice (the
-    fix in words, "" for a trial that is well). A trial with too few reports for a curve is left
-    out unless it failed: it still runs, was pruned at once, never ran (a duplicate, ruled out by a
-    lint), or only returns its result.
-
-    >>> diagnosis = iolaus.diagnose(iolaus.load("runs.csv"))
-    >>> diagnosis["shape"][[0, 9]].tolist()
-    ['converged', 'slow']
-    """
-    import pandas as pd
-
-    from iolaus.analysis.diagnosis.features import gather
-    from iolaus.analysis.diagnosis.fixes import Fix, all_config_keys, suggested_fix
-
-    rows = []
-    gathered = gather(sweep)
-    found = {number: diagnose_curve(features) for number, features in gathered.items()}
-    config_keys = all_config_keys(sweep, gathered)
-    for number, diagnosis in found.items():
-        features = gathered[number]
-        if diagnosis.shape == "broken" and (
-            features.state != "fail" or features.ended.startswith("duplicate")
-        ):
-            continue
-        intervention: Fix = suggested_fix(diagnosis, features, config_keys[number])
-        rows.append(
-            {
-                "trial": number,
-                "shape": diagnosis.shape,
-                "since": diagnosis.since,
-                "reason": diagnosis.reason,
-                "parameter": diagnosis.parameter,
-                "fix": intervention.overrides,
-                "advice": intervention.advice,
-            }
-        )
-    columns = ["trial", "shape", "since", "reason", "parameter", "fix", "advice"]
-    return pd.DataFrame(rows, columns=columns).set_index("trial")

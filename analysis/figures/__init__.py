@@ -8,7 +8,7 @@ from iolaus.analysis.figures.gradients import draw_gradients
 from iolaus.analysis.figures.holdout import draw_holdout
 from iolaus.analysis.figures.map import draw_map
 from iolaus.analysis.figures.ranking import draw_ranking
-from iolaus.analysis.figures.schedules import draw_schedules, planned_rates
+from iolaus.analysis.figures.schedules import draw_schedules
 from iolaus.analysis.figures.timeline import draw_timeline
 from iolaus.analysis.figures.trial import draw_trial
 
@@ -22,5 +22,4 @@ __all__ = [
     "draw_schedules",
     "draw_timeline",
     "draw_trial",
-    "planned_rates",
 ]

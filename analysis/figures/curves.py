@@ -11,8 +11,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from iolaus.analysis.data.curves import Points, lines_of
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.analysis.diagnosis.shapes import STALLED_SHAPES, shape_name
 from iolaus.analysis.figures.style import (
     AXIS_NAMES,
     BLACK,
@@ -22,24 +23,18 @@ from iolaus.analysis.figures.style import (
     LOWEST_RATE,
     STATE_NAMES,
     STYLES,
-    Points,
     above_zero,
     add_lines,
-    best_trial,
-    lines_of,
+    centred_mean,
     logarithmic,
     say_nothing,
     shape_style,
-    states_of,
     value_limits,
 )
-from iolaus.analysis.ranking.rank import Ranking
-from iolaus.analysis.report.terminal import counted
+from iolaus.analysis.ranking.rank import Ranking, best_trial
 from iolaus.sweeps.reporting import INTERVENTION_METRICS
+from iolaus.sweeps.text import counted
 
-N_SMOOTH_SHARE = (
-    20  # a smoothed point is the mean of this part of its curve, centred, at least 3 reports
-)
 STEPS = "{x:,.10g}"  # tick labels
 N_CROWDED = 60  # with more curves than this, raw ones behind the smoothed only make mud
 INTERVENTION_MARK: dict[str, Any] = {
@@ -52,7 +47,6 @@ INTERVENTION_MARK: dict[str, Any] = {
 STALL: dict[str, Any] = {
     "marker": "o", "markersize": 5, "color": BLACK, "markerfacecolor": "white", "linestyle": "none", "zorder": 5,
 }  # fmt: skip
-STALLED_SHAPES = ("stalled", "fast_then_flat")
 
 
 def draw_curves(
@@ -73,7 +67,7 @@ def draw_curves(
     `iolaus.analysis.ranking.rank.rank`), or `highlight`, stands out; pruned and failed ones end in
     a mark; a triangle shows where an intervention lowered the rate (or went back to the best
     weights), a ring where a trial stalled (`diagnosis`: of
-    `iolaus.analysis.diagnosis.shapes.diagnose`). rate_ax: where to draw the learning rates beneath,
+    `iolaus.analysis.diagnosis.diagnose.diagnose`). rate_ax: where to draw the learning rates beneath,
     on the same axis, if the trials report `lr`. The axis is logarithmic if values span more than a
     factor of 20 above 0. Values far above where trials start, and non-finite ones, leave the frame.
     """
@@ -87,9 +81,9 @@ def draw_curves(
             rate_ax.set_visible(False)
         return
     steps = lines_of(sweep, metric)
-    smoothed = {trial: smooth(curve) for trial, curve in raw.items()}
+    smoothed = {trial: centred_mean(curve) for trial, curve in raw.items()}
     chosen = best_trial(sweep, ranking) if highlight is None else highlight
-    states = states_of(sweep, raw)
+    states = sweep.states_of(raw)
     styles = {**states, chosen: "best"} if chosen in raw else states
     _lines(ax, raw, smoothed, styles)
     handles = []
@@ -137,7 +131,9 @@ def draw_by_shape(
     axis: step, examples or seconds. A title says how many trials have the shape, and where they are
     if none is in the frame.
     """
-    curves = {trial: smooth(curve) for trial, curve in lines_of(sweep, sweep.metric, axis).items()}
+    curves = {
+        trial: centred_mean(curve) for trial, curve in lines_of(sweep, sweep.metric, axis).items()
+    }
     steps = lines_of(sweep, sweep.metric)
     shapes = diagnosis["shape"].value_counts()
     if not curves or shapes.empty:
@@ -178,21 +174,6 @@ def draw_by_shape(
     axes.flat[0].xaxis.set_major_formatter(STEPS)
     figure.supxlabel(AXIS_NAMES[axis], fontsize="medium")
     figure.supylabel(sweep.metric, fontsize="medium")
-
-
-def smooth(curve: Points) -> Points:
-    """The curve [n, 2] with each value the mean of the reports around it.
-
-    Fewer towards the ends, so it never lags.
-    """
-    half = max(1, len(curve) // N_SMOOTH_SHARE // 2)
-    if len(curve) < 3:
-        return curve
-    sums = np.concatenate([[0.0], np.cumsum(curve[:, 1])])
-    at = np.arange(len(curve))
-    reach = np.minimum(half, np.minimum(at, at[::-1]))
-    means = (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
-    return np.column_stack([curve[:, 0], means])
 
 
 def _lines(

@@ -1,4 +1,4 @@
-"""Gradient norms per parameter, clipped and unclipped trials on the same axes (case 5)."""
+"""Gradient norms per parameter, clipped and unclipped trials on the same axes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from iolaus.analysis.data.curves import Points, lines_of
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.figures.style import (
     AXIS_NAMES,
     BLUE,
     ORANGE,
     VERMILION,
-    Points,
     above_zero,
     add_lines,
-    lines_of,
     logarithmic,
     say_nothing,
 )
@@ -29,7 +28,7 @@ CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 4, "c
 LOWEST = (
     1e-8  # of the highest norm: a logarithmic axis has no 0, so vanished gradients are drawn here
 )
-N_FIRST = 40  # reports drawn where nobody says how many steps, as in case 5
+N_FIRST = 40  # reports drawn where nobody says how many steps
 # The share of a trial's steps that were clipped, from which a style holds.
 STYLES_BY_SHARE: tuple[tuple[float, str, dict[str, Any]], ...] = (
     (0.5, "clipped in most steps", {"color": BLUE, "linewidth": 0.9, "linestyle": "-"}),

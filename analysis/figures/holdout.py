@@ -1,4 +1,4 @@
-"""The holdout of pruning: where trials that would have been ended came to lie among all that completed."""
+"""The holdout of pruning: where trials it would have ended lie among all that completed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from iolaus.analysis.replay.holdout import Pruning
 
 
 def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
-    """All completed trials in order of their objective, those that the pruner would have ended standing out.
+    """Completed trials by their objective; those that the pruner would have ended stand out.
 
     Left of the line it would have been wrong to end them. The objective's axis is logarithmic if
     values span more than a factor of 20 above 0.

@@ -18,14 +18,13 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.analysis.figures.style import (
     STATE_NAMES,
-    best_trial,
     logarithmic,
     plain_ticks,
     say_nothing,
     shape_style,
 )
-from iolaus.analysis.ranking.rank import Ranking
-from iolaus.analysis.report.terminal import short_names
+from iolaus.analysis.ranking.rank import Ranking, best_trial
+from iolaus.sweeps.text import short_names
 
 # Marks of the states, where no diagnosis is at hand.
 STATE_MARKS = {"complete": "o", "pruned": "v", "running": ">", "fail": "X"}
@@ -141,7 +140,7 @@ def _short(x: str, y: str) -> str:
 
 
 def _place(axis: Axis, values: pd.Series) -> tuple[pd.Series, bool]:
-    """Positions on the axis, whose scale and ticks are set, and whether they are those of choices."""
+    """Positions on the axis (its scale and ticks are set), and whether they are of choices."""
     is_number = values.map(
         lambda v: isinstance(v, int | float | np.number) and not isinstance(v, bool)
     ).all()
@@ -171,7 +170,7 @@ def _apart(at: pd.DataFrame, choice_x: bool, choice_y: bool) -> pd.DataFrame:
 
 
 def _colours(final: pd.Series, largest_is_best: bool) -> Normalize:
-    """From the best to three times as far from it as the median is, which an exploded trial does not move."""
+    """From the best to three times the median's distance, which an exploded trial does not move."""
     known = final.dropna().to_numpy(dtype=np.float64)
     if not len(known):
         return Normalize(0, 1)

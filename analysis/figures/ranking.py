@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from iolaus.analysis.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, say_nothing
 
@@ -15,18 +16,25 @@ if TYPE_CHECKING:
     from iolaus.analysis.ranking.rank import Ranking
 
 N_SHOWN = 25
+OBJECTIVE: dict[str, Any] = {
+    "marker": "|",
+    "markersize": 11,
+    "color": BLACK,
+    "linestyle": "none",
+    "zorder": 3,
+}
 TIER_STYLES = ((VERMILION, "o"), (BLUE, "s"), (ORANGE, "D"))  # from the fourth tier on: GREY
 
 
 def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
-    """The n_shown best completed settings, best on top.
+    """The n_shown best completed settings, best on top, in the order of the ranking.
 
-    Estimate and 95 % interval, a line between tiers. Settings of one tier cannot be told apart. A
-    setting without interval is a mark alone; one far behind is an arrow at the edge, with its
-    estimate. Settings are named by the number of their first trial.
+    A stroke at the objective; level and 95 % interval, coloured and named by tier. Settings of one
+    tier cannot be told apart. A setting without interval is a mark alone; one far behind is an
+    arrow at the edge, with its level. Settings are named by the number of their first trial.
     """
     table = ranking.table[
-        ranking.table["tier"].notna() & np.isfinite(ranking.table["estimate"].astype(float))
+        ranking.table["tier"].notna() & np.isfinite(ranking.table["level"].astype(float))
     ]
     ax.set_xlabel(ranking.of)
     ax.set_ylabel("setting")
@@ -35,38 +43,25 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
         return
     rows = table.head(n_shown)
     place = np.arange(len(rows))
-    for tier, own in rows.assign(place=place).groupby("tier", sort=False):
+    objective = rows["objective"].to_numpy(float)
+    if ranking.of != "objective":
+        ax.plot(objective, place, **OBJECTIVE, label="objective")
+    for tier, own in rows.assign(place=place).groupby("tier", sort=True):
         n = int(str(tier))
         color, marker = TIER_STYLES[n - 1] if n <= len(TIER_STYLES) else (GREY, "o")
-        estimate = own["estimate"].to_numpy(float)
+        level = own["level"].to_numpy(float)
         # One run may be worth nothing as an interval, or be known far too badly for the picture.
         reach = np.nan_to_num(
-            np.stack(
-                [estimate - own["low"].to_numpy(float), own["high"].to_numpy(float) - estimate]
-            )
+            np.stack([level - own["low"].to_numpy(float), own["high"].to_numpy(float) - level])
         )
-        ax.errorbar(
-            estimate,
-            own["place"],
-            xerr=reach,
-            color=color,
-            marker=marker,
-            markersize=5,
-            linestyle="none",
-            capsize=2,
-        )
-        last = int(own["place"].iloc[-1])
-        if last + 1 < len(rows):
-            ax.axhline(last + 0.5, color=GREY, linewidth=0.7, linestyle="--")
-        at = (1.01, int(own["place"].iloc[0]))
-        ax.annotate(
-            f"tier {n}",
-            at,
-            xycoords=("axes fraction", "data"),
-            va="center",
-            color=BLACK,
-            fontsize="small",
-        )
+        style: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "markersize": 5,
+            "linestyle": "none",
+        }
+        ax.errorbar(level, own["place"], xerr=reach, **style, capsize=2)
+    _name_tiers(ax, rows["tier"].to_numpy(int))
     seeds = rows["n_seeds"].astype(int)
     labels = [
         f"{n} ({k} seeds)" if k > 1 else str(n) for n, k in zip(rows["setting"], seeds, strict=True)
@@ -75,7 +70,7 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     ax.set_ylim(len(rows) - 0.4, -0.6)
     limits = _limits(ranking, rows)
     ax.set_xlim(limits)
-    for row, value in zip(place, rows["estimate"].astype(float), strict=True):
+    for row, value in zip(place, rows["level"].astype(float), strict=True):
         if not limits[0] <= value <= limits[1]:
             is_right = value > limits[1]
             ax.annotate(
@@ -88,23 +83,42 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
             )
     below = len(table) - len(rows)
-    title = f"95 % intervals from the noise {'between seeds' if ranking.noise_source == 'seeds' else 'of each curve'}"
+    noise = "between seeds" if ranking.noise_source == "seeds" else "of each curve"
+    title = f"95 % intervals from the noise {noise}"
     if ranking.noise_source == "none":
         title = "values without interval: the noise is not known"
+    elif ranking.of != "objective":
+        title += "; | is the objective"
     ax.set_title(title + (f"; {below} more below" if below else ""), loc="left", fontsize="medium")
     ax.grid(axis="x", alpha=0.3)
 
 
+def _name_tiers(ax: Axes, tiers: NDArray[np.int64]) -> None:
+    """Name the tier beside the first of each stretch of rows that share one, a line between two."""
+    begins = np.flatnonzero(np.diff(tiers, prepend=0))
+    for row in begins:
+        ax.annotate(
+            f"tier {tiers[row]}",
+            (1.01, row),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            color=BLACK,
+            fontsize="small",
+        )
+        if row:
+            ax.axhline(row - 0.5, color=GREY, linewidth=0.7, linestyle="--")
+
+
 def _limits(ranking: Ranking, rows: pd.DataFrame) -> tuple[float, float]:
-    """Limits for the estimates up to three times as far from the best as the median, with their usual intervals.
+    """Limits for levels up to three times as far from the best as the median, with intervals.
 
     For all of them, if the others are not even twice as far. So neither one that exploded nor one
     that is hardly known makes all others a single point.
     """
-    estimate = rows["estimate"].to_numpy(float)
-    distance = np.abs(estimate - (estimate.max() if ranking.larger_is_better else estimate.min()))
+    level = rows["level"].to_numpy(float)
+    distance = np.abs(level - (level.max() if ranking.larger_is_better else level.min()))
     reached = distance[distance <= 3 * np.median(distance)].max()
-    near = estimate[distance <= (reached if distance.max() > 2 * reached else np.inf)]
+    near = level[distance <= (reached if distance.max() > 2 * reached else np.inf)]
     low, high = float(near.min()), float(near.max())
     reach = (rows["high"] - rows["low"]).astype(float) / 2
     usual = float(reach[np.isfinite(reach)].median())

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.figures.style import (
     AXIS_NAMES,
@@ -16,16 +17,12 @@ from iolaus.analysis.figures.style import (
     LOWEST_RATE,
     STATE_NAMES,
     STYLES,
-    Points,
     above_zero,
     add_lines,
-    best_trial,
-    lines_of,
     logarithmic,
     say_nothing,
-    states_of,
 )
-from iolaus.analysis.ranking.rank import Ranking
+from iolaus.analysis.ranking.rank import Ranking, best_trial
 
 PLANNED: dict[str, Any] = {"color": "#777777", "linewidth": 0.7, "alpha": 0.7, "linestyle": ":"}
 END_MARKS = {"complete": "o", "running": ">", **ENDS}
@@ -50,7 +47,7 @@ def draw_schedules(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) ->
     floor = highest * LOWEST_RATE
     chosen, handles = best_trial(sweep, ranking), []
     add_lines(ax, [above_zero(plan, floor) for plan in plans.values()], **PLANNED)
-    states = states_of(sweep, [*dict.fromkeys([*plans, *taken])])
+    states = sweep.states_of([*dict.fromkeys([*plans, *taken])])
     for name, style in STYLES.items():
         lines = [
             above_zero(taken[t], floor)
@@ -76,18 +73,3 @@ def draw_schedules(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) ->
     ax.set_xlim(left=0)
     ax.legend(handles=handles, **LEGEND)
     ax.set_title("learning rates, and where each trial ended", loc="left", fontsize="medium")
-
-
-def planned_rates(sweep: Sweep) -> dict[int, Points]:
-    """Trial number to its planned (step, rate) corners, [n, 2].
-
-    Trials without a plan are left out.
-    """
-    if "lr_plan" not in sweep.trials:
-        return {}
-    plans = (
-        (int(str(trial)), plan)
-        for trial, plan in sweep.trials["lr_plan"].items()
-        if isinstance(plan, list)
-    )
-    return {trial: np.array(plan, dtype=np.float64) for trial, plan in plans if plan}

@@ -6,26 +6,22 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import LogLocator
-from numpy.typing import NDArray
 
-from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.ranking.rank import Ranking, rank
-
-Points = NDArray[np.float64]  # [n, 2]: x, y
+from iolaus.analysis.data.curves import Points
 
 AXIS_NAMES = {
     "step": "step (optimizer updates)",
     "examples": "examples seen",
     "seconds": "seconds of training",
 }
-LOWEST_RATE = (
-    1e-6  # of the highest: a logarithmic axis has no 0, so lower learning rates are drawn here
-)
+# Of the highest: a logarithmic axis has no 0, so lower learning rates are drawn here.
+LOWEST_RATE = 1e-6
+# A drawn curve is the mean over this part of its reports, at least 3.
+N_MEAN_SHARE = 20
 # Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart by colour-blind readers.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -127,49 +123,21 @@ def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
         ax.set_ylim(low - margin, top + margin)
 
 
-def lines_of(sweep: Sweep, metric: str, axis: str = "step") -> dict[int, Points]:
-    """Trial number to its finite reports of one metric, each [n, 2] of (axis, value), in the order of the trials."""
-    rows = sweep.curves[(sweep.curves["metric"] == metric).to_numpy()]
-    points = rows[[axis, "value"]].to_numpy(dtype=np.float64)
-    keep = np.isfinite(points).all(axis=1)
-    trials, points = rows["trial"].to_numpy()[keep], points[keep]
-    order = np.argsort(trials, kind="stable")
-    trials, points = trials[order], points[order]
-    starts = np.flatnonzero(np.diff(trials, prepend=-1))
-    if not len(starts):
-        return {}
-    return {
-        int(trials[i]): part for i, part in zip(starts, np.split(points, starts[1:]), strict=True)
-    }
+def centred_mean(curve: Points) -> Points:
+    """The curve [n, 2] with each value the mean of the reports around it, for the eye.
+
+    Fewer towards the ends, so that it never lags. Numbers are read off `iolaus.sweeps.signals`.
+    """
+    half = max(1, len(curve) // N_MEAN_SHARE // 2)
+    if len(curve) < 3:
+        return curve
+    sums = np.concatenate([[0.0], np.cumsum(curve[:, 1])])
+    at = np.arange(len(curve))
+    reach = np.minimum(half, np.minimum(at, at[::-1]))
+    means = (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
+    return np.column_stack([curve[:, 0], means])
 
 
 def above_zero(line: Points, floor: float) -> Points:
     """The line with values below `floor` lifted to it, for a logarithmic axis."""
     return np.column_stack([line[:, 0], np.maximum(line[:, 1], floor)])
-
-
-def states_of(sweep: Sweep, trials: Iterable[int]) -> dict[int, str]:
-    """The state of each of these trials, those that the study does not know yet as running."""
-    known = sweep.trials["state"].to_dict() if len(sweep.trials) else {}
-    return {trial: str(known.get(trial, "running")) for trial in trials}
-
-
-def best_trial(sweep: Sweep, ranking: Ranking | None = None) -> int | None:
-    """The first completed run of the setting that the ranking puts first; None if it has none.
-
-    ranking: of `iolaus.analysis.ranking.rank.rank`; made anew if left out.
-    """
-    first = (rank(sweep) if ranking is None else ranking).table.head(1)
-    runs = (
-        sweep.trials.reindex(first["trials"].iloc[0])
-        if first["tier"].notna().any()
-        else sweep.trials.head(0)
-    )
-    completed = runs.index[runs["state"].eq("complete")]
-    return int(completed[0]) if len(completed) else None
-
-
-def varied(frame: pd.DataFrame) -> dict[str, str]:
-    """Columns `params.KEY` of more than one value, by KEY."""
-    columns = [c for c in map(str, frame.columns) if c.startswith("params.")]
-    return {c.removeprefix("params."): c for c in columns if frame[c].nunique(dropna=False) > 1}

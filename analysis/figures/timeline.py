@@ -17,10 +17,9 @@ from iolaus.analysis.figures.style import (
     GREY,
     STATE_NAMES,
     VERMILION,
-    best_trial,
     say_nothing,
 )
-from iolaus.analysis.ranking.rank import Ranking
+from iolaus.analysis.ranking.rank import Ranking, best_trial
 
 BARS: dict[str, dict[str, Any]] = {
     "best": {"facecolor": VERMILION, "hatch": "xx"},
@@ -36,7 +35,7 @@ N_NUMBERED = 60  # with more trials than this their numbers do not fit into the 
 
 
 def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> None:
-    """A bar per trial on its slot, from its start to its end, in time since the sweep's first start.
+    """A bar per trial on its slot, from start to end, in time since the sweep's first start.
 
     Trials that ran side by side on one slot (in lanes) lie under one another. The title says for
     which share of the time, from the first start to the last end, the slots had a trial: gaps are

@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure, SubFigure
 
+from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.analysis.figures.curves import smooth
-from iolaus.analysis.figures.schedules import planned_rates
 from iolaus.analysis.figures.style import (
     AXIS_NAMES,
     BLACK,
@@ -20,7 +19,7 @@ from iolaus.analysis.figures.style import (
     VERMILION,
     above_zero,
     add_lines,
-    lines_of,
+    centred_mean,
     logarithmic,
     say_nothing,
     shape_style,
@@ -34,11 +33,11 @@ VERDICT: dict[str, Any] = {"color": BLACK, "linewidth": 1.0, "linestyle": "--"}
 def draw_trial(
     figure: Figure | SubFigure, sweep: Sweep, trial: int, diagnosis: pd.DataFrame
 ) -> None:
-    """One trial's watched metric over its steps, others faint behind, and beneath its learning rate, taken and planned.
+    """One trial's watched metric, others faint behind, and its learning rate, taken and planned.
 
     The shape's mark stands where it began, a dashed line where a verdict ended the trial. Limits
     are those of all trials, so that pictures of several compare. diagnosis: of
-    `iolaus.analysis.diagnosis.shapes.diagnose`.
+    `iolaus.analysis.diagnosis.diagnose.diagnose`.
     """
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     above.set_ylabel(sweep.metric)
@@ -49,9 +48,11 @@ def draw_trial(
     if trial in curves:
         others = [curve for number, curve in curves.items() if number != trial]
         behind = others[:: max(1, len(others) // N_BEHIND)]
-        add_lines(above, [smooth(curve) for curve in behind], color=GREY, linewidth=0.5, alpha=0.35)
+        add_lines(
+            above, [centred_mean(curve) for curve in behind], color=GREY, linewidth=0.5, alpha=0.35
+        )
         above.plot(*curves[trial].T, color=BLUE, linewidth=0.6, alpha=0.3)
-        own = smooth(curves[trial])
+        own = centred_mean(curves[trial])
         above.plot(*own.T, color=BLUE, linewidth=1.8, label=f"trial {trial}")
         if trial in diagnosis.index:
             shape, since = str(diagnosis.at[trial, "shape"]), float(diagnosis.at[trial, "since"])  # type: ignore[arg-type]

@@ -1,11 +1,15 @@
-"""Which settings are truly better? A sweep's settings in order, with intervals and tiers."""
+"""The settings of a sweep in order, and how certain that order is.
+
+The order itself is that of `iolaus.sweeps.study.ranking`, by the objective. What is added here is
+the evidence: where the curves end, intervals, and tiers of settings that cannot be told apart.
+"""
 
 from __future__ import annotations
 
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,26 +17,26 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+from iolaus.analysis.data.curves import curves_of
+from iolaus.analysis.data.parameters import PREFIX, parameters
 from iolaus.analysis.data.sweep import Sweep, own_command
 from iolaus.analysis.ranking import tiers
 from iolaus.analysis.ranking.extrapolation import likely_end
-from iolaus.sweeps.signals import despike, signals, thin
+from iolaus.analysis.ranking.level import is_written, level, objective_source
+from iolaus.sweeps.signals import signals
+from iolaus.sweeps.study.ranking import INFEASIBLE, Run, Standing, order
+
+__all__ = ["Ranking", "as_document", "best_trial", "compare", "rank"]
 
 # Settings that saw numbers of examples further apart than this share are not on one axis.
 EXAMPLES_APART = 0.05
 # Below this many degrees of freedom between seeds a reader should be told.
 FEW_DEGREES = 5
-# A metric is what the objective was taken from if it says so in this share of the completed trials.
-SAME_SHARE = 0.9
-
 # Where no setting was repeated, fewer more seeds than this say nothing of the spread between seeds.
 N_SEEDS_FIRST = 2
-
-# The end of a curve is read off a line through its last half, this many points of it at most. Fewer
-# are noisier, more bend: of 4 to 16 (and of thirds and quarters) 8 held the true end of falling,
-# flat, dropping and calmed curves best.
-END_POINTS = 8
-LEAST_POINTS = 4
+# Levels closer than this, relative to their size, differ by rounding.
+ROUNDING = 1e-9
+N_NAMED = 8  # settings that share first place
 
 NoiseSource = Literal["seeds", "curve", "none"]
 
@@ -41,15 +45,20 @@ NoiseSource = Literal["seeds", "curve", "none"]
 class Ranking:
     """Settings, best first, and how well their order is known.
 
-    table: one row per setting; first the completed ones by tier and estimate, then, without tier,
-        those that completed but break a constraint by their objective, then those that did not
-        complete by their best, running ones by their likely end. Columns setting (number of its
-        first trial), trials (their numbers), n_seeds (completed), state (Optuna's, or infeasible),
-        estimate (mean of the seeds; without repeats the level of the curve; NaN unless completed),
-        low, high (95 %, Student's t, for this setting alone), tier (1 is first place; <NA> unless
-        completed), why, and `params.KEY`; in a comparison of sweeps also sweep, of runs of other
-        tools that have one also name (of the first run).
-    of: what is ranked, such as "objective" or "level of val_loss". larger_is_better: its direction.
+    table: one row per setting, in the order of `iolaus.sweeps.study.ranking.order`: completed ones
+        by the objective, then infeasible, pruned, running (by their likely end) and failed ones.
+        Columns setting (number of its first trial), trials (their numbers), n_seeds (completed),
+        state (Optuna's, or infeasible); objective (what the study optimises, mean of the completed
+        seeds; NaN unless completed; of several also objective_2 and so on, and on_front), level
+        (what `of` names, which tier and interval are about; NaN unless completed), low, high (its
+        95 % interval, Student's t, for this setting alone), tier (1 is first place; <NA> unless
+        completed and feasible), best (of the watched metric on the curve, mean of the seeds), why,
+        and `params.KEY`; in a comparison of sweeps also sweep, of runs of other tools that have one
+        also name (of the first run).
+    of: what the level is: "level of val_loss", where the curve ends that the objective was taken
+        from ("smoothed best of val_loss", if that was its best); "objective" where settings were
+        repeated (the mean over the seeds, corrected for seeds that only some settings have run),
+        or where there is no such curve. larger_is_better: the direction of the objective.
     noise: standard deviation of one run around its setting, typical. noise_source: "seeds";
         "curve", where no setting was repeated: errors are then those of the level of each curve,
         and another seed may differ by more; "none" if not even that is known: then all share one
@@ -71,33 +80,59 @@ class Ranking:
     warnings: tuple[str, ...]
 
     @property
+    def winner(self) -> int | None:
+        """The setting that is first in the order.
+
+        None if no feasible one has completed with a number for an objective.
+        """
+        if self.table.empty:
+            return None
+        first = self.table.iloc[0]
+        is_known = first["state"] == "complete" and not pd.isna(first["objective"])
+        return int(first["setting"]) if is_known else None
+
+    @property
     def first(self) -> list[int]:
-        """The settings of the first tier, best first."""
-        table = self.table
-        return (
-            [int(n) for n in table.loc[table["tier"].eq(1).fillna(False), "setting"]]
-            if len(table)
-            else []
-        )
+        """The settings of the first tier, in the order of the table."""
+        if self.table.empty:
+            return []
+        return [int(n) for n in self.table.loc[self.table["tier"].eq(1).fillna(False), "setting"]]
+
+    @property
+    def level_leader(self) -> int | None:
+        """The setting of the best level; the winner if that is as good. None if none is known."""
+        table = self.table[self.table["tier"].notna()]
+        if table.empty:
+            return None
+        levels = (-1.0 if self.larger_is_better else 1.0) * table["level"].to_numpy(np.float64)
+        near = levels <= levels.min() + ROUNDING * np.abs(levels).max()
+        return int(table["setting"].to_numpy()[near.argmax()])
 
     def sentences(self) -> list[str]:
-        """The outcome in words: first place, whether it is certain, what could have been seen, and the warnings."""
+        """Who is first, whether that is certain, what could have been seen, and the warnings."""
         return [*_outcome(self), *self.warnings]
 
     def shown(self) -> pd.DataFrame:
-        """The table for a reader: what is ranked by name, parameters that vary, trials where a setting has several."""
+        """The table for a reader.
+
+        Parameters that vary by their keys, trials where a setting has several, the level where it
+        is not the objective itself.
+        """
         table = self.table.assign(
             trials=[" ".join(map(str, numbers)) for numbers in self.table["trials"]]
         )
-        params = [c for c in table.columns if c.startswith("params.")]
-        left_out = [c for c in params if table[c].nunique(dropna=False) < 2]
-        left_out += (
-            ["trials"]
-            if len(table) and table["trials"].eq(table["setting"].astype(str)).all()
-            else []
-        )
-        names = {c: c.removeprefix("params.") for c in params}
-        names |= {"n_seeds": "seeds", "estimate": self.of, "low": "95 % low", "high": "95 % high"}
+        left_out = [c for c in parameters(table).values() if table[c].nunique(dropna=False) < 2]
+        if len(table) and table["trials"].eq(table["setting"].astype(str)).all():
+            left_out.append("trials")
+        level, objective = (table[c].astype(float) for c in ("level", "objective"))
+        if (
+            len(table)
+            and self.of == "objective"
+            and (level.isna() | np.isclose(level, objective)).all()
+        ):
+            left_out.append("level")
+        names = {column: key for key, column in parameters(table).items()}
+        names |= {"n_seeds": "seeds", "low": "95 % low", "high": "95 % high"}
         return table.drop(columns=left_out).rename(columns=names)
 
     def _repr_html_(self) -> str:
@@ -122,7 +157,7 @@ def rank(sweep: Sweep) -> Ranking:
     trials = sweep.trials
     if not len(trials):
         return Ranking(
-            _table(trials, {}, pd.Series(dtype=float)),
+            _table(sweep, trials, [], {}),
             "objective",
             False,
             math.nan,
@@ -131,26 +166,28 @@ def rank(sweep: Sweep) -> Ranking:
             None,
             ("No trial has run.",),
         )
-    trials = _with_infeasible(trials[~trials["why"].astype(str).str.startswith("duplicate")])
-    done = trials[trials["state"].eq("complete") & np.isfinite(trials["objective"].astype(float))]
+    trials = trials[~trials["why"].astype(str).str.startswith("duplicate")]
+    standings = order(_runs(sweep, trials), sweep.directions, sweep.metric_sign)
+    trials = _with_infeasible(trials, standings)
     sign = sweep.objective_sign
+    done = trials[trials["state"].eq("complete") & np.isfinite(trials["objective"].astype(float))]
     settings = {int(s): i for i, s in enumerate(dict.fromkeys(done["setting"]))}
     index = done["setting"].map(settings).to_numpy(np.int64)
-    if not len(done):
-        known, of, source = None, "objective", "none"
-    elif len(settings) < len(done):
+    source: NoiseSource = "none"
+    known, of = None, "objective"
+    if 0 < len(settings) < len(done):
         seed = done["seed"].astype(float).fillna(-1).to_numpy(np.int64)
         known = tiers.from_seeds(index, seed, sign * done["objective"].to_numpy(np.float64))
-        of, source = "objective", "seeds"
-    else:
+        source = "seeds"
+    elif len(done):
         known, of, source = _by_curves(sweep, done, sign)
-    rows: dict[int, dict[str, float]] = {}
+    levels: dict[int, dict[str, float]] = {}
     if known is not None:
         tier = tiers.tiers(known)
         half = t.isf(0.025, np.maximum(known.df, 1e-9)) * known.standard_error
-        rows = {
+        levels = {
             setting: {
-                "estimate": sign * known.mean[i],
+                "level": sign * known.mean[i],
                 "low": sign * known.mean[i] - half[i],
                 "high": sign * known.mean[i] + half[i],
                 "tier": int(tier[i]),
@@ -158,232 +195,159 @@ def rank(sweep: Sweep) -> Ranking:
             for setting, i in settings.items()
         }
     return Ranking(
-        table=_table(trials, rows, _preview(sweep, trials), sign),
+        table=_table(sweep, trials, standings, levels),
         of=of,
         larger_is_better=sign < 0,
         noise=known.noise if known else math.nan,
-        noise_source=source,  # type: ignore[arg-type]
+        noise_source=source,
         smallest_difference=tiers.smallest_difference(known) if known else math.nan,
         seeds_to_settle=_seeds_to_settle(known, tier, source) if known else None,
         warnings=tuple(_warnings(sweep, trials, done, known, source)),
     )
 
 
-def _with_infeasible(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials, those that completed in a setting that breaks a constraint in the state `infeasible`."""
-    if "infeasible" not in trials:
+def best_trial(sweep: Sweep, ranking: Ranking | None = None) -> int | None:
+    """The first completed run of the setting that the ranking puts first; None if it has none.
+
+    ranking: of `rank`; made anew if left out.
+    """
+    ranking = rank(sweep) if ranking is None else ranking
+    if ranking.winner is None:
+        return None
+    states = sweep.trials["state"].reindex(ranking.table["trials"].iloc[0])
+    completed = states.index[states.eq("complete")]
+    return int(completed[0]) if len(completed) else None
+
+
+def _runs(sweep: Sweep, trials: pd.DataFrame) -> list[Run]:
+    """The trials as their order depends on them."""
+    objectives = trials.reindex(columns=_objectives(sweep)).to_numpy(np.float64)
+    infeasible = trials["infeasible"] if "infeasible" in trials else pd.Series("", trials.index)
+    return [
+        Run(
+            int(number),
+            int(setting),
+            str(state),
+            tuple(map(float, values)) if state == "complete" else (),
+            float(best),
+            not broken,
+        )
+        for number, setting, state, values, best, broken in zip(
+            trials.index,
+            trials["setting"],
+            trials["state"],
+            objectives,
+            _expected(sweep, trials),
+            infeasible.fillna(""),
+            strict=True,
+        )
+    ]
+
+
+def _objectives(sweep: Sweep) -> list[str]:
+    return ["objective", *(f"objective_{i}" for i in range(2, len(sweep.directions) + 1))]
+
+
+def _expected(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
+    """The best of each trial; of one that still runs where its curve is likely to end."""
+    found = trials["best"].astype(float)
+    running = trials.index[trials["state"] == "running"]
+    curves = curves_of(sweep.curves, sweep.metric) if len(running) else {}
+    n_steps = int(sweep.curves["step"].max()) + 1 if curves else 0
+    for number in running.intersection(list(curves)):
+        steps, values = curves[number]
+        planned: Any = trials["n_steps"].get(number) if "n_steps" in trials else None
+        is_known = planned is not None and planned == planned
+        said = signals(steps, sweep.metric_sign * values)
+        end = likely_end(said, int(planned) if is_known else n_steps)
+        found[number] = sweep.metric_sign * end
+    return found
+
+
+def _with_infeasible(trials: pd.DataFrame, standings: Sequence[Standing]) -> pd.DataFrame:
+    """The trials; those that completed in an infeasible setting are in that state, and say why."""
+    infeasible = [standing.setting for standing in standings if standing.state == INFEASIBLE]
+    if not infeasible:
         return trials
-    completed = trials["state"].eq("complete")
+    completed = trials["state"].eq("complete") & trials["setting"].isin(infeasible)
     broken = trials["infeasible"].fillna("").where(completed, "").groupby(trials["setting"])
     of_setting = broken.transform(lambda names: ", ".join(dict.fromkeys(filter(None, names))))
-    is_infeasible = completed & of_setting.ne("")
     return trials.assign(
-        state=trials["state"].mask(is_infeasible, "infeasible"),
-        why=trials["why"].mask(is_infeasible, "infeasible: breaks " + of_setting.astype(str)),
+        state=trials["state"].mask(completed, INFEASIBLE),
+        why=trials["why"].mask(completed, "infeasible: breaks " + of_setting.astype(str)),
     )
 
 
 def _seeds_to_settle(known: tiers.Estimates, tier: tiers.Indices, source: str) -> int | None:
     needed = tiers.seeds_to_settle(known, tier)
-    return (
-        max(needed, N_SEEDS_FIRST)
-        if source == "curve" and needed is not None and len(tier) > 1
-        else needed
-    )
+    if source == "curve" and needed is not None and len(tier) > 1:
+        return max(needed, N_SEEDS_FIRST)
+    return needed
 
 
-def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Estimates, str, str]:
-    """One run per setting: the level of the curve that the objective was taken from, if there is one."""
+def _by_curves(
+    sweep: Sweep, done: pd.DataFrame, sign: float
+) -> tuple[tiers.Estimates, str, NoiseSource]:
+    """One run per setting: the level of the curve that the objective was taken from, if any."""
     source = objective_source(sweep, done)
+    values = sign * done["objective"].to_numpy(np.float64)
     if source is None:
         unknown = np.full(len(done), np.nan)
-        values = sign * done["objective"].to_numpy(np.float64)
         return tiers.from_curves(values, unknown, np.ones(len(done))), "objective", "none"
     metric, kind = source
-    of_trial = reported(sweep, metric)
+    curves = curves_of(sweep.curves, metric)
     known = [
-        level(
-            of_trial[n]["step"].to_numpy(), sign * of_trial[n]["value"].to_numpy(np.float64), kind
-        )
-        if is_whole
-        else (math.nan, math.nan, 1.0)
-        for n, is_whole in zip(done.index, _is_written(sweep, done), strict=True)
+        level(curves[n][0], sign * curves[n][1], kind) if is_whole else (math.nan, math.nan, 1.0)
+        for n, is_whole in zip(done.index, is_written(sweep, done), strict=True)
     ]
     levels, errors, df = np.array(known).T
-    levels = np.where(
-        np.isnan(levels), sign * done["objective"], levels
-    )  # not written yet, or it began with NaN
+    levels = np.where(np.isnan(levels), values, levels)  # not written yet, or it began with NaN
     name = f"{'level' if kind == 'final' else 'smoothed best'} of {metric}"
     return tiers.from_curves(levels, errors, df), name, "curve"
 
 
-def _is_written(sweep: Sweep, done: pd.DataFrame) -> pd.Series:
-    """Whether each trial's curve is on disk to its last report.
-
-    While a sweep runs, a result may be there before.
-    """
-    last = sweep.curves[sweep.curves["metric"] == sweep.metric].groupby("trial")["step"].max()
-    return ~(
-        last.reindex(done.index).fillna(-1)
-        < done.get("steps", pd.Series(np.nan, done.index)).astype(float)
-    )
-
-
-def reported(sweep: Sweep, metric: str) -> dict[int, pd.DataFrame]:
-    """Each trial's rows of a metric, by rising step.
-
-    Of a step that was reported twice the last row.
-    """
-    rows = sweep.curves[sweep.curves["metric"] == metric].sort_values(
-        ["trial", "step"], kind="stable"
-    )
-    rows = rows.drop_duplicates(["trial", "step"], keep="last")
-    return {int(str(trial)): own for trial, own in rows.groupby("trial", sort=False)}
-
-
-def level(
-    steps: tiers.Indices, losses: tiers.Array, kind: Literal["final", "best"]
-) -> tuple[float, float, float]:
-    """(level, standard error, degrees of freedom) of the end of one curve, or of its smoothed best with that error.
-
-    The end is where a line through the last points stands at the last step, so that a loss that
-    still falls is not behind itself, and what came before has no say; but never beyond what the
-    last three have shown. Single spikes are clipped, except in the last two reports: those may be a
-    drop. The error is widened by the autocorrelation of the last 32 points (none is seen in fewer
-    than 16); infinite for fewer than 4. NaN for a curve that begins with NaN.
-    """
-    said = signals(steps, losses)
-    n = said.n_reports
-    _, x = thin(steps[:n], steps[:n].astype(np.float64))
-    _, y = thin(steps[:n], losses[:n])
-    if len(y) < LEAST_POINTS:
-        return said.level if kind == "final" else said.best, math.inf, 1.0
-    m = max(LEAST_POINTS, min(len(y) // 2, END_POINTS))
-    r = 0.0
-    if (
-        len(y) >= 2 * END_POINTS
-    ):  # fewer say nothing of what is a spike, nor how long the noise lasts
-        y, r = np.append(despike(y)[:-2], y[-2:]), said.autocorrelation
-    end, error, df = _end_of_line(x[-m:], y[-m:], float(steps[n - 1]), r)
-    shown = (*y[-3:], losses[n - 1])  # a bent curve is no reason to foresee more than it has shown
-    end = min(max(end, float(min(shown))), float(max(shown)))
-    return end if kind == "final" else said.best, error, df
-
-
-def _end_of_line(
-    x: tiers.Array, y: tiers.Array, at: float, autocorrelation: float
-) -> tuple[float, float, float]:
-    """(value at `at`, standard error, degrees of freedom) of a line through points with autocorrelated noise.
-
-    Positive values are fitted by an exponential if that is nearer to them: what has exploded comes
-    down by factors.
-    """
-    scale = float(np.abs(y).max()) or 1.0  # squares of losses that exploded overflow
-    m, ahead, x, y = len(x), at - float(x.mean()), x - x.mean(), y / scale
-    squares = float(x @ x)
-    widened = (1 + autocorrelation) / (1 - autocorrelation)
-    df = max(m - 2 * widened, 1.0)  # two terms take up as much as so many independent points
-    relative = math.sqrt((1 / m + ahead**2 / squares) * widened / df)
-    line = y.mean() + (x @ y) / squares * x
-    end = float(y.mean() + (x @ y) / squares * ahead)
-    error = float(np.linalg.norm(y - line)) * relative
-    if y.min() > 0:
-        logs = np.log(y)
-        log_line = logs.mean() + (x @ logs) / squares * x
-        if np.linalg.norm(y - np.exp(log_line)) < np.linalg.norm(y - line):
-            end = math.exp(logs.mean() + (x @ logs) / squares * ahead)
-            error = end * float(np.linalg.norm(logs - log_line)) * relative
-    return end * scale, error * scale, df
-
-
-def objective_source(
-    sweep: Sweep, done: pd.DataFrame
-) -> tuple[str, Literal["final", "best"]] | None:
-    """The metric whose last ("final") or best value is the objective of the completed trials.
-
-    None if none is. Trials whose curve is not all on disk yet do not count.
-    """
-    is_largest = sweep.objective_sign < 0
-    done = done[_is_written(sweep, done)]
-    curves = sweep.curves[sweep.curves["trial"].isin(done.index)]
-    names = curves["metric"].unique()
-    for metric in sorted(names, key=lambda name: (name != sweep.metric, name)):
-        own = (
-            curves[curves["metric"] == metric]
-            .sort_values("step", kind="stable")
-            .groupby("trial")["value"]
-        )
-        for kind, values in (
-            ("final", own.last()),
-            ("best", own.max() if is_largest else own.min()),
-        ):
-            objective = done["objective"].astype(float)
-            same = np.isclose(values.reindex(done.index), objective, rtol=1e-5, atol=0.0)
-            if same.mean() >= SAME_SHARE:
-                whole = done.index.isin(values.index).all()
-                return (str(metric), kind) if whole else None  # type: ignore[return-value]
-    return None
-
-
-_REPEATS = "Repeats would tell: runs with a column `setting` that names the first of each."
-_STATES = ("complete", "infeasible", "pruned", "running", "fail")
-
-
-def _preview(sweep: Sweep, trials: pd.DataFrame) -> pd.Series:
-    """What trials without tier are ordered by, smaller is better.
-
-    Their best, of running ones the likely end, of infeasible ones the objective.
-    """
-    sign = sweep.metric_sign
-    found = sign * trials["best"].astype(float)
-    objective = sweep.objective_sign * trials["objective"].astype(float)
-    found = found.mask(trials["state"].eq("infeasible"), objective)
-    running = trials.index[trials["state"] == "running"]
-    curves = reported(sweep, sweep.metric) if len(running) else {}
-    n_steps = int(sweep.curves["step"].max()) + 1 if curves else 0
-    for number in running.intersection(list(curves)):
-        steps, losses = (
-            curves[number]["step"].to_numpy(),
-            sign * curves[number]["value"].to_numpy(np.float64),
-        )
-        planned = trials["n_steps"].get(number) if "n_steps" in trials else None
-        found[number] = likely_end(
-            signals(steps, losses),
-            n_steps if planned is None or planned != planned else int(planned),
-        )
-    return found
-
-
 def _table(
-    trials: pd.DataFrame, ranked: dict[int, dict[str, float]], preview: pd.Series, sign: float = 1.0
+    sweep: Sweep,
+    trials: pd.DataFrame,
+    standings: Sequence[Standing],
+    levels: Mapping[int, Mapping[str, float]],
 ) -> pd.DataFrame:
-    columns = ["setting", "trials", "n_seeds", "state", "estimate", "low", "high", "tier", "why"]
+    several = len(sweep.directions) > 1
+    nothing = {"level": math.nan, "low": math.nan, "high": math.nan, "tier": None}
+    columns = [
+        "setting",
+        "trials",
+        "n_seeds",
+        "state",
+        *_objectives(sweep),
+        *nothing,
+        "best",
+        "why",
+    ]
     columns += [c for c in ("sweep", "name") if c in trials]
+    of_setting = dict(iter(trials.groupby("setting"))) if len(trials) else {}
     rows: list[dict[str, Any]] = []
-    for setting, runs in trials.groupby("setting", sort=True) if len(trials) else ():
-        number = int(str(setting))
-        state = min(runs["state"], key=_STATES.index)
-        lead = runs.loc[number] if number in runs.index else runs.iloc[0]
+    for standing in standings:
+        runs = of_setting[standing.setting]
+        lead = runs.loc[standing.setting] if standing.setting in runs.index else runs.iloc[0]
         ended = runs[runs["state"] != "complete"]
-        best = float(preview[runs.index].mean())
-        place: tuple[object, ...] = (len(trials), _STATES.index(state), math.isnan(best), best)
-        if own := ranked.get(number):
-            place = (own["tier"], sign * float(own["estimate"]))
+        values = standing.objectives or (math.nan,) * len(sweep.directions)
         rows.append(
             {
-                "setting": number,
+                "setting": standing.setting,
                 **({"name": lead["name"]} if "name" in runs else {}),
                 "trials": tuple(int(n) for n in runs.get("number", runs.index)),
-                "n_seeds": int(runs["state"].eq("complete").sum()),
-                "state": state,
-                **(own or {"estimate": math.nan, "low": math.nan, "high": math.nan, "tier": None}),
+                "n_seeds": sum(run.state == "complete" for run in standing.runs),
+                "state": standing.state,
+                **dict(zip(_objectives(sweep), values, strict=True)),
+                **({"on_front": standing.on_front} if several else {}),
+                **levels.get(standing.setting, nothing),
+                "best": float(runs["best"].astype(float).mean()),
                 "why": _why((ended if len(ended) else runs).iloc[0]),
                 **({"sweep": lead["sweep"]} if "sweep" in runs else {}),
-                **{c: lead[c] for c in trials.columns if c.startswith("params.")},
-                "_place": place,
+                **{c: lead[c] for c in trials.columns if c.startswith(PREFIX)},
             }
         )
-    rows.sort(key=lambda row: row.pop("_place"))
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.astype({"tier": "Int64"})
 
@@ -394,6 +358,9 @@ def _why(trial: pd.Series) -> str:
     if isinstance(rule, str) and rule:
         return f"{trial['state']}: {rule} at step {trial['verdict_step']:,.0f}"
     return str(trial["why"])
+
+
+_REPEATS = "Repeats would tell: runs with a column `setting` that names the first of each."
 
 
 def _warnings(
@@ -418,8 +385,9 @@ def _warnings(
         ]
     if len(sweep.directions) > 1:
         found.append(
-            f"Of {len(sweep.directions)} objectives only the first is ranked; `iolaus rank DIR --pareto` "
-            "goes by all of them."
+            f"Of {len(sweep.directions)} objectives the first decides the order within the Pareto "
+            "front "
+            "and behind it, and tiers are those of the first; `iolaus rank DIR --pareto` shows all."
         )
     versions = (
         done["code"].fillna("unknown").astype(str).value_counts()
@@ -429,14 +397,16 @@ def _warnings(
     if len(versions) > 1:
         counts = ", ".join(f"{n} of {code}" for code, n in versions.items())
         found.append(
-            f"Trials of different code versions are ranked together ({counts}): the code may be the difference."
+            f"Trials of different code versions are ranked together ({counts}): the code may be "
+            "the difference."
         )
     examples = (
         done["examples"].astype(float).dropna() if "examples" in done else pd.Series(dtype=float)
     )
     if len(examples) > 1 and examples.max() > (1 + EXAMPLES_APART) * examples.min():
         found.append(
-            f"The settings saw different numbers of examples ({examples.min():,.0f} to {examples.max():,.0f}): "
+            f"The settings saw different numbers of examples ({examples.min():,.0f} to "
+            f"{examples.max():,.0f}): "
             "those with more had more data for the same number of steps."
         )
     ended = trials[trials["setting"].isin(done["setting"]) & ~trials.index.isin(done.index)]
@@ -444,11 +414,13 @@ def _warnings(
     if len(ended):
         which = ", ".join(str(int(n)) for n in dict.fromkeys(ended["setting"]))
         found.append(
-            f"Not every seed of {which} completed; those that did not are left out, which flatters the rest."
+            f"Not every seed of {which} completed; those that did not are left out, which flatters "
+            "the rest."
         )
     if source == "curve":
         found.append(
-            "No setting was repeated: the noise is that of each curve, and another seed may differ by more. "
+            "No setting was repeated: the noise is that of each curve, and another seed may "
+            "differ by more. "
             + (
                 "`iolaus top-up DIR` runs the seeds that would tell."
                 if sweep.provenance
@@ -457,7 +429,8 @@ def _warnings(
         )
     elif source == "none" and len(done) > 1:
         found.append(
-            "Nothing is known about the noise (no repeats, no curve of the objective): no order is certain."
+            "Nothing is known about the noise (no repeats, no curve of the objective): no order "
+            "is certain."
         )
     elif source == "seeds" and known.df_all < FEW_DEGREES:
         found.append(
@@ -467,44 +440,72 @@ def _warnings(
 
 
 def _outcome(ranking: Ranking) -> list[str]:
-    first, table = ranking.first, ranking.table
-    if not first:
+    """Who is first and how certain that is, then what noise was seen."""
+    table, winner = ranking.table, ranking.winner
+    if winner is None:
         return []
     n_ranked = int(table["tier"].notna().sum())
-    if n_ranked == 1:
-        return [f"Setting {first[0]} is the only one that completed."]
-    names = ", ".join(map(str, first[:8])) + (
-        f" and {len(first) - 8} more" if len(first) > 8 else ""
-    )
-    if len(first) == 1:
-        whose = {"seeds": "seeds", "curve": "their curves, with one seed each"}[
-            ranking.noise_source
-        ]
-        said = [
-            f"Setting {first[0]} is better than the other {n_ranked - 1}, beyond the noise of {whose}."
-        ]
-    else:
-        said = [f"{len(first)} of {n_ranked} settings share first place: {names}."]
-        if ranking.noise_source == "none":
-            pass
-        elif ranking.seeds_to_settle is None:
-            said.append(
-                f"More than {tiers.N_SEEDS_MOST} more seeds each would be needed to settle it."
-            )
-        else:
-            least = "At least" if ranking.noise_source == "curve" else "About"
-            said.append(
-                f"{least} {_seeds(ranking.seeds_to_settle)} for each of them would settle it."
-            )
-    if math.isfinite(ranking.noise):
+    if int(table["state"].eq("complete").sum()) == 1:
+        return [f"Setting {winner} is the only one that completed."]
+    said = [*_objection(ranking), *_first_tier(ranking, n_ranked)]
+    if math.isfinite(ranking.noise) and n_ranked > 1:
         whose = {"seeds": "between seeds of one setting", "curve": "of a curve's level"}[
             ranking.noise_source
         ]
         said.append(
-            f"Noise {whose}: {ranking.noise:.3g}; a lead of {ranking.smallest_difference:.3g} would be seen in 90 % of "
-            "such sweeps, a smaller one in fewer."
+            f"Noise {whose}: {ranking.noise:.3g}; a lead of {ranking.smallest_difference:.3g} "
+            "would be seen in 90 % of such sweeps, a smaller one in fewer."
         )
     return said
+
+
+def _objection(ranking: Ranking) -> list[str]:
+    """What the levels say against the first of the order; nothing if they agree with it."""
+    winner, leader = ranking.winner, ranking.level_leader
+    if winner is None or winner == leader:
+        return []
+    rows = ranking.table.set_index("setting")
+    best = "highest" if ranking.larger_is_better else "lowest"
+    has = f"Setting {winner} has the {best} objective, {rows['objective'][winner]:.4g}"
+    if leader is None or pd.isna(rows["tier"][winner]):
+        return [f"{has}, which is not finite: how certain it is cannot be told."]
+    worse = "below" if ranking.larger_is_better else "above"
+    its, other = rows["level"][winner], rows["level"][leader]
+    numbers = f"{its:.4g} against {other:.4g}"
+    if ranking.noise_source == "seeds":
+        but = f"with the same seeds for all it would lie {worse} setting {leader} ({numbers})"
+    elif ranking.of.startswith("level"):
+        but = f"its curve ends {worse} setting {leader}'s ({ranking.of}: {numbers})"
+    else:
+        but = f"its curve's best lies {worse} setting {leader}'s ({ranking.of}: {numbers})"
+    if winner in ranking.first:
+        return [f"{has}, but {but}, which is within the noise."]
+    return [f"{has}, but {but}, beyond the noise: its lead may be the luck of one report."]
+
+
+def _first_tier(ranking: Ranking, n_ranked: int) -> list[str]:
+    first = ranking.first
+    if n_ranked < 2:
+        return []
+    if len(first) == 1:
+        whose = {"seeds": "seeds", "curve": "their curves, with one seed each"}[
+            ranking.noise_source
+        ]
+        if ranking.winner in first:
+            others = f"the other {n_ranked - 1}"
+            return [f"Setting {first[0]} is better than {others}, beyond the noise of {whose}."]
+        return [f"By {ranking.of} setting {first[0]} is better, beyond the noise of {whose}."]
+    names = ", ".join(map(str, first[:N_NAMED]))
+    names += f" and {len(first) - N_NAMED} more" if len(first) > N_NAMED else ""
+    place = "first place" if ranking.winner in first else f"first place by {ranking.of}"
+    said = [f"{len(first)} of {n_ranked} settings share {place}: {names}."]
+    if ranking.noise_source == "none":
+        return said
+    if ranking.seeds_to_settle is None:
+        more = f"More than {tiers.N_SEEDS_MOST} more seeds each would be needed to settle it."
+        return [*said, more]
+    least = "At least" if ranking.noise_source == "curve" else "About"
+    return [*said, f"{least} {_seeds(ranking.seeds_to_settle)} for each of them would settle it."]
 
 
 def _seeds(n: int) -> str:
@@ -528,7 +529,8 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     directions = {sweep.directions for sweep in sweeps}
     if len(directions) > 1:
         raise ValueError(
-            f"these sweeps optimise in different directions: {sorted(directions)}; compare each by itself"
+            f"these sweeps optimise in different directions: {sorted(directions)}; compare each by "
+            "itself"
         )
     names = _distinct([sweep.name for sweep in sweeps])
     all_trials, all_curves, start = [], [], 0
@@ -557,7 +559,8 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
             for n, f in zip(names, fixed, strict=True)
         )
         found.append(
-            f"The sweeps were started with different options, so they may be of different tasks ({own})."
+            "The sweeps were started with different options, so they may be of different tasks "
+            f"({own})."
         )
     ranking = rank(joint)
     return replace(ranking, warnings=(*found, *ranking.warnings))

@@ -57,7 +57,7 @@ class Estimates:
 
     @property
     def standard_error(self) -> Array:
-        """Of each mean, [k]; without the effects of seeds, which are the same for all settings that share them."""
+        """Of each mean, [k]; without the effects of seeds, which all settings that share them have."""
         return np.sqrt(self.variance / self.n_runs)
 
 
@@ -154,7 +154,7 @@ def _moderated(squares: Array, df: Array) -> tuple[Array, Array, float, float]:
 
 
 def _outlying(squares: Array, df: Array) -> NDArray[np.bool_]:
-    """Which settings, [k], vary far more than the typical one, the lower median of those that vary."""
+    """Which settings, [k], vary far more than the typical one (lower median of those that vary)."""
     found = np.zeros(len(df), dtype=bool)
     known = np.flatnonzero((df > 0) & (squares > 0))
     if len(known) < 2:
@@ -271,7 +271,7 @@ def _is_significant(statistic: float, df: float, pairwise: float, n_left: int) -
 
 
 def smallest_difference(known: Estimates) -> float:
-    """The true difference between first place and all others that is found in nine sweeps of ten; NaN if unknown.
+    """The true lead of first place that is found in nine sweeps of ten; NaN if unknown.
 
     For the median setting's error, all pairs of settings allowed for by Bonferroni's bound.
     """
@@ -287,7 +287,9 @@ def smallest_difference(known: Estimates) -> float:
 
 
 def seeds_to_settle(known: Estimates, tier: Indices) -> int | None:
-    """More seeds, for each setting of the first tier, after which its leader stands alone if the differences are true.
+    """More seeds for each setting of the first tier, after which its leader would stand alone.
+
+    If the differences seen are the true ones.
 
     0 if it stands alone already, None if more than `N_SEEDS_MOST` are needed or nothing is known
     about the noise. Planned on the difference seen, so it suffices in about half of the cases.

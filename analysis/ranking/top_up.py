@@ -99,8 +99,10 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
     queued = [t.number for t in trials if t.state is TrialState.WAITING and not is_repeat(t)]
     if repeats and queued:
         raise ValueError(
-            f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), which a race would run "
-            f"too, without the sweep's pruner. Run them first:\n  {continuing(folder, load(folder))}"
+            f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), "
+            "which a race would run "
+            "too, without the sweep's pruner. Run them first:\n  "
+            f"{continuing(folder, load(folder))}"
         )
     n_settings = sum(counts_as_run(t) and not is_repeat(t) for t in trials)
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
@@ -130,7 +132,7 @@ def run_top_up(folder: Path, race: TopUp, output: int | None = None) -> Ranking:
 
 @contextlib.contextmanager
 def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
-    """Afterwards the sweep's description is that of before, with sessions that were added within marked as races."""
+    """Afterwards the sweep's description is that of before; sessions added within are marked."""
     texts = {
         path: path.read_text()
         for path in (folder / SWEEP_FILE, folder / "multirun.yaml")
@@ -156,11 +158,12 @@ def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
 def contenders(ranking: Ranking) -> list[int]:
     """The settings between which first place is open."""
     ranked = [int(n) for n in ranking.table.loc[ranking.table["tier"].notna(), "setting"]]
-    n_first = len(ranking.first)
-    if len(ranked) < 2 or (n_first == 1 and ranking.noise_source == "seeds"):
+    open_to = {*ranked[:1], *ranking.first}  # the first of the order, and whom the levels favour
+    if len(ranked) < 2 or (len(open_to) == 1 and ranking.noise_source == "seeds"):
         return []
     least = 2 if ranking.noise_source == "seeds" else N_SETTINGS_FIRST
-    return ranked[: min(max(n_first, least), N_SETTINGS_AT_ONCE)]
+    best_first = sorted(ranked, key=lambda setting: setting not in open_to)
+    return best_first[: min(max(len(open_to), least), N_SETTINGS_AT_ONCE)]
 
 
 def _runs(trials: list[optuna.trial.FrozenTrial], leader: int) -> list[optuna.trial.FrozenTrial]:

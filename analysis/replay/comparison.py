@@ -1,4 +1,4 @@
-"""What would each pruner have done on curves that are known to their end? `iolaus replay CURVES`.
+"""What would each pruner have done on curves known to their end? `iolaus replay CURVES`.
 
 Trials of a task start in random order on W workers, each at a speed of its own; a rule sees only
 what had been reported by then. The truth of a trial is the lowest finite loss of its whole curve.
@@ -260,7 +260,7 @@ def _number(value: object) -> float | None:
 def rank_agreement(
     tasks: Mapping[str, Sequence[Curve]], shares: Sequence[float] = (0.1, 0.25, 0.5)
 ) -> pd.DataFrame:
-    """Spearman's correlation of the order of the trials' lowest loss at a share of the run with that at its end.
+    """Spearman's correlation of the order of the trials at a share of the run with its end.
 
     One row per task, one column per share; diverged trials are last in both. NaN where all trials
     are equal.

@@ -14,7 +14,7 @@ import pandas as pd
 
 from iolaus.sweeps.pruners.verdicts import plan_of
 from iolaus.sweeps.reporting import INTERVENTION_METRICS
-from iolaus.sweeps.signals import Array
+from iolaus.sweeps.signals import Array, n_finite
 from iolaus.sweeps.types import Plan
 
 READERS: Mapping[str, Callable[..., pd.DataFrame]] = {
@@ -44,12 +44,11 @@ class Curve:
     @property
     def n_finite(self) -> int:
         """Reports before the first that is not finite."""
-        finite = np.isfinite(self.losses)
-        return len(finite) if finite.all() else int(finite.argmin())
+        return n_finite(self.losses)
 
 
 def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
-    """The curves of each task in a sweep's folder, or a file named .parquet, .csv, .csv.gz, .tsv or .tsv.gz.
+    """The curves of each task in a sweep's folder or a file (.parquet, .csv, .tsv, and .gz).
 
     Files have the columns trial, step, loss (or `metric`), optionally lr, task, budget (steps of a
     whole trial) and censored; other columns are ignored. lr is taken for the schedule that was
@@ -72,7 +71,8 @@ def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
         kind = next((kind for kind in READERS if path.name.lower().endswith(kind)), None)
         if kind is None:
             raise ValueError(
-                f"{path}: cannot tell what it holds; give a sweep's folder or a file {', '.join(READERS)}"
+                f"{path}: cannot tell what it holds; give a sweep's folder or a file "
+                f"{', '.join(READERS)}"
             )
         frame, task = READERS[kind](path).rename(columns={metric: "loss"}), path.name[: -len(kind)]
     missing = {"trial", "step", "loss"} - set(frame.columns)
@@ -107,13 +107,14 @@ def _curve(own: pd.DataFrame, longest: int) -> Curve:
     if "budget" in own and own["budget"].notna().any():
         n_steps = int(own["budget"].max())
     else:  # that a curve will end early, by divergence or at a target, nobody knows while it runs
-        n_steps = longest if censored or not np.isfinite(losses[-1]) else int(steps[-1]) + 1
+        ends_early = censored or n_finite(losses) < len(losses)
+        n_steps = longest if ends_early else int(steps[-1]) + 1
     lr = own[ANNOUNCED].iloc[0] if ANNOUNCED in own else _schedule(own, n_steps)
     return Curve(steps, losses, Plan(n_steps, lr), censored)
 
 
 def _schedule(own: pd.DataFrame, n_steps: int) -> tuple[tuple[int, float], ...]:
-    """The rates in a file's rows, empty if the rows end more than a report before the trial's end."""
+    """The rates in a file's rows; empty if they end more than a report before the trial does."""
     steps = own["step"].to_numpy()
     if "lr" not in own or steps[-1] + (steps[-1] - steps[-2:][0]) < n_steps - 1:
         return ()

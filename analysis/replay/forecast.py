@@ -1,4 +1,4 @@
-"""Will this trial still improve? Forecast at a share of the run from trials that had finished by then, and judged.
+"""Will this trial still improve? Forecast from trials that had finished by then, and judged.
 
 The sweep is the one of `iolaus.analysis.replay.comparison` without a pruner: random order,
 asynchronous workers of different speed. A trial is compared with those that had run to their end
@@ -75,7 +75,7 @@ def forecasts(curves: Sequence[Curve], share: float, n_workers: int, seed: int) 
 
 
 def arrivals(curves: Sequence[Curve], n_workers: int, seed: int) -> tuple[Array, Array]:
-    """Start and time per report [trials each] in the simulation of that seed in which only divergence ends a trial."""
+    """Start and time per report, [trials] each, simulated with nothing ended but by divergence."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(curves))
     starts, pace = np.empty(len(curves)), np.empty(len(curves))
@@ -89,7 +89,7 @@ def arrivals(curves: Sequence[Curve], n_workers: int, seed: int) -> tuple[Array,
 
 
 def _chance(features: Array, own: float, finished: Array, over: Flags) -> float:
-    """The share of the nearest finished trials that were over, the curve's own word counting as one more of them."""
+    """The share of the nearest finished trials that were over; the curve's own word counts as one."""
     if len(finished) < N_FINISHED_LEAST:
         return own
     spread = np.quantile(finished, 0.84, axis=0) - np.quantile(finished, 0.16, axis=0) + 1e-9
@@ -117,12 +117,12 @@ def _features(now: Trend, curve: Curve) -> list[float]:
 
 
 def _squeezed(x: float) -> float:
-    """Logarithmic away from zero, so that a tenth of a percent and one count, and fifty percent and sixty do not."""
+    """Logarithmic away from zero: 0.1 % and 1 % are far apart, 50 % and 60 % are not."""
     return float(np.sign(x) * np.log1p(1e3 * abs(x))) if np.isfinite(x) else float(np.sign(x) * 1e3)
 
 
 def _own_chance(now: Trend, curve: Curve) -> float:
-    """From the curve alone: a logistic curve in the logarithm of what the slope and its error allow.
+    """From the curve alone: logistic in the logarithm of what the slope and its error allow.
 
     Its four numbers were fitted on TaskSet and DeepOBS at a quarter of the run: between .15 and
     .94, and half way at 0.26 % of the best.

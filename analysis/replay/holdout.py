@@ -62,7 +62,8 @@ class Pruning:
         if self.held_out.empty:
             return [
                 *said,
-                "How often that was wrong is not known: hydra.sweeper.holdout_fraction=0.05 lets some run on.",
+                "How often that was wrong is not known: hydra.sweeper.holdout_fraction=0.05 lets "
+                "some run on.",
             ]
         among = "as the best of all" if self.good_rank == 1 else f"among the best {self.good_rank}"
         said.append(

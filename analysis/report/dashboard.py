@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import wsgi
 
@@ -34,7 +33,7 @@ from iolaus.analysis.figures import draw_curves, draw_trial
 from iolaus.analysis.report.notes import Review, note_attributes, review
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.study.record import broken_constraints
+from iolaus.sweeps.study.ranking import order, runs_of
 
 log = logging.getLogger(__name__)
 
@@ -55,28 +54,28 @@ N_PICTURES_KEPT = 100
 def serve(folder: Path, port: int) -> None:
     """Serve the dashboard of a sweep's folder until interrupted. port: 0 for any that is free.
 
-    Raises what Board does, and BadInputError if the port is taken.
+    Raises what DashboardApp does, and BadInputError if the port is taken.
     """
-    board = Board(folder)
+    app = DashboardApp(folder)
     try:
-        server = make_server(HOST, port, board, server_class=_Server, handler_class=_Handler)
+        server = make_server(HOST, port, app, server_class=_Server, handler_class=_Handler)
     except OSError as error:
         raise BadInputError(
             f"port {port} cannot be used: {error.strerror}; choose another with --port"
         ) from error
     with server:
         print(
-            f"dashboard: http://{HOST}:{server.server_port}{board.home} (Ctrl-C ends it)",
+            f"dashboard: http://{HOST}:{server.server_port}{app.home} (Ctrl-C ends it)",
             flush=True,
         )
-        threading.Thread(target=board.keep_current, name="review", daemon=True).start()
+        threading.Thread(target=app.keep_current, name="review", daemon=True).start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             return
 
 
-class Board:
+class DashboardApp:
     """The web application (WSGI): optuna-dashboard on the study as it was last reviewed.
 
     Raises FileNotFoundError if the folder is no sweep, or has lost its study.
@@ -200,18 +199,19 @@ class ReviewedStorage:
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """See optuna.storages.BaseStorage.
 
-        The best of those that keep all constraints, if there is one.
+        The first of the ranking: of a setting with several seeds its first completed run, by the
+        mean of all; one that breaks a constraint only if all do.
         """
-        best = self._backend.get_best_trial(study_id)
-        done = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
-        feasible = [trial for trial in done if not broken_constraints(trial)]
-        if not feasible:
-            return best
-        is_largest = self._backend.get_study_directions(study_id)[0] is StudyDirection.MAXIMIZE
-        return (max if is_largest else min)(feasible, key=lambda trial: trial.value or 0.0)
+        best = self._backend.get_best_trial(study_id)  # raises if there is none
+        trials = self._backend.get_all_trials(study_id, deepcopy=False)
+        directions = [d.name.lower() for d in self._backend.get_study_directions(study_id)]
+        first = order(runs_of(trials), directions)[0]
+        completed = (run.number for run in first.runs if run.state == "complete")
+        number = next(completed, best.number)
+        return next(t for t in self.get_all_trials(study_id, deepcopy=False) if t.number == number)
 
     def create_new_study(self, *_: Any, **__: Any) -> int:
-        """Refused: the dashboard renames a study by copying it, and the folder would no longer find it."""
+        """Refused: a study is renamed by copying it, and the folder would no longer find it."""
         raise StorageInternalError(
             "the study of a sweep keeps its name: the sweep's folder finds it by that"
         )

@@ -1,4 +1,4 @@
-"""A document of paragraphs, tables and pictures, as one HTML file that needs nothing else, and as Markdown."""
+"""A document of paragraphs, tables and pictures, as one self-contained HTML file or Markdown."""
 
 from __future__ import annotations
 

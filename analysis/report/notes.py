@@ -20,18 +20,22 @@ from typing import Any
 import pandas as pd
 from optuna.exceptions import StorageInternalError
 
+from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, open_study
-from iolaus.analysis.diagnosis.shapes import diagnose, shape_name
-from iolaus.analysis.figures.curves import STALLED_SHAPES
-from iolaus.analysis.figures.style import varied
-from iolaus.analysis.ranking.rank import Ranking, objective_source, rank
+from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.shapes import STALLED_SHAPES, shape_name
+from iolaus.analysis.ranking.level import objective_source
+from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.report import summary as words
-from iolaus.analysis.report.terminal import cell, short_names
+from iolaus.analysis.report.terminal import cell
 from iolaus.sweeps import optuna_compat as compat
+from iolaus.sweeps.text import short_names
 
 log = logging.getLogger(__name__)
 
 N_RANKED = 20  # settings in the study's note: more is a report
+# Columns of the ranking that a note has room for.
+NUMBERS = ("seeds", "objective", "level", "95 % low", "95 % high", "tier", "best")
 N_LINKED = 20  # trials behind one link: the dashboard shows all of them on one page
 # The last line of a note by us. A person's own words go below it, and stay.
 SIGNATURE = "*Written by Iolaus. What you add below this line is kept.*"
@@ -205,14 +209,13 @@ def _ranked(ranking: Ranking, study_id: int) -> str:
     names = short_names(params)
     frame = pd.DataFrame(
         {
-            "tier": shown["tier"],
             "setting": [
                 _link(str(setting), trials, study_id)
                 for setting, trials in zip(
                     shown["setting"], ranking.table["trials"].head(N_RANKED), strict=True
                 )
             ],
-            **{name: shown[name] for name in ("seeds", ranking.of, "95 % low", "95 % high")},
+            **{name: shown[name] for name in NUMBERS if name in shown},
             "ended": [str(why).partition(":")[0] for why in shown["why"]],
             **{names[name]: shown[name] for name in params},
         }
@@ -278,7 +281,7 @@ def write_notes(
     ranking: Ranking | None = None,
     diagnosis: pd.DataFrame | None = None,
 ) -> None:
-    """Write the notes that have changed into the study of a sweep's folder, on the study and its finished trials.
+    """Write the notes that have changed into a sweep's study, on it and its finished trials.
 
     ranking, diagnosis: of `rank` and `diagnose`, where they have been made before.
     A study that cannot be written keeps the notes it has; a line in the log says so.

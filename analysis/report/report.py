@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from iolaus.analysis import figures
+from iolaus.analysis.data.curves import lines_of, planned_rates
+from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
+from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
-from iolaus.analysis.diagnosis.shapes import WELL, diagnose, shape_name
+from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.figures.map import N_CHOICES
-from iolaus.analysis.figures.style import lines_of, varied
 from iolaus.analysis.importance import CHANCE, importance, in_words, interactions, shares
 from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import Ranking, rank
@@ -30,8 +33,8 @@ from iolaus.analysis.report.document import (
     as_html,
     as_markdown,
 )
-from iolaus.analysis.report.notes import write_notes
-from iolaus.analysis.report.terminal import counted, short_names
+from iolaus.analysis.report.notes import NUMBERS, write_notes
+from iolaus.sweeps.text import counted, short_names
 
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
@@ -132,19 +135,17 @@ def _about(sweep: Sweep) -> str:
 
 
 def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
-    table = ranking.table[ranking.table["tier"].notna()]
+    table = ranking.table[ranking.table["state"].eq("complete")]
     params = varied(table)
     names = short_names(list(params))
-    frame = table[
-        ["tier", "setting", "n_seeds", "estimate", "low", "high", *params.values()]
-    ].rename(
-        columns={"n_seeds": "seeds", "estimate": ranking.of, "low": "95 % low", "high": "95 % high"}
-        | {column: names[name] for name, column in params.items()}
-    )
+    completed = replace(ranking, table=table).shown()
+    columns = [c for c in ("setting", *NUMBERS, *params) if c in completed]
+    frame = completed[columns].rename(columns=names)
     height = 1.2 + 0.22 * min(len(table), figures.ranking.N_SHOWN)
     picture = Picture(
         "ranking",
-        "Settings, named by their first trial, best on top. Settings of one tier cannot be told apart.",
+        "Settings, named by their first trial, best on top: a stroke at the objective, a mark at "
+        f"the {ranking.of} with its 95 % interval. Settings of one tier cannot be told apart.",
         lambda figure: figures.draw_ranking(figure.subplots(), ranking),
         (8.0, height),
     )
@@ -153,8 +154,11 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     front = pareto(sweep, ranking)
     front = shown(front[front["on_front"]].drop(columns="on_front"))
     what = "all objectives" if len(sweep.directions) > 1 else "tier, speed, noise and seconds"
-    caption = f"Settings that no other beats in {what} at once"
-    return Section("Ranking", [picture, Table("Completed settings", frame), Table(caption, front)])
+    also = f"the {ranking.of} and " if "level" in frame else ""
+    completed_ones = f"Completed settings by the objective, with {also}the best {sweep.metric}"
+    unbeaten = f"Settings that no other beats in {what} at once"
+    tables = [Table(completed_ones, frame), Table(unbeaten, front)]
+    return Section("Ranking", [picture, *tables])
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
@@ -171,7 +175,10 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
             curves, sweep, diagnosis=diagnosis, ranking=ranking, axis=axis, rate_ax=rates
         )
 
-    caption = f"Every trial's {sweep.metric}, smoothed, on one axis of {'steps' if axis == 'step' else axis}."
+    caption = (
+        f"Every trial's {sweep.metric}, smoothed, on one axis of "
+        f"{'steps' if axis == 'step' else axis}."
+    )
     return Section("Curves", [Picture("curves", caption, draw, (9.0, 5.5))])
 
 
@@ -210,7 +217,8 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     n_rows = -(-len(counts) // 4)
     picture = Picture(
         "shapes",
-        "One panel per shape, on the same axes; the other trials faint behind. Marks: where it began.",
+        "One panel per shape, on the same axes; the other trials faint behind. Marks: where it "
+        "began.",
         lambda figure: figures.draw_by_shape(figure, sweep, diagnosis, axis=_axis(sweep)),
         (9.0, 0.8 + 2.0 * n_rows),
     )
@@ -230,7 +238,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
 
 
 def _counted(advice: pd.Series) -> str:
-    """Each advice once, the most frequent first, with how many trials it is for where there are several."""
+    """Each advice once, the most frequent first, with its number of trials where there are several."""
     counts = advice[advice != ""].value_counts()
     return "; ".join(
         f"{text} ({n})" if len(counts) > 1 else str(text) for text, n in counts.items()
@@ -297,7 +305,7 @@ def _mappable(trials: pd.DataFrame) -> list[str]:
 
 
 def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
-    if not lines_of(sweep, "lr") and not figures.planned_rates(sweep):
+    if not lines_of(sweep, "lr") and not planned_rates(sweep):
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
     draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)
@@ -307,7 +315,10 @@ def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
 def _gradients(sweep: Sweep) -> Section:
     if not sweep.curves["metric"].str.startswith(figures.gradients.PREFIX).any():
         return Section("Gradients", [])
-    caption = "Norms of the gradients in the first steps, on the same axes: trials that were clipped and that were not."
+    caption = (
+        "Norms of the gradients in the first steps, on the same axes: trials that were clipped "
+        "and that were not."
+    )
     draw = lambda figure: figures.draw_gradients(figure, sweep)
     return Section("Gradients", [Picture("gradients", caption, draw, (9.0, 4.5))])
 
@@ -346,7 +357,6 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
             "shape": diagnosis["shape"].reindex(trials.index).fillna("").map(shape_name),
             "objective": trials["objective"],
             f"best {sweep.metric}": trials["best"],
-            f"final {sweep.metric}": trials["final"],
             "steps": trials["steps"],
             "seconds": trials["seconds"],
             **{names[c.removeprefix("params.")]: trials[c] for c in params},

@@ -1,20 +1,26 @@
-"""A sweep in one paragraph: what was searched, what won and how certain that is, what went wrong most, what is next."""
+"""The report's first paragraph, a function per sentence.
+
+What was searched, what came first and how certain that is, what went wrong most, what is next.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.next_trials import NextTrial, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
-from iolaus.analysis.figures.style import varied
 from iolaus.analysis.ranking.pareto import pareto
 from iolaus.analysis.ranking.rank import Ranking
-from iolaus.analysis.report.terminal import counted
+from iolaus.sweeps.text import counted
+
+__all__ = ["on_front", "paragraph", "searched", "to_try", "went_wrong", "won"]
 
 STATE_WORDS = {
     "complete": "completed",
@@ -32,7 +38,7 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
 
     Nothing else is claimed.
     ranking: of `iolaus.analysis.ranking.rank.rank`. diagnosis: of
-    `iolaus.analysis.diagnosis.shapes.diagnose`.
+    `iolaus.analysis.diagnosis.diagnose.diagnose`.
     """
     problems = (
         went_wrong(diagnosis) if len(sweep.curves) else []
@@ -65,7 +71,10 @@ def searched(sweep: Sweep) -> str:
         else " ran"
     )
     counts = Counter(trials["state"])
-    return f"{what}{over}: {_listed([f'{n} {STATE_WORDS.get(state, state)}' for state, n in counts.most_common()])}."
+    return (
+        f"{what}{over}: "
+        f"{_listed([f'{n} {STATE_WORDS.get(state, state)}' for state, n in counts.most_common()])}."
+    )
 
 
 def won(ranking: Ranking) -> list[str]:
@@ -73,15 +82,11 @@ def won(ranking: Ranking) -> list[str]:
 
     Or that nothing can be said.
     """
-    if not ranking.first:
+    winner = ranking.winner
+    if winner is None:
         feasible = "feasible " if ranking.table["state"].eq("infeasible").any() else ""
         return [f"No {feasible}setting has completed, so none has won."]
     lead = ranking.table.astype(object).iloc[0]  # each value of its own type
-    interval = (
-        f" (95 % interval {lead['low']:.4g} to {lead['high']:.4g})"
-        if np.isfinite(lead["low"])
-        else ""
-    )
     params = varied(ranking.table)
     values = [
         f"{name}={_value(lead[column])}"
@@ -89,23 +94,31 @@ def won(ranking: Ranking) -> list[str]:
         if not pd.isna(lead[column])
     ]
     where = f", with {_listed(values)}" if 0 < len(values) <= N_NAMED else ""
-    is_alone = ranking.table["tier"].notna().sum() == 1
-    leads = (
-        "is the only one that completed"
-        if is_alone
-        else "leads"
-        if len(ranking.first) > 1
-        else "came first"
-    )
-    said = (
-        f"Setting {ranking.first[0]} {leads}: {ranking.of} {lead['estimate']:.4g}{interval}{where}."
-    )
+    is_alone = ranking.table["state"].eq("complete").sum() == 1
+    if is_alone:
+        leads = "is the only one that completed"
+    else:
+        leads = "came first" if ranking.first == [winner] else "leads"
+    measured = f"objective {_value(lead['objective'])}{_certainty(ranking, lead)}"
+    said = f"Setting {winner} {leads}: {measured}{where}."
     return [said, *(ranking.warnings if is_alone else ranking.sentences())]
+
+
+def _certainty(ranking: Ranking, lead: pd.Series) -> str:
+    """The level of the first setting and its interval, as far as they are known."""
+    known = []
+    if ranking.of != "objective":
+        known.append(f"{ranking.of} {lead['level']:.4g}")
+    elif not math.isclose(lead["level"], lead["objective"], rel_tol=1e-6):
+        known.append(f"with the same seeds for all {lead['level']:.4g}")
+    if np.isfinite(lead["low"]):
+        known.append(f"95 % interval {lead['low']:.4g} to {lead['high']:.4g}")
+    return f" ({', '.join(known)})" if known and not pd.isna(lead["level"]) else ""
 
 
 def on_front(sweep: Sweep, ranking: Ranking) -> list[str]:
     """Of several objectives, who no other beats in all of them; nothing of one."""
-    if len(sweep.directions) < 2 or not ranking.first:
+    if len(sweep.directions) < 2 or ranking.winner is None:
         return []
     found = pareto(sweep, ranking)
     front = found.loc[found["on_front"], "setting"]
@@ -135,7 +148,7 @@ def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
 
 
 def to_try(trials: Sequence[NextTrial]) -> list[str]:
-    """The first changes that `iolaus.analysis.diagnosis.next_trials` would try, each with the first trials it would fix."""
+    """The first changes to try, each with the first trials it would fix."""
     changes: dict[str, list[str]] = {}
     for trial in trials:
         changes.setdefault(" ".join(trial.overrides), []).append(str(trial.fixes[0]))

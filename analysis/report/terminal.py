@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,7 +15,7 @@ WRITTEN_OUT = (1e3, 1e9)  # 64000 is read faster than 6.4e+04
 
 
 def terminal() -> Console:
-    """Where commands print; where nobody sees a terminal's edge, a table should not be cut at 80 columns."""
+    """Where commands print; a table for no terminal is not cut at 80 columns."""
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 
@@ -50,26 +49,9 @@ def holds_numbers(column: pd.Series) -> bool:
 
 
 def cell(value: Any) -> str:
-    """A value for a reader: numbers with four digits, whole thousands with all, NaN and absent values empty."""
+    """A value for a reader: four digits, whole thousands with all, NaN and absent values empty."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0f}" if WRITTEN_OUT[0] <= abs(value) < WRITTEN_OUT[1] else f"{value:.4g}"
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """`optim.lr` as `lr`: the last part of each dotted key, and as much before it as tells it from the others."""
-    names = {}
-    for key in keys:
-        parts = key.split(".")
-        ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        names[key] = next(
-            end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1
-        )
-    return names
-
-
-def counted(n: int, what: str) -> str:
-    """How many: "1 trial", "1,200 trials"."""
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

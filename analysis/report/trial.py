@@ -8,7 +8,7 @@ import pandas as pd
 
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.convergence import convergence
-from iolaus.analysis.diagnosis.shapes import diagnose
+from iolaus.analysis.diagnosis.diagnose import diagnose
 
 
 def described(sweep: Sweep, trial: int) -> pd.Series:

@@ -59,7 +59,8 @@ def print_frame(frame: pd.DataFrame, as_json: bool) -> None:
 def print_ranking(ranking: Ranking, as_json: bool) -> None:
     """Print a ranking's table and what there is to say of it."""
     from iolaus.analysis.ranking.rank import as_document
-    from iolaus.analysis.report.terminal import as_table, short_names, terminal
+    from iolaus.analysis.report.terminal import as_table, terminal
+    from iolaus.sweeps.text import short_names
 
     if as_json:
         print_json(as_document(ranking))

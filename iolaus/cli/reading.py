@@ -204,7 +204,7 @@ def importance(
 ) -> None:
     """Which parameters mattered, for the result and for each shape."""
     from iolaus.analysis import importance as analysed
-    from iolaus.analysis.diagnosis.shapes import diagnose
+    from iolaus.analysis.diagnosis.diagnose import diagnose
     from iolaus.analysis.report.terminal import as_table, terminal
 
     sweep = _loaded(folder, metric, direction)
@@ -234,7 +234,7 @@ def diagnose(
     folder: Source, metric: Metric = None, direction: Direction = None, as_json: AsJson = False
 ) -> None:
     """The shape of each trial's loss, why, and what to do about it."""
-    from iolaus.analysis.diagnosis.shapes import diagnose as diagnosed
+    from iolaus.analysis.diagnosis.diagnose import diagnose as diagnosed
     from iolaus.analysis.diagnosis.shapes import shape_name
 
     sweep = _loaded(folder, metric, direction)
@@ -297,7 +297,7 @@ def next_(
     from dataclasses import asdict
 
     from iolaus.analysis.diagnosis import next_trials as following
-    from iolaus.analysis.diagnosis.shapes import diagnose
+    from iolaus.analysis.diagnosis.diagnose import diagnose
     from iolaus.analysis.report.terminal import as_table, terminal
 
     sweep = _loaded(folder, metric, direction)

@@ -10,13 +10,14 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from iolaus.sweeps.run.progress import counted, duration
+from iolaus.sweeps.run.progress import duration
 from iolaus.sweeps.run.reports import write_report
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.run.setup import Setup
 from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.folder import RESULTS_FILE, short
+from iolaus.sweeps.text import counted
 
 __all__ = ["command_line", "conclude", "make_console", "show_reached"]
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from iolaus.sweeps.types import Ending, Outcome
 
-__all__ = ["Progress", "counted", "duration"]
+__all__ = ["Progress", "duration"]
 
 
 @dataclass
@@ -159,11 +159,6 @@ class Progress:
             "" if self.console.is_terminal else f"  [{self._counted()}]"
         )  # there the live display shows it
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
-
-
-def counted(n: int, what: str) -> str:
-    """A number of things: 1 slot, 2 slots."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

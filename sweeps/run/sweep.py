@@ -14,7 +14,7 @@ from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.run.conclusion import conclude, make_console, show_reached
 from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.fork_server import ForkServer
-from iolaus.sweeps.run.progress import Progress, counted
+from iolaus.sweeps.run.progress import Progress
 from iolaus.sweeps.run.returns import job_returns
 from iolaus.sweeps.run.session import begin_session, join_study, opened_storage
 from iolaus.sweeps.run.settings import Settings
@@ -22,6 +22,7 @@ from iolaus.sweeps.run.setup import Setup, set_up
 from iolaus.sweeps.run.workers import Workers
 from iolaus.sweeps.study.folder import locked, short
 from iolaus.sweeps.study.sweep_study import SweepStudy
+from iolaus.sweeps.text import counted
 
 __all__ = ["run_sweep"]
 

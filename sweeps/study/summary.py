@@ -10,13 +10,12 @@ import shlex
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 from omegaconf import OmegaConf
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -24,31 +23,27 @@ from rich.text import Text
 
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.study.opening import METRIC_ATTR
-from iolaus.sweeps.study.record import (
-    broken_constraints,
-    leader_of,
-    record_of,
-    was_interrupted,
-)
+from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
+from iolaus.sweeps.study.record import broken_constraints, record_of
+from iolaus.sweeps.text import short_names
 from iolaus.sweeps.types import Ending
+
+__all__ = ["Result", "ResultsTable", "rank", "ranked", "save_results", "show_next", "table"]
 
 # A terminal's screenful or two; the report holds all.
 N_ROWS_SHOWN = 40
 # Between columns, and what the reason for an ending is given before parameters are left out.
 GAP, WHY_WIDTH = 2, 12
 
-INFEASIBLE = "infeasible"
-_ORDER = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.RUNNING: 2, TrialState.FAIL: 3}
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One setting in the ranking.
+    """One setting in the table.
 
     A trial, or the runs of a setting with several seeds, under the first one's number.
     values: the objectives, means over the completed runs; spread: the standard deviation of the
-    first one between runs, NaN if fewer than two completed. best, final: of the watched metric, NaN
-    if there are none; of several runs the means. n_steps: the last step reported, of several runs
+    first one between runs, NaN if fewer than two completed. best: of the watched metric, NaN if
+    there is none; of several runs the mean. n_steps: the last step reported, of several runs
     the highest.
     """
 
@@ -56,7 +51,6 @@ class Result:
     state: str
     values: tuple[float, ...]
     best: float
-    final: float
     n_steps: int | None
     why: str
     params: Mapping[str, Any]
@@ -65,52 +59,42 @@ class Result:
 
 
 def rank(study: optuna.Study) -> list[Result]:
-    """All settings that ran, best first.
+    """All settings that ran, best first, in the order of `iolaus.sweeps.study.ranking`."""
+    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    standings = ranked(study)
+    return [
+        _result(standing, [trials[run.number] for run in standing.runs]) for standing in standings
+    ]
 
-    Completed ones by objective, then pruned ones by their best, then failed ones. Those that
-    completed but break a constraint come after the other completed ones, in the state infeasible.
-    With several objectives, those on the Pareto front come first and the order is otherwise by the
-    first objective. Interrupted trials are left out: the same settings are queued again.
-    """
-    sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
-    metric_sign = Metric(**known).sign if (known := study.user_attrs.get(METRIC_ATTR)) else sign
-    front = {t.number for t in study.best_trials} if len(study.directions) > 1 else set()
-    settings: dict[int, list[FrozenTrial]] = {}
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state in _ORDER and not was_interrupted(trial):
-            settings.setdefault(leader_of(trial), []).append(trial)
 
-    def place(result: Result) -> tuple[int, bool, bool, float]:
-        order = sign * result.values[0] if result.values else metric_sign * result.best
-        order = math.inf if math.isnan(order) else order
-        return _ORDER[_state(result)], result.state == INFEASIBLE, result.number not in front, order
+def ranked(study: optuna.Study) -> list[Standing]:
+    """The settings of a study, best first."""
+    directions = [direction.name.lower() for direction in study.directions]
+    known = study.user_attrs.get(METRIC_ATTR)
+    metric_sign = Metric(**known).sign if known else None
+    return order(runs_of(study.get_trials(deepcopy=False)), directions, metric_sign)
 
-    def _state(result: Result) -> TrialState:
-        return min((t.state for t in settings[result.number]), key=lambda state: _ORDER[state])
 
-    return sorted(
-        (_merged([_result(trial) for trial in trials]) for trials in settings.values()), key=place
+def _result(standing: Standing, trials: Sequence[FrozenTrial]) -> Result:
+    endings = [_ending(trial) for trial in trials]
+    wrong = (
+        ending
+        for trial, ending in zip(trials, endings, strict=True)
+        if trial.state is not TrialState.COMPLETE or ending[0] == INFEASIBLE
     )
-
-
-def _merged(runs: Sequence[Result]) -> Result:
-    """The runs of one setting as one result; the one run of a setting as it is."""
-    if len(runs) == 1:
-        return runs[0]
-    completed = [run.values for run in runs if run.values]
-    means = tuple(statistics.fmean(values) for values in zip(*completed, strict=True))
-    wrong = (run for run in runs if not run.values or run.state == INFEASIBLE)
-    first = next(wrong, runs[0])  # says what went wrong, if anything did
-    return replace(
-        runs[0],
-        state=first.state,
-        why=first.why,
-        values=means,
-        best=statistics.fmean(run.best for run in runs),
-        final=statistics.fmean(run.final for run in runs),
-        n_steps=max((run.n_steps for run in runs if run.n_steps is not None), default=None),
-        n_runs=len(runs),
-        spread=_spread([values[0] for values in completed]),
+    state, why = next(wrong, endings[0])  # says what went wrong, if anything did
+    steps = [known for trial in trials if (known := record_of(trial).steps) is not None]
+    done = [run.objectives[0] for run in standing.runs if run.objectives]
+    return Result(
+        trials[0].number,
+        state,
+        standing.objectives,
+        standing.best,
+        max(steps, default=None),
+        why,
+        trials[0].params,
+        len(trials),
+        _spread(done),
     )
 
 
@@ -120,7 +104,8 @@ def _spread(values: Sequence[float]) -> float:
     return statistics.stdev(values)
 
 
-def _result(trial: FrozenTrial) -> Result:
+def _ending(trial: FrozenTrial) -> tuple[str, str]:
+    """(state, reason) of a trial, for the table."""
     record = record_of(trial)
     state, _, reason = record.why.partition(": ")
     if record.verdict is not None and record.ending is Ending.PRUNED:
@@ -128,21 +113,11 @@ def _result(trial: FrozenTrial) -> Result:
     broken = ", ".join(broken_constraints(trial))
     if broken and trial.state is TrialState.COMPLETE:
         state, reason = INFEASIBLE, f"breaks {broken}"
-    run = record.run
-    return Result(
-        trial.number,
-        state or trial.state.name.lower(),
-        tuple(trial.values or ()) if trial.state is TrialState.COMPLETE else (),
-        math.nan if run.best is None else run.best,
-        math.nan if run.final is None else run.final,
-        record.steps,
-        reason,
-        trial.params,
-    )
+    return state or trial.state.name.lower(), reason
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class ResultsTable:
     """The ranking as a table that fits its terminal.
 
     Where that is narrow, the last parameters are left out, by name.
@@ -187,25 +162,20 @@ def _width(column: tuple[str, Sequence[str]]) -> int:
     return max(map(len, [title, *cells])) + GAP
 
 
-def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Ranking:
-    """The ranking for a terminal: the best `N_ROWS_SHOWN` rows, and how many there are below."""
+def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> ResultsTable:
+    """The ranking for a terminal: the best `N_ROWS_SHOWN` rows, and how many there are below.
+
+    Its columns are the trial, how it ended, what the study optimises (objective), the best value of
+    the watched metric on its curve, the last step, and the parameters.
+    """
     rows = results[:N_ROWS_SHOWN]
     keys = list(dict.fromkeys(key for r in results for key in r.params))
-    short = _short_names(keys)
-    # With one objective its value is the best or final of the metric, unless the task returned
-    # something else.
-    repeated = any(r.n_runs > 1 for r in results)
-    own_value = (
-        n_objectives > 1
-        or repeated
-        or any(r.values and r.values[0] not in (r.best, r.final) for r in results)
-    )
+    short = short_names(keys)
     columns = [("trial", [str(r.number) for r in rows]), ("state", [r.state for r in rows])]
-    if own_value:
-        for i in range(n_objectives):
-            title = "objective" if n_objectives == 1 else f"objective {i}"
-            columns.append((title, [_number(r.values[i]) if r.values else "" for r in rows]))
-    if repeated:
+    for i in range(n_objectives):
+        title = "objective" if n_objectives == 1 else f"objective {i + 1}"
+        columns.append((title, [_number(r.values[i]) if r.values else "" for r in rows]))
+    if any(r.n_runs > 1 for r in results):
         columns += [
             ("± sd", [_number(r.spread) for r in rows]),
             ("seeds", [str(r.n_runs) for r in rows]),
@@ -213,11 +183,10 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Rank
     if any(not math.isnan(r.best) for r in results):
         columns += [
             (f"best {metric}", [_number(r.best) for r in rows]),
-            ("final", [_number(r.final) for r in rows]),
             ("steps", ["" if r.n_steps is None else f"{r.n_steps:,}" for r in rows]),
         ]
     params = [(short[key], [_number(r.params.get(key, "")) for r in rows]) for key in keys]
-    return Ranking(columns, params, [r.why for r in rows], len(results) - len(rows))
+    return ResultsTable(columns, params, [r.why for r in rows], len(results) - len(rows))
 
 
 def _number(value: Any) -> str:
@@ -226,47 +195,40 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted key, with as many parts before it as tell it from the others."""
-    names = {}
-    for key in keys:
-        parts = key.split(".")
-        for n in range(1, len(parts) + 1):
-            name = ".".join(parts[-n:])
-            if sum(other == name or other.endswith(f".{name}") for other in keys) == 1:
-                break
-        names[key] = name
-    return names
-
-
 def save_results(study: optuna.Study, path: Path) -> None:
-    """Write optimization_results.yaml as the official sweeper does, plus the best trial's number and folder."""
+    """Write optimization_results.yaml: what the official sweeper writes, with trial and folder.
+
+    The best trial is the first of the ranking, if that completed and is feasible; with several
+    objectives the solutions are the Pareto front, in the order of the ranking. Of a setting with
+    several seeds the values are means, and the folder is that of its first run.
+    """
     content: dict[str, Any] = {"name": "optuna"}
-    trials = study.get_trials(deepcopy=False)
-    if len(study.directions) == 1:
-        best = next(
-            (result for result in rank(study) if result.values and result.state != INFEASIBLE), None
-        )
-        if best is None:
-            content["best_params"] = None  # no feasible trial has completed
-        else:
-            content |= {
-                "best_params": dict(best.params),
-                "best_value": best.values[0],
-                "best_trial": best.number,
-            }
-            content |= {"best_folder": record_of(trials[best.number]).run.folder}
-            content |= {"n_seeds": best.n_runs, "spread": best.spread} if best.n_runs > 1 else {}
-    else:
+    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    standings = ranked(study)
+    if len(study.directions) > 1:
+        front = [(standing, trials[standing.runs[0].number]) for standing in standings]
         content["solutions"] = [
             {
-                "params": t.params,
-                "values": t.values,
-                "trial": t.number,
-                "folder": record_of(t).run.folder,
+                "params": dict(trial.params),
+                "values": list(standing.objectives),
+                "trial": trial.number,
+                "folder": record_of(trial).run.folder,
             }
-            for t in study.best_trials
+            for standing, trial in front
+            if standing.on_front
         ]
+    elif not standings or standings[0].state != "complete":
+        content["best_params"] = None  # no feasible trial has completed
+    else:
+        first = trials[standings[0].runs[0].number]
+        best = _result(standings[0], [trials[run.number] for run in standings[0].runs])
+        content |= {
+            "best_params": dict(best.params),
+            "best_value": best.values[0],
+            "best_trial": best.number,
+            "best_folder": record_of(first).run.folder,
+        }
+        content |= {"n_seeds": best.n_runs, "spread": best.spread} if best.n_runs > 1 else {}
     OmegaConf.save(OmegaConf.create(content), path)
 
 

@@ -20,11 +20,10 @@ from matplotlib.text import Text
 from iolaus.analysis import figures
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import SHAPES
-from iolaus.analysis.figures.curves import smooth
 from iolaus.analysis.figures.gradients import PREFIX
-from iolaus.analysis.figures.style import SHAPE_MARKS, best_trial, value_limits
+from iolaus.analysis.figures.style import SHAPE_MARKS, centred_mean, value_limits
 from iolaus.analysis.figures.timeline import lanes
-from iolaus.analysis.ranking.rank import Ranking, rank
+from iolaus.analysis.ranking.rank import Ranking, best_trial, rank
 from iolaus.analysis.replay.holdout import pruning
 
 mpl.use("agg")
@@ -171,15 +170,17 @@ def test_a_diverged_curve_does_not_spoil_the_frame() -> None:
 
 
 def test_the_best_is_the_rankings_first() -> None:
-    """What every figure calls the best is the first of the ranking, not whoever's last report was
-    lowest by luck.
+    """What every figure calls the best is the first of the ranking, who has the lowest objective;
+    that it may be luck is said by the ranking.
     """
     lucky = [3.0, 2.0, 1.6, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 0.9]
     steady = [3.0, 2.0, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     what = small({0: lucky, 1: steady}, {0: "complete", 1: "complete"})
     ranking = rank(what)
-    assert ranking.first[0] == best_trial(what) == best_trial(what, ranking) == 1
-    assert "best: trial 1" in legend(all_curves(what, ranking=ranking))
+    assert ranking.winner == best_trial(what) == best_trial(what, ranking) == 0
+    assert "best: trial 0" in legend(all_curves(what, ranking=ranking))
+    assert ranking.level_leader == 1
+    assert "its curve ends above setting 1's" in ranking.sentences()[0]
 
 
 def test_interventions_and_stalls_are_marked_where_they_were() -> None:
@@ -203,9 +204,9 @@ def test_smoothing_keeps_what_is_straight(values: np.ndarray) -> None:
     in their range.
     """
     steps = np.arange(float(len(values)))
-    smoothed = smooth(np.column_stack([steps, values]))
+    smoothed = centred_mean(np.column_stack([steps, values]))
     line = np.column_stack([steps, 3 - 0.5 * steps])
-    np.testing.assert_allclose(smooth(line), line, atol=1e-9)
+    np.testing.assert_allclose(centred_mean(line), line, atol=1e-9)
     np.testing.assert_allclose(smoothed[[0, -1], 1], values[[0, -1]], atol=1e-6)
     assert (
         values.min() - 1e-6 <= smoothed[:, 1].min() <= smoothed[:, 1].max() <= values.max() + 1e-6
@@ -320,7 +321,14 @@ def spread(**changes: float) -> Ranking:
     """
     estimate = pd.Series({f"s{i}": 1 + 0.2 * i for i in range(5)} | changes).to_numpy()
     table = pd.DataFrame(
-        {"setting": range(5), "n_seeds": 1, "estimate": estimate, "tier": range(1, 6)}
+        {
+            "setting": range(5),
+            "state": "complete",
+            "n_seeds": 1,
+            "objective": estimate,
+            "level": estimate,
+            "tier": range(1, 6),
+        }
     )
     table = table.assign(low=estimate - 0.1, high=estimate + 0.1)
     return Ranking(table, "level of loss", False, 0.05, "curve", 0.2, 2, ())
@@ -333,7 +341,7 @@ def test_one_exploded_setting_squashes_no_others(sign: float, said: str) -> None
     """
     ranking = spread(s4=10.65)
     low, high = ("low", "high") if sign > 0 else ("high", "low")
-    turned = {"estimate": sign * ranking.table["estimate"], "low": sign * ranking.table[low]}
+    turned = {"level": sign * ranking.table["level"], "low": sign * ranking.table[low]}
     table = ranking.table.assign(**turned, high=sign * ranking.table[high])
     ranking = dataclasses.replace(ranking, table=table, larger_is_better=sign < 0)
     ax = drawn(lambda f: figures.draw_ranking(f.subplots(), ranking)).axes[0]

@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 
 from iolaus.analysis.data.sweep import load, open_study
 from iolaus.analysis.diagnosis.convergence import convergence
-from iolaus.analysis.diagnosis.shapes import diagnose
+from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.ranking.rank import rank
 
 STEPS = np.arange(1, 41)

@@ -8,8 +8,8 @@ import pytest
 
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.convergence import convergence, default_target, time_to_target
+from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.next_trials import next_trials
-from iolaus.analysis.diagnosis.shapes import diagnose
 from iolaus.analysis.importance import importance, interactions, shares
 from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import compare, rank
@@ -53,7 +53,7 @@ def test_without_trials_every_table_is_empty_and_has_its_columns(
         for key in made_sweep().trials.filter(like="params.")
         for name in (key, key.removeprefix("params."))
     }
-    named = ("steps to loss", "level of loss")  # only known once there is one
+    named = ("steps to loss",)  # only known once there is one
     usual = {
         str(column) for column in table(made_sweep()).columns if not str(column).startswith(named)
     }

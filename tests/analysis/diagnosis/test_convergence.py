@@ -10,6 +10,7 @@ from scipy.stats import CensoredData, ecdf
 
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.convergence import SHOWN, convergence, default_target, time_to_target
+from iolaus.analysis.ranking.level import level
 from iolaus.sweeps.signals import signals
 
 STEPS = np.arange(1, 101) * 10
@@ -43,16 +44,18 @@ def falling(tau: float, end: float = 0.1) -> np.ndarray:
 
 
 def test_numbers_are_those_of_the_signals():
-    """One definition: level, best, noise, slope are what `iolaus.sweeps.signals` says."""
+    """One definition: best, noise, slope are what `iolaus.sweeps.signals` says, the level is what the
+    ranking says.
+    """
     losses = falling(200) + 0.01 * np.random.default_rng(0).normal(size=100)
     row, s = convergence(sweep({4: losses})).loc[4], signals(STEPS, losses)
-    assert (row["final"], row["best"], row["noise"], row["late_slope"]) == (
-        s.level,
+    assert (row["level"], row["smoothed_best"], row["noise"], row["late_slope"]) == (
+        level(STEPS, losses, "final")[0],
         s.best,
         s.noise,
         s.trend,
     )
-    assert row["best_at"] == s.best_step
+    assert row["smoothed_best_at"] == s.best_step
 
 
 def test_an_exponential_is_half_way_after_its_half_life():
@@ -88,7 +91,7 @@ def test_a_maximised_metric_keeps_its_sign():
     )
     high = convergence(made)
     assert high.attrs["target"] == default_target(made) == pytest.approx(1 - low.attrs["target"])
-    for name in ("start", "best", "final"):
+    for name in ("start", "smoothed_best", "level"):
         assert high[name].tolist() == pytest.approx((1 - low[name]).tolist())
     for name, of in {
         "late_slope": "late_slope",
@@ -96,7 +99,7 @@ def test_a_maximised_metric_keeps_its_sign():
         "val_gap": "val_gap",
     }.items():
         assert high[name].tolist() == pytest.approx((-low[of]).tolist())
-    for name in ("noise", "rebound", "half_way", "to_target", "best_at"):
+    for name in ("noise", "rebound", "half_way", "to_target", "smoothed_best_at"):
         assert high[name].tolist() == pytest.approx(low[name].tolist(), nan_ok=True)
     given = convergence(made, target=0.5)
     assert (
@@ -110,10 +113,10 @@ def test_axes_say_the_same_in_their_own_unit(axis, per_step):
     """Places scale with the axis, slopes against it, losses stay."""
     losses = {0: falling(100) + 0.01 * np.random.default_rng(0).normal(size=100)}
     steps, other = convergence(sweep(losses)).loc[0], convergence(sweep(losses), axis).loc[0]
-    for place in ("last", "best_at", "half_way", "to_target", "stalled_since"):
+    for place in ("last", "smoothed_best_at", "half_way", "to_target", "stalled_since"):
         assert other[place] == pytest.approx(steps[place] * per_step, nan_ok=True)
     assert other["late_slope"] == pytest.approx(steps["late_slope"] / per_step)
-    assert other["final"] == steps["final"]
+    assert other["level"] == steps["level"]
     assert other["area"] == pytest.approx(steps["area"])
 
 
@@ -134,7 +137,10 @@ def test_what_did_not_happen_is_missing():
     )
     table = convergence(made)
     assert (
-        table.loc[[1, 2], ["best", "final", "to_target", "half_way", "noise", "val_gap", "clipped"]]
+        table.loc[
+            [1, 2],
+            ["smoothed_best", "level", "to_target", "half_way", "noise", "val_gap", "clipped"],
+        ]
         .isna()
         .all(axis=None)
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.features import Features, gather
 from iolaus.analysis.diagnosis.fixes import (
     END_SHARE,
@@ -23,7 +24,7 @@ from iolaus.analysis.diagnosis.fixes import (
     suggested_fix,
 )
 from iolaus.analysis.diagnosis.next_trials import continuing, enqueue, next_trials
-from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis, diagnose
+from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis
 from iolaus.sweeps.search.space import signature
 
 STEPS = np.arange(1, 101) * 10.0

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.sweep import Sweep, load
-from iolaus.analysis.diagnosis.features import Features, explosion, gather, loss_metrics, split
-from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose, diagnose_curve
+from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.features import Features, explosion, gather, loss_metrics
+from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose_curve
 from iolaus.sweeps.signals import signals
 
 STEPS = np.arange(1, 101) * 10.0
@@ -288,10 +290,10 @@ def test_repeated_and_disordered_steps_keep_the_last_report():
     frame = pd.DataFrame(
         {"trial": 3, "step": [1, 2, 3, 2], "metric": "loss", "value": [1.0, 2.0, 3.0, 4.0]}
     )
-    steps, values = split(frame, "loss")[3]
+    steps, values = curves_of(frame, "loss")[3]
     assert list(steps) == [1, 2, 3]
     assert list(values) == [1, 4, 3]
-    assert split(frame, "other") == {}
+    assert curves_of(frame, "other") == {}
 
 
 def test_a_table_has_a_row_for_each_trial_that_can_be_judged():

@@ -13,9 +13,10 @@ from hypothesis.extra.numpy import arrays
 from optuna.study._multi_objective import _is_pareto_front
 
 from iolaus.analysis.data.sweep import Sweep, load
-from iolaus.analysis.ranking.pareto import front, pareto, shown
+from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import rank
 from iolaus.analysis.report.summary import on_front
+from iolaus.sweeps.study.ranking import non_dominated
 
 
 @given(
@@ -27,14 +28,16 @@ from iolaus.analysis.report.summary import on_front
 )
 def test_the_front_is_optunas(values: np.ndarray) -> None:
     """The rows on the front are those that Optuna finds, ties included."""
-    assert list(front(values)) == list(_is_pareto_front(values, assume_unique_lexsorted=False))
+    assert list(non_dominated(values)) == list(
+        _is_pareto_front(values, assume_unique_lexsorted=False)
+    )
 
 
 def test_a_criterion_without_numbers_decides_nothing() -> None:
     """NaN throughout leaves the other criteria to decide; NaN in one row is the worst."""
     values = np.array([[1.0, np.nan], [2.0, np.nan]])
-    assert list(front(values)) == [True, False]
-    assert list(front(np.array([[1.0, np.nan], [1.0, 5.0]]))) == [False, True]
+    assert list(non_dominated(values)) == [True, False]
+    assert list(non_dominated(np.array([[1.0, np.nan], [1.0, 5.0]]))) == [False, True]
 
 
 def fast_slow_and_bad() -> Sweep:
@@ -91,7 +94,7 @@ def test_a_target_that_was_not_reached_is_said() -> None:
     assert float(heading.split()[-1]) == pytest.approx(found.attrs["target"], rel=1e-3)
     assert table[heading].map(type).tolist() == [float, float, str]
     assert table[heading].iloc[2] == "not reached"
-    assert list(front(np.array([[1.0, np.inf], [1.0, 500.0], [1.0, np.inf]]))) == [
+    assert list(non_dominated(np.array([[1.0, np.inf], [1.0, 500.0], [1.0, np.inf]]))) == [
         False,
         True,
         False,

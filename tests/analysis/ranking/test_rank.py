@@ -11,7 +11,8 @@ import pytest
 
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.ranking import tiers
-from iolaus.analysis.ranking.rank import Ranking, compare, level, rank
+from iolaus.analysis.ranking.level import level
+from iolaus.analysis.ranking.rank import Ranking, compare, rank
 
 
 def sweep(
@@ -91,7 +92,7 @@ def test_a_clear_winner_stands_alone_in_either_direction() -> None:
     )
     assert low.first == high.first == [0]
     assert list(low.table["tier"]) == list(high.table["tier"]) == [1, 2, 2]
-    assert np.allclose(low.table["estimate"], -high.table["estimate"])
+    assert np.allclose(low.table["level"], -high.table["level"])
     assert np.allclose(low.table["low"], -high.table["high"])
     assert low.seeds_to_settle == 0
 
@@ -184,8 +185,7 @@ def test_without_repeats_the_curves_tell_the_noise() -> None:
     assert list(found.table["setting"])[-1] == 3
     assert any("No setting was repeated" in w for w in found.warnings)
     assert (
-        (found.table["low"] < found.table["estimate"])
-        & (found.table["estimate"] < found.table["high"])
+        (found.table["low"] < found.table["level"]) & (found.table["level"] < found.table["high"])
     ).all()
 
 
@@ -277,7 +277,7 @@ def test_a_loss_that_still_falls_is_not_behind_itself() -> None:
     u = np.linspace(0, 1, 20)
     table = of_curves([3 - 2 * u, 1.08 + 0.005 * (-1) ** np.arange(20)]).table
     assert list(table["setting"]) == [0, 1]
-    assert table["estimate"][0] == pytest.approx(1.0)
+    assert table["level"][0] == pytest.approx(1.0)
     assert table["low"][1] < 1.08 < table["high"][1]
 
 
@@ -336,7 +336,7 @@ def test_a_result_may_come_before_its_curve(n_there: int) -> None:
     assert (found.noise_source, found.of) == ("curve", "level of loss")
     table = found.table.set_index("setting")
     assert table["low"].isna().to_dict() == {n: n == 3 for n in range(8)}
-    assert table["estimate"][3] == pytest.approx(last[3])
+    assert table["level"][3] == pytest.approx(last[3])
     assert not any("Nothing is known" in warning for warning in found.warnings)
 
 

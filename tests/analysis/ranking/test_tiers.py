@@ -211,3 +211,34 @@ def test_an_error_whose_square_overflows_is_large_and_no_more():
         np.array([1.0, 2.0, 3.0, 1e200]), np.array([0.1, 0.1, 0.1, 1e190]), np.full(4, 6.0)
     )
     assert list(tiers(known)) == [1, 2, 3, 4]
+
+
+def of_unequal_noise(n_settings: int = 12) -> list[list[float]]:
+    """Settings of four runs each that differ in their noise by more than chance, all at 0."""
+    rng = np.random.default_rng(0)
+    scale = 10.0 ** np.linspace(-1, 0, n_settings)
+    return [list(s * rng.normal(size=4)) for s in scale]
+
+
+def test_no_setting_is_trusted_to_vary_less_than_the_typical_one() -> None:
+    """The quietest of many settings are quiet by luck: their variance is the typical one, so a
+    difference that only their own small spread makes large is no difference.
+    """
+    values = of_unequal_noise()
+    known = from_seeds(*unpaired(values))
+    own = np.array([np.var(v, ddof=1) for v in values])
+    assert (own < known.noise**2).sum() >= 3
+    assert (known.variance >= known.noise**2 * (1 - 1e-9)).all()
+    assert known.variance.max() > 1.5 * known.noise**2  # they are not all taken to be alike
+    quiet = int(own.argmin())
+    beside = [x + known.noise for x in values[quiet]]
+    assert np.ptp(tiers(from_seeds(*unpaired([*values, beside])))[[quiet, -1]]) == 0
+
+
+def test_a_setting_that_never_varies_says_little_of_the_others() -> None:
+    """Runs that are all equal neither break the estimate nor make the others' noise vanish."""
+    values = of_unequal_noise()
+    usual = from_seeds(*unpaired(values)).noise
+    known = from_seeds(*unpaired([*values, [0.0] * 4]))
+    assert np.isfinite(known.variance).all()
+    assert 0.5 * usual < known.noise <= usual * (1 + 1e-9)

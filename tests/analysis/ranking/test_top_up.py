@@ -26,7 +26,11 @@ def run(*arguments: str, cwd: Path) -> str:
 
 def ranking(tier: list[int | None], source: str) -> Ranking:
     table = pd.DataFrame(
-        {"setting": range(10, 10 + len(tier)), "tier": pd.array(tier, dtype="Int64")}
+        {
+            "setting": range(10, 10 + len(tier)),
+            "state": "complete",
+            "tier": pd.array(tier, dtype="Int64"),
+        }
     )
     return Ranking(table, "objective", False, 0.1, source, 0.3, 3, ())  # type: ignore[arg-type]
 

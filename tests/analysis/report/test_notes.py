@@ -121,17 +121,20 @@ def test_nothing_said_by_a_trial_is_markup(made_sweep: MadeSweep) -> None:
 
 
 def test_the_study_note_is_the_reports_paragraph_with_the_ranking(made_sweep: MadeSweep) -> None:
-    """First the paragraph, then a table of the first settings by tier, each with a link to its
-    trials.
+    """First the paragraph, then a table of the first settings by the objective, each with its tier
+    and a link to its trials.
     """
     sweep = made_sweep(60, n_seeds=2)
     about = review(sweep, 7).about
     table = [line for line in about.splitlines() if line.startswith("|")]
-    tiers = [int(line.split("|")[1]) for line in table[2:] if line.split("|")[1].strip()]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in [table[0], *table[2:]]]
+    rows = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
+    objectives = [float(row["objective"]) for row in rows if row["objective"]]
     assert about.startswith("60 trials of ")
     assert len(table) == 2 + N_RANKED
     assert {line.count("|") for line in table} == {table[0].count("|")}
-    assert tiers == sorted(tiers)
+    assert objectives == sorted(objectives)
+    assert all(row["tier"] for row in rows[: len(objectives)])
     assert re.search(r"\[0\]\(/dashboard/studies/7/trials\?numbers=0%2C1\)", about)
     assert "10 more settings" in about
 

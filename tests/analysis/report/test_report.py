@@ -19,7 +19,7 @@ from optuna_dashboard import get_note
 import iolaus.analysis.report.notes as review_module
 import iolaus.analysis.report.report as report_module
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.shapes import diagnose
+from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.ranking.rank import rank
 from iolaus.analysis.report.document import (
     Document,

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -29,7 +31,8 @@ def ranking(estimates: list[float], tiers: list[int], **given: object) -> Rankin
         {
             "setting": range(len(tiers)),
             "state": "complete",
-            "estimate": estimates,
+            "objective": estimates,
+            "level": estimates,
             "low": [e - 0.1 for e in estimates],
             "high": [e + 0.1 for e in estimates],
             "tier": pd.array(tiers, dtype="Int64"),
@@ -97,7 +100,10 @@ def test_no_interval_is_claimed_where_none_is_known() -> None:
     unknown = dataclasses.replace(unknown, table=unknown.table.assign(low=np.nan, high=np.nan))
     assert "interval" not in " ".join(won(unknown))
     none = dataclasses.replace(
-        unknown, table=unknown.table.assign(tier=pd.array([None, None], dtype="Int64"))
+        unknown,
+        table=unknown.table.assign(
+            tier=pd.array([None, None], dtype="Int64"), state="pruned", objective=np.nan
+        ),
     )
     assert won(none) == ["No setting has completed, so none has won."]
     infeasible = dataclasses.replace(none, table=none.table.assign(state=["infeasible", "pruned"]))
@@ -156,3 +162,11 @@ def test_a_paragraph_is_whole_sentences(state: str | None, finite: bool, made_sw
     assert (
         searched(dataclasses.replace(what, trials=pd.DataFrame())) == "No trial of made has begun."
     )
+
+
+def test_words_need_no_figures() -> None:
+    """What only says or ranks something does not import matplotlib."""
+    modules = ("report.summary", "report.notes", "report.terminal", "ranking.rank")
+    imports = "; ".join(f"import iolaus.analysis.{name}" for name in modules)
+    code = f"import sys; {imports}; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

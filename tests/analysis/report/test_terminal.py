@@ -57,11 +57,13 @@ def test_a_word_among_numbers_stands_with_them() -> None:
 
 
 def test_a_ranking_says_what_it_ranks_and_nothing_twice(made_sweep: Callable[..., Sweep]) -> None:
-    """The estimate has its name; the trials of a setting are listed only where there are
-    several.
+    """The level stands beside the objective where it is another number; the trials of a setting are
+    listed only where there are several.
     """
     once, thrice = rank(made_sweep(12)), rank(made_sweep(12, n_seeds=3))
-    assert "level of loss" in once.shown()
+    assert {"objective", "level", "best"} <= set(once.shown())
+    assert once.of == "level of loss"
+    assert "level" not in rank(made_sweep(12, state="complete", n_seeds=3)).shown()
     assert "trials" not in once.shown()
     assert thrice.shown()["trials"].iloc[0].count(" ") == 2
 
@@ -110,7 +112,7 @@ def test_the_ranking_in_the_terminal_has_short_names_that_stay_unique(
     with pytest.raises(SystemExit, match="0"):
         main()
     heading = capsys.readouterr().out.splitlines()[0].split()
-    assert heading[-4:] == ["tier", "why", "path", "other.tier"]
+    assert heading[-4:] == ["best", "why", "path", "other.tier"]
 
 
 def test_texts_about_one_trial_stand_left(tmp_path, capsys, monkeypatch) -> None:

@@ -16,7 +16,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
-from iolaus.sweeps.study.summary import N_ROWS_SHOWN, rank, save_results, table
+from iolaus.sweeps.study.summary import (
+    N_ROWS_SHOWN,
+    Result,
+    rank,
+    save_results,
+    table,
+)
 
 STATES = [
     TrialState.COMPLETE,
@@ -151,19 +157,16 @@ def test_awkward_sweeps_have_a_table_too(
         assert expected in " ".join(text.split())
 
 
-def test_columns_say_only_what_is_not_said_already() -> None:
-    """An objective that is the curve's best has no column of its own; one that the task returned
-    has.
+def test_columns_are_the_objective_and_the_best_of_the_curve() -> None:
+    """What the study optimises stands first, whether or not it is the curve's best; without a curve
+    there is no column for it.
     """
     curve = {"user_attrs": {"run": {"best": 0.25, "final": 0.5}, "steps": 1499}}
-    of_curve, own = (
-        shown(study_of({"value": 0.25, **curve})),
-        shown(study_of({"value": 7.0, **curve})),
-    )
-    assert "objective" not in of_curve
-    assert "objective" in own
-    for text in (of_curve, own):
-        assert all(word in text for word in ("best loss", "final", "1,499", "0.25", "0.5"))
+    for value in (0.5, 0.25, 7.0):
+        header, row = shown(study_of({"value": value, **curve})).splitlines()
+        assert header.split()[:6] == ["trial", "state", "objective", "best", "loss", "steps"]
+        assert row.split()[:5] == ["0", "complete", f"{value:.4g}", "0.25", "1,499"]
+    assert "best" not in shown(study_of({"value": 7.0}))
 
 
 def test_parameters_have_the_shortest_names_that_tell_them_apart() -> None:
@@ -187,8 +190,8 @@ def test_several_objectives_rank_the_front_first() -> None:
         directions=("minimize", "maximize"),
     )  # fmt: skip
     assert [r.number for r in rank(study)] == [1, 0, 2, 3]
-    assert "objective 0" in shown(study)
     assert "objective 1" in shown(study)
+    assert "objective 2" in shown(study)
 
 
 def test_seeds_of_one_setting_are_one_row() -> None:
@@ -273,3 +276,26 @@ def test_what_breaks_a_constraint_is_not_the_best() -> None:
         (0, "infeasible"),
     ]
     assert "breaks memory" in shown(study)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_ranking_fits_its_terminal(width: int) -> None:
+    """One line per trial at any width: parameters that do not fit are named below, and reasons are
+    cut short.
+    """
+    params = {f"optim.parameter_{i}": 0.123456 for i in range(6)}
+    why = (
+        "RuntimeError: a long story of what went wrong, with all its details and numbers, told in "
+        "one line"
+    )
+    results = [Result(i, "failed", (), 1.0, 1000, why, params) for i in range(3)]
+    out = io.StringIO()
+    Console(file=out, width=width).print(table(results, "loss"))
+    header, *rows = out.getvalue().splitlines()
+    assert [row.split()[0] for row in rows[:3]] == ["0", "1", "2"]
+    assert all("RuntimeErro" in row and row.rstrip().endswith(("…", "line")) for row in rows[:3])
+    assert max(map(len, [header, *rows])) <= width
+    below = " ".join(rows[3:])
+    for name in (f"parameter_{i}" for i in range(6)):
+        assert (name in header) != (name in below)
+    assert ("parameter_5" in header) == (width == 200)
