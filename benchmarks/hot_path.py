@@ -31,11 +31,13 @@ import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import FrozenTrial
 
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners import StalledLoss
-from iolaus.sweeps.search.space import parse_space
+from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
+from iolaus.sweeps.study.record import Run
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
 from iolaus.sweeps.types import Ending, Outcome, Plan
 
@@ -74,7 +76,9 @@ def measure_iolaus(n_trials: int, n_reports: int) -> tuple[float, float, float]:
         sampler = optuna.samplers.RandomSampler(seed=0)
         opened = open_study(storage, "s", ("minimize",), sampler, StalledLoss(), SPACE)
         _fill_file(file, _finished(n_trials, n_reports))
-        study = SweepStudy(opened, storage, SPACE, Plans(n_trials + 10 * N_ASKS), None)
+        study = SweepStudy(
+            opened, storage, SPACE, Plans(n_trials + 10 * N_ASKS), Metric("loss"), None
+        )
         asks, reports, verdicts = [], [], [math.nan]
         for floor in FLOORS:
             proposal, spent_s = _timed(study.ask)
@@ -87,7 +91,7 @@ def measure_iolaus(n_trials: int, n_reports: int) -> tuple[float, float, float]:
                     verdicts.append(spent_s)
                     break
                 reports.append(spent_s)
-            study.tell(proposal.trial, Outcome(Ending.COMPLETED, (0.5,)), {}, log="")
+            study.tell(proposal.trial, Outcome(Ending.COMPLETED, (0.5,)), Run(), log="")
             storage.flush()
         storage.close()
     return (

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners import StalledLoss
-from iolaus.sweeps.search.space import parse_space
+from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
-from iolaus.sweeps.study.record import counts_as_run
+from iolaus.sweeps.study.record import Run, counts_as_run
 from iolaus.sweeps.study.settings_run import SettingsRun
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
 from iolaus.sweeps.types import Ending, Outcome, Plan
@@ -124,7 +125,7 @@ def test_a_report_and_an_ask_stay_cheap_with_many_trials() -> None:
             )
         )
     plans = Plans(3_100, extend=lambda trial: trial.suggest_float("y", 0, 3_000) and None)
-    study = SweepStudy(opened, storage, space, plans, None)
+    study = SweepStudy(opened, storage, space, plans, Metric("loss"), None)
     asks, reports = [], []
     for _ in range(10):
         proposal, spent_s = timed(study.ask)
@@ -133,7 +134,7 @@ def test_a_report_and_an_ask_stay_cheap_with_many_trials() -> None:
         for step in range(8):
             _, spent_s = timed(partial(study.report, proposal.trial, step, -step))
             reports.append(spent_s)
-        study.tell(proposal.trial, Outcome(Ending.COMPLETED, (0.5,)), {}, log="")
+        study.tell(proposal.trial, Outcome(Ending.COMPLETED, (0.5,)), Run(), log="")
     storage.close()
     assert np.median(reports) < 1e-3
     assert np.median(asks) < 10e-3
