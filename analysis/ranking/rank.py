@@ -488,13 +488,16 @@ def _first_tier(ranking: Ranking, n_ranked: int) -> list[str]:
     if n_ranked < 2:
         return []
     if len(first) == 1:
-        whose = {"seeds": "seeds", "curve": "their curves, with one seed each"}[
-            ranking.noise_source
-        ]
+        others = f"the other {n_ranked - 1}"
+        if ranking.noise_source == "curve":  # one seed ranks runs, not settings
+            ended = "higher" if ranking.larger_is_better else "lower"
+            return [
+                f"The run of setting {first[0]} came out {ended} than {others}, beyond the noise of "
+                "their curves; whether the setting is better, one seed each cannot tell."
+            ]
         if ranking.winner in first:
-            others = f"the other {n_ranked - 1}"
-            return [f"Setting {first[0]} is better than {others}, beyond the noise of {whose}."]
-        return [f"By {ranking.of} setting {first[0]} is better, beyond the noise of {whose}."]
+            return [f"Setting {first[0]} is better than {others}, beyond the noise of seeds."]
+        return [f"By {ranking.of} setting {first[0]} is better, beyond the noise of seeds."]
     names = ", ".join(map(str, first[:N_NAMED]))
     names += f" and {len(first) - N_NAMED} more" if len(first) > N_NAMED else ""
     place = "first place" if ranking.winner in first else f"first place by {ranking.of}"
