@@ -222,7 +222,7 @@ def has_diverged(loss: float) -> bool:
 
 
 def n_finite(losses: ArrayLike) -> int:
-    """How many reports come before the first that is NaN or infinite; what follows it is ignored."""
+    """How many reports come before the first that is NaN or infinite; the rest is ignored."""
     finite = np.isfinite(np.asarray(losses, dtype=np.float64))
     return len(finite) if finite.all() else int(finite.argmin())
 

@@ -71,7 +71,7 @@ class Sweep:
     curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per
     metric and report.
     provenance: one entry per session, oldest first, as `iolaus.sweeps.run.provenance.collect` makes
-        them; `race` is true of those that `iolaus.analysis.ranking.top_up` started.
+        them; `top_up` is true of those that `iolaus.analysis.ranking.top_up` started.
     config: as composed for the sweep, interpolations as they stand. space: key to its Optuna
         distribution as `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
     """
@@ -325,8 +325,9 @@ def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The command that the sweep was last run by, races aside; empty if it is not known."""
-    commands = [session["command"] for session in sessions if not session.get("race")]
+    """The command that the sweep was last run by, top-ups aside; empty if it is not known."""
+    own = [s for s in sessions if not (s.get("top_up") or s.get("race"))]  # race: the older key
+    commands = [session["command"] for session in own]
     return [str(part) for part in commands[-1]] if commands else []
 
 

@@ -39,17 +39,16 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
 
     state, censored (it ended early: pruned, cut off, still running), last (where it ended),
     n_reports (finite ones); start (the sweep's loss before training), smoothed_best and
-    smoothed_best_at, level (where the curve ends, as in the ranking), to_target (first place with a smoothed
-    loss of at most `target`, NaN if never), reached; area (mean of log loss along the axis, NaN if
-    a loss is not positive, or for an accuracy: lower is both faster and lower), half_way (where
-    half of the way from start to best is done), late_slope (per unit of the axis, over the last
-    half) with late_slope_low and late_slope_high (one-sided 95 %), noise (of one report),
-    stalled_since, rebound, rebound_since, period, amplitude (0 if there is no oscillation),
-    diverged_at; val_gap (of validation above training, means of the last three points), clipped
-    (share of steps), exploded_at,
-    exploded_times (the median of the norms before it), exploded_parameter, dead_since: of the
-    gradient. What was not reported or did not happen is NaN; a trial without a finite report has no
-    number of its own.
+    smoothed_best_at, level (where the curve ends, as in the ranking), to_target (first place with a
+    smoothed loss of at most `target`, NaN if never), reached; area (mean of log loss along the
+    axis, NaN if a loss is not positive, or for an accuracy: lower is both faster and lower),
+    half_way (where half of the way from start to best is done), late_slope (per unit of the axis,
+    over the last half) with late_slope_low and late_slope_high (one-sided 95 %), noise (of one
+    report), stalled_since, rebound, rebound_since, period, amplitude (0 if there is no
+    oscillation), diverged_at; val_gap (of validation above training, means of the last three
+    points), clipped (share of steps), exploded_at, exploded_times (the median of the norms before
+    it), exploded_parameter, dead_since: of the gradient. What was not reported or did not happen is
+    NaN; a trial without a finite report has no number of its own.
 
     target: a loss, as reported. Left out, it is `default_target(sweep)`; the frame's
     `attrs["target"]` says which. Raises ValueError for another axis, or for examples if no trial

@@ -314,7 +314,7 @@ def _decay(features: Features, keys: ConfigKeys, end: float) -> dict[str, Any]:
 
 
 def _regularised(diagnosis: Diagnosis, keys: ConfigKeys) -> Fix:
-    """Dropout or weight decay where there are such settings, else the end at the best validation."""
+    """Dropout or weight decay where there are such settings, else an end at the best validation."""
     words = "regularise: dropout, weight decay, more data; or end when validation is best"
     values: dict[str, Any] = {}
     dropout, decay = keys.key("dropout"), keys.key("weight_decay")

@@ -45,8 +45,13 @@ INTERVENTION_MARK: dict[str, Any] = {
     "zorder": 5,
 }
 STALL: dict[str, Any] = {
-    "marker": "o", "markersize": 5, "color": BLACK, "markerfacecolor": "white", "linestyle": "none", "zorder": 5,
-}  # fmt: skip
+    "marker": "o",
+    "markersize": 5,
+    "color": BLACK,
+    "markerfacecolor": "white",
+    "linestyle": "none",
+    "zorder": 5,
+}
 
 
 def draw_curves(
@@ -67,8 +72,8 @@ def draw_curves(
     `iolaus.analysis.ranking.rank.rank`), or `highlight`, stands out; pruned and failed ones end in
     a mark; a triangle shows where an intervention lowered the rate (or went back to the best
     weights), a ring where a trial stalled (`diagnosis`: of
-    `iolaus.analysis.diagnosis.diagnose.diagnose`). rate_ax: where to draw the learning rates beneath,
-    on the same axis, if the trials report `lr`. The axis is logarithmic if values span more than a
+    `iolaus.analysis.diagnosis.diagnose.diagnose`). rate_ax: where to draw the learning rates
+    beneath, on the same axis, if the trials report `lr`. The axis is logarithmic if values span more than a
     factor of 20 above 0. Values far above where trials start, and non-finite ones, leave the frame.
     """
     metric = metric or sweep.metric

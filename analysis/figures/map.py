@@ -91,9 +91,16 @@ def draw_map(
         if len(known):
             colours = final.loc[known.index].to_numpy()
             drawn = ax.scatter(
-                known["x"], known["y"], s=42, marker=marker, c=colours, norm=norm, cmap=cmap, edgecolors="#444444",
+                known["x"],
+                known["y"],
+                s=42,
+                marker=marker,
+                c=colours,
+                norm=norm,
+                cmap=cmap,
+                edgecolors="#444444",
                 linewidths=0.6,
-            )  # fmt: skip
+            )
         ax.scatter(
             unknown["x"], unknown["y"], s=42, marker=marker, facecolors="none", edgecolors="#777777"
         )

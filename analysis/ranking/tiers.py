@@ -57,7 +57,7 @@ class Estimates:
 
     @property
     def standard_error(self) -> Array:
-        """Of each mean, [k]; without the effects of seeds, which all settings that share them have."""
+        """Of each mean, [k]; without effects of seeds, common to all settings that share them."""
         return np.sqrt(self.variance / self.n_runs)
 
 

@@ -402,7 +402,10 @@ def main(
         yield json.dumps(document)
         return
     n_trials = sum(map(len, tasks.values()))
-    yield f"{n_trials} trials in {len(tasks)} tasks, {n_workers} workers, {n_seeds} seeds; ± 95 % over seeds"
+    yield (
+        f"{n_trials} trials in {len(tasks)} tasks, {n_workers} workers, {n_seeds} seeds; "
+        "± 95 % over seeds"
+    )
     yield table(found)
     if ranks is not None:
         yield "\nrank correlation with the end (Spearman)\n" + ranks.to_string(float_format="%.2f")

@@ -89,7 +89,7 @@ def arrivals(curves: Sequence[Curve], n_workers: int, seed: int) -> tuple[Array,
 
 
 def _chance(features: Array, own: float, finished: Array, over: Flags) -> float:
-    """The share of the nearest finished trials that were over; the curve's own word counts as one."""
+    """The share of the nearest finished trials that were over; the curve's own counts as one."""
     if len(finished) < N_FINISHED_LEAST:
         return own
     spread = np.quantile(finished, 0.84, axis=0) - np.quantile(finished, 0.16, axis=0) + 1e-9

@@ -76,7 +76,7 @@ class Rule(Protocol):
 class Nothing:
     """Never stops anything: the rules `none` and `divergence`."""
 
-    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
         """Go on."""
         return Move.GO
 
@@ -104,7 +104,7 @@ class Stalled(Nothing):
             else Move.GO
         )
 
-    def end(self, trial: int, best: float, complete: bool) -> None:
+    def end(self, trial: int, best: float, complete: bool) -> None:  # noqa: ARG002
         """Let peers know."""
         self._peers.end(trial, PeerOutcome.COMPLETE if complete else PeerOutcome.STOPPED)
 
@@ -162,7 +162,7 @@ class Plateau(Nothing):
     Source: ray.tune.stopper.TrialPlateauStopper (std 0.01, num_results 4, grace_period 4), Ray 2.x.
     """
 
-    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
         """Stop on four values that hardly differ."""
         with np.errstate(over="ignore"):  # a spread too large to be squared is no plateau
             return Move.STOP if len(losses) >= 4 and float(np.std(losses[-4:])) < 0.01 else Move.GO
@@ -182,7 +182,7 @@ class AshaPromote:
         self._promoted: list[set[int]] = [set() for _ in self._rungs]
         self._at: dict[int, int] = {}
 
-    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
         """Pause at the next rung."""
         rung = self._at.get(trial, 0)
         if rung == len(self._rungs) or steps[-1] + 1 < self._rungs[rung]:

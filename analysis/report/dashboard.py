@@ -43,8 +43,8 @@ HOST = "127.0.0.1"
 PAUSE_S = 10.0
 # What `iolaus.sweeps.study.record` keeps that is not short, or that the note says in words.
 HIDDEN = (
-    "driver", "n_steps", "lr_plan", "ending", "why", "run", "log", "findings", "repeat", "repeat_of", "verdict", "verdict_rule",
-    "verdict_step", "verdict_numbers",
+    "driver", "n_steps", "lr_plan", "ending", "why", "run", "log", "findings", "repeat",
+    "repeat_of", "verdict", "verdict_rule", "verdict_step", "verdict_numbers",
 )  # fmt: skip
 METRIC_NAMES = "study:metric_names"  # where Optuna's Study.set_metric_names keeps them
 ARTIFACTS = "artifacts:"  # Optuna's prefix of what it knows of an artifact
@@ -289,5 +289,5 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name there)
         """Requests are not worth a line."""

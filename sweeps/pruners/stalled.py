@@ -16,7 +16,17 @@ import numpy as np
 from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyView
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Standing
 from iolaus.sweeps.pruners.verdicts import distinct
-from iolaus.sweeps.signals import N_TAIL, Array, Signals, Trend, Z, log_time, signals, trend
+from iolaus.sweeps.signals import (
+    N_TAIL,
+    Array,
+    Signals,
+    Trend,
+    Z,
+    has_diverged,
+    log_time,
+    signals,
+    trend,
+)
 from iolaus.sweeps.types import Plan, Verdict
 
 __all__ = ["StallRule", "StalledLoss", "rate_changes"]
@@ -202,7 +212,7 @@ class StalledLoss(CurvePruner):
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """Why the trial should end at this report, or None, also for one that has ended."""
         sign = self._sign
-        if not math.isfinite(loss):
+        if has_diverged(loss):
             self.learn(trial, step, loss)
             value = sign * self._flip * loss
             return Verdict(
@@ -248,7 +258,7 @@ class _Curve:
 
     def add(self, step: int, loss: float) -> None:
         self.last_step = step
-        if not math.isfinite(loss):
+        if has_diverged(loss):
             return
         if self._n == self._table.shape[1]:
             self._table = np.concatenate([self._table, np.empty_like(self._table)], axis=1)
