@@ -207,7 +207,8 @@ def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
         share = middle([m.n_steps / (N_TRIALS * N_STEPS) for m in runs])
         print(
             f"| {name} | {middle([m.wall_s for m in runs]):.1f} | {middle(walls):.1f} | "
-            f"{min(walls):.1f} | {max(walls):.1f} | {min(ratios):.2f} | {middle(ratios):.2f} | {max(ratios):.2f} | "
+            f"{min(walls):.1f} | {max(walls):.1f} | "
+            f"{min(ratios):.2f} | {middle(ratios):.2f} | {max(ratios):.2f} | "
             f"{middle(losses):.3f} ({min(losses):.3f}-{max(losses):.3f}) | {100 * share:.0f} % |"
         )
     spread = max(

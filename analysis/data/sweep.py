@@ -1,6 +1,6 @@
 """A sweep as two tidy frames, its trials and its curves.
 
-From its folder, or from what other tools recorded.
+They are read from its folder, or from what other tools recorded.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ class Sweep:
         return choose_metric(self.metric, self.metric_goal, self.directions, None)[0]
 
     def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
-        """One metric of one trial (default.
+        """One metric of one trial, by default the watched one.
 
-        The watched one), columns step and value, in the order reported.
+        Columns step and value, in the order reported.
         """
         rows = self.curves[
             (self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))

@@ -21,6 +21,8 @@ from iolaus.analysis.diagnosis.features import (
 from iolaus.analysis.ranking.level import level
 from iolaus.sweeps.signals import smooth
 
+__all__ = ["SHOWN", "TimeToTarget", "convergence", "default_target", "time_to_target"]
+
 AXES = ("step", "examples", "seconds")
 # The columns that a terminal has room for.
 SHOWN = (
@@ -89,7 +91,7 @@ _NOTHING = Features(steps=np.empty(0), losses=np.empty(0), n_steps=0)
 class _Axis:
     """Where the steps of a trial lie on an axis: known at some steps, straight in between.
 
-    None: the steps are it.
+    known: None if the axis is the steps themselves.
     """
 
     known: Curve | None = None
@@ -184,8 +186,8 @@ def _log_area(x: Array, losses: Array) -> float:
 def default_target(sweep: Sweep) -> float:
     """A loss that half of the completed trials reach: the median of their best smoothed losses.
 
-    NaN if there is none. As reported, so an accuracy where that is maximised.
-    Without a completed trial it is that of all trials.
+    It is as reported, so an accuracy where that is maximised; NaN if there is none. Without a
+    completed trial it is that of all trials.
     """
     return _default_target(gather(sweep))
 

@@ -20,12 +20,14 @@ from iolaus.analysis.diagnosis.fixes import as_text
 from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.sweeps.study.record import TrialRecord, counts_as_run, is_repeat
 
+__all__ = ["NextTrial", "as_frame", "continuing", "enqueue", "next_trials"]
+
 
 @dataclass(frozen=True, slots=True)
 class NextTrial:
-    """One thing to try. fixes: the trials it would fix, the most promising first.
+    """One thing to try.
 
-    shape, overrides, advice: of that one.
+    fixes: the trials it would fix, the most promising first. shape, overrides, advice: of that one.
     params: the whole setting, in the sweep's own search space; empty if the suggested fix lies
     outside, and `outside` says what does. command: runs it by itself, "" if the sweep does not say
     by which command it was run.

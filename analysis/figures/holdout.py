@@ -9,6 +9,8 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.figures.style import BLUE, GREY, LEGEND, VERMILION, logarithmic, say_nothing
 from iolaus.analysis.replay.holdout import Pruning
 
+__all__ = ["draw_holdout"]
+
 
 def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
     """Completed trials by their objective; those that the pruner would have ended stand out.

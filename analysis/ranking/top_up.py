@@ -29,6 +29,8 @@ from iolaus.sweeps.study.record import (
     record_of,
 )
 
+__all__ = ["TopUp", "contenders", "plan_top_up", "run_top_up"]
+
 # Seeds that are added at once at most: what they show may make the rest unnecessary.
 N_SEEDS_AT_ONCE = 4
 # Settings that are topped up at once at most, best first.

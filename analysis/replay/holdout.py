@@ -1,6 +1,6 @@
 """What ending trials early saved, and how often it was wrong.
 
-Counted on trials that an holdout let run on.
+The latter is counted on trials that a holdout let run on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from scipy.stats import binomtest
 
 from iolaus.analysis.data.sweep import Sweep
 
+__all__ = ["Pruning", "pruning"]
+
 GOOD_SHARE = (
     0.1  # ending a trial was wrong if it would have finished among this share of all trials
 )
@@ -21,7 +23,7 @@ GOOD_SHARE = (
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """Trials ended early in a sweep, and those held_out to see what they would have come to.
+    """Trials ended early in a sweep, and those held out to see what they would have come to.
 
     n_ended: trials that a rule ended. rules: how many by which rule, most frequent first.
     saved_share: optimizer steps of these trials that were not run, as a share of what all ended and
@@ -77,7 +79,7 @@ class Pruning:
 def pruning(sweep: Sweep) -> Pruning:
     """Count what ending trials early saved and cost.
 
-    Diverged trials count as ended, though no holdout spares them.
+    Diverged trials count as ended, though no holdout lets them run on.
     """
     trials = sweep.trials
     empty = pd.DataFrame(columns=["step", "objective", "rank", "wrong"])

@@ -33,6 +33,18 @@ from iolaus.sweeps.pruners.stalled import StallRule
 from iolaus.sweeps.signals import Array, trend
 from iolaus.sweeps.types import Plan
 
+__all__ = [
+    "RULES",
+    "AshaPromote",
+    "Move",
+    "Nothing",
+    "Optuna",
+    "Plateau",
+    "Rule",
+    "Stalled",
+    "SweepInfo",
+]
+
 
 class Move(Enum):
     """What a rule wants of a trial after a report.
@@ -49,7 +61,7 @@ class Move(Enum):
 class SweepInfo:
     """What is known of a sweep before it starts.
 
-    The steps and reports of a whole trial, and the seed of the replay.
+    That is the steps and reports of a whole trial, and the seed of the replay.
     """
 
     n_steps: int
@@ -58,9 +70,9 @@ class SweepInfo:
 
 
 class Rule(Protocol):
-    """A pruner under replay. Trials are numbered from 0 as they start.
+    """A pruner under replay.
 
-    Losses are finite, smaller is better.
+    Trials are numbered from 0 as they start. Losses are finite, smaller is better.
     """
 
     def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
@@ -158,8 +170,8 @@ class Optuna(Nothing):
 class Plateau(Nothing):
     """Ray Tune's TrialPlateauStopper at its defaults.
 
-    Stop when the last 4 values have a standard deviation of 0.01.
-    Source: ray.tune.stopper.TrialPlateauStopper (std 0.01, num_results 4, grace_period 4), Ray 2.x.
+    It stops a trial when the last 4 values have a standard deviation of 0.01. Source:
+    ray.tune.stopper.TrialPlateauStopper (std 0.01, num_results 4, grace_period 4), Ray 2.x.
     """
 
     def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 
 from iolaus.analysis.report.terminal import cell, holds_numbers
 
+__all__ = ["Block", "Document", "Items", "Picture", "Section", "Table", "as_html", "as_markdown"]
+
 DPI = 120
 
 
@@ -39,9 +41,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure that `draw` makes on an empty one. name: of its file, without ending.
+    """A figure that `draw` makes on an empty one.
 
-    size_in: width and height, inches.
+    name: of its file, without ending. size_in: width and height, inches.
     caption: what to see, which also stands in for the picture where there is none.
     """
 

@@ -36,6 +36,8 @@ from iolaus.analysis.report.document import (
 from iolaus.analysis.report.notes import NUMBERS, write_notes
 from iolaus.sweeps.text import counted, short_names
 
+__all__ = ["report", "write_report"]
+
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
 N_NEXT = 10  # fixes shown; `iolaus next` has all
@@ -185,7 +187,7 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
 def _axis(sweep: Sweep) -> str:
     """The axis on which trials compare.
 
-    Examples where a step is not worth the same number of them for all.
+    It is examples where a step is not worth the same number of them for all, else steps.
     """
     if sweep.trials.empty:
         return "step"
@@ -294,7 +296,7 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
 def _mappable(trials: pd.DataFrame) -> list[str]:
     """The parameters that vary, those first that make a map.
 
-    Numbers, not a few choices, which most trials have.
+    A map is made by numbers, not a few choices, which most trials have.
     """
 
     def place(item: tuple[str, str]) -> tuple[bool, int]:

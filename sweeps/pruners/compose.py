@@ -129,7 +129,7 @@ class WarmUp(_Combination):
 class Interval(_Combination):
     """Asks the pruner once per `interval_steps` steps.
 
-    At the first report in them, and at any that is not finite.
+    It asks at the first report in them, and at any that is not finite.
 
     >>> limit = optuna.pruners.ThresholdPruner(upper=10)
     >>> trial = optuna.create_study(pruner=iolaus.Interval(limit, interval_steps=100)).ask()

@@ -1,7 +1,7 @@
-"""Stop trials whose loss has stalled.
+"""Stop trials whose loss has stalled, out of reach of the best.
 
-Out of reach of the best, and no longer where winners once were. How the rule and its numbers were
-found: docs/pruning.md. `StallRule` is the rule; `StalledLoss` keeps the curves it is asked about.
+They are also no longer where winners once were. How the rule and its numbers were found:
+docs/pruning.md. `StallRule` is the rule; `StalledLoss` keeps the curves it is asked about.
 """
 
 from __future__ import annotations
@@ -57,14 +57,15 @@ ALONE_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class StallRule:
-    """The rule. Peers, one curve (smaller is better, one finite report or more) and its plan in.
+    """When a trial has stalled out of reach: peers, a curve and its plan in, a verdict or None out.
 
-    A verdict or None out. With MIN_PEERS peers a trial ends when all of this holds: it is out of
-    the best share at this step; it is worse, by more than its noise, than the winners among
-    finished trials were at this step; and its best cannot reach the goal if it goes on falling as
-    it does, straight in log time. Where a change of the learning rate by a factor of two or more is
-    planned, this waits for three finished trials. With fewer peers it ends when it has stalled for
-    a quarter of the run, no such change is planned, and it does not lead a sweep of several.
+    Of the curve smaller is better, and it has one finite report or more. With MIN_PEERS peers a
+    trial ends when all of this holds: it is out of the best share at this step; it is worse, by
+    more than its noise, than the winners among finished trials were at this step; and its best
+    cannot reach the goal if it goes on falling as it does, straight in log time. Where a change of
+    the learning rate by a factor of two or more is planned, this waits for three finished trials.
+    With fewer peers it ends when it has stalled for a quarter of the run, no such change is
+    planned, and it does not lead a sweep of several.
     """
 
     caution: float = 1.0
