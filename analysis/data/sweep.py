@@ -63,7 +63,7 @@ class Sweep:
         constraints it breaks, "" if none), code (version it ran on, short), examples (last
         reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners
         [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step (if a rule
-        ended it), held_out_step (where the pruner would have ended a trial that an holdout let run
+        ended it), held_out_step (where the pruner would have ended a trial that a holdout let run
         on), slot, started_s (seconds since the sweep's first start), device_seconds (its seconds on
         a slot), folder, and `params.KEY` for each parameter (missing where a trial has none); of
         several objectives also objective_2 and so on. Trials cut off with their sweep are left out:

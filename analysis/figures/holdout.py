@@ -65,7 +65,7 @@ def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
         logarithmic(ax.yaxis)
     ax.legend(**LEGEND)
     n = len(pruning.held_out)
-    title = "no trial was held_out" if not n else (
+    title = "no trial was held out" if not n else (
         f"ending was wrong in {pruning.n_wrong} of {n} "
         f"({pruning.wrong_low:.0%} to {pruning.wrong_high:.0%} at 95 %)"
     )  # fmt: skip

@@ -29,11 +29,11 @@ class Pruning:
     saved_share: optimizer steps of these trials that were not run, as a share of what all ended and
         completed trials had planned; NaN if no plan is known (a trial without one is taken to plan
         as many steps as the longest).
-    held_out: held_out trials that have finished, index trial; columns step (of the verdict),
+    held_out: held out trials that have finished, index trial; columns step (of the verdict),
         objective, rank (1 is the best of all completed trials), wrong (rank within the best
         GOOD_SHARE of all trials, or first).
     n_wrong, wrong_low, wrong_high: how often ending would have been wrong, with the 95 % interval
-        of the share (Wilson 1927); NaN without held_out trials.
+        of the share (Wilson 1927); NaN without held out trials.
     good_rank: the worst rank that counts as wrong to have ended; trials that were ended count as
         worse than those that completed.
     """
