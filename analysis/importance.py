@@ -22,6 +22,8 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.analysis.ranking.level import objective_source
 
+__all__ = ["CHANCE", "importance", "in_words", "interactions", "shares"]
+
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
@@ -108,7 +110,7 @@ def interactions(sweep: Sweep) -> pd.DataFrame:
 class _Literal:
     """One side of a threshold, or one value, of one parameter.
 
-    In words, and for which trials it holds.
+    It is given in words, and with the trials for which it holds.
     """
 
     parameter: str
@@ -117,9 +119,9 @@ class _Literal:
 
 
 def shares(sweep: Sweep, diagnosis: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Where in the search space each shape of curve lives: "optim.lr above 0.2 and clip = none.
+    """Where in the search space each shape of curve lives.
 
-    93 % exploded".
+    For example "optim.lr above 0.2 and clip = none: 93 % exploded".
     diagnosis: of `diagnose`, index trial, column shape. One row per shape that at least two trials
     have and that one or two parameters predict; columns shape, rule (words), n (trials in the
     rule), n_shape (of these, with the shape), share, low, high (Wilson 95 %), share_elsewhere,
@@ -159,8 +161,8 @@ def shares(sweep: Sweep, diagnosis: pd.DataFrame, seed: int = 0) -> pd.DataFrame
 def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
     """The settings that say something of their parameters (first trials), a value for each.
 
-    The mean over a setting's runs: counted singly, seeds would pass for independent settings.
-    Smaller is better.
+    The value is the mean over a setting's runs: counted singly, seeds would pass for independent
+    settings. Smaller is better.
     """
     trials = sweep.trials
     if not len(trials):
@@ -231,7 +233,7 @@ def _silent_study() -> optuna.Study:
 def _distribution(values: pd.Series) -> BaseDistribution:
     """A distribution that holds all values.
 
-    Of choices if they are few, logarithmic if they span a factor of 20.
+    It is one of choices if they are few, logarithmic if they span a factor of 20.
     """
     values = values.dropna()
     if not _is_numeric(values) or values.nunique() <= N_LEVELS:
@@ -340,7 +342,7 @@ def _between(low: float, high: float) -> float:
 def _rules(literals: list[_Literal]) -> tuple[list[tuple[int, ...]], NDArray[np.float32]]:
     """Literals, and pairs of two parameters, that enough trials fit.
 
-    Places in `literals`, and [rules, trials].
+    Returned are their places in `literals`, and the trials that fit, [rules, trials].
     """
     one = [(i,) for i in range(len(literals))]
     two = [(i, j) for i, j in itertools.combinations(range(len(literals)), 2)]
@@ -402,7 +404,7 @@ def _rule(
 def _accuracy(held: NDArray[np.float32], shapes: Flags) -> NDArray[np.float32]:
     """Weighted relative accuracy, [shapes, rules].
 
-    Trials in the rule with the shape, beyond the usual share.
+    It counts the trials in the rule that have the shape, beyond the usual share.
     shapes: [shapes, trials].
     """
     usual = shapes.mean(axis=1, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Are the shapes right? Curves of known truth, drawn with noise and irregular steps, against `iolaus.analysis.diagnosis.shapes`.
+"""Are the shapes right? Curves of known truth, with noise and irregular steps, against diagnoses.
 
     python benchmarks/diagnosis.py [--n 200] [--set held_out|development] [--figure
     benchmarks/diagnosis.png]
@@ -10,7 +10,7 @@ quantity. What a sweep knows of the other trials (the loss at the start and the 
 from a good curve of the same sweep.
 
 The first look at a held-out set (seed 2026: 96.5 %) showed a rule that was wrong, the gap to
-validation of losses that hardly fall; it and what the development set showed were mended, and the
+validation of losses that hardly fall; it and what the development set showed were fixed, and the
 seed was changed.
 """
 
@@ -135,8 +135,8 @@ def broken(u: Array, rng: np.random.Generator) -> Array:
 COURSES: dict[str, Course] = {
     course.__name__: course
     for course in (
-        broken, exploded, died, overfitting, rebound, oscillating, underfitting, fast_then_flat, stalled, converged,
-        slow, improving,
+        broken, exploded, died, overfitting, rebound, oscillating, underfitting, fast_then_flat,
+        stalled, converged, slow, improving,
     )
 }  # fmt: skip
 
@@ -242,7 +242,10 @@ def main() -> None:
     counts = confusion(SETS[arguments.set], arguments.n)
     total, right = int(counts.sum()), int(np.trace(counts))
     interval = binomtest(right, total).proportion_ci(method="wilson")
-    said = f"{right / total:.1%} of {total} shapes right (95 % interval {interval.low:.1%} to {interval.high:.1%})"
+    said = (
+        f"{right / total:.1%} of {total} shapes right "
+        f"(95 % interval {interval.low:.1%} to {interval.high:.1%})"
+    )
     print(f"{arguments.set}: {said}")
     for i, shape in enumerate(SHAPES):
         wrong = {

@@ -1,4 +1,6 @@
-"""Do suggested fixes work? Trials of the shipped tasks are diagnosed, and trained again with the suggested fix and with a random change.
+"""Do suggested fixes work? Trials are trained again with the fix, and with a random change.
+
+The trials are of the shipped tasks, and diagnosed first.
 
     python benchmarks/fixes.py [--set reported|development] [--n 16] [--json FILE]
 
@@ -121,7 +123,7 @@ def drawn(space: Space, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def trained(overrides: Sequence[str], seed: int) -> tuple[list[dict[str, Any]], float, int]:
-    """One run: its curves (rows step, metric, value), its final validation loss and its planned steps."""
+    """One run: its curves (rows step, metric, value), final validation loss and planned steps."""
     run = read(composed((*overrides, f"seed={seed}")))
     rows: list[dict[str, Any]] = []
 
@@ -155,9 +157,16 @@ def swept(search: Search, n: int, rng: np.random.Generator) -> Sweep:
         curves.append(pd.DataFrame(rows).assign(trial=number))
         losses = [row["value"] for row in rows if row["metric"] == "loss"]
         trials.append(
-            {"number": number, "state": "complete", "why": "completed", "n_steps": n_steps, "objective": final,
-             "final": losses[-1], **{f"params.{key}": value for key, value in values.items()}}
-        )  # fmt: skip
+            {
+                "number": number,
+                "state": "complete",
+                "why": "completed",
+                "n_steps": n_steps,
+                "objective": final,
+                "final": losses[-1],
+                **{f"params.{key}": value for key, value in values.items()},
+            }
+        )
     with hydra.initialize_config_dir(str(CONF), version_base=None):
         cfg = hydra.compose("config", list(search.fixed), return_hydra_config=True)
         choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
@@ -216,7 +225,7 @@ def setting_before(sweep: Sweep, number: int) -> dict[str, Any]:
 
 
 def attempts(search: Search, n: int, seed: int) -> list[dict[str, Any]]:
-    """Each trial with a problem of a search with what became of it by the suggested fix and by chance."""
+    """Each trial of a search that has a problem, and its end by the suggested fix and by chance."""
     rng = np.random.default_rng(seed)
     sweep = swept(search, n, rng)
     table = diagnose(sweep)
@@ -275,7 +284,7 @@ def end(values: Mapping[str, Any], search: Search, seed: int) -> float:
 
 
 def said(found: Sequence[Mapping[str, Any]]) -> str:
-    """The table: by search and by shape, how often the suggested fix and how often chance improved the end."""
+    """The table: by search and shape, how often the fix and how often chance improved the end."""
     rows = [row for row in found if row["fix"]]
     lines = [f"{Counter(row['shape'] for row in found)}", ""]
     for what in ("search", "shape"):

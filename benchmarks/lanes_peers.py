@@ -186,7 +186,7 @@ class Rounds:
         return getattr(self._lane_server, name)
 
     def take(self, wait_s: float | None = None) -> Any:
-        """As `iolaus.sweeps.run.lanes.LaneServer.take`, from which `run_lanes` asks without a limit when nothing is training."""
+        """As `LaneServer.take`, which `run_lanes` asks without a limit when nothing is training."""
         if wait_s is None:  # a round begins
             self._n_left = self._lane_server.n_lanes - 1
             return self._lane_server.take(None)

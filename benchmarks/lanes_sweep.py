@@ -153,7 +153,8 @@ def measure(name: str, seed: int, python: str) -> Measured:
         wall_s = time.time() - began_s
         if run.returncode:
             raise RuntimeError(
-                f"{name}, seed {seed}, ended with {run.returncode}:\n{(run.stdout + run.stderr)[-2000:]}"
+                f"{name}, seed {seed}, ended with {run.returncode}:\n"
+                f"{(run.stdout + run.stderr)[-2000:]}"
             )
         trials = ended(folder)
         values = [value for value, _ in trials if value is not None and math.isfinite(value)]
@@ -190,10 +191,12 @@ def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
         else names[0]
     )
     print(
-        f"\n{N_TRIALS} trials x {N_STEPS} steps, {n_seeds} seeds in random order; ratios to {best}, seed by seed\n"
+        f"\n{N_TRIALS} trials x {N_STEPS} steps, {n_seeds} seeds in random order; "
+        f"ratios to {best}, seed by seed\n"
     )
     print(
-        "| contender | wall, s | from modules loaded, s | min | max | ratio: min | median | max | best loss | steps |"
+        "| contender | wall, s | from modules loaded, s | min | max "
+        "| ratio: min | median | max | best loss | steps |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in names:
@@ -203,8 +206,9 @@ def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
         losses = [m.best for m in runs]
         share = middle([m.n_steps / (N_TRIALS * N_STEPS) for m in runs])
         print(
-            f"| {name} | {middle([m.wall_s for m in runs]):.1f} | {middle(walls):.1f} | {min(walls):.1f} | "
-            f"{max(walls):.1f} | {min(ratios):.2f} | {middle(ratios):.2f} | {max(ratios):.2f} | "
+            f"| {name} | {middle([m.wall_s for m in runs]):.1f} | {middle(walls):.1f} | "
+            f"{min(walls):.1f} | {max(walls):.1f} | "
+            f"{min(ratios):.2f} | {middle(ratios):.2f} | {max(ratios):.2f} | "
             f"{middle(losses):.3f} ({min(losses):.3f}-{max(losses):.3f}) | {100 * share:.0f} % |"
         )
     spread = max(
@@ -212,7 +216,8 @@ def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
         for walls in ([m.wall_s - m.ready_s for m in seen[n]] for n in names)
     )
     print(
-        f"\nOver the seeds the contenders vary by up to {100 * spread:.0f} %: smaller differences are unseen."
+        f"\nOver the seeds the contenders vary by up to {100 * spread:.0f} %: "
+        "smaller differences are unseen."
     )
 
 

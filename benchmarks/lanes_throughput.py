@@ -1,4 +1,4 @@
-"""Trial-steps per second of lanes and of everything a solo loop can do with the same two cores, or the same card."""
+"""Trial-steps per second of lanes, and of all a solo loop can do on the same cores or card."""
 
 import multiprocessing
 import os
@@ -69,7 +69,10 @@ class Crew:
 
 @dataclass
 class Side:
-    """One line of a table. kind: solo, lanes, auto (the lanes that a sweep would take), reference or limit."""
+    """One line of a table.
+
+    kind: solo, lanes, auto (the lanes that a sweep would take), reference or limit.
+    """
 
     name: str
     kind: str
@@ -84,7 +87,8 @@ def compare(names: list[str], rounds: int, seconds: float, on_gpu: bool) -> None
     """Print a table for each workload."""
     if on_gpu and not torch.cuda.is_available():
         raise SystemExit(
-            "lanes.py: --gpu needs a CUDA device, and torch finds none here; without it the CPU is measured"
+            "lanes.py: --gpu needs a CUDA device, and torch finds none here; "
+            "without it the CPU is measured"
         )
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = (
@@ -92,7 +96,8 @@ def compare(names: list[str], rounds: int, seconds: float, on_gpu: bool) -> None
         )
         where = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} cores"
         print(
-            f"{where}, torch {torch.__version__}; {rounds} rounds in random order, {seconds} s of each side in each\n"
+            f"{where}, torch {torch.__version__}; {rounds} rounds in random order, "
+            f"{seconds} s of each side in each\n"
         )
         limits = _matrix_rates(on_gpu)
         _measure(limits, rounds, seconds)
@@ -227,13 +232,14 @@ def _print_table(sides: list[Side], n_flops: int, limits: list[Side]) -> None:
         rate = statistics.median(limit.rates) / n_flops
         ratio = rate / statistics.median(best.rates)
         print(
-            f"At the rate of {limit.name}: {rate:,.0f} trial-steps/s, {ratio:.1f} times the best solo side."
+            f"At the rate of {limit.name}: {rate:,.0f} trial-steps/s, "
+            f"{ratio:.1f} times the best solo side."
         )
     spread = max(
         max(s.rates) / min(s.rates) - 1 for s in (best, *(s for s in sides if s.kind == "auto"))
     )
     print(
-        f"{n_flops / 1e6:.2f} MFLOP a trial-step. The best solo side and auto vary by up to {100 * spread:.0f} % over "
-        "the rounds: smaller differences are unseen.",
+        f"{n_flops / 1e6:.2f} MFLOP a trial-step. The best solo side and auto vary by up to "
+        f"{100 * spread:.0f} % over the rounds: smaller differences are unseen.",
         flush=True,
     )

@@ -158,11 +158,13 @@ def main() -> None:
             ratio = statistics.median(ms) / 1000 / statistics.median(ours_s[CONTENDERS[name][0]])
             end_s = statistics.median(s for _, s in pairs)
             print(
-                f"| {name} | {min(ms):.1f} | {statistics.median(ms):.1f} | {max(ms):.1f} | {ratio:.2f} | {end_s:.1f} |"
+                f"| {name} | {min(ms):.1f} | {statistics.median(ms):.1f} | {max(ms):.1f} "
+                f"| {ratio:.2f} | {end_s:.1f} |"
             )
         spread = max(1000 * (max(s) - min(s)) for s in ours_s.values())
         print(
-            f"\nDifferences below {spread:.1f} ms, the spread of Iolaus itself over the rounds, could not be seen."
+            f"\nDifferences below {spread:.1f} ms, the spread of Iolaus itself over the rounds, "
+            "could not be seen."
         )
 
 

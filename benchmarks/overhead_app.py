@@ -1,4 +1,4 @@
-"""The app of overhead.py: `n_products` small matrix products, and a line in $DIARY that says when they ran."""
+"""The app of overhead.py: `n_products` small matrix products; $DIARY gets a line: when they ran."""
 
 import os
 import time

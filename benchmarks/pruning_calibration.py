@@ -41,7 +41,10 @@ def ar1(rng: np.random.Generator, r: float) -> np.ndarray:
 
 
 def false_stalls(noises: np.ndarray, r: float = 0.0) -> dict[str, list[float]]:
-    """Share of declining curves called stalled, per shape and noise (in units of the decline of the last half)."""
+    """Share of declining curves called stalled, per shape and noise.
+
+    The noise is in units of the decline of the last half.
+    """
     rng = np.random.default_rng(0)
     found = {}
     for shape, y in SHAPES.items():
@@ -84,9 +87,9 @@ def corners(noises: np.ndarray) -> pd.DataFrame:
 
 
 def forecasts(tasks: dict[str, list[Curve]], share: float) -> dict[str, float]:
-    """Share of real curves whose mean of the last three losses lies in the interval foreseen at a share of the run.
+    """Share of real curves that end in the interval foreseen at a share of the run.
 
-    least: in the task where it was the smallest.
+    The end is the mean of the last three losses. least: in the task where it was the smallest.
     """
     inside, below = {}, {}
     for task, curves in tasks.items():
@@ -107,9 +110,10 @@ def forecasts(tasks: dict[str, list[Curve]], share: float) -> dict[str, float]:
 
 
 def average_precision(tasks: dict[str, list[Curve]]) -> dict[str, float]:
-    """Of ranking curves at a quarter of the run by their possible gain, for "best improves by less than 0.1 %".
+    """Average precision of ranking curves at a quarter of the run by their possible gain.
 
-    Tasks in which every curve improves by more have no precision and are left out.
+    What is to be found: "best improves by less than 0.1 %". Tasks in which every curve improves by
+    more have no precision and are left out.
     """
     found = {}
     for task, curves in tasks.items():

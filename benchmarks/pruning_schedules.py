@@ -47,7 +47,10 @@ def multiplier(kind: str, u: float, shape: float) -> float:
 
 @dataclass(frozen=True)
 class Problem:
-    """Stacked models: parameters [lanes, ...] and a batch of rows shared by all lanes in, losses [lanes] out."""
+    """Stacked models that share a batch.
+
+    Parameters [lanes, ...] and a batch of rows shared by all lanes in, losses [lanes] out.
+    """
 
     init: Callable[[int, torch.Generator], list[torch.Tensor]]
     loss: Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor]
@@ -123,7 +126,7 @@ PROBLEMS = {"digits": digits, "teacher": teacher, "quadratic": quadratic}
 
 
 def sweep(name: str, kinds: tuple[str, ...], n_trials: int, seed: int) -> pd.DataFrame:
-    """Curves [n_trials x N_EPOCHS] of validation loss and learning rate of one sweep, in long format."""
+    """One sweep's validation losses and learning rates, [n_trials x N_EPOCHS], in long format."""
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
     problem = PROBLEMS[name](generator)

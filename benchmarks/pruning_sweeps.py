@@ -33,7 +33,7 @@ N_STEPS = 600
 
 
 def train(folder: Path, kind: str, seed: int, n_trials: int, pruner: str) -> Path:
-    """The folder of one sweep; the same kind and seed give the same settings whatever the pruner."""
+    """The folder of one sweep; the same kind and seed give the same settings with any pruner."""
     name = f"{kind}_{seed}_{pruner}"
     sweep = folder / "multirun" / name
     if not (sweep / "study.db").exists():
@@ -122,7 +122,8 @@ def main() -> None:
     kept = each["kept"].unstack("rule")
     for rule in ("median", "median-warmup"):
         print(
-            f"stalled - {rule}, kept, least of {len(kept)} sweeps: {(kept['stalled'] - kept[rule]).min():+.3f}"
+            f"stalled - {rule}, kept, least of {len(kept)} sweeps: "
+            f"{(kept['stalled'] - kept[rule]).min():+.3f}"
         )
     print(
         "\nthe stalled pruner at work\n",

@@ -28,8 +28,11 @@ Known = Callable[
 ]  # what is known of settings, given how much better the first truly is
 DrawKnown = Callable[[np.random.Generator, int, int], Known]
 
-HEAD = """| noise | settings | runs | A/A: false winner | A/A: any split | lead of 2 noises found | stated lead found |
-| --- | --- | --- | --- | --- | --- | --- |"""
+HEAD = (
+    "| noise | settings | runs | A/A: false winner | A/A: any split "
+    "| lead of 2 noises found | stated lead found |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |"
+)
 
 NOISES: dict[str, Draw] = {
     "normal": lambda rng, k, n: rng.normal(size=(k, n)),
@@ -45,7 +48,10 @@ NOISES: dict[str, Draw] = {
 
 def simulate(n_sweeps: int) -> Iterator[str]:
     """The shares of sweeps with a false winner, a false split, and a true winner found."""
-    yield f"{n_sweeps} sweeps each; shares in %, 95 % intervals (Wilson). 'lead': the true lead of the best setting.\n"
+    yield (
+        f"{n_sweeps} sweeps each; shares in %, 95 % intervals (Wilson). "
+        "'lead': the true lead of the best setting.\n"
+    )
     yield HEAD
     cases = [("normal", k, n) for k in (2, 4, 8) for n in (2, 3, 5, 8, 10)] + [
         ("normal", 32, n) for n in (3, 10)
@@ -53,7 +59,10 @@ def simulate(n_sweeps: int) -> Iterator[str]:
     cases += [(noise, 8, n) for noise in list(NOISES)[1:] for n in (3, 5, 10)]
     for noise, k, n in cases:
         yield _row(noise, k, n, n_sweeps, _drawn_seeds(NOISES[noise]))
-    yield "\nWithout repeats, by the noise of each curve; runs: reports per curve; noise: of one report\n"
+    yield (
+        "\nWithout repeats, by the noise of each curve; runs: reports per curve; "
+        "noise: of one report\n"
+    )
     yield HEAD
     for name, correlation, spread in (
         ("white", 0.0, 0.0),
@@ -129,11 +138,14 @@ def _share(count: int, n: int) -> str:
 
 
 def extrapolation(paths: list[Path]) -> Iterator[str]:
-    """How well the order at a share of the budget is that of the end (Kendall's tau), by three estimates.
+    """Kendall's tau of the order at a share of the budget and that of the end, by three estimates.
 
     paths: Parquet or CSV files of whole curves, as `iolaus replay` takes them.
     """
-    yield "| curves | budget | order by | all trials | beyond last value | better half | beyond last value |"
+    yield (
+        "| curves | budget | order by | all trials | beyond last value "
+        "| better half | beyond last value |"
+    )
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     every: dict[float, dict[str, list[tuple[float, float]]]] = {}
     for path in paths:

@@ -1,1 +1,1 @@
-"""Running sweeps: what is searched, who runs what, what the study keeps, and which trials are stopped."""
+"""Running sweeps: the search, who runs what, what the study keeps, which trials are stopped."""

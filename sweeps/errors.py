@@ -6,6 +6,8 @@ SweepError
 └── SweepFailedError  the sweep ran and gave up; the study holds everything up to there
 """
 
+__all__ = ["BadInputError", "StorageError", "SweepError", "SweepFailedError", "one_line"]
+
 
 class SweepError(Exception):
     """Anything this package refuses or gives up on, in one clear sentence."""

@@ -1,7 +1,7 @@
 """Every touch of what Optuna does not promise: its private names, each behind a function.
 
 Checked with Optuna 5.0. A new version that moves one of these names fails in
-`tests/sweeps/test_optuna_compat.py`, which says what each function relies on, and is mended here.
+`tests/sweeps/test_optuna_compat.py`, which says what each function relies on, and is adapted here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What one loss curve says about itself.
 
-Level, noise, trend, stall, divergence, rebound, oscillation. The only definition of these words
-here: the pruner asks while a trial runs, the analysis asks afterwards. Numpy only, no peers, no
-clock. Adding a constant to a loss changes no answer; multiplying it multiplies the answers in its
-unit. Losses may have any scale; only an answer that is itself beyond the largest float is infinite.
+Level, noise, trend, stall, divergence, rebound and oscillation have their only definition here: the
+pruner asks while a trial runs, the analysis asks afterwards. Numpy only, no peers, no clock. Adding
+a constant to a loss changes no answer; multiplying it multiplies the answers in its unit. Losses
+may have any scale; only an answer that is itself beyond the largest float is infinite.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def has_diverged(loss: float) -> bool:
 
 
 def n_finite(losses: ArrayLike) -> int:
-    """How many reports come before the first that is NaN or infinite; what follows it is ignored."""
+    """How many reports come before the first that is NaN or infinite; the rest is ignored."""
     finite = np.isfinite(np.asarray(losses, dtype=np.float64))
     return len(finite) if finite.all() else int(finite.argmin())
 
@@ -374,9 +374,9 @@ def _scale(lowest: float, highest: float) -> float:
 def despike(losses: Array) -> Array:
     """The losses with isolated outliers clipped.
 
-    To four robust deviations around the median of seven neighbours.
-    The last point is judged by those before it; a level that stays is no spike. Source: Hampel 1974
-    (the identifier).
+    They are clipped to four robust deviations around the median of seven neighbours. The last point
+    is judged by those before it; a level that stays is no spike. Source: Hampel 1974 (the
+    identifier).
     """
     if len(losses) < 7:
         return losses
@@ -428,10 +428,10 @@ def _bend(time: Array) -> Array:
 
 
 def _exploding(y: Array) -> bool:
-    """Far above the start and accelerating.
+    """Whether the loss is far above the start and accelerating.
 
-    Ten times all it ever fell, and thirty times what it usually moves. Accelerating is to rise
-    faster in the last third than in the middle one: a warm-up hump slows down instead.
+    Far is ten times all it ever fell, and thirty times what it usually moves. Accelerating is to
+    rise faster in the last third than in the middle one: a warm-up hump slows down instead.
     """
     third = len(y) // 3
     if len(y) < N_TAIL:

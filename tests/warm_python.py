@@ -11,7 +11,7 @@ import runpy
 import sys
 from pathlib import Path
 
-import iolaus.sweeps.run.sweep  # noqa: F401 (with Optuna, Hydra and pyarrow behind it: spared to forks)
+import iolaus.sweeps.run.sweep  # noqa: F401 (with Optuna, Hydra and pyarrow behind it: forks have them)
 
 
 def run(command: dict) -> None:

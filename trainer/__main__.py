@@ -17,6 +17,8 @@ from iolaus.trainer.lint import lint, preview
 from iolaus.trainer.loop import train
 from iolaus.trainer.settings import read
 
+__all__ = ["main", "no_override"]
+
 # Commands of `iolaus` that look at what is trained here, under each name they have had here.
 COMMANDS = {"lint": "iolaus lint", "audit": "iolaus lint", "lanes-check": "iolaus lanes-check"}
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import iolaus
+from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Intervention
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
@@ -180,7 +181,7 @@ class Course:
         """
         self.hooks.report(self.step, **metrics)
         intervention = self.hooks.ask_intervention()
-        if not math.isfinite(metrics.get("loss", 0.0)):
+        if has_diverged(metrics.get("loss", 0.0)):
             self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}"
         elif self.hooks.should_stop():
             self.ended = f"stopped by the sweep at step {self.step}"

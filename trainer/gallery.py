@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.settings import Settings, read
 
+__all__ = ["draw", "rates"]
+
 CONF = Path(__file__).parent.parent / "conf"
 N_COLUMNS = 5
 

@@ -29,6 +29,8 @@ from iolaus.trainer.checkpoint import load_best
 from iolaus.trainer.lint import RULES, Preview, lint, preview
 from iolaus.trainer.settings import CONF, read
 
+__all__ = ["lint_command"]
+
 N_SHOWN = 11
 
 

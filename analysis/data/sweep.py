@@ -1,6 +1,6 @@
 """A sweep as two tidy frames, its trials and its curves.
 
-From its folder, or from what other tools recorded.
+They are read from its folder, or from what other tools recorded.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Sweep:
         constraints it breaks, "" if none), code (version it ran on, short), examples (last
         reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners
         [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step (if a rule
-        ended it), held_out_step (where the pruner would have ended a trial that an holdout let run
+        ended it), held_out_step (where the pruner would have ended a trial that a holdout let run
         on), slot, started_s (seconds since the sweep's first start), device_seconds (its seconds on
         a slot), folder, and `params.KEY` for each parameter (missing where a trial has none); of
         several objectives also objective_2 and so on. Trials cut off with their sweep are left out:
@@ -71,7 +71,7 @@ class Sweep:
     curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per
     metric and report.
     provenance: one entry per session, oldest first, as `iolaus.sweeps.run.provenance.collect` makes
-        them; `race` is true of those that `iolaus.analysis.ranking.top_up` started.
+        them; `top_up` is true of those that `iolaus.analysis.ranking.top_up` started.
     config: as composed for the sweep, interpolations as they stand. space: key to its Optuna
         distribution as `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
     """
@@ -111,9 +111,9 @@ class Sweep:
         return choose_metric(self.metric, self.metric_goal, self.directions, None)[0]
 
     def curve(self, trial: int, metric: str | None = None) -> pd.DataFrame:
-        """One metric of one trial (default.
+        """One metric of one trial, by default the watched one.
 
-        The watched one), columns step and value, in the order reported.
+        Columns step and value, in the order reported.
         """
         rows = self.curves[
             (self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))
@@ -325,8 +325,9 @@ def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The command that the sweep was last run by, races aside; empty if it is not known."""
-    commands = [session["command"] for session in sessions if not session.get("race")]
+    """The command that the sweep was last run by, top-ups aside; empty if it is not known."""
+    own = [s for s in sessions if not (s.get("top_up") or s.get("race"))]  # race: the older key
+    commands = [session["command"] for session in own]
     return [str(part) for part in commands[-1]] if commands else []
 
 

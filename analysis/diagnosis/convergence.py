@@ -21,6 +21,8 @@ from iolaus.analysis.diagnosis.features import (
 from iolaus.analysis.ranking.level import level
 from iolaus.sweeps.signals import smooth
 
+__all__ = ["SHOWN", "TimeToTarget", "convergence", "default_target", "time_to_target"]
+
 AXES = ("step", "examples", "seconds")
 # The columns that a terminal has room for.
 SHOWN = (
@@ -39,17 +41,16 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
 
     state, censored (it ended early: pruned, cut off, still running), last (where it ended),
     n_reports (finite ones); start (the sweep's loss before training), smoothed_best and
-    smoothed_best_at, level (where the curve ends, as in the ranking), to_target (first place with a smoothed
-    loss of at most `target`, NaN if never), reached; area (mean of log loss along the axis, NaN if
-    a loss is not positive, or for an accuracy: lower is both faster and lower), half_way (where
-    half of the way from start to best is done), late_slope (per unit of the axis, over the last
-    half) with late_slope_low and late_slope_high (one-sided 95 %), noise (of one report),
-    stalled_since, rebound, rebound_since, period, amplitude (0 if there is no oscillation),
-    diverged_at; val_gap (of validation above training, means of the last three points), clipped
-    (share of steps), exploded_at,
-    exploded_times (the median of the norms before it), exploded_parameter, dead_since: of the
-    gradient. What was not reported or did not happen is NaN; a trial without a finite report has no
-    number of its own.
+    smoothed_best_at, level (where the curve ends, as in the ranking), to_target (first place with a
+    smoothed loss of at most `target`, NaN if never), reached; area (mean of log loss along the
+    axis, NaN if a loss is not positive, or for an accuracy: lower is both faster and lower),
+    half_way (where half of the way from start to best is done), late_slope (per unit of the axis,
+    over the last half) with late_slope_low and late_slope_high (one-sided 95 %), noise (of one
+    report), stalled_since, rebound, rebound_since, period, amplitude (0 if there is no
+    oscillation), diverged_at; val_gap (of validation above training, means of the last three
+    points), clipped (share of steps), exploded_at, exploded_times (the median of the norms before
+    it), exploded_parameter, dead_since: of the gradient. What was not reported or did not happen is
+    NaN; a trial without a finite report has no number of its own.
 
     target: a loss, as reported. Left out, it is `default_target(sweep)`; the frame's
     `attrs["target"]` says which. Raises ValueError for another axis, or for examples if no trial
@@ -90,7 +91,7 @@ _NOTHING = Features(steps=np.empty(0), losses=np.empty(0), n_steps=0)
 class _Axis:
     """Where the steps of a trial lie on an axis: known at some steps, straight in between.
 
-    None: the steps are it.
+    known: None if the axis is the steps themselves.
     """
 
     known: Curve | None = None
@@ -185,8 +186,8 @@ def _log_area(x: Array, losses: Array) -> float:
 def default_target(sweep: Sweep) -> float:
     """A loss that half of the completed trials reach: the median of their best smoothed losses.
 
-    NaN if there is none. As reported, so an accuracy where that is maximised.
-    Without a completed trial it is that of all trials.
+    It is as reported, so an accuracy where that is maximised; NaN if there is none. Without a
+    completed trial it is that of all trials.
     """
     return _default_target(gather(sweep))
 

@@ -1,7 +1,7 @@
-"""What is known of each trial before it is judged.
+"""What is known of each trial before its diagnosis.
 
-Its curves, its gradients, its rates, and how its peers fared. The core (`Features`, `explosion`) is
-numpy only, so that a running sweep can use it too.
+That is its curves, its gradients, its rates, and how its peers fared. The core (`Features`,
+`explosion`) is numpy only, so that a running sweep can use it too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from iolaus.analysis.data.curves import Curve, curves_of, planned_rates
 from iolaus.sweeps.signals import N_LEVEL, Signals, signals, smooth
+
+__all__ = ["HARDLY", "Array", "Explosion", "Features", "explosion", "gather", "loss_metrics"]
 
 if TYPE_CHECKING:
     from iolaus.analysis.data.sweep import Sweep
@@ -99,10 +101,7 @@ class Features:
 
     @property
     def room(self) -> float:
-        """How far a loss can fall here, as far as known.
-
-        From the start to the lowest of the sweep or this trial.
-        """
+        """How far a loss can fall here: from the start to the lowest of the sweep or this trial."""
         best = self.signals.best if self.signals is not None else math.nan
         return self.start - float(np.fmin(self.lowest, best))
 
@@ -183,7 +182,7 @@ def _usual_norm(norms: Mapping[str, Curve], exploded: Explosion | None) -> float
 def _dead_since(norms: Array) -> int | None:
     """Index from which the norms stay about 0 to the end.
 
-    None if they do not, for N_NORMS_DEAD reports at least.
+    None if they do not do so for N_NORMS_DEAD reports at least.
     """
     if len(norms) < 2 * N_NORMS_DEAD or not np.isfinite(norms).all():
         return None
@@ -292,7 +291,7 @@ def _features(
 def _is_high(steps: Array, values: Array, start: float, lowest: float) -> bool:
     """Whether a loss ends nearer to the start than to the lowest of the sweep.
 
-    Alone, not far below its own start.
+    Of a trial that is alone: whether it ends not far below its own start.
     """
     if not len(steps):
         return False
@@ -335,10 +334,10 @@ def _order(name: str) -> int:
 def _starts(curves: Mapping[int, Curve]) -> dict[int, float]:
     """Each trial's loss before training.
 
-    The lower quartile of all first reports where they agree, else its own. Not the median: those
-    that exploded before their first report say nothing of the start. Where first reports are far
-    apart (an epoch's mean, models of different size), a trial's own counts if it is higher. Empty
-    if none is finite.
+    That is the lower quartile of all first reports where they agree, else its own. Not the median:
+    those that exploded before their first report say nothing of the start. Where first reports are
+    far apart (an epoch's mean, models of different size), a trial's own counts if it is higher.
+    Empty if none is finite.
     """
     first = {trial: float(values[0]) for trial, (_, values) in curves.items() if len(values)}
     known = np.array([value for value in first.values() if math.isfinite(value)])

@@ -48,9 +48,9 @@ N_PEERS = 4  # fewer other trials say nothing about rates
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """What to change. values: key to value, all together.
+    """What to change about a trial.
 
-    advice: the same in words, with what no override can say.
+    values: key to value, all together. advice: the same in words, with what no override can say.
     """
 
     values: Mapping[str, Any]
@@ -211,7 +211,7 @@ def _is_spent(features: Features) -> bool:
 def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
     """Whether a high loss speaks of a rate too high.
 
-    It has jumped, or the rates of better trials are much lower.
+    It does if it has jumped, or if the rates of better trials are much lower.
     """
     if features.explosion is not None and keys.key("threshold") is None:
         return True
@@ -226,7 +226,7 @@ def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
 def _calmer(features: Features, keys: ConfigKeys) -> Fix:
     """A lower rate from the start, and clipping where there is none.
 
-    At the norm that was usual before an explosion.
+    Gradients are clipped at the norm that was usual before an explosion.
     """
     lower = _other_rate(keys, up=False)
     if keys.has_trainer and keys.choices.get("clip") == "none":
@@ -259,7 +259,7 @@ def _other_rate(keys: ConfigKeys, *, up: bool) -> Fix:
 def _lower_late(features: Features, keys: ConfigKeys) -> Fix:
     """The same rate early, a lower one late: decay to a hundredth by the end.
 
-    Where it does so, a lower rate.
+    Where the rate decays so far already, a lower rate.
     """
     words = "lower the rate late in the run: a faster decay"
     if keys.has_trainer and keys.choices.get("schedule") == "constant":
@@ -279,9 +279,9 @@ def _lower_late(features: Features, keys: ConfigKeys) -> Fix:
 
 
 def _slower_decay(features: Features, keys: ConfigKeys) -> Fix:
-    """The rate is spent while the loss is high.
+    """Decay to a tenth by the end, from a rate like that of better trials.
 
-    Decay to a tenth by the end, from a rate like that of better trials.
+    It helps where the rate is spent while the loss is high.
     """
     words = "decay more slowly: the rate is spent too early"
     decay = _decay(features, keys, SLOW_END_SHARE)
@@ -295,8 +295,8 @@ def _slower_decay(features: Features, keys: ConfigKeys) -> Fix:
 def _decay(features: Features, keys: ConfigKeys, end: float) -> dict[str, Any]:
     """Decay steps by which an exponential ends at a share of its rate.
 
-    Empty if there is no such schedule. If that is no real change, a third or three times the steps
-    there were.
+    If that is no real change, a third or three times the steps there were. Empty if there is no
+    such schedule.
     """
     key, rate = keys.key("decay_steps"), keys.number("decay_rate")
     key = (
@@ -314,7 +314,7 @@ def _decay(features: Features, keys: ConfigKeys, end: float) -> dict[str, Any]:
 
 
 def _regularised(diagnosis: Diagnosis, keys: ConfigKeys) -> Fix:
-    """Dropout or weight decay where there are such settings, else the end at the best validation."""
+    """Dropout or weight decay where there are such settings, else an end at the best validation."""
     words = "regularise: dropout, weight decay, more data; or end when validation is best"
     values: dict[str, Any] = {}
     dropout, decay = keys.key("dropout"), keys.key("weight_decay")

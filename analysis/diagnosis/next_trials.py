@@ -20,15 +20,17 @@ from iolaus.analysis.diagnosis.fixes import as_text
 from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.sweeps.study.record import TrialRecord, counts_as_run, is_repeat
 
+__all__ = ["NextTrial", "as_frame", "continuing", "enqueue", "next_trials"]
+
 
 @dataclass(frozen=True, slots=True)
 class NextTrial:
-    """One thing to try. fixes: the trials it would fix, the most promising first.
+    """One thing to try.
 
-    shape, overrides, advice: of that one.
+    fixes: the trials it would fix, the most promising first. shape, overrides, advice: of that one.
     params: the whole setting, in the sweep's own search space; empty if the suggested fix lies
-    outside, and `outside` says what does. command: runs it by itself, "" if the sweep does not say by which
-    command it was run.
+    outside, and `outside` says what does. command: runs it by itself, "" if the sweep does not say
+    by which command it was run.
     """
 
     fixes: tuple[int, ...]
@@ -154,7 +156,7 @@ def _settings(sweep: Sweep) -> dict[int, dict[str, Any]]:
 def _in_space(
     sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """(the whole changed setting in the space's own values, ""), or what there is and what is not."""
+    """(the whole changed setting in the space's values, ""), or (what is inside, what is not)."""
     setting: dict[str, Any] = {}
     outside: list[str] = []
     for key in [*sweep.space, *(key for key in changes if key not in sweep.space)]:

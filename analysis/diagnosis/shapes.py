@@ -226,7 +226,7 @@ def _oscillating(features: Features, s: Signals) -> Diagnosis | None:
 def _flat(features: Features, s: Signals) -> Diagnosis | None:
     """No progress that matters at the end: high, early, late, or where the best of the sweep is.
 
-    Since when is the stall that the signals see; a tail that creeps on can put that late, so that
+    It began with the stall that the signals see; a tail that creeps on can put that late, so that
     early is also what came near its end early.
     """
     gain = max(-s.trend, 0.0) * log_time(s.step, 2 * s.step)
@@ -268,7 +268,7 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
 def _arrived(features: Features, s: Signals) -> float:
     """The step at which the smoothed loss came to stay near its end.
 
-    Within its noise, or a tenth of its fall.
+    Near is within its noise, or a tenth of its fall.
     """
     steps, losses = smooth(features.steps[: s.n_reports], features.losses[: s.n_reports])
     above = np.flatnonzero(losses > s.level + max(3 * s.noise, 0.1 * features.fall))

@@ -35,6 +35,8 @@ from iolaus.analysis.ranking.rank import Ranking, best_trial
 from iolaus.sweeps.reporting import INTERVENTION_METRICS
 from iolaus.sweeps.text import counted
 
+__all__ = ["draw_by_shape", "draw_curves"]
+
 STEPS = "{x:,.10g}"  # tick labels
 N_CROWDED = 60  # with more curves than this, raw ones behind the smoothed only make mud
 INTERVENTION_MARK: dict[str, Any] = {
@@ -45,8 +47,13 @@ INTERVENTION_MARK: dict[str, Any] = {
     "zorder": 5,
 }
 STALL: dict[str, Any] = {
-    "marker": "o", "markersize": 5, "color": BLACK, "markerfacecolor": "white", "linestyle": "none", "zorder": 5,
-}  # fmt: skip
+    "marker": "o",
+    "markersize": 5,
+    "color": BLACK,
+    "markerfacecolor": "white",
+    "linestyle": "none",
+    "zorder": 5,
+}
 
 
 def draw_curves(
@@ -62,14 +69,15 @@ def draw_curves(
 ) -> None:
     """All curves of one metric (default: the watched one) on one pair of axes.
 
-    Step, examples or seconds against value. Smoothed (a centred mean over a twentieth of the
-    curve), the raw curve faint behind it. The first of the ranking (`ranking`: of
+    They go over steps, examples or seconds, smoothed (a centred mean over a twentieth of the
+    curve), the raw curve faint behind. The first of the ranking (`ranking`: of
     `iolaus.analysis.ranking.rank.rank`), or `highlight`, stands out; pruned and failed ones end in
     a mark; a triangle shows where an intervention lowered the rate (or went back to the best
     weights), a ring where a trial stalled (`diagnosis`: of
-    `iolaus.analysis.diagnosis.diagnose.diagnose`). rate_ax: where to draw the learning rates beneath,
-    on the same axis, if the trials report `lr`. The axis is logarithmic if values span more than a
-    factor of 20 above 0. Values far above where trials start, and non-finite ones, leave the frame.
+    `iolaus.analysis.diagnosis.diagnose.diagnose`). rate_ax: where to draw the learning rates
+    beneath, on the same axis, if the trials report `lr`. The axis is logarithmic if values span
+    more than a factor of 20 above 0. Values far above where trials start, and non-finite ones,
+    leave the frame.
     """
     metric = metric or sweep.metric
     ax.set_xlabel(AXIS_NAMES[axis])
@@ -125,7 +133,7 @@ def draw_by_shape(
 ) -> None:
     """One panel per shape that occurs, most frequent first, all with the same limits.
 
-    Others' curves faint behind.
+    The curves of other shapes are faint behind.
     diagnosis: index trial, columns shape and since (a step, or missing), which a mark in the
     shape's symbol shows.
     axis: step, examples or seconds. A title says how many trials have the shape, and where they are

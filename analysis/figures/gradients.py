@@ -22,6 +22,8 @@ from iolaus.analysis.figures.style import (
     say_nothing,
 )
 
+__all__ = ["PREFIX", "draw_gradients"]
+
 PREFIX = "grad_norm/"
 N_PANELS = 8
 CROSS: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 4, "color": "black"}
@@ -38,9 +40,9 @@ STYLES_BY_SHARE: tuple[tuple[float, str, dict[str, Any]], ...] = (
 
 
 def draw_gradients(figure: Figure | SubFigure, sweep: Sweep, n_steps: int | None = None) -> None:
-    """One panel per parameter (the first eight reported).
+    """The norms of the gradients over the first n_steps, a panel per parameter.
 
-    Its gradient's norm over the first n_steps.
+    Panels are of the first eight parameters reported.
     n_steps: by default as many as hold 40 reports of the median trial. All panels share their
     limits. The style says in which share of these steps a trial was clipped. A trial whose norm
     stops being finite ends in a cross; norms of 0 lie at the bottom.

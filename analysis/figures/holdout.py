@@ -9,6 +9,8 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.figures.style import BLUE, GREY, LEGEND, VERMILION, logarithmic, say_nothing
 from iolaus.analysis.replay.holdout import Pruning
 
+__all__ = ["draw_holdout"]
+
 
 def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
     """Completed trials by their objective; those that the pruner would have ended stand out.
@@ -63,7 +65,7 @@ def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
         logarithmic(ax.yaxis)
     ax.legend(**LEGEND)
     n = len(pruning.held_out)
-    title = "no trial was held_out" if not n else (
+    title = "no trial was held out" if not n else (
         f"ending was wrong in {pruning.n_wrong} of {n} "
         f"({pruning.wrong_low:.0%} to {pruning.wrong_high:.0%} at 95 %)"
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Two parameters against each other.
 
-Every trial at its values, marked by its shape, coloured by its loss.
+Every trial is at its values, marked by its shape, coloured by its loss.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from iolaus.analysis.figures.style import (
 )
 from iolaus.analysis.ranking.rank import Ranking, best_trial
 from iolaus.sweeps.text import short_names
+
+__all__ = ["N_CHOICES", "draw_map"]
 
 # Marks of the states, where no diagnosis is at hand.
 STATE_MARKS = {"complete": "o", "pruned": "v", "running": ">", "fail": "X"}
@@ -91,9 +93,16 @@ def draw_map(
         if len(known):
             colours = final.loc[known.index].to_numpy()
             drawn = ax.scatter(
-                known["x"], known["y"], s=42, marker=marker, c=colours, norm=norm, cmap=cmap, edgecolors="#444444",
+                known["x"],
+                known["y"],
+                s=42,
+                marker=marker,
+                c=colours,
+                norm=norm,
+                cmap=cmap,
+                edgecolors="#444444",
                 linewidths=0.6,
-            )  # fmt: skip
+            )
         ax.scatter(
             unknown["x"], unknown["y"], s=42, marker=marker, facecolors="none", edgecolors="#777777"
         )

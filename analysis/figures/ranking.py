@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from iolaus.analysis.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, say_nothing
 
+__all__ = ["draw_ranking"]
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -29,9 +31,10 @@ TIER_STYLES = ((VERMILION, "o"), (BLUE, "s"), (ORANGE, "D"))  # from the fourth 
 def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     """The n_shown best completed settings, best on top, in the order of the ranking.
 
-    A stroke at the objective; level and 95 % interval, coloured and named by tier. Settings of one
-    tier cannot be told apart. A setting without interval is a mark alone; one far behind is an
-    arrow at the edge, with its level. Settings are named by the number of their first trial.
+    Each has a stroke at the objective, and its level with the 95 % interval, coloured and named by
+    tier. Settings of one tier cannot be told apart. A setting without interval is a mark alone; one
+    far behind is an arrow at the edge, with its level. Settings are named by the number of their
+    first trial.
     """
     table = ranking.table[
         ranking.table["tier"].notna() & np.isfinite(ranking.table["level"].astype(float))
@@ -112,8 +115,8 @@ def _name_tiers(ax: Axes, tiers: NDArray[np.int64]) -> None:
 def _limits(ranking: Ranking, rows: pd.DataFrame) -> tuple[float, float]:
     """Limits for levels up to three times as far from the best as the median, with intervals.
 
-    For all of them, if the others are not even twice as far. So neither one that exploded nor one
-    that is hardly known makes all others a single point.
+    They are for all levels, if the others are not even twice as far. So neither one that exploded
+    nor one that is hardly known makes all others a single point.
     """
     level = rows["level"].to_numpy(float)
     distance = np.abs(level - (level.max() if ranking.larger_is_better else level.min()))

@@ -24,6 +24,8 @@ from iolaus.analysis.figures.style import (
 )
 from iolaus.analysis.ranking.rank import Ranking, best_trial
 
+__all__ = ["draw_schedules"]
+
 PLANNED: dict[str, Any] = {"color": "#777777", "linewidth": 0.7, "alpha": 0.7, "linestyle": ":"}
 END_MARKS = {"complete": "o", "running": ">", **ENDS}
 
@@ -31,10 +33,10 @@ END_MARKS = {"complete": "o", "running": ">", **ENDS}
 def draw_schedules(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> None:
     """Each trial's learning rate over its steps.
 
-    As reported (metric `lr`), and faint as planned beyond its end. The mark at the end says how it
-    ended; the first of the `ranking` stands out. Rates of 0 are drawn at the bottom. Plans come
-    from the column `lr_plan` of the trials (corners (step, rate), linear in between), if there is
-    one.
+    It is as reported (metric `lr`), and faint as planned beyond its end. The mark at the end says
+    how it ended; the first of the `ranking` stands out. Rates of 0 are drawn at the bottom. Plans
+    come from the column `lr_plan` of the trials (corners (step, rate), linear in between), if there
+    is one.
     """
     ax.set_xlabel(AXIS_NAMES["step"])
     ax.set_ylabel("learning rate")

@@ -13,6 +13,26 @@ from matplotlib.ticker import LogLocator
 
 from iolaus.analysis.data.curves import Points
 
+__all__ = [
+    "AXIS_NAMES",
+    "BLACK",
+    "ENDS",
+    "GREY",
+    "LEGEND",
+    "LOWEST_RATE",
+    "SHAPE_MARKS",
+    "STATE_NAMES",
+    "STYLES",
+    "above_zero",
+    "add_lines",
+    "centred_mean",
+    "logarithmic",
+    "plain_ticks",
+    "say_nothing",
+    "shape_style",
+    "value_limits",
+]
+
 AXIS_NAMES = {
     "step": "step (optimizer updates)",
     "examples": "examples seen",
@@ -126,7 +146,8 @@ def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
 def centred_mean(curve: Points) -> Points:
     """The curve [n, 2] with each value the mean of the reports around it, for the eye.
 
-    Fewer towards the ends, so that it never lags. Numbers are read off `iolaus.sweeps.signals`.
+    Towards the ends the mean is of fewer reports, so that it never lags. Numbers are read off
+    `iolaus.sweeps.signals`.
     """
     half = max(1, len(curve) // N_MEAN_SHARE // 2)
     if len(curve) < 3:

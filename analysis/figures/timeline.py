@@ -21,6 +21,8 @@ from iolaus.analysis.figures.style import (
 )
 from iolaus.analysis.ranking.rank import Ranking, best_trial
 
+__all__ = ["draw_timeline", "lanes"]
+
 BARS: dict[str, dict[str, Any]] = {
     "best": {"facecolor": VERMILION, "hatch": "xx"},
     "complete": {"facecolor": BLUE},

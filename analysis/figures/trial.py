@@ -26,6 +26,8 @@ from iolaus.analysis.figures.style import (
     value_limits,
 )
 
+__all__ = ["draw_trial"]
+
 N_BEHIND = 50  # of the other trials: enough to see where they lie
 VERDICT: dict[str, Any] = {"color": BLACK, "linewidth": 1.0, "linestyle": "--"}
 

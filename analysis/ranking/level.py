@@ -31,7 +31,7 @@ def level(
 ) -> tuple[float, float, float]:
     """(level, standard error, degrees of freedom) of the end of one curve.
 
-    With kind="best" of its smoothed best, with the error of the end.
+    With kind="best" the level is its smoothed best, with the error of the end.
 
     The end is where a line through the last points stands at the last step, so that a loss that
     still falls is not behind itself, and what came before has no say; but never beyond what the

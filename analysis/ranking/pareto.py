@@ -1,6 +1,6 @@
 """Settings by several criteria at once: result, speed, stability, cost.
 
-Or the objectives, where there are several.
+Where a sweep has several objectives, these are the criteria.
 """
 
 from __future__ import annotations

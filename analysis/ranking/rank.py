@@ -115,8 +115,8 @@ class Ranking:
     def shown(self) -> pd.DataFrame:
         """The table for a reader.
 
-        Parameters that vary by their keys, trials where a setting has several, the level where it
-        is not the objective itself.
+        It has the parameters that vary, by their keys, trials where a setting has several, and the
+        level where it is not the objective itself.
         """
         table = self.table.assign(
             trials=[" ".join(map(str, numbers)) for numbers in self.table["trials"]]
@@ -572,7 +572,7 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
 def _fixed(sweep: Sweep) -> set[str]:
     """What a sweep's last command fixed by options of the app's own, such as task=digits.
 
-    Also +sweep=NAME.
+    Options such as +sweep=NAME are among them.
     """
     command = own_command(sweep.provenance)
     searched = {c.removeprefix("params.") for c in sweep.trials.columns if c.startswith("params.")}

@@ -14,6 +14,18 @@ from numpy.typing import NDArray
 from scipy.special import digamma, polygamma
 from scipy.stats import f, studentized_range, t
 
+__all__ = [
+    "ALPHA",
+    "N_SEEDS_MOST",
+    "Estimates",
+    "Indices",
+    "from_curves",
+    "from_seeds",
+    "seeds_to_settle",
+    "smallest_difference",
+    "tiers",
+]
+
 Array = NDArray[np.float64]
 Indices = NDArray[Any]  # of integers
 
@@ -57,7 +69,7 @@ class Estimates:
 
     @property
     def standard_error(self) -> Array:
-        """Of each mean, [k]; without the effects of seeds, which all settings that share them have."""
+        """Of each mean, [k]; without effects of seeds, common to all settings that share them."""
         return np.sqrt(self.variance / self.n_runs)
 
 
@@ -78,7 +90,7 @@ def from_curves(levels: Array, standard_errors: Array, df: Array) -> Estimates:
 
 
 def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
-    """Runs [n] of settings 0..k-1 (all present).
+    """What the runs [n] of settings 0..k-1 (all present) say, paired by seeds.
 
     seed: runs with an equal number >= 0 are paired, -1 with none. The model is value = setting +
     seed + error, by least squares, in which settings that vary more between seeds weigh less; seeds
@@ -120,7 +132,7 @@ def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
 def _weight(squares: Array, n_runs: Array) -> Array:
     """How much each setting, [k], says of the seeds' effects.
 
-    1, less if its seeds vary more than is typical.
+    That is 1, less if its seeds vary more than is typical.
     """
     variance, _, noise, _ = _moderated(squares, n_runs - 1)
     return noise**2 / variance if noise > 0 else np.ones(len(n_runs))
@@ -289,7 +301,7 @@ def smallest_difference(known: Estimates) -> float:
 def seeds_to_settle(known: Estimates, tier: Indices) -> int | None:
     """More seeds for each setting of the first tier, after which its leader would stand alone.
 
-    If the differences seen are the true ones.
+    It would do so if the differences seen are the true ones.
 
     0 if it stands alone already, None if more than `N_SEEDS_MOST` are needed or nothing is known
     about the noise. Planned on the difference seen, so it suffices in about half of the cases.

@@ -29,14 +29,16 @@ from iolaus.sweeps.study.record import (
     record_of,
 )
 
+__all__ = ["TopUp", "contenders", "plan_top_up", "run_top_up"]
+
 # Seeds that are added at once at most: what they show may make the rest unnecessary.
 N_SEEDS_AT_ONCE = 4
-# Settings that race at once at most, best first.
+# Settings that are topped up at once at most, best first.
 N_SETTINGS_AT_ONCE = 8
 # Where no setting was repeated, seeds of fewer settings than this say too little of the spread
 # between seeds.
 N_SETTINGS_FIRST = 4
-# The sweep's own options that a race sets: only the queue is run, to its end, with the seeds as
+# The sweep's own options that a top-up sets: only the queue is run, to its end, with the seeds as
 # queued.
 _OVERRIDDEN = (
     "hydra.sweep.dir",
@@ -48,9 +50,10 @@ _OVERRIDDEN = (
 
 @dataclass(frozen=True, slots=True)
 class TopUp:
-    """What is to be run. repeats: (leading trial, repeat number, seed) for each run.
+    """The runs that a sweep is to be topped up by, and how they are started.
 
-    Command, and the folder for it.
+    repeats: (leading trial, repeat number, seed) for each run. command: continues the sweep with
+    them, in working_dir.
     """
 
     repeats: tuple[tuple[int, int, int], ...]
@@ -64,11 +67,12 @@ class TopUp:
 def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> TopUp:
     """The runs that would settle first place: more seeds for the settings that may have it.
 
-    None if it is settled. Those are the first tier, at most its best 8; where nothing was repeated,
-    at least the best four settings.
+    The settings are the first tier, at most its best 8; where nothing was repeated, at least the
+    best four. If first place is settled there are no runs.
+
     n_seeds: for each; left out: as many as the ranking says, at most 4. Raises ValueError if the
     sweep has no seed to change, searches it, or is of no command we know; also if other settings
-    are queued, which a race would run too, and without the sweep's pruner.
+    are queued: the command would run them too, without the sweep's pruner.
     """
     study = open_study(folder)
     config = OmegaConf.create(study.user_attrs.get("config", ""))
@@ -81,7 +85,7 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
         )
     if not isinstance(first_seed, int):
         raise ValueError(
-            f"race counts seeds from the config's {key}, which is {first_seed} in {folder}; "
+            f"top-up counts seeds from the config's {key}, which is {first_seed} in {folder}; "
             "run the sweep with hydra.sweeper.seed_key=KEY naming a whole number of the app's"
         )
     own = own_command(study.user_attrs.get("provenance", []))
@@ -100,8 +104,7 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
     if repeats and queued:
         raise ValueError(
             f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), "
-            "which a race would run "
-            "too, without the sweep's pruner. Run them first:\n  "
+            "which a top-up would run too, without the sweep's pruner. Run them first:\n  "
             f"{continuing(folder, load(folder))}"
         )
     n_settings = sum(counts_as_run(t) and not is_repeat(t) for t in trials)
@@ -112,21 +115,21 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
     return TopUp(tuple(repeats), command, Path(_recorded_cwd(cwd)))
 
 
-def run_top_up(folder: Path, race: TopUp, output: int | None = None) -> Ranking:
-    """Queue the runs of a race, continue the sweep until they are done, and rank it anew.
+def run_top_up(folder: Path, top_up: TopUp, output: int | None = None) -> Ranking:
+    """Queue the runs of a top-up, continue the sweep until they are done, and rank it anew.
 
     What the sweep says of itself stays as it was but for one more session, which is marked as a
-    race: whoever goes on with the sweep goes on with its own options. output: the file descriptor
+    top-up: whoever goes on with the sweep goes on with its own options. output: the file descriptor
     for what the sweep prints (standard output). Raises subprocess.CalledProcessError if the sweep's
     command fails; what is queued then stays so, and runs when the sweep is next continued.
     """
     study = open_study(folder)
     trials = study.get_trials(deepcopy=False)
-    for leader, number, seed in race.repeats:
+    for leader, number, seed in top_up.repeats:
         repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed)
         study.enqueue_trial(trials[leader].params, user_attrs=repeat.to_attrs())
     with _description_kept(folder, study):
-        subprocess.run(race.command, cwd=race.working_dir, check=True, stdout=output)
+        subprocess.run(top_up.command, cwd=top_up.working_dir, check=True, stdout=output)
     return rank(load(folder))
 
 
@@ -146,7 +149,7 @@ def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
         sessions = open_study(folder).user_attrs.get("provenance", [])
         sessions = [
             *sessions[:n_before],
-            *({**session, "race": True} for session in sessions[n_before:]),
+            *({**session, "top_up": True} for session in sessions[n_before:]),
         ]
         study.set_user_attr("provenance", sessions)
         study.set_user_attr("config", known.get("config", ""))

@@ -26,6 +26,21 @@ from iolaus.analysis.replay.forecast import judge
 from iolaus.analysis.replay.rules import RULES, Move, Rule, SweepInfo
 from iolaus.sweeps.signals import Array, signals
 
+__all__ = [
+    "Run",
+    "Score",
+    "Truth",
+    "draw_pareto",
+    "main",
+    "rank_agreement",
+    "replay",
+    "score",
+    "simulate",
+    "summary",
+    "table",
+    "truth",
+]
+
 Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
@@ -34,7 +49,7 @@ Flags = NDArray[np.bool_]
 class Run:
     """What became of a task's trials under a rule.
 
-    Reports made [trials], and whether the rule itself ended them.
+    That is the reports made [trials], and whether the rule itself ended them.
     """
 
     n_seen: Indices
@@ -43,10 +58,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How a rule did on one task. All but the regret are shares; those without any case are NaN.
+    """How a rule did on one task.
 
-    compute: reports made of all reports. kept: of the true top (a tenth, at most ten) that ran to
-    its end.
+    All but the regret are shares; those without any case are NaN. compute: reports made of all
+    reports. kept: of the true top (a tenth, at most ten) that ran to its end.
     kept_checkpoint: of the top that had shown its best. regret: best found above the true best, in
     units of the median trial's distance from it. false_prune: of the stopped trials, those that
     belong to the true best tenth.
@@ -339,7 +354,7 @@ def _shown(value: float) -> str:
 def draw_pareto(axes: Axes, found: Sequence[Mapping[str, object]]) -> None:
     """Compute against the share of the true top that ran to its end, a point per rule.
 
-    The line joins the front.
+    The line joins the points of the Pareto front.
     """
     points = sorted(
         (float(str(r["compute"])), float(str(r["kept"])), str(r["rule"])) for r in found
@@ -402,7 +417,10 @@ def main(
         yield json.dumps(document)
         return
     n_trials = sum(map(len, tasks.values()))
-    yield f"{n_trials} trials in {len(tasks)} tasks, {n_workers} workers, {n_seeds} seeds; ± 95 % over seeds"
+    yield (
+        f"{n_trials} trials in {len(tasks)} tasks, {n_workers} workers, {n_seeds} seeds; "
+        "± 95 % over seeds"
+    )
     yield table(found)
     if ranks is not None:
         yield "\nrank correlation with the end (Spearman)\n" + ranks.to_string(float_format="%.2f")

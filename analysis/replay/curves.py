@@ -1,6 +1,6 @@
 """Curves that are known to their end, to replay pruners on.
 
-From a sweep's folder, a Parquet or a CSV file.
+They are read from a sweep's folder, a Parquet or a CSV file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from iolaus.sweeps.pruners.verdicts import plan_of
 from iolaus.sweeps.reporting import INTERVENTION_METRICS
 from iolaus.sweeps.signals import Array, n_finite
 from iolaus.sweeps.types import Plan
+
+__all__ = ["Curve", "read"]
 
 READERS: Mapping[str, Callable[..., pd.DataFrame]] = {
     ".parquet": pd.read_parquet,

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from iolaus.analysis.replay.curves import Curve
 from iolaus.sweeps.signals import Array, Trend, log_time, trend
 
+__all__ = ["Forecasts", "Judgement", "arrivals", "forecasts", "judge"]
+
 Flags = NDArray[np.bool_]
 
 IMPROVEMENT = 1e-3  # "will improve" means: its best falls by this share of itself or more
@@ -30,9 +32,9 @@ BINS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Forecasts:
-    """Of the finite trials of a task [n].
+    """Forecasts for the finite trials of a task, [n].
 
-    The chance that nothing more comes, and whether nothing more came.
+    For each the chance that nothing more comes, and whether nothing more came.
     """
 
     chance: Array
@@ -89,7 +91,7 @@ def arrivals(curves: Sequence[Curve], n_workers: int, seed: int) -> tuple[Array,
 
 
 def _chance(features: Array, own: float, finished: Array, over: Flags) -> float:
-    """The share of the nearest finished trials that were over; the curve's own word counts as one."""
+    """The share of the nearest finished trials that were over; the curve's own counts as one."""
     if len(finished) < N_FINISHED_LEAST:
         return own
     spread = np.quantile(finished, 0.84, axis=0) - np.quantile(finished, 0.16, axis=0) + 1e-9
@@ -122,7 +124,7 @@ def _squeezed(x: float) -> float:
 
 
 def _own_chance(now: Trend, curve: Curve) -> float:
-    """From the curve alone: logistic in the logarithm of what the slope and its error allow.
+    """The chance from the curve alone: logistic in the log of what the slope and its error allow.
 
     Its four numbers were fitted on TaskSet and DeepOBS at a quarter of the run: between .15 and
     .94, and half way at 0.26 % of the best.

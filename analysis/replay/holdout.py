@@ -1,6 +1,6 @@
 """What ending trials early saved, and how often it was wrong.
 
-Counted on trials that an holdout let run on.
+The latter is counted on trials that a holdout let run on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from scipy.stats import binomtest
 
 from iolaus.analysis.data.sweep import Sweep
 
+__all__ = ["Pruning", "pruning"]
+
 GOOD_SHARE = (
     0.1  # ending a trial was wrong if it would have finished among this share of all trials
 )
@@ -21,17 +23,17 @@ GOOD_SHARE = (
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """Trials ended early in a sweep, and those held_out to see what they would have come to.
+    """Trials ended early in a sweep, and those held out to see what they would have come to.
 
     n_ended: trials that a rule ended. rules: how many by which rule, most frequent first.
     saved_share: optimizer steps of these trials that were not run, as a share of what all ended and
         completed trials had planned; NaN if no plan is known (a trial without one is taken to plan
         as many steps as the longest).
-    held_out: held_out trials that have finished, index trial; columns step (of the verdict),
+    held_out: held out trials that have finished, index trial; columns step (of the verdict),
         objective, rank (1 is the best of all completed trials), wrong (rank within the best
         GOOD_SHARE of all trials, or first).
     n_wrong, wrong_low, wrong_high: how often ending would have been wrong, with the 95 % interval
-        of the share (Wilson 1927); NaN without held_out trials.
+        of the share (Wilson 1927); NaN without held out trials.
     good_rank: the worst rank that counts as wrong to have ended; trials that were ended count as
         worse than those that completed.
     """
@@ -77,7 +79,7 @@ class Pruning:
 def pruning(sweep: Sweep) -> Pruning:
     """Count what ending trials early saved and cost.
 
-    Diverged trials count as ended, though no holdout spares them.
+    Diverged trials count as ended, though no holdout lets them run on.
     """
     trials = sweep.trials
     empty = pd.DataFrame(columns=["step", "objective", "rank", "wrong"])

@@ -33,6 +33,18 @@ from iolaus.sweeps.pruners.stalled import StallRule
 from iolaus.sweeps.signals import Array, trend
 from iolaus.sweeps.types import Plan
 
+__all__ = [
+    "RULES",
+    "AshaPromote",
+    "Move",
+    "Nothing",
+    "Optuna",
+    "Plateau",
+    "Rule",
+    "Stalled",
+    "SweepInfo",
+]
+
 
 class Move(Enum):
     """What a rule wants of a trial after a report.
@@ -49,7 +61,7 @@ class Move(Enum):
 class SweepInfo:
     """What is known of a sweep before it starts.
 
-    The steps and reports of a whole trial, and the seed of the replay.
+    That is the steps and reports of a whole trial, and the seed of the replay.
     """
 
     n_steps: int
@@ -58,9 +70,9 @@ class SweepInfo:
 
 
 class Rule(Protocol):
-    """A pruner under replay. Trials are numbered from 0 as they start.
+    """A pruner under replay.
 
-    Losses are finite, smaller is better.
+    Trials are numbered from 0 as they start. Losses are finite, smaller is better.
     """
 
     def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
@@ -76,7 +88,7 @@ class Rule(Protocol):
 class Nothing:
     """Never stops anything: the rules `none` and `divergence`."""
 
-    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
         """Go on."""
         return Move.GO
 
@@ -104,7 +116,7 @@ class Stalled(Nothing):
             else Move.GO
         )
 
-    def end(self, trial: int, best: float, complete: bool) -> None:
+    def end(self, trial: int, best: float, complete: bool) -> None:  # noqa: ARG002
         """Let peers know."""
         self._peers.end(trial, PeerOutcome.COMPLETE if complete else PeerOutcome.STOPPED)
 
@@ -158,11 +170,11 @@ class Optuna(Nothing):
 class Plateau(Nothing):
     """Ray Tune's TrialPlateauStopper at its defaults.
 
-    Stop when the last 4 values have a standard deviation of 0.01.
-    Source: ray.tune.stopper.TrialPlateauStopper (std 0.01, num_results 4, grace_period 4), Ray 2.x.
+    It stops a trial when the last 4 values have a standard deviation of 0.01. Source:
+    ray.tune.stopper.TrialPlateauStopper (std 0.01, num_results 4, grace_period 4), Ray 2.x.
     """
 
-    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
         """Stop on four values that hardly differ."""
         with np.errstate(over="ignore"):  # a spread too large to be squared is no plateau
             return Move.STOP if len(losses) >= 4 and float(np.std(losses[-4:])) < 0.01 else Move.GO
@@ -182,7 +194,7 @@ class AshaPromote:
         self._promoted: list[set[int]] = [set() for _ in self._rungs]
         self._at: dict[int, int] = {}
 
-    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
+    def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:  # noqa: ARG002
         """Pause at the next rung."""
         rung = self._at.get(trial, 0)
         if rung == len(self._rungs) or steps[-1] + 1 < self._rungs[rung]:

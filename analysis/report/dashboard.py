@@ -35,6 +35,8 @@ from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.study.ranking import order, runs_of
 
+__all__ = ["DashboardApp", "ReviewedStorage", "serve"]
+
 log = logging.getLogger(__name__)
 
 # Its API has no password: this machine only.
@@ -43,8 +45,8 @@ HOST = "127.0.0.1"
 PAUSE_S = 10.0
 # What `iolaus.sweeps.study.record` keeps that is not short, or that the note says in words.
 HIDDEN = (
-    "driver", "n_steps", "lr_plan", "ending", "why", "run", "log", "findings", "repeat", "repeat_of", "verdict", "verdict_rule",
-    "verdict_step", "verdict_numbers",
+    "driver", "n_steps", "lr_plan", "ending", "why", "run", "log", "findings", "repeat",
+    "repeat_of", "verdict", "verdict_rule", "verdict_step", "verdict_numbers",
 )  # fmt: skip
 METRIC_NAMES = "study:metric_names"  # where Optuna's Study.set_metric_names keeps them
 ARTIFACTS = "artifacts:"  # Optuna's prefix of what it knows of an artifact
@@ -52,9 +54,10 @@ N_PICTURES_KEPT = 100
 
 
 def serve(folder: Path, port: int) -> None:
-    """Serve the dashboard of a sweep's folder until interrupted. port: 0 for any that is free.
+    """Serve the dashboard of a sweep's folder until interrupted.
 
-    Raises what DashboardApp does, and BadInputError if the port is taken.
+    port: 0 for any that is free. Raises what DashboardApp does, and BadInputError if the port is
+    taken.
     """
     app = DashboardApp(folder)
     try:
@@ -197,10 +200,10 @@ class ReviewedStorage:
         return shown
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
-        """See optuna.storages.BaseStorage.
+        """The first of the ranking; see optuna.storages.BaseStorage.
 
-        The first of the ranking: of a setting with several seeds its first completed run, by the
-        mean of all; one that breaks a constraint only if all do.
+        Settings with several seeds count by the mean of all, and of them it is the first completed
+        run. One that breaks a constraint is first only if all do.
         """
         best = self._backend.get_best_trial(study_id)  # raises if there is none
         trials = self._backend.get_all_trials(study_id, deepcopy=False)
@@ -289,5 +292,5 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name there)
         """Requests are not worth a line."""

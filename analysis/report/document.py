@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 
 from iolaus.analysis.report.terminal import cell, holds_numbers
 
+__all__ = ["Block", "Document", "Items", "Picture", "Section", "Table", "as_html", "as_markdown"]
+
 DPI = 120
 
 
@@ -39,9 +41,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure that `draw` makes on an empty one. name: of its file, without ending.
+    """A figure that `draw` makes on an empty one.
 
-    size_in: width and height, inches.
+    name: of its file, without ending. size_in: width and height, inches.
     caption: what to see, which also stands in for the picture where there is none.
     """
 
@@ -168,7 +170,10 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
     if isinstance(block, Picture):
         caption = html.escape(block.caption)
         data = base64.b64encode(pictures[block.name]).decode("ascii")
-        image = f'<img src="data:image/png;base64,{data}" alt="{caption}" style="max-width:{block.size_in[0]:g}in">'
+        image = (
+            f'<img src="data:image/png;base64,{data}" alt="{caption}" '
+            f'style="max-width:{block.size_in[0]:g}in">'
+        )
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>\n"
     numbers = [holds_numbers(column) for _, column in block.frame.items()]
     head = "".join(map(_th, block.frame.columns, numbers))
@@ -177,7 +182,10 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
         for row in block.frame.itertuples(index=False)
     )
     caption = f"<caption>{html.escape(block.caption)}</caption>"
-    return f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n'
+    return (
+        f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{rows}</tbody></table></div>\n"
+    )
 
 
 def _inline(text: str) -> str:
@@ -232,7 +240,7 @@ td { padding: .2rem .6rem; border-top: 1px solid var(--line); vertical-align: to
 td.n, th.n { text-align: right; }
 td.n { font-variant-numeric: tabular-nums; }
 td.long { white-space: normal; min-width: 22rem; }
-"""
+"""  # noqa: E501
 
 # A click on a head sorts by its column, a second one the other way round; empty cells stay below.
 JS = """
@@ -247,4 +255,4 @@ document.querySelectorAll("th button").forEach(button => button.addEventListener
     (up ? 1 : -1) * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
   [...body.rows].map(row => [key(row), row]).sort((a, b) => order(a[0], b[0])).forEach(([, row]) => body.append(row));
 }));
-"""
+"""  # noqa: E501

@@ -1,10 +1,10 @@
 """What a reviewer reads of a sweep in optuna-dashboard.
 
-Attributes to sort by, a note on each trial, one on the study. Nothing of it is recorded while the
-sweep runs: a diagnosis may change with every trial that goes lower than the others did, a tier with
-every result, and after `tell` Optuna takes no more attributes. `iolaus.analysis.report.dashboard`
-lays it over the study whenever someone looks; with the report the notes go into the study itself,
-where any dashboard shows them.
+There are attributes to sort by, a note on each trial, and one on the study. Nothing of it is
+recorded while the sweep runs: a diagnosis may change with every trial that goes lower than the
+others did, a tier with every result, and after `tell` Optuna takes no more attributes.
+`iolaus.analysis.report.dashboard` lays it over the study whenever someone looks; with the report
+the notes go into the study itself, where any dashboard shows them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,17 @@ from iolaus.analysis.report import summary as words
 from iolaus.analysis.report.terminal import cell
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.text import short_names
+
+__all__ = [
+    "NUMBERS",
+    "N_RANKED",
+    "PART_LENGTH",
+    "SIGNATURE",
+    "Review",
+    "note_attributes",
+    "review",
+    "write_notes",
+]
 
 log = logging.getLogger(__name__)
 

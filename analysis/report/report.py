@@ -36,6 +36,8 @@ from iolaus.analysis.report.document import (
 from iolaus.analysis.report.notes import NUMBERS, write_notes
 from iolaus.sweeps.text import counted, short_names
 
+__all__ = ["report", "write_report"]
+
 # Trials whose steps are worth numbers of examples further apart than this are compared on examples.
 EXAMPLES_APART = 1.05
 N_NEXT = 10  # fixes shown; `iolaus next` has all
@@ -185,7 +187,7 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
 def _axis(sweep: Sweep) -> str:
     """The axis on which trials compare.
 
-    Examples where a step is not worth the same number of them for all.
+    It is examples where a step is not worth the same number of them for all, else steps.
     """
     if sweep.trials.empty:
         return "step"
@@ -238,7 +240,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
 
 
 def _counted(advice: pd.Series) -> str:
-    """Each advice once, the most frequent first, with its number of trials where there are several."""
+    """Each advice once, the most frequent first, with its number of trials if there are several."""
     counts = advice[advice != ""].value_counts()
     return "; ".join(
         f"{text} ({n})" if len(counts) > 1 else str(text) for text, n in counts.items()
@@ -272,7 +274,7 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
         caption = (
             f"{x} and {y}{': the two that mattered most' if len(beyond) > 1 else ''}. Dark is good."
         )
-        draw = lambda figure: figures.draw_map(
+        draw = lambda figure: figures.draw_map(  # noqa: E731
             figure.subplots(), sweep, x, y, diagnosis, ranking=ranking
         )
         blocks.append(Picture("map", caption, draw, (7.5, 5.0)))
@@ -294,7 +296,7 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
 def _mappable(trials: pd.DataFrame) -> list[str]:
     """The parameters that vary, those first that make a map.
 
-    Numbers, not a few choices, which most trials have.
+    A map is made by numbers, not a few choices, which most trials have.
     """
 
     def place(item: tuple[str, str]) -> tuple[bool, int]:
@@ -308,7 +310,7 @@ def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
     if not lines_of(sweep, "lr") and not planned_rates(sweep):
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
-    draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)
+    draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
     return Section("Learning rates", [Picture("schedules", caption, draw)])
 
 
@@ -319,7 +321,7 @@ def _gradients(sweep: Sweep) -> Section:
         "Norms of the gradients in the first steps, on the same axes: trials that were clipped "
         "and that were not."
     )
-    draw = lambda figure: figures.draw_gradients(figure, sweep)
+    draw = lambda figure: figures.draw_gradients(figure, sweep)  # noqa: E731
     return Section("Gradients", [Picture("gradients", caption, draw, (9.0, 4.5))])
 
 
@@ -328,7 +330,7 @@ def _pruning(sweep: Sweep) -> Section:
     blocks: list[Block] = [" ".join(found.sentences())] if found.sentences() else []
     if len(found.held_out):
         caption = "Trials that the pruner would have ended, among all that completed."
-        draw = lambda figure: figures.draw_holdout(figure.subplots(), sweep, found)
+        draw = lambda figure: figures.draw_holdout(figure.subplots(), sweep, found)  # noqa: E731
         blocks.append(Picture("holdout", caption, draw, (7.0, 3.5)))
     return Section("Trials ended early", blocks)
 
@@ -337,7 +339,7 @@ def _machine(sweep: Sweep, ranking: Ranking) -> Section:
     n_slots = sweep.trials["slot"].nunique() if len(sweep.trials) else 0
     if not n_slots:
         return Section("Time", [])
-    draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep, ranking=ranking)
+    draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
     picture = Picture(
         "timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots)
     )

@@ -1,6 +1,7 @@
 """The report's first paragraph, a function per sentence.
 
-What was searched, what came first and how certain that is, what went wrong most, what is next.
+It says what was searched, what came first and how certain that is, what went wrong most, and what
+is next.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def searched(sweep: Sweep) -> str:
 def won(ranking: Ranking) -> list[str]:
     """Who came first, whether that is certain, and what to know before believing it.
 
-    Or that nothing can be said.
+    Where nothing can be said, it says so.
     """
     winner = ranking.winner
     if winner is None:

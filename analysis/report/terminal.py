@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+__all__ = ["as_table", "cell", "holds_numbers", "terminal"]
+
 WRITTEN_OUT = (1e3, 1e9)  # 64000 is read faster than 6.4e+04
 
 
@@ -22,7 +24,7 @@ def terminal() -> Console:
 def as_table(frame: pd.DataFrame) -> Table:
     """A frame's columns as a table for the terminal.
 
-    Numbers with four digits, NaN and absent values empty.
+    Numbers have four digits; NaN and absent values are empty.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in frame.columns:
@@ -37,9 +39,9 @@ def as_table(frame: pd.DataFrame) -> Table:
 
 
 def holds_numbers(column: pd.Series) -> bool:
-    """Whether a column is to stand to the right.
+    """Whether a column holds numbers, and so is to stand to the right.
 
-    It has numbers, perhaps a word in place of some.
+    Words may stand in place of some of them.
     """
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return True

@@ -10,12 +10,14 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.convergence import convergence
 from iolaus.analysis.diagnosis.diagnose import diagnose
 
+__all__ = ["described"]
+
 
 def described(sweep: Sweep, trial: int) -> pd.Series:
     """What is known of one trial, by name.
 
-    Its parameters, how it ended, its diagnosis with fix, its convergence. What does not apply is
-    NaN or "". Raises ValueError for a trial that the sweep does not have.
+    That is its parameters, how it ended, its diagnosis with fix, its convergence. What does not
+    apply is NaN or "". Raises ValueError for a trial that the sweep does not have.
     """
     if trial not in sweep.trials.index:
         known = (

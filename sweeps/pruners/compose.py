@@ -5,7 +5,6 @@ All pass verdicts through.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from optuna.pruners import BasePruner
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.pruners.curve_pruner import ByStudy, CurvePruner, StudyView, curve_pruner
 from iolaus.sweeps.pruners.peers import PeerOutcome
+from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Plan, Verdict
 
 __all__ = ["AllOf", "AnyOf", "Holdout", "Interval", "WarmUp", "parts"]
@@ -120,7 +120,7 @@ class WarmUp(_Combination):
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """The pruner's verdict from step n_steps on."""
         (pruner,) = self._pruners
-        if step >= self._n_steps or not math.isfinite(loss):
+        if step >= self._n_steps or has_diverged(loss):
             return pruner.observe(trial, step, loss, plan)
         pruner.learn(trial, step, loss)
         return None
@@ -129,7 +129,7 @@ class WarmUp(_Combination):
 class Interval(_Combination):
     """Asks the pruner once per `interval_steps` steps.
 
-    At the first report in them, and at any that is not finite.
+    It asks at the first report in them, and at any that is not finite.
 
     >>> limit = optuna.pruners.ThresholdPruner(upper=10)
     >>> trial = optuna.create_study(pruner=iolaus.Interval(limit, interval_steps=100)).ask()
@@ -168,7 +168,7 @@ class Interval(_Combination):
         before = self._before(trial, step)
         first = before < 0 or before // self._interval_steps < step // self._interval_steps
         (pruner,) = self._pruners
-        if first or not math.isfinite(loss):
+        if first or has_diverged(loss):
             return pruner.observe(trial, step, loss, plan)
         pruner.learn(trial, step, loss)
         return None
@@ -216,11 +216,11 @@ class Holdout(_Combination):
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """The pruner's verdict, or None for a trial that is held out, which is marked."""
         (pruner,) = self._pruners
-        if trial in self._marked and math.isfinite(loss):
+        if trial in self._marked and not has_diverged(loss):
             pruner.learn(trial, step, loss)
             return None
         verdict = pruner.observe(trial, step, loss, plan)
-        if verdict is None or not math.isfinite(loss):
+        if verdict is None or has_diverged(loss):
             return verdict
         if np.random.default_rng([self._seed, trial]).random() >= self._fraction:
             return verdict

@@ -17,9 +17,9 @@ N_COLUMNS = 512
 
 
 class PeerOutcome(IntEnum):
-    """What became of a trial. A STOPPED one was judged bad.
+    """What became of a trial.
 
-    A LOST one (failed, interrupted) was not judged at all.
+    A STOPPED one was judged bad; a LOST one (failed, interrupted) was not judged at all.
     """
 
     RUNNING = 0
@@ -158,7 +158,7 @@ class Peers:
     def gain_after(self, trial: int, step: int) -> float:
         """By how much finished peers like this trial improved from this step on, at most.
 
-        Of the quarter of those that stood nearest to it; NaN if none has reported here. Costs
+        Those like it are the quarter that stood nearest to it; NaN if none has reported here. Costs
         O(finished trials * columns): for the words of a verdict, not for every report.
         """
         n, column = len(self._rows), step // self._width_steps

@@ -1,7 +1,7 @@
-"""Stop trials whose loss has stalled.
+"""Stop trials whose loss has stalled, out of reach of the best.
 
-Out of reach of the best, and no longer where winners once were. How the rule and its numbers were
-found: docs/pruning.md. `StallRule` is the rule; `StalledLoss` keeps the curves it is asked about.
+They are also no longer where winners once were. How the rule and its numbers were found:
+docs/pruning.md. `StallRule` is the rule; `StalledLoss` keeps the curves it is asked about.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ import numpy as np
 from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyView
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Standing
 from iolaus.sweeps.pruners.verdicts import distinct
-from iolaus.sweeps.signals import N_TAIL, Array, Signals, Trend, Z, log_time, signals, trend
+from iolaus.sweeps.signals import (
+    N_TAIL,
+    Array,
+    Signals,
+    Trend,
+    Z,
+    has_diverged,
+    log_time,
+    signals,
+    trend,
+)
 from iolaus.sweeps.types import Plan, Verdict
 
 __all__ = ["StallRule", "StalledLoss", "rate_changes"]
@@ -47,14 +57,15 @@ ALONE_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class StallRule:
-    """The rule. Peers, one curve (smaller is better, one finite report or more) and its plan in.
+    """When a trial has stalled out of reach: peers, a curve and its plan in, a verdict or None out.
 
-    A verdict or None out. With MIN_PEERS peers a trial ends when all of this holds: it is out of
-    the best share at this step; it is worse, by more than its noise, than the winners among
-    finished trials were at this step; and its best cannot reach the goal if it goes on falling as
-    it does, straight in log time. Where a change of the learning rate by a factor of two or more is
-    planned, this waits for three finished trials. With fewer peers it ends when it has stalled for
-    a quarter of the run, no such change is planned, and it does not lead a sweep of several.
+    Of the curve smaller is better, and it has one finite report or more. With MIN_PEERS peers a
+    trial ends when all of this holds: it is out of the best share at this step; it is worse, by
+    more than its noise, than the winners among finished trials were at this step; and its best
+    cannot reach the goal if it goes on falling as it does, straight in log time. Where a change of
+    the learning rate by a factor of two or more is planned, this waits for three finished trials.
+    With fewer peers it ends when it has stalled for a quarter of the run, no such change is
+    planned, and it does not lead a sweep of several.
     """
 
     caution: float = 1.0
@@ -202,7 +213,7 @@ class StalledLoss(CurvePruner):
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """Why the trial should end at this report, or None, also for one that has ended."""
         sign = self._sign
-        if not math.isfinite(loss):
+        if has_diverged(loss):
             self.learn(trial, step, loss)
             value = sign * self._flip * loss
             return Verdict(
@@ -248,7 +259,7 @@ class _Curve:
 
     def add(self, step: int, loss: float) -> None:
         self.last_step = step
-        if not math.isfinite(loss):
+        if has_diverged(loss):
             return
         if self._n == self._table.shape[1]:
             self._table = np.concatenate([self._table, np.empty_like(self._table)], axis=1)

@@ -17,10 +17,10 @@ __all__ = ["VerdictPruner", "distinct", "plan_of", "verdict_of"]
 
 
 class VerdictPruner(BasePruner):
-    """A pruner that says why, and works in plain `study.optimize` too. Override `verdict`.
+    """A pruner that says why, and works in plain `study.optimize` too.
 
-    One that needs no study, only losses, is better a `CurvePruner`, which is given them as they
-    come.
+    Override `verdict`. One that needs no study, only losses, is better a `CurvePruner`, which is
+    given them as they come.
 
     >>> from iolaus.sweeps.types import Verdict
     >>> class AboveTen(iolaus.VerdictPruner):

@@ -27,7 +27,7 @@ class Objective:
 
     @property
     def is_opposed(self) -> bool:
-        """Whether the one objective goes another way than the watched metric, so is not its best."""
+        """Whether the objective goes another way than the watched metric, so is not its best."""
         return len(self.directions) == 1 and self.directions[0] != self.metric.goal
 
 

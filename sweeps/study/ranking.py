@@ -84,9 +84,9 @@ def order(
     of its state; of equals the lower number comes first. A duplicate stands right behind the
     setting whose result it took over, with what that came to.
 
-    directions: minimize or maximize for each objective. metric_sign: what a best is multiplied by to
-    be minimised, 1 or -1; left out, as the first objective. Raises ValueError if a completed run has
-    another number of objectives.
+    directions: minimize or maximize for each objective. metric_sign: what a best is multiplied by
+    to be minimised, 1 or -1; left out, as the first objective. Raises ValueError if a completed run
+    has another number of objectives.
     """
     sign = signs(directions)
     all_runs = sorted(runs, key=lambda run: run.number)

@@ -24,9 +24,9 @@ N_DEGREES_NEEDED = 3
 
 @dataclass
 class Unit:
-    """One setting and its runs. values: objectives of the completed runs.
+    """One setting and its runs.
 
-    runs: trial by repeat number, 0 leads.
+    runs: the trial by repeat number, 0 leads. values: objectives of the completed runs.
     """
 
     runs: dict[int, int] = field(default_factory=dict)

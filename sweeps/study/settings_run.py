@@ -13,9 +13,10 @@ __all__ = ["SettingsRun"]
 
 
 class SettingsRun:
-    """What the trials of a study add up to. A finished trial never changes and is counted once.
+    """What the trials of a study add up to.
 
-    trials: all of the study by number, as they are now; asked again at every question.
+    A finished trial never changes and is counted once. trials: all of the study by number, as they
+    are now; asked again at every question.
     """
 
     def __init__(self, trials: Callable[[], Sequence[FrozenTrial]]) -> None:

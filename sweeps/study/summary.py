@@ -1,6 +1,6 @@
 """The end of a sweep in the terminal and on disk.
 
-A ranked table, the results file, what to do next.
+That is a ranked table, the results file, and what to do next.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GAP, WHY_WIDTH = 2, 12
 class Result:
     """One setting in the table.
 
-    A trial, or the runs of a setting with several seeds, under the first one's number.
+    It is a trial, or the runs of a setting with several seeds, under the first one's number.
     values: the objectives, means over the completed runs; spread: the standard deviation of the
     first one between runs, NaN if fewer than two completed. best: of the watched metric, NaN if
     there is none; of several runs the mean. n_steps: the last step reported, of several runs

@@ -44,8 +44,8 @@ def falling(tau: float, end: float = 0.1) -> np.ndarray:
 
 
 def test_numbers_are_those_of_the_signals():
-    """One definition: best, noise, slope are what `iolaus.sweeps.signals` says, the level is what the
-    ranking says.
+    """One definition: best, noise, slope are those of `iolaus.sweeps.signals`, the level is the
+    ranking's.
     """
     losses = falling(200) + 0.01 * np.random.default_rng(0).normal(size=100)
     row, s = convergence(sweep({4: losses})).loc[4], signals(STEPS, losses)

@@ -35,9 +35,9 @@ def ranking(tier: list[int | None], source: str) -> Ranking:
     return Ranking(table, "objective", False, 0.1, source, 0.3, 3, ())  # type: ignore[arg-type]
 
 
-def test_who_races() -> None:
-    """The tied of the first tier race, at most the best eight; without repeats at least four;
-    nobody once settled.
+def test_which_settings_are_topped_up() -> None:
+    """The tied of the first tier, at most the best eight; without repeats at least four; none once
+    first place is settled.
     """
     assert contenders(ranking([1, 1, 2, 2, None], "seeds")) == [10, 11]
     assert contenders(ranking([1, 2, 2], "seeds")) == []
@@ -47,7 +47,7 @@ def test_who_races() -> None:
     assert contenders(ranking([None, None], "none")) == []
 
 
-def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
+def test_a_top_up_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     """The command adds seeds to the settings that tie, nothing else, counting on from the config's
     own seed.
     """
@@ -61,8 +61,8 @@ def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     )
     before = load(folder)
     assert rank(before).noise_source != "seeds"
-    race = plan_top_up(folder, rank(before), n_seeds=2)
-    assert {(number, seed) for _, number, seed in race.repeats} == {(1, 4), (2, 5)}
+    top_up = plan_top_up(folder, rank(before), n_seeds=2)
+    assert {(number, seed) for _, number, seed in top_up.repeats} == {(1, 4), (2, 5)}
     command = [sys.executable, "-m", "iolaus.cli", "top-up", "sweep", "--seeds", "2", "--json"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     document = json.loads(done.stdout)
@@ -72,19 +72,19 @@ def test_a_race_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     after = load(folder).trials
     added = after.drop(index=before.trials.index)
     assert sorted(zip(added["setting"], added["seed"], strict=True)) == sorted(
-        (n, s) for n, _, s in race.repeats
+        (n, s) for n, _, s in top_up.repeats
     )
     assert (added["state"] == "complete").all()
     lines = (tmp_path / "runs.txt").read_text().splitlines()[len(before.trials) :]
     assert sorted(int(line.split()[0]) for line in lines) == sorted(
-        seed for _, _, seed in race.repeats
+        seed for _, _, seed in top_up.repeats
     )
     more = plan_top_up(folder, rank(before), n_seeds=1).repeats  # numbers go on, none comes twice
     assert {(number, seed) for _, number, seed in more} == {(3, 6)}
 
 
-def test_a_race_leaves_no_options_behind(tmp_path: Path) -> None:
-    """After a race, finished or failed, the sweep describes and continues itself as before; its
+def test_a_top_up_leaves_no_options_behind(tmp_path: Path) -> None:
+    """After a top-up, finished or failed, the sweep describes and continues itself as before; its
     session is kept.
     """
     folder = tmp_path / "sweep"
@@ -97,20 +97,20 @@ def test_a_race_leaves_no_options_behind(tmp_path: Path) -> None:
     )
     before, described = load(folder), OmegaConf.load(folder / "sweep.yaml")
     on = continuing(folder, before)
-    race = plan_top_up(folder, rank(before), n_seeds=1)
-    run_top_up(folder, race)
+    top_up = plan_top_up(folder, rank(before), n_seeds=1)
+    run_top_up(folder, top_up)
     after, now = load(folder), OmegaConf.load(folder / "sweep.yaml")
     assert {**now, "sessions": 0} == {**described, "sessions": 0}
-    assert [session.get("race", False) for session in after.provenance] == [False, True]
+    assert [session.get("top_up", False) for session in after.provenance] == [False, True]
     assert list(now.sessions) == list(after.provenance)
     assert after.config == before.config
     assert continuing(folder, after) == on
     with pytest.raises(subprocess.CalledProcessError):
-        run_top_up(folder, replace(race, repeats=(), command=("false",)))
+        run_top_up(folder, replace(top_up, repeats=(), command=("false",)))
     assert OmegaConf.load(folder / "sweep.yaml") == now
 
 
-def test_a_sweep_without_seed_cannot_race(tmp_path: Path) -> None:
+def test_a_sweep_without_seed_cannot_be_topped_up(tmp_path: Path) -> None:
     """Where the config has no seed to change, the error names the option that says where it is."""
     app = APP.with_name("parabola.py")
     options = ["hydra/sweeper=iolaus", "hydra/sweeper/sampler=grid", "hydra.sweeper.report=null"]
@@ -126,8 +126,8 @@ def test_a_sweep_without_seed_cannot_race(tmp_path: Path) -> None:
         plan_top_up(tmp_path / "s", rank(load(tmp_path / "s")))
 
 
-def test_what_else_is_queued_is_not_raced(tmp_path: Path) -> None:
-    """A race refuses while other settings wait, names them and the command that runs them; seeds
+def test_what_else_is_queued_is_not_run_by_a_top_up(tmp_path: Path) -> None:
+    """A top-up refuses while other settings wait, names them and the command that runs them; seeds
     that wait are its own.
 
     Without it they would run unasked, and without the sweep's pruner.
@@ -155,7 +155,7 @@ def test_what_else_is_queued_is_not_raced(tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_failures_is_not_settled(tmp_path: Path) -> None:
-    """Where no setting has completed there is nobody to race, which is no first place."""
+    """Where no setting has completed there is nothing to top up, which is no first place."""
     failing = [
         sys.executable,
         str(APP),

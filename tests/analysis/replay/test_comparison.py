@@ -86,7 +86,7 @@ def test_losses_of_any_size_can_be_replayed():
     assert len(replay({"": huge}, list(RULES), 4, 1)) == len(RULES)
 
 
-def race(found: list[Curve], seed: int = 0) -> SweepInfo:
+def info(found: list[Curve], seed: int = 0) -> SweepInfo:
     return SweepInfo(max(c.plan.n_steps or 0 for c in found), len(found[0].steps), seed)
 
 
@@ -110,7 +110,7 @@ def test_a_rule_sees_nothing_before_it_is_reported(name):
     nothing.
     """
     found = curves(20, diverging=False)
-    make = lambda: RULES[name](race(found))
+    make = lambda: RULES[name](info(found))  # noqa: E731
     first = simulate(found, make(), 4, 1)
     changed = []
     for curve, n in zip(found, first.n_seen, strict=True):
@@ -140,7 +140,7 @@ def test_without_a_rule_everything_runs():
 def test_every_trial_starts_and_none_reports_twice(n_workers, seed, name):
     """Whatever the number of workers, each trial reports at least once and at most its curve."""
     found = curves(12, 10, seed)
-    run = simulate(found, RULES[name](race(found)), n_workers, seed)
+    run = simulate(found, RULES[name](info(found)), n_workers, seed)
     assert np.all(run.n_seen >= 1)
     assert np.all(run.n_seen <= 10)
 

@@ -19,10 +19,10 @@ def at(step: int, level: float, best: float) -> Trend:
 @settings(max_examples=80, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=2, max_size=40),
-    fates=st.lists(st.sampled_from(list(PeerOutcome)), min_size=40, max_size=40),
+    outcomes=st.lists(st.sampled_from(list(PeerOutcome)), min_size=40, max_size=40),
     seed=st.integers(0, 999),
 )
-def test_a_standing_counts_what_dictionaries_count(lengths, fates, seed):
+def test_a_standing_counts_what_dictionaries_count(lengths, outcomes, seed):
     """Peers here, peers ahead, those stopped before, the goal and the winners' loss are those of a
     plain recount.
     """
@@ -33,7 +33,7 @@ def test_a_standing_counts_what_dictionaries_count(lengths, fates, seed):
         shown[trial] = losses
         for step, loss in enumerate(losses):
             peers.report(trial, at(step, loss, losses[: step + 1].min()))
-        peers.end(trial, fates[trial])
+        peers.end(trial, outcomes[trial])
     me, n = int(rng.integers(len(lengths))), len(lengths)
     step = lengths[me] - 1
     k = min(n, math.ceil(1.5 * n ** (1 / 3) - 1e-12))
@@ -41,10 +41,10 @@ def test_a_standing_counts_what_dictionaries_count(lengths, fates, seed):
     assert goal == sorted(losses.min() for losses in shown.values())[k - 1]
     here = peers.standing(me, step, goal)
     reached = [t for t in shown if len(shown[t]) > step]
-    gone = [t for t in shown if len(shown[t]) <= step and fates[t] is PeerOutcome.STOPPED]
+    gone = [t for t in shown if len(shown[t]) <= step and outcomes[t] is PeerOutcome.STOPPED]
     assert here.n_peers == len(reached) - 1 + len(gone)
     assert here.n_better == sum(shown[t][step] < shown[me][step] for t in reached)
-    complete = [t for t in reached if fates[t] is PeerOutcome.COMPLETE]
+    complete = [t for t in reached if outcomes[t] is PeerOutcome.COMPLETE]
     winners = [t for t in complete if shown[t].min() <= goal] or sorted(
         complete, key=lambda t: shown[t].min()
     )[:1]

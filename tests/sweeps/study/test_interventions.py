@@ -68,7 +68,7 @@ def test_a_task_that_never_asks_is_ended(reporter: Reporter) -> None:
     "on_stall", [OnStall(), OnStall("decay", 0.5, 1), OnStall("rewind", 0.1, 3)]
 )
 def test_interventions_are_bounded_and_given_time(on_stall: OnStall) -> None:
-    """A stall is answered by n_times interventions, each spared for a share of the run once it is
+    """A stall is answered by n_times interventions, each given a share of the run once it is
     taken, then by the end.
     """
     storage = LiveStorage(optuna.storages.InMemoryStorage())

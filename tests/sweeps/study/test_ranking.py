@@ -147,7 +147,7 @@ def test_a_mean_is_finite_where_it_can_be() -> None:
 
 
 def test_a_best_has_the_direction_of_its_metric() -> None:
-    """Pruned trials of a sweep that maximises an accuracy and watches a loss: the lowest loss first."""
+    """Pruned trials of a sweep that maximises an accuracy and watches a loss: lowest loss first."""
     runs = [Run(0, 0, "pruned", best=2.0), Run(1, 1, "pruned", best=1.0)]
     assert [s.setting for s in order(runs, ["maximize"])] == [0, 1]
     assert [s.setting for s in order(runs, ["maximize"], metric_sign=1.0)] == [1, 0]

@@ -186,9 +186,12 @@ def test_parameters_have_the_shortest_names_that_tell_them_apart() -> None:
 def test_several_objectives_rank_the_front_first() -> None:
     """Each objective has its column, and trials that nothing beats come first."""
     study = study_of(
-        {"values": [1.0, 1.0]}, {"values": [0.5, 0.0]}, {"values": [2.0, 9.0]}, {"state": TrialState.FAIL},
+        {"values": [1.0, 1.0]},
+        {"values": [0.5, 0.0]},
+        {"values": [2.0, 9.0]},
+        {"state": TrialState.FAIL},
         directions=("minimize", "maximize"),
-    )  # fmt: skip
+    )
     assert [r.number for r in rank(study)] == [1, 0, 2, 3]
     assert "objective 1" in shown(study)
     assert "objective 2" in shown(study)
@@ -243,9 +246,11 @@ def test_the_results_file_names_the_best_trial(tmp_path: Path) -> None:
 def test_the_results_file_lists_the_front(tmp_path: Path) -> None:
     """With several objectives each trial on the front is a solution."""
     study = study_of(
-        {"values": [1.0, 1.0]}, {"values": [0.5, 0.0], "user_attrs": {"run": {"folder": "t"}}}, {"values": [2.0, 0.0]},
+        {"values": [1.0, 1.0]},
+        {"values": [0.5, 0.0], "user_attrs": {"run": {"folder": "t"}}},
+        {"values": [2.0, 0.0]},
         directions=("minimize", "maximize"),
-    )  # fmt: skip
+    )
     solutions = saved(study, tmp_path)["solutions"]
     assert {s["trial"]: s["values"] for s in solutions} == {
         t.number: t.values for t in study.best_trials
