@@ -83,7 +83,8 @@ class Reporter:
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._plan: Plan | None = None
-        self._n_steps: float = math.inf
+        self._known_plan = Plan()
+        self._first_step: int | None = None
         self._is_whole = False
         self._folder: str | None = None
         self._verdict: Verdict | None = None
@@ -146,7 +147,9 @@ class Reporter:
         with self._lock:
             self._rows.append(row)
             self._last_step = row.step
-            self._is_whole = row.step >= self._n_steps - 1 and math.isfinite(value)
+            self._first_step = row.step if self._first_step is None else self._first_step
+            end = self._known_plan.from_step(self._first_step).n_steps
+            self._is_whole = end is not None and row.step >= end - 1 and math.isfinite(value)
             ignored = self._intervention if self._intervention_was_open else None
             self._intervention_was_open = self._intervention is not None
         if ignored is not None:
@@ -173,8 +176,7 @@ class Reporter:
         """Pass on what this trial will do if nobody stops it."""
         if os.getpid() == self._pid:
             with self._lock:
-                self._plan = plan
-                self._n_steps = math.inf if plan.n_steps is None else plan.n_steps
+                self._plan = self._known_plan = plan
 
     def place(self, folder: str) -> None:
         """Pass on where this trial's files are."""
