@@ -13,13 +13,15 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
 __all__ = [
+    "CHILD_REPORTS_VARIABLE",
     "INTERVENTION_METRICS",
     "Batch",
     "Reporter",
@@ -34,6 +36,10 @@ __all__ = [
 # Curves have the metric intervention/ACTION, with the factor as its value, where an intervention
 # was taken. A user's metrics may begin the same way; they mean nothing to us.
 INTERVENTION_METRICS = tuple(f"intervention/{action}" for action in Intervention.ACTIONS)
+
+# In the environment of a trial: the file that a child process of it makes when it reports. Such
+# reports are not taken, for the driver listens to the trial's own process.
+CHILD_REPORTS_VARIABLE = "IOLAUS_CHILD_REPORTS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,11 @@ class Reporter:
         self._last_step = 0
 
     @property
+    def has_reported(self) -> bool:
+        """Whether any report was taken."""
+        return self._first_step is not None
+
+    @property
     def acknowledged(self) -> bool:
         """Whether the task knows that it must stop.
 
@@ -139,7 +150,8 @@ class Reporter:
         save nothing.
         """
         if os.getpid() != self._pid:
-            return  # a child process of the trial (a data loader, say) has no channel to the driver
+            _leave_mark()  # a child process of the trial has no channel to the driver
+            return
         row = Row(
             _checked_step(step), self._clock() - self._start_s, _checked_metrics(step, metrics)
         )
@@ -216,13 +228,16 @@ def report(step: SupportsIndex, /, **metrics: SupportsFloat) -> None:
     `**{"grad_norm/W": 0.1}`. NaN and infinity are kept as they are, but in the watched metric
     (`hydra.sweeper.metric`) they end the trial. Raises optuna.TrialPruned when the trial is to
     stop: let it fly. Raises TypeError or ValueError for what is no step or no number. Outside a
-    sweep it does nothing at all.
+    sweep it does nothing at all. In a child process of a trial (a rank of distributed training) it
+    is not taken; a trial that reports only there says so at its end.
 
     >>> for step in range(100):
     ...     iolaus.report(step, loss=1 / (step + 1), lr=0.1)
     """
     if _current is not None:
         _current.report(step, metrics)
+    else:
+        _leave_mark()  # a spawned child of a trial, or no sweep at all
 
 
 def should_stop() -> bool:
@@ -262,6 +277,13 @@ def plan(
     if _current is not None:
         corners = tuple((operator.index(step), float(rate)) for step, rate in lr)
         _current.plan(Plan(None if n_steps is None else operator.index(n_steps), corners))
+
+
+def _leave_mark() -> None:
+    """In a child process of a trial: have the trial know that its child reported."""
+    if (mark := os.environ.get(CHILD_REPORTS_VARIABLE)) is not None:
+        with suppress(OSError):
+            Path(mark).touch()
 
 
 def _checked_step(step: SupportsIndex) -> int:
