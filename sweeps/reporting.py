@@ -13,13 +13,15 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
 __all__ = [
+    "CHILD_REPORTS_VARIABLE",
     "INTERVENTION_METRICS",
     "Batch",
     "Reporter",
@@ -34,6 +36,10 @@ __all__ = [
 # Curves have the metric intervention/ACTION, with the factor as its value, where an intervention
 # was taken. A user's metrics may begin the same way; they mean nothing to us.
 INTERVENTION_METRICS = tuple(f"intervention/{action}" for action in Intervention.ACTIONS)
+
+# In the environment of a trial: the file that a child process of it makes when it reports. Such
+# reports are not taken, for the driver listens to the trial's own process.
+CHILD_REPORTS_VARIABLE = "IOLAUS_CHILD_REPORTS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,8 @@ class Reporter:
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._plan: Plan | None = None
-        self._n_steps: float = math.inf
+        self._known_plan = Plan()
+        self._first_step: int | None = None
         self._is_whole = False
         self._folder: str | None = None
         self._verdict: Verdict | None = None
@@ -91,6 +98,11 @@ class Reporter:
         self._intervention: Intervention | None = None
         self._intervention_was_open = False
         self._last_step = 0
+
+    @property
+    def has_reported(self) -> bool:
+        """Whether any report was taken."""
+        return self._first_step is not None
 
     @property
     def acknowledged(self) -> bool:
@@ -138,7 +150,8 @@ class Reporter:
         save nothing.
         """
         if os.getpid() != self._pid:
-            return  # a child process of the trial (a data loader, say) has no channel to the driver
+            _leave_mark()  # a child process of the trial has no channel to the driver
+            return
         row = Row(
             _checked_step(step), self._clock() - self._start_s, _checked_metrics(step, metrics)
         )
@@ -146,7 +159,9 @@ class Reporter:
         with self._lock:
             self._rows.append(row)
             self._last_step = row.step
-            self._is_whole = row.step >= self._n_steps - 1 and math.isfinite(value)
+            self._first_step = row.step if self._first_step is None else self._first_step
+            end = self._known_plan.from_step(self._first_step).n_steps
+            self._is_whole = end is not None and row.step >= end - 1 and math.isfinite(value)
             ignored = self._intervention if self._intervention_was_open else None
             self._intervention_was_open = self._intervention is not None
         if ignored is not None:
@@ -173,8 +188,7 @@ class Reporter:
         """Pass on what this trial will do if nobody stops it."""
         if os.getpid() == self._pid:
             with self._lock:
-                self._plan = plan
-                self._n_steps = math.inf if plan.n_steps is None else plan.n_steps
+                self._plan = self._known_plan = plan
 
     def place(self, folder: str) -> None:
         """Pass on where this trial's files are."""
@@ -214,13 +228,16 @@ def report(step: SupportsIndex, /, **metrics: SupportsFloat) -> None:
     `**{"grad_norm/W": 0.1}`. NaN and infinity are kept as they are, but in the watched metric
     (`hydra.sweeper.metric`) they end the trial. Raises optuna.TrialPruned when the trial is to
     stop: let it fly. Raises TypeError or ValueError for what is no step or no number. Outside a
-    sweep it does nothing at all.
+    sweep it does nothing at all. In a child process of a trial (a rank of distributed training) it
+    is not taken; a trial that reports only there says so at its end.
 
     >>> for step in range(100):
     ...     iolaus.report(step, loss=1 / (step + 1), lr=0.1)
     """
     if _current is not None:
         _current.report(step, metrics)
+    else:
+        _leave_mark()  # a spawned child of a trial, or no sweep at all
 
 
 def should_stop() -> bool:
@@ -260,6 +277,13 @@ def plan(
     if _current is not None:
         corners = tuple((operator.index(step), float(rate)) for step, rate in lr)
         _current.plan(Plan(None if n_steps is None else operator.index(n_steps), corners))
+
+
+def _leave_mark() -> None:
+    """In a child process of a trial: have the trial know that its child reported."""
+    if (mark := os.environ.get(CHILD_REPORTS_VARIABLE)) is not None:
+        with suppress(OSError):
+            Path(mark).touch()
 
 
 def _checked_step(step: SupportsIndex) -> int:

@@ -94,6 +94,15 @@ class Plan:
         if steps != sorted(set(steps)):
             raise ValueError(f"the steps of a learning-rate plan must rise; got {steps[:8]}")
 
+    def from_step(self, first: int) -> Plan:
+        """The plan in the steps of a trial whose first report is at step `first`.
+
+        One that would be over before, since it counts its steps from there, is moved there.
+        """
+        if self.n_steps is None or first <= self.n_steps:
+            return self
+        return Plan(first + self.n_steps, tuple((first + step, rate) for step, rate in self.lr))
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

@@ -80,6 +80,17 @@ def test_no_setting_runs_twice(sweep) -> None:
             assert trial.values == study.trials[original].values
 
 
+def test_nothing_searched_is_said_and_runs_once(sweep) -> None:
+    """Where every parameter is fixed, a warning says so before anything runs, and one trial runs;
+    with repeats one of each seed.
+    """
+    study, printed, runs = sweep("lr=0.1", "clip=none", "hydra.sweeper.n_trials=20")
+    assert "nothing is searched, so the one setting runs once" in printed.partition("trial 0")[0]
+    assert len(study.trials) == len(runs) == 1
+    _, printed, _ = sweep("lr=0.1", "clip=none", "hydra.sweeper.repeats=3")
+    assert "runs with 3 seeds" in printed
+
+
 def test_known_settings_run_first(sweep) -> None:
     """Settings known in advance are the first trials, in their order; what they leave out is
     sampled.

@@ -7,12 +7,15 @@ Parquet, CSV, TensorBoard, exports of W&B and MLflow. `read_runs` gives the two 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+__all__ = ["read_runs"]
 
 # Our names of the columns of a file: theirs, in small letters.
 ALIASES = {
@@ -32,6 +35,8 @@ STATES = {
     **dict.fromkeys(("running", "scheduled"), "running"),
     "pruned": "pruned",
 }
+# What is no metric in a chart: W&B adds the columns of steps and times.
+NO_METRICS = frozenset(name for ours in ("step", "seconds", "timestamp") for name in ALIASES[ours])
 CURVE_COLUMNS = ["trial", "step", "examples", "seconds", "metric", "value"]
 WANDB_CHART = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<bound>__MIN|__MAX)?$")
 
@@ -48,16 +53,19 @@ def read_runs(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     and either a column per metric, or `metric` and `value`, as MLflow's download of metrics has
     (run_id, key, value, step, timestamp).
     Optional: `examples`, `seconds` (or a `timestamp`, in seconds or milliseconds since any origin),
-    those of ABOUT, and `params.KEY`; of these the first of a trial counts. Without `trial` the file
-    is one run. The CSV of a W&B chart has `Step` and a column `RUN - METRIC` per run; its __MIN and
-    __MAX are left out. In a TensorBoard folder each folder with event files is a run; scalars and
-    hyperparameters are read, with `tensorboard` installed; the folder that
-    `SummaryWriter.add_hparams` makes within a run's belongs to that run. In a column per metric an
-    empty cell is no report, but those after the last number of a gapless curve are NaN (not in a
-    row with something that never was reported together with it).
+    those of ABOUT, and `params.KEY`; of these the first of a trial counts, and None and null are
+    values. Without `trial` the file is one run. The order of rows says nothing but where steps are
+    equal; a header within a CSV file is skipped. The CSV of a W&B chart has its axis (`Step`,
+    `trainer/global_step`, `epoch`) and a column `RUN - METRIC` per run; its __MIN and __MAX are
+    left out, and so is its `_step`. In a TensorBoard folder each folder with event files is a run;
+    scalars and hyperparameters are read, with `tensorboard` installed; a folder of hyperparameters
+    and at most one value of each scalar, as `SummaryWriter.add_hparams` makes it within a run's,
+    belongs to that run. In a column per metric an empty cell is no report, but those after the last
+    number of a gapless curve are NaN (not in a row with something that never was reported together
+    with it).
 
-    Raises FileNotFoundError if there is nothing, ValueError if what is there are no curves, or rows
-    lack their trial.
+    Raises FileNotFoundError if there is nothing, ValueError if what is there are no curves, rows
+    lack their trial, or steps are not whole.
     """
     if source.is_dir():
         return _tidy(_tensorboard(source), source)
@@ -67,15 +75,37 @@ def read_runs(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             "folder"
         )
     try:
-        frame = (
-            pd.read_parquet(source) if source.suffix in (".parquet", ".pq") else pd.read_csv(source)
-        )
+        is_parquet = source.suffix in (".parquet", ".pq")
+        frame = pd.read_parquet(source) if is_parquet else _read_csv(source)
     except ValueError as error:  # of pandas and pyarrow, who do not name the file
         raise ValueError(f"{source} cannot be read as a table: {error}") from error
     charts = {str(c): m for c in frame.columns if (m := WANDB_CHART.match(str(c)))}
     if charts:
         return _tidy(_wandb_chart(frame, charts), source)
     return _tidy(_renamed(frame), source)
+
+
+def _read_csv(source: Path) -> pd.DataFrame:
+    """A CSV file without the headers within it, and with None and null as values of parameters."""
+    frame = pd.read_csv(source, low_memory=False)
+    is_header = np.zeros(len(frame), dtype=bool)
+    if not any(map(pd.api.types.is_numeric_dtype, frame.dtypes)):
+        # A logger that appends after a restart may write its header again.
+        is_header = (frame.astype(str) == list(map(str, frame.columns))).all(axis=1).to_numpy()
+        frame = frame[~is_header].apply(_numbers_if_all_are)
+    if params := [str(column) for column in frame.columns if str(column).startswith("params.")]:
+        texts = pd.read_csv(source, usecols=params, dtype=str, keep_default_na=False)[~is_header]
+        for column in params:
+            is_null = texts[column].str.lower().isin(("none", "null"))
+            if is_null.any():
+                frame[column] = frame[column].astype(object).mask(is_null, texts[column])
+    return frame
+
+
+def _numbers_if_all_are(column: pd.Series) -> pd.Series:
+    """A column of text as numbers, if each of its cells that is not empty is one."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if numbers.notna().equals(column.notna()) else column
 
 
 def _renamed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -89,23 +119,25 @@ def _renamed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _wandb_chart(frame: pd.DataFrame, charts: dict[str, re.Match[str]]) -> pd.DataFrame:
-    steps = _renamed(frame[[c for c in frame.columns if c not in charts]])
-    if "step" not in steps:
+    others = _renamed(frame[[c for c in frame.columns if c not in charts]])
+    axes = [c for c in others.columns if c not in ("seconds", "timestamp")]
+    if "step" not in axes and len(axes) != 1:
         raise ValueError(
-            f"a W&B chart needs a Step column; this has {', '.join(map(str, frame.columns[:6]))}: "
-            "export by step"
+            "a W&B chart needs one column of steps, such as Step, trainer/global_step or epoch; "
+            f"this has {', '.join(map(str, frame.columns[:6]))}: export by step"
         )
+    steps = others["step" if "step" in axes else axes[0]]
     parts = [
         pd.DataFrame(
             {
                 "trial": m["run"],
-                "step": steps["step"],
+                "step": steps,
                 "metric": m["metric"],
                 "value": frame[column],
             }
         )
         for column, m in charts.items()
-        if m["bound"] is None
+        if m["bound"] is None and m["metric"].lower() not in NO_METRICS
     ]
     return pd.concat(parts, ignore_index=True).dropna(subset="value")
 
@@ -122,22 +154,26 @@ def _tensorboard(folder: Path) -> pd.DataFrame:
         raise ValueError("to read TensorBoard's event files: pip install tensorboard") from error
     rows = []
     params: dict[str, dict[str, Any]] = {}
+    with_scalars: set[Path] = set()  # a folder comes before those in it
     for run in runs:
         events = EventAccumulator(str(run), size_guidance={"scalars": 0, "tensors": 0})
         events.Reload()
         found = _hyperparameters(events)
-        owner = run.parent if found and run.parent in runs else run
+        scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+        scalars |= {tag: _scalars_of(events.Tensors(tag)) for tag in events.Tags()["tensors"]}
+        is_curve = any(len(reports) > 1 for reports in scalars.values())
+        owner = run.parent if found and not is_curve and run.parent in with_scalars else run
         name = str(owner.relative_to(folder)) if owner != folder else folder.name
         params.setdefault(name, {}).update(found)
         if owner != run:
             continue  # its scalars only repeat the results
-        for tag in events.Tags()["scalars"]:
-            rows += [(name, e.step, tag, e.value, e.wall_time) for e in events.Scalars(tag)]
-        for tag in events.Tags()["tensors"]:  # scalars of TensorFlow 2
-            known = [(e, _scalar(e.tensor_proto)) for e in events.Tensors(tag)]
-            rows += [
-                (name, e.step, tag, value, e.wall_time) for e, value in known if value is not None
-            ]
+        rows += [
+            (name, e.step, tag, e.value, e.wall_time)
+            for tag, reports in scalars.items()
+            for e in reports
+        ]
+        if any(scalars.values()):
+            with_scalars.add(run)
     frame = pd.DataFrame(rows, columns=["trial", "step", "metric", "value", "timestamp"])
     return frame.join(
         pd.DataFrame.from_dict(params, orient="index").add_prefix("params."), on="trial"
@@ -159,11 +195,24 @@ def _hyperparameters(events: Any) -> dict[str, Any]:
     }
 
 
-def _scalar(proto: object) -> float | None:
+class _Report(NamedTuple):
+    """A scalar event."""
+
+    wall_time: float
+    step: int
+    value: float
+
+
+def _scalars_of(tensors: Iterable[Any]) -> list[_Report]:
+    """The scalars of TensorFlow 2, which are tensors."""
     from tensorboard.util.tensor_util import make_ndarray
 
-    value = make_ndarray(proto)
-    return float(value) if value.ndim == 0 and np.issubdtype(value.dtype, np.number) else None
+    known = [(e, make_ndarray(e.tensor_proto)) for e in tensors]
+    return [
+        _Report(e.wall_time, e.step, float(value))
+        for e, value in known
+        if value.ndim == 0 and np.issubdtype(value.dtype, np.number)
+    ]
 
 
 def _tidy(frame: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -192,8 +241,10 @@ def _tidy(frame: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, pd.DataFrame
     if "seconds" not in frame and "timestamp" in frame:
         frame["seconds"] = _seconds(frame)
     frame = frame.assign(
-        trial=frame["trial"].map(numbers).astype(int), step=frame["step"].astype(int)
+        trial=frame["trial"].map(numbers).astype(int), step=_whole_steps(frame, source)
     )
+    # Tables and databases may export the newest row first.
+    frame = frame.sort_values(["trial", "step"], kind="stable", ignore_index=True)
     if not {"metric", "value"} <= set(frame.columns):
         fixed = [c for c in ("trial", "step", "examples", "seconds") if c in frame]
         metrics = [
@@ -208,6 +259,23 @@ def _tidy(frame: pd.DataFrame, source: Path) -> tuple[pd.DataFrame, pd.DataFrame
         raise ValueError(f"{source} holds no curves: no column of numbers beside trial and step")
     curves = frame.reindex(columns=CURVE_COLUMNS).astype({"value": float, "metric": str})
     return trials, curves.sort_values(["trial", "step"], kind="stable", ignore_index=True)
+
+
+def _whole_steps(frame: pd.DataFrame, source: Path) -> pd.Series:
+    """The steps as whole numbers.
+
+    Fractions are refused: cut to whole steps, only the last report of each would count.
+    """
+    steps = pd.to_numeric(frame["step"], errors="coerce").astype(float)
+    bad = ~(np.isfinite(steps) & (steps == np.floor(steps)))
+    if bad.any():
+        raise ValueError(
+            f"the steps of {source} must be whole numbers, such as optimizer updates; "
+            f"{int(bad.sum())} of {len(frame)} are not, the first is {frame['step'][bad].iloc[0]} "
+            f"of {frame['trial'][bad].iloc[0]}: number the reports, or multiply a share of an "
+            "epoch by its updates"
+        )
+    return pd.to_numeric(frame["step"]).astype(np.int64)
 
 
 def _as_ours(trials: pd.DataFrame) -> pd.DataFrame:
@@ -227,7 +295,7 @@ def _as_ours(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _goes_with(number: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether a row [rows, metrics] holds only what is also reported with a metric.
+    """Whether a row [rows, metrics] of 1 and 0 holds only what is reported together with a metric.
 
     If not it is a report of another kind, such as the test accuracy at the end: that the loss has
     no number there says nothing of the loss.

@@ -375,5 +375,6 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "started_s": trial.datetime_start,
         "device_seconds": run.seconds,
         "folder": run.folder,
-        **{f"params.{key}": value for key, value in trial.params.items()},
+        # A choice of null is a category of its own: NaN is a parameter that does not exist.
+        **{f"params.{k}": "null" if v is None else v for k, v in trial.params.items()},
     }

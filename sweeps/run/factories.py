@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any, cast
@@ -21,6 +22,8 @@ from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.sweep_study import OnStall, Plans
 
 __all__ = ["function_named", "make", "make_plans", "make_pruner", "make_sampler"]
+
+log = logging.getLogger("sweeps")
 
 
 def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
@@ -54,15 +57,25 @@ def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
 def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
     """What is to be run: settings known in advance first, then what the sampler proposes.
 
-    Each with its seeds.
+    Each with its seeds. Where nothing is searched there is one setting, which is said.
     """
     known = [
         checked_setting(space, s, f"hydra.sweeper.enqueue[{i}]")
         for i, s in enumerate(settings.enqueue)
     ]
     grid = space.grid() if _is_grid(settings.sampler) else []
+    n_trials = min(settings.n_trials, len(grid)) if grid else settings.n_trials
+    if not space.parameters and settings.custom_search_space is None:
+        times = "once" if settings.repeats == 1 else f"with {settings.repeats} seeds"
+        log.warning(
+            "nothing is searched, so the one setting runs %s: neither the command line nor "
+            "hydra.sweeper.params has a choice, range or interval; to search, write one, such as "
+            "'lr=interval(0.001,0.1)'",
+            times,
+        )
+        n_trials = 1
     return Plans(
-        n_trials=min(settings.n_trials, len(grid)) if grid else settings.n_trials,
+        n_trials=n_trials,
         queue=[*known, *grid],
         n_repeats=settings.repeats,
         first_seed=_first_seed(settings, space, config) if settings.repeats > 1 else 0,

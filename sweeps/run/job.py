@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -22,15 +22,23 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from iolaus.sweeps.hydra_compat import copy_without, set_hydra_config
-from iolaus.sweeps.reporting import Reporter
+from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter
 from iolaus.sweeps.run.job_files import OUTPUT_FILE, ConfigFiles, output_to
 from iolaus.sweeps.run.messages import Assignment
-from iolaus.sweeps.run.outcomes import infeasible, is_ruled_out, not_begun, outcome_of
+from iolaus.sweeps.run.outcomes import (
+    ONLY_CHILDREN_REPORTED,
+    infeasible,
+    is_ruled_out,
+    not_begun,
+    outcome_of,
+)
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.types import Finding, Outcome
 
 __all__ = ["HydraRunner", "Lint", "changes_directory", "set_job"]
 
+# In a trial's folder while a child process of it has reported.
+CHILD_REPORTS_FILE = ".child_reports"
 # Looks at a composed config without its `hydra` node, and says what is wrong with it.
 Lint = Callable[[DictConfig], Sequence[Finding]]
 
@@ -63,7 +71,11 @@ class HydraRunner:
                 findings = self.findings(config)
                 if is_ruled_out(findings):
                     return infeasible(findings)
-                result = self._run(config, folder)
+                mark = folder / CHILD_REPORTS_FILE
+                result = self._run(config, folder, {CHILD_REPORTS_VARIABLE: str(mark)})
+            if mark.exists():
+                mark.unlink()
+                findings += () if reporter.has_reported else (ONLY_CHILDREN_REPORTED,)
         except Exception as error:
             return not_begun(error)
         return replace(
@@ -99,13 +111,13 @@ class HydraRunner:
         """A job is over."""
         self._context.callbacks.on_job_end(config=config, job_return=result)
 
-    def _run(self, config: DictConfig, folder: Path) -> JobReturn:
+    def _run(self, config: DictConfig, folder: Path, env: Mapping[str, str]) -> JobReturn:
         old_directory = Path.cwd()
         try:
             if changes_directory(config):
                 os.chdir(folder)
             configure_log(config.hydra.job_logging, config.hydra.verbose)
-            with env_override(config.hydra.job.env_set):
+            with env_override({**config.hydra.job.env_set, **env}):
                 result = self.begin(config, folder)
                 try:
                     result.return_value = self._task_function(result.cfg)

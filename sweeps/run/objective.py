@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from iolaus.sweeps.metric import Metric
+from iolaus.sweeps.run.outcomes import ONLY_CHILDREN_REPORTED
 from iolaus.sweeps.study.watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Outcome
 
@@ -52,7 +53,9 @@ def with_objective(
     if len(values) == len(objective.directions):
         return replace(outcome, values=values)
     reason = _why_none(outcome, objective, others, has_curve=curve.final_step >= 0)
-    return Outcome(Ending.FAILED, reason=reason, returned=outcome.returned)
+    return Outcome(
+        Ending.FAILED, reason=reason, returned=outcome.returned, findings=outcome.findings
+    )
 
 
 def _why_none(
@@ -72,6 +75,8 @@ def _why_none(
         if others
         else ""
     )
+    if ONLY_CHILDREN_REPORTED in outcome.findings:
+        hint = f"; {ONLY_CHILDREN_REPORTED.text}"
     if objective.source in ("best", "final"):
         return (
             f"the task never reported {metric.name!r}, whose {objective.source} value is the "

@@ -16,7 +16,22 @@ from hydra.core.utils import JobReturn
 from iolaus.sweeps.hydra_compat import returned_by
 from iolaus.sweeps.types import Ending, Finding, Outcome, Verdict
 
-__all__ = ["as_floats", "describe", "infeasible", "is_ruled_out", "not_begun", "outcome_of"]
+__all__ = [
+    "ONLY_CHILDREN_REPORTED",
+    "as_floats",
+    "describe",
+    "infeasible",
+    "is_ruled_out",
+    "not_begun",
+    "outcome_of",
+]
+
+ONLY_CHILDREN_REPORTED = Finding(
+    "child_reports",
+    0,
+    "only child processes of the trial reported, which is not taken: pass the values to the "
+    "process that runs the task (a queue or pipe), and report there",
+)
 
 
 def outcome_of(result: JobReturn, verdict: Verdict | None) -> Outcome:

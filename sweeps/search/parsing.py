@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from hydra.core.override_parser.types import (
@@ -138,6 +139,10 @@ def _is_float(text: str) -> bool:
 
 
 def _as_text(value: Any) -> str:
+    """A value of `params` as override text; a list is a choice between its elements."""
+    if isinstance(value, list | tuple):
+        elements = ",".join(map(_spelled, value))
+        return elements if len(value) > 1 else f"choice({elements})"  # choice takes no null
     return "null" if value is None else str(value)
 
 
@@ -176,8 +181,8 @@ def _parameter(override: Override, is_group: Callable[[str], bool]) -> Parameter
     match override.value():
         case IntervalSweep(start=low, end=high, tags=tags):
             return Parameter(key, text, _interval(text, low, high, "log" in tags))
-        case RangeSweep(shuffle=False):
-            return Parameter(key, text, _range(text, override))
+        case RangeSweep(shuffle=False) as sweep:
+            return Parameter(key, text, _range(text, sweep))
         case _ if override.is_discrete_sweep():
             return _choice(
                 key, text, override, override.package is not None or is_group(override.key_or_group)
@@ -208,20 +213,26 @@ def _interval(text: str, low: float | None, high: float | None, log: bool) -> Ba
     return FloatDistribution(float(low), float(high), log=log)
 
 
-def _range(text: str, override: Override) -> BaseDistribution:
-    try:
-        values: list[Any] = sorted(override.sweep_iterator())
-    except (HydraException, ValueError) as error:
-        raise BadInputError(f"{text}: a range needs a step other than 0") from error
-    if not values:
+def _range(text: str, sweep: RangeSweep) -> BaseDistribution:
+    """The distribution of a range, by arithmetic: a range of any length takes no memory."""
+    start, stop, step = sweep.start, sweep.stop, sweep.step
+    if start is None or stop is None or not all(map(math.isfinite, (start, stop, step))):
+        raise BadInputError(f"{text}: a range needs two finite ends, got {start} and {stop}")
+    if step == 0:
+        raise BadInputError(f"{text}: a range needs a step other than 0")
+    # How many there are is Hydra's, which adds the steps up in binary without rounding. Which they
+    # are is as written: in binary the steps of 0.1 are not quite equal, and Optuna warns.
+    n = math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
+    if n <= 0:
         raise BadInputError(
             f"{text}: the range is empty; it runs from its start up to, not including, its stop"
         )
-    low, high = values[0], values[-1]
-    step = values[1] - low if len(values) > 1 else 1
-    if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, step=step)
-    return FloatDistribution(low, high, step=step)
+    origin, stride = Fraction(str(start)), Fraction(str(step))
+    low, high = sorted((origin, origin + (n - 1) * stride))
+    width = abs(stride) if n > 1 else Fraction(1)
+    if isinstance(sweep.range(), range):
+        return IntDistribution(int(low), int(high), step=int(width))
+    return FloatDistribution(float(low), float(high), step=float(width))
 
 
 def _choice(key: str, text: str, override: Override, is_group: bool) -> Parameter:

@@ -6,6 +6,7 @@ Which trials there are, what is proposed next, what is recorded of each
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ from iolaus.sweeps.study.watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
+
+log = logging.getLogger("sweeps")
 
 # Rules whose verdict a lower learning rate may answer, also where others agree with them.
 ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
@@ -114,6 +117,7 @@ class SweepStudy:
         self._driver = driver
         self._trials: dict[int, optuna.Trial] = {}
         self._curves: dict[int, WatchedCurve] = {}
+        self._said_back = False
         self._duplicates: list[tuple[int, int]] = []
         # Those that wait for the result of a running trial of their setting.
         self._parked: dict[int, list[optuna.Trial]] = {}
@@ -271,12 +275,15 @@ class SweepStudy:
         intervention first, if the plans say so, which is given time to work.
         """
         curve = self._curves[number]
-        if not curve.add(step, value) or not math.isfinite(value):
+        is_kept = curve.add(step, value)
+        self._say_once_that_steps_go_back(number)
+        if not is_kept or not math.isfinite(value):
             return None
+        step = curve.final_step  # which counts on where the task's steps go back
         # Not Trial.report: it refuses studies with several objectives.
         trial_id = compat.trial_id(self._trials[number])
         self._storage.set_trial_intermediate_value(trial_id, step, value)
-        plan = self._own_plans.get(number, Plan())
+        plan = self._own_plans.get(number, Plan()).from_step(curve.first_step or 0)
         verdict = self._feed.observe(number, step, self.metric.sign * value, plan)
         if verdict is None or step < curve.grace_until:
             return None
@@ -295,7 +302,25 @@ class SweepStudy:
     def intervened(self, number: int, step: int) -> None:
         """Note that a trial has taken its intervention, which is given time to work."""
         curve = self._curves[number]
+        step = max(step, curve.final_step)  # which counts on where the task's steps go back
         curve.grace_until = step + GRACE_SHARE * (curve.n_steps or 2 * step)
+
+    def _say_once_that_steps_go_back(self, number: int) -> None:
+        """Of the first trial of which it is true; a trial that was to go back may."""
+        curve = self._curves[number]
+        if self._said_back or curve.went_back is None or curve.n_interventions:
+            return
+        self._said_back = True
+        last, step = curve.went_back
+        log.warning(
+            "trial %d: steps go back from %d to %d in reports of %s, so the pruner counts on from "
+            "%d: report steps that rise, such as epoch * n_batches + batch",
+            number,
+            last,
+            step,
+            self.metric.name,
+            last,
+        )
 
     def check_storage(self) -> None:
         """Raise StorageError if something that was recorded could not be written."""

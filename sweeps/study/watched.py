@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from iolaus.sweeps.metric import Metric
+from iolaus.sweeps.types import Plan
 
 __all__ = ["N_VALUES_KEPT", "WatchedCurve"]
 
@@ -26,8 +27,11 @@ class WatchedCurve:
     """What a running trial has said of the watched metric.
 
     Best, final, and which reports Optuna shall keep.
-    metric: says which value is better. Values stay in its own sign. Steps need not be regular; NaN
-    and infinity are never best.
+    metric: says which value is better. Values stay in its own sign. Steps need not be regular, nor
+    begin at 0; NaN and infinity are never best. Where the task's steps go back, as a batch number
+    does at every epoch, best_step and final_step count on from the last step: pruners and Optuna
+    see one curve, all of it.
+    n_steps: of the trial's plan. went_back: the first two steps that did not rise, if any.
     """
 
     metric: Metric
@@ -40,28 +44,45 @@ class WatchedCurve:
     grace_until: float = field(
         default=0.0, init=False
     )  # the step before which an intervention is not judged
+    first_step: int | None = field(default=None, init=False)
+    went_back: tuple[int, int] | None = field(default=None, init=False)
+    _offset: int = field(default=0, init=False)
     _n_reports: int = field(default=0, init=False)
-    _next_step: float = field(default=0.0, init=False)
+    _next_step: int = field(default=0, init=False)
 
     def add(self, step: int, value: float) -> bool:
-        """Take a report; returns whether Optuna shall keep it.
+        """Take a report; returns whether Optuna shall keep it, at final_step.
 
         The decision depends on steps alone, so trials that report at the same steps are kept at the
         same steps and Optuna's pruners find peers to compare with.
         """
+        step = self._counted_on(step)
         self.final, self.final_step = value, step
         if self.metric.is_better(value, than=self.best):
             self.best, self.best_step = value, step
         self._n_reports += 1
         if step < self._next_step:
             return False
-        if self.n_steps is not None:
-            share = step * N_VALUES_KEPT // self.n_steps + 1
-            self._next_step = -(
-                -share * self.n_steps // N_VALUES_KEPT
-            )  # rounded up, in whole numbers
-        elif self._n_reports <= N_FIRST_KEPT:
-            self._next_step = step + 1
-        else:
-            self._next_step = step * GROWTH
+        self._next_step = self._after(step)
         return True
+
+    def _counted_on(self, step: int) -> int:
+        """The step as the curve counts it: where the task's goes back, one after the last."""
+        if self.first_step is None:
+            self.first_step = step
+        elif step + self._offset < self.final_step:
+            self.went_back = self.went_back or (self.final_step - self._offset, step)
+            self._offset = self.final_step + 1 - step
+        return step + self._offset
+
+    def _after(self, step: int) -> int:
+        """The step from which the next report is kept, if the one at `step` was."""
+        first = self.first_step or 0
+        end = Plan(self.n_steps).from_step(first).n_steps
+        if end is not None:
+            length = max(end - first, 1)
+            share = (step - first) * N_VALUES_KEPT // length + 1
+            return first - (-share * length // N_VALUES_KEPT)  # rounded up, in whole numbers
+        if self._n_reports <= N_FIRST_KEPT:
+            return step + 1
+        return max(step + 1, first + math.ceil((step - first) * GROWTH))

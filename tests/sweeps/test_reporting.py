@@ -52,6 +52,26 @@ def test_a_trial_is_not_stopped_at_its_last_report() -> None:
         assert other.acknowledged
 
 
+@pytest.mark.parametrize(("n_steps", "end"), [(10, 50_009), (50_010, 50_009), (50_000, 50_000)])
+def test_a_trial_that_begins_late_ends_at_its_own_last_step(n_steps: int, end: int) -> None:
+    """A plan that would be over before the first report counts from there; until its end a verdict
+    ends the trial.
+    """
+    reporter = make()
+    reporter.plan(Plan(n_steps))
+    reporter.report(50_000, {"loss": 1.0})
+    reporter.stop(VERDICT)
+    if end > 50_000:
+        with pytest.raises(optuna.TrialPruned, match="enough"):
+            reporter.report(50_001, {"loss": 1.0})
+    whole = make()
+    whole.plan(Plan(n_steps))
+    whole.report(50_000, {"loss": 1.0})
+    whole.stop(VERDICT)
+    whole.report(end, {"loss": 1.0})
+    assert not whole.acknowledged
+
+
 def test_a_trial_that_diverges_at_its_last_report_is_ended() -> None:
     """Its result is not a number, whether or not a rule had wanted to stop it."""
     for verdict in (None, VERDICT):

@@ -348,3 +348,82 @@ def test_signatures_are_equal_if_and_only_if_the_same_is_searched(
     one, same, other = read(f"x={a}", "y=1,2"), read("y=1,2", f"x={a}"), read(f"x={b}", "y=1,2")
     assert json.loads(json.dumps(one.signature())) == same.signature()
     assert (one.signature() == other.signature()) == (a == b)
+
+
+ends = st.integers(-30, 30) | st.floats(-3, 3, allow_subnormal=False).map(lambda x: round(x, 3))
+strides = st.integers(-7, 7) | st.sampled_from([0.1, 0.25, 0.3, -0.1, -0.7, 1e-1, 2.5])
+
+
+@given(start=ends, stop=ends, step=strides)
+def test_a_range_has_the_values_of_hydras_own(
+    read: Read,
+    parse: Callable[[list[str]], list[Override]],
+    start: float,
+    stop: float,
+    step: float,
+) -> None:
+    """A range is read by arithmetic, and has exactly the values that Hydra's expansion has."""
+    text = f"x=range({start},{stop},{step})"
+    assume(step != 0)
+    expected = sorted(parse([text])[0].sweep_iterator())
+    if not expected:
+        with pytest.raises(BadInputError, match="is empty"):
+            read(text)
+        return
+    values = read(text).parameters["x"].grid()
+    assert values == pytest.approx(expected, abs=1e-12)
+    assert {type(value) for value in values} == {type(value) for value in expected}
+
+
+@pytest.mark.parametrize(
+    ("text", "distribution"),
+    [
+        ("range(0, 4294967296)", IntDistribution(0, 2**32 - 1)),
+        ("range(4294967296, 0, -3)", IntDistribution(1, 2**32, step=3)),
+        ("range(0, 10000000, 0.5)", FloatDistribution(0, 9999999.5, step=0.5)),
+    ],
+)
+def test_a_range_of_any_length_takes_no_memory(
+    read: Read, text: str, distribution: BaseDistribution
+) -> None:
+    """A range is not written out: its ends follow from its start, stop and step."""
+    assert read(f"x={text}").parameters["x"].distribution == distribution
+
+
+@pytest.mark.parametrize("text", ["range(0.0, inf)", "range(nan, 1.0)"])
+def test_a_range_without_end_is_refused(read: Read, text: str) -> None:
+    """A range that Hydra would write out for ever is refused by name."""
+    with pytest.raises(BadInputError, match=r"x=range.*two finite ends"):
+        read(f"x={text}")
+
+
+@pytest.mark.parametrize(
+    ("values", "choices", "lines"),
+    [
+        ([32, 64], (32, 64), ["x=32", "x=64"]),
+        ([0.5, None, True], (0.5, None, True), ["x=0.5", "x=null", "x=True"]),
+        (["a b", "null", "1"], ("a b", "null", "1"), ["x='a b'", "x='null'", "x='1'"]),
+        ([[1, 2], [3]], ("[1,2]", "[3]"), ["x=[1,2]", "x=[3]"]),
+        ([{"a": 1}, {"a": 2}], ("{a:1}", "{a:2}"), ["x={a:1}", "x={a:2}"]),
+        ([7], (7,), ["x=7"]),
+    ],
+)
+def test_a_list_in_params_is_a_choice(
+    read: Read, values: list[Any], choices: tuple[Any, ...], lines: list[str]
+) -> None:
+    """A YAML list in `params` is a choice between its elements, each of its own type."""
+    space = read(x=values)
+    assert space.parameters["x"].distribution == Categorical(choices)
+    assert [space.line("x", choice) for choice in choices] == lines
+    assert read("x=5", x=values).fixed == {"x": "x=5"}
+
+
+def test_a_list_of_config_group_choices_in_params_is_a_choice(read: Read) -> None:
+    """A list under the name of a config group chooses its files."""
+    assert read(db=["mysql", "sqlite"]).parameters["db"].is_group
+
+
+def test_an_empty_list_in_params_is_refused(read: Read) -> None:
+    """There is nothing to choose from an empty list, and the message names the key."""
+    with pytest.raises(BadInputError, match="x"):
+        read(x=[])

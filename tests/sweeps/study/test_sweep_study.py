@@ -92,6 +92,49 @@ def test_trials_are_kept_at_the_same_steps(
         assert a.add(step, first) == b.add(step, second)
 
 
+@given(
+    first=st.integers(0, 10**6),
+    length=st.integers(1, 20_000),
+    every=st.integers(1, 50),
+    is_plan=st.booleans(),
+    counts_from_first=st.booleans(),
+)
+def test_what_is_kept_does_not_depend_on_where_steps_begin(
+    first: int, length: int, every: int, is_plan: bool, counts_from_first: bool
+) -> None:
+    """A curve that begins at a later step, as after a restart, is kept as one from 0 is, whether
+    its plan ends at its last step or says how many steps it makes.
+    """
+    n_steps = length if counts_from_first and first > length else first + length
+    at_0 = WatchedCurve(LOSS, length if is_plan else None)
+    later = WatchedCurve(LOSS, n_steps if is_plan else None)
+    for step in range(0, length, every):
+        assert at_0.add(step, 1.0) == later.add(first + step, 1.0)
+    assert later.final_step == first + at_0.final_step
+
+
+@given(epochs=st.lists(st.integers(1, 40), min_size=1, max_size=10), first=st.integers(0, 5))
+def test_steps_that_go_back_count_on(epochs: list[int], first: int) -> None:
+    """Where each epoch begins again at the same step the curve is that of steps that rise."""
+    risen, again = WatchedCurve(LOSS), WatchedCurve(LOSS)
+    n = first
+    for length in epochs:
+        for step in range(first, first + length):
+            assert risen.add(n, -n) == again.add(step, -n) or again.final_step != n
+            n += 1
+    if min(epochs) > 1 or len(epochs) == 1:
+        assert again.final_step == risen.final_step == n - 1
+        assert again.best_step == n - 1
+        assert again.went_back == ((first + epochs[0] - 1, first) if len(epochs) > 1 else None)
+
+
+def test_a_repeated_step_does_not_go_back() -> None:
+    """Two reports at one step stay at that step, and only the first of them is kept."""
+    watched = WatchedCurve(LOSS)
+    assert [watched.add(step, 1.0) for step in (0, 1, 1, 2)] == [True, True, False, True]
+    assert (watched.final_step, watched.went_back) == (2, None)
+
+
 @pytest.fixture(scope="session")
 def read_space() -> Callable[..., Space]:
     return lambda *lines: parse_space(
@@ -465,3 +508,27 @@ def test_pruners_judge_the_metric_and_not_the_objectives(
         values = [0.0] * len(directions)
         study.tell(proposal.trial, Outcome(Ending.COMPLETED, values=tuple(values)), RUN, log="")
     assert study.study.trials[0].intermediate_values[1] == metric.sign * 1.01
+
+
+def test_a_pruner_sees_a_curve_whose_steps_begin_again(
+    make: Callable[..., SweepStudy], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Steps that begin again at every epoch reach the pruner, which counts on; it is said once for
+    the study, with trial and step.
+    """
+    study = make(pruner=optuna.pruners.ThresholdPruner(upper=4))
+    ended = []
+    for _ in range(2):
+        proposal = study.ask()
+        assert proposal is not None
+        study.plan(proposal.trial, Plan(60))
+        verdicts = [
+            study.report(proposal.trial, step, 5.0 if epoch == 2 and step == 3 else 1.0)
+            for epoch in range(3)
+            for step in range(20)
+        ]
+        ended.append([i for i, verdict in enumerate(verdicts) if verdict is not None])
+    assert ended == [[43], [43]]
+    said = [r.getMessage() for r in caplog.records if "steps go back" in r.getMessage()]
+    assert len(said) == 1
+    assert "trial 0: steps go back from 19 to 0 in reports of loss" in said[0]
