@@ -1,4 +1,4 @@
-"""Sweeps whose driver is killed at random moments: nothing that was recorded is without its curve."""
+"""Sweeps whose driver is killed at random moments: what was recorded has its curve."""
 
 from __future__ import annotations
 

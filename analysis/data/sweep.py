@@ -22,6 +22,8 @@ from optuna.trial import TrialState
 from iolaus.analysis.data.importers import read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
+from iolaus.sweeps.secrets import without_password
+from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep
 from iolaus.sweeps.study.record import (
     broken_constraints,
@@ -337,10 +339,12 @@ def open_study(folder: Path) -> optuna.Study:
     """
     about = describe_sweep(folder)
     try:
-        return optuna.load_study(study_name=about.study_name, storage=about.storage)
+        storage = open_backend(about.storage, only_reads=True)
+        return optuna.load_study(study_name=about.study_name, storage=storage)
     except KeyError as error:
         raise FileNotFoundError(
-            f"{about.storage} has no study {about.study_name}: was it kept in memory?"
+            f"{without_password(about.storage)} has no study {about.study_name}: "
+            "was it kept in memory?"
         ) from error
 
 

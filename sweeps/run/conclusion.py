@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from hydra.core.utils import env_override
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from iolaus.sweeps.run.progress import counted, duration
+from iolaus.sweeps.run.provenance import shareable
 from iolaus.sweeps.run.reports import write_report
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.run.setup import Setup
+from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory
-from iolaus.sweeps.study.folder import RESULTS_FILE, short
+from iolaus.sweeps.study.folder import RESULTS_FILE, STORAGE_VARIABLE, short
 
 __all__ = ["command_line", "conclude", "make_console", "show_reached"]
 
@@ -55,10 +60,21 @@ def conclude(
     _show_ranking(console, results, setup.settings)
     summary.save_results(study, setup.folder / RESULTS_FILE)
     console.print()
-    if setup.report is not None and _is_kept(setup.settings.storage):
-        for path in write_report(setup.report, setup.folder):
+    storage = setup.settings.storage
+    hides_password = isinstance(storage, str) and storage != without_password(storage)
+    if setup.report is not None and _is_kept(storage):
+        with env_override({STORAGE_VARIABLE: storage} if hides_password else {}):
+            paths = write_report(setup.report, setup.folder)
+        for path in paths:
             console.print(f"saved {short(Path(path))}", soft_wrap=True, highlight=False)
     console.print("next:")
+    is_named = OmegaConf.is_interpolation(setup.config.hydra.sweeper, "storage")
+    if hides_password and not is_named and STORAGE_VARIABLE not in os.environ:
+        console.print(
+            f"  first      export {STORAGE_VARIABLE}=URL (the storage's, with its password)",
+            soft_wrap=True,
+            highlight=False,
+        )
     folder = short(setup.folder)
     n_trials = setup.settings.n_trials if is_short else 2 * setup.settings.n_trials
     command = command_line(sys.orig_argv, folder)
@@ -77,9 +93,9 @@ def _is_kept(storage: object) -> bool:
 def command_line(argv: Sequence[str], sweep_dir: str) -> str:
     """How this process was started, to be typed again for the same folder, with no n_trials.
 
-    argv: sys.orig_argv.
+    No password stands in it (see `shareable`). argv: sys.orig_argv.
     """
-    given = [a for a in argv if not a.startswith("hydra.sweeper.n_trials=")]
+    given = [a for a in shareable(argv) if not a.startswith("hydra.sweeper.n_trials=")]
     if not any(a.startswith("hydra.sweep.dir=") for a in argv):
         given.append(f"hydra.sweep.dir={sweep_dir}")  # it may be named after the time
     return shlex.join(given)
