@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +24,9 @@ from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import open_backend
-from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep
+from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep, own_command
 from iolaus.sweeps.study.record import (
+    again_for,
     broken_constraints,
     leader_of,
     record_of,
@@ -271,7 +272,9 @@ def _load_sweep(folder: Path) -> Sweep:
     sessions = study.user_attrs.get("provenance", [])
     with _no_collection():
         known = study.get_trials(deepcopy=False)
-    ran = [t for t in known if t.state is not TrialState.WAITING and not was_interrupted(t)]
+    ran = [t for t in known if t.state is not TrialState.WAITING]
+    again = set(map(again_for, ran))
+    ran = [t for t in ran if not was_interrupted(t) and t.number not in again]
     trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
     if len(trials):
         trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
@@ -324,12 +327,6 @@ def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
         examples = np.where(keys[at] == wanted, known["value"].to_numpy(float)[first][at], np.nan)
     curves.insert(2, "examples", examples)
     return curves
-
-
-def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The command that the sweep was last run by, races aside; empty if it is not known."""
-    commands = [session["command"] for session in sessions if not session.get("race")]
-    return [str(part) for part in commands[-1]] if commands else []
 
 
 def open_study(folder: Path) -> optuna.Study:

@@ -1,6 +1,6 @@
 """The `iolaus` command.
 
-Each function of `reading` and `training` is a command; here they get their names, and their errors
+Each function of `reading`, `running` and `training` is a command; here they get their names, and their errors
 one sentence. Everything heavy is imported inside the commands, so that help is immediate.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from iolaus.cli import reading, training
+from iolaus.cli import reading, running, training
 from iolaus.sweeps.errors import SweepError
 
 __all__ = ["app", "main"]
@@ -32,6 +32,7 @@ app.command("next")(reading.next_)
 app.command("importance")(reading.importance)
 app.command("compare")(reading.compare)
 app.command("convergence")(reading.convergence)
+app.command("retry")(running.retry)
 app.command("replay")(reading.replay)
 app.command("dashboard")(reading.dashboard)
 app.command("lint")(training.lint)

@@ -22,6 +22,7 @@ from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.folder import RESULTS_FILE, STORAGE_VARIABLE, short
+from iolaus.sweeps.study.record import failed
 
 __all__ = ["command_line", "conclude", "make_console", "show_reached"]
 
@@ -34,13 +35,22 @@ def make_console() -> Console:
 def show_reached(console: Console, study: optuna.Study, setup: Setup) -> None:
     """Print that nothing was left to run, and the ranking."""
     asked, n_trials = setup.settings.n_trials, setup.plans.n_trials
-    advice = (
-        "The whole grid has been run."
-        if asked > n_trials
-        else f"For more, raise hydra.sweeper.n_trials above {asked}."
-    )
+    n_failed = len(failed(study.get_trials(deepcopy=False)))
+    if n_failed:
+        retry = summary.iolaus_command(sys.orig_argv[0], "retry", short(setup.folder), "--failed")
+        advice = (
+            f"{counted(n_failed, 'trial')} failed: when the cause is put right, queue them again, "
+            f"then give this command again:\n  {retry}"
+        )
+    elif asked > n_trials:
+        advice = "The whole grid has been run."
+    else:
+        advice = f"For more, raise hydra.sweeper.n_trials above {asked}."
     console.print(
-        f"Study {study.study_name} has reached its {n_trials} trials; nothing was run. {advice}"
+        f"Study {study.study_name} has reached its {n_trials} trials; nothing was run. {advice}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
     )
     _show_ranking(console, summary.rank(study), setup.settings)
 
@@ -78,7 +88,8 @@ def conclude(
     folder = short(setup.folder)
     n_trials = setup.settings.n_trials if is_short else 2 * setup.settings.n_trials
     command = command_line(sys.orig_argv, folder)
-    summary.show_next(console, sys.orig_argv[0], folder, command, n_trials)
+    n_failed = len(failed(study.get_trials(deepcopy=False)))
+    summary.show_next(console, sys.orig_argv[0], folder, command, n_trials, n_failed)
 
 
 def _show_ranking(console: Console, results: Sequence[summary.Result], settings: Settings) -> None:

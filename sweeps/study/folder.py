@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "SWEEP_FILE",
     "describe_sweep",
     "locked",
+    "own_command",
     "short",
 ]
 
@@ -94,6 +95,12 @@ def _storage_url(about: Any, folder: Path) -> str:
             f"its URL in the environment: export {names[0]}=..."
         )
     return url
+
+
+def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The command that the sweep was last run by, races aside; empty if it is not known."""
+    commands = [session["command"] for session in sessions if not session.get("race")]
+    return [str(part) for part in commands[-1]] if commands else []
 
 
 def short(path: Path) -> str:

@@ -25,6 +25,7 @@ from rich.text import Text
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.study.opening import METRIC_ATTR
 from iolaus.sweeps.study.record import (
+    again_for,
     broken_constraints,
     leader_of,
     record_of,
@@ -70,23 +71,33 @@ def rank(study: optuna.Study) -> list[Result]:
     Completed ones by objective, then pruned ones by their best, then failed ones. Those that
     completed but break a constraint come after the other completed ones, in the state infeasible.
     With several objectives, those on the Pareto front come first and the order is otherwise by the
-    first objective. Interrupted trials are left out: the same settings are queued again.
+    first objective. Interrupted trials are left out, the same settings are queued again; so are
+    failed ones that have been run again.
     """
     sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
     metric_sign = Metric(**known).sign if (known := study.user_attrs.get(METRIC_ATTR)) else sign
     front = {t.number for t in study.best_trials} if len(study.directions) > 1 else set()
     settings: dict[int, list[FrozenTrial]] = {}
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state in _ORDER and not was_interrupted(trial):
+    trials = study.get_trials(deepcopy=False)
+    again = {again_for(trial) for trial in trials if trial.state is not TrialState.WAITING}
+    for trial in trials:
+        if trial.state in _ORDER and not was_interrupted(trial) and trial.number not in again:
             settings.setdefault(leader_of(trial), []).append(trial)
+
+    states = {
+        trials[0].number: min((t.state for t in trials), key=lambda state: _ORDER[state])
+        for trials in settings.values()
+    }
 
     def place(result: Result) -> tuple[int, bool, bool, float]:
         order = sign * result.values[0] if result.values else metric_sign * result.best
         order = math.inf if math.isnan(order) else order
-        return _ORDER[_state(result)], result.state == INFEASIBLE, result.number not in front, order
-
-    def _state(result: Result) -> TrialState:
-        return min((t.state for t in settings[result.number]), key=lambda state: _ORDER[state])
+        return (
+            _ORDER[states[result.number]],
+            result.state == INFEASIBLE,
+            result.number not in front,
+            order,
+        )
 
     return sorted(
         (_merged([_result(trial) for trial in trials]) for trials in settings.values()), key=place
@@ -270,17 +281,27 @@ def save_results(study: optuna.Study, path: Path) -> None:
     OmegaConf.save(OmegaConf.create(content), path)
 
 
-def show_next(console: Console, python: str, folder: str, command: str, n_trials: int) -> None:
-    """Print the commands a user is likely to want now.
-
-    python: the interpreter as it was called; the `iolaus` beside it is named, or the module if
-    there is none. command: what continues the sweep, given a new n_trials.
-    """
+def iolaus_command(python: str, *arguments: str) -> str:
+    """A command of `iolaus`, to be typed: the script beside this interpreter, or its module."""
     script = str(Path(python).with_name("iolaus"))
     iolaus = [script] if shutil.which(script) else [python, "-m", "iolaus.cli"]
-    for what, how in (
-        ("report", shlex.join([*iolaus, "report", folder])),
-        ("dashboard", shlex.join([*iolaus, "dashboard", folder])),
+    return shlex.join([*iolaus, *arguments])
+
+
+def show_next(
+    console: Console, python: str, folder: str, command: str, n_trials: int, n_failed: int = 0
+) -> None:
+    """Print the commands a user is likely to want now.
+
+    python: the interpreter as it was called. command: what continues the sweep, given a new
+    n_trials. n_failed: trials that could be run again.
+    """
+    commands = [
+        ("report", iolaus_command(python, "report", folder)),
+        ("dashboard", iolaus_command(python, "dashboard", folder)),
         ("continue", f"{command} hydra.sweeper.n_trials={n_trials}"),
-    ):
+    ]
+    if n_failed:
+        commands.append(("retry", iolaus_command(python, "retry", folder, "--failed")))
+    for what, how in commands:
         console.print(Text(f"  {what:10} {how}"), soft_wrap=True)
