@@ -1,7 +1,8 @@
 """The `iolaus` command.
 
-Each function of `reading`, `running` and `training` is a command; here they get their names, and their errors
-one sentence. Everything heavy is imported inside the commands, so that help is immediate.
+Each function of `reading`, `running` and `training` is a command; here they get their names, and
+their errors one sentence. Everything heavy is imported inside the commands, so that help is
+immediate.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ app.command("next")(reading.next_)
 app.command("importance")(reading.importance)
 app.command("compare")(reading.compare)
 app.command("convergence")(reading.convergence)
+app.command("status")(running.status)
 app.command("retry")(running.retry)
 app.command("replay")(reading.replay)
 app.command("dashboard")(reading.dashboard)

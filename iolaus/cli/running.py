@@ -1,4 +1,4 @@
-"""Commands about what a sweep runs: what to run again."""
+"""Commands about what a sweep runs: where it stands, and what to run again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,39 @@ from iolaus.sweeps.errors import BadInputError
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["retry"]
+__all__ = ["retry", "status"]
+
+
+def status(folder: Folder, as_json: AsJson = False) -> None:
+    """Where a sweep stands, while it runs or after, from any shell."""
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from optuna.trial import TrialState
+
+    from iolaus.sweeps.study.folder import CURVES_FOLDER
+    from iolaus.sweeps.study.status import last_steps
+    from iolaus.sweeps.study.status import status as standing
+
+    _, study = _opened(folder)
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    last = last_steps(folder / CURVES_FOLDER, [trial.number for trial in running])
+    found = standing(study, last, datetime.now())
+    if as_json:
+        trials = [asdict(t) | {"steps_per_second": t.steps_per_second} for t in found.running]
+        print_json(asdict(found) | {"running": trials})
+        return
+    counts = (f"{n} {state}" for state, n in sorted(found.n_by_state.items()))
+    print(", ".join(counts) or "no trial yet", end="")
+    print(f"; {found.n_ended_last_hour} ended in the last hour")
+    if found.best is not None:
+        print(f"best {found.best:.6g} (trial {found.best_trial})")
+    for trial in found.running:
+        of = "" if trial.n_steps is None else f" of {trial.n_steps:,}"
+        step = "no report on disk yet" if trial.step is None else f"step {trial.step:,}{of}"
+        rate = trial.steps_per_second
+        speed = "" if rate is None else f", {rate:.3g} steps/s"
+        print(f"  trial {trial.number}: {step}{speed}{trial.driver and f', {trial.driver}'}")
 
 
 def retry(
