@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,16 +22,19 @@ from optuna.trial import TrialState
 from iolaus.analysis.data.importers import read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
+from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.signals import has_diverged
+from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep
 from iolaus.sweeps.study.record import (
+    again_for,
     broken_constraints,
     leader_of,
     record_of,
     was_interrupted,
 )
 
-__all__ = ["Sweep", "is_sweep", "load", "open_study", "own_command"]
+__all__ = ["Sweep", "is_sweep", "load", "open_study"]
 
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -269,7 +272,9 @@ def _load_sweep(folder: Path) -> Sweep:
     sessions = study.user_attrs.get("provenance", [])
     with _no_collection():
         known = study.get_trials(deepcopy=False)
-    ran = [t for t in known if t.state is not TrialState.WAITING and not was_interrupted(t)]
+    ran = [t for t in known if t.state is not TrialState.WAITING]
+    again = set(map(again_for, ran))
+    ran = [t for t in ran if not was_interrupted(t) and t.number not in again]
     trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
     if len(trials):
         trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
@@ -324,13 +329,6 @@ def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
     return curves
 
 
-def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The command that the sweep was last run by, top-ups aside; empty if it is not known."""
-    own = [s for s in sessions if not (s.get("top_up") or s.get("race"))]  # race: the older key
-    commands = [session["command"] for session in own]
-    return [str(part) for part in commands[-1]] if commands else []
-
-
 def open_study(folder: Path) -> optuna.Study:
     """The Optuna study of a sweep's folder.
 
@@ -338,10 +336,12 @@ def open_study(folder: Path) -> optuna.Study:
     """
     about = describe_sweep(folder)
     try:
-        return optuna.load_study(study_name=about.study_name, storage=about.storage)
+        storage = open_backend(about.storage, only_reads=True)
+        return optuna.load_study(study_name=about.study_name, storage=storage)
     except KeyError as error:
         raise FileNotFoundError(
-            f"{about.storage} has no study {about.study_name}: was it kept in memory?"
+            f"{without_password(about.storage)} has no study {about.study_name}: "
+            "was it kept in memory?"
         ) from error
 
 

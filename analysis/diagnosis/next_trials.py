@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 from optuna.distributions import CategoricalDistribution, json_to_distribution
 
-from iolaus.analysis.data.sweep import Sweep, open_study, own_command
+from iolaus.analysis.data.sweep import Sweep, open_study
 from iolaus.analysis.diagnosis.fixes import as_text
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.sweeps.study.record import TrialRecord, counts_as_run, is_repeat
+from iolaus.sweeps.study.folder import own_command
+from iolaus.sweeps.study.record import TrialRecord, again_for, counts_as_run, is_repeat
 
 __all__ = ["NextTrial", "as_frame", "continuing", "enqueue", "next_trials"]
 
@@ -120,8 +121,12 @@ def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
 def continuing(folder: Path, sweep: Sweep) -> str:
     """The sweep's own command, reaching far enough to run what is queued; "" if it is not known."""
     trials = open_study(folder).get_trials(deepcopy=False)
+    again = {again_for(t) for t in trials if not is_repeat(t)}
     n_trials = sum(
-        not is_repeat(t) and (counts_as_run(t) or t.state.name == "WAITING") for t in trials
+        not is_repeat(t)
+        and (counts_as_run(t) or t.state.name == "WAITING")
+        and t.number not in again
+        for t in trials
     )
     command = own_command(sweep.provenance)
     if not command:

@@ -19,11 +19,12 @@ from scipy.stats import t
 
 from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.parameters import PREFIX, parameters
-from iolaus.analysis.data.sweep import Sweep, own_command
+from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.ranking import tiers
 from iolaus.analysis.ranking.extrapolation import likely_end
 from iolaus.analysis.ranking.level import is_written, level, objective_source
 from iolaus.sweeps.signals import signals
+from iolaus.sweeps.study.folder import own_command
 from iolaus.sweeps.study.ranking import INFEASIBLE, Run, Standing, order
 
 __all__ = ["Ranking", "as_document", "best_trial", "compare", "rank"]

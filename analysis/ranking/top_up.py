@@ -17,10 +17,10 @@ import optuna
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from iolaus.analysis.data.sweep import load, open_study, own_command
+from iolaus.analysis.data.sweep import load, open_study
 from iolaus.analysis.diagnosis.next_trials import continuing
 from iolaus.analysis.ranking.rank import Ranking, rank
-from iolaus.sweeps.study.folder import SWEEP_FILE
+from iolaus.sweeps.study.folder import SWEEP_FILE, own_command
 from iolaus.sweeps.study.record import (
     TrialRecord,
     counts_as_run,

@@ -1,7 +1,8 @@
 """The `iolaus` command.
 
-Each function of `reading` and `training` is a command; here they get their names, and their errors
-one sentence. Everything heavy is imported inside the commands, so that help is immediate.
+Each function of `reading`, `running` and `training` is a command; here they get their names, and
+their errors one sentence. Everything heavy is imported inside the commands, so that help is
+immediate.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 
 import typer
 
-from iolaus.cli import reading, training
+from iolaus.cli import reading, running, training
 from iolaus.sweeps.errors import SweepError
 
 __all__ = ["app", "main"]
@@ -32,6 +33,8 @@ app.command("next")(reading.next_)
 app.command("importance")(reading.importance)
 app.command("compare")(reading.compare)
 app.command("convergence")(reading.convergence)
+app.command("status")(running.status)
+app.command("retry")(running.retry)
 app.command("replay")(reading.replay)
 app.command("dashboard")(reading.dashboard)
 app.command("lint")(training.lint)

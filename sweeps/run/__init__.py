@@ -1,7 +1,8 @@
 """Running trials: the decision loop, its workers, and what the user sees meanwhile.
 
 Read `sweep` first, which calls the others in this order:
-  setup        everything a sweep needs, checked before anything runs (factories, settings, slots)
+  setup        everything a sweep needs, checked before anything runs (factories, settings, slots,
+               folders)
   session      joins the study, and records what this session runs (provenance)
   driver       the decision loop: asks `scheduler` what to do about every event
   scheduler    events in, actions out; pure. `events` logs and replays them

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from hydra.core.utils import env_override
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from iolaus.sweeps.run.progress import duration
+from iolaus.sweeps.run.provenance import shareable
 from iolaus.sweeps.run.reports import write_report
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.run.setup import Setup
+from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory
-from iolaus.sweeps.study.folder import RESULTS_FILE, short
+from iolaus.sweeps.study.folder import RESULTS_FILE, STORAGE_VARIABLE, short
+from iolaus.sweeps.study.record import failed
 from iolaus.sweeps.text import counted
 
 __all__ = ["command_line", "conclude", "make_console", "show_reached"]
@@ -30,13 +36,22 @@ def make_console() -> Console:
 def show_reached(console: Console, study: optuna.Study, setup: Setup) -> None:
     """Print that nothing was left to run, and the ranking."""
     asked, n_trials = setup.settings.n_trials, setup.plans.n_trials
-    advice = (
-        "The whole grid has been run."
-        if asked > n_trials
-        else f"For more, raise hydra.sweeper.n_trials above {asked}."
-    )
+    n_failed = len(failed(study.get_trials(deepcopy=False)))
+    if n_failed:
+        retry = summary.iolaus_command(sys.orig_argv[0], "retry", short(setup.folder), "--failed")
+        advice = (
+            f"{counted(n_failed, 'trial')} failed: when the cause is put right, queue them again, "
+            f"then give this command again:\n  {retry}"
+        )
+    elif asked > n_trials:
+        advice = "The whole grid has been run."
+    else:
+        advice = f"For more, raise hydra.sweeper.n_trials above {asked}."
     console.print(
-        f"Study {study.study_name} has reached its {n_trials} trials; nothing was run. {advice}"
+        f"Study {study.study_name} has reached its {n_trials} trials; nothing was run. {advice}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
     )
     _show_ranking(console, summary.rank(study), setup.settings)
 
@@ -56,14 +71,26 @@ def conclude(
     _show_ranking(console, results, setup.settings)
     summary.save_results(study, setup.folder / RESULTS_FILE)
     console.print()
-    if setup.report is not None and _is_kept(setup.settings.storage):
-        for path in write_report(setup.report, setup.folder):
+    storage = setup.settings.storage
+    hides_password = isinstance(storage, str) and storage != without_password(storage)
+    if setup.report is not None and _is_kept(storage):
+        with env_override({STORAGE_VARIABLE: storage} if hides_password else {}):
+            paths = write_report(setup.report, setup.folder)
+        for path in paths:
             console.print(f"saved {short(Path(path))}", soft_wrap=True, highlight=False)
     console.print("next:")
+    is_named = OmegaConf.is_interpolation(setup.config.hydra.sweeper, "storage")
+    if hides_password and not is_named and STORAGE_VARIABLE not in os.environ:
+        console.print(
+            f"  first      export {STORAGE_VARIABLE}=URL (the storage's, with its password)",
+            soft_wrap=True,
+            highlight=False,
+        )
     folder = short(setup.folder)
     n_trials = setup.settings.n_trials if is_short else 2 * setup.settings.n_trials
     command = command_line(sys.orig_argv, folder)
-    summary.show_next(console, sys.orig_argv[0], folder, command, n_trials)
+    n_failed = len(failed(study.get_trials(deepcopy=False)))
+    summary.show_next(console, sys.orig_argv[0], folder, command, n_trials, n_failed)
 
 
 def _show_ranking(console: Console, results: Sequence[summary.Result], settings: Settings) -> None:
@@ -78,9 +105,9 @@ def _is_kept(storage: object) -> bool:
 def command_line(argv: Sequence[str], sweep_dir: str) -> str:
     """How this process was started, to be typed again for the same folder, with no n_trials.
 
-    argv: sys.orig_argv.
+    No password stands in it (see `shareable`). argv: sys.orig_argv.
     """
-    given = [a for a in argv if not a.startswith("hydra.sweeper.n_trials=")]
+    given = [a for a in shareable(argv) if not a.startswith("hydra.sweeper.n_trials=")]
     if not any(a.startswith("hydra.sweep.dir=") for a in argv):
         given.append(f"hydra.sweep.dir={sweep_dir}")  # it may be named after the time
     return shlex.join(given)

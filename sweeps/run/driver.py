@@ -291,7 +291,9 @@ class Driver:
     def _record(self, trial: int, outcome: Outcome) -> None:
         run = self.trials[trial]
         folder = run.folder or self._records.folder
-        self._study.tell(trial, outcome, self._about(run, folder), log=str(folder / OUTPUT_FILE))
+        on_disk = self._records.curves.written_behind()
+        about, output = self._about(run, folder), str(folder / OUTPUT_FILE)
+        self._study.tell(trial, outcome, about, log=output, after=on_disk)
         if self._n_recorded == 0 and outcome.ending is Ending.COMPLETED:
             self._warn_if_not_judged(trial)
         self._n_recorded += 1

@@ -35,7 +35,7 @@ from iolaus.sweeps.run.outcomes import (
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.types import Finding, Outcome
 
-__all__ = ["HydraRunner", "Lint", "changes_directory", "set_job"]
+__all__ = ["HydraRunner", "Lint", "changes_directory", "folder_of", "set_job"]
 
 # In a trial's folder while a child process of it has reported.
 CHILD_REPORTS_FILE = ".child_reports"
@@ -144,16 +144,25 @@ def changes_directory(config: DictConfig) -> bool:
     return not version.base_at_least("1.2") if chdir is None else bool(chdir)
 
 
+def folder_of(config: DictConfig, trial: int) -> Path:
+    """The output folder of a composed config as this trial; nothing is made.
+
+    `hydra.job.num` and `hydra.job.id` are set to the trial's number, and HydraConfig to the config:
+    the folder's name may be written with `${hydra:...}`.
+    """
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.job.id = str(trial)
+        config.hydra.job.num = trial
+    set_hydra_config(config)
+    return Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
+
+
 def set_job(config: DictConfig, trial: int) -> Path:
     """Give a composed config its trial's number and output folder.
 
     Returns the folder, made if it was missing.
     """
-    with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.job.id = str(trial)
-        config.hydra.job.num = trial
-    set_hydra_config(config)  # the folder's name may be written with ${hydra:...}
-    folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
+    folder = folder_of(config, trial)
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = str(folder)
     folder.mkdir(parents=True, exist_ok=True)

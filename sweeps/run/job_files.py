@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 from iolaus.sweeps.hydra_compat import as_plain, to_yaml
+from iolaus.sweeps.secrets import without_password
 
 __all__ = ["OUTPUT_FILE", "ConfigFiles", "output_to"]
 
@@ -47,7 +48,7 @@ class ConfigFiles:
                 {"hydra": {k: v for k, v in plain.items() if k not in VARYING}}
             )
         varying = to_yaml({"hydra": {key: hydra_cfg.hydra[key] for key in VARYING}})
-        text = self._constant_yaml[shape] + varying.removeprefix("hydra:\n")
+        text = without_password(self._constant_yaml[shape] + varying.removeprefix("hydra:\n"))
         (folder / "hydra.yaml").write_text(text, encoding="utf-8")
 
 

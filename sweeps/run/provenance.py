@@ -11,7 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["code_version", "collect"]
+from iolaus.sweeps.secrets import without_password
+from iolaus.sweeps.study.folder import STORAGE_VARIABLE
+
+__all__ = ["code_version", "collect", "shareable"]
 
 PACKAGES = ("hydra-iolaus", "hydra-core", "omegaconf", "optuna", "torch", "numpy")
 
@@ -24,7 +27,7 @@ def collect(
     folder: where the user's code lies.
     """
     return {
-        "command": list(command),
+        "command": shareable(command),
         "started": now.astimezone(UTC).isoformat(timespec="seconds"),
         "code": code_version(folder),
         "python": platform.python_version(),
@@ -35,6 +38,22 @@ def collect(
             "gpus": list(gpus),
         },
     }
+
+
+def shareable(command: Sequence[str]) -> list[str]:
+    """A command that may be shown and kept, and typed again: no password stands in it.
+
+    A storage's URL that has one becomes `${oc.env:IOLAUS_STORAGE}`, to be given in the environment.
+    """
+
+    def shown(argument: str) -> str:
+        option, _, value = argument.partition("=")
+        is_storage = option.lstrip("+") == "hydra.sweeper.storage"
+        if is_storage and value != without_password(value):
+            return f"{option}=${{oc.env:{STORAGE_VARIABLE}}}"
+        return without_password(argument)
+
+    return [shown(argument) for argument in command]
 
 
 def code_version(folder: Path) -> dict[str, Any]:

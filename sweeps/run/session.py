@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from omegaconf import OmegaConf
@@ -23,7 +23,8 @@ from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
 from iolaus.sweeps.run.factories import make
 from iolaus.sweeps.run.setup import Setup
-from iolaus.sweeps.study.backend import open_backend
+from iolaus.sweeps.secrets import without_password
+from iolaus.sweeps.study.backend import open_backend, sqlite_url
 from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
@@ -46,7 +47,7 @@ def opened_storage(setup: Setup) -> Iterator[LiveStorage]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = setup.settings.storage
     if storage is None or isinstance(storage, str):
-        backend = open_backend(storage or f"sqlite:///{setup.folder / STUDY_FILE}")
+        backend = open_backend(storage or sqlite_url(setup.folder / STUDY_FILE))
     else:
         backend = make(storage, "storage")
     # A study in our own locked folder has no other driver; a shared one is looked at before every
@@ -121,7 +122,8 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
 def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int:
     """Write what this session runs into folder and study; returns the session's number."""
     settings, config = setup.settings, setup.config
-    OmegaConf.save(config, setup.folder / "multirun.yaml")
+    text = without_password(OmegaConf.to_yaml(config))
+    (setup.folder / "multirun.yaml").write_text(text, encoding="utf-8")
     before = study.user_attrs.get("provenance", [])
     if before and before[-1]["code"] != here["code"]:
         log.warning(
@@ -131,21 +133,24 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
             _code(here["code"]),
         )
     study.set_user_attr("provenance", [*before, here])
-    study.set_user_attr("config", OmegaConf.to_yaml(config))
+    study.set_user_attr("config", text)
     metric = setup.rules.objective.metric
     study.set_user_attr(METRIC_ATTR, dataclasses.asdict(metric))
+    sweeper = cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweeper))
     content = {
         "study_name": study.study_name,
-        "storage": settings.storage if isinstance(settings.storage, str) else None,
+        # As it was given: `${oc.env:NAME}` is left for the reader to look up.
+        "storage": sweeper["storage"] if isinstance(settings.storage, str) else None,
         "directions": settings.directions,
         "metric": metric.name,
         "metric_goal": metric.goal,
         "objective": settings.objective,
         "n_trials": settings.n_trials,
-        "sweeper": OmegaConf.to_container(config.hydra.sweeper),
+        "sweeper": sweeper,
         "sessions": [*before, here],
     }
-    OmegaConf.save(OmegaConf.create(content), setup.folder / SWEEP_FILE)
+    text = without_password(OmegaConf.to_yaml(OmegaConf.create(content)))
+    (setup.folder / SWEEP_FILE).write_text(text, encoding="utf-8")
     return len(before)
 
 

@@ -16,6 +16,7 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run.driver import Rules
 from iolaus.sweeps.run.factories import function_named, make_plans, make_pruner, make_sampler
+from iolaus.sweeps.run.folders import refuse_shared_folders
 from iolaus.sweeps.run.job import HydraRunner, changes_directory
 from iolaus.sweeps.run.lanes import in_lanes
 from iolaus.sweeps.run.messages import WorkerSpec
@@ -75,6 +76,7 @@ def set_up(
     metric = _metric(settings)
     objective = Objective(settings.objective, metric, tuple(settings.directions))
     rules = Rules(space, settings.seed_key, objective, settings.max_failure_rate)
+    refuse_shared_folders(config, rules, plans, composer)
     lint = function_named("lint", settings.lint) if settings.lint else lambda _: ()
     runner = HydraRunner(context, task_function, composer, lint)
     folder = Path(config.hydra.sweep.dir).absolute()

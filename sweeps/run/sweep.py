@@ -20,6 +20,7 @@ from iolaus.sweeps.run.session import begin_session, join_study, opened_storage
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.run.setup import Setup, set_up
 from iolaus.sweeps.run.workers import Workers
+from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.folder import locked, short
 from iolaus.sweeps.study.sweep_study import SweepStudy
 from iolaus.sweeps.text import counted
@@ -83,7 +84,7 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
 
 def _log_begin(setup: Setup, study: SweepStudy) -> None:
     storage = setup.settings.storage
-    where = storage if isinstance(storage, str) else short(setup.folder)
+    where = without_password(storage) if isinstance(storage, str) else short(setup.folder)
     slots = counted(len(setup.slots), "slot")
     log.info("study %s in %s, %s", study.study.study_name, where, slots)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -10,8 +11,15 @@ import sqlalchemy
 from optuna.storages import BaseStorage
 
 from iolaus.sweeps.errors import StorageError
+from iolaus.sweeps.secrets import without_password
 
-__all__ = ["first_line", "in_memory", "open_backend"]
+__all__ = ["first_line", "in_memory", "open_backend", "sqlite_url"]
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file, whatever characters its path has (`%`, `?`, `{`, blanks, ...)."""
+    url = sqlalchemy.URL.create("sqlite", database=str(path))
+    return url.render_as_string(hide_password=False)
 
 
 def open_backend(url: str, *, only_reads: bool = False) -> BaseStorage:
@@ -30,7 +38,7 @@ def open_backend(url: str, *, only_reads: bool = False) -> BaseStorage:
             _use_wal(storage.engine)
     except Exception as error:
         raise StorageError(
-            f"cannot open the storage {url}: {first_line(error)}; {_hint(error)}"
+            f"cannot open the storage {without_password(url)}: {first_line(error)}; {_hint(error)}"
         ) from error
     return optuna.storages.get_storage(storage)
 
@@ -73,6 +81,9 @@ def _use_wal(engine: sqlalchemy.Engine) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what a database said, or the kind of its error if it said nothing."""
+    """The first line of what a database said, or the kind of its error if it said nothing.
+
+    Passwords are hidden.
+    """
     cause = error.__cause__ or error
-    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    return without_password(str(cause).splitlines()[0]) if str(cause) else type(cause).__name__

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,19 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.secrets import HIDDEN, without_password
+from iolaus.sweeps.study.backend import sqlite_url
 
 __all__ = [
     "CURVES_FOLDER",
     "EVENTS_FILE",
     "RESULTS_FILE",
+    "STORAGE_VARIABLE",
     "STUDY_FILE",
     "SWEEP_FILE",
     "describe_sweep",
     "locked",
+    "own_command",
     "short",
 ]
 
@@ -28,6 +34,8 @@ SWEEP_FILE = "sweep.yaml"
 EVENTS_FILE = "events.jsonl"
 RESULTS_FILE = "optimization_results.yaml"
 CURVES_FOLDER = "curves"
+# The environment variable of a storage's URL for those who read a sweep.
+STORAGE_VARIABLE = "IOLAUS_STORAGE"
 
 
 @contextmanager
@@ -56,15 +64,44 @@ def locked(folder: Path) -> Iterator[None]:
 def describe_sweep(folder: Path) -> Any:
     """A sweep's own description: study_name, storage (as a URL), directions, metric, ...
 
-    Raises FileNotFoundError if the folder is no sweep.
+    A URL whose password was left out, or that the sweep took from the environment, is read from
+    there: the sweep's own variable, or else $IOLAUS_STORAGE. Raises FileNotFoundError if the
+    folder is no sweep, BadInputError if there is no such variable.
     """
     if not (folder / SWEEP_FILE).is_file():
         raise FileNotFoundError(
             f"{folder} is no sweep: it has no {SWEEP_FILE}; give the folder that a sweep wrote"
         )
     about = OmegaConf.load(folder / SWEEP_FILE)
-    about.storage = about.storage or f"sqlite:///{folder.absolute() / STUDY_FILE}"
+    about.storage = _storage_url(OmegaConf.to_container(about, resolve=False), folder)
     return about
+
+
+def _storage_url(about: Any, folder: Path) -> str:
+    given = about["storage"]
+    if not given:
+        return sqlite_url(folder.absolute() / STUDY_FILE)
+    if not isinstance(given, str):
+        raise BadInputError(f"{folder}: storage in {SWEEP_FILE} is no URL")
+    named = re.fullmatch(r"\$\{oc\.env:(\w+)\}", given)
+    if named is None and given == without_password(given) and HIDDEN not in given:
+        return given
+    names = [*(named.groups() if named else ()), STORAGE_VARIABLE]
+    url = next((os.environ[name] for name in names if name in os.environ), None)
+    if url is None:
+        kept = "" if named else f" ({given})"
+        raise BadInputError(
+            f"{folder} keeps its study in a storage whose password it does not keep{kept}; give "
+            f"its URL in the environment: export {names[0]}=..."
+        )
+    return url
+
+
+def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The command that the sweep was last run by, top-ups aside; empty if it is not known."""
+    own = [s for s in sessions if not (s.get("top_up") or s.get("race"))]  # race: the older key
+    commands = [session["command"] for session in own]
+    return [str(part) for part in commands[-1]] if commands else []
 
 
 def short(path: Path) -> str:

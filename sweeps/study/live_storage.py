@@ -17,6 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -53,7 +54,7 @@ class LiveStorage(BaseStorage):
         self._directions: dict[int, list[StudyDirection]] = {}
         self._mine: set[int] = set()  # trials this process runs: memory is ahead of the database
         self._writes: queue.SimpleQueue[
-            tuple[Callable[..., Any], tuple[Any, ...]] | threading.Event | None
+            tuple[Callable[..., Any], tuple[Any, ...]] | _Wait | threading.Event | None
         ]
         self._writes = queue.SimpleQueue()
         # One at a time by a lock of our own: SQLite's is waited for in sleeps that are longer than
@@ -92,6 +93,10 @@ class LiveStorage(BaseStorage):
         if self._error is not None:
             raise _broken(self._error) from self._error
 
+    def write_after(self, event: threading.Event) -> None:
+        """Write nothing that comes from now on before the event is set; memory has it at once."""
+        self._put(_Wait(event))
+
     def close(self) -> None:
         """Write what is left and end the thread."""
         if self._writer is not None:
@@ -119,17 +124,22 @@ class LiveStorage(BaseStorage):
             return method(*arguments)
 
     def _write(self, method: Callable[..., Any], *arguments: Any) -> None:
+        self._put((method, arguments))
+
+    def _put(self, item: tuple[Callable[..., Any], tuple[Any, ...]] | _Wait) -> None:
         if self._writer is None:  # begun late: forking with threads is not safe
             self._writer = threading.Thread(
                 target=self._write_all, name="iolaus-storage", daemon=True
             )
             self._writer.start()
-        self._writes.put((method, arguments))
+        self._writes.put(item)
 
     def _write_all(self) -> None:
         while (item := self._writes.get()) is not None:
             if isinstance(item, threading.Event):
                 item.set()
+            elif isinstance(item, _Wait):
+                item.until.wait()
             elif self._error is None:
                 method, arguments = item
                 self._error = _try_for(
@@ -298,6 +308,13 @@ class LiveStorage(BaseStorage):
             self._read(study_id)
         trials = self._known_trials[study_id].of(states)
         return copy.deepcopy(trials) if deepcopy else trials
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """Among the writes: those that follow come after this event."""
+
+    until: threading.Event
 
 
 class _Trials:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -14,8 +14,11 @@ from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
 __all__ = [
     "Run",
     "TrialRecord",
+    "again_for",
     "broken_constraints",
     "counts_as_run",
+    "failed",
+    "has_failed",
     "is_repeat",
     "leader_of",
     "record_of",
@@ -51,8 +54,8 @@ class TrialRecord:
     ending. steps: the last step it reported. run: see `Run`. log: where to read on, if it failed.
     findings: what a lint found in its config, in sentences. seed, repeat, repeat_of: of repeats the
     seed, which repeat it is (0 leads) and the leading trial's number. duplicate_of: the trial whose
-    setting and result it shares, without having been run. again_for: the interrupted trial whose
-    setting it runs again. fix_of: the trial whose suggested fix it tries. verdict: why a rule ended
+    setting and result it shares, without having been run. again_for: the interrupted or failed
+    trial whose setting it runs again. fix_of: the trial whose suggested fix it tries. verdict: why a rule ended
     it (attributes verdict, verdict_rule, verdict_step and verdict_numbers). held_out,
     held_out_step: why and where the pruner would have ended it, had it not been held out.
     """
@@ -175,6 +178,24 @@ def counts_as_run(trial: FrozenTrial) -> bool:
 def was_interrupted(trial: FrozenTrial) -> bool:
     """Whether a trial ended because its sweep did; the same setting is queued again."""
     return trial.state is TrialState.FAIL and _ending(trial.user_attrs) is Ending.INTERRUPTED
+
+
+def has_failed(trial: FrozenTrial) -> bool:
+    """Whether a trial has no result by a fault of its own: not cut off, and no duplicate."""
+    is_duplicate = _whole(trial.user_attrs, "duplicate_of") is not None
+    return trial.state is TrialState.FAIL and not was_interrupted(trial) and not is_duplicate
+
+
+def again_for(trial: FrozenTrial) -> int | None:
+    """The number of the trial whose setting this one runs again, if it does."""
+    return _whole(trial.user_attrs, "again_for")
+
+
+def failed(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that have failed and that no other runs again or is queued to."""
+    trials = list(trials)
+    again = {again_for(trial) for trial in trials}
+    return [trial for trial in trials if has_failed(trial) and trial.number not in again]
 
 
 def is_repeat(trial: FrozenTrial) -> bool:

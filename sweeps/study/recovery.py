@@ -1,4 +1,4 @@
-"""Trials whose driver died: ended, and their settings queued again."""
+"""Trials without a result, whose settings are queued again: cut off, or failed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
-from iolaus.sweeps.study.record import TrialRecord, record_of, why
+from iolaus.sweeps.study.record import TrialRecord, again_for, failed, has_failed, record_of, why
 from iolaus.sweeps.types import Ending, Outcome
 
-__all__ = ["run_again", "take_over"]
+__all__ = ["retry_failed", "run_again", "take_over"]
 
 
 def _age_s(trial: FrozenTrial) -> float:
@@ -20,17 +20,36 @@ def _age_s(trial: FrozenTrial) -> float:
 
 
 def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue an interrupted trial's setting.
+    """Queue the setting of a trial that was interrupted, or has failed.
 
     A driver that was killed may not have written all parameters; a setting that was queued says
-    them all the same, and what is not known is sampled anew.
+    them all the same, and what is not known is sampled anew. Nothing is queued twice: the driver
+    that was killed may have done it, before it could write that the trial has ended.
     """
+    if any(again_for(other) == trial.number for other in study.get_trials(deepcopy=False)):
+        return
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     was = record_of(trial)
+    # A failed leader stays the leader of its seeds.
+    is_leader = was.repeat_of is None and was.seed is not None and has_failed(trial)
     again = TrialRecord(
-        seed=was.seed, repeat=was.repeat, repeat_of=was.repeat_of, again_for=trial.number
+        seed=was.seed,
+        repeat=was.repeat,
+        repeat_of=trial.number if is_leader else was.repeat_of,
+        again_for=trial.number,
     )
     study.enqueue_trial(params, user_attrs=again.to_attrs())
+
+
+def retry_failed(study: optuna.Study) -> list[int]:
+    """Queue the settings of failed trials again; returns the numbers of these trials.
+
+    One that is queued already, or has been run again, is left alone.
+    """
+    trials = failed(study.get_trials(deepcopy=False))
+    for trial in trials:
+        run_again(study, trial)
+    return [trial.number for trial in trials]
 
 
 def take_over(

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.study.record import counts_as_run, is_repeat, record_of
+from iolaus.sweeps.study.record import again_for, counts_as_run, is_repeat, record_of
 
 __all__ = ["SettingsRun"]
 
@@ -23,13 +23,17 @@ class SettingsRun:
         self._trials = trials
         self._n_known = 0
         self._unfinished: set[int] = set()
-        self._n_run = 0
+        self._run: set[int] = set()  # finished trials that count, repeats aside
+        self._again: set[int] = set()  # trials whose setting another one runs, or is to run
         self._with_result: dict[Hashable, int] = {}  # setting -> its first trial with a result
         self._queued: set[Hashable] = set()  # settings that were queued and count as run
 
     def n_run(self) -> int:
-        """How many settings have been run or are under way; repeats are of one setting."""
-        return sum(map(_leads, self._look())) + self._n_run
+        """How many settings have been run or are under way; repeats are of one setting.
+
+        A failed trial whose setting is run again does not count: that other one does.
+        """
+        return sum(map(_leads, self._look())) + len(self._run)
 
     def n_waiting(self) -> int:
         """How many trials are queued."""
@@ -50,6 +54,11 @@ class SettingsRun:
     def _look(self) -> list[FrozenTrial]:
         """Count those that have finished since the last look; the trials that have not."""
         trials = self._trials()
+        for trial in trials[self._n_known :]:
+            before = again_for(trial)
+            if before is not None and not is_repeat(trial):
+                self._again.add(before)
+                self._run.discard(before)
         self._unfinished.update(range(self._n_known, len(trials)))
         self._n_known = len(trials)
         for number in sorted(self._unfinished):
@@ -59,7 +68,8 @@ class SettingsRun:
         return [trials[number] for number in sorted(self._unfinished)]
 
     def _count(self, trial: FrozenTrial) -> None:
-        self._n_run += _leads(trial)
+        if _leads(trial) and trial.number not in self._again:
+            self._run.add(trial.number)
         if (queued := _queued_key(trial)) is not None:
             self._queued.add(queued)
         has_result = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)

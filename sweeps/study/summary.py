@@ -24,7 +24,7 @@ from rich.text import Text
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.study.opening import METRIC_ATTR
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
-from iolaus.sweeps.study.record import broken_constraints, record_of
+from iolaus.sweeps.study.record import again_for, broken_constraints, record_of
 from iolaus.sweeps.text import short_names
 from iolaus.sweeps.types import Ending
 
@@ -68,11 +68,15 @@ def rank(study: optuna.Study) -> list[Result]:
 
 
 def ranked(study: optuna.Study) -> list[Standing]:
-    """The settings of a study, best first."""
+    """The settings of a study, best first; failed trials that were run again are left out."""
     directions = [direction.name.lower() for direction in study.directions]
     known = study.user_attrs.get(METRIC_ATTR)
     metric_sign = Metric(**known).sign if known else None
-    return order(runs_of(study.get_trials(deepcopy=False)), directions, metric_sign)
+    trials = study.get_trials(deepcopy=False)
+    again = {again_for(trial) for trial in trials if trial.state is not TrialState.WAITING}
+    return order(
+        runs_of(trial for trial in trials if trial.number not in again), directions, metric_sign
+    )
 
 
 def _result(standing: Standing, trials: Sequence[FrozenTrial]) -> Result:
@@ -232,17 +236,27 @@ def save_results(study: optuna.Study, path: Path) -> None:
     OmegaConf.save(OmegaConf.create(content), path)
 
 
-def show_next(console: Console, python: str, folder: str, command: str, n_trials: int) -> None:
-    """Print the commands a user is likely to want now.
-
-    python: the interpreter as it was called; the `iolaus` beside it is named, or the module if
-    there is none. command: what continues the sweep, given a new n_trials.
-    """
+def iolaus_command(python: str, *arguments: str) -> str:
+    """A command of `iolaus`, to be typed: the script beside this interpreter, or its module."""
     script = str(Path(python).with_name("iolaus"))
     iolaus = [script] if shutil.which(script) else [python, "-m", "iolaus.cli"]
-    for what, how in (
-        ("report", shlex.join([*iolaus, "report", folder])),
-        ("dashboard", shlex.join([*iolaus, "dashboard", folder])),
+    return shlex.join([*iolaus, *arguments])
+
+
+def show_next(
+    console: Console, python: str, folder: str, command: str, n_trials: int, n_failed: int = 0
+) -> None:
+    """Print the commands a user is likely to want now.
+
+    python: the interpreter as it was called. command: what continues the sweep, given a new
+    n_trials. n_failed: trials that could be run again.
+    """
+    commands = [
+        ("report", iolaus_command(python, "report", folder)),
+        ("dashboard", iolaus_command(python, "dashboard", folder)),
         ("continue", f"{command} hydra.sweeper.n_trials={n_trials}"),
-    ):
+    ]
+    if n_failed:
+        commands.append(("retry", iolaus_command(python, "retry", folder, "--failed")))
+    for what, how in commands:
         console.print(Text(f"  {what:10} {how}"), soft_wrap=True)

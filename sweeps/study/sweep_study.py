@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -336,12 +337,22 @@ class SweepStudy:
         """The watched metric of a trial this driver runs or ran."""
         return self._curves[number]
 
-    def tell(self, number: int, outcome: Outcome, run: Run, log: str) -> None:
+    def tell(
+        self,
+        number: int,
+        outcome: Outcome,
+        run: Run,
+        log: str,
+        after: threading.Event | None = None,
+    ) -> None:
         """Record how a trial ended. Everything a reviewer should see is set before.
 
-        Afterwards Optuna refuses it.
+        Afterwards Optuna refuses it. after: the database gets the result when this is set, so that
+        no crash leaves a finished trial without its curve; memory, and so the sampler, at once.
         """
         trial, curve = self._trials.pop(number), self._curves[number]
+        if after is not None:
+            self._storage.write_after(after)
         if curve.final_step >= 0:
             is_known = math.isfinite(curve.best)
             run = replace(

@@ -274,3 +274,36 @@ def test_files_that_are_large_are_merged_no_more(
     assert max(sizes) < 20
     assert sum(sizes) == 100
     assert read_curves(tmp_path)["step"].to_pylist() == list(range(100))
+
+
+def test_what_was_handed_over_says_when_it_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event is set once the rows can be read, not before; at once where there is nothing."""
+    writer = CurveWriter(tmp_path / "curves", "session", clock=lambda: 0.0)
+    assert writer.written_behind().is_set()
+    may_write = threading.Event()
+    keep = curves._Files._keep
+
+    def held_up(files: Any, table: Any) -> None:
+        may_write.wait(10)
+        keep(files, table)
+
+    monkeypatch.setattr(curves._Files, "_keep", held_up)
+    writer.add(3, [Row(0, 0.0, {"loss": 1.0})])
+    written = writer.written_behind()
+    assert not written.wait(0.1)
+    may_write.set()
+    assert written.wait(10)
+    assert read_curves(tmp_path / "curves").num_rows == 1
+    writer.close()
+
+
+def test_rows_that_cannot_be_written_hold_nobody_up(tmp_path: Path) -> None:
+    """The event is set all the same: what a database can still take is not lost too."""
+    (tmp_path / "curves").write_text("no folder")
+    writer = CurveWriter(tmp_path / "curves", "session", clock=lambda: 0.0)
+    writer.add(0, [Row(0, 0.0, {"loss": 1.0})])
+    assert writer.written_behind().wait(10)
+    with pytest.raises(StorageError, match="cannot be written"):
+        writer.close()

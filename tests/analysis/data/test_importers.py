@@ -13,7 +13,7 @@ from optuna.trial import create_trial
 
 from iolaus.analysis.data.importers import read_runs
 from iolaus.analysis.data.sweep import load
-from iolaus.analysis.diagnosis.shapes import diagnose
+from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.importance import importance
 from iolaus.analysis.ranking.rank import rank
 

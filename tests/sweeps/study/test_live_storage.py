@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -317,3 +318,25 @@ def test_snapshots_stay_as_they_were(steps: list[tuple[int, float]]) -> None:
     assert all(snapshot.intermediate_values == kept for snapshot, kept in snapshots)
     assert study.trials[0].intermediate_values == dict(steps)
     storage.close()
+
+
+def test_the_database_waits_for_what_has_to_come_first(url: str) -> None:
+    """After `write_after` memory is ahead, and the database gets the rest when the event is set."""
+    live = LiveStorage(open_backend(url))
+    study = optuna.create_study(storage=live, study_name="s")
+    trial, first = study.ask(), threading.Event()
+    trial.set_user_attr("before", 1)
+    live.write_after(first)
+    study.tell(trial, 0.5)
+    others = study.ask()  # goes straight to the database, which nobody holds meanwhile
+    time.sleep(0.2)
+    seen = optuna.load_study(study_name="s", storage=url).trials
+    assert [t.state for t in seen] == [TrialState.RUNNING, TrialState.RUNNING]
+    assert seen[0].user_attrs == {"before": 1}
+    assert study.trials[0].state is TrialState.COMPLETE
+    first.set()
+    live.flush()
+    seen = optuna.load_study(study_name="s", storage=url).trials
+    assert seen[0].state is TrialState.COMPLETE
+    assert seen[others.number].state is TrialState.RUNNING
+    live.close()

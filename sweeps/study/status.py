@@ -1,0 +1,98 @@
+"""Where a sweep stands, while it runs or after: counts, the best so far, what is under way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import optuna
+import pyarrow.parquet as pq
+from optuna.trial import FrozenTrial, TrialState
+
+from iolaus.sweeps.study.ranking import INFEASIBLE
+from iolaus.sweeps.study.record import record_of, was_interrupted
+from iolaus.sweeps.study.summary import rank
+
+__all__ = ["RunningTrial", "Status", "last_steps", "status"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTrial:
+    """A trial under way. step: the last on disk; seconds: of the trial, then; None before any.
+
+    n_steps: as it planned, None if it did not. driver: who runs it, "" in a sweep's own study.
+    """
+
+    number: int
+    step: int | None
+    n_steps: int | None
+    seconds: float | None
+    driver: str
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Its rate so far, None while it is not known."""
+        return None if self.step is None or not self.seconds else self.step / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a sweep stands.
+
+    n_by_state: trials by Optuna's state in small letters, those that were cut off as interrupted.
+    best, best_trial: the first objective's, None where none has completed. n_ended_last_hour: of
+    any state, but interrupted.
+    """
+
+    n_by_state: Mapping[str, int]
+    best: float | None
+    best_trial: int | None
+    n_ended_last_hour: int
+    running: Sequence[RunningTrial]
+
+
+def status(study: optuna.Study, last: Mapping[int, tuple[int, float]], now: datetime) -> Status:
+    """Where a study stands. last: of running trials, (step, seconds); now: local, without a zone.
+
+    The best is the winner of the table of the end.
+    """
+    trials = study.get_trials(deepcopy=False)
+    best = next((r for r in rank(study) if r.values and r.state != INFEASIBLE), None)
+    ended = [t.datetime_complete for t in trials if not was_interrupted(t) and t.datetime_complete]
+    return Status(
+        n_by_state=dict(Counter(map(_state, trials))),
+        best=None if best is None else best.values[0],
+        best_trial=None if best is None else best.number,
+        n_ended_last_hour=sum(now - end <= timedelta(hours=1) for end in ended),
+        running=[_running(t, last.get(t.number)) for t in trials if t.state is TrialState.RUNNING],
+    )
+
+
+def _state(trial: FrozenTrial) -> str:
+    return "interrupted" if was_interrupted(trial) else trial.state.name.lower()
+
+
+def _running(trial: FrozenTrial, last: tuple[int, float] | None) -> RunningTrial:
+    record = record_of(trial)
+    step, seconds = last or (None, None)
+    return RunningTrial(trial.number, step, record.plan.n_steps, seconds, record.driver)
+
+
+def last_steps(curves: Path, trials: Sequence[int]) -> dict[int, tuple[int, float]]:
+    """(step, seconds) of the last report of these trials that is on disk; nothing else is read."""
+    found: dict[int, tuple[int, float]] = {}
+    for path in sorted(curves.glob("*.parquet")) if trials else ():
+        try:
+            table = pq.read_table(
+                path, columns=["trial", "step", "seconds"], filters=[("trial", "in", trials)]
+            )
+        except FileNotFoundError:  # merged away meanwhile; its rows are in a later file
+            continue
+        columns = (table[name].to_pylist() for name in ("trial", "step", "seconds"))
+        for trial, step, seconds in zip(*columns, strict=True):
+            if trial not in found or seconds >= found[trial][1]:
+                found[trial] = step, seconds
+    return found

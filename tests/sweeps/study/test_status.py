@@ -1,0 +1,48 @@
+"""Where a sweep stands, seen from another shell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CLI = [sys.executable, "-m", "iolaus.cli", "status"]
+
+
+def test_a_running_sweep_says_where_it_stands(
+    sweep: Any, eventually: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Counts by state, the best, and each running trial with its last step and rate."""
+    folder = str(tmp_path / "study")
+    given = ["trouble.py", "x=interval(0, 1)", "do=report", "hydra.sweeper.n_jobs=2"]
+    sweep(*given, "n_steps=3", "hydra.sweeper.n_trials=3").ok()
+
+    def look() -> Any:
+        done = subprocess.run([*CLI, folder, "--json"], capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    done = look()
+    assert done["n_by_state"] == {"complete": 3}
+    assert done["running"] == []
+    assert done["n_ended_last_hour"] == 3
+    run = sweep(*given, "n_steps=100000", "step_s=0.01", "hydra.sweeper.n_trials=9")
+
+    def both() -> Any:
+        found = look()
+        steps = [trial["step"] for trial in found["running"]]
+        return found if len(steps) == 2 and None not in steps else None
+
+    found = eventually(both)
+    assert found["n_by_state"] == {"complete": 3, "running": 2}
+    assert (found["best"], found["best_trial"]) == (done["best"], done["best_trial"])
+    assert [trial["number"] for trial in found["running"]] == [3, 4]
+    assert all(0 < trial["steps_per_second"] < 101 for trial in found["running"])
+    text = subprocess.run([*CLI, folder], capture_output=True, text=True, check=True).stdout
+    assert text.startswith("3 complete, 2 running; 3 ended in the last hour\nbest ")
+    assert "  trial 3: step " in text
+    run.signal(15)
+    run.wait()
+    assert look()["n_by_state"] == {"complete": 3, "interrupted": 2, "waiting": 2}
