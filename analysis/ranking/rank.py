@@ -493,8 +493,8 @@ def _first_tier(ranking: Ranking, n_ranked: int) -> list[str]:
         if ranking.noise_source == "curve":  # one seed ranks runs, not settings
             ended = "higher" if ranking.larger_is_better else "lower"
             return [
-                f"The run of setting {first[0]} came out {ended} than {others}, beyond the noise of "
-                "their curves; whether the setting is better, one seed each cannot tell."
+                f"The run of setting {first[0]} came out {ended} than {others}, beyond the noise "
+                "of their curves; whether the setting is better, one seed each cannot tell."
             ]
         if ranking.winner in first:
             return [f"Setting {first[0]} is better than {others}, beyond the noise of seeds."]

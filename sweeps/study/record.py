@@ -55,7 +55,8 @@ class TrialRecord:
     findings: what a lint found in its config, in sentences. seed, repeat, repeat_of: of repeats the
     seed, which repeat it is (0 leads) and the leading trial's number. duplicate_of: the trial whose
     setting and result it shares, without having been run. again_for: the interrupted or failed
-    trial whose setting it runs again. fix_of: the trial whose suggested fix it tries. verdict: why a rule ended
+    trial whose setting it runs again. fix_of: the trial whose suggested fix it tries. verdict: why
+    a rule ended
     it (attributes verdict, verdict_rule, verdict_step and verdict_numbers). held_out,
     held_out_step: why and where the pruner would have ended it, had it not been held out.
     """

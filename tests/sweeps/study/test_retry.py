@@ -50,7 +50,7 @@ def load(folder: Path) -> optuna.Study:
 
 
 def test_failed_settings_run_again_and_only_they(tmp_path: Path) -> None:
-    """Each once; the same plan then has a result for every setting; asked again, nothing is left."""
+    """Each once; the same plan then has a result for all; asked again, nothing is left."""
     plans = Plans(3, queue=GRID)
     run_sweep(tmp_path, plans, lambda x, _: x < 2)
     assert retry_failed(load(tmp_path)) == [0, 1]
