@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +42,10 @@ __all__ = ["Driver", "Records", "Rules", "TrialRun", "Watcher"]
 log = logging.getLogger("sweeps")
 
 POLL_S = 0.2
+# Signals by which a job scheduler, or a terminal that closes, ends a sweep at once.
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+# Sent to all processes of a job, such a signal may end a worker before it reaches the driver.
+SIGNAL_LATENCY_S = 1.0
 
 
 class Watcher(Protocol):
@@ -137,10 +143,12 @@ class Driver:
         self._clock = clock
         self._scheduler = s.Scheduler(len(workers.specs), study.n_to_ask, rules.max_failure_rate)
         self._n_interrupts = 0
+        self._signals: list[int] = []  # that have come and are not handled yet
         self._n_recorded = 0
         self._shown: set[str] = set()  # log messages; every worker finds out the same
         self._filled: dict[int, Filled] = {}  # of workers with lanes, by slot
         self.trials: dict[int, TrialRun] = {}
+        self.stopped_by: int | None = None  # the number of the last signal that was obeyed
 
     @property
     def filled(self) -> float | None:
@@ -152,19 +160,17 @@ class Driver:
     def run(self) -> str | None:
         """Run until nothing is left to do, or until stopped; returns why it gave up, or None.
 
-        Ctrl-C: the first lets running trials finish, the second ends them now. SIGTERM is taken as
-        the second.
+        Ctrl-C: the first lets running trials finish, the second ends them now. SIGTERM and SIGHUP
+        are taken as the second.
         """
         with ExitStack() as stack:
             stack.enter_context(self._interruptible())
             stack.callback(self._close)
             self._do(self._scheduler.start())
-            n_handled = 0
             while not self._scheduler.done:
-                while n_handled < self._n_interrupts:
-                    n_handled += 1
-                    self._interrupt(n_handled)
+                self._obey_signals()
                 for slot, message in self._workers.listen(POLL_S):
+                    self._obey_signals()  # the death of a worker may be the work of the same one
                     self._receive(slot, message)
                 self._watcher.tick()
                 try:
@@ -199,10 +205,24 @@ class Driver:
                 case s.Kill(slot):
                     self._workers.kill(slot)
 
-    def _interrupt(self, n_interrupts: int) -> None:
+    def _obey_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            self.stopped_by = number
+            if number in ENDING_SIGNALS:
+                name = signal.Signals(number).name
+                self._watcher.draining(f"{name}: running trials are stopped and queued again")
+                while self._n_interrupts < 2:
+                    self._interrupt()
+            else:
+                self._interrupt()
+                if self._n_interrupts == 1:
+                    why = "interrupted: running trials finish; once more stops them now"
+                    self._watcher.draining(why)
+
+    def _interrupt(self) -> None:
+        self._n_interrupts += 1
         self._handle(s.Interrupted())
-        if n_interrupts == 1:
-            self._watcher.draining("interrupted: running trials finish; once more stops them now")
 
     def _halt(self, error: StorageError) -> None:
         if self._scheduler.failure is None:  # a storage stays broken: once is enough
@@ -250,8 +270,17 @@ class Driver:
                 curve, objective = self._study.watched(trial), self._rules.objective
                 outcome = with_objective(outcome, objective, curve, run.others)
                 self._handle(s.Ended(trial, outcome))
-            case Gone(cause):
+            case Gone(cause, number):
+                if number in ENDING_SIGNALS:
+                    self._wait_for_signal()
                 self._handle(s.Died(slot, cause))
+
+    def _wait_for_signal(self) -> None:
+        """Tell a signal to the whole job, which ends the sweep, from one to a worker alone."""
+        deadline_s = time.monotonic() + SIGNAL_LATENCY_S
+        while self._n_interrupts < 2 and not self._signals and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        self._obey_signals()
 
     def _take_reports(self, message: Reported) -> None:
         trial, batch = message.trial, message.batch
@@ -342,11 +371,15 @@ class Driver:
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         def interrupt(number: int, _: FrameType | None) -> None:
-            self._n_interrupts += 2 if number == signal.SIGTERM else 1
+            self._signals.append(number)
+            if number == signal.SIGHUP:
+                _leave_closed_terminal()
 
         before: dict[int, Any] = {}
         try:
-            for which in (signal.SIGINT, signal.SIGTERM):
+            for which in (signal.SIGINT, *ENDING_SIGNALS):
+                if which == signal.SIGHUP and signal.getsignal(which) is signal.SIG_IGN:
+                    continue  # nohup
                 before[which] = signal.signal(which, interrupt)
         except ValueError:  # not the main thread: signals are someone else's business
             pass
@@ -355,3 +388,14 @@ class Driver:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _leave_closed_terminal() -> None:
+    """Print to nowhere what can no longer be printed: the end of a sweep is more than its words."""
+    for fd in (1, 2):
+        try:
+            os.write(fd, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, fd)
+            os.close(nowhere)

@@ -32,6 +32,7 @@ __all__ = ["ForkServer", "Worker", "drain", "wait"]
 # Read from one worker before the others get their turn: one that never stops talking starves
 # nobody.
 MOST_MESSAGES = 1000
+FOR_THE_DRIVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +76,16 @@ class ForkServer:
         pid, fds = self._request(("spawn", spec))
         return Worker(spec.slot, pid, Connection(fds[0]), _open_pid_fd(pid))
 
-    def cause_of_death(self, worker: Worker) -> str:
-        """How a worker that is gone came to its end, in words."""
+    def cause_of_death(self, worker: Worker) -> tuple[str, int | None]:
+        """How a worker that is gone came to its end: in words, and the signal that killed it."""
         status, _ = self._request(("reap", worker.pid))
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             hint = " (often the system running out of memory)" if number == signal.SIGKILL else ""
-            return (
-                f"its worker process {worker.pid} was killed by {signal.Signals(number).name}{hint}"
-            )
+            name = signal.Signals(number).name
+            return f"its worker process {worker.pid} was killed by {name}{hint}", number
         code = os.waitstatus_to_exitcode(status)
-        return f"its worker process {worker.pid} exited with status {code}"
+        return f"its worker process {worker.pid} exited with status {code}", None
 
     def kill(self, worker: Worker) -> None:
         """End a worker now, in the middle of whatever it does."""
@@ -144,7 +144,10 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
 
     Never returns.
     """
-    # Ctrl-C in the terminal reaches the driver alone, which decides what becomes of the workers.
+    # Ctrl-C in the terminal, and the signals by which a scheduler ends a job, are for the driver
+    # alone, which decides what becomes of the workers. Those keep the signals as a task knows
+    # them: what is ignored here would be ignored by every program that a task starts.
+    of_tasks = {number: signal.signal(number, signal.SIG_IGN) for number in FOR_THE_DRIVER}
     os.setsid()
     # What is loaded by now lives as long as a worker; to look through torch for garbage takes
     # 0.4 s.
@@ -157,6 +160,8 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
                 ours, theirs = socket.socketpair()
                 pid = _fork()
                 if pid == 0:
+                    for number, handler in of_tasks.items():
+                        signal.signal(number, handler)
                     requests.close()
                     ours.close()
                     worker_main(Connection(theirs.detach()), payload, serve, watched)

@@ -182,7 +182,7 @@ def test_each_death_has_its_words_and_a_successor(how: str, words: str, tmp_path
         said, ended = listen(worker, finished)
         assert ended
         assert not finished(said)
-        assert re.search(words, cause := fork_server.cause_of_death(worker)), cause
+        assert re.search(words, cause := fork_server.cause_of_death(worker)[0]), cause
         assert time.monotonic() - began_s < PATIENCE_S / 2
         worker.close()
         successor = fork_server.spawn(WorkerSpec(0))
@@ -272,8 +272,26 @@ def test_a_killed_worker_is_killed() -> None:
         worker.pipe.send(Assignment(0, ()))
         fork_server.kill(worker)
         assert listen(worker, finished)[1]
-        assert "SIGKILL" in fork_server.cause_of_death(worker)
+        assert "SIGKILL" in fork_server.cause_of_death(worker)[0]
         fork_server.kill(worker)
+
+
+def test_signals_to_a_job_are_for_the_driver_alone() -> None:
+    """The fork server stays where a scheduler ends all processes; tasks know signals as ever."""
+
+    def task() -> list[Any]:
+        return [signal.getsignal(n) == before[n] for n in before]
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    with worker_for(task) as (fork_server, worker):
+        listen(worker, bool)
+        for number in numbers:
+            os.kill(fork_server._pid, number)
+        assert run(worker)[-1].outcome.returned == [True] * 3
+        os.kill(worker.pid, signal.SIGTERM)
+        assert listen(worker, finished)[1]
+        assert fork_server.cause_of_death(worker)[1] == signal.SIGTERM
 
 
 def test_without_a_fork_server_a_sweep_says_so() -> None:
@@ -350,7 +368,7 @@ def test_a_child_that_outlives_its_worker_does_not_hide_its_death() -> None:
         worker.pipe.send(Assignment(0, ()))
         assert listen(worker, finished)[1]
         assert time.monotonic() - began_s < 2
-        assert "3" in fork_server.cause_of_death(worker)
+        assert "3" in fork_server.cause_of_death(worker)[0]
 
 
 def test_a_verdict_without_numbers_can_be_sent() -> None:
