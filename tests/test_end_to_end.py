@@ -80,6 +80,11 @@ REFUSED = {
         "max_failure_rate=2",
         "a share from 0",
     ),
+    "timeout": (
+        [X, "hydra.sweeper.trial_timeout=soon"],
+        "trial_timeout=soon",
+        "give seconds above 0, or a text such as 90s, 30min",
+    ),
     "sampler option": (
         [X, "+hydra.sweeper.sampler.wit=3"],
         "TPESampler",

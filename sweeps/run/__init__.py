@@ -5,6 +5,7 @@ Read `sweep` first, which calls the others in this order:
   session      joins the study, and records what this session runs (provenance)
   driver       the decision loop: asks `scheduler` what to do about every event
   scheduler    events in, actions out; pure. `events` logs and replays them
+  timeouts     how long a trial may run, or be silent
   workers      one process per slot, from `fork_server`; each runs `worker`, and talks by `channel`
   job          a trial as a Hydra job (job_files, outcomes); `lanes` trains many in one process
   objective    which number of a completed trial counts

@@ -31,6 +31,7 @@ from iolaus.sweeps.run.messages import (
     Stopped,
 )
 from iolaus.sweeps.run.objective import Objective, with_objective
+from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.run.workers import Gone, Workers
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.record import Run
@@ -46,6 +47,8 @@ POLL_S = 0.2
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # Sent to all processes of a job, such a signal may end a worker before it reaches the driver.
 SIGNAL_LATENCY_S = 1.0
+# A pause of the driver that is longer is no time that its trials have wasted.
+MOST_GAP_S = 5.0
 
 
 class Watcher(Protocol):
@@ -75,13 +78,15 @@ class Rules:
     """What the user has decided about the trials.
 
     space: turns the values of a proposal into overrides. seed_key: the config's key for the seeds
-    of repeats. max_failure_rate: in [0, 1], above which no new trial is started.
+    of repeats. max_failure_rate: in [0, 1], above which no new trial is started. timeouts: after
+    which a trial is ended.
     """
 
     space: Space
     seed_key: str
     objective: Objective
     max_failure_rate: float
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     def assignment(self, proposal: Proposal) -> Assignment:
         """A proposed trial, ready for a worker to make its config."""
@@ -108,12 +113,15 @@ class TrialRun:
     """What the driver knows of a trial that it runs or ran.
 
     others: metrics it reported beside the watched one. outcome: the task's own, with no objective
-    looked for, None while it runs.
+    looked for, None while it runs. awake_s, heard_s: when it was started and last reported, by a
+    clock that stands while the driver is held up.
     """
 
     assignment: Assignment
     slot: int = -1
     started_s: float | None = None
+    awake_s: float = 0.0
+    heard_s: float = 0.0
     folder: Path | None = None
     others: set[str] = field(default_factory=set)
     is_stopping: bool = False
@@ -141,6 +149,7 @@ class Driver:
         self._records = records
         self._watcher = watcher
         self._clock = clock
+        self._awake_clock = AwakeClock(clock, MOST_GAP_S)
         self._scheduler = s.Scheduler(len(workers.specs), study.n_to_ask, rules.max_failure_rate)
         self._n_interrupts = 0
         self._signals: list[int] = []  # that have come and are not handled yet
@@ -172,6 +181,7 @@ class Driver:
                 for slot, message in self._workers.listen(POLL_S):
                     self._obey_signals()  # the death of a worker may be the work of the same one
                     self._receive(slot, message)
+                self._end_overdue()
                 self._watcher.tick()
                 try:
                     self._records.curves.flush_if_due()
@@ -249,6 +259,7 @@ class Driver:
     def _start(self, slot: int, trial: int) -> None:
         run = self.trials[trial]
         run.slot, run.started_s = slot, self._clock()
+        run.awake_s = run.heard_s = self._awake_clock()
         self._workers.send(slot, run.assignment)
         self._watcher.started(trial, slot)
 
@@ -296,9 +307,20 @@ class Driver:
         for row in batch.rows:
             self._judge(trial, row)
         if batch.rows:
+            self.trials[trial].heard_s = self._awake_clock()
             last = batch.rows[-1]
             value = last.metrics.get(self._rules.objective.metric.name)
             self._watcher.reported(trial, last.step, value)
+
+    def _end_overdue(self) -> None:
+        now_s = self._awake_clock()
+        for trial in self._scheduler.running:
+            if trial not in self._scheduler.running:  # went with one that shared its worker
+                continue
+            run = self.trials[trial]
+            reason = self._rules.timeouts.overdue(now_s - run.awake_s, now_s - run.heard_s)
+            if reason is not None:
+                self._handle(s.TimedOut(trial, reason))
 
     def _judge(self, trial: int, row: Row) -> None:
         """Give the study a report; what its pruner makes of it goes back to the trial."""

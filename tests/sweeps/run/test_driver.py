@@ -23,6 +23,7 @@ from iolaus.sweeps.run.fork_server import ForkServer
 from iolaus.sweeps.run.messages import Assignment, WorkerSpec
 from iolaus.sweeps.run.objective import Objective
 from iolaus.sweeps.run.scheduler import Action, Event, Scheduler, Stop, Tell
+from iolaus.sweeps.run.timeouts import Timeouts
 from iolaus.sweeps.run.worker import one_at_a_time
 from iolaus.sweeps.run.workers import Workers
 from iolaus.sweeps.search.parsing import parse_space
@@ -53,6 +54,7 @@ def drive(
     pruner: optuna.pruners.BasePruner | None = None,
     objective: str | None = None,
     failure: str | None = None,
+    timeouts: Timeouts | None = None,
 ) -> tuple[Driver, optuna.Study]:
     """Run trials of a task, which is given its trial's number, in two slots."""
 
@@ -81,7 +83,7 @@ def drive(
             CurveWriter(folder / "curves", "s", clock=time.monotonic),
             EventLog(folder / "events.jsonl", session, clock=time.monotonic),
         )
-        rules = Rules(SPACE, "seed", Objective(objective, LOSS), 1.0)
+        rules = Rules(SPACE, "seed", Objective(objective, LOSS), 1.0, timeouts or Timeouts())
         driver = Driver(
             study,
             Workers(fork_server, slots),
@@ -184,3 +186,47 @@ def test_a_broken_storage_stops_the_sweep_gently_and_is_logged_once(
     driver, _ = drive(task, tmp_path, failure="the disk is full")
     assert len(driver.trials) <= 2
     assert (tmp_path / "events.jsonl").read_text().count("Halted") == 1
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(trial_s=2.0), Timeouts(stall_s=1.0)])
+def test_a_trial_that_hangs_is_ended_by_name(timeouts: Timeouts, tmp_path: Path) -> None:
+    """It fails with the time it took, its slot runs others, and one that reports is let be."""
+
+    def task(trial: int) -> float:
+        report(0, loss=1.0)
+        if trial == 0:
+            time.sleep(600)
+        for step in range(1, 13):
+            time.sleep(0.12)
+            report(step, loss=1.0)
+        return 0.5
+
+    began_s = time.monotonic()
+    driver, study = drive(task, tmp_path, n_trials=4, timeouts=timeouts)
+    assert time.monotonic() - began_s < 15
+    assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert "timed out after" in study.trials[0].user_attrs["why"]
+    assert study.trials[0].user_attrs["run"]["slot"] in {driver.trials[n].slot for n in (2, 3)}
+    replayed = replay_events(tmp_path / "events.jsonl")
+    assert sum(type(event).__name__ == "TimedOut" for event, _ in replayed) == 1
+
+
+def test_a_pause_of_the_driver_is_no_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time in which the driver was held up, as where a whole job is suspended, does not count."""
+    held_up = []
+
+    def check(study: SweepStudy) -> None:
+        if not held_up:
+            held_up.append(time.sleep(4.0))
+
+    monkeypatch.setattr(SweepStudy, "check_storage", check)
+    monkeypatch.setattr("iolaus.sweeps.run.driver.MOST_GAP_S", 1.0)
+
+    def task(trial: int) -> float:
+        time.sleep(5.0)
+        return 0.5
+
+    _, study = drive(task, tmp_path, n_trials=2, timeouts=Timeouts(3.0, 3.0))
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * 2
