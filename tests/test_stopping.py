@@ -132,3 +132,21 @@ def test_a_terminal_that_closes_ends_the_sweep_in_order(
         assert process.wait(20) == 128 + signal.SIGHUP
     assert (tmp_path / "study" / "optimization_results.yaml").is_file()
     assert not [t for t in study().trials if t.state is TrialState.RUNNING]
+
+
+def test_a_child_that_survives_does_not_hold_the_folder(
+    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """After the driver's death the same command goes on at once, whoever is left of the old job."""
+    given = ("do=fork", "hydra.sweeper.n_jobs=1", "x=choice(1, 2)")
+    run = sweep("trouble.py", GRID[0], *given, "step_s=60")
+    child = int(eventually(lambda: [p.read_text() for p in tmp_path.glob("study/*/child")])[0])
+    try:
+        run.signal(signal.SIGKILL)
+        run.wait()
+        os.kill(child, 0)  # it is there
+        sweep("trouble.py", GRID[0], *given, "step_s=0").ok()
+    finally:
+        for path in tmp_path.glob("study/*/child"):
+            os.kill(int(path.read_text()), signal.SIGKILL)
+    assert sum(t.state is TrialState.COMPLETE for t in study().trials) == 2

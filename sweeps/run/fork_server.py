@@ -57,10 +57,10 @@ class Worker:
 class ForkServer:
     """Forks workers on request. Make it before any thread is started.
 
-    Use it as a context manager.
+    Use it as a context manager. closing: descriptors that the driver keeps to itself.
     """
 
-    def __init__(self, serve: Server, watched: str) -> None:
+    def __init__(self, serve: Server, watched: str, closing: Sequence[int] = ()) -> None:
         _refuse_unforkable()
         self._socket, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
@@ -68,6 +68,8 @@ class ForkServer:
         self._pid = _fork()
         if self._pid == 0:
             self._socket.close()
+            for fd in closing:
+                os.close(fd)
             _fork_server_main(child, serve, watched)
         child.close()
 

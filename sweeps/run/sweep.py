@@ -43,8 +43,8 @@ def run_sweep(
     """
     setup, console = set_up(settings, context, task_function, config, arguments), make_console()
     with (
-        locked(setup.folder),
-        ForkServer(setup.serve, settings.metric) as fork_server,
+        locked(setup.folder) as lock,
+        ForkServer(setup.serve, settings.metric, closing=(lock,)) as fork_server,
         opened_storage(setup) as storage,
     ):
         study = join_study(setup, storage)
