@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from iolaus.sweeps.errors import SweepFailedError
+from iolaus.sweeps.run.channel import EXIT_S
 from iolaus.sweeps.run.messages import FromWorker, WorkerSpec
 from iolaus.sweeps.run.worker import Server, worker_main
 
@@ -62,6 +64,7 @@ class ForkServer:
 
     def __init__(self, serve: Server, watched: str, closing: Sequence[int] = ()) -> None:
         _refuse_unforkable()
+        self._let_go: list[int] = []  # workers that end themselves
         self._socket, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -89,6 +92,11 @@ class ForkServer:
         code = os.waitstatus_to_exitcode(status)
         return f"its worker process {worker.pid} exited with status {code}", None
 
+    def release(self, worker: Worker) -> None:
+        """Let a worker go that runs nothing: it ends itself, when its exit handlers have run."""
+        self._let_go.append(worker.pid)
+        worker.close()
+
     def kill(self, worker: Worker) -> None:
         """End a worker now, in the middle of whatever it does."""
         with contextlib.suppress(ProcessLookupError):
@@ -98,6 +106,8 @@ class ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.sendall(pickle.dumps(("await", self._let_go)))
         self._socket.close()  # the fork server ends its workers, then itself
         os.waitpid(self._pid, 0)
 
@@ -171,6 +181,8 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
                 theirs.close()
                 socket.send_fds(requests, [str(pid).encode()], [ours.fileno()])
                 ours.close()
+            elif kind == "await":
+                children -= _ended(payload, EXIT_S)
             else:
                 _, status = os.waitpid(payload, 0)
                 children.discard(payload)
@@ -182,6 +194,15 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         os._exit(0)
+
+
+def _ended(pids: Sequence[int], timeout_s: float) -> set[int]:
+    """Those of our children that end in time."""
+    left, deadline_s = set(pids), time.monotonic() + timeout_s
+    while left and time.monotonic() < deadline_s:
+        left -= {pid for pid in left if os.waitpid(pid, os.WNOHANG)[0]}
+        time.sleep(0.002)
+    return set(pids) - left
 
 
 def wait(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:

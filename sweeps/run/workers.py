@@ -49,7 +49,7 @@ class Workers:
 
     def release(self, slot: int) -> None:
         """Let a worker go; it ends itself."""
-        self._up.pop(slot).close()
+        self._fork_server.release(self._up.pop(slot))
 
     def kill(self, slot: int) -> None:
         """End a worker now, in the middle of whatever it does."""

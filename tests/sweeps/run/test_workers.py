@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 import random
@@ -264,6 +265,46 @@ def test_no_process_outlives_the_fork_server() -> None:
         fork_server_pid = fork_server._pid
     for pid in (busy.pid, idle.pid, let_go.pid, fork_server_pid):
         assert gone(pid)
+
+
+def test_exit_handlers_of_the_task_run_when_its_worker_is_let_go(tmp_path: Path) -> None:
+    """Once, at the end of the worker, the last first; those of the driver are the driver's."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+
+    def write(path: Path, text: str) -> None:
+        with path.open("a") as file:
+            file.write(text)
+
+    def task() -> None:
+        atexit.register(write, theirs, "first registered\n")
+        atexit.register(lambda: 1 / 0)
+        atexit.register(write, theirs, "last registered\n")
+        atexit.register(time.sleep, 0.3)
+
+    atexit.register(write, ours, "x")
+    try:
+        with ForkServer(runner(task), "loss") as fork_server:
+            worker = fork_server.spawn(WorkerSpec(0))
+            run(worker)
+            assert not theirs.exists()
+            fork_server.release(worker)
+        assert theirs.read_text() == "last registered\nfirst registered\n"
+        assert not ours.exists()
+    finally:
+        atexit.unregister(write)
+
+
+def test_exit_handlers_have_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs holds up the end of the sweep for so long and no longer."""
+    for module in ("worker", "channel", "fork_server"):
+        monkeypatch.setattr(f"iolaus.sweeps.run.{module}.EXIT_S", 0.5)
+    with ForkServer(runner(lambda: atexit.register(time.sleep, 600)), "loss") as fork_server:
+        worker = fork_server.spawn(WorkerSpec(0))
+        run(worker)
+        fork_server.release(worker)
+        began_s = time.monotonic()
+    assert gone(worker.pid)
+    assert time.monotonic() - began_s < 5
 
 
 def test_a_killed_worker_is_killed() -> None:
