@@ -98,9 +98,8 @@ class ForkServer:
         worker.close()
 
     def kill(self, worker: Worker) -> None:
-        """End a worker now, in the middle of whatever it does."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGKILL)
+        """End a worker now, in the middle of whatever it does, and what it has started."""
+        _kill_group(worker.pid)
 
     def __enter__(self) -> ForkServer:
         return self
@@ -171,6 +170,10 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
             if kind == "spawn":
                 ours, theirs = socket.socketpair()
                 pid = _fork()
+                with contextlib.suppress(
+                    OSError
+                ):  # in parent and child: neither waits for the other
+                    os.setpgid(pid, pid)
                 if pid == 0:
                     for number, handler in of_tasks.items():
                         signal.signal(number, handler)
@@ -185,22 +188,34 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
                 children -= _ended(payload, EXIT_S)
             else:
                 _, status = os.waitpid(payload, 0)
+                _kill_group(payload)
                 children.discard(payload)
                 requests.sendall(str(status).encode())
     except OSError:
         pass  # the driver is gone
     finally:
         for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _kill_group(pid)
         os._exit(0)
 
 
+def _kill_group(pid: int) -> None:
+    """End a worker, and the children that its trials have left; one may be gone already.
+
+    A child that is to outlive its trial begins a session of its own (`start_new_session=True`).
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def _ended(pids: Sequence[int], timeout_s: float) -> set[int]:
-    """Those of our children that end in time."""
+    """Those of our workers that end in time, what they have left behind included."""
     left, deadline_s = set(pids), time.monotonic() + timeout_s
     while left and time.monotonic() < deadline_s:
-        left -= {pid for pid in left if os.waitpid(pid, os.WNOHANG)[0]}
+        for pid in list(left):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                _kill_group(pid)
+                left.remove(pid)
         time.sleep(0.002)
     return set(pids) - left
 

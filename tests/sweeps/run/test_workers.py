@@ -412,6 +412,26 @@ def test_a_child_that_outlives_its_worker_does_not_hide_its_death() -> None:
         assert "3" in fork_server.cause_of_death(worker)[0]
 
 
+@pytest.mark.parametrize("how", ["killed", "dead", "let go", "without a fork server's word"])
+def test_children_of_a_trial_end_with_its_worker(how: str) -> None:
+    """However a worker ends, no process that its trials have started is left behind."""
+
+    def task() -> int:
+        return subprocess.Popen(["sleep", "600"]).pid
+
+    with worker_for(task) as (fork_server, worker):
+        child = run(worker)[-1].outcome.returned
+        match how:
+            case "killed":
+                fork_server.kill(worker)
+            case "dead":
+                os.kill(worker.pid, signal.SIGTERM)
+                assert fork_server.cause_of_death(worker)[1] == signal.SIGTERM
+            case "let go":
+                fork_server.release(worker)
+    assert gone(child)
+
+
 def test_a_verdict_without_numbers_can_be_sent() -> None:
     """Every verdict can go to a worker and come back."""
     verdict = Verdict("Rule", 2, "enough")
