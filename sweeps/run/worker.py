@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run.channel import EXIT_S, Channel, ReleasedError
@@ -37,6 +38,8 @@ def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str)
                 stream, io.TextIOWrapper
             ):  # what was printed before a sudden death is what one wants to read
                 stream.reconfigure(line_buffering=True)
+        if sys.breakpointhook is sys.__breakpointhook__:  # no debugger that waits elsewhere
+            sys.breakpointhook = _refuse_breakpoint
         os.environ.update(dict(spec.environment))
         limits = _limit_threads(spec.n_threads)  # kept: the limit ends with the object
         _reseed()
@@ -70,6 +73,19 @@ def one_at_a_time(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
             channel.finish(assignment.trial, outcome)
 
     return serve
+
+
+def _refuse_breakpoint(*args: Any, **options: Any) -> Any:
+    """In place of a debugger whose prompt nobody could answer.
+
+    PYTHONBREAKPOINT names another, or none.
+    """
+    if os.environ.get("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*args, **options)
+    raise RuntimeError(
+        "breakpoint() in a sweep has no terminal to talk to: run the app once without --multirun, "
+        "with this trial's settings, or set PYTHONBREAKPOINT=0"
+    )
 
 
 def _limit_threads(n_threads: int | None) -> object:

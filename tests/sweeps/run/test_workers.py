@@ -432,6 +432,22 @@ def test_children_of_a_trial_end_with_its_worker(how: str) -> None:
     assert gone(child)
 
 
+def test_a_breakpoint_says_that_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sentence with what to do; PYTHONBREAKPOINT is obeyed as ever."""
+
+    def task() -> str:
+        try:
+            breakpoint()
+        except RuntimeError as error:
+            return str(error)
+        return "passed over"
+
+    monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)
+    monkeypatch.setattr(sys, "breakpointhook", sys.__breakpointhook__)  # pytest has its own
+    assert "run the app once without --multirun" in result(task)
+    assert result(task, environment=(("PYTHONBREAKPOINT", "0"),)) == "passed over"
+
+
 def test_a_verdict_without_numbers_can_be_sent() -> None:
     """Every verdict can go to a worker and come back."""
     verdict = Verdict("Rule", 2, "enough")
