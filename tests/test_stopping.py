@@ -150,3 +150,21 @@ def test_a_child_that_survives_does_not_hold_the_folder(
         for path in tmp_path.glob("study/*/child"):
             os.kill(int(path.read_text()), signal.SIGKILL)
     assert sum(t.state is TrialState.COMPLETE for t in study().trials) == 2
+
+
+def test_without_the_process_that_starts_workers_the_sweep_ends_in_order(
+    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """Nothing stays RUNNING, the summary follows, the sentence says what to do, and that helps."""
+    diary = tmp_path / "diary"
+    run = started(sweep, eventually, diary, "pause_s=60")
+    fork_server, victim, other = descendants(run.pid())
+    os.kill(fork_server, signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
+    assert run.wait().code == 1
+    assert "the process that starts workers is gone" in run.err
+    assert "Traceback" not in run.err + run.out
+    assert "next:" in run.out
+    assert not [t for t in study().trials if t.state is TrialState.RUNNING]
+    eventually(lambda: not Path(f"/proc/{other}").exists())
+    sweep("trouble.py", *GRID, f"diary={diary}", "pause_s=0").ok()

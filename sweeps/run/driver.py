@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from iolaus.sweeps.curves import CurveWriter
-from iolaus.sweeps.errors import StorageError
+from iolaus.sweeps.errors import StorageError, SweepError
 from iolaus.sweeps.reporting import Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run.events import EventLog
@@ -31,6 +31,7 @@ from iolaus.sweeps.run.messages import (
     Stopped,
 )
 from iolaus.sweeps.run.objective import Objective, with_objective
+from iolaus.sweeps.run.outcomes import describe
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.run.workers import Gone, Workers
 from iolaus.sweeps.search.space import Space
@@ -170,25 +171,42 @@ class Driver:
         """Run until nothing is left to do, or until stopped; returns why it gave up, or None.
 
         Ctrl-C: the first lets running trials finish, the second ends them now. SIGTERM and SIGHUP
-        are taken as the second.
+        are taken as the second. Where it cannot go on, because a pruner or a sampler raises or no
+        worker can be started, what runs is queued again, and why is returned.
         """
         with ExitStack() as stack:
             stack.enter_context(self._interruptible())
             stack.callback(self._close)
-            self._do(self._scheduler.start())
-            while not self._scheduler.done:
-                self._obey_signals()
-                for slot, message in self._workers.listen(POLL_S):
-                    self._obey_signals()  # the death of a worker may be the work of the same one
-                    self._receive(slot, message)
-                self._end_overdue()
-                self._watcher.tick()
-                try:
-                    self._records.curves.flush_if_due()
-                    self._study.check_storage()
-                except StorageError as error:
-                    self._halt(error)
+            try:
+                self._run()
+            except Exception as error:
+                self._give_up(error)
         return self._scheduler.failure
+
+    def _run(self) -> None:
+        self._do(self._scheduler.start())
+        while not self._scheduler.done:
+            self._obey_signals()
+            for slot, message in self._workers.listen(POLL_S):
+                self._obey_signals()  # the death of a worker may be the work of the same one
+                self._receive(slot, message)
+            self._end_overdue()
+            self._watcher.tick()
+            try:
+                self._records.curves.flush_if_due()
+                self._study.check_storage()
+            except StorageError as error:
+                self._halt(error)
+
+    def _give_up(self, error: Exception) -> None:
+        if isinstance(error, SweepError):
+            reason = str(error)
+        else:  # of the user's code, or of ours
+            log.error("the sweep cannot go on", exc_info=error)
+            reason = f"the sweep cannot go on: {describe(error)}"
+        self._handle(s.Halted(reason))
+        while self._n_interrupts < 2:
+            self._interrupt()
 
     def _handle(self, event: s.Event) -> None:
         self._records.events.add(event)

@@ -40,6 +40,15 @@ SPACE = parse_space(
 )
 
 
+class Starts(str):
+    """Equal to every text that starts with it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and other.startswith(self[:])
+
+    __hash__ = str.__hash__
+
+
 class Silent:
     """A watcher that shows nothing."""
 
@@ -230,3 +239,30 @@ def test_a_pause_of_the_driver_is_no_timeout(
 
     _, study = drive(task, tmp_path, n_trials=2, timeouts=Timeouts(3.0, 3.0))
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 2
+
+
+class Faulty(optuna.pruners.BasePruner):
+    """A user's pruner with a fault that shows at the third report of a trial."""
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.last_step == 2 and bool(1 / 0)
+
+
+def test_an_error_in_the_driver_ends_the_sweep_in_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What runs is queued again, the reason is returned, and the traceback is in the log."""
+
+    def task(trial: int) -> None:
+        for step in range(600):
+            report(step, loss=1.0)
+            time.sleep(0.1)
+
+    why = "the sweep cannot go on: ZeroDivisionError: division by zero (test_driver.py:"
+    with caplog.at_level("ERROR"):
+        driver, study = drive(task, tmp_path, pruner=Faulty(), failure=Starts(why))
+    assert "1 / 0" in caplog.text
+    endings = {t.user_attrs["why"] for t in study.trials if t.state.name == "FAIL"}
+    assert endings == {"interrupted: the sweep was stopped while it ran"}
+    assert {t.state.name for t in study.trials} == {"FAIL", "WAITING"}
+    assert {run.slot for run in driver.trials.values()} == {0, 1}
