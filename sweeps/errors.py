@@ -3,10 +3,22 @@
 SweepError
 ├── BadInputError     change the command or the config; nothing was started, nothing was changed
 ├── StorageError      the study cannot be read or written; the same command may work later
-└── SweepFailedError  the sweep ran and gave up; the study holds everything up to there
+├── SweepFailedError  the sweep ran and gave up; the study holds everything up to there
+└── SweepStoppedError a signal stopped it before its end; the same command goes on
 """
 
-__all__ = ["BadInputError", "StorageError", "SweepError", "SweepFailedError", "one_line"]
+from __future__ import annotations
+
+import signal
+
+__all__ = [
+    "BadInputError",
+    "StorageError",
+    "SweepError",
+    "SweepFailedError",
+    "SweepStoppedError",
+    "one_line",
+]
 
 
 class SweepError(Exception):
@@ -23,6 +35,18 @@ class StorageError(SweepError):
 
 class SweepFailedError(SweepError):
     """Too many trials failed, or workers could not be kept alive."""
+
+
+class SweepStoppedError(SweepError):
+    """A signal ended the sweep with trials left to run; its summary and report have been written.
+
+    signal_number: the signal's, such as 2 for Ctrl-C.
+    """
+
+    def __init__(self, signal_number: int, n_left: int) -> None:
+        self.signal_number = signal_number
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name}, {n_left} trials are left; the same command goes on")
 
 
 def one_line(error: BaseException) -> str:

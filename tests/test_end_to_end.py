@@ -80,6 +80,11 @@ REFUSED = {
         "max_failure_rate=2",
         "a share from 0",
     ),
+    "timeout": (
+        [X, "hydra.sweeper.trial_timeout=soon"],
+        "trial_timeout=soon",
+        "give seconds above 0, or a text such as 90s, 30min",
+    ),
     "sampler option": (
         [X, "+hydra.sweeper.sampler.wit=3"],
         "TPESampler",
@@ -216,7 +221,8 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
 
     run = started(3)
     run.signal(signal.SIGINT)
-    done = run.ok()
+    done = run.wait()
+    assert done.code == 130
     assert "no new trials: interrupted" in done.out
     assert re.search(r"trial +state.+\n +\d+ +completed", done.out)
     assert {t.state for t in study().trials} == {TrialState.COMPLETE}
@@ -230,6 +236,7 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
     run.signal(signal.SIGINT)
     run.wait()
     assert time.monotonic() - stopped_s < 5
+    assert run.code == 130
     cut = [t for t in study().trials if was_interrupted(t)]
     waiting = [t for t in study().trials if t.state is TrialState.WAITING]
     assert 1 <= len(cut) <= 2

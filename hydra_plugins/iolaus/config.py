@@ -107,6 +107,8 @@ class IolausSweeperConf:
     lanes: Any = 1
     lane_runner: str | None = None
     max_failure_rate: float = 0.5
+    trial_timeout: Any = None
+    stall_timeout: Any = None
     params: dict[str, Any] | None = None
     custom_search_space: str | None = None
     when: dict[str, Any] | None = None

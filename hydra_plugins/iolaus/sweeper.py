@@ -5,6 +5,7 @@ Everything it does is in `iolaus.sweeps`, loaded when a sweep begins.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from hydra.errors import CompactHydraException
@@ -42,9 +43,11 @@ class IolausSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """See hydra.plugins.sweeper.Sweeper.
 
-        Returns the trials' JobReturns in rows of one per slot.
+        Returns the trials' JobReturns in rows of one per slot. A sweep that a signal stopped with
+        trials left ends as others do, and the process with the code of that signal: 128 and its
+        number.
         """
-        from iolaus.sweeps.errors import SweepError
+        from iolaus.sweeps.errors import SweepError, SweepStoppedError
         from iolaus.sweeps.run.settings import read_settings
         from iolaus.sweeps.run.sweep import run_sweep
 
@@ -55,5 +58,9 @@ class IolausSweeper(Sweeper):
             return run_sweep(
                 settings, self.hydra_context, self._task_function, self.config, arguments
             )
+        except SweepStoppedError as stop:
+            name = self.config.hydra.job.config_name
+            self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name=name)
+            sys.exit(128 + stop.signal_number)
         except SweepError as error:
             raise SweepException(str(error)) from error

@@ -6,7 +6,9 @@ Read `sweep` first, which calls the others in this order:
   session      joins the study, and records what this session runs (provenance)
   driver       the decision loop: asks `scheduler` what to do about every event
   scheduler    events in, actions out; pure. `events` logs and replays them
-  workers      one process per slot, from `fork_server`; each runs `worker`, and talks by `channel`
+  timeouts     how long a trial may run, or be silent
+  workers      one process per slot, from `fork_server`; each runs `worker`, and talks by `channel`;
+               `exit_handlers`: the task's, run where a worker is let go
   job          a trial as a Hydra job (job_files, outcomes); `lanes` trains many in one process
   objective    which number of a completed trial counts
   progress     what the user sees meanwhile

@@ -23,11 +23,17 @@ from iolaus.sweeps.run.messages import (
 )
 from iolaus.sweeps.types import Outcome, Verdict
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "ReleasedError"]
 
 # How long a report may wait in the worker for company. Short enough to watch live, long enough to
 # send in batches.
 BATCH_S = 0.1
+# How long a worker that is let go may take to end.
+EXIT_S = 5.0
+
+
+class ReleasedError(Exception):
+    """The driver has let go of this worker, or is gone: there are no more trials."""
 
 
 class Channel:
@@ -37,7 +43,7 @@ class Channel:
         self.spec = spec
         self._pipe = pipe
         self._watched = watched
-        self._assignments: SimpleQueue[Assignment] = SimpleQueue()
+        self._assignments: SimpleQueue[Assignment | None] = SimpleQueue()  # None: no more
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._reporters: dict[int, Reporter] = {}
@@ -54,7 +60,8 @@ class Channel:
     def take(self, wait_s: float | None = None) -> tuple[Assignment, Reporter] | None:
         """The next trial to run, with its reporter.
 
-        None if none comes in time; wait_s=None waits for ever.
+        None if none comes in time; wait_s=None waits for ever. Raises ReleasedError when there will
+        be none.
         """
         try:
             assignment = (
@@ -64,6 +71,8 @@ class Channel:
             )
         except Empty:
             return None
+        if assignment is None:
+            raise ReleasedError
         reporter = Reporter(self._watched, time.monotonic, self.flush)
         with self._lock:
             self._reporters[assignment.trial] = reporter
@@ -98,8 +107,14 @@ class Channel:
                     else:
                         self._deliver(message)
                 self.flush()
-        except (EOFError, OSError):
-            # The driver has let go of this worker, or is dead: nobody is left to train for.
+        except (EOFError, OSError, ReleasedError):
+            # The driver is dead, and nobody is left to train for; or it has let go of this worker,
+            # which runs nothing then and may end as programs do.
+            with self._lock:
+                is_busy = bool(self._reporters)
+            if not is_busy:
+                self._assignments.put(None)
+                time.sleep(EXIT_S)
             os._exit(0)
 
     def _deliver(self, message: Stopped | Offered) -> None:
@@ -122,8 +137,11 @@ class Channel:
             self.send(Reported(trial, batch))
 
     def send(self, message: FromWorker) -> None:
-        """Send a message, from any thread."""
+        """Send a message, from any thread. Raises ReleasedError where nobody listens any more."""
         # Connection.send is not safe from two threads; the pipe itself keeps the order.
         data = pickle.dumps(message)
         with self._send_lock:
-            self._pipe.send_bytes(data)
+            try:
+                self._pipe.send_bytes(data)
+            except OSError as error:
+                raise ReleasedError from error

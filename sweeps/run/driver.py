@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from iolaus.sweeps.curves import CurveWriter
-from iolaus.sweeps.errors import StorageError
+from iolaus.sweeps.errors import StorageError, SweepError
 from iolaus.sweeps.reporting import Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run.events import EventLog
@@ -29,6 +31,8 @@ from iolaus.sweeps.run.messages import (
     Stopped,
 )
 from iolaus.sweeps.run.objective import Objective, with_objective
+from iolaus.sweeps.run.outcomes import describe
+from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.run.workers import Gone, Workers
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.record import Run
@@ -40,6 +44,12 @@ __all__ = ["Driver", "Records", "Rules", "TrialRun", "Watcher"]
 log = logging.getLogger("sweeps")
 
 POLL_S = 0.2
+# Signals by which a job scheduler, or a terminal that closes, ends a sweep at once.
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+# Sent to all processes of a job, such a signal may end a worker before it reaches the driver.
+SIGNAL_LATENCY_S = 1.0
+# A pause of the driver that is longer is no time that its trials have wasted.
+MOST_GAP_S = 5.0
 
 
 class Watcher(Protocol):
@@ -69,13 +79,15 @@ class Rules:
     """What the user has decided about the trials.
 
     space: turns the values of a proposal into overrides. seed_key: the config's key for the seeds
-    of repeats. max_failure_rate: in [0, 1], above which no new trial is started.
+    of repeats. max_failure_rate: in [0, 1], above which no new trial is started. timeouts: after
+    which a trial is ended.
     """
 
     space: Space
     seed_key: str
     objective: Objective
     max_failure_rate: float
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     def assignment(self, proposal: Proposal) -> Assignment:
         """A proposed trial, ready for a worker to make its config."""
@@ -102,12 +114,15 @@ class TrialRun:
     """What the driver knows of a trial that it runs or ran.
 
     others: metrics it reported beside the watched one. outcome: the task's own, with no objective
-    looked for, None while it runs.
+    looked for, None while it runs. awake_s, heard_s: when it was started and last reported, by a
+    clock that stands while the driver is held up.
     """
 
     assignment: Assignment
     slot: int = -1
     started_s: float | None = None
+    awake_s: float = 0.0
+    heard_s: float = 0.0
     folder: Path | None = None
     others: set[str] = field(default_factory=set)
     is_stopping: bool = False
@@ -135,12 +150,15 @@ class Driver:
         self._records = records
         self._watcher = watcher
         self._clock = clock
+        self._awake_clock = AwakeClock(clock, MOST_GAP_S)
         self._scheduler = s.Scheduler(len(workers.specs), study.n_to_ask, rules.max_failure_rate)
         self._n_interrupts = 0
+        self._signals: list[int] = []  # that have come and are not handled yet
         self._n_recorded = 0
         self._shown: set[str] = set()  # log messages; every worker finds out the same
         self._filled: dict[int, Filled] = {}  # of workers with lanes, by slot
         self.trials: dict[int, TrialRun] = {}
+        self.stopped_by: int | None = None  # the number of the last signal that was obeyed
 
     @property
     def filled(self) -> float | None:
@@ -152,27 +170,43 @@ class Driver:
     def run(self) -> str | None:
         """Run until nothing is left to do, or until stopped; returns why it gave up, or None.
 
-        Ctrl-C: the first lets running trials finish, the second ends them now. SIGTERM is taken as
-        the second.
+        Ctrl-C: the first lets running trials finish, the second ends them now. SIGTERM and SIGHUP
+        are taken as the second. Where it cannot go on, because a pruner or a sampler raises or no
+        worker can be started, what runs is queued again, and why is returned.
         """
         with ExitStack() as stack:
             stack.enter_context(self._interruptible())
             stack.callback(self._close)
-            self._do(self._scheduler.start())
-            n_handled = 0
-            while not self._scheduler.done:
-                while n_handled < self._n_interrupts:
-                    n_handled += 1
-                    self._interrupt(n_handled)
-                for slot, message in self._workers.listen(POLL_S):
-                    self._receive(slot, message)
-                self._watcher.tick()
-                try:
-                    self._records.curves.flush_if_due()
-                    self._study.check_storage()
-                except StorageError as error:
-                    self._halt(error)
+            try:
+                self._run()
+            except Exception as error:
+                self._give_up(error)
         return self._scheduler.failure
+
+    def _run(self) -> None:
+        self._do(self._scheduler.start())
+        while not self._scheduler.done:
+            self._obey_signals()
+            for slot, message in self._workers.listen(POLL_S):
+                self._obey_signals()  # the death of a worker may be the work of the same one
+                self._receive(slot, message)
+            self._end_overdue()
+            self._watcher.tick()
+            try:
+                self._records.curves.flush_if_due()
+                self._study.check_storage()
+            except StorageError as error:
+                self._halt(error)
+
+    def _give_up(self, error: Exception) -> None:
+        if isinstance(error, SweepError):
+            reason = str(error)
+        else:  # of the user's code, or of ours
+            log.error("the sweep cannot go on", exc_info=error)
+            reason = f"the sweep cannot go on: {describe(error)}"
+        self._handle(s.Halted(reason))
+        while self._n_interrupts < 2:
+            self._interrupt()
 
     def _handle(self, event: s.Event) -> None:
         self._records.events.add(event)
@@ -199,10 +233,24 @@ class Driver:
                 case s.Kill(slot):
                     self._workers.kill(slot)
 
-    def _interrupt(self, n_interrupts: int) -> None:
+    def _obey_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            self.stopped_by = number
+            if number in ENDING_SIGNALS:
+                name = signal.Signals(number).name
+                self._watcher.draining(f"{name}: running trials are stopped and queued again")
+                while self._n_interrupts < 2:
+                    self._interrupt()
+            else:
+                self._interrupt()
+                if self._n_interrupts == 1:
+                    why = "interrupted: running trials finish; once more stops them now"
+                    self._watcher.draining(why)
+
+    def _interrupt(self) -> None:
+        self._n_interrupts += 1
         self._handle(s.Interrupted())
-        if n_interrupts == 1:
-            self._watcher.draining("interrupted: running trials finish; once more stops them now")
 
     def _halt(self, error: StorageError) -> None:
         if self._scheduler.failure is None:  # a storage stays broken: once is enough
@@ -229,6 +277,7 @@ class Driver:
     def _start(self, slot: int, trial: int) -> None:
         run = self.trials[trial]
         run.slot, run.started_s = slot, self._clock()
+        run.awake_s = run.heard_s = self._awake_clock()
         self._workers.send(slot, run.assignment)
         self._watcher.started(trial, slot)
 
@@ -250,8 +299,17 @@ class Driver:
                 curve, objective = self._study.watched(trial), self._rules.objective
                 outcome = with_objective(outcome, objective, curve, run.others)
                 self._handle(s.Ended(trial, outcome))
-            case Gone(cause):
+            case Gone(cause, number):
+                if number in ENDING_SIGNALS:
+                    self._wait_for_signal()
                 self._handle(s.Died(slot, cause))
+
+    def _wait_for_signal(self) -> None:
+        """Tell a signal to the whole job, which ends the sweep, from one to a worker alone."""
+        deadline_s = time.monotonic() + SIGNAL_LATENCY_S
+        while self._n_interrupts < 2 and not self._signals and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        self._obey_signals()
 
     def _take_reports(self, message: Reported) -> None:
         trial, batch = message.trial, message.batch
@@ -267,9 +325,20 @@ class Driver:
         for row in batch.rows:
             self._judge(trial, row)
         if batch.rows:
+            self.trials[trial].heard_s = self._awake_clock()
             last = batch.rows[-1]
             value = last.metrics.get(self._rules.objective.metric.name)
             self._watcher.reported(trial, last.step, value)
+
+    def _end_overdue(self) -> None:
+        now_s = self._awake_clock()
+        for trial in self._scheduler.running:
+            if trial not in self._scheduler.running:  # went with one that shared its worker
+                continue
+            run = self.trials[trial]
+            reason = self._rules.timeouts.overdue(now_s - run.awake_s, now_s - run.heard_s)
+            if reason is not None:
+                self._handle(s.TimedOut(trial, reason))
 
     def _judge(self, trial: int, row: Row) -> None:
         """Give the study a report; what its pruner makes of it goes back to the trial."""
@@ -344,11 +413,15 @@ class Driver:
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         def interrupt(number: int, _: FrameType | None) -> None:
-            self._n_interrupts += 2 if number == signal.SIGTERM else 1
+            self._signals.append(number)
+            if number == signal.SIGHUP:
+                _leave_closed_terminal()
 
         before: dict[int, Any] = {}
         try:
-            for which in (signal.SIGINT, signal.SIGTERM):
+            for which in (signal.SIGINT, *ENDING_SIGNALS):
+                if which == signal.SIGHUP and signal.getsignal(which) is signal.SIG_IGN:
+                    continue  # nohup
                 before[which] = signal.signal(which, interrupt)
         except ValueError:  # not the main thread: signals are someone else's business
             pass
@@ -357,3 +430,14 @@ class Driver:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _leave_closed_terminal() -> None:
+    """Print to nowhere what can no longer be printed: the end of a sweep is more than its words."""
+    for fd in (1, 2):
+        try:
+            os.write(fd, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, fd)
+            os.close(nowhere)

@@ -41,6 +41,7 @@ _KINDS: Mapping[str, type[Event]] = {
         s.Proposed,
         s.Exhausted,
         s.Judged,
+        s.TimedOut,
         s.Ended,
         s.Died,
         s.Interrupted,

@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from iolaus.sweeps.errors import SweepFailedError
+from iolaus.sweeps.run.channel import EXIT_S
 from iolaus.sweeps.run.messages import FromWorker, WorkerSpec
 from iolaus.sweeps.run.worker import Server, worker_main
 
@@ -32,6 +34,7 @@ __all__ = ["ForkServer", "Worker", "drain", "wait"]
 # Read from one worker before the others get their turn: one that never stops talking starves
 # nobody.
 MOST_MESSAGES = 1000
+FOR_THE_DRIVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +59,20 @@ class Worker:
 class ForkServer:
     """Forks workers on request. Make it before any thread is started.
 
-    Use it as a context manager.
+    Use it as a context manager. closing: descriptors that the driver keeps to itself.
     """
 
-    def __init__(self, serve: Server, watched: str) -> None:
+    def __init__(self, serve: Server, watched: str, closing: Sequence[int] = ()) -> None:
         _refuse_unforkable()
+        self._let_go: list[int] = []  # workers that end themselves
         self._socket, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
         self._pid = _fork()
         if self._pid == 0:
             self._socket.close()
+            for fd in closing:
+                os.close(fd)
             _fork_server_main(child, serve, watched)
         child.close()
 
@@ -75,27 +81,32 @@ class ForkServer:
         pid, fds = self._request(("spawn", spec))
         return Worker(spec.slot, pid, Connection(fds[0]), _open_pid_fd(pid))
 
-    def cause_of_death(self, worker: Worker) -> str:
-        """How a worker that is gone came to its end, in words."""
+    def cause_of_death(self, worker: Worker) -> tuple[str, int | None]:
+        """How a worker that is gone came to its end: in words, and the signal that killed it."""
         status, _ = self._request(("reap", worker.pid))
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             hint = " (often the system running out of memory)" if number == signal.SIGKILL else ""
-            return (
-                f"its worker process {worker.pid} was killed by {signal.Signals(number).name}{hint}"
-            )
+            name = signal.Signals(number).name
+            return f"its worker process {worker.pid} was killed by {name}{hint}", number
         code = os.waitstatus_to_exitcode(status)
-        return f"its worker process {worker.pid} exited with status {code}"
+        return f"its worker process {worker.pid} exited with status {code}", None
+
+    def release(self, worker: Worker) -> None:
+        """Let a worker go that runs nothing: it ends itself, when its exit handlers have run."""
+        self._let_go.append(worker.pid)
+        worker.close()
 
     def kill(self, worker: Worker) -> None:
-        """End a worker now, in the middle of whatever it does."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGKILL)
+        """End a worker now, in the middle of whatever it does, and what it has started."""
+        _kill_group(worker.pid)
 
     def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.sendall(pickle.dumps(("await", self._let_go)))
         self._socket.close()  # the fork server ends its workers, then itself
         os.waitpid(self._pid, 0)
 
@@ -144,7 +155,10 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
 
     Never returns.
     """
-    # Ctrl-C in the terminal reaches the driver alone, which decides what becomes of the workers.
+    # Ctrl-C in the terminal, and the signals by which a scheduler ends a job, are for the driver
+    # alone, which decides what becomes of the workers. Those keep the signals as a task knows
+    # them: what is ignored here would be ignored by every program that a task starts.
+    of_tasks = {number: signal.signal(number, signal.SIG_IGN) for number in FOR_THE_DRIVER}
     os.setsid()
     # What is loaded by now lives as long as a worker; to look through torch for garbage takes
     # 0.4 s.
@@ -156,7 +170,13 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
             if kind == "spawn":
                 ours, theirs = socket.socketpair()
                 pid = _fork()
+                with contextlib.suppress(
+                    OSError
+                ):  # in parent and child: neither waits for the other
+                    os.setpgid(pid, pid)
                 if pid == 0:
+                    for number, handler in of_tasks.items():
+                        signal.signal(number, handler)
                     requests.close()
                     ours.close()
                     worker_main(Connection(theirs.detach()), payload, serve, watched)
@@ -164,17 +184,40 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
                 theirs.close()
                 socket.send_fds(requests, [str(pid).encode()], [ours.fileno()])
                 ours.close()
+            elif kind == "await":
+                children -= _ended(payload, EXIT_S)
             else:
                 _, status = os.waitpid(payload, 0)
+                _kill_group(payload)
                 children.discard(payload)
                 requests.sendall(str(status).encode())
     except OSError:
         pass  # the driver is gone
     finally:
         for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _kill_group(pid)
         os._exit(0)
+
+
+def _kill_group(pid: int) -> None:
+    """End a worker, and the children that its trials have left; one may be gone already.
+
+    A child that is to outlive its trial begins a session of its own (`start_new_session=True`).
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _ended(pids: Sequence[int], timeout_s: float) -> set[int]:
+    """Those of our workers that end in time, what they have left behind included."""
+    left, deadline_s = set(pids), time.monotonic() + timeout_s
+    while left and time.monotonic() < deadline_s:
+        for pid in list(left):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                _kill_group(pid)
+                left.remove(pid)
+        time.sleep(0.002)
+    return set(pids) - left
 
 
 def wait(workers: Sequence[Worker], timeout_s: float) -> list[Worker]:

@@ -31,6 +31,7 @@ __all__ = [
     "Start",
     "Stop",
     "Tell",
+    "TimedOut",
 ]
 
 # A rate means little over a handful of trials: the failure limit is judged over at least this many.
@@ -72,6 +73,14 @@ class Judged:
 
     trial: int
     verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """`trial` has run, or has been silent, for longer than it may; `reason` says how long."""
+
+    trial: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +164,7 @@ class Kill:
     slot: int
 
 
-Event = Freed | Proposed | Exhausted | Judged | Ended | Died | Interrupted | Halted
+Event = Freed | Proposed | Exhausted | Judged | TimedOut | Ended | Died | Interrupted | Halted
 Action = Spawn | Ask | Start | Stop | Tell | Release | Kill
 
 
@@ -166,6 +175,9 @@ class Scheduler:
     A worker that dies takes a trial of its own with it, which has failed. Trials that shared it are
     cut off, to be run again: one of them was the cause at most. If the slot's next worker dies too
     before any of its trials has ended, they have failed.
+
+    A trial that has timed out has failed, and its worker is ended; trials that shared it are run
+    again.
 
     n_to_run: trials to propose in this session, >= 0.
     max_failure_rate: share of failed trials, in [0, 1], above which no new trial is started. Judged
@@ -229,6 +241,8 @@ class Scheduler:
                 self._fruitless_starts.pop(slot, None)
                 self._cut_off.discard(slot)
                 return [*self._tell(trial, outcome), *self._refill(slot)]
+            case TimedOut(trial, reason) if trial in self._running:
+                return self._timed_out(trial, reason)
             case Died(slot, cause) if slot in self._slots:
                 return self._died(slot, cause)
             case Interrupted():
@@ -300,11 +314,30 @@ class Scheduler:
                 self.failure = (
                     self.failure or f"the worker of slot {slot} does not stay up: {cause}"
                 )
-        wanted = self._asking[slot] or self._n_asked < self.n_to_run
-        if self.draining or not wanted:
+        return [*actions, *self._replace(slot)]
+
+    def _timed_out(self, trial: int, reason: str) -> list[Action]:
+        """Only the whole worker of a trial that hangs can be ended; others in it are run again.
+
+        Each timeout is the end of one trial, so this cannot go on for ever.
+        """
+        slot = self._running[trial]
+        self._n_lanes.pop(slot, None)
+        actions: list[Action] = [Kill(slot)]
+        actions += self._tell(trial, Outcome(Ending.FAILED, reason=reason))
+        neighbours = [other for other, where in self._running.items() if where == slot]
+        cause = f"trial {trial}, which shared its worker, {reason}"
+        for other in neighbours:
+            actions += self._tell(other, Outcome(Ending.INTERRUPTED, reason=cause))
+        self._n_asked -= len(neighbours)
+        return [*actions, *self._replace(slot)]
+
+    def _replace(self, slot: int) -> list[Action]:
+        """Start another worker where one is gone, if there is anything left for it."""
+        if self.draining or not (self._asking[slot] or self._n_asked < self.n_to_run):
             self._slots.discard(slot)
-            return actions
-        return [*actions, Spawn(slot)]
+            return []
+        return [Spawn(slot)]
 
     def _interrupted(self) -> list[Action]:
         self._n_interrupts += 1

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.metric import GOALS, choose_metric
+from iolaus.sweeps.run.timeouts import Timeouts, parse_seconds
 from iolaus.sweeps.types import Intervention
 
 __all__ = ["OBJECTIVES", "Settings", "read_settings"]
@@ -34,6 +35,8 @@ class Settings:
     storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for
     the job's name.
     n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
+    trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
+    or a text such as 30min; None for no limit.
     lanes: trials that each slot trains side by side as one model, or "auto" for as many as pay; 1
     for none.
     lane_runner: dotted name of the function (iolaus.sweeps.run.lanes.LaneServer) that does it.
@@ -63,6 +66,8 @@ class Settings:
     lanes: int | str
     lane_runner: str | None
     max_failure_rate: float
+    trial_timeout: float | str | None
+    stall_timeout: float | str | None
     custom_search_space: str | None
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
@@ -103,6 +108,12 @@ class Settings:
                 self.max_failure_rate,
                 "give a share from 0 (none may fail) to 1 (all may)",
             )
+        for option in ("trial_timeout", "stall_timeout"):
+            value = getattr(self, option)
+            try:
+                _ = value is None or parse_seconds(value)
+            except ValueError:
+                refuse(option, value, "give seconds above 0, or a text such as 90s, 30min, 2h, 1d")
         if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
             refuse(
                 "holdout_fraction", self.holdout_fraction, "give a share from 0 to 1, such as 0.05"
@@ -163,6 +174,12 @@ class Settings:
             if isinstance(self.direction, list)
             else [str(self.direction)]
         )
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """After which time a trial is ended."""
+        asked = (self.trial_timeout, self.stall_timeout)
+        return Timeouts(*(None if value is None else parse_seconds(value) for value in asked))
 
 
 # Options and classes that have another name now; the old ones are read for one release more.

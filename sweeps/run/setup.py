@@ -75,7 +75,9 @@ def set_up(
     plans = make_plans(settings, space, config)
     metric = _metric(settings)
     objective = Objective(settings.objective, metric, tuple(settings.directions))
-    rules = Rules(space, settings.seed_key, objective, settings.max_failure_rate)
+    rules = Rules(
+        *(space, settings.seed_key, objective, settings.max_failure_rate), settings.timeouts
+    )
     refuse_shared_folders(config, rules, plans, composer)
     lint = function_named("lint", settings.lint) if settings.lint else lambda _: ()
     runner = HydraRunner(context, task_function, composer, lint)

@@ -10,7 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
-from iolaus.sweeps.errors import SweepFailedError
+from iolaus.sweeps.errors import SweepFailedError, SweepStoppedError
 from iolaus.sweeps.run.conclusion import conclude, make_console, show_reached
 from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.fork_server import ForkServer
@@ -41,12 +41,12 @@ def run_sweep(
 
     config: the app's composed config, `hydra` node included. arguments: the overrides of the
     command line. Raises BadInputError before anything runs, SweepFailedError or StorageError after
-    saving what there is.
+    saving what there is, SweepStoppedError at the very end, if a signal has left trials unrun.
     """
     setup, console = set_up(settings, context, task_function, config, arguments), make_console()
     with (
-        locked(setup.folder),
-        ForkServer(setup.serve, settings.metric) as fork_server,
+        locked(setup.folder) as lock,
+        ForkServer(setup.serve, settings.metric, closing=(lock,)) as fork_server,
         opened_storage(setup) as storage,
     ):
         study = join_study(setup, storage)
@@ -66,6 +66,8 @@ def run_sweep(
         conclude(console, study.study, setup, elapsed_s, is_short=study.n_to_ask > 0)
         if failure is not None:
             raise SweepFailedError(failure)
+        if driver.stopped_by is not None and study.n_to_ask > 0:
+            raise SweepStoppedError(driver.stopped_by, study.n_to_ask)
         return job_returns(driver.trials, config, len(setup.slots))
 
 

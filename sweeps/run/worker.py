@@ -8,11 +8,14 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
-from iolaus.sweeps.run.channel import Channel
+from iolaus.sweeps.run.channel import EXIT_S, Channel, ReleasedError
+from iolaus.sweeps.run.exit_handlers import forget_exit_handlers, run_exit_handlers
 from iolaus.sweeps.run.messages import Assignment, WorkerSpec
 from iolaus.sweeps.types import Outcome
 
@@ -24,8 +27,9 @@ Server = Callable[["Channel"], None]
 
 
 def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str) -> None:
-    """Serve until the driver closes the pipe. Never returns."""
+    """Serve until the driver closes the pipe, then run the task's exit handlers. Never returns."""
     status = 1
+    forget_exit_handlers()
     try:
         with Path(os.devnull).open() as nothing:
             os.dup2(nothing.fileno(), 0)
@@ -34,18 +38,24 @@ def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str)
                 stream, io.TextIOWrapper
             ):  # what was printed before a sudden death is what one wants to read
                 stream.reconfigure(line_buffering=True)
+        if sys.breakpointhook is sys.__breakpointhook__:  # no debugger that waits elsewhere
+            sys.breakpointhook = _refuse_breakpoint
         os.environ.update(dict(spec.environment))
         limits = _limit_threads(spec.n_threads)  # kept: the limit ends with the object
         _reseed()
-        serve(Channel(pipe, watched, spec))
+        with suppress(ReleasedError):
+            serve(Channel(pipe, watched, spec))
         del limits
         status = 0
     except BaseException:
         logging.getLogger(__name__).exception("worker %d broke down", spec.slot)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            run_exit_handlers(EXIT_S, status)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
 
 
 def one_at_a_time(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
@@ -56,13 +66,26 @@ def one_at_a_time(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
 
     def serve(channel: Channel) -> None:
         channel.open()
-        while (taken := channel.take()) is not None:
+        while (taken := channel.take()) is not None:  # until it is let go
             assignment, reporter = taken
             with reporting_to(reporter):
                 outcome = run(assignment, reporter)
             channel.finish(assignment.trial, outcome)
 
     return serve
+
+
+def _refuse_breakpoint(*args: Any, **options: Any) -> Any:
+    """In place of a debugger whose prompt nobody could answer.
+
+    PYTHONBREAKPOINT names another, or none.
+    """
+    if os.environ.get("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*args, **options)
+    raise RuntimeError(
+        "breakpoint() in a sweep has no terminal to talk to: run the app once without --multirun, "
+        "with this trial's settings, or set PYTHONBREAKPOINT=0"
+    )
 
 
 def _limit_threads(n_threads: int | None) -> object:

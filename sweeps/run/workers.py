@@ -16,9 +16,13 @@ log = logging.getLogger("sweeps")
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A worker has ended by itself; `cause` says how."""
+    """A worker has ended by itself; `cause` says how.
+
+    signal_number: of the signal that killed it, None if it exited.
+    """
 
     cause: str
+    signal_number: int | None = None
 
 
 class Workers:
@@ -45,11 +49,13 @@ class Workers:
 
     def release(self, slot: int) -> None:
         """Let a worker go; it ends itself."""
-        self._up.pop(slot).close()
+        self._fork_server.release(self._up.pop(slot))
 
     def kill(self, slot: int) -> None:
         """End a worker now, in the middle of whatever it does."""
-        worker = self._up.pop(slot)
+        worker = self._up.pop(slot, None)
+        if worker is None:  # it has just died, and nobody has heard of it yet
+            return
         self._fork_server.kill(worker)
         worker.close()
 
@@ -65,9 +71,9 @@ class Workers:
             for message in messages:
                 yield worker.slot, message
             if ended and self._up.get(worker.slot) is worker:
-                cause = self._fork_server.cause_of_death(worker)
+                cause, number = self._fork_server.cause_of_death(worker)
                 self._up.pop(worker.slot).close()
-                yield worker.slot, Gone(cause)
+                yield worker.slot, Gone(cause, number)
 
     def close(self) -> None:
         """End all workers now."""

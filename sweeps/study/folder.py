@@ -39,10 +39,11 @@ STORAGE_VARIABLE = "IOLAUS_STORAGE"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[int]:
     """Hold a sweep's folder, made if it is missing, for this process alone.
 
-    Raises BadInputError if another process holds it, or nothing can be written there.
+    Gives the lock's descriptor: a process that is forked meanwhile holds the folder too, for as
+    long as it lives, unless it closes this. Raises BadInputError if another process holds it, or nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def locked(folder: Path) -> Iterator[None]:
             raise BadInputError(
                 f"another sweep is running in {folder}; wait for it, or choose another"
             ) from error
-        yield
+        yield file.fileno()
 
 
 def describe_sweep(folder: Path) -> Any:

@@ -63,6 +63,14 @@ def main(cfg: DictConfig) -> object:
             os.kill(os.getpid(), signal.SIGKILL)
         case "os exit":
             os._exit(7)
+        case "fork":  # a child that outlives everybody; its number is in the job's folder
+            if (child := os.fork()) == 0:
+                os.setsid()
+                time.sleep(60)
+                os._exit(0)
+            Path(HydraConfig.get().runtime.output_dir, "child").write_text(str(child))
+            time.sleep(cfg.step_s)
+            return cfg.x
         case "describe job":
             import slow_to_import  # noqa: F401 (its line in $IMPORTS says that it was imported)
 

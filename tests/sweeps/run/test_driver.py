@@ -23,6 +23,7 @@ from iolaus.sweeps.run.fork_server import ForkServer
 from iolaus.sweeps.run.messages import Assignment, WorkerSpec
 from iolaus.sweeps.run.objective import Objective
 from iolaus.sweeps.run.scheduler import Action, Event, Scheduler, Stop, Tell
+from iolaus.sweeps.run.timeouts import Timeouts
 from iolaus.sweeps.run.worker import one_at_a_time
 from iolaus.sweeps.run.workers import Workers
 from iolaus.sweeps.search.parsing import parse_space
@@ -39,6 +40,15 @@ SPACE = parse_space(
 )
 
 
+class Starts(str):
+    """Equal to every text that starts with it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and other.startswith(self[:])
+
+    __hash__ = str.__hash__
+
+
 class Silent:
     """A watcher that shows nothing."""
 
@@ -53,6 +63,7 @@ def drive(
     pruner: optuna.pruners.BasePruner | None = None,
     objective: str | None = None,
     failure: str | None = None,
+    timeouts: Timeouts | None = None,
 ) -> tuple[Driver, optuna.Study]:
     """Run trials of a task, which is given its trial's number, in two slots."""
 
@@ -81,7 +92,7 @@ def drive(
             CurveWriter(folder / "curves", "s", clock=time.monotonic),
             EventLog(folder / "events.jsonl", session, clock=time.monotonic),
         )
-        rules = Rules(SPACE, "seed", Objective(objective, LOSS), 1.0)
+        rules = Rules(SPACE, "seed", Objective(objective, LOSS), 1.0, timeouts or Timeouts())
         driver = Driver(
             study,
             Workers(fork_server, slots),
@@ -184,3 +195,74 @@ def test_a_broken_storage_stops_the_sweep_gently_and_is_logged_once(
     driver, _ = drive(task, tmp_path, failure="the disk is full")
     assert len(driver.trials) <= 2
     assert (tmp_path / "events.jsonl").read_text().count("Halted") == 1
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(trial_s=2.0), Timeouts(stall_s=1.0)])
+def test_a_trial_that_hangs_is_ended_by_name(timeouts: Timeouts, tmp_path: Path) -> None:
+    """It fails with the time it took, its slot runs others, and one that reports is let be."""
+
+    def task(trial: int) -> float:
+        report(0, loss=1.0)
+        if trial == 0:
+            time.sleep(600)
+        for step in range(1, 13):
+            time.sleep(0.12)
+            report(step, loss=1.0)
+        return 0.5
+
+    began_s = time.monotonic()
+    driver, study = drive(task, tmp_path, n_trials=4, timeouts=timeouts)
+    assert time.monotonic() - began_s < 15
+    assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert "timed out after" in study.trials[0].user_attrs["why"]
+    assert study.trials[0].user_attrs["run"]["slot"] in {driver.trials[n].slot for n in (2, 3)}
+    replayed = replay_events(tmp_path / "events.jsonl")
+    assert sum(type(event).__name__ == "TimedOut" for event, _ in replayed) == 1
+
+
+def test_a_pause_of_the_driver_is_no_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time in which the driver was held up, as where a whole job is suspended, does not count."""
+    held_up = []
+
+    def check(study: SweepStudy) -> None:
+        if not held_up and len(study.study.trials) == 2:
+            held_up.append(time.sleep(4.0))
+
+    monkeypatch.setattr(SweepStudy, "check_storage", check)
+    monkeypatch.setattr("iolaus.sweeps.run.driver.MOST_GAP_S", 1.0)
+
+    def task(trial: int) -> float:
+        time.sleep(5.0)
+        return 0.5
+
+    _, study = drive(task, tmp_path, n_trials=2, timeouts=Timeouts(3.0, 3.0))
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * 2
+
+
+class Faulty(optuna.pruners.BasePruner):
+    """A user's pruner with a fault that shows at the third report of a trial."""
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.last_step == 2 and bool(1 / 0)
+
+
+def test_an_error_in_the_driver_ends_the_sweep_in_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What runs is queued again, the reason is returned, and the traceback is in the log."""
+
+    def task(trial: int) -> None:
+        for step in range(600):
+            report(step, loss=1.0)
+            time.sleep(0.1)
+
+    why = "the sweep cannot go on: ZeroDivisionError: division by zero (test_driver.py:"
+    with caplog.at_level("ERROR"):
+        driver, study = drive(task, tmp_path, pruner=Faulty(), failure=Starts(why))
+    assert "1 / 0" in caplog.text
+    endings = {t.user_attrs["why"] for t in study.trials if t.state.name == "FAIL"}
+    assert endings == {"interrupted: the sweep was stopped while it ran"}
+    assert {t.state.name for t in study.trials} == {"FAIL", "WAITING"}
+    assert {run.slot for run in driver.trials.values()} == {0, 1}

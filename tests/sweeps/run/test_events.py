@@ -37,13 +37,14 @@ events = st.one_of(
     st.builds(s.Proposed, numbers, numbers),
     st.builds(s.Exhausted, numbers),
     st.builds(s.Judged, numbers, verdicts),
+    st.builds(s.TimedOut, numbers, short),
     st.builds(s.Ended, numbers, outcomes),
     st.builds(s.Died, numbers, short),
     st.builds(s.Interrupted),
     st.builds(s.Halted, short),
 )
 
-# Two slots, three trials; one is pruned, one fails, a worker dies.
+# Two slots, three trials; one is pruned, one fails, a worker dies; one hangs.
 STORY: list[s.Event] = [
     s.Freed(0, 1),
     s.Proposed(0, 0),
@@ -53,6 +54,8 @@ STORY: list[s.Event] = [
     s.Judged(1, Verdict("stalled", 3, "it does not keep up", {"slope": 0.5})),
     s.Ended(1, Outcome(Ending.PRUNED)),
     s.Died(0, "it was killed by SIGKILL"),
+    s.Proposed(1, 3),
+    s.TimedOut(3, "timed out after 3 s: trial_timeout is 2 s"),
     s.Ended(2, Outcome(Ending.COMPLETED, values=(0.123456,), returned="SECRET")),
 ]
 

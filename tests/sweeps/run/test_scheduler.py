@@ -29,6 +29,7 @@ from iolaus.sweeps.run.scheduler import (
     Start,
     Stop,
     Tell,
+    TimedOut,
 )
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
@@ -179,6 +180,23 @@ class World(RuleBasedStateMachine):
             Tell(trial, Outcome(ending, reason="killed")) for trial in lost
         ]
 
+    @precondition(lambda self: self.running)
+    @rule(which=anything)
+    def trial_hangs(self, which: int) -> None:
+        """It fails and its worker is ended; those that shared the worker are run again."""
+        hung = sorted(self.running)[which % len(self.running)]
+        slot = self.running[hung]
+        others = [t for t, where in self.running.items() if where == slot and t != hung]
+        self.n_rerun += len(others)
+        kill, *actions = self.see(TimedOut(hung, "timed out"))
+        assert kill == Kill(slot)
+        tells = [a for a in actions if isinstance(a, Tell)]
+        assert tells[0] == Tell(hung, Outcome(Ending.FAILED, reason="timed out"))
+        assert [(t.trial, t.outcome.ending) for t in tells[1:]] == [
+            (other, Ending.INTERRUPTED) for other in others
+        ]
+        assert all("timed out" in t.outcome.reason for t in tells)
+
     @precondition(lambda self: self.n_interrupts < 3 and self.n_calm <= 0)
     @rule()
     def user_interrupts(self) -> None:
@@ -208,6 +226,7 @@ class World(RuleBasedStateMachine):
         for trial in (*self.recorded, 99):
             assert self.see(Ended(trial, outcome)) == []
             assert self.see(Judged(trial, VERDICT)) == []
+            assert self.see(TimedOut(trial, "timed out")) == []
         assert repr(self.scheduler) == before
 
     @invariant()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 import random
@@ -182,7 +183,7 @@ def test_each_death_has_its_words_and_a_successor(how: str, words: str, tmp_path
         said, ended = listen(worker, finished)
         assert ended
         assert not finished(said)
-        assert re.search(words, cause := fork_server.cause_of_death(worker)), cause
+        assert re.search(words, cause := fork_server.cause_of_death(worker)[0]), cause
         assert time.monotonic() - began_s < PATIENCE_S / 2
         worker.close()
         successor = fork_server.spawn(WorkerSpec(0))
@@ -266,14 +267,72 @@ def test_no_process_outlives_the_fork_server() -> None:
         assert gone(pid)
 
 
+def test_exit_handlers_of_the_task_run_when_its_worker_is_let_go(tmp_path: Path) -> None:
+    """Once, at the end of the worker, the last first; those of the driver are the driver's."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+
+    def write(path: Path, text: str) -> None:
+        with path.open("a") as file:
+            file.write(text)
+
+    def task() -> None:
+        atexit.register(write, theirs, "first registered\n")
+        atexit.register(lambda: 1 / 0)
+        atexit.register(write, theirs, "last registered\n")
+        atexit.register(time.sleep, 0.3)
+
+    atexit.register(write, ours, "x")
+    try:
+        with ForkServer(runner(task), "loss") as fork_server:
+            worker = fork_server.spawn(WorkerSpec(0))
+            run(worker)
+            assert not theirs.exists()
+            fork_server.release(worker)
+        assert theirs.read_text() == "last registered\nfirst registered\n"
+        assert not ours.exists()
+    finally:
+        atexit.unregister(write)
+
+
+def test_exit_handlers_have_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs holds up the end of the sweep for so long and no longer."""
+    for module in ("worker", "channel", "fork_server"):
+        monkeypatch.setattr(f"iolaus.sweeps.run.{module}.EXIT_S", 0.5)
+    with ForkServer(runner(lambda: atexit.register(time.sleep, 600)), "loss") as fork_server:
+        worker = fork_server.spawn(WorkerSpec(0))
+        run(worker)
+        fork_server.release(worker)
+        began_s = time.monotonic()
+    assert gone(worker.pid)
+    assert time.monotonic() - began_s < 5
+
+
 def test_a_killed_worker_is_killed() -> None:
     """ForkServer.kill ends a worker whatever it does, and once more does no harm."""
     with worker_for(lambda: time.sleep(600)) as (fork_server, worker):
         worker.pipe.send(Assignment(0, ()))
         fork_server.kill(worker)
         assert listen(worker, finished)[1]
-        assert "SIGKILL" in fork_server.cause_of_death(worker)
+        assert "SIGKILL" in fork_server.cause_of_death(worker)[0]
         fork_server.kill(worker)
+
+
+def test_signals_to_a_job_are_for_the_driver_alone() -> None:
+    """The fork server stays where a scheduler ends all processes; tasks know signals as ever."""
+
+    def task() -> list[Any]:
+        return [signal.getsignal(n) == before[n] for n in before]
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    with worker_for(task) as (fork_server, worker):
+        listen(worker, bool)
+        for number in numbers:
+            os.kill(fork_server._pid, number)
+        assert run(worker)[-1].outcome.returned == [True] * 3
+        os.kill(worker.pid, signal.SIGTERM)
+        assert listen(worker, finished)[1]
+        assert fork_server.cause_of_death(worker)[1] == signal.SIGTERM
 
 
 def test_without_a_fork_server_a_sweep_says_so() -> None:
@@ -350,7 +409,43 @@ def test_a_child_that_outlives_its_worker_does_not_hide_its_death() -> None:
         worker.pipe.send(Assignment(0, ()))
         assert listen(worker, finished)[1]
         assert time.monotonic() - began_s < 2
-        assert "3" in fork_server.cause_of_death(worker)
+        assert "3" in fork_server.cause_of_death(worker)[0]
+
+
+@pytest.mark.parametrize("how", ["killed", "dead", "let go", "without a fork server's word"])
+def test_children_of_a_trial_end_with_its_worker(how: str) -> None:
+    """However a worker ends, no process that its trials have started is left behind."""
+
+    def task() -> int:
+        return subprocess.Popen(["sleep", "600"]).pid
+
+    with worker_for(task) as (fork_server, worker):
+        child = run(worker)[-1].outcome.returned
+        match how:
+            case "killed":
+                fork_server.kill(worker)
+            case "dead":
+                os.kill(worker.pid, signal.SIGTERM)
+                assert fork_server.cause_of_death(worker)[1] == signal.SIGTERM
+            case "let go":
+                fork_server.release(worker)
+    assert gone(child)
+
+
+def test_a_breakpoint_says_that_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sentence with what to do; PYTHONBREAKPOINT is obeyed as ever."""
+
+    def task() -> str:
+        try:
+            breakpoint()
+        except RuntimeError as error:
+            return str(error)
+        return "passed over"
+
+    monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)
+    monkeypatch.setattr(sys, "breakpointhook", sys.__breakpointhook__)  # pytest has its own
+    assert "run the app once without --multirun" in result(task)
+    assert result(task, environment=(("PYTHONBREAKPOINT", "0"),)) == "passed over"
 
 
 def test_a_verdict_without_numbers_can_be_sent() -> None:

@@ -1,0 +1,83 @@
+"""How long a trial may run, and how long it may be silent, before it is ended."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from iolaus.sweeps.run.progress import duration
+
+__all__ = ["AwakeClock", "Timeouts", "parse_seconds"]
+
+UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_seconds(value: Any) -> float:
+    """A number of seconds, or a text such as 90s, 30min, 2h, 1.5d.
+
+    Raises ValueError for anything else, and for what is not above 0 and finite.
+
+    >>> parse_seconds("30min"), parse_seconds("2 h"), parse_seconds(10)
+    (1800.0, 7200.0, 10.0)
+    """
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d)?\s*", value)
+        if match:
+            seconds = float(match[1]) * UNITS_S[match[2] or "s"]
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{value!r} is no time: give seconds above 0, or a text such as 30min, 2h")
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """What a trial is allowed, in seconds; None: as long as it likes.
+
+    trial_s: from its start to its end. stall_s: from its start, or its last report, to the next.
+    """
+
+    trial_s: float | None = None
+    stall_s: float | None = None
+
+    def overdue(self, ran_s: float, silent_s: float) -> str | None:
+        """Why a trial is to be ended that has run, and has not reported, for so long; or None."""
+        if self.trial_s is not None and ran_s > self.trial_s:
+            return f"timed out after {_text(ran_s)}: trial_timeout is {_text(self.trial_s)}"
+        if self.stall_s is not None and silent_s > self.stall_s:
+            return (
+                f"timed out after {_text(silent_s)} without a report: "
+                f"stall_timeout is {_text(self.stall_s)}"
+            )
+        return None
+
+
+class AwakeClock:
+    """A clock that counts only time in which its owner looks at it.
+
+    Where the driver itself was held up, by a locked database, a suspended job or a laptop that
+    slept, its trials may have been too, and their reports wait to be read: of such a gap no more
+    than `most_s` seconds count. clock: seconds, never going back.
+    """
+
+    def __init__(self, clock: Callable[[], float], most_s: float) -> None:
+        self._clock = clock
+        self._most_s = most_s
+        self._last_s = clock()
+        self._awake_s = 0.0
+
+    def __call__(self) -> float:
+        """Seconds since the first look, without long gaps between looks."""
+        now_s = self._clock()
+        self._awake_s += min(now_s - self._last_s, self._most_s)
+        self._last_s = now_s
+        return self._awake_s
+
+
+def _text(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 60 else duration(seconds)

@@ -1,0 +1,170 @@
+"""What ends a sweep before its time, from outside: whose word it is, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+GRID = ["hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=2", "x=range(0, 6)"]
+INTERRUPTED = "interrupted: the sweep was stopped while it ran"
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have, parents first."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [p for child in map(int, children) for p in (child, *descendants(child))]
+
+
+def started(sweep: Any, eventually: Any, diary: Path, *settings: str) -> Any:
+    """A sweep whose first two trials have begun."""
+    run = sweep("trouble.py", *GRID, f"diary={diary}", *settings)
+    eventually(lambda: diary.is_file() and len(diary.read_text().splitlines()) >= 2)
+    return run
+
+
+def signal_job(driver: int, number: int, order: str) -> None:
+    """Send a signal to the processes of a job: all, from the top or the bottom, or one."""
+    fork_server, *workers = descendants(driver)
+    match order:
+        case "the driver":
+            pids = [driver]
+        case "all from the top":
+            pids = [driver, fork_server, *workers]
+        case "all from the bottom":
+            pids = [*workers, fork_server, driver]
+    for pid in pids:
+        os.kill(pid, number)
+        time.sleep(0.05)  # a scheduler that is in no hurry
+
+
+@pytest.mark.parametrize(
+    ("number", "order"),
+    [
+        (signal.SIGTERM, "the driver"),
+        (signal.SIGTERM, "all from the top"),
+        (signal.SIGTERM, "all from the bottom"),
+        (signal.SIGHUP, "the driver"),
+        (signal.SIGHUP, "all from the bottom"),
+    ],
+)
+def test_the_end_of_a_job_is_the_end_of_the_sweep(
+    number: int, order: str, sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """A scheduler's signal queues running trials again, in whichever order processes get it; the
+    summary follows, the code is that of the signal, and the same command goes on.
+    """
+    run = started(sweep, eventually, tmp_path / "diary", "pause_s=60")
+    signal_job(run.pid(), number, order)
+    run.wait()
+    assert run.code == 128 + number, run.err
+    assert "Traceback" not in run.err
+    assert f"no new trials: {signal.Signals(number).name}: running trials are" in run.out
+    assert "next:" in run.out
+    trials = study().trials
+    ended = [t for t in trials if t.state is not TrialState.WAITING]
+    assert [t.state for t in ended] == [TrialState.FAIL] * 2
+    assert {t.user_attrs["why"] for t in ended} == {INTERRUPTED}
+    assert sorted(t.params["x"] for t in ended) == sorted(
+        t.system_attrs["fixed_params"]["x"] for t in trials if t.state is TrialState.WAITING
+    )
+
+
+def test_ctrl_c_that_leaves_trials_unrun_is_an_exit_code(
+    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """130 where the same command has more to do; 0 where all trials were running and finished."""
+    diary = tmp_path / "diary"
+    run = started(sweep, eventually, diary, "pause_s=1")
+    run.signal(signal.SIGINT)
+    assert run.wait().code == 130, run.err
+    assert "next:" in run.out
+    assert [t.state for t in study().trials] == [TrialState.COMPLETE] * 2
+
+    run = sweep("trouble.py", *GRID, f"diary={diary}", "hydra.sweeper.n_trials=4", "pause_s=1")
+    eventually(lambda: len(diary.read_text().splitlines()) == 4)
+    run.signal(signal.SIGINT)
+    assert run.wait().code == 0, run.err
+
+
+def test_a_signal_to_one_worker_is_the_death_of_its_trial(
+    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """SIGTERM to a worker alone fails its trial, by name; another worker runs the others."""
+    diary = tmp_path / "diary"
+    run = started(sweep, eventually, diary, "pause_s=1", "hydra.sweeper.n_trials=4")
+    _, victim, _ = descendants(run.pid())
+    os.kill(victim, signal.SIGTERM)
+    run.ok()
+    (failed,) = (t for t in study().trials if t.state is TrialState.FAIL)
+    assert failed.user_attrs["why"] == f"failed: its worker process {victim} was killed by SIGTERM"
+    assert sum(t.state is TrialState.COMPLETE for t in study().trials) == 3
+
+
+def test_a_terminal_that_closes_ends_the_sweep_in_order(
+    eventually: Any, study: Callable[..., optuna.Study], tmp_path: Path
+) -> None:
+    """Trials are queued again and the results are written, though nobody can read the summary."""
+    app, diary = Path(__file__).parent / "apps" / "trouble.py", tmp_path / "diary"
+    command = [
+        *(sys.executable, str(app), "--multirun", "hydra/sweeper=iolaus", *GRID, "pause_s=60"),
+        *(f"diary={diary}", f"hydra.sweep.dir={tmp_path / 'study'}", "hydra.sweeper.report=null"),
+    ]
+    ours, terminal = pty.openpty()
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(terminal), os.O_RDWR)),  # ours to control
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        os.set_blocking(ours, False)
+        eventually(lambda: diary.is_file() and len(diary.read_text().splitlines()) == 2)
+        os.close(ours)
+        assert process.wait(20) == 128 + signal.SIGHUP
+    assert (tmp_path / "study" / "optimization_results.yaml").is_file()
+    assert not [t for t in study().trials if t.state is TrialState.RUNNING]
+
+
+def test_a_child_that_survives_does_not_hold_the_folder(
+    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """After the driver's death the same command goes on at once, whoever is left of the old job."""
+    given = ("do=fork", "hydra.sweeper.n_jobs=1", "x=choice(1, 2)")
+    run = sweep("trouble.py", GRID[0], *given, "step_s=60")
+    child = int(eventually(lambda: [p.read_text() for p in tmp_path.glob("study/*/child")])[0])
+    try:
+        run.signal(signal.SIGKILL)
+        run.wait()
+        os.kill(child, 0)  # it is there
+        sweep("trouble.py", GRID[0], *given, "step_s=0").ok()
+    finally:
+        for path in tmp_path.glob("study/*/child"):
+            os.kill(int(path.read_text()), signal.SIGKILL)
+    assert sum(t.state is TrialState.COMPLETE for t in study().trials) == 2
+
+
+def test_without_the_process_that_starts_workers_the_sweep_ends_in_order(
+    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """Nothing stays RUNNING, the summary follows, the sentence says what to do, and that helps."""
+    diary = tmp_path / "diary"
+    run = started(sweep, eventually, diary, "pause_s=60")
+    fork_server, victim, other = descendants(run.pid())
+    os.kill(fork_server, signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
+    assert run.wait().code == 1
+    assert "the process that starts workers is gone" in run.err
+    assert "Traceback" not in run.err + run.out
+    assert "next:" in run.out
+    assert not [t for t in study().trials if t.state is TrialState.RUNNING]
+    eventually(lambda: not Path(f"/proc/{other}").exists())
+    sweep("trouble.py", *GRID, f"diary={diary}", "pause_s=0").ok()
