@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from iolaus.analysis.diagnosis.features import Features, explosion
+from iolaus.analysis.diagnosis._features import Features, explosion
 from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose_curve
 from iolaus.sweeps.signals import signals
 

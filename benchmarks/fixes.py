@@ -31,8 +31,8 @@ from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis._features import gather
 from iolaus.analysis.diagnosis.diagnose import diagnose
-from iolaus.analysis.diagnosis.features import gather
 from iolaus.analysis.diagnosis.fixes import all_config_keys, as_text
 from iolaus.analysis.diagnosis.shapes import WELL
 from iolaus.sweeps.errors import BadInputError

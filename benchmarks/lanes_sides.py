@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from iolaus.trainer.course import Hooks
 from iolaus.trainer.data import Batches, Examples
-from iolaus.trainer.lanes.group import Group
+from iolaus.trainer.lanes._group import Group
+from iolaus.trainer.lanes._lane_run import begin_lane_run
+from iolaus.trainer.lanes._width import best_width
 from iolaus.trainer.lanes.kind import kind_of
-from iolaus.trainer.lanes.lane_run import begin_lane_run
-from iolaus.trainer.lanes.width import best_width
 from iolaus.trainer.loop import State, seeded, start, train, update
 from iolaus.trainer.settings import CONF, Settings, read
 from iolaus.trainer.tasks.base import Task

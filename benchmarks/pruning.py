@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from iolaus.analysis.replay._curves import Curve, read
 from iolaus.analysis.replay.comparison import replay, score, simulate, summary, table, truth
-from iolaus.analysis.replay.curves import Curve, read
 from iolaus.analysis.replay.rules import RULES, Stalled
 
 CAUTIONS = (0.75, 1.0, 1.25, 1.5, 2.0)

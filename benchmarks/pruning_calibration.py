@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from iolaus.analysis.replay._curves import Curve, read
 from iolaus.analysis.replay.comparison import truth
-from iolaus.analysis.replay.curves import Curve, read
 from iolaus.sweeps.signals import LossCurve, log_time, signals, trend
 
 X = np.arange(100.0)

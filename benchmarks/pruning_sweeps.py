@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from iolaus.analysis.data.sweep import load
+from iolaus.analysis.replay._curves import Curve, read
 from iolaus.analysis.replay.comparison import replay
-from iolaus.analysis.replay.curves import Curve, read
 
 KINDS = {
     "multistep": ("schedule=multistep",),

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, kendalltau, rankdata, t
 
 from iolaus.analysis.ranking import tiers
-from iolaus.analysis.ranking.extrapolation import likely_end
+from iolaus.analysis.ranking._extrapolation import likely_end
 from iolaus.analysis.ranking.level import level
-from iolaus.analysis.replay.curves import Curve, read
+from iolaus.analysis.replay._curves import Curve, read
 from iolaus.sweeps.signals import signals
 
 Array = NDArray[np.float64]

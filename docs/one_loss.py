@@ -13,7 +13,7 @@ WORKER, DRIVER, DISK, REPORT = range(4)
 STATIONS = {
     "task": ((WORKER, 0), "your task", "iolaus.report(step, loss=…)"),
     "reporter": ((WORKER, 1), "Reporter", "sweeps/reporting.py"),
-    "channel": ((WORKER, 2), "Channel", "sweeps/run/channel.py"),
+    "channel": ((WORKER, 2), "Channel", "sweeps/run/_channel.py"),
     "driver": ((DRIVER, 2), "Driver", "sweeps/run/driver.py"),
     "study": ((DRIVER, 1), "SweepStudy", "sweeps/study/sweep_study.py"),
     "pruner": ((DRIVER, 0), "pruner", "sweeps/pruners/"),

@@ -13,9 +13,9 @@ import pytest
 from optuna.trial import TrialState
 
 from iolaus.sweeps.curves import read_curves
-from iolaus.sweeps.run.channel import Channel
-from iolaus.sweeps.run.fork_server import ForkServer, drain
-from iolaus.sweeps.run.messages import Assignment, LogMessage, Stopped, WorkerSpec
+from iolaus.sweeps.run._channel import Channel
+from iolaus.sweeps.run._fork_server import ForkServer, drain
+from iolaus.sweeps.run._messages import Assignment, LogMessage, Stopped, WorkerSpec
 from iolaus.sweeps.types import Verdict
 
 LANES = [

@@ -73,8 +73,8 @@ class Sweep:
         their settings were run again.
     curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per
     metric and report.
-    provenance: one entry per session, oldest first, as `iolaus.sweeps.run.provenance.collect` makes
-        them; `top_up` is true of those that `iolaus.analysis.ranking.top_up` started.
+    provenance: one entry per session, oldest first, see `iolaus.sweeps.run._provenance.collect`;
+        `top_up` is true of those that `iolaus.analysis.ranking.top_up` started.
     config: as composed for the sweep, interpolations as they stand. space: key to its Optuna
         distribution as `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
     """

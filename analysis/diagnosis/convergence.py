@@ -12,7 +12,7 @@ from scipy.stats import CensoredData, ecdf
 
 from iolaus.analysis.data.curves import Curve, curves_of
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.features import (
+from iolaus.analysis.diagnosis._features import (
     Array,
     Features,
     gather,
@@ -35,7 +35,7 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
     """How each trial converged; one row per trial that ran, index trial (number).
 
     Losses are as reported (where the metric is maximised, lower is to be read as higher), and are
-    those of the training loss (`iolaus.analysis.diagnosis.features.loss_metrics`); smoothing and
+    those of the training loss (`iolaus.analysis.diagnosis._features.loss_metrics`); smoothing and
     every word are those of `iolaus.sweeps.signals`. Columns of places are on the axis: `step`,
     `examples` or `seconds` (since the trial began).
 

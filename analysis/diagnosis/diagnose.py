@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.features import gather
+from iolaus.analysis.diagnosis._features import gather
 from iolaus.analysis.diagnosis.fixes import all_config_keys, suggested_fix
 from iolaus.analysis.diagnosis.shapes import diagnose_curve
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.features import Features
+from iolaus.analysis.diagnosis._features import Features
 from iolaus.analysis.diagnosis.shapes import Diagnosis
 from iolaus.sweeps.types import SPENT_SHARE
 
@@ -120,7 +120,7 @@ class ConfigKeys:
 def all_config_keys(sweep: Sweep, features: Mapping[int, Features]) -> dict[int, ConfigKeys]:
     """The settings of each trial, by number.
 
-    features: of `iolaus.analysis.diagnosis.features.gather`.
+    features: of `iolaus.analysis.diagnosis._features.gather`.
     """
     params = [str(column) for column in sweep.trials if str(column).startswith("params.")]
     choices: Mapping[str, Any] = _at(sweep.config, "hydra", "runtime", "choices")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iolaus.analysis.diagnosis.features import HARDLY, Features
+from iolaus.analysis.diagnosis._features import HARDLY, Features
 from iolaus.sweeps.signals import N_TAIL, Signals, log_time, smooth
 from iolaus.sweeps.types import SPENT_SHARE
 

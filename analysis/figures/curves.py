@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from iolaus.analysis.data.curves import Points, lines_of
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import STALLED_SHAPES, shape_name
-from iolaus.analysis.figures.style import (
+from iolaus.analysis.figures._style import (
     AXIS_NAMES,
     BLACK,
     ENDS,

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from iolaus.analysis.data.curves import Points, lines_of
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.figures.style import (
+from iolaus.analysis.figures._style import (
     AXIS_NAMES,
     BLUE,
     ORANGE,

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.figures.style import BLUE, GREY, LEGEND, VERMILION, logarithmic, say_nothing
+from iolaus.analysis.figures._style import BLUE, GREY, LEGEND, VERMILION, logarithmic, say_nothing
 from iolaus.analysis.replay.holdout import Pruning
 
 __all__ = ["draw_holdout"]

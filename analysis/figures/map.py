@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.analysis.figures.style import (
+from iolaus.analysis.figures._style import (
     STATE_NAMES,
     logarithmic,
     plain_ticks,

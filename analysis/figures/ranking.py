@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from iolaus.analysis.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, say_nothing
+from iolaus.analysis.figures._style import BLACK, BLUE, GREY, ORANGE, VERMILION, say_nothing
 
 __all__ = ["draw_ranking"]
 

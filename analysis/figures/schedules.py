@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.figures.style import (
+from iolaus.analysis.figures._style import (
     AXIS_NAMES,
     ENDS,
     LEGEND,

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.figures.style import (
+from iolaus.analysis.figures._style import (
     BLACK,
     BLUE,
     GREEN,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.analysis.figures.style import (
+from iolaus.analysis.figures._style import (
     AXIS_NAMES,
     BLACK,
     BLUE,

@@ -21,7 +21,7 @@ from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.parameters import PREFIX, parameters
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.ranking import tiers
-from iolaus.analysis.ranking.extrapolation import likely_end
+from iolaus.analysis.ranking._extrapolation import likely_end
 from iolaus.analysis.ranking.level import is_written, level, objective_source
 from iolaus.sweeps.signals import signals
 from iolaus.sweeps.study.folder import own_command

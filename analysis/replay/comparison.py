@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr, t
 
-from iolaus.analysis.replay.curves import Curve, read
-from iolaus.analysis.replay.forecast import judge
+from iolaus.analysis.replay._curves import Curve, read
+from iolaus.analysis.replay._forecast import judge
 from iolaus.analysis.replay.rules import RULES, Move, Rule, SweepInfo
 from iolaus.sweeps.signals import Array, signals
 

@@ -23,7 +23,7 @@ from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.replay.holdout import pruning
 from iolaus.analysis.report import summary as words
-from iolaus.analysis.report.document import (
+from iolaus.analysis.report._document import (
     Block,
     Document,
     Items,

@@ -17,9 +17,8 @@ from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
 from iolaus.sweeps.reporting import Row
 from iolaus.sweeps.run import scheduler as s
-from iolaus.sweeps.run.events import EventLog
-from iolaus.sweeps.run.job_files import OUTPUT_FILE
-from iolaus.sweeps.run.messages import (
+from iolaus.sweeps.run._job_files import OUTPUT_FILE
+from iolaus.sweeps.run._messages import (
     Assignment,
     Filled,
     Finished,
@@ -30,10 +29,11 @@ from iolaus.sweeps.run.messages import (
     Reported,
     Stopped,
 )
-from iolaus.sweeps.run.objective import Objective, with_objective
-from iolaus.sweeps.run.outcomes import describe
+from iolaus.sweeps.run._objective import Objective, with_objective
+from iolaus.sweeps.run._outcomes import describe
+from iolaus.sweeps.run._workers import Gone, Workers
+from iolaus.sweeps.run.events import EventLog
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
-from iolaus.sweeps.run.workers import Gone, Workers
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.record import Run
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy

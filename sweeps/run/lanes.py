@@ -20,12 +20,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
-from iolaus.sweeps.run.channel import Channel
-from iolaus.sweeps.run.job import HydraRunner
-from iolaus.sweeps.run.job_files import OUTPUT_FILE, output_to
-from iolaus.sweeps.run.messages import Assignment, Filled
-from iolaus.sweeps.run.outcomes import infeasible, is_ruled_out, not_begun, outcome_of
-from iolaus.sweeps.run.worker import Server
+from iolaus.sweeps.run._channel import Channel
+from iolaus.sweeps.run._job import HydraRunner
+from iolaus.sweeps.run._job_files import OUTPUT_FILE, output_to
+from iolaus.sweeps.run._messages import Assignment, Filled
+from iolaus.sweeps.run._outcomes import infeasible, is_ruled_out, not_begun, outcome_of
+from iolaus.sweeps.run._worker import Server
 from iolaus.sweeps.types import Ending, Finding
 
 __all__ = ["LaneRunner", "LaneServer", "LaneTrial", "in_lanes"]

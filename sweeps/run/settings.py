@@ -52,7 +52,7 @@ class Settings:
     wrong.
     metric: the watched metric. metric_goal: "minimize" or "maximize" it, or None for what its name
     says, or else the direction (`iolaus.sweeps.metric.choose_metric`). objective: see OBJECTIVES.
-    report: the name of a report (see iolaus.sweeps.run.reports), a dotted name of a function that
+    report: the name of a report (see iolaus.sweeps.run._reports), a dotted name of a function that
     is given the sweep's folder at the end and returns what it made (paths), or None for no report.
     """
 

@@ -11,15 +11,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from iolaus.sweeps.errors import SweepFailedError, SweepStoppedError
-from iolaus.sweeps.run.conclusion import conclude, make_console, show_reached
+from iolaus.sweeps.run._conclusion import conclude, make_console, show_reached
+from iolaus.sweeps.run._fork_server import ForkServer
+from iolaus.sweeps.run._progress import Progress
+from iolaus.sweeps.run._returns import job_returns
+from iolaus.sweeps.run._session import begin_session, join_study, opened_storage
+from iolaus.sweeps.run._setup import Setup, set_up
+from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver
-from iolaus.sweeps.run.fork_server import ForkServer
-from iolaus.sweeps.run.progress import Progress
-from iolaus.sweeps.run.returns import job_returns
-from iolaus.sweeps.run.session import begin_session, join_study, opened_storage
 from iolaus.sweeps.run.settings import Settings
-from iolaus.sweeps.run.setup import Setup, set_up
-from iolaus.sweeps.run.workers import Workers
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.folder import locked, short
 from iolaus.sweeps.study.sweep_study import SweepStudy

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from iolaus.sweeps.run.progress import duration
+from iolaus.sweeps.run._progress import duration
 
 __all__ = ["AwakeClock", "Timeouts", "parse_seconds"]
 

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.sweeps.errors import BadInputError, one_line
+from iolaus.sweeps.search._conditions import in_order, without
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.search.conditions import in_order, without
 from iolaus.sweeps.search.parsing import parse_space, with_ties
 from iolaus.sweeps.search.space import Space, Value, both, holds
 

@@ -29,7 +29,7 @@ from optuna.distributions import (
 )
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.search.conditions import with_conditions
+from iolaus.sweeps.search._conditions import with_conditions
 from iolaus.sweeps.search.space import Parameter, Space, Value
 
 __all__ = ["PLAIN_TEXT", "checked_setting", "parse_space", "with_ties"]

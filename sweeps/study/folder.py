@@ -43,7 +43,8 @@ def locked(folder: Path) -> Iterator[int]:
     """Hold a sweep's folder, made if it is missing, for this process alone.
 
     Gives the lock's descriptor: a process that is forked meanwhile holds the folder too, for as
-    long as it lives, unless it closes this. Raises BadInputError if another process holds it, or nothing can be written there.
+    long as it lives, unless it closes this. Raises BadInputError if another process holds it, or
+    nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

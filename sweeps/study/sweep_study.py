@@ -21,6 +21,9 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners.curve_pruner import StudyFeed, StudyView, curve_pruner
 from iolaus.sweeps.search.space import Space, Value
+from iolaus.sweeps.study._repeats import Field, Unit
+from iolaus.sweeps.study._settings_run import SettingsRun
+from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import judged_by
 from iolaus.sweeps.study.record import (
@@ -32,9 +35,6 @@ from iolaus.sweeps.study.record import (
     why,
 )
 from iolaus.sweeps.study.recovery import run_again
-from iolaus.sweeps.study.repeats import Field, Unit
-from iolaus.sweeps.study.settings_run import SettingsRun
-from iolaus.sweeps.study.watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]

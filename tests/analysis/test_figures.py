@@ -20,8 +20,8 @@ from matplotlib.text import Text
 from iolaus.analysis import figures
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import SHAPES
+from iolaus.analysis.figures._style import SHAPE_MARKS, centred_mean, value_limits
 from iolaus.analysis.figures.gradients import PREFIX
-from iolaus.analysis.figures.style import SHAPE_MARKS, centred_mean, value_limits
 from iolaus.analysis.figures.timeline import lanes
 from iolaus.analysis.ranking.rank import Ranking, best_trial, rank
 from iolaus.analysis.replay.holdout import pruning

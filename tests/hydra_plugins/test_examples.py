@@ -17,7 +17,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from hydra_plugins.iolaus.config import PRUNERS, SAMPLERS
-from iolaus.sweeps.run.factories import make_pruner, make_sampler
+from iolaus.sweeps.run._factories import make_pruner, make_sampler
 from iolaus.sweeps.search.space import Space
 
 APPS = Path(__file__).parent.parent / "apps"

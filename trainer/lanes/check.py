@@ -16,10 +16,10 @@ from torch import nn
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.course import Hooks, Summary
-from iolaus.trainer.lanes.group import Group
+from iolaus.trainer.lanes._group import Group
+from iolaus.trainer.lanes._lane_run import begin_lane_run
+from iolaus.trainer.lanes._width import MOST_CHECKED, best_width
 from iolaus.trainer.lanes.kind import NotInLanesError, kind_of
-from iolaus.trainer.lanes.lane_run import begin_lane_run
-from iolaus.trainer.lanes.width import MOST_CHECKED, best_width
 from iolaus.trainer.loop import seeded, start, train
 from iolaus.trainer.settings import CONF, Settings, read
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from iolaus.trainer.clipping import Clipping
-from iolaus.trainer.lanes.rules import Rule, rule_of
+from iolaus.trainer.lanes._rules import Rule, rule_of
 from iolaus.trainer.optim import param_groups
 from iolaus.trainer.settings import Settings
 from iolaus.trainer.tasks.base import Task

@@ -11,11 +11,11 @@ from pathlib import Path
 from iolaus.sweeps.run.lanes import LaneServer, LaneTrial
 from iolaus.sweeps.types import Plan
 from iolaus.trainer.course import Hooks, Summary
+from iolaus.trainer.lanes._group import Group
+from iolaus.trainer.lanes._lane_run import LaneRun, begin_lane_run
+from iolaus.trainer.lanes._width import best_width
 from iolaus.trainer.lanes.check import check
-from iolaus.trainer.lanes.group import Group
 from iolaus.trainer.lanes.kind import Kind, NotInLanesError, kind_of
-from iolaus.trainer.lanes.lane_run import LaneRun, begin_lane_run
-from iolaus.trainer.lanes.width import best_width
 from iolaus.trainer.loop import seeded, start
 from iolaus.trainer.settings import Settings, read
 

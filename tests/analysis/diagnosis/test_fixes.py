@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis._features import Features, gather
 from iolaus.analysis.diagnosis.diagnose import diagnose
-from iolaus.analysis.diagnosis.features import Features, gather
 from iolaus.analysis.diagnosis.fixes import (
     END_SHARE,
     LEAST,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.sweep import Sweep, load
+from iolaus.analysis.diagnosis._features import Features, explosion, gather, loss_metrics
 from iolaus.analysis.diagnosis.diagnose import diagnose
-from iolaus.analysis.diagnosis.features import Features, explosion, gather, loss_metrics
 from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose_curve
 from iolaus.sweeps.signals import signals
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iolaus.analysis.ranking.extrapolation import likely_end
+from iolaus.analysis.ranking._extrapolation import likely_end
 from iolaus.sweeps.signals import signals
 
 

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iolaus.analysis.replay._curves import Curve, read
+from iolaus.analysis.replay._forecast import Forecasts, arrivals, forecasts, judge
 from iolaus.analysis.replay.comparison import (
     Run,
     draw_pareto,
@@ -27,8 +29,6 @@ from iolaus.analysis.replay.comparison import (
     table,
     truth,
 )
-from iolaus.analysis.replay.curves import Curve, read
-from iolaus.analysis.replay.forecast import Forecasts, arrivals, forecasts, judge
 from iolaus.analysis.replay.rules import (
     RULES,
     AshaPromote,

@@ -21,7 +21,7 @@ import iolaus.analysis.report.report as report_module
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.ranking.rank import rank
-from iolaus.analysis.report.document import (
+from iolaus.analysis.report._document import (
     Document,
     Items,
     Picture,

@@ -11,7 +11,7 @@ import pytest
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.importance import in_words
 from iolaus.analysis.ranking.rank import rank
-from iolaus.analysis.report.document import Document, Section, Table, as_html
+from iolaus.analysis.report._document import Document, Section, Table, as_html
 from iolaus.analysis.report.report import _counted
 from iolaus.analysis.report.terminal import as_table, cell
 from iolaus.cli import main

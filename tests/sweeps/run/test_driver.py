@@ -17,15 +17,15 @@ from iolaus.sweeps.curves import CurveWriter, read_curves
 from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.reporting import Reporter
+from iolaus.sweeps.run._fork_server import ForkServer
+from iolaus.sweeps.run._messages import Assignment, WorkerSpec
+from iolaus.sweeps.run._objective import Objective
+from iolaus.sweeps.run._worker import one_at_a_time
+from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver, Records, Rules
 from iolaus.sweeps.run.events import EventLog, Session, replay_events
-from iolaus.sweeps.run.fork_server import ForkServer
-from iolaus.sweeps.run.messages import Assignment, WorkerSpec
-from iolaus.sweeps.run.objective import Objective
 from iolaus.sweeps.run.scheduler import Action, Event, Scheduler, Stop, Tell
 from iolaus.sweeps.run.timeouts import Timeouts
-from iolaus.sweeps.run.worker import one_at_a_time
-from iolaus.sweeps.run.workers import Workers
 from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage

@@ -34,14 +34,14 @@ from iolaus import report, should_stop
 from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter, reporting_to
-from iolaus.sweeps.run.job import CHILD_REPORTS_FILE, HydraRunner
-from iolaus.sweeps.run.job_files import OUTPUT_FILE
-from iolaus.sweeps.run.messages import Assignment
-from iolaus.sweeps.run.objective import Objective, with_objective
-from iolaus.sweeps.run.outcomes import as_floats
-from iolaus.sweeps.run.returns import FolderReturn
+from iolaus.sweeps.run._job import CHILD_REPORTS_FILE, HydraRunner
+from iolaus.sweeps.run._job_files import OUTPUT_FILE
+from iolaus.sweeps.run._messages import Assignment
+from iolaus.sweeps.run._objective import Objective, with_objective
+from iolaus.sweeps.run._outcomes import as_floats
+from iolaus.sweeps.run._returns import FolderReturn
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.study.watched import WatchedCurve
+from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
 

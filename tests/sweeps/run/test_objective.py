@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.run.objective import Objective, with_objective
-from iolaus.sweeps.study.watched import WatchedCurve
+from iolaus.sweeps.run._objective import Objective, with_objective
+from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Outcome
 
 LOSS = Metric("loss")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from iolaus.sweeps.run.progress import Progress, duration
+from iolaus.sweeps.run._progress import Progress, duration
 from iolaus.sweeps.types import Ending, Outcome
 
 

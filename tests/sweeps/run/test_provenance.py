@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from iolaus.sweeps.run.provenance import code_version, collect
+from iolaus.sweeps.run._provenance import code_version, collect
 
 
 def git(folder: Path, *arguments: str) -> str:

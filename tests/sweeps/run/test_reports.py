@@ -13,8 +13,8 @@ import pytest
 
 from hydra_plugins.iolaus.config import IolausSweeperConf
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.run import reports
-from iolaus.sweeps.run.reports import GROUP, find_report, write_report
+from iolaus.sweeps.run import _reports as reports
+from iolaus.sweeps.run._reports import GROUP, find_report, write_report
 
 HERE = "os.listdir"
 

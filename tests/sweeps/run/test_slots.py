@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.run.slots import physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run._slots import physical_cores, plan_slots, visible_gpus
 
 gpu_lists = st.lists(st.sampled_from(["0", "1", "GPU-8f3a", "MIG-1/2/0"]), max_size=4, unique=True)
 

@@ -23,9 +23,9 @@ import pytest
 from iolaus import report, should_stop
 from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.reporting import Reporter
-from iolaus.sweeps.run.fork_server import ForkServer, Worker, drain, wait
-from iolaus.sweeps.run.messages import Assignment, Finished, Ready, Reported, Stopped, WorkerSpec
-from iolaus.sweeps.run.worker import Server, one_at_a_time
+from iolaus.sweeps.run._fork_server import ForkServer, Worker, drain, wait
+from iolaus.sweeps.run._messages import Assignment, Finished, Ready, Reported, Stopped, WorkerSpec
+from iolaus.sweeps.run._worker import Server, one_at_a_time
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
 PATIENCE_S = 20.0
@@ -352,8 +352,8 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
         textwrap.dedent(
             """
             import sys, time
-            from iolaus.sweeps.run.fork_server import ForkServer
-            from iolaus.sweeps.run.messages import Assignment, WorkerSpec
+            from iolaus.sweeps.run._fork_server import ForkServer
+            from iolaus.sweeps.run._messages import Assignment, WorkerSpec
             fork_server = ForkServer(lambda line: time.sleep(600), "loss")
             busy, idle = fork_server.spawn(WorkerSpec(0)), fork_server.spawn(WorkerSpec(1))
             busy.pipe.send(Assignment(0, ()))

@@ -16,10 +16,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners import StalledLoss
 from iolaus.sweeps.search.parsing import parse_space
+from iolaus.sweeps.study._settings_run import SettingsRun
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
 from iolaus.sweeps.study.record import Run, counts_as_run
-from iolaus.sweeps.study.settings_run import SettingsRun
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
 from iolaus.sweeps.types import Ending, Outcome, Plan
 

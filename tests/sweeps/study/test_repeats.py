@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from iolaus.sweeps.study.repeats import HOPELESS_STANDARD_ERRORS, Field, Unit, pooled_spread
+from iolaus.sweeps.study._repeats import HOPELESS_STANDARD_ERRORS, Field, Unit, pooled_spread
 
 
 def unit(*values: float, given_up: bool = False) -> Unit:

@@ -20,16 +20,16 @@ from optuna.trial import TrialState
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.run.session import driver_is_alive, driver_name
+from iolaus.sweeps.run._session import driver_is_alive, driver_name
 from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.search.space import Space
+from iolaus.sweeps.study._watched import N_VALUES_KEPT, WatchedCurve
 from iolaus.sweeps.study.backend import open_backend
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
 from iolaus.sweeps.study.record import Run, record_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
-from iolaus.sweeps.study.watched import N_VALUES_KEPT, WatchedCurve
 from iolaus.sweeps.types import Ending, Finding, Outcome, Plan, Verdict
 
 RUN = Run(folder="trials/0", slot=0, session=0, seconds=1.0)

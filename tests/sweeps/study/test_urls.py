@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iolaus.sweeps.errors import BadInputError, StorageError
-from iolaus.sweeps.run.provenance import shareable
+from iolaus.sweeps.run._provenance import shareable
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import open_backend, sqlite_url
 from iolaus.sweeps.study.folder import STORAGE_VARIABLE, describe_sweep

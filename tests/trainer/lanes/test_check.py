@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from iolaus.trainer.dropout import own_streams
-from iolaus.trainer.lanes import width
+from iolaus.trainer.lanes import _width as width
+from iolaus.trainer.lanes._width import best_width
 from iolaus.trainer.lanes.check import TOLERANCE, check, check_command
 from iolaus.trainer.lanes.kind import NotInLanesError, kind_of, structure_of
-from iolaus.trainer.lanes.width import best_width
 from iolaus.trainer.settings import Settings, read
 from iolaus.trainer.tasks.digits import Digits
 

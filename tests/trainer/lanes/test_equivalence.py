@@ -16,7 +16,9 @@ from optuna import TrialPruned
 from iolaus.sweeps.types import Intervention, Verdict
 from iolaus.trainer.checkpoint import load_best
 from iolaus.trainer.course import Summary
-from iolaus.trainer.lanes import group, stack, stepper
+from iolaus.trainer.lanes import _group as group
+from iolaus.trainer.lanes import _stack as stack
+from iolaus.trainer.lanes import _stepper as stepper
 from iolaus.trainer.settings import Settings, read
 from iolaus.trainer.tasks.digit_sum import DigitSum
 

@@ -11,10 +11,10 @@ import torch
 from omegaconf import DictConfig
 
 from iolaus.trainer.course import Hooks
-from iolaus.trainer.lanes.group import Group
+from iolaus.trainer.lanes._group import Group
+from iolaus.trainer.lanes._lane_run import begin_lane_run
+from iolaus.trainer.lanes._stepper import CudaGraph
 from iolaus.trainer.lanes.kind import kind_of
-from iolaus.trainer.lanes.lane_run import begin_lane_run
-from iolaus.trainer.lanes.stepper import CudaGraph
 from iolaus.trainer.loop import start
 from iolaus.trainer.settings import Settings, read
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from iolaus.trainer.lanes.stack import Stack
+from iolaus.trainer.lanes._stack import Stack
 
 __all__ = ["CudaGraph", "Stepper"]
 

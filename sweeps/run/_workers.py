@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from iolaus.sweeps.run.fork_server import ForkServer, Worker, drain, wait
-from iolaus.sweeps.run.messages import FromWorker, ToWorker, WorkerSpec
+from iolaus.sweeps.run._fork_server import ForkServer, Worker, drain, wait
+from iolaus.sweeps.run._messages import FromWorker, ToWorker, WorkerSpec
 
 __all__ = ["Gone", "Workers"]
 

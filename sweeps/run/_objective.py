@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.run.outcomes import ONLY_CHILDREN_REPORTED
-from iolaus.sweeps.study.watched import WatchedCurve
+from iolaus.sweeps.run._outcomes import ONLY_CHILDREN_REPORTED
+from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Outcome
 
 __all__ = ["Objective", "with_objective"]

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from iolaus.analysis.replay.curves import Curve
+from iolaus.analysis.replay._curves import Curve
 from iolaus.sweeps.signals import Array, Trend, log_time, trend
 
 __all__ = ["Forecasts", "Judgement", "arrivals", "forecasts", "judge"]

@@ -10,8 +10,8 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.errors import SweepFailedError
+from iolaus.sweeps.run._job import changes_directory
 from iolaus.sweeps.run.driver import TrialRun
-from iolaus.sweeps.run.job import changes_directory
 from iolaus.sweeps.types import Ending, Outcome
 
 __all__ = ["FolderReturn", "job_returns"]

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
-from iolaus.sweeps.run.channel import EXIT_S, Channel, ReleasedError
+from iolaus.sweeps.run._channel import EXIT_S, Channel, ReleasedError
+from iolaus.sweeps.run._messages import Assignment, WorkerSpec
 from iolaus.sweeps.run.exit_handlers import forget_exit_handlers, run_exit_handlers
-from iolaus.sweeps.run.messages import Assignment, WorkerSpec
 from iolaus.sweeps.types import Outcome
 
 __all__ = ["Server", "one_at_a_time", "worker_main"]

@@ -23,9 +23,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from iolaus.sweeps.hydra_compat import copy_without, set_hydra_config
 from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter
-from iolaus.sweeps.run.job_files import OUTPUT_FILE, ConfigFiles, output_to
-from iolaus.sweeps.run.messages import Assignment
-from iolaus.sweeps.run.outcomes import (
+from iolaus.sweeps.run._job_files import OUTPUT_FILE, ConfigFiles, output_to
+from iolaus.sweeps.run._messages import Assignment
+from iolaus.sweeps.run._outcomes import (
     ONLY_CHILDREN_REPORTED,
     infeasible,
     is_ruled_out,
@@ -44,7 +44,7 @@ Lint = Callable[[DictConfig], Sequence[Finding]]
 
 
 class HydraRunner:
-    """Runs trials of a Hydra app in a worker process; see `iolaus.sweeps.run.worker.one_at_a_time`.
+    """Runs trials of a Hydra app in a worker process; see `_worker.one_at_a_time`.
 
     lint: asked about each trial's config before the task is called; a trial it rules out costs no
     compute.

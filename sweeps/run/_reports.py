@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.run.factories import function_named
+from iolaus.sweeps.run._factories import function_named
 
 __all__ = ["GROUP", "Report", "find_report", "write_report"]
 

@@ -14,17 +14,17 @@ from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
+from iolaus.sweeps.run._factories import function_named, make_plans, make_pruner, make_sampler
+from iolaus.sweeps.run._job import HydraRunner, changes_directory
+from iolaus.sweeps.run._messages import WorkerSpec
+from iolaus.sweeps.run._objective import Objective
+from iolaus.sweeps.run._reports import Report, find_report
+from iolaus.sweeps.run._slots import physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run._worker import Server, one_at_a_time
 from iolaus.sweeps.run.driver import Rules
-from iolaus.sweeps.run.factories import function_named, make_plans, make_pruner, make_sampler
 from iolaus.sweeps.run.folders import refuse_shared_folders
-from iolaus.sweeps.run.job import HydraRunner, changes_directory
 from iolaus.sweeps.run.lanes import in_lanes
-from iolaus.sweeps.run.messages import WorkerSpec
-from iolaus.sweeps.run.objective import Objective
-from iolaus.sweeps.run.reports import Report, find_report
 from iolaus.sweeps.run.settings import Settings
-from iolaus.sweeps.run.slots import physical_cores, plan_slots, visible_gpus
-from iolaus.sweeps.run.worker import Server, one_at_a_time
 from iolaus.sweeps.search.branches import searched
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.study.sweep_study import Plans

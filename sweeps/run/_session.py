@@ -18,11 +18,11 @@ import optuna
 from omegaconf import OmegaConf
 
 from iolaus.sweeps.curves import CurveWriter
-from iolaus.sweeps.run import provenance
+from iolaus.sweeps.run import _provenance as provenance
+from iolaus.sweeps.run._factories import make
+from iolaus.sweeps.run._setup import Setup
 from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
-from iolaus.sweeps.run.factories import make
-from iolaus.sweeps.run.setup import Setup
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import open_backend, sqlite_url
 from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE

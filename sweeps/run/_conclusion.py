@@ -13,11 +13,11 @@ from hydra.core.utils import env_override
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from iolaus.sweeps.run.progress import duration
-from iolaus.sweeps.run.provenance import shareable
-from iolaus.sweeps.run.reports import write_report
+from iolaus.sweeps.run._progress import duration
+from iolaus.sweeps.run._provenance import shareable
+from iolaus.sweeps.run._reports import write_report
+from iolaus.sweeps.run._setup import Setup
 from iolaus.sweeps.run.settings import Settings
-from iolaus.sweeps.run.setup import Setup
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory

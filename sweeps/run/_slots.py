@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.run.messages import WorkerSpec
+from iolaus.sweeps.run._messages import WorkerSpec
 
 __all__ = ["physical_cores", "plan_slots", "visible_gpus"]
 

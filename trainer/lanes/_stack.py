@@ -13,8 +13,8 @@ from torch.func import functional_call, grad, vmap
 from iolaus.trainer.clipping import gradient_norms, total_norm
 from iolaus.trainer.data import Examples
 from iolaus.trainer.dropout import KEY, streams
+from iolaus.trainer.lanes._rules import per_weight, rows_of
 from iolaus.trainer.lanes.kind import Kind
-from iolaus.trainer.lanes.rules import per_weight, rows_of
 from iolaus.trainer.loop import autocast, float_type
 from iolaus.trainer.optim import param_groups
 from iolaus.trainer.settings import Settings

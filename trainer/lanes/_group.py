@@ -17,11 +17,11 @@ from iolaus.sweeps.types import Intervention
 from iolaus.trainer.checkpoint import WRITE_S
 from iolaus.trainer.course import Summary, window_metrics
 from iolaus.trainer.data import Examples
+from iolaus.trainer.lanes._lane_run import LaneRun
+from iolaus.trainer.lanes._rules import own_settings
+from iolaus.trainer.lanes._stack import Stack
+from iolaus.trainer.lanes._stepper import Stepper
 from iolaus.trainer.lanes.kind import Kind
-from iolaus.trainer.lanes.lane_run import LaneRun
-from iolaus.trainer.lanes.rules import own_settings
-from iolaus.trainer.lanes.stack import Stack
-from iolaus.trainer.lanes.stepper import Stepper
 from iolaus.trainer.loop import float_type
 from iolaus.trainer.settings import Settings
 

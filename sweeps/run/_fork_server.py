@@ -25,9 +25,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from iolaus.sweeps.errors import SweepFailedError
-from iolaus.sweeps.run.channel import EXIT_S
-from iolaus.sweeps.run.messages import FromWorker, WorkerSpec
-from iolaus.sweeps.run.worker import Server, worker_main
+from iolaus.sweeps.run._channel import EXIT_S
+from iolaus.sweeps.run._messages import FromWorker, WorkerSpec
+from iolaus.sweeps.run._worker import Server, worker_main
 
 __all__ = ["ForkServer", "Worker", "drain", "wait"]
 

@@ -12,9 +12,9 @@ import torch
 
 from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.data import Batches
-from iolaus.trainer.lanes.group import Group
+from iolaus.trainer.lanes._group import Group
+from iolaus.trainer.lanes._lane_run import begin_lane_run
 from iolaus.trainer.lanes.kind import kind_of
-from iolaus.trainer.lanes.lane_run import begin_lane_run
 from iolaus.trainer.loop import float_type, seeded, start, update
 from iolaus.trainer.settings import Settings
 

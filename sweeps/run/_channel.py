@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 
 from iolaus.sweeps.reporting import Reporter
-from iolaus.sweeps.run.messages import (
+from iolaus.sweeps.run._messages import (
     Assignment,
     Finished,
     FromWorker,
