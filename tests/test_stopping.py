@@ -168,3 +168,19 @@ def test_without_the_process_that_starts_workers_the_sweep_ends_in_order(
     assert not [t for t in study().trials if t.state is TrialState.RUNNING]
     eventually(lambda: not Path(f"/proc/{other}").exists())
     sweep("trouble.py", *GRID, f"diary={diary}", "pause_s=0").ok()
+
+
+def test_a_lane_that_hangs_fails_and_its_neighbours_run_again(sweep: Any, study: Any) -> None:
+    """The trial that was silent first is the one that hangs; the others of its worker complete."""
+    lanes = ["lane_runner=lanes.run_lanes", "lanes=3", "n_jobs=1", "stall_timeout=2"]
+    options = [f"hydra.sweeper.{option}" for option in (*lanes, "max_failure_rate=1")]
+    sweep("lanes.py", GRID[0], *options, "x=choice(1, 2, 3)", "do=hang", "step_s=0.15").ok()
+    ended = {x: [] for x in (1, 2, 3)}
+    for trial in study().trials:
+        ended[trial.params["x"]].append(trial.user_attrs.get("why") or trial.state.name)
+    assert len(ended[2]) == 1
+    assert ended[2][0].startswith("failed: timed out after 2")
+    for x in (1, 3):
+        cut, complete = ended[x]
+        assert cut.startswith("interrupted: trial 1, which shared its worker, timed out after 2")
+        assert "COMPLETE" in complete or "completed" in complete

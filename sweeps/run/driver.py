@@ -331,8 +331,9 @@ class Driver:
             self._watcher.reported(trial, last.step, value)
 
     def _end_overdue(self) -> None:
+        """One trial that hangs silences all that share its worker; it reported before they did."""
         now_s = self._awake_clock()
-        for trial in self._scheduler.running:
+        for trial in sorted(self._scheduler.running, key=lambda trial: self.trials[trial].heard_s):
             if trial not in self._scheduler.running:  # went with one that shared its worker
                 continue
             run = self.trials[trial]

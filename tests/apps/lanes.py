@@ -52,6 +52,8 @@ def run_lanes(lane_server: LaneServer) -> None:
                 if not once.exists() or trial.config.x > 1:
                     once.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
+            if trial.config.do == "hang" and step == 3 and trial.config.x == 2:
+                time.sleep(600)
             try:
                 if trial.config.do == "raise" and step == 2:
                     raise ValueError("no step two")
