@@ -5,9 +5,10 @@ The findings on one run, or on settings drawn from a whole search space.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,11 @@ class Linted:
     findings: list[Finding]
 
 
-def lint_command(overrides: Sequence[str]) -> str:
+def lint_command(overrides: Sequence[str], as_json: bool = False) -> str:
     """Lint what these overrides ask for, a run or a search space.
 
-    Writes the figure and returns the text. Searched is what `hydra.sweeper.params` of a
+    Writes the figure and returns the text, or as JSON a list of the settings with their overrides
+    and findings. Searched is what `hydra.sweeper.params` of a
     `+sweep=NAME` or the overrides themselves say, as under --multirun. Raises BadInputError.
     """
     with initialize_config_dir(str(CONF), version_base=None, job_name="trainer"):
@@ -63,13 +65,19 @@ def lint_command(overrides: Sequence[str]) -> str:
         if not space.parameters
         else search_space(linted, str(master.hydra.sweeper.study_name))
     )
+    if as_json:
+        settings = [
+            {"overrides": list(s.overrides), "findings": [asdict(f) for f in s.findings]}
+            for s in linted
+        ]
+        text = json.dumps(settings)
     if master.lint.figure:
         path = Path(str(master.lint.figure))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         draw(figure.subplots(), linted)
         figure.savefig(path, dpi=120)
-        text += f"\nfigure: {path}"
+        text += "" if as_json else f"\nfigure: {path}"
     return text
 
 

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from iolaus.cli.options import Overrides, needs
+from iolaus.cli.options import AsJson, Overrides, needs
 
 __all__ = ["gallery", "lanes_check", "lint"]
 
 
 @needs("trainer")
-def lint(overrides: Overrides = None) -> None:
+def lint(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """What is wrong with a run, or a search space, before training.
 
     Prints the planned learning rate and the findings, and draws lint.png.
@@ -23,7 +23,7 @@ def lint(overrides: Overrides = None) -> None:
     from iolaus.trainer.lint_command import lint_command
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    print(lint_command(overrides or []))
+    print(lint_command(overrides or [], as_json))
 
 
 @needs("trainer")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ def found(compose: Compose, *overrides: str, from_step: int = 0) -> dict[str, Fi
     return {finding.name: finding for finding in lint(preview(run, from_step))}
 
 
-CASE_1 = (
+AS_PUBLISHED = (
     "schedule=exponential",
     "optim.lr=0.095",
     "schedule.decay_rate=0.98",
@@ -36,7 +37,7 @@ CASE_1 = (
 @pytest.mark.parametrize(
     ("overrides", "step_of"),
     [
-        ((*CASE_1, "steps=39630"), {"flat": 0}),
+        ((*AS_PUBLISHED, "steps=39630"), {"flat": 0}),
         (("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=100"), {}),
         (
             ("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=50"),
@@ -84,7 +85,7 @@ def test_findings_and_the_step_each_starts(
 
 def test_the_flat_schedule_of_case_1_is_told_with_its_numbers(compose: Compose) -> None:
     """After 39,630 steps the rate had only gone from 0.095 to 0.0925."""
-    text = found(compose, *CASE_1, "steps=39630")["flat"].text
+    text = found(compose, *AS_PUBLISHED, "steps=39630")["flat"].text
     assert "from 0.095 at step 0 to 0.0925 at step 39629" in text
 
 
@@ -121,7 +122,7 @@ def test_a_larger_batch_on_resuming_is_told_what_the_rate_will_be(compose: Compo
 
 def test_the_config_says_what_a_finding_does(compose: Compose) -> None:
     """Rules are ignored, warned of, or make a run infeasible, as `lint.rules` has it."""
-    flat = (*CASE_1, "steps=1000")
+    flat = (*AS_PUBLISHED, "steps=1000")
     assert [f.rule for f in lint_config(compose(*flat))] == ["warn"]
     assert [f.rule for f in lint_config(compose(*flat, "lint.rules.flat=infeasible"))] == [
         "infeasible"
@@ -213,7 +214,7 @@ def test_the_command_lints_one_run(tmp_path: Path) -> None:
     """It prints the rate as numbers and the findings; bad input is one sentence and exit code 1."""
     command = [sys.executable, "-m", "iolaus.cli", "lint"]
     done = subprocess.run(
-        [*command, *CASE_1, "steps=39630"],
+        [*command, *AS_PUBLISHED, "steps=39630"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -229,3 +230,11 @@ def test_the_command_lints_one_run(tmp_path: Path) -> None:
         1,
         "iolaus: optim.lr must be finite and from 0 up; got -1\n",
     )
+
+
+def test_json_has_the_findings_of_each_setting() -> None:
+    """For machines, a list of settings with their overrides and findings, of a run of one."""
+    overrides = [*AS_PUBLISHED, "steps=39630", "lint.figure=null"]
+    (setting,) = json.loads(lint_command(overrides, as_json=True))
+    assert setting["overrides"] == overrides
+    assert [(f["name"], f["step"], f["rule"]) for f in setting["findings"]] == [("flat", 0, "warn")]

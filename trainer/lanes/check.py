@@ -127,8 +127,7 @@ def _difference(a: Mapping[str, float], b: Mapping[str, float]) -> float:
 def check_command(overrides: Sequence[str]) -> str:
     """What `check` and `best_width` say of the run that these overrides ask for.
 
-    Raises BadInputError, and
-    NotInLanesError if the run cannot be trained in lanes.
+    Raises BadInputError, and NotInLanesError if the run cannot be trained in lanes.
     """
     with initialize_config_dir(str(CONF), version_base=None, job_name="trainer"):
         try:
