@@ -141,7 +141,11 @@ def test_a_command_without_its_extra_names_it(
     """Who installed the sweeper alone is told in one sentence what to install."""
     commands = {"analysis": ["rank", runs], "trainer": ["lint"]}
     home = {"analysis": "iolaus.analysis.ranking.rank", "trainer": "iolaus.trainer.lint_command"}
-    for module in [name for name in sys.modules if name.startswith(home[extra].rpartition(".")[0])]:
+    package = home[extra].rpartition(".")[0]
+    parent, _, name = package.rpartition(".")
+    if package in sys.modules:  # put back afterwards: what is imported anew is another module
+        monkeypatch.setattr(sys.modules[parent], name, sys.modules[package])
+    for module in [found for found in sys.modules if found.startswith(package)]:
         monkeypatch.delitem(sys.modules, module)
     missing = {"analysis": "scipy.stats", "trainer": "matplotlib.figure"}[extra]
     monkeypatch.setitem(sys.modules, missing, None)

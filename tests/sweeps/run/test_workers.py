@@ -296,7 +296,7 @@ def test_exit_handlers_of_the_task_run_when_its_worker_is_let_go(tmp_path: Path)
 
 def test_exit_handlers_have_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hangs holds up the end of the sweep for so long and no longer."""
-    for module in ("worker", "channel", "fork_server"):
+    for module in ("_worker", "_channel", "_fork_server"):
         monkeypatch.setattr(f"iolaus.sweeps.run.{module}.EXIT_S", 0.5)
     with ForkServer(runner(lambda: atexit.register(time.sleep, 600)), "loss") as fork_server:
         worker = fork_server.spawn(WorkerSpec(0))
