@@ -22,19 +22,16 @@ from optuna.trial import TrialState
 from iolaus.analysis.data.importers import read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
-from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.signals import has_diverged
-from iolaus.sweeps.study.backend import open_backend
-from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep
+from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep, read_study
 from iolaus.sweeps.study.record import (
-    again_for,
     broken_constraints,
     leader_of,
     record_of,
-    was_interrupted,
+    that_ran,
 )
 
-__all__ = ["Sweep", "is_sweep", "load", "open_study"]
+__all__ = ["Sweep", "is_sweep", "load"]
 
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -268,13 +265,10 @@ def _direction_of(metric: str, source: Path) -> str:
 
 def _load_sweep(folder: Path) -> Sweep:
     about = describe_sweep(folder)
-    study = open_study(folder)
+    study = read_study(folder)
     sessions = study.user_attrs.get("provenance", [])
     with _no_collection():
-        known = study.get_trials(deepcopy=False)
-    ran = [t for t in known if t.state is not TrialState.WAITING]
-    again = set(map(again_for, ran))
-    ran = [t for t in ran if not was_interrupted(t) and t.number not in again]
+        ran = that_ran(study.get_trials(deepcopy=False))
     trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
     if len(trials):
         trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
@@ -327,22 +321,6 @@ def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
         examples = np.where(keys[at] == wanted, known["value"].to_numpy(float)[first][at], np.nan)
     curves.insert(2, "examples", examples)
     return curves
-
-
-def open_study(folder: Path) -> optuna.Study:
-    """The Optuna study of a sweep's folder.
-
-    Raises FileNotFoundError if it is none, or its study is gone.
-    """
-    about = describe_sweep(folder)
-    try:
-        storage = open_backend(about.storage, only_reads=True)
-        return optuna.load_study(study_name=about.study_name, storage=storage)
-    except KeyError as error:
-        raise FileNotFoundError(
-            f"{without_password(about.storage)} has no study {about.study_name}: "
-            "was it kept in memory?"
-        ) from error
 
 
 def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:

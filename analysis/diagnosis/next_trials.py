@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 from optuna.distributions import CategoricalDistribution, json_to_distribution
 
-from iolaus.analysis.data.sweep import Sweep, open_study
+from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.fixes import as_text
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.sweeps.study.folder import own_command
-from iolaus.sweeps.study.record import TrialRecord, again_for, counts_as_run, is_repeat
+from iolaus.sweeps.study.folder import own_command, read_study
+from iolaus.sweeps.study.record import TrialRecord, n_settings
 
 __all__ = ["NextTrial", "as_frame", "continuing", "enqueue", "next_trials"]
 
@@ -106,7 +106,7 @@ def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
 
     Returns the ones that were not queued before.
     """
-    study = open_study(folder)
+    study = read_study(folder)
     queued = {
         _same(t.system_attrs.get("fixed_params", {})) for t in study.get_trials(deepcopy=False)
     }
@@ -120,14 +120,7 @@ def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
 
 def continuing(folder: Path, sweep: Sweep) -> str:
     """The sweep's own command, reaching far enough to run what is queued; "" if it is not known."""
-    trials = open_study(folder).get_trials(deepcopy=False)
-    again = {again_for(t) for t in trials if not is_repeat(t)}
-    n_trials = sum(
-        not is_repeat(t)
-        and (counts_as_run(t) or t.state.name == "WAITING")
-        and t.number not in again
-        for t in trials
-    )
+    n_trials = n_settings(read_study(folder).get_trials(deepcopy=False))
     command = own_command(sweep.provenance)
     if not command:
         return ""

@@ -492,9 +492,10 @@ def _first_tier(ranking: Ranking, n_ranked: int) -> list[str]:
         others = f"the other {n_ranked - 1}"
         if ranking.noise_source == "curve":  # one seed ranks runs, not settings
             ended = "higher" if ranking.larger_is_better else "lower"
+            by = "" if ranking.winner in first else f" by {ranking.of}"
             return [
-                f"The run of setting {first[0]} came out {ended} than {others}, beyond the noise "
-                "of their curves; whether the setting is better, one seed each cannot tell."
+                f"The run of setting {first[0]} came out {ended} than {others}{by}, beyond the "
+                "noise of their curves; whether the setting is better, one seed each cannot tell."
             ]
         if ranking.winner in first:
             return [f"Setting {first[0]} is better than {others}, beyond the noise of seeds."]

@@ -17,17 +17,11 @@ import optuna
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from iolaus.analysis.data.sweep import load, open_study
+from iolaus.analysis.data.sweep import load
 from iolaus.analysis.diagnosis.next_trials import continuing
 from iolaus.analysis.ranking.rank import Ranking, rank
-from iolaus.sweeps.study.folder import SWEEP_FILE, own_command
-from iolaus.sweeps.study.record import (
-    TrialRecord,
-    counts_as_run,
-    is_repeat,
-    leader_of,
-    record_of,
-)
+from iolaus.sweeps.study.folder import SWEEP_FILE, own_command, read_study
+from iolaus.sweeps.study.record import TrialRecord, is_repeat, leader_of, n_settings, record_of
 
 __all__ = ["TopUp", "contenders", "plan_top_up", "run_top_up"]
 
@@ -74,7 +68,7 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
     sweep has no seed to change, searches it, or is of no command we know; also if other settings
     are queued: the command would run them too, without the sweep's pruner.
     """
-    study = open_study(folder)
+    study = read_study(folder)
     config = OmegaConf.create(study.user_attrs.get("config", ""))
     key = str(OmegaConf.select(config, "hydra.sweeper.seed_key", default="seed"))
     first_seed = OmegaConf.select(config, key)
@@ -107,9 +101,8 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
             "which a top-up would run too, without the sweep's pruner. Run them first:\n  "
             f"{continuing(folder, load(folder))}"
         )
-    n_settings = sum(counts_as_run(t) and not is_repeat(t) for t in trials)
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
-    values = (str(folder.absolute()), str(n_settings), "1", "none")
+    values = (str(folder.absolute()), str(n_settings(trials)), "1", "none")
     command = (*kept, *(f"{name}={value}" for name, value in zip(_OVERRIDDEN, values, strict=True)))
     cwd = OmegaConf.to_container(config, resolve=False)
     return TopUp(tuple(repeats), command, Path(_recorded_cwd(cwd)))
@@ -123,7 +116,7 @@ def run_top_up(folder: Path, top_up: TopUp, output: int | None = None) -> Rankin
     for what the sweep prints (standard output). Raises subprocess.CalledProcessError if the sweep's
     command fails; what is queued then stays so, and runs when the sweep is next continued.
     """
-    study = open_study(folder)
+    study = read_study(folder)
     trials = study.get_trials(deepcopy=False)
     for leader, number, seed in top_up.repeats:
         repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed)
@@ -146,7 +139,7 @@ def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
     try:
         yield
     finally:
-        sessions = open_study(folder).user_attrs.get("provenance", [])
+        sessions = read_study(folder).user_attrs.get("provenance", [])
         sessions = [
             *sessions[:n_before],
             *({**session, "top_up": True} for session in sessions[n_before:]),

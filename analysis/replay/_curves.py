@@ -125,7 +125,8 @@ def _schedule(own: pd.DataFrame, n_steps: int) -> tuple[tuple[int, float], ...]:
 
 
 def _of_sweep(folder: Path) -> pd.DataFrame:
-    from iolaus.analysis.data.sweep import load, open_study
+    from iolaus.analysis.data.sweep import load
+    from iolaus.sweeps.study.folder import read_study
 
     sweep = load(folder)
     rows = sweep.curves.drop_duplicates(["trial", "step", "metric"], keep="last")
@@ -134,7 +135,7 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     intervened = set(rows.loc[rows["metric"].isin(INTERVENTION_METRICS), "trial"])
     states = sweep.trials["state"]
     plans = {
-        trial.number: plan_of(trial) for trial in open_study(folder).get_trials(deepcopy=False)
+        trial.number: plan_of(trial) for trial in read_study(folder).get_trials(deepcopy=False)
     }
     frame["budget"] = frame["trial"].map(lambda n: plans[n].n_steps)
     frame[ANNOUNCED] = frame["trial"].map(lambda n: () if n in intervened else plans[n].lr)

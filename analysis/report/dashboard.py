@@ -28,11 +28,12 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import wsgi
 
-from iolaus.analysis.data.sweep import load, open_study
+from iolaus.analysis.data.sweep import load
 from iolaus.analysis.figures import draw_curves, draw_trial
 from iolaus.analysis.report.notes import Review, note_attributes, review
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.study.folder import read_study
 from iolaus.sweeps.study.ranking import order, runs_of
 
 __all__ = ["DashboardApp", "ReviewedStorage", "serve"]
@@ -86,7 +87,7 @@ class DashboardApp:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        study = open_study(folder)
+        study = read_study(folder)
         self._backend, self._study_id = compat.storage_of(study), compat.study_id(study)
         self.home = f"/dashboard/studies/{self._study_id}"
         self._seen: object = None

@@ -21,7 +21,7 @@ import pandas as pd
 from optuna.exceptions import StorageInternalError
 
 from iolaus.analysis.data.parameters import varied
-from iolaus.analysis.data.sweep import Sweep, open_study
+from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.shapes import STALLED_SHAPES, shape_name
 from iolaus.analysis.ranking.level import objective_source
@@ -29,6 +29,7 @@ from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.report import summary as words
 from iolaus.analysis.report.terminal import cell
 from iolaus.sweeps import optuna_compat as compat
+from iolaus.sweeps.study.folder import read_study
 from iolaus.sweeps.text import short_names
 
 __all__ = [
@@ -297,7 +298,7 @@ def write_notes(
     ranking, diagnosis: of `rank` and `diagnose`, where they have been made before.
     A study that cannot be written keeps the notes it has; a line in the log says so.
     """
-    study = open_study(folder)
+    study = read_study(folder)
     made = review(sweep, compat.study_id(study), ranking, diagnosis)
     storage = compat.storage_of(study)
     stored = storage.get_study_system_attrs(compat.study_id(study))

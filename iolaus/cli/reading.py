@@ -51,22 +51,19 @@ def show(
 
 def _show_table(folder: Path, as_json: bool) -> None:
     """The table of the end; needs none of what the analysis needs."""
-    import optuna
     from rich.console import Console
 
     from iolaus.sweeps.study import summary
-    from iolaus.sweeps.study.backend import open_backend
-    from iolaus.sweeps.study.folder import describe_sweep
+    from iolaus.sweeps.study.folder import describe_sweep, read_study
 
-    about = describe_sweep(folder)
-    storage = open_backend(about.storage, only_reads=True)
-    study = optuna.load_study(study_name=about.study_name, storage=storage)
+    study = read_study(folder)
     results = summary.rank(study)
     if as_json:
         print_json(results)
         return
     console = Console() if sys.stdout.isatty() else Console(width=200)
-    console.print(summary.table(results, about.metric, len(study.directions)))
+    metric = describe_sweep(folder).metric
+    console.print(summary.table(results, metric, len(study.directions)))
 
 
 def _show_trial(sweep: Sweep, trial: int, as_json: bool) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from iolaus.cli.options import AsJson, Folder
 from iolaus.cli.output import print_json
 from iolaus.sweeps.errors import BadInputError
-
-if TYPE_CHECKING:
-    import optuna
 
 __all__ = ["retry", "status"]
 
@@ -25,11 +22,11 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
 
     from optuna.trial import TrialState
 
-    from iolaus.sweeps.study.folder import CURVES_FOLDER
+    from iolaus.sweeps.study.folder import CURVES_FOLDER, read_study
     from iolaus.sweeps.study.status import last_steps
     from iolaus.sweeps.study.status import status as standing
 
-    _, study = _opened(folder)
+    study = read_study(folder)
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     last = last_steps(folder / CURVES_FOLDER, [trial.number for trial in running])
     found = standing(study, last, datetime.now())
@@ -58,13 +55,13 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Queue settings to be run again, when the cause of their failure is put right."""
+    from iolaus.sweeps.study.folder import read_study
     from iolaus.sweeps.study.recovery import retry_failed
 
     if not failed:
         raise BadInputError("say what is to be run again: iolaus retry DIR --failed")
-    about, study = _opened(folder)
-    numbers = retry_failed(study)
-    command = _same_command(folder, about)
+    numbers = retry_failed(read_study(folder))
+    command = _same_command(folder)
     if as_json:
         print_json({"queued_again": numbers, "command": command})
         return
@@ -76,29 +73,10 @@ def retry(
     print(f"  {command}" if command else "  the sweep's own command")
 
 
-def _opened(folder: Path) -> tuple[Any, optuna.Study]:
-    """What a sweep's folder says of itself, and its study."""
-    import optuna
-
-    from iolaus.sweeps.secrets import without_password
-    from iolaus.sweeps.study.backend import open_backend
-    from iolaus.sweeps.study.folder import describe_sweep
-
-    about = describe_sweep(folder)
-    storage = open_backend(about.storage, only_reads=True)
-    try:
-        return about, optuna.load_study(study_name=about.study_name, storage=storage)
-    except KeyError as error:
-        raise FileNotFoundError(
-            f"{without_password(about.storage)} has no study {about.study_name}: "
-            "was it kept in memory?"
-        ) from error
-
-
-def _same_command(folder: Path, about: Any) -> str:
+def _same_command(folder: Path) -> str:
     """The sweep's own command for this folder, "" if it is not known."""
-    from iolaus.sweeps.study.folder import own_command
+    from iolaus.sweeps.study.folder import describe_sweep, own_command
 
-    own = own_command(about.get("sessions") or [])
+    own = own_command(describe_sweep(folder).get("sessions") or [])
     kept = [part for part in own if part.partition("=")[0] != "hydra.sweep.dir"]
     return shlex.join([*kept, f"hydra.sweep.dir={folder.absolute()}"]) if own else ""

@@ -150,13 +150,13 @@ class StalledLoss(CurvePruner):
     n_steps: steps a trial makes if nobody stops it; a trial's own plan goes before (in plain Optuna
         its user attribute `n_steps`), and without either it is taken from the longest finished
         trial; until one has finished, the best that runs is not stopped.
-        caution: 1 is the default, 2 keeps nearly every winner for half as much compute again.
-        direction: of the reported value; by default that of the metric, in plain Optuna the
-        study's, and "minimize" in a study of several objectives. NaN and infinity end a trial at
-        the report in which they come.
-    A trial's planned learning rate, in plain Optuna its user attribute `lr_plan` of corners
-    (step, rate), tells the rule of rates to come. A copy or pickle of it forgets what it has seen
-    and learns it anew from the study. Bad arguments raise ValueError.
+    caution: 1 is the default, 2 keeps nearly every winner for half as much compute again.
+    direction: of the reported value; by default that of the metric, in plain Optuna the study's,
+        and "minimize" in a study of several objectives.
+    NaN and infinity end a trial at the report in which they come. A trial's planned learning rate,
+    in plain Optuna its user attribute `lr_plan` of corners (step, rate), tells the rule of rates to
+    come. A copy or pickle of it forgets what it has seen and learns it anew from the study. Bad
+    arguments raise ValueError.
 
     >>> def train(trial: optuna.Trial) -> float:
     ...     for step in range(100):

@@ -332,13 +332,14 @@ class Driver:
 
     def _end_overdue(self) -> None:
         """One trial that hangs silences all that share its worker; it reported before they did."""
+        if not self._rules.timeouts.are_set:
+            return
         now_s = self._awake_clock()
         for trial in sorted(self._scheduler.running, key=lambda trial: self.trials[trial].heard_s):
-            if trial not in self._scheduler.running:  # went with one that shared its worker
-                continue
             run = self.trials[trial]
             reason = self._rules.timeouts.overdue(now_s - run.awake_s, now_s - run.heard_s)
-            if reason is not None:
+            # One that shared its worker with another may have gone with that one.
+            if reason is not None and trial in self._scheduler.running:
                 self._handle(s.TimedOut(trial, reason))
 
     def _judge(self, trial: int, row: Row) -> None:

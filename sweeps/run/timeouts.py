@@ -45,6 +45,11 @@ class Timeouts:
     trial_s: float | None = None
     stall_s: float | None = None
 
+    @property
+    def are_set(self) -> bool:
+        """Whether any trial can ever be overdue."""
+        return self.trial_s is not None or self.stall_s is not None
+
     def overdue(self, ran_s: float, silent_s: float) -> str | None:
         """Why a trial is to be ended that has run, and has not reported, for so long; or None."""
         if self.trial_s is not None and ran_s > self.trial_s:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 from omegaconf import OmegaConf
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.secrets import HIDDEN, without_password
-from iolaus.sweeps.study.backend import sqlite_url
+from iolaus.sweeps.study.backend import open_backend, sqlite_url
 
 __all__ = [
     "CURVES_FOLDER",
@@ -26,6 +27,7 @@ __all__ = [
     "describe_sweep",
     "locked",
     "own_command",
+    "read_study",
     "short",
 ]
 
@@ -97,6 +99,22 @@ def _storage_url(about: Any, folder: Path) -> str:
             f"its URL in the environment: export {names[0]}=..."
         )
     return url
+
+
+def read_study(folder: Path) -> optuna.Study:
+    """The Optuna study of a sweep's folder, opened so that nobody waits for its reader.
+
+    Raises FileNotFoundError if the folder is no sweep, or its study is gone.
+    """
+    about = describe_sweep(folder)
+    storage = open_backend(about.storage, only_reads=True)
+    try:
+        return optuna.load_study(study_name=about.study_name, storage=storage)
+    except KeyError as error:
+        raise FileNotFoundError(
+            f"{without_password(about.storage)} has no study {about.study_name}: "
+            "was it kept in memory?"
+        ) from error
 
 
 def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:

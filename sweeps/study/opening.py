@@ -14,10 +14,18 @@ from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.search.space import Space, signature
 from iolaus.sweeps.study.live_storage import LiveStorage
 
-__all__ = ["METRIC_ATTR", "judged_by", "open_study"]
+__all__ = ["METRIC_ATTR", "judged_by", "metric_of", "open_study"]
 
 # The study's user attribute of the watched metric: {"name": ..., "goal": ...}.
 METRIC_ATTR = "metric"
+
+
+def metric_of(study: optuna.Study) -> Metric | None:
+    """The watched metric that a sweep has noted in its study; None where only others wrote."""
+    try:
+        return Metric(**study.user_attrs[METRIC_ATTR])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 class _Study(optuna.Study):

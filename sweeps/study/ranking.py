@@ -8,14 +8,14 @@ command show this order. How certain it is, is another question
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.study.record import broken_constraints, was_interrupted
+from iolaus.sweeps.study.record import broken_constraints, leader_of, record_of, that_ran
 
 __all__ = [
     "INFEASIBLE",
@@ -183,27 +183,18 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def runs_of(trials: Iterable[FrozenTrial]) -> list[Run]:
-    """The trials of a study that ran or run.
-
-    Those that were cut off with their sweep are left out: the same setting is queued again.
-    """
-    return [
-        _run(trial)
-        for trial in trials
-        if trial.state is not TrialState.WAITING and not was_interrupted(trial)
-    ]
+    """The trials of a study that ran or run, see `that_ran`."""
+    return [_run(trial) for trial in that_ran(trials)]
 
 
 def _run(trial: FrozenTrial) -> Run:
-    known = trial.user_attrs.get("run", {})
-    best = known.get("best", math.nan) if isinstance(known, Mapping) else math.nan
-    is_done = trial.state is TrialState.COMPLETE
+    record, is_done = record_of(trial), trial.state is TrialState.COMPLETE
     return Run(
         trial.number,
-        trial.user_attrs.get("repeat_of", trial.number),
+        leader_of(trial),
         trial.state.name.lower(),
         tuple(trial.values or ()) if is_done else (),
-        best,
+        math.nan if record.run.best is None else record.run.best,
         not broken_constraints(trial),
-        trial.user_attrs.get("duplicate_of"),
+        record.duplicate_of,
     )

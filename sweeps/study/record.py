@@ -21,7 +21,9 @@ __all__ = [
     "has_failed",
     "is_repeat",
     "leader_of",
+    "n_settings",
     "record_of",
+    "that_ran",
     "was_interrupted",
     "why",
 ]
@@ -197,6 +199,29 @@ def failed(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     trials = list(trials)
     again = {again_for(trial) for trial in trials}
     return [trial for trial in trials if has_failed(trial) and trial.number not in again]
+
+
+def that_ran(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that run or ran, each setting once for each of its seeds.
+
+    Left out are those that were cut off with their sweep, and those that another has run again.
+    """
+    ran = [trial for trial in trials if trial.state is not TrialState.WAITING]
+    again = {again_for(trial) for trial in ran}
+    return [trial for trial in ran if not was_interrupted(trial) and trial.number not in again]
+
+
+def n_settings(trials: Iterable[FrozenTrial]) -> int:
+    """The n_trials that all of these reach: settings that ran, run or are queued.
+
+    Repeats are of one setting; so is a trial that another runs again, or is queued to.
+    """
+    leading = [trial for trial in trials if not is_repeat(trial)]
+    again = {again_for(trial) for trial in leading}
+    return sum(
+        (counts_as_run(trial) or trial.state is TrialState.WAITING) and trial.number not in again
+        for trial in leading
+    )
 
 
 def is_repeat(trial: FrozenTrial) -> bool:

@@ -21,10 +21,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.study.opening import METRIC_ATTR
+from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
-from iolaus.sweeps.study.record import again_for, broken_constraints, record_of
+from iolaus.sweeps.study.record import broken_constraints, record_of
 from iolaus.sweeps.text import short_names
 from iolaus.sweeps.types import Ending
 
@@ -70,13 +69,9 @@ def rank(study: optuna.Study) -> list[Result]:
 def ranked(study: optuna.Study) -> list[Standing]:
     """The settings of a study, best first; failed trials that were run again are left out."""
     directions = [direction.name.lower() for direction in study.directions]
-    known = study.user_attrs.get(METRIC_ATTR)
-    metric_sign = Metric(**known).sign if known else None
-    trials = study.get_trials(deepcopy=False)
-    again = {again_for(trial) for trial in trials if trial.state is not TrialState.WAITING}
-    return order(
-        runs_of(trial for trial in trials if trial.number not in again), directions, metric_sign
-    )
+    metric = metric_of(study)
+    runs = runs_of(study.get_trials(deepcopy=False))
+    return order(runs, directions, None if metric is None else metric.sign)
 
 
 def _result(standing: Standing, trials: Sequence[FrozenTrial]) -> Result:

@@ -149,10 +149,10 @@ class SweepStudy:
         return max(self.n_missing * self._plans.n_repeats, waiting) + repeats
 
     def ask(self) -> Proposal | None:
-        """The next trial to run, or None when there is none.
+        """The next trial to run, or None: n_trials is reached, or the sampler has nothing left.
 
-        N_trials is reached, or the sampler has nothing left. A setting that has been run is not run
-        again: it is told its known result, and the next one is asked for.
+        A setting that has been run is not run again: it is told its known result, and the next one
+        is asked for.
         """
         self._storage.refresh(compat.study_id(self.study))
         self._feed.learn(self._all_trials(), but=self._trials)  # what other drivers have reported

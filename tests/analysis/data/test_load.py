@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from iolaus.analysis.data.sweep import load, open_study
+from iolaus.analysis.data.sweep import load
 from iolaus.analysis.diagnosis.convergence import convergence
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.ranking.rank import rank
+from iolaus.sweeps.study.folder import read_study
 
 STEPS = np.arange(1, 41)
 
@@ -428,7 +429,7 @@ def test_constraints_are_carried(tmp_path):
     none.
     """
     make_sweep(tmp_path / "s", 1, 10)
-    study = open_study(tmp_path / "s")
+    study = read_study(tmp_path / "s")
     for amounts in ({"memory": 3.0, "time": 1.0}, {"memory": -1.0, "time": 0.0}):
         study.add_trial(create_trial(value=0.0, constraints=amounts))
     assert load(tmp_path / "s").trials["infeasible"].tolist()[-2:] == ["memory, time", ""]

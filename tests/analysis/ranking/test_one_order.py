@@ -194,5 +194,8 @@ def test_a_spike_wins_but_is_called_out(
     lies = "its curve ends" if objective == "final" else "its curve's best lies"
     assert f"Setting 0 has the {best} objective, {sign * 0.5:.4g}, but {lies} {worse}" in said
     assert ("within the noise" if is_tied else "beyond the noise") in said
+    ended = "higher" if sign < 0 else "lower"
+    by = f"The run of setting 1 came out {ended} than the other 2 by {ranking.of}, beyond"
+    assert (by in said) is not is_tied  # of the objective it would be false: 0 has the best
     assert "Setting 0 is better" not in said
     assert "Setting 0 came first" not in said

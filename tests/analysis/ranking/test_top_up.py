@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from iolaus.analysis.data.sweep import load, open_study
+from iolaus.analysis.data.sweep import load
 from iolaus.analysis.diagnosis.next_trials import continuing
 from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.ranking.top_up import contenders, plan_top_up, run_top_up
+from iolaus.sweeps.study.folder import read_study
 
 APP = Path(__file__).parents[2] / "apps" / "conditional.py"
 
@@ -140,7 +141,7 @@ def test_what_else_is_queued_is_not_run_by_a_top_up(tmp_path: Path) -> None:
         "hydra/sweeper/sampler=grid",
         cwd=tmp_path,
     )
-    made, study = rank(load(folder)), open_study(folder)
+    made, study = rank(load(folder)), read_study(folder)
     leader = made.first[0]
     study.enqueue_trial(
         study.trials[leader].params, user_attrs={"repeat_of": leader, "repeat": 1, "seed": 4}

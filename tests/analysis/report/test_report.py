@@ -207,7 +207,7 @@ def test_a_report_judges_the_sweep_once(
             module, "diagnose", lambda sweep: judged.append("diagnose") or diagnose(sweep)
         )
     monkeypatch.setattr(report_module, "load", lambda folder: sweep)
-    monkeypatch.setattr(review_module, "open_study", lambda folder: study)
+    monkeypatch.setattr(review_module, "read_study", lambda folder: study)
     (tmp_path / "sweep.yaml").touch()
     report_module.write_report(tmp_path)
     assert judged == ["rank", "diagnose"]

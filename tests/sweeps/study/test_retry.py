@@ -15,7 +15,7 @@ from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.study.backend import open_backend, sqlite_url
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
-from iolaus.sweeps.study.record import Run, record_of
+from iolaus.sweeps.study.record import Run, n_settings, record_of
 from iolaus.sweeps.study.recovery import retry_failed, take_over
 from iolaus.sweeps.study.summary import rank
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
@@ -64,6 +64,20 @@ def test_failed_settings_run_again_and_only_they(tmp_path: Path) -> None:
     run_sweep(tmp_path, plans, lambda x, _: False)
     assert [result.values for result in rank(load(tmp_path))] == [(0.0,), (1.0,), (2.0,)]
     assert len(load(tmp_path).trials) == 6
+
+
+def test_settings_are_counted_as_the_sweep_counts_them(tmp_path: Path) -> None:
+    """Whoever goes on with a sweep (`iolaus next`, `top-up`) gives it the total it has reached:
+    with that it asks for no setting more, also where failed ones are queued, or were run again.
+    """
+    plans = Plans(3, queue=GRID, n_repeats=2)
+    run_sweep(tmp_path, plans, lambda x, _: x == 1)
+    assert n_settings(load(tmp_path).trials) == 3
+    retry_failed(load(tmp_path))
+    assert n_settings(load(tmp_path).trials) == 3
+    study = run_sweep(tmp_path, plans, lambda x, _: False)
+    assert n_settings(load(tmp_path).trials) == 3
+    assert study.n_missing == 0
 
 
 def test_a_sampled_sweep_reaches_its_total_with_results(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def study_of(*trials: dict[str, Any], directions: tuple[str, ...] = ("minimize",
     return study
 
 
+def test_what_others_wrote_into_a_study_ends_no_table() -> None:
+    """Attributes under our names that are not ours read as not known: the table is shown."""
+    study = study_of({"value": 1.0}, {"value": 0.5})
+    study.set_user_attr("metric", "accuracy")
+    others = {"run": "theirs", "repeat_of": "first", "duplicate_of": [1], "why": 3}
+    study.add_trial(create_trial(value=2.0, user_attrs=others))
+    assert [result.number for result in rank(study)] == [1, 0, 2]
+
+
 def shown(study: optuna.Study, width: int = 160) -> str:
     out = io.StringIO()
     Console(file=out, width=width).print(table(rank(study), "loss", len(study.directions)))
