@@ -1,24 +1,29 @@
 """Every reported metric of every trial, in Parquet files that can be read while the sweep runs.
 
-`curves/*.parquet` has the columns trial (int64), step (int64), seconds (float64, since the trial
-began), metric (string), value (float64), one row per metric and report, in the order of arrival
-within a trial. Files are written whole and renamed into place, so any reader of Parquet sees
-complete files only. A thread writes and merges them: the decision loop never waits for a disk. A
-crash loses at most `FLUSH_S` seconds and what arrives during one merge, about a second, of trials
-that were running; the result of a trial is recorded after its curve is on disk. A row takes
-about 7 bytes: the quickstart's 18,309 rows, thirteen metrics at up to 1,607 reports, are 129 KB.
+`curves/*.parquet` has the columns trial (int64), attempt (int64, 0, 1, ...: how often the trial was
+cut off before), step (int64), seconds (float64, since the trial began), metric (string), value
+(float64), one row per metric and report, in the order of arrival within an attempt. `read_curves`
+joins the attempts: one that was cut off counts up to where the next one began. Files are written
+whole and renamed into place, so any reader of Parquet sees complete files only. A thread writes and
+merges them: the decision loop never waits for a disk. A crash loses at most `FLUSH_S` seconds and
+what arrives during one merge, about a second, of trials that were running; the result of a trial is
+recorded after its curve is on disk. A row takes about 7 bytes: the quickstart's 18,309 rows,
+thirteen metrics at up to 1,607 reports, are 129 KB.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import queue
 import threading
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iolaus.sweeps.errors import StorageError
@@ -36,6 +41,7 @@ N_ROWS_WHOLE = 1_000_000
 SCHEMA = pa.schema(
     [
         ("trial", pa.int64()),
+        ("attempt", pa.int64()),
         ("step", pa.int64()),
         ("seconds", pa.float64()),
         ("metric", pa.string()),
@@ -43,8 +49,8 @@ SCHEMA = pa.schema(
     ]
 )
 
-# Seconds only grow within a trial: this is the order in which it reported.
-ORDER = [("trial", "ascending"), ("seconds", "ascending"), ("step", "ascending")]
+# Seconds only grow within an attempt: this is the order in which a trial reported.
+ORDER = [(name, "ascending") for name in ("trial", "attempt", "seconds", "step")]
 
 
 class CurveWriter:
@@ -64,10 +70,10 @@ class CurveWriter:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def add(self, trial: int, rows: Sequence[Row]) -> None:
+    def add(self, trial: int, rows: Sequence[Row], attempt: int = 0) -> None:
         """Take a trial's reports; they reach the disk at the next flush."""
         for row in rows:
-            self._rows.add(trial, row)
+            self._rows.add(trial, attempt, row)
 
     def flush_if_due(self) -> None:
         """Have the thread write what has come in, if the last time was long enough ago."""
@@ -144,16 +150,18 @@ class _Rows:
     """Rows as columns, appended to in place."""
 
     def __init__(self) -> None:
-        self._trial, self._step, self._name = array("q"), array("q"), array("i")
+        self._trial, self._attempt, self._step = array("q"), array("q"), array("q")
+        self._name = array("i")
         self._seconds, self._value = array("d"), array("d")
         self._names: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._value)
 
-    def add(self, trial: int, row: Row) -> None:
+    def add(self, trial: int, attempt: int, row: Row) -> None:
         for name, value in row.metrics.items():
             self._trial.append(trial)
+            self._attempt.append(attempt)
             self._step.append(row.step)
             self._seconds.append(row.seconds)
             self._name.append(self._names.setdefault(name, len(self._names)))
@@ -170,6 +178,7 @@ class _Rows:
         names = pa.DictionaryArray.from_arrays(_column(pa.int32(), self._name), builder.finish())
         columns = [
             _column(pa.int64(), self._trial),
+            _column(pa.int64(), self._attempt),
             _column(pa.int64(), self._step),
             _column(pa.float64(), self._seconds),
             names.cast(pa.string()),
@@ -232,22 +241,42 @@ class _Files:
 
 
 def read_curves(folder: Path) -> pa.Table:
-    """All curves of a sweep, each row once, by trial and time.
+    """All curves of a sweep, each row once, by trial and time; of each trial one curve.
 
-    An empty table if nothing was reported yet. Works while the sweep runs: files that are merged
-    away between listing and reading are looked up again.
+    Of an attempt that was cut off, the rows from the first step of the next one on are left out. An
+    empty table if nothing was reported yet. Works while the sweep runs: files that are merged away
+    between listing and reading are looked up again.
     """
-    for attempt in range(3):
+    for look in range(3):
         try:
             tables = [
                 pq.read_table(path, schema=SCHEMA) for path in sorted(folder.glob("*.parquet"))
             ]
             break
         except FileNotFoundError:
-            if attempt == 2:
+            if look == 2:
                 raise
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    attempts = pc.fill_null(table["attempt"], 0)  # older files have none
+    table = table.set_column(SCHEMA.get_field_index("attempt"), SCHEMA.field("attempt"), attempts)
     # Rows read twice, from a merged file and the files it replaces, are equal in all columns.
     if len(tables) > 1:
         table = table.group_by(SCHEMA.names).aggregate([])
-    return table.sort_by(ORDER)
+    return _joined(table.sort_by(ORDER)).drop_columns("attempt")
+
+
+def _joined(table: pa.Table) -> pa.Table:
+    """The attempts of each trial as one curve. table: in order."""
+    trial, attempt, step = (table[name].to_numpy() for name in ("trial", "attempt", "step"))
+    if not attempt.any():
+        return table
+    begins = np.flatnonzero(np.diff(trial, prepend=-1) | np.diff(attempt, prepend=-1))
+    kept = np.ones(len(table), dtype=bool)
+    end = len(table)
+    until: dict[int, float] = {}  # trial -> the step at which the attempts after this one begin
+    for begin in begins[::-1]:
+        number = int(trial[begin])
+        kept[begin:end] = step[begin:end] < until.get(number, math.inf)
+        until[number] = min(until.get(number, math.inf), int(step[begin]))
+        end = begin
+    return table.filter(pa.array(kept))

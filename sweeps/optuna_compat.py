@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 __all__ = [
     "contains",
     "created_trial",
+    "forget_reports",
     "news",
     "patience",
     "percentile",
@@ -91,6 +92,22 @@ def news(
     trials: dict[int, FrozenTrial] = storage._studies[study].trials  # type: ignore[attr-defined]
     new = range(n_known, max(n_known, len(trials)))
     return [trials[i] for i in unfinished if i < n_known] + [trials[i] for i in new]
+
+
+def forget_reports(storage: BaseStorage, trial: int) -> None:
+    """Delete all intermediate values of a trial, which no method of a storage can."""
+    if not hasattr(storage, "_backend"):
+        storage.get_trial(trial)  # raises KeyError for an unknown one
+        kept = copy.copy(storage._get_trial(trial))  # type: ignore[attr-defined]
+        kept.intermediate_values = {}
+        storage._set_trial(trial, kept)  # type: ignore[attr-defined]
+        return
+    from optuna.storages._rdb import models
+    from optuna.storages._rdb import storage as rdb
+
+    with rdb._create_scoped_session(storage._backend.scoped_session) as session:
+        values = models.TrialIntermediateValueModel
+        session.query(values).filter(values.trial_id == trial).delete()
 
 
 # --- pruners: the settings their reasons are worded with ---

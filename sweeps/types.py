@@ -140,7 +140,7 @@ class Ending(StrEnum):
     INFEASIBLE = "infeasible"  # a lint of its config ruled it out before any compute
     DUPLICATE = "duplicate"  # the same setting had been run before; its result was taken over
     FAILED = "failed"  # an exception, an exit, a killed worker, no usable result
-    INTERRUPTED = "interrupted"  # the sweep was stopped; continuing it runs the same setting again
+    INTERRUPTED = "interrupted"  # the sweep was stopped; continuing it goes on with the trial
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ def make_folder(folder: Path, n_trials: int) -> Path:
         for metric, value in curves.items():
             columns = {
                 "trial": np.full(n, number),
+                "attempt": np.zeros(n, dtype=int),
                 "step": steps,
                 "seconds": steps / 20,
                 "metric": [metric] * n,
@@ -223,6 +224,7 @@ def test_a_sweep_that_goes_on_is_reviewed_again(folder: Path) -> None:
     trial = study.ask({"lr": FloatDistribution(1e-3, 1, log=True)})
     table = {
         "trial": [12] * 9,
+        "attempt": [0] * 9,
         "step": range(20, 200, 20),
         "seconds": [1.0] * 9,
         "metric": ["loss"] * 9,

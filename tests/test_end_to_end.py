@@ -238,11 +238,8 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
     assert time.monotonic() - stopped_s < 5
     assert run.code == 130
     cut = [t for t in study().trials if was_interrupted(t)]
-    waiting = [t for t in study().trials if t.state is TrialState.WAITING]
     assert 1 <= len(cut) <= 2
-    assert sorted(t.params["x"] for t in cut) == sorted(
-        t.system_attrs["fixed_params"]["x"] for t in waiting
-    )
+    assert {t.state for t in cut} == {TrialState.WAITING}
     assert not [t for t in study().trials if t.state is TrialState.RUNNING]
     assert "trial  state" in run.out
 
@@ -258,10 +255,9 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
     trials = study().trials
     completed = Counter(t.params["x"] for t in trials if t.state is TrialState.COMPLETE)
     assert completed == Counter(range(14))
-    assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.FAIL}
-    cut = {t.number for t in trials if t.state is TrialState.FAIL}
-    assert all(was_interrupted(trials[number]) for number in cut)
-    assert cut <= {t.user_attrs.get("again_for") for t in trials}
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
+    assert {t.number for t in cut} <= {t.number for t in trials if "interruptions" in t.user_attrs}
+    assert len(trials) == 14
     folders = [t.user_attrs["run"]["folder"] for t in trials if t.state is TrialState.COMPLETE]
     assert len(set(folders)) == 14
 

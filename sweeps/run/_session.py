@@ -60,7 +60,7 @@ def opened_storage(setup: Setup) -> Iterator[LiveStorage]:
 
 
 def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
-    """The study of a sweep, found or made; what a dead driver left running is queued again."""
+    """The study of a sweep, found or made; what a dead driver left running goes on."""
     settings = setup.settings
     is_shared = settings.storage is not None
     name = settings.study_name or (None if is_shared else setup.config.hydra.job.name)
@@ -72,7 +72,7 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
     orphan_age_s = ORPHAN_AGE_S if is_shared else 0.0
     if cut_off := list(take_over(study, driver_is_alive, orphan_age_s=orphan_age_s)):
         numbers = ", ".join(map(str, cut_off))
-        log.info("cut off when the sweep died, their settings are queued again: trials %s", numbers)
+        log.info("cut off when the sweep died, they run again: trials %s", numbers)
     driver = driver_name() if is_shared else None
     metric = setup.rules.objective.metric
     return SweepStudy(study, storage, setup.rules.space, setup.plans, metric, driver)

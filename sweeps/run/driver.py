@@ -113,12 +113,14 @@ class Records:
 class TrialRun:
     """What the driver knows of a trial that it runs or ran.
 
-    others: metrics it reported beside the watched one. outcome: the task's own, with no objective
+    attempt: how often it was cut off before. others: metrics it reported beside the watched one.
+    outcome: the task's own, with no objective
     looked for, None while it runs. awake_s, heard_s: when it was started and last reported, by a
     clock that stands while the driver is held up.
     """
 
     assignment: Assignment
+    attempt: int = 0
     slot: int = -1
     started_s: float | None = None
     awake_s: float = 0.0
@@ -172,7 +174,7 @@ class Driver:
 
         Ctrl-C: the first lets running trials finish, the second ends them now. SIGTERM and SIGHUP
         are taken as the second. Where it cannot go on, because a pruner or a sampler raises or no
-        worker can be started, what runs is queued again, and why is returned.
+        worker can be started, what runs is put back, and why is returned.
         """
         with ExitStack() as stack:
             stack.enter_context(self._interruptible())
@@ -266,7 +268,7 @@ class Driver:
         if proposal is None:
             self._handle(s.Exhausted(slot))
             return
-        self.trials[proposal.trial] = TrialRun(self._rules.assignment(proposal))
+        self.trials[proposal.trial] = TrialRun(self._rules.assignment(proposal), proposal.attempt)
         self._handle(s.Proposed(slot, proposal.trial))
 
     def _show_duplicates(self) -> None:
@@ -321,7 +323,7 @@ class Driver:
             self._study.plan(trial, batch.plan)
             if batch.plan.n_steps is not None:
                 self._watcher.planned(trial, batch.plan.n_steps)
-        self._records.curves.add(trial, batch.rows)
+        self._records.curves.add(trial, batch.rows, self.trials[trial].attempt)
         for row in batch.rows:
             self._judge(trial, row)
         if batch.rows:

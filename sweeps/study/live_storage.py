@@ -163,6 +163,17 @@ class LiveStorage(BaseStorage):
         self.check_trial_is_updatable(trial_id, trial.state)
         return trial
 
+    def _give_back(self, trial_id: int) -> None:
+        """From here on any process may have the trial: the database knows better than memory."""
+        self._backend.set_trial_state_values(trial_id, TrialState.WAITING)
+        self._mine.discard(trial_id)
+
+    def forget_reports(self, trial_id: int) -> None:
+        """A trial of this process begins anew: what it has reported before is not its curve."""
+        if self._updatable(trial_id).intermediate_values:
+            self._changed(trial_id, intermediate_values={})
+            self._write(compat.forget_reports, self._backend, trial_id)
+
     def live_trial(self, trial_id: int) -> FrozenTrial:
         """A trial as it is now, for looking at: `get_trial` without its copy."""
         if trial_id not in self._place:
@@ -262,7 +273,13 @@ class LiveStorage(BaseStorage):
     ) -> bool:
         """See optuna.storages.BaseStorage. Who takes a queued trial is decided by the database."""
         trial = self._updatable(trial_id)
+        if state is TrialState.WAITING:
+            self._changed(trial_id, state=state)
+            self._write(self._give_back, trial_id)
+            return True
         if state is TrialState.RUNNING:
+            if trial_id in self._mine:  # given back a moment ago
+                self.flush()
             taken: bool = self._now(self._backend.set_trial_state_values, trial_id, state, values)
             if taken:
                 self._mine.add(trial_id)

@@ -56,11 +56,12 @@ class TrialRecord:
     ending. steps: the last step it reported. run: see `Run`. log: where to read on, if it failed.
     findings: what a lint found in its config, in sentences. seed, repeat, repeat_of: of repeats the
     seed, which repeat it is (0 leads) and the leading trial's number. duplicate_of: the trial whose
-    setting and result it shares, without having been run. again_for: the interrupted or failed
-    trial whose setting it runs again. fix_of: the trial whose suggested fix it tries. verdict: why
-    a rule ended
-    it (attributes verdict, verdict_rule, verdict_step and verdict_numbers). held_out,
-    held_out_step: why and where the pruner would have ended it, had it not been held out.
+    setting and result it shares, without having been run. again_for: the failed trial whose setting
+    it runs again (in older studies an interrupted one, too). interruptions: why it was cut off
+    with its sweep and put back, to go on, each time. fix_of: the trial whose suggested fix it
+    tries. verdict: why a rule ended it (attributes verdict, verdict_rule, verdict_step and
+    verdict_numbers). held_out, held_out_step: why and where the pruner would have ended it, had it
+    not been held out.
     """
 
     driver: str = ""
@@ -76,6 +77,7 @@ class TrialRecord:
     repeat_of: int | None = None
     duplicate_of: int | None = None
     again_for: int | None = None
+    interruptions: tuple[str, ...] = ()
     fix_of: int | None = None
     verdict: Verdict | None = None
     held_out: str = ""
@@ -93,8 +95,9 @@ class TrialRecord:
         }
         if self.ending is not None:
             attrs["ending"] = str(self.ending)
-        if self.findings:
-            attrs["findings"] = list(self.findings)
+        for name in ("findings", "interruptions"):
+            if texts := getattr(self, name):
+                attrs[name] = list(texts)
         if self.plan.n_steps is not None:
             attrs[Plan.N_STEPS_ATTR] = self.plan.n_steps
         if self.plan.lr:
@@ -122,7 +125,6 @@ class TrialRecord:
         """
         run = attrs.get("run")
         run = run if isinstance(run, Mapping) else {}
-        findings = attrs.get("findings")
         return cls(
             driver=_text(attrs, "driver"),
             plan=_plan(attrs),
@@ -139,12 +141,13 @@ class TrialRecord:
                 final=_number(run, "final"),
             ),
             log=_text(attrs, "log"),
-            findings=tuple(map(str, findings)) if isinstance(findings, list | tuple) else (),
+            findings=_texts(attrs, "findings"),
             seed=_whole(attrs, "seed"),
             repeat=_whole(attrs, "repeat") or 0,
             repeat_of=_whole(attrs, "repeat_of"),
             duplicate_of=_whole(attrs, "duplicate_of"),
             again_for=_whole(attrs, "again_for"),
+            interruptions=_texts(attrs, "interruptions"),
             fix_of=_whole(attrs, "fix_of"),
             verdict=_verdict(attrs),
             held_out=_text(attrs, "held_out") or _text(attrs, "audited"),
@@ -179,7 +182,12 @@ def counts_as_run(trial: FrozenTrial) -> bool:
 
 
 def was_interrupted(trial: FrozenTrial) -> bool:
-    """Whether a trial ended because its sweep did; the same setting is queued again."""
+    """Whether a trial was cut off with its sweep, and waits to go on.
+
+    In older studies such a trial has failed, and another one runs its setting again.
+    """
+    if trial.state is TrialState.WAITING:
+        return bool(_texts(trial.user_attrs, "interruptions"))
     return trial.state is TrialState.FAIL and _ending(trial.user_attrs) is Ending.INTERRUPTED
 
 
@@ -253,6 +261,11 @@ def _is_known(value: Any) -> bool:
 def _text(attrs: Mapping[str, Any], name: str) -> str:
     value = attrs.get(name, "")
     return value if isinstance(value, str) else ""
+
+
+def _texts(attrs: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = attrs.get(name)
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 
 
 def _number(attrs: Mapping[str, Any], name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Trials without a result, whose settings are queued again: cut off, or failed."""
+"""Trials without a result: those cut off go on, failed ones may be run again."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
-from iolaus.sweeps.study.record import TrialRecord, again_for, failed, has_failed, record_of, why
-from iolaus.sweeps.types import Ending, Outcome
+from iolaus.sweeps.study.record import TrialRecord, failed, record_of
 
-__all__ = ["retry_failed", "run_again", "take_over"]
+__all__ = ["put_back", "retry_failed", "take_over"]
 
 
 def _age_s(trial: FrozenTrial) -> float:
     return (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
 
 
-def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue the setting of a trial that was interrupted, or has failed.
+def put_back(study: optuna.Study, trial: FrozenTrial, why: str) -> None:
+    """Let a trial that was cut off wait for the next driver, which goes on with it.
 
-    A driver that was killed may not have written all parameters; a setting that was queued says
-    them all the same, and what is not known is sampled anew. Nothing is queued twice: the driver
-    that was killed may have done it, before it could write that the trial has ended.
+    It keeps its number, and what it has so far: parameters, reports, attributes. A driver that was
+    killed may not have written all parameters; what is not known is sampled anew. why: it was cut
+    off.
     """
-    if any(again_for(other) == trial.number for other in study.get_trials(deepcopy=False)):
-        return
+    interruptions = [*record_of(trial).interruptions, why]
+    for name, value in {"driver": "", "interruptions": interruptions}.items():
+        compat.set_user_attr(study, trial, name, value)
+    compat.storage_of(study).set_trial_state_values(compat.trial_id(trial), TrialState.WAITING)
+
+
+def _run_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue the setting of a failed trial; one that was queued says all of its parameters."""
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     was = record_of(trial)
-    # A failed leader stays the leader of its seeds.
-    is_leader = was.repeat_of is None and was.seed is not None and has_failed(trial)
+    is_leader = was.repeat_of is None and was.seed is not None  # it stays the leader of its seeds
     again = TrialRecord(
         seed=was.seed,
         repeat=was.repeat,
@@ -48,14 +52,14 @@ def retry_failed(study: optuna.Study) -> list[int]:
     """
     trials = failed(study.get_trials(deepcopy=False))
     for trial in trials:
-        run_again(study, trial)
+        _run_again(study, trial)
     return [trial.number for trial in trials]
 
 
 def take_over(
     study: optuna.Study, is_alive: Callable[[str], bool], orphan_age_s: float
 ) -> list[int]:
-    """End the trials whose driver died, and queue their settings again; returns their numbers.
+    """Put back the trials whose driver died, to go on; returns their numbers.
 
     is_alive: whether the driver of that `driver` attribute may still be running. A trial without
     one has been created a moment ago, or by another tool, or its driver died at once: it is taken
@@ -68,11 +72,6 @@ def take_over(
 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     orphans = [trial for trial in running if is_orphan(trial)]
-    outcome = Outcome(Ending.INTERRUPTED, reason="its driver died")
-    end = TrialRecord(ending=outcome.ending, why=why(outcome))
     for trial in orphans:
-        for name, value in end.to_attrs().items():
-            compat.set_user_attr(study, trial, name, value)
-        study.tell(trial.number, state=TrialState.FAIL)
-        run_again(study, trial)
+        put_back(study, trial, "its driver died")
     return [trial.number for trial in orphans]

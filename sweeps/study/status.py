@@ -12,6 +12,7 @@ import optuna
 import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
 
+from iolaus.sweeps.curves import SCHEMA
 from iolaus.sweeps.study.ranking import INFEASIBLE
 from iolaus.sweeps.study.record import record_of, was_interrupted
 from iolaus.sweeps.study.summary import rank
@@ -83,16 +84,16 @@ def _running(trial: FrozenTrial, last: tuple[int, float] | None) -> RunningTrial
 
 def last_steps(curves: Path, trials: Sequence[int]) -> dict[int, tuple[int, float]]:
     """(step, seconds) of the last report of these trials that is on disk; nothing else is read."""
-    found: dict[int, tuple[int, float]] = {}
+    found: dict[int, tuple[int, float, int]] = {}  # trial -> attempt, seconds, step
+    names = ["trial", "attempt", "seconds", "step"]
     for path in sorted(curves.glob("*.parquet")) if trials else ():
         try:
-            table = pq.read_table(
-                path, columns=["trial", "step", "seconds"], filters=[("trial", "in", trials)]
-            )
+            filters = [("trial", "in", trials)]
+            table = pq.read_table(path, schema=SCHEMA, columns=names, filters=filters)
         except FileNotFoundError:  # merged away meanwhile; its rows are in a later file
             continue
-        columns = (table[name].to_pylist() for name in ("trial", "step", "seconds"))
-        for trial, step, seconds in zip(*columns, strict=True):
-            if trial not in found or seconds >= found[trial][1]:
-                found[trial] = step, seconds
-    return found
+        columns = (table[name].to_pylist() for name in names)
+        for trial, attempt, seconds, step in zip(*columns, strict=True):
+            last = (attempt or 0, seconds, step)  # older files have no attempt
+            found[trial] = max(found.get(trial, last), last)
+    return {trial: (step, seconds) for trial, (_, seconds, step) in found.items()}

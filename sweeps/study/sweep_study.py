@@ -34,7 +34,7 @@ from iolaus.sweeps.study.record import (
     record_of,
     why,
 )
-from iolaus.sweeps.study.recovery import run_again
+from iolaus.sweeps.study.recovery import put_back
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
@@ -53,12 +53,14 @@ GRACE_SHARE = 0.15
 class Proposal:
     """A trial the study wants run.
 
-    Its number, the values of its parameters, and its seed if repeats give it one.
+    Its number, the values of its parameters, its seed if repeats give it one, and how often it was
+    cut off before.
     """
 
     trial: int
     values: Mapping[str, Value]
     seed: int | None = None
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +215,16 @@ class SweepStudy:
 
     def _begun(self, trial: optuna.Trial) -> Proposal:
         self._sign(trial)
-        seed = TrialRecord.from_attrs(trial.user_attrs).seed
+        record = TrialRecord.from_attrs(trial.user_attrs)
+        seed = record.seed
         if self._plans.n_repeats > 1 and seed is None:
             seed = self._plans.first_seed
             _note(trial, TrialRecord(seed=seed))
+        self._storage.forget_reports(compat.trial_id(trial))
+        self._feed.begins_anew(trial.number)
         self._trials[trial.number] = trial
         self._curves[trial.number] = WatchedCurve(self.metric)
-        return Proposal(trial.number, trial.params, seed)
+        return Proposal(trial.number, trial.params, seed, len(record.interruptions))
 
     def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
         """The first trial of this setting that has a result, or runs here.
@@ -345,10 +350,11 @@ class SweepStudy:
         log: str,
         after: threading.Event | None = None,
     ) -> None:
-        """Record how a trial ended. Everything a reviewer should see is set before.
+        """Record how a trial ended; one that was interrupted is put back, to go on later.
 
-        Afterwards Optuna refuses it. after: the database gets the result when this is set, so that
-        no crash leaves a finished trial without its curve; memory, and so the sampler, at once.
+        Everything a reviewer should see is set before; afterwards Optuna refuses it. after: the
+        database gets the result when this is set, so that no crash leaves a finished trial without
+        its curve; memory, and so the sampler, at once.
         """
         trial, curve = self._trials.pop(number), self._curves[number]
         if after is not None:
@@ -368,11 +374,12 @@ class SweepStudy:
                 self._storage.set_trial_intermediate_value(
                     compat.trial_id(trial), curve.final_step, curve.final
                 )
+        was_cut_off = outcome.ending is Ending.INTERRUPTED
         _note(
             trial,
             TrialRecord(
-                ending=outcome.ending,
-                why=why(outcome),
+                ending=None if was_cut_off else outcome.ending,
+                why="" if was_cut_off else why(outcome),
                 steps=curve.final_step if curve.final_step >= 0 else None,
                 run=run,
                 log=log if outcome.ending is Ending.FAILED else "",
@@ -386,10 +393,11 @@ class SweepStudy:
         self._finish(trial, outcome)
         self._own_plans.pop(number, None)
         self._feed.learn(self._all_trials(), but=self._trials)
-        if outcome.ending is Ending.INTERRUPTED:
-            run_again(self.study, self._known(trial))
         for waiting in self._parked.pop(number, []):
-            self._take_over_result(waiting, self._known(trial))
+            if was_cut_off:
+                put_back(self.study, self._known(waiting), outcome.reason)
+            else:
+                self._take_over_result(waiting, self._known(trial))
 
     def siblings(self, number: int) -> list[int]:
         """The other runs, still under way here, of a trial's setting."""
@@ -407,8 +415,10 @@ class SweepStudy:
                 self.study.tell(trial, list(outcome.values))
             case Ending.PRUNED | Ending.DIVERGED | Ending.INFEASIBLE:
                 self.study.tell(trial, state=TrialState.PRUNED)
-            case Ending.FAILED | Ending.INTERRUPTED:
+            case Ending.FAILED:
                 self.study.tell(trial, state=TrialState.FAIL)
+            case Ending.INTERRUPTED:
+                put_back(self.study, self._known(trial), outcome.reason)
             case Ending.DUPLICATE:
                 raise ValueError(
                     f"trial {trial.number}: a duplicate is not run, so it has no outcome to tell"

@@ -52,7 +52,8 @@ def read_with_duckdb(folder: Path) -> pd.DataFrame:
 
 def rows_of(frame: pd.DataFrame) -> list[str]:
     """Rows to the last bit, as a sorted list: also NaN is equal to itself."""
-    assert list(frame.columns) == COLUMNS
+    assert [name for name in frame.columns if name != "attempt"] == COLUMNS
+    frame = frame[COLUMNS]
     return sorted(map(repr, frame.itertuples(index=False, name=None)))
 
 
@@ -86,6 +87,36 @@ def test_what_is_added_is_read(
         writer.close()
     assert rows_of(read_curves(folder).to_pandas()) == expected_rows(history)
     assert len(list(folder.glob("*"))) == bool(history)
+
+
+@given(
+    begins=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), min_size=1, max_size=4),
+    is_one_session=st.booleans(),
+)
+def test_the_attempts_of_a_trial_are_one_curve(
+    begins: list[tuple[int, int]], is_one_session: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each attempt overwrites what those before reported from its first step on, and no more."""
+    folder = tmp_path_factory.mktemp("curves")
+    expected: dict[int, float] = {}
+    writer = CurveWriter(folder, "all", clock=lambda: 0.0)
+    for attempt, (begin, n_steps) in enumerate(begins):
+        if not is_one_session:
+            writer.close()
+            writer = CurveWriter(folder, f"{9 - attempt}", clock=lambda: 0.0)
+        rows = [Row(step, float(step), {"loss": attempt}) for step in range(begin, begin + n_steps)]
+        writer.add(3, rows, attempt)
+        writer.add(4, rows if attempt == 0 else [])
+        writer.flush()
+        expected = {step: value for step, value in expected.items() if step < begin}
+        expected |= {row.step: row.metrics["loss"] for row in rows}
+    writer.close()
+    table = read_curves(folder).to_pandas()
+    assert list(table.columns) == COLUMNS
+    one = table[table["trial"] == 3]
+    assert dict(zip(one["step"], one["value"], strict=True)) == expected
+    assert len(one) == len(expected)
+    assert list(table[table["trial"] == 4]["step"]) == [*range(begins[0][0], sum(begins[0]))]
 
 
 @given(history=histories)

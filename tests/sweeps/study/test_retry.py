@@ -89,8 +89,8 @@ def test_a_sampled_sweep_reaches_its_total_with_results(tmp_path: Path) -> None:
     assert len(load(tmp_path).trials) == 6
 
 
-def test_a_setting_that_is_queued_already_is_not_queued_twice(tmp_path: Path) -> None:
-    """A driver killed between queueing an interrupted setting and writing that the trial ended."""
+def test_a_trial_whose_driver_died_before_putting_it_back_is_put_back_once(tmp_path: Path) -> None:
+    """A driver killed between the decision and its writing leaves one trial, which goes on."""
     url = sqlite_url(tmp_path / "study.db")
     sampler, pruner = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
     killed = LiveStorage(open_backend(url))
@@ -100,12 +100,12 @@ def test_a_setting_that_is_queued_already_is_not_queued_twice(tmp_path: Path) ->
     assert proposal is not None
     interrupted = Outcome(Ending.INTERRUPTED, reason="stopped")
     study.tell(proposal.trial, interrupted, Run(), log="", after=never)
-    assert [t.state.name for t in load(tmp_path).trials] == ["RUNNING", "WAITING"]
+    assert [t.state.name for t in load(tmp_path).trials] == ["RUNNING"]
     live = LiveStorage(open_backend(url))
     opened = open_study(live, "s", ["minimize"], sampler, pruner, SPACE)
     assert take_over(opened, lambda _: False, orphan_age_s=0.0) == [0]
     live.close()
-    assert [t.state.name for t in load(tmp_path).trials] == ["FAIL", "WAITING"]
+    assert [t.state.name for t in load(tmp_path).trials] == ["WAITING"]
     never.set()
     killed.close()
 

@@ -45,4 +45,4 @@ def test_a_running_sweep_says_where_it_stands(
     assert "  trial 3: step " in text
     run.signal(15)
     run.wait()
-    assert look()["n_by_state"] == {"complete": 3, "interrupted": 2, "waiting": 2}
+    assert look()["n_by_state"] == {"complete": 3, "interrupted": 2}

@@ -8,6 +8,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.run._session import driver_is_alive, driver_name
@@ -185,7 +187,7 @@ endings = {
     Outcome(Ending.PRUNED, reason="too slow"): TrialState.PRUNED,
     Outcome(Ending.DIVERGED, reason="loss became nan at step 3"): TrialState.PRUNED,
     Outcome(Ending.FAILED, reason="ValueError: no"): TrialState.FAIL,
-    Outcome(Ending.INTERRUPTED, reason="stopped"): TrialState.FAIL,
+    Outcome(Ending.INTERRUPTED, reason="stopped"): TrialState.WAITING,
 }
 
 
@@ -205,8 +207,12 @@ def test_each_ending_is_recorded_with_its_reason(
     study.tell(proposal.trial, outcome, RUN, log="here.log")
     trial = study.study.trials[proposal.trial]
     assert trial.state is state
-    assert trial.user_attrs["why"].startswith(outcome.ending)
-    assert outcome.reason in trial.user_attrs["why"]
+    if outcome.ending is Ending.INTERRUPTED:  # it has not ended
+        assert "why" not in trial.user_attrs
+        assert trial.user_attrs["interruptions"] == ["stopped"]
+    else:
+        assert trial.user_attrs["why"].startswith(outcome.ending)
+        assert outcome.reason in trial.user_attrs["why"]
     assert trial.user_attrs["steps"] == 401
     assert trial.user_attrs["run"] == {
         "folder": "trials/0",
@@ -270,11 +276,10 @@ def test_n_trials_is_the_total(make: Callable[..., SweepStudy], direction: str) 
         assert study.n_missing == 5 - i
         run_one(study, outcome)
     assert study.n_missing == 1
-    last = study.ask()  # the interrupted setting runs again, under a new number
+    last = study.ask()  # the interrupted trial goes on
     assert last is not None
-    trials = study.study.trials
-    assert trials[last.trial].user_attrs["again_for"] == 4
-    assert last.values == trials[4].params
+    assert (last.trial, last.attempt) == (4, 1)
+    assert last.values == study.study.trials[4].params
     study.tell(last.trial, Outcome(Ending.COMPLETED, values=(0.1,)), RUN, log="")
     assert study.ask() is None
     assert make(5, directions=(direction,)).ask() is None
@@ -314,9 +319,7 @@ def test_a_sampler_of_a_finite_space_ends_by_itself(
 def test_trials_of_a_dead_driver_are_taken_over(
     make: Callable[..., SweepStudy], storage: LiveStorage
 ) -> None:
-    """What it was running is ended as interrupted and queued again with its values; what others run
-    is left alone.
-    """
+    """What it was running goes on under its number; what others run is left alone."""
     study = make(5)
     done = run_one(study)
     dead, alive = study.ask(), study.ask()
@@ -328,21 +331,43 @@ def test_trials_of_a_dead_driver_are_taken_over(
     states = [trial.state for trial in study.study.trials]
     assert (states[done], states[dead.trial], states[alive.trial]) == (
         TrialState.COMPLETE,
-        TrialState.FAIL,
+        TrialState.WAITING,
         TrialState.RUNNING,
     )
     assert study.n_missing == 3
     again = make(5).ask()
-    assert again is not None
-    assert again.values == dead.values
+    assert again == replace(dead, attempt=1)
     assert take_over(study.study, lambda driver: driver != "dead", orphan_age_s=60) == []
+
+
+def test_a_trial_that_begins_anew_has_only_what_it_reports_from_then_on(
+    make: Callable[..., SweepStudy], storage: LiveStorage
+) -> None:
+    """What it reported before it was cut off is in no database and no pruner."""
+    study = make(5)
+    first = study.ask()
+    assert first is not None
+    for step in (0, 400, 401):
+        study.report(first.trial, step, 3.0)
+    study.tell(first.trial, Outcome(Ending.INTERRUPTED, reason="stopped"), RUN, log="")
+    for again in (study, make(5)):  # here, or by the next driver
+        proposal = again.ask()
+        assert proposal is not None
+        assert (proposal.trial, proposal.values) == (first.trial, first.values)
+        again.report(proposal.trial, 7, 2.0)
+        assert again.study.trials[first.trial].intermediate_values == {7: 2.0}
+        again.tell(first.trial, Outcome(Ending.INTERRUPTED, reason="stopped"), RUN, log="")
+    storage.flush()
+    kept = storage._backend.get_trial(compat.trial_id(study.study.trials[first.trial]))
+    assert kept.intermediate_values == {7: 2.0}
+    assert kept.user_attrs["interruptions"] == ["stopped"] * 3
 
 
 def test_a_setting_whose_parameters_were_not_written_is_not_lost(
     make: Callable[..., SweepStudy], storage: LiveStorage
 ) -> None:
-    """A queued setting whose driver was killed before its parameters reached the database is queued
-    again as it was.
+    """A queued setting whose driver was killed before its parameters reached the database goes on
+    as it was.
     """
     study = make(5)
     study.study.enqueue_trial({"x": 0.125})
