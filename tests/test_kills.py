@@ -1,13 +1,14 @@
-"""Sweeps whose driver is killed at random moments: what was recorded has its curve."""
+"""Sweeps whose processes are killed at random moments: nothing recorded is lost or doubled."""
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import os
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,62 +16,112 @@ import pytest
 from optuna.trial import TrialState
 
 from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.study.record import record_of
 
-N_STEPS = 20
+ALL = ("driver", "fork server", "worker", "all")
+BY_NUMBER = "+hydra.sweeper.sampler={_target_:by_number.ByNumber}"
+# What a sweep runs, and the steps that each of its trials reports.
+KINDS: dict[str, tuple[tuple[str, ...], Sequence[int]]] = {
+    "an app": (
+        ("trouble.py", "x=interval(0, 1)", "do=report", "n_steps=20", "step_s=0.02"),
+        range(20),
+    ),
+    "lanes of an app": (
+        (
+            *("lanes.py", "x=interval(0, 1)", "n_steps=20", "step_s=0.007"),
+            *("hydra.sweeper.lane_runner=lanes.run_lanes", "hydra.sweeper.lanes=3"),
+        ),
+        range(20),
+    ),
+}
 
 
+def children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def kill(driver: int, victim: str, chance: random.Random) -> None:
+    """End a process of a sweep, or all of them, driver first or last."""
+    servers = children(driver)
+    workers = [worker for server in servers for worker in children(server)]
+    everybody = [driver, *servers, *workers]
+    victims = {
+        "driver": [driver],
+        "fork server": servers,
+        "worker": workers and [chance.choice(workers)],
+        "all": everybody if chance.random() < 0.5 else everybody[::-1],
+    }[victim]
+    for pid in victims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("n_kills", "n_trials"), [(4, 16), pytest.param(30, 96, marks=pytest.mark.slow)]
+    ("n_kills", "n_trials"), [(6, 24), pytest.param(50, 160, marks=pytest.mark.slow)]
 )
-def test_a_recorded_trial_has_its_whole_curve(
-    sweep: Any,
-    study: Callable[..., Any],
-    eventually: Callable[..., Any],
-    tmp_path: Path,
+def test_nothing_is_lost_or_doubled(
+    kind: str,
     n_kills: int,
     n_trials: int,
+    sweep: Any,
+    study: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
-    """However often the driver is killed (SIGKILL), each finished trial has every row it reported.
+    """However often what is killed: each trial ends once, with its whole curve; the total is exact.
 
-    The total is reached, and nothing stays running.
+    The settings are those of a sweep that nobody disturbs, and nothing stays running.
     """
-    moments = random.Random(n_kills)
-    events = tmp_path / "study" / "events.jsonl"
+    chance = random.Random(n_kills)
+    app, steps = KINDS[kind]
     options = [
-        *("x=interval(0, 1)", f"hydra.sweeper.n_trials={n_trials}"),
-        *("hydra.sweeper.n_jobs=4", "hydra/sweeper/sampler=random"),
-        *("do=report", f"n_steps={N_STEPS}", "step_s=0.005"),
+        *app,
+        *("hydra.sweeper.n_jobs=4", f"hydra.sweeper.n_trials={n_trials}"),
+        *("hydra.sweeper.max_failure_rate=1", BY_NUMBER),
     ]
 
-    def n_ended() -> int:
-        return events.read_text().count('"Ended"') if events.is_file() else 0
+    def n_shown() -> int:
+        return run.out.count(" completed ") if (run.folder / "stdout").is_file() else 0
 
-    killed = 0
-    for _ in range(n_kills):
-        before, run = n_ended(), sweep("trouble.py", *options)
-        eventually(lambda run=run, n=before: n_ended() > n or (run.folder / "code").is_file())
-        time.sleep(moments.uniform(0.0, 0.3))
+    killed = Counter[str]()
+    run, n_seen = sweep(*options), 0
+    while killed.total() < n_kills:
+        deadline_s = time.monotonic() + 60
+        while n_shown() <= n_seen and not (run.folder / "code").is_file():
+            assert time.monotonic() < deadline_s, run.out + run.err
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.2))
         if (run.folder / "code").is_file():
             break
-        run.signal(signal.SIGKILL)
-        run.wait()
-        killed += 1
-        _assert_complete(study(), tmp_path / "study" / "curves")
-    assert killed >= n_kills // 2
-    sweep("trouble.py", *options).ok()
-    _assert_complete(study(), tmp_path / "study" / "curves")
-    states = Counter(trial.state for trial in study().trials)
-    assert states[TrialState.COMPLETE] == n_trials
-    assert not states[TrialState.RUNNING]
-    assert not states[TrialState.WAITING]
+        victim = chance.choice(ALL)
+        kill(run.pid(), victim, chance)
+        killed[victim] += 1
+        n_seen = n_shown()
+        if victim != "worker":
+            run.wait()
+            assert_whole(study(), tmp_path / "study" / "curves", steps)
+            run, n_seen = sweep(*options), 0
+    run.wait()
+    assert run.code in (0, -signal.SIGKILL), run.err
+    sweep(*options).ok()
+    assert killed.total() >= n_kills // 2, killed
+    trials = study().trials
+    assert_whole(study(), tmp_path / "study" / "curves", steps)
+    assert len(trials) == n_trials
+    assert {t.state for t in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    failed = [t for t in trials if t.state is TrialState.FAIL]
+    assert len(failed) <= killed["worker"] * (3 if "lanes" in kind else 1)
+    assert all("was killed by SIGKILL" in record_of(t).why for t in failed)
+    undisturbed = [random.Random(f"{i} x").uniform(0, 1) for i in range(n_trials)]
+    assert [t.params["x"] for t in trials] == undisturbed
 
 
-def _assert_complete(study: Any, curves: Path) -> None:
+def assert_whole(study: Any, curves: Path, steps: Sequence[int]) -> None:
+    """Each completed trial has the rows that it reported, each once."""
     done = [t.number for t in study.trials if t.state is TrialState.COMPLETE]
-    rows = read_curves(curves).select(["trial", "step"]).to_pylist()
-    reported = {
-        trial: [row["step"] for row in group]
-        for trial, group in itertools.groupby(rows, lambda row: row["trial"])
-    }
-    short = {n: len(reported.get(n, [])) for n in done if reported.get(n) != [*range(N_STEPS)]}
-    assert not short, f"finished trials without all of their {N_STEPS} rows: {short}"
+    table = read_curves(curves).to_pandas()
+    reported = table[table["metric"] == "loss"].groupby("trial")["step"].agg(list).to_dict()
+    short = {n: reported.get(n) for n in done if reported.get(n) != [*steps]}
+    assert not short, f"completed trials without all of their rows: {short}"
