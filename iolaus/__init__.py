@@ -29,7 +29,14 @@ if TYPE_CHECKING:
         VerdictPruner,
         WarmUp,
     )
-    from iolaus.sweeps.reporting import intervention, plan, report, should_stop
+    from iolaus.sweeps.reporting import (
+        get_checkpoint,
+        intervention,
+        plan,
+        report,
+        should_checkpoint,
+        should_stop,
+    )
 
 __all__ = [
     "AllOf",
@@ -52,7 +59,14 @@ __all__ = [
     "write_report",
 ]
 
-_REPORTING = ("intervention", "plan", "report", "should_stop")
+_REPORTING = (
+    "get_checkpoint",
+    "should_checkpoint",
+    "intervention",
+    "plan",
+    "report",
+    "should_stop",
+)
 _PRUNERS = ("AllOf", "AnyOf", "Holdout", "Interval", "StalledLoss", "VerdictPruner", "WarmUp")
 _HOMES = {
     **dict.fromkeys(_REPORTING, "iolaus.sweeps.reporting"),

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.types import Intervention, Verdict
-from iolaus.trainer.checkpoint import SMOOTHING, BestWeights, load_best
+from iolaus.trainer.best_weights import SMOOTHING, BestWeights, load_best
 from iolaus.trainer.lint import preview
 from iolaus.trainer.loop import start, train
 from iolaus.trainer.settings import read
