@@ -84,9 +84,8 @@ def read_state(folder: Path, run: Settings) -> RunState:
     try:
         kept = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(
-            f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[:1] or ["it is cut short"]
+        raise ValueError(f"cannot read the checkpoint {path}: {reason[0]}") from error
     if not isinstance(kept, dict) or "format" not in kept:
         raise ValueError(f"{path} is no checkpoint of this trainer")
     if kept["format"] != FORMAT:
@@ -122,7 +121,7 @@ def state_to_resume(run: Settings, own: Path | None = None) -> RunState | None:
 
 def taken_random_state(device: torch.device) -> dict[str, Any]:
     """The states of the generators that a task's own code may draw from: torch, numpy, python."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global generator is the point)
+    name, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -140,7 +139,7 @@ def set_random_state(taken: Mapping[str, Any], device: torch.device) -> None:
     if device.type == "cuda" and taken["cuda"] is not None:
         torch.cuda.set_rng_state(taken["cuda"], device)
     name, keys, *rest = taken["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     random.setstate(taken["python"])
 
 

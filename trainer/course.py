@@ -44,9 +44,9 @@ class Summary:
     """How a run ended.
 
     Measures are of the validation set and, if asked for, the test set; losses are per example.
-    seconds: of training, without pauses between two processes that the run was trained in.
-    steps_per_s: of this process. final: after the last step. best: at the lowest validation loss, after best_step updates.
-    tested: after the last step, empty unless the settings say `test`. kept_step: the updates behind
+    seconds: of training, in all processes that trained it, without the pauses between them.
+    steps_per_s: of the last of these processes. final: after the last step. best: at the lowest
+    validation loss, after best_step updates. tested: after the last step, empty unless the settings say `test`. kept_step: the updates behind
     the weights of the lowest smoothed training loss, which are kept; None if nothing was reported.
     """
 
@@ -115,7 +115,7 @@ class Course:
         if earlier is not None:
             for name in _STATE:
                 setattr(self, name, earlier[name])
-            self.rates = np.array(earlier["rates"])
+            self.rates = earlier["rates"].numpy()
             if self._plateau is not None:
                 self._plateau = type(self._plateau)(**earlier["plateau"])
         self._first_step = self.step

@@ -49,8 +49,8 @@ class LaneRun:
     report measured, blocks of [n_steps, 3 + n_params] (`Stack.step`). written_s: when the best
     weights were last written, or the run began. random: the generators' states for a checkpoint; a
     lane draws nothing. saves: when its exact state is due. best_state: model and optimizer of the
-    best weights, in a run that goes on from a checkpoint, until it has its lane. done: called once, with the summary or with what
-    was raised, when the run is over.
+    best weights, in a run that goes on from a checkpoint, until it has its lane. done: called once,
+    with the summary or with what was raised, when the run is over.
     """
 
     run: Settings
