@@ -46,8 +46,9 @@ class Summary:
     Measures are of the validation set and, if asked for, the test set; losses are per example.
     seconds: of training, in all processes that trained it, without the pauses between them.
     steps_per_s: of the last of these processes. final: after the last step. best: at the lowest
-    validation loss, after best_step updates. tested: after the last step, empty unless the settings say `test`. kept_step: the updates behind
-    the weights of the lowest smoothed training loss, which are kept; None if nothing was reported.
+    validation loss, after best_step updates. tested: after the last step, empty unless the settings
+    say `test`. kept_step: the updates behind the weights of the lowest smoothed training loss,
+    which are kept; None if nothing was reported.
     """
 
     n_steps: int
@@ -118,6 +119,7 @@ class Course:
             self.rates = earlier["rates"].numpy()
             if self._plateau is not None:
                 self._plateau = type(self._plateau)(**earlier["plateau"])
+            self.hooks.tell(f"going on exactly from step {self.step} of {self.run.n_steps}")
         self._first_step = self.step
         self._announce()
 
