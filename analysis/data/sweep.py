@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
-from iolaus.analysis.data.importers import read_runs
+from iolaus.analysis.data.importers import Columns, read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
@@ -74,6 +74,7 @@ class Sweep:
         `top_up` is true of those that `iolaus.analysis.ranking.top_up` started.
     config: as composed for the sweep, interpolations as they stand. space: key to its Optuna
         distribution as `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
+    notes: what was assumed of the runs of other tools, in sentences.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Sweep:
     config: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
     metric_goal: Goal | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Before the first trial there are the columns of all others, so that nobody need ask."""
@@ -140,19 +142,25 @@ class Sweep:
         )
 
 
-def load(source: str | Path, metric: str | None = None, direction: str | None = None) -> Sweep:
+def load(
+    source: str | Path,
+    metric: str | None = None,
+    direction: str | None = None,
+    step: str | None = None,
+    run: str | None = None,
+) -> Sweep:
     """Read a sweep from its folder, while it runs or after.
 
     Or runs of other tools (`iolaus.analysis.data.importers.read_runs`).
     metric: what is watched in other tools' runs; left out, it is the one metric called `loss` or,
     without it, the only one with `loss` in its name, or the only one there is. direction: minimize
     or maximize; left out, the metric's name says it
-    (`iolaus.sweeps.metric.infer_goal`). A sweep's folder knows its own. Of other tools' runs those
-    that never reported the watched metric are left out. One of which a report is not finite has
-    diverged there: its state is pruned and it has no objective. Raises
-    FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what
-    to watch or in which direction, or a sweep is asked for another metric or direction than its
-    own.
+    (`iolaus.sweeps.metric.infer_goal`). step, run: the columns of a table that are its steps and
+    its runs; left out, their names say it. A sweep's folder knows its own. Of other tools' runs
+    those that never reported the watched metric are left out. One of which a report is not finite
+    has diverged there: its state is pruned and it has no objective. Raises FileNotFoundError if
+    there is neither, ValueError if a file holds no curves, it is unclear what to watch or in which
+    direction, or a sweep is asked for another metric or direction than its own.
 
     >>> sweep = iolaus.load("runs.csv")
     >>> sweep.metric, sweep.directions, len(sweep.trials)
@@ -162,7 +170,7 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
     if direction not in (None, "minimize", "maximize"):
         raise ValueError(f"direction={direction!r} is neither minimize nor maximize")
     if not is_sweep(source):
-        return _load_runs(source, metric, direction)
+        return _load_runs(source, metric, direction, Columns(step, run))
     sweep = _load_sweep(source)
     if metric not in (None, sweep.metric) or direction not in (None, sweep.directions[0]):
         asked = " and ".join(
@@ -181,14 +189,14 @@ def is_sweep(source: Path) -> bool:
     return (source / SWEEP_FILE).is_file()
 
 
-def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep:
+def _load_runs(source: Path, metric: str | None, direction: str | None, columns: Columns) -> Sweep:
     """Runs of another tool: each its own setting unless a column says so, complete unless cut."""
-    about, curves = read_runs(source)
+    about, curves, known_direction, notes = read_runs(source, columns)
     known = list(curves["metric"].unique())
     metric = metric or _loss_of(known, source)
     if metric not in known:
         raise ValueError(f"{source} has no metric {metric}; it has {', '.join(known)}")
-    direction = direction or _direction_of(metric, source)
+    direction = direction or known_direction or _direction_of(metric, source)
     watched = curves[curves["metric"] == metric]
     about, curves = (
         about[about.index.isin(watched["trial"])],
@@ -236,6 +244,7 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
         trials.sort_index(),
         curves.reset_index(drop=True),
         metric_goal=cast(Goal, direction),
+        notes=tuple(notes),
     )
 
 
