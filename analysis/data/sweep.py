@@ -23,6 +23,7 @@ from iolaus.analysis.data.importers import read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
+from iolaus.sweeps.study.fingerprint import Fingerprint, fingerprints_of, ran_with, session_ids
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep, read_study
 from iolaus.sweeps.study.record import (
     broken_constraints,
@@ -36,7 +37,10 @@ __all__ = ["Sweep", "is_sweep", "load"]
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
     **dict.fromkeys(
-        ("state", "why", "infeasible", "code", "verdict", "verdict_rule", "folder", "lr_plan"),
+        (
+            *("state", "why", "infeasible", "code", "fingerprint", "ran_with"),
+            *("verdict", "verdict_rule", "folder", "lr_plan"),
+        ),
         object,
     ),
     "setting": np.int64,
@@ -60,7 +64,9 @@ class Sweep:
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
         repeats gave it one), setting (number of the leading trial), infeasible (the names of the
-        constraints it breaks, "" if none), code (version it ran on, short), examples (last
+        constraints it breaks, "" if none), code (version it ran on, short), fingerprint (id of what
+        else its result depends on, "" if not known), ran_with (what tells it from the fingerprints
+        of the other trials, "" if all are the same), examples (last
         reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners
         [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step (if a rule
         ended it), held_out_step (where the pruner would have ended a trial that a holdout let run
@@ -74,6 +80,7 @@ class Sweep:
         `top_up` is true of those that `iolaus.analysis.ranking.top_up` started.
     config: as composed for the sweep, interpolations as they stand. space: key to its Optuna
         distribution as `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
+    fingerprints: what the results of its sessions depend on beside the search, by id.
     """
 
     name: str
@@ -85,6 +92,7 @@ class Sweep:
     config: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
     metric_goal: Goal | None = None
+    fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Before the first trial there are the columns of all others, so that nobody need ask."""
@@ -212,6 +220,8 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
         "setting": about.index,
         "infeasible": "",
         "code": "",
+        "fingerprint": "",
+        "ran_with": "",
         "n_steps": about.get("budget", last["step"]),
         "verdict": "",
         "verdict_rule": "",
@@ -270,7 +280,11 @@ def _load_sweep(folder: Path) -> Sweep:
     with _no_collection():
         ran = that_ran(study.get_trials(deepcopy=False))
     trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
+    ids, said = session_ids(study.user_attrs), ran_with(study.user_attrs, ran)
     if len(trials):
+        session = [record_of(trial).run.session for trial in ran]
+        trials["fingerprint"] = [ids[s] if s is not None and s < len(ids) else "" for s in session]
+        trials["ran_with"] = trials["number"].map(said).fillna("")
         trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
     curves = read_curves(folder / "curves").to_pandas()
     if len(trials):
@@ -289,6 +303,7 @@ def _load_sweep(folder: Path) -> Sweep:
         ),
         space=study.user_attrs.get("search_space", {}),
         metric_goal=about.get("metric_goal"),
+        fingerprints=fingerprints_of(study.user_attrs),
     )
 
 

@@ -39,7 +39,7 @@ def own_code(modules: Mapping[str, ModuleType], named: Iterable[str] = ()) -> di
     """
     found: dict[str, str] = {}
     names = [*modules, *named]
-    seen = set(sys.stdlib_module_names) | set(sys.builtin_module_names)
+    seen = {*sys.stdlib_module_names, *sys.builtin_module_names, "__mp_main__"}  # __main__ again
     while names:
         name = names.pop().partition(".")[0]
         if name in seen:
@@ -59,14 +59,15 @@ def own_code(modules: Mapping[str, ModuleType], named: Iterable[str] = ()) -> di
 
 def _places(name: str, modules: Mapping[str, ModuleType]) -> set[Path]:
     """The file of a top-level module, or the folders of a package, that are one's own."""
-    module = modules.get(name)
-    places = list(getattr(module, "__path__", ())) or [getattr(module, "__file__", None)]
-    if module is None:
+    if (module := modules.get(name)) is not None:
+        file, folders = getattr(module, "__file__", None), getattr(module, "__path__", None)
+    else:
         try:
             spec = importlib.util.find_spec(name)
         except (ImportError, ValueError, AttributeError):
             return set()
-        places = list((spec and spec.submodule_search_locations) or [spec and spec.origin])
+        file, folders = (spec.origin, spec.submodule_search_locations) if spec else (None, None)
+    places = [*folders] if folders else [file]
     return {Path(place) for place in places if place and _is_own(Path(place))}
 
 

@@ -25,8 +25,8 @@ from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import open_backend, sqlite_url
-from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
 from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
+from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
 from iolaus.sweeps.study.recovery import take_over

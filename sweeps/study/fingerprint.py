@@ -13,6 +13,8 @@ import optuna
 from iolaus.sweeps.study.record import record_of
 
 __all__ = [
+    "ALIKE_ONLY",
+    "RAN_WITH",
     "Fingerprint",
     "differences",
     "fingerprints_of",
@@ -27,6 +29,12 @@ __all__ = [
 # The study's user attributes of fingerprints: this, then the fingerprint's id.
 _ATTR = "fingerprint:"
 UNKNOWN = "not recorded"
+# The heading of the labels in every table, and what they are for.
+RAN_WITH = "ran with"
+ALIKE_ONLY = (
+    "The trials ran with different settings, code or versions{counts}: that may be the difference, "
+    "and not what was searched."
+)
 N_SHOWN = 6  # differences in a sentence, the others are counted
 N_IN_LABEL = 3  # the same in a table
 LENGTH_SHOWN = 40  # of a value
@@ -78,13 +86,14 @@ def differences(was: Fingerprint, now: Fingerprint) -> list[str]:
 
 
 def labels(known: Mapping[str, Fingerprint]) -> dict[str, str]:
-    """For each fingerprint, by id, what tells it from the others, such as `epochs=40, code 1a2b3c4`.
+    """What tells each fingerprint from the others, by id, such as `epochs=40, code 1a2b3c4`.
 
-    "" where there is nothing to tell apart. An id in `known` but "" names sessions of which no
-    fingerprint is kept, and reads `not recorded` beside others.
+    "" where there is nothing to tell apart. The id "" stands for sessions of which no fingerprint
+    is kept, and reads `not recorded` beside others.
     """
     if len(known) < 2:
         return dict.fromkeys(known, "")
+    has_unknown = "" in known
     kept = [fingerprint for name, fingerprint in known.items() if name]
     settings = _varying(kept, lambda f: f.fixed)
     versions = _varying(kept, lambda f: f.versions)
@@ -96,7 +105,8 @@ def labels(known: Mapping[str, Fingerprint]) -> dict[str, str]:
         parts = [f"{key}={_value(of.fixed, key)}" for key in settings]
         parts += [f"{key} {_value(of.versions, key)}" for key in versions]
         parts = [*parts[:N_IN_LABEL], name] if len(parts) > N_IN_LABEL else parts
-        return ", ".join([*parts, *([f"code {of.code_version}"] if has_other_code else [])]) or name
+        parts += [f"code {of.code_version}"] if has_other_code else []
+        return ", ".join(parts) or (name if has_unknown else "")
 
     return {name: label(name, fingerprint) for name, fingerprint in known.items()}
 
@@ -152,7 +162,9 @@ def ran_with(
     sessions = {trial.number: record_of(trial).run.session for trial in trials}
     of_trial = {n: ids[s] for n, s in sessions.items() if s is not None and s < len(ids)}
     kept = fingerprints_of(study_attrs)
-    said = labels({name: kept.get(name, Fingerprint()) for name in dict.fromkeys(of_trial.values())})
+    said = labels(
+        {name: kept.get(name, Fingerprint()) for name in dict.fromkeys(of_trial.values())}
+    )
     return {number: said[name] for number, name in of_trial.items() if said[name]}
 
 
