@@ -284,7 +284,7 @@ def _load_sweep(folder: Path) -> Sweep:
     if len(trials):
         session = [record_of(trial).run.session for trial in ran]
         trials["fingerprint"] = [ids[s] if s is not None and s < len(ids) else "" for s in session]
-        trials["ran_with"] = trials["number"].map(said).fillna("")
+        trials["ran_with"] = [said.get(trial.number, "") for trial in ran]
         trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
     curves = read_curves(folder / "curves").to_pandas()
     if len(trials):

@@ -448,7 +448,7 @@ def _ran_differently(done: pd.DataFrame) -> list[str]:
     """What the ranked trials ran with, if that may be the difference between them."""
     if "ran_with" in done and done["ran_with"].any():
         counts = done["ran_with"].fillna("").value_counts()
-        said = ", ".join(f"{n} with {label}" for label, n in counts.items())
+        said = "; ".join(f"{n} with {label or 'not recorded'}" for label, n in counts.items())
         return [ALIKE_ONLY.format(counts=f" ({said})")] if len(counts) > 1 else []
     if "code" not in done or ("fingerprint" in done and done["fingerprint"].fillna("").all()):
         return []
