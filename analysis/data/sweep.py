@@ -23,7 +23,7 @@ from iolaus.analysis.data.importers import read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
-from iolaus.sweeps.study.fingerprint import Fingerprint, fingerprints_of, ran_with, session_ids
+from iolaus.sweeps.study.fingerprint import Fingerprint, fingerprints_of, ran_with
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep, read_study
 from iolaus.sweeps.study.record import (
     broken_constraints,
@@ -280,10 +280,8 @@ def _load_sweep(folder: Path) -> Sweep:
     with _no_collection():
         ran = that_ran(study.get_trials(deepcopy=False))
     trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
-    ids, said = session_ids(study.user_attrs), ran_with(study.user_attrs, ran)
+    said = ran_with(study.user_attrs, ran)
     if len(trials):
-        session = [record_of(trial).run.session for trial in ran]
-        trials["fingerprint"] = [ids[s] if s is not None and s < len(ids) else "" for s in session]
         trials["ran_with"] = [said.get(trial.number, "") for trial in ran]
         trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
     curves = read_curves(folder / "curves").to_pandas()
@@ -342,7 +340,8 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
     record = record_of(trial)
     run, verdict, session = record.run, record.verdict, record.run.session
     values = trial.values if trial.values and trial.state is TrialState.COMPLETE else []
-    code = sessions[session]["code"] if session is not None and session < len(sessions) else {}
+    ran_in = sessions[session] if session is not None and session < len(sessions) else {}
+    code = ran_in.get("code", {})
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
@@ -358,6 +357,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "infeasible": ", ".join(broken_constraints(trial)),
         "code": (code.get("commit") or "")[:10]
         + (f"+{code['difference']}" if code.get("dirty") else ""),
+        "fingerprint": str(ran_in.get("fingerprint", "")),
         "n_steps": record.plan.n_steps,
         "lr_plan": [list(corner) for corner in record.plan.lr] or None,
         "verdict_step": None if verdict is None else verdict.step,

@@ -25,7 +25,7 @@ SUFFIXES = (".py", ".pyx", ".c", ".cc", ".cpp", ".h", ".cu", ".cuh")
 N_ENTRIES = 10_000
 # Longer files are data or made by a machine, and count by their length.
 N_BYTES = 4_000_000
-_IMPORT = re.compile(rb"^[ \t]*(?:from|import)[ \t]+([^\W\d]\w*)", re.MULTILINE)
+_IMPORT = re.compile(rb"^[ \t]*(?:import[ \t]+([\w., \t]+)|from[ \t]+(\w+))", re.MULTILINE)
 _NOT_CODE = ("site-packages", "dist-packages", "__pycache__")
 
 
@@ -50,11 +50,18 @@ def own_code(modules: Mapping[str, ModuleType], named: Iterable[str] = ()) -> di
             for inside, path in _files(root):
                 content = _content(path)
                 digest.update(f"{inside}\0{len(content)}\0".encode() + content)
-                names += {match.decode() for match in _IMPORT.findall(content)}
+                names += _imported(content)
                 size += 1
         if size:
             found[_shown(name, modules)] = digest.hexdigest()[:8]
     return dict(sorted(found.items()))
+
+
+def _imported(content: bytes) -> set[str]:
+    """The names after `import` and `from`; words of a docstring may be among them."""
+    lists = [modules or package for modules, package in _IMPORT.findall(content)]
+    parts = [part.split() for modules in lists for part in modules.decode().split(",")]
+    return {words[0] for words in parts if words}
 
 
 def _places(name: str, modules: Mapping[str, ModuleType]) -> set[Path]:

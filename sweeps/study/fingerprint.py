@@ -159,6 +159,8 @@ def ran_with(
     Only trials of which the session is known are in it; none is if all sessions are the same.
     """
     ids = session_ids(study_attrs)
+    if len(set(ids)) < 2:
+        return {}
     sessions = {trial.number: record_of(trial).run.session for trial in trials}
     of_trial = {n: ids[s] for n, s in sessions.items() if s is not None and s < len(ids)}
     kept = fingerprints_of(study_attrs)
