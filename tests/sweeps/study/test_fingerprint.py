@@ -47,7 +47,7 @@ def test_labels_tell_all_apart(known: list[Fingerprint]) -> None:
 
 
 def test_a_difference_is_named_with_what_was_and_what_is() -> None:
-    """Settings and versions by their values, code by the names of what changed; many are counted."""
+    """Settings and versions by their values, code by names; many are counted."""
     assert differences(FIVE, FORTY) == ["epochs was 5, now 40"]
     other = Fingerprint({"epochs": "5"}, {"train": "bbbb", "nets": "cccc"}, {"torch": "2.4"})
     removed, version, code = differences(FIVE, other)
@@ -65,7 +65,7 @@ def test_a_difference_is_named_with_what_was_and_what_is() -> None:
 
 
 def study_of(*sessions: Fingerprint | None) -> optuna.Study:
-    """A study with a trial of each session; None: of an older version, which kept no fingerprint."""
+    """A study with a trial of each session; None: one that kept no fingerprint."""
     study = optuna.create_study()
     entries = []
     for number, fingerprint in enumerate(sessions):
