@@ -163,8 +163,9 @@ def test_trials_that_differ_are_told_apart_in_every_table(
     assert "epochs was 2, now 3" in report  # with the session that changed it
     results = (folder / "optimization_results.yaml").read_text()
     assert "ran_with: epochs=" in results
-    notes = json.dumps(study().system_attrs)
-    assert "ran with" in notes
+    known = study()
+    notes = known._storage.get_study_system_attrs(known._study_id)  # as the dashboard keeps them
+    assert "ran with" in json.dumps(notes)
 
 
 def test_a_result_of_other_settings_is_not_taken_over(go: Go, study: Any) -> None:
@@ -177,7 +178,7 @@ def test_a_result_of_other_settings_is_not_taken_over(go: Go, study: Any) -> Non
 
 
 def test_a_changed_space_is_refused_unless_it_gets_its_own_study(go: Go, tmp_path: Path) -> None:
-    """warn refuses it too; new_study begins another folder and finds it again by itself."""
+    """Refused under warn too; new_study begins another folder and finds it again by itself."""
     study, wider = tmp_path / "study", "x=interval(0, 2)"
     go(1).ok()
     refused = go(2, space=wider)

@@ -88,7 +88,7 @@ secrets = st.sampled_from(
 def test_what_differs_at_every_start_does_not_count(
     fixed: Fixed, tmp_path: Path, secret: str, value: str, n: int
 ) -> None:
-    """Folders of the sweep, times, Hydra's own and secrets change nothing, and no secret is kept."""
+    """The sweep's folders, times, Hydra's own and secrets change nothing; no secret is kept."""
 
     def session(value: str, folder: Path) -> dict[str, str]:
         return fixed(
