@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["own_code"]
+__all__ = ["content_of", "own_code"]
 
 # What a package's behaviour is written in; configs are compared by what they say.
 SUFFIXES = (".py", ".pyx", ".c", ".cc", ".cpp", ".h", ".cu", ".cuh")
@@ -48,7 +48,7 @@ def own_code(modules: Mapping[str, ModuleType], named: Iterable[str] = ()) -> di
         digest, size = hashlib.sha256(), 0
         for root in sorted(_places(name, modules)):
             for inside, path in _files(root):
-                content = _content(path)
+                content = content_of(path)
                 digest.update(f"{inside}\0{len(content)}\0".encode() + content)
                 names += _imported(content)
                 size += 1
@@ -125,7 +125,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """What a file says; of one that is too long to be code its length; b"" if it cannot be read."""
     try:
         size = path.stat().st_size
         return path.read_bytes() if size <= N_BYTES else str(size).encode()

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from iolaus.sweeps.run._own_code import own_code
+from iolaus.sweeps.run._own_code import content_of, own_code
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.fingerprint import Fingerprint
 from iolaus.sweeps.study.folder import STORAGE_VARIABLE
@@ -81,20 +81,20 @@ def shareable(command: Sequence[str]) -> list[str]:
 def code_version(folder: Path) -> dict[str, Any]:
     """The git commit of `folder`, and whether its tracked files differ from it.
 
-    If they do, with a digest of the difference. `commit` is None outside a repository. It is where
+    If they do, with a digest of those that do. `commit` is None outside a repository. It is where
     to find the code again; whether two sessions ran the same code, their fingerprints say.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
+    known = (_git(folder, "rev-parse", "HEAD", "--show-toplevel") or "").splitlines()
+    if len(known) != 2:
         return {"commit": None, "dirty": False}
-    difference = _git(folder, "diff", "HEAD", "--no-ext-diff") or ""
-    if not difference:
+    commit, top = known
+    changed = _git(folder, "diff", "HEAD", "--no-ext-diff", "--name-only", "-z")
+    if not changed:
         return {"commit": commit, "dirty": False}
-    return {
-        "commit": commit,
-        "dirty": True,
-        "difference": hashlib.sha256(difference.encode()).hexdigest()[:12],
-    }
+    digest = hashlib.sha256()
+    for name in changed.rstrip("\0").split("\0"):
+        digest.update(f"{name}\0".encode() + content_of(Path(top, name)))
+    return {"commit": commit, "dirty": True, "difference": digest.hexdigest()[:12]}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
