@@ -56,8 +56,9 @@ class Watched:
 class Checkpoint:
     """Where a trial can go on.
 
-    path: of the folder. step, seconds: of the trial when it was made. rows: its last reports before,
-    (step, seconds, metrics), which may not have reached the sweep's curves. watched: see `Watched`.
+    path: of the folder. step, seconds: of the trial when it was made. rows: its last reports before
+    that, (step, seconds, metrics), which may not have reached the sweep's curves. watched: see
+    `Watched`.
     """
 
     path: Path

@@ -300,7 +300,7 @@ def convergence(
         return
     console = terminal()
     if table["last"].notna().any():
-        columns = [c for c in ("trial", "name", *converging.SHOWN) if c in table]
+        columns = [c for c in ("trial", "name", "ran_with", *converging.SHOWN) if c in table]
         console.print(as_table(table[columns]))
     nothing = f"No trial has a finite report of {sweep.metric}, so there is nothing to measure."
     console.print(time.sentence() if time else nothing, markup=False, highlight=False)
@@ -449,9 +449,12 @@ def _loaded(
 def _named(table: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """The rows of trials, as columns.
 
-    Beside each number the name of the run, where other tools gave it one.
+    Beside each number the name of the run, where other tools gave it one, and what it ran with,
+    where trials differ in it.
     """
     table = table.reset_index()
+    if "ran_with" in sweep.trials and sweep.trials["ran_with"].any():
+        table.insert(1, "ran_with", table["trial"].map(sweep.trials["ran_with"]))
     if "name" in sweep.trials:
         table.insert(1, "name", table["trial"].map(sweep.trials["name"]))
     return table
