@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -66,7 +67,7 @@ def alone(*words: str) -> tuple[float, float, int, int]:
                 stamps.append((time.perf_counter(), True))
 
         train(run, report=report, folder=Path(name), should_checkpoint=asked, keep=None)
-    pairs = list(zip(stamps[:-1], stamps[1:], strict=True))
+    pairs = list(pairwise(stamps))
     saves = [b - a for (a, _), (b, saved) in pairs if saved]
     steps = [b - a for (a, _), (b, saved) in pairs if not saved]
     model = run.task.build_model(run.node)

@@ -1,36 +1,174 @@
-"""Stand-in until the store is merged."""
+"""The checkpoints that a trial has reported, in its own folder: whole, checked, and few.
+
+`checkpoints/step_000000400/` holds what the task has written, and `manifest.json`: the step, the
+trial's seconds, what it had reported last, and a checksum of each file. A checkpoint is put beside
+and renamed into place, so that a crash leaves the one before it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import math
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Checkpoint", "adopt", "newest"]
+__all__ = ["CHECKPOINTS", "Checkpoint", "Watched", "adopt", "forget", "newest"]
+
+log = logging.getLogger("sweeps")
+
+CHECKPOINTS = "checkpoints"
+MANIFEST = "manifest.json"
+# The newest, and the one before it in case that is damaged.
+N_KEPT = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a trial has said of the watched metric so far.
+
+    first_step: of its first report. lowest, highest: (value, step) of finite ones; None before any.
+    """
+
+    first_step: int | None = None
+    lowest: tuple[float, int] | None = None
+    highest: tuple[float, int] | None = None
+
+    def after(self, step: int, value: float) -> Watched:
+        """The same after one more report. A NaN or infinity is neither lowest nor highest."""
+        first = step if self.first_step is None else self.first_step
+        if not math.isfinite(value):
+            return Watched(first, self.lowest, self.highest)
+        lowest, highest = self.lowest, self.highest
+        if lowest is None or value < lowest[0]:
+            lowest = (value, step)
+        if highest is None or value > highest[0]:
+            highest = (value, step)
+        return Watched(first, lowest, highest)
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Stand-in."""
+    """Where a trial can go on.
+
+    path: of the folder. step, seconds: of the trial when it was made. rows: its last reports before
+    that, (step, seconds, metrics), which may not have reached the sweep's curves. watched: see
+    `Watched`.
+    """
 
     path: Path
     step: int
     seconds: float
+    rows: Sequence[tuple[int, float, Mapping[str, float]]] = ()
+    watched: Watched = field(default_factory=Watched)
 
 
-def adopt(folder: Path, trial_folder: Path, step: int, seconds: float) -> Checkpoint:
-    """Stand-in."""
-    place = trial_folder / "checkpoints" / f"step_{step:09d}"
-    place.parent.mkdir(exist_ok=True)
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(folder, place)  # noqa: PTH105
-    for older in sorted(place.parent.iterdir())[:-2]:
-        shutil.rmtree(older)
-    return Checkpoint(place, step, seconds)
+def adopt(
+    folder: Path,
+    trial_folder: Path,
+    step: int,
+    seconds: float,
+    rows: Sequence[tuple[int, float, Mapping[str, float]]] = (),
+    watched: Watched | None = None,
+) -> Checkpoint:
+    """Move what is in a folder to a trial's checkpoints; the folder stays, empty.
+
+    The newest two are kept. Raises OSError where it cannot be written, in which case those before
+    it are there, NotADirectoryError if the folder is none.
+    """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"checkpoint={folder} is no folder: write it, then report it")
+    watched = watched or Watched()
+    place = trial_folder / CHECKPOINTS / f"step_{step:09d}"
+    beside = place.with_name(place.name + ".writing")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        for item in folder.iterdir():
+            shutil.move(item, beside / item.name)
+        manifest = {
+            "step": step,
+            "seconds": seconds,
+            "rows": [[at, s, dict(metrics)] for at, s, metrics in rows],
+            "watched": [watched.first_step, watched.lowest, watched.highest],
+            "sha256": {str(name): _digest(beside / name) for name in _files(beside)},
+        }
+        (beside / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        _to_disk(beside)
+        shutil.rmtree(place, ignore_errors=True)
+        beside.rename(place)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    for older in _all(trial_folder)[N_KEPT:]:
+        shutil.rmtree(older, ignore_errors=True)
+    return Checkpoint(place, step, seconds, rows, watched)
 
 
 def newest(trial_folder: Path) -> Checkpoint | None:
-    """Stand-in."""
-    found = sorted((trial_folder / "checkpoints").glob("step_*"))
-    return Checkpoint(found[-1], int(found[-1].name[5:]), 0.0) if found else None
+    """The newest checkpoint that is whole; None if there is none.
+
+    One that is damaged is named in a warning, with what is wrong, and left out.
+    """
+    for place in _all(trial_folder):
+        try:
+            return _read(place)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.warning("the checkpoint %s is damaged (%s); an older one is taken", place, error)
+    return None
+
+
+def forget(trial_folder: Path) -> None:
+    """Delete all checkpoints of a trial."""
+    shutil.rmtree(trial_folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _all(trial_folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
+    places = (trial_folder / CHECKPOINTS).glob("step_*")
+    return sorted((p for p in places if not p.name.endswith(".writing")), reverse=True)
+
+
+def _read(place: Path) -> Checkpoint:
+    about: Any = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    found = {str(name) for name in _files(place)}
+    for name, digest in about["sha256"].items():
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        if _digest(place / name) != digest:
+            raise ValueError(f"{name} has changed since it was written")
+    first, lowest, highest = about["watched"]
+    return Checkpoint(
+        place,
+        int(about["step"]),
+        float(about["seconds"]),
+        [(int(step), float(seconds), metrics) for step, seconds, metrics in about["rows"]],
+        Watched(first, lowest and (lowest[0], lowest[1]), highest and (highest[0], highest[1])),
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / MANIFEST:
+            yield path.relative_to(folder)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(folder: Path) -> None:
+    """Wait until all of a folder is on disk: a rename may get there before what it names."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file() or path.is_dir():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -129,10 +129,18 @@ def in_steps(
     """A schedule's settings with every length in steps and its `unit` taken out.
 
     Every setting whose name ends in `_steps` is a length, also inside lists and their mappings.
-    Warm-up is found first, since "rest" is what it leaves of the run.
+    Warm-up is found first, since "rest" is what it leaves of the run. With `rounding: down`, taken
+    out too, lengths are cut to whole steps, as programs do that call int(). Raises ValueError for
+    another rounding, and what `steps_of` refuses.
     """
-    unit = node.get("unit", "steps")
-    warmup = steps_of(node.get("warmup_steps", 0), unit, sizes, n_train, n_steps)
+    unit, rounding = node.get("unit", "steps"), node.get("rounding")
+    if rounding not in (None, "down"):
+        raise ValueError(f"schedule.rounding is down, or null for none; got {rounding!r}")
+
+    def rounded(steps: float) -> float:
+        return float(math.floor(steps)) if rounding == "down" else steps
+
+    warmup = rounded(steps_of(node.get("warmup_steps", 0), unit, sizes, n_train, n_steps))
     # A warm-up that fills the run is the lint's to find, not an error.
     n_rest = max(n_steps - warmup, 1.0)
 
@@ -142,7 +150,8 @@ def in_steps(
         if isinstance(value, list | tuple):
             return tuple(convert(name, inner) for inner in value)
         if name.endswith("_steps"):
-            return steps_of(value, unit, sizes, n_train, n_steps, n_rest)
+            return rounded(steps_of(value, unit, sizes, n_train, n_steps, n_rest))
         return value
 
-    return {name: convert(name, value) for name, value in node.items() if name != "unit"}
+    own = {name: value for name, value in node.items() if name not in ("unit", "rounding")}
+    return {name: convert(name, value) for name, value in own.items()}

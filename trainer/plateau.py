@@ -2,7 +2,7 @@
 
 They are schedules too:
 between two measurements the rate is `state.lr`, with warm-up and floor. Each measurement of the
-watched metric (lower is better) makes the next state. State and measurement may be numbers or
+watched metric makes the next state. State and measurement may be numbers or
 vectors of trials.
 """
 
@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from iolaus.sweeps.metric import infer_goal
 from iolaus.trainer.schedules import Schedule, Values
 
 __all__ = ["LossDriven", "Newbob", "NewbobState", "PlateauState", "ReduceOnPlateau"]
@@ -27,14 +28,31 @@ S = TypeVar("S")
 class LossDriven(Schedule, ABC, Generic[S]):
     """A rate that falls by `factor` when the watched metric no longer improves.
 
-    watch: name of a metric measured at each evaluation, such as "val_loss". factor in (0, 1).
+    watch: name of a metric measured at each evaluation, such as "val_loss". mode: "min" if lower is
+    better, "max" if higher is, "auto" where its name says it. factor in (0, 1).
     """
 
     watch: str = "val_loss"
+    mode: str = "auto"
     factor: Values = 0.1
 
     def _check(self) -> None:
         self._require("between 0 and 1", lambda v: (v > 0) & (v < 1), factor=self.factor)
+        if self.mode not in ("auto", "min", "max"):
+            raise ValueError(f'schedule.mode is "auto", "min" or "max"; got {self.mode!r}')
+        if self.mode == "auto" and infer_goal(self.watch) is None:
+            raise ValueError(
+                f"schedule.mode=auto: is {self.watch} better when it is lower or higher? say "
+                "schedule.mode=min or max"
+            )
+
+    @property
+    def sign(self) -> float:
+        """What the watched metric is multiplied by, so that lower is better: 1 or -1."""
+        higher = self.mode == "max" or (
+            self.mode == "auto" and infer_goal(self.watch) == "maximize"
+        )
+        return -1.0 if higher else 1.0
 
     def _decay(self, _xp: ModuleType, t: Values, lr: Values) -> Values:
         return lr + 0 * t
@@ -52,8 +70,8 @@ class LossDriven(Schedule, ABC, Generic[S]):
 class PlateauState:
     """Where `ReduceOnPlateau` is after some measurements.
 
-    lr: the rate now. best: lowest metric so far. n_bad: measurements since then. n_cooldown: of
-    those to come, how many are not to be counted.
+    lr: the rate now. best: of the metric so far, times the schedule's sign. n_bad: measurements
+    since then. n_cooldown: of those to come, how many are not to be counted.
     """
 
     lr: Values
@@ -66,8 +84,9 @@ class PlateauState:
 class ReduceOnPlateau(LossDriven[PlateauState]):
     """The rate times `factor` after more than `patience` measurements without a new best.
 
-    A new best is below `best * (1 - threshold)` with threshold_mode "rel" (which needs a metric
-    above 0) or below `best - threshold` with "abs". For `cooldown` measurements after a drop
+    Where lower is better, a new best is below `best * (1 - threshold)` with threshold_mode "rel"
+    (which needs a metric above 0) or below `best - threshold` with "abs"; where higher is, above
+    `best * (1 + threshold)` or `best + threshold`. For `cooldown` measurements after a drop
     nothing is counted. A NaN is never a new best. Source:
     torch.optim.lr_scheduler.ReduceLROnPlateau, where a drop below 1e-8 is left out too.
     """
@@ -91,11 +110,13 @@ class ReduceOnPlateau(LossDriven[PlateauState]):
 
     def next(self, state: PlateauState, measured: Values) -> PlateauState:
         """Count the measurement, and drop the rate if that makes too many bad ones."""
+        measured = self.sign * measured
         relative = self.threshold_mode == "rel"
         target = np.where(np.isinf(state.best), state.best, 0.0)  # inf - inf would be NaN
         finite_best = np.where(np.isinf(state.best), 0.0, state.best)
+        share = self.sign * self.threshold
         target = target + (
-            finite_best * (1.0 - self.threshold) if relative else finite_best - self.threshold
+            finite_best * (1.0 - share) if relative else finite_best - self.threshold
         )
         better = measured < target
         n_bad = np.where(better, 0, state.n_bad + 1)
@@ -116,7 +137,8 @@ class ReduceOnPlateau(LossDriven[PlateauState]):
 class NewbobState:
     """Where `Newbob` is after some measurements.
 
-    lr: the rate now. recent: the last measurements, newest last, at most n_measurements + 1.
+    lr: the rate now. recent: the last measurements, times the schedule's sign, newest last, at most
+    n_measurements + 1.
     n_seen: all so far.
     """
 
@@ -132,14 +154,18 @@ class Newbob(LossDriven[NewbobState]):
     The relative error of two neighbours is `(new - old) / abs(new)`: below 0 is an improvement.
     Looked at are the last n_measurements of them, every update_interval measurements; after the
     second one for the first time.
-    relative_error_threshold: 0 asks for any improvement, -0.01 for one of 1 %. A NaN never counts
-    as worse.
-    Source: RETURNN, learning_rate_control.py, NewbobMultiEpoch (often with threshold 0, factor 0.7
-    and 9 measurements); with n_measurements = update_interval = 1 its NewbobRelative.
+    relative_error_threshold: 0 asks for any improvement, -0.01 for one of 1 %. growth_factor: what
+    the rate is multiplied by where the mean is below relative_error_grow_threshold (None: the other
+    threshold). A NaN counts as neither.
+    Source: RETURNN, learning_rate_control.py, NewbobMultiEpoch, where update_interval is
+    n_measurements (num_epochs) if it is left out; with n_measurements = update_interval = 1 its
+    NewbobRelative.
     """
 
     factor: Values = 0.5
+    growth_factor: Values = 1.0
     relative_error_threshold: Values = -0.01
+    relative_error_grow_threshold: Values | None = None
     n_measurements: int = 1
     update_interval: int = 1
 
@@ -148,6 +174,18 @@ class Newbob(LossDriven[NewbobState]):
         for name in ("n_measurements", "update_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"schedule.{name} must be from 1 up; got {getattr(self, name)}")
+        self._require("from 1 up", lambda v: v >= 1, growth_factor=self.growth_factor)
+        grow, threshold = self._grow_threshold, self.relative_error_threshold
+        if np.any(np.asarray(grow) > np.asarray(threshold)):
+            raise ValueError(
+                "schedule.relative_error_grow_threshold is above relative_error_threshold: in "
+                f"between the rate would fall and grow; got {grow} and {threshold}"
+            )
+
+    @property
+    def _grow_threshold(self) -> Values:
+        own = self.relative_error_grow_threshold
+        return self.relative_error_threshold if own is None else own
 
     def start(self, lr: Values) -> NewbobState:
         """Nothing measured yet."""
@@ -155,7 +193,7 @@ class Newbob(LossDriven[NewbobState]):
 
     def next(self, state: NewbobState, measured: Values) -> NewbobState:
         """Keep the measurement, and drop the rate if it is time to look and the mean says so."""
-        recent = (*state.recent, measured)[-(self.n_measurements + 1) :]
+        recent = (*state.recent, self.sign * measured)[-(self.n_measurements + 1) :]
         seen = replace(state, recent=recent, n_seen=state.n_seen + 1)
         if len(recent) < 2 or (
             self.update_interval > 1 and seen.n_seen % self.update_interval != 0
@@ -167,7 +205,9 @@ class Newbob(LossDriven[NewbobState]):
         )
         lower = np.maximum(state.lr * self.factor, self.min_lr)
         drop = (mean > self.relative_error_threshold) & (lower < state.lr)
-        return replace(seen, lr=_number(np.where(drop, lower, state.lr)))
+        grow = mean < self._grow_threshold
+        lr = np.where(drop, lower, np.where(grow, state.lr * self.growth_factor, state.lr))
+        return replace(seen, lr=_number(lr))
 
 
 def _number(value: Values) -> Values:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -11,9 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import SupportsFloat
 
-from iolaus.sweeps.checkpoints import adopt, newest
+from iolaus.sweeps.checkpoints import adopt, forget, newest
 
 __all__ = ["Standalone"]
+
+log = logging.getLogger("trainer")
 
 
 class Standalone:
@@ -43,7 +45,10 @@ class Standalone:
         """Keep a checkpoint; raises SystemExit(143) if it was asked for by SIGTERM."""
         if checkpoint is None:
             return
-        adopt(checkpoint, self._folder, step, time.monotonic() - self._began_s)
+        try:
+            adopt(checkpoint, self._folder, step, time.monotonic() - self._began_s)
+        except OSError as error:  # a full disk, say; the one before is still there
+            log.warning("step %d: no checkpoint kept, going on: %s", step, error)
         if self._terminated:
             raise SystemExit(128 + signal.SIGTERM)
 
@@ -62,4 +67,4 @@ class Standalone:
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, before)
-        shutil.rmtree(self._folder / "checkpoints", ignore_errors=True)
+        forget(self._folder)

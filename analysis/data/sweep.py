@@ -19,10 +19,11 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
-from iolaus.analysis.data.importers import read_runs
+from iolaus.analysis.data.importers import Columns, read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
+from iolaus.sweeps.study.fingerprint import Fingerprint, fingerprints_of, ran_with
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep, read_study
 from iolaus.sweeps.study.record import (
     broken_constraints,
@@ -36,7 +37,10 @@ __all__ = ["Sweep", "is_sweep", "load"]
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
     **dict.fromkeys(
-        ("state", "why", "infeasible", "code", "verdict", "verdict_rule", "folder", "lr_plan"),
+        (
+            *("state", "why", "infeasible", "code", "fingerprint", "ran_with"),
+            *("verdict", "verdict_rule", "folder", "lr_plan"),
+        ),
         object,
     ),
     "setting": np.int64,
@@ -60,7 +64,9 @@ class Sweep:
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
         repeats gave it one), setting (number of the leading trial), infeasible (the names of the
-        constraints it breaks, "" if none), code (version it ran on, short), examples (last
+        constraints it breaks, "" if none), code (version it ran on, short), fingerprint (id of what
+        else its result depends on, "" if not known), ran_with (what tells it from the fingerprints
+        of the other trials, "" if all are the same), examples (last
         reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners
         [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step (if a rule
         ended it), held_out_step (where the pruner would have ended a trial that a holdout let run
@@ -74,6 +80,8 @@ class Sweep:
         `top_up` is true of those that `iolaus.analysis.ranking.top_up` started.
     config: as composed for the sweep, interpolations as they stand. space: key to its Optuna
         distribution as `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
+    notes: what was assumed of the runs of other tools, in sentences.
+    fingerprints: what the results of its sessions depend on beside the search, by id.
     """
 
     name: str
@@ -85,6 +93,8 @@ class Sweep:
     config: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Any] = field(default_factory=dict)
     metric_goal: Goal | None = None
+    notes: tuple[str, ...] = ()
+    fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Before the first trial there are the columns of all others, so that nobody need ask."""
@@ -140,19 +150,25 @@ class Sweep:
         )
 
 
-def load(source: str | Path, metric: str | None = None, direction: str | None = None) -> Sweep:
+def load(
+    source: str | Path,
+    metric: str | None = None,
+    direction: str | None = None,
+    step: str | None = None,
+    run: str | None = None,
+) -> Sweep:
     """Read a sweep from its folder, while it runs or after.
 
     Or runs of other tools (`iolaus.analysis.data.importers.read_runs`).
     metric: what is watched in other tools' runs; left out, it is the one metric called `loss` or,
     without it, the only one with `loss` in its name, or the only one there is. direction: minimize
     or maximize; left out, the metric's name says it
-    (`iolaus.sweeps.metric.infer_goal`). A sweep's folder knows its own. Of other tools' runs those
-    that never reported the watched metric are left out. One of which a report is not finite has
-    diverged there: its state is pruned and it has no objective. Raises
-    FileNotFoundError if there is neither, ValueError if a file holds no curves, it is unclear what
-    to watch or in which direction, or a sweep is asked for another metric or direction than its
-    own.
+    (`iolaus.sweeps.metric.infer_goal`). step, run: the columns of a table that are its steps and
+    its runs; left out, their names say it. A sweep's folder knows its own. Of other tools' runs
+    those that never reported the watched metric are left out. One of which a report is not finite
+    has diverged there: its state is pruned and it has no objective. Raises FileNotFoundError if
+    there is neither, ValueError if a file holds no curves, it is unclear what to watch or in which
+    direction, or a sweep is asked for another metric or direction than its own.
 
     >>> sweep = iolaus.load("runs.csv")
     >>> sweep.metric, sweep.directions, len(sweep.trials)
@@ -162,7 +178,7 @@ def load(source: str | Path, metric: str | None = None, direction: str | None = 
     if direction not in (None, "minimize", "maximize"):
         raise ValueError(f"direction={direction!r} is neither minimize nor maximize")
     if not is_sweep(source):
-        return _load_runs(source, metric, direction)
+        return _load_runs(source, metric, direction, Columns(step, run))
     sweep = _load_sweep(source)
     if metric not in (None, sweep.metric) or direction not in (None, sweep.directions[0]):
         asked = " and ".join(
@@ -181,14 +197,14 @@ def is_sweep(source: Path) -> bool:
     return (source / SWEEP_FILE).is_file()
 
 
-def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep:
+def _load_runs(source: Path, metric: str | None, direction: str | None, columns: Columns) -> Sweep:
     """Runs of another tool: each its own setting unless a column says so, complete unless cut."""
-    about, curves = read_runs(source)
+    about, curves, known_direction, notes = read_runs(source, columns)
     known = list(curves["metric"].unique())
     metric = metric or _loss_of(known, source)
     if metric not in known:
         raise ValueError(f"{source} has no metric {metric}; it has {', '.join(known)}")
-    direction = direction or _direction_of(metric, source)
+    direction = direction or known_direction or _direction_of(metric, source)
     watched = curves[curves["metric"] == metric]
     about, curves = (
         about[about.index.isin(watched["trial"])],
@@ -212,6 +228,8 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
         "setting": about.index,
         "infeasible": "",
         "code": "",
+        "fingerprint": "",
+        "ran_with": "",
         "n_steps": about.get("budget", last["step"]),
         "verdict": "",
         "verdict_rule": "",
@@ -236,6 +254,7 @@ def _load_runs(source: Path, metric: str | None, direction: str | None) -> Sweep
         trials.sort_index(),
         curves.reset_index(drop=True),
         metric_goal=cast(Goal, direction),
+        notes=tuple(notes),
     )
 
 
@@ -270,7 +289,9 @@ def _load_sweep(folder: Path) -> Sweep:
     with _no_collection():
         ran = that_ran(study.get_trials(deepcopy=False))
     trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
+    said = ran_with(study.user_attrs, ran)
     if len(trials):
+        trials["ran_with"] = [said.get(trial.number, "") for trial in ran]
         trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
     curves = read_curves(folder / "curves").to_pandas()
     if len(trials):
@@ -289,6 +310,7 @@ def _load_sweep(folder: Path) -> Sweep:
         ),
         space=study.user_attrs.get("search_space", {}),
         metric_goal=about.get("metric_goal"),
+        fingerprints=fingerprints_of(study.user_attrs),
     )
 
 
@@ -327,7 +349,8 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
     record = record_of(trial)
     run, verdict, session = record.run, record.verdict, record.run.session
     values = trial.values if trial.values and trial.state is TrialState.COMPLETE else []
-    code = sessions[session]["code"] if session is not None and session < len(sessions) else {}
+    ran_in = sessions[session] if session is not None and session < len(sessions) else {}
+    code = ran_in.get("code", {})
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
@@ -343,6 +366,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "infeasible": ", ".join(broken_constraints(trial)),
         "code": (code.get("commit") or "")[:10]
         + (f"+{code['difference']}" if code.get("dirty") else ""),
+        "fingerprint": str(ran_in.get("fingerprint", "")),
         "n_steps": record.plan.n_steps,
         "lr_plan": [list(corner) for corner in record.plan.lr] or None,
         "verdict_step": None if verdict is None else verdict.step,

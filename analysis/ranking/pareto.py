@@ -14,6 +14,7 @@ from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.sweeps.signals import signals
+from iolaus.sweeps.study.fingerprint import RAN_WITH
 from iolaus.sweeps.study.ranking import non_dominated
 
 __all__ = ["CRITERIA", "pareto", "shown"]
@@ -31,7 +32,7 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     front is who is no worse than any other in tier, steps_to_target, noise and seconds, or better
     in one of them: results that cannot be told apart count as equal, and so do all that never reach
     the target, behind those that do. A criterion nobody has a number for decides nothing. The
-    frame's `attrs` say metric and target.
+    frame's `attrs` say metric and target. Where settings differ in it, ran_with is a column too.
 
     Of a sweep with several objectives these are the criteria, each in its own direction, as the
     ranking has them: columns setting, objective, objective_2 and so on, on_front; `attrs` say the
@@ -42,9 +43,10 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     done = sweep.trials[
         (sweep.trials["state"] == "complete") & sweep.trials["setting"].isin(table["setting"])
     ]
+    ran_with = ["ran_with"] if "ran_with" in table and table["ran_with"].any() else []
     if len(sweep.directions) > 1:
         objectives = [str(c) for c in table if str(c).startswith("objective")]
-        found = table[["setting", *objectives, "on_front"]].reset_index(drop=True)
+        found = table[["setting", *objectives, *ran_with, "on_front"]].reset_index(drop=True)
         found.attrs["directions"] = sweep.directions
         return found
     sign = sweep.metric_sign
@@ -60,7 +62,9 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     numbers["seconds"] = done["seconds"].astype(float)
     middle = numbers.groupby(done["setting"]).median()
     found = (
-        table[["setting", "tier", "objective"]].join(middle, on="setting").reset_index(drop=True)
+        table[["setting", *ran_with, "tier", "objective"]]
+        .join(middle, on="setting")
+        .reset_index(drop=True)
     )
     found["on_front"] = non_dominated(found[list(CRITERIA)].astype(float).to_numpy())
     found.attrs |= {"metric": sweep.metric, "target": sign * target}
@@ -76,7 +80,7 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
         objectives = [c for c in found.columns if c.startswith("objective")]
         numbered = enumerate(zip(objectives, found.attrs["directions"], strict=True), start=1)
         names = {c: f"objective {i} ({direction}d)" for i, (c, direction) in numbered}
-        return found.rename(columns={**names, "on_front": "on front"})
+        return found.rename(columns={**names, "on_front": "on front", "ran_with": RAN_WITH})
     steps = (
         found["steps_to_target"]
         .astype(object)

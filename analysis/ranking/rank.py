@@ -24,6 +24,7 @@ from iolaus.analysis.ranking import tiers
 from iolaus.analysis.ranking._extrapolation import likely_end
 from iolaus.analysis.ranking.level import is_written, level, objective_source
 from iolaus.sweeps.signals import signals
+from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, Fingerprint, labels
 from iolaus.sweeps.study.folder import own_command
 from iolaus.sweeps.study.ranking import INFEASIBLE, Run, Standing, order
 
@@ -53,7 +54,8 @@ class Ranking:
         seeds; NaN unless completed; of several also objective_2 and so on, and on_front), level
         (what `of` names, which tier and interval are about; NaN unless completed), low, high (its
         95 % interval, Student's t, for this setting alone), tier (1 is first place; <NA> unless
-        completed and feasible), best (of the watched metric on the curve, mean of the seeds), why,
+        completed and feasible), best (of the watched metric on the curve, mean of the seeds),
+        ran_with (what tells its settings and code from the others', "" if they are the same), why,
         and `params.KEY`; in a comparison of sweeps also sweep, of runs of other tools that have one
         also name (of the first run).
     of: what the level is: "level of val_loss", where the curve ends that the objective was taken
@@ -132,8 +134,11 @@ class Ranking:
             and (level.isna() | np.isclose(level, objective)).all()
         ):
             left_out.append("level")
+        if "ran_with" in table and not table["ran_with"].any():
+            left_out.append("ran_with")
         names = {column: key for key, column in parameters(table).items()}
         names |= {"n_seeds": "seeds", "low": "95 % low", "high": "95 % high"}
+        names |= {"ran_with": RAN_WITH}
         return table.drop(columns=left_out).rename(columns=names)
 
     def _repr_html_(self) -> str:
@@ -323,6 +328,7 @@ def _table(
         *_objectives(sweep),
         *nothing,
         "best",
+        "ran_with",
         "why",
     ]
     columns += [c for c in ("sweep", "name") if c in trials]
@@ -344,6 +350,7 @@ def _table(
                 **({"on_front": standing.on_front} if several else {}),
                 **levels.get(standing.setting, nothing),
                 "best": float(runs["best"].astype(float).mean()),
+                "ran_with": _ran_with(runs),
                 "why": _why((ended if len(ended) else runs).iloc[0]),
                 **({"sweep": lead["sweep"]} if "sweep" in runs else {}),
                 **{c: lead[c] for c in trials.columns if c.startswith(PREFIX)},
@@ -351,6 +358,13 @@ def _table(
         )
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.astype({"tier": "Int64"})
+
+
+def _ran_with(runs: pd.DataFrame) -> str:
+    """What the runs of one setting ran with; of several kinds all."""
+    if "ran_with" not in runs:
+        return ""
+    return " / ".join(dict.fromkeys(filter(None, runs["ran_with"].fillna("").astype(str))))
 
 
 def _why(trial: pd.Series) -> str:
@@ -390,17 +404,7 @@ def _warnings(
             "front "
             "and behind it, and tiers are those of the first; `iolaus rank DIR --pareto` shows all."
         )
-    versions = (
-        done["code"].fillna("unknown").astype(str).value_counts()
-        if "code" in done
-        else pd.Series(dtype=int)
-    )
-    if len(versions) > 1:
-        counts = ", ".join(f"{n} of {code}" for code, n in versions.items())
-        found.append(
-            f"Trials of different code versions are ranked together ({counts}): the code may be "
-            "the difference."
-        )
+    found += _ran_differently(done)
     examples = (
         done["examples"].astype(float).dropna() if "examples" in done else pd.Series(dtype=float)
     )
@@ -438,6 +442,26 @@ def _warnings(
             f"The spread between seeds is known from {known.df_all:.0f} degrees of freedom only."
         )
     return found
+
+
+def _ran_differently(done: pd.DataFrame) -> list[str]:
+    """What the ranked trials ran with, if that may be the difference between them."""
+    if "ran_with" in done and done["ran_with"].any():
+        counts = done["ran_with"].fillna("").value_counts()
+        said = "; ".join(f"{n} with {label or 'not recorded'}" for label, n in counts.items())
+        return [ALIKE_ONLY.format(counts=f" ({said})")] if len(counts) > 1 else []
+    if "code" not in done or ("fingerprint" in done and done["fingerprint"].fillna("").all()):
+        return []
+    counts = done["code"].fillna("unknown").astype(str).value_counts()
+    said = ", ".join(f"{n} of {code}" for code, n in counts.items())
+    return (
+        [
+            f"Trials of different code versions are ranked together ({said}): the code may be the "
+            "difference."
+        ]
+        if len(counts) > 1
+        else []
+    )
 
 
 def _outcome(ranking: Ranking) -> list[str]:
@@ -489,17 +513,18 @@ def _first_tier(ranking: Ranking, n_ranked: int) -> list[str]:
     if n_ranked < 2:
         return []
     if len(first) == 1:
-        others = f"the other {n_ranked - 1}"
+        others, but = f"the other {n_ranked - 1}", _but_ran_differently(ranking)
         if ranking.noise_source == "curve":  # one seed ranks runs, not settings
             ended = "higher" if ranking.larger_is_better else "lower"
             by = "" if ranking.winner in first else f" by {ranking.of}"
             return [
                 f"The run of setting {first[0]} came out {ended} than {others}{by}, beyond the "
-                "noise of their curves; whether the setting is better, one seed each cannot tell."
+                "noise of their curves; whether the setting is better, one seed each cannot tell"
+                f"{but}."
             ]
         if ranking.winner in first:
-            return [f"Setting {first[0]} is better than {others}, beyond the noise of seeds."]
-        return [f"By {ranking.of} setting {first[0]} is better, beyond the noise of seeds."]
+            return [f"Setting {first[0]} is better than {others}, beyond the noise of seeds{but}."]
+        return [f"By {ranking.of} setting {first[0]} is better, beyond the noise of seeds{but}."]
     names = ", ".join(map(str, first[:N_NAMED]))
     names += f" and {len(first) - N_NAMED} more" if len(first) > N_NAMED else ""
     place = "first place" if ranking.winner in first else f"first place by {ranking.of}"
@@ -511,6 +536,14 @@ def _first_tier(ranking: Ranking, n_ranked: int) -> list[str]:
         return [*said, more]
     least = "At least" if ranking.noise_source == "curve" else "About"
     return [*said, f"{least} {_seeds(ranking.seeds_to_settle)} for each of them would settle it."]
+
+
+def _but_ran_differently(ranking: Ranking) -> str:
+    """What to add to a claim that one setting is better, if that may not be its doing."""
+    ranked = ranking.table[ranking.table["tier"].notna()]
+    if "ran_with" not in ranked or ranked["ran_with"].nunique() < 2:
+        return ""
+    return "; but not all ran with the same settings, code and versions, which may be the reason"
 
 
 def _seeds(n: int) -> str:
@@ -549,7 +582,7 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     joint = replace(
         sweeps[0],
         name=" and ".join(names),
-        trials=pd.concat(all_trials),
+        trials=_ran_with_of_all(pd.concat(all_trials), sweeps),
         curves=pd.concat(all_curves, ignore_index=True),
     )
     found = []
@@ -569,6 +602,23 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
         )
     ranking = rank(joint)
     return replace(ranking, warnings=(*found, *ranking.warnings))
+
+
+def _ran_with_of_all(trials: pd.DataFrame, sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """The trials of several sweeps, told apart by what they ran with but for what one searches."""
+    if "fingerprint" not in trials:
+        return trials
+    searched = {key for sweep in sweeps for key in sweep.space}
+    kept = {name: known for sweep in sweeps for name, known in sweep.fingerprints.items()}
+    ids = trials["fingerprint"].fillna("")
+    known = {name: kept.get(name, Fingerprint()) for name in ids.unique()}
+    said = labels(
+        {
+            name: replace(f, fixed={k: v for k, v in f.fixed.items() if k not in searched})
+            for name, f in known.items()
+        }
+    )
+    return trials.assign(ran_with=ids.map(said))
 
 
 def _fixed(sweep: Sweep) -> set[str]:

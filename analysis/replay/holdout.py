@@ -112,7 +112,7 @@ def _saved_share(trials: pd.DataFrame) -> float:
     trials = trials[trials["state"].isin(["complete", "pruned"])]
     planned = trials["n_steps"].astype(float)
     planned = planned.fillna(planned.max())
-    if planned.isna().all() or not len(planned):
+    if not planned.sum() > 0:  # none is known, or none has a curve
         return math.nan
     done = trials["steps"].astype(float).fillna(0)
     left = (planned - done).clip(lower=0)[trials["state"] == "pruned"].sum()

@@ -29,11 +29,12 @@ from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.report import summary as words
 from iolaus.analysis.report.terminal import cell
 from iolaus.sweeps import optuna_compat as compat
+from iolaus.sweeps.study.fingerprint import RAN_WITH
 from iolaus.sweeps.study.folder import read_study
 from iolaus.sweeps.text import short_names
 
 __all__ = [
-    "NUMBERS",
+    "COLUMNS",
     "N_RANKED",
     "PART_LENGTH",
     "SIGNATURE",
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 N_RANKED = 20  # settings in the study's note: more is a report
 # Columns of the ranking that a note has room for.
-NUMBERS = ("seeds", "objective", "level", "95 % low", "95 % high", "tier", "best")
+COLUMNS = ("seeds", "objective", "level", "95 % low", "95 % high", "tier", "best", RAN_WITH)
 N_LINKED = 20  # trials behind one link: the dashboard shows all of them on one page
 # The last line of a note by us. A person's own words go below it, and stay.
 SIGNATURE = "*Written by Iolaus. What you add below this line is kept.*"
@@ -227,7 +228,7 @@ def _ranked(ranking: Ranking, study_id: int) -> str:
                     shown["setting"], ranking.table["trials"].head(N_RANKED), strict=True
                 )
             ],
-            **{name: shown[name] for name in NUMBERS if name in shown},
+            **{name: shown[name] for name in COLUMNS if name in shown},
             "ended": [str(why).partition(":")[0] for why in shown["why"]],
             **{names[name]: shown[name] for name in params},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +34,8 @@ from iolaus.analysis.report._document import (
     as_html,
     as_markdown,
 )
-from iolaus.analysis.report.notes import NUMBERS, write_notes
+from iolaus.analysis.report.notes import COLUMNS, write_notes
+from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
 from iolaus.sweeps.text import counted, short_names
 
 __all__ = ["report", "write_report"]
@@ -141,7 +143,7 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     params = varied(table)
     names = short_names(list(params))
     completed = replace(ranking, table=table).shown()
-    columns = [c for c in ("setting", *NUMBERS, *params) if c in completed]
+    columns = [c for c in ("setting", *COLUMNS, *params) if c in completed]
     frame = completed[columns].rename(columns=names)
     height = 1.2 + 0.22 * min(len(table), figures.ranking.N_SHOWN)
     picture = Picture(
@@ -361,6 +363,7 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
             f"best {sweep.metric}": trials["best"],
             "steps": trials["steps"],
             "seconds": trials["seconds"],
+            **({RAN_WITH: trials["ran_with"]} if _differ(trials) else {}),
             **{names[c.removeprefix("params.")]: trials[c] for c in params},
             "why it ended": trials["why"],
         }
@@ -370,10 +373,25 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     )
 
 
+def _differ(trials: pd.DataFrame) -> bool:
+    """Whether some trials ran with other settings, code or versions than others."""
+    return "ran_with" in trials and bool(trials["ran_with"].any())
+
+
 def _origin(sweep: Sweep) -> Section:
     sessions = [
         f"{s['started']}: {shlex.join(s['command'])} (commit {s['code']['commit'] or 'unknown'}"
-        f"{', with changes' if s['code']['dirty'] else ''})"
-        for s in sweep.provenance
+        f"{', with changes' if s['code']['dirty'] else ''}){change}"
+        for s, change in zip(sweep.provenance, _changes(sweep), strict=True)
     ]
     return Section("Where this comes from", [Items(sessions)] if sessions else [])
+
+
+def _changes(sweep: Sweep) -> list[str]:
+    """For each session in what it differed from the one before, if that is known."""
+    known = [sweep.fingerprints.get(str(s.get("fingerprint", ""))) for s in sweep.provenance]
+    said = [
+        "; ".join(differences(was, now)) if was is not None and now is not None else ""
+        for was, now in itertools.pairwise(known)
+    ]
+    return ["", *(f": {change}" if change else "" for change in said)] if known else []

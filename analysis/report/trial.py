@@ -42,6 +42,7 @@ def described(sweep: Sweep, trial: int) -> pd.Series:
             "examples",
             "objective",
             "seed",
+            "ran_with",
         ]
     )
     found: dict[Any, Any] = table.to_dict("index").get(trial, {})

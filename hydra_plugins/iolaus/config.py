@@ -115,6 +115,7 @@ class IolausSweeperConf:
     enqueue: list[Any] | None = None
     repeats: int = 1
     seed_key: str = "seed"
+    on_change: str = "warn"
     lint: str | None = None
     holdout_fraction: float = 0.0
     on_stall: str = "prune"

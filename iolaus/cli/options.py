@@ -11,7 +11,18 @@ import typer
 
 from iolaus.sweeps.errors import SweepError
 
-__all__ = ["AsJson", "Direction", "Folder", "Metric", "Overrides", "Source", "Sources", "needs"]
+__all__ = [
+    "AsJson",
+    "Direction",
+    "Folder",
+    "Metric",
+    "Overrides",
+    "Run",
+    "Source",
+    "Sources",
+    "Step",
+    "needs",
+]
 
 _SWEEP = "a sweep's folder, such as multirun/quickstart, finished or running"
 _RUNS = f"{_SWEEP}; or runs of other tools"
@@ -24,6 +35,14 @@ Metric = Annotated[
     typer.Option(
         metavar="NAME", help="what is watched, in runs of other tools (default: the loss)"
     ),
+]
+Step = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="the column of steps, in tables of other tools"),
+]
+Run = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="the column that names the run, in tables of other tools"),
 ]
 Direction = Annotated[
     Literal["minimize", "maximize"] | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from iolaus.cli.options import AsJson, Direction, Folder, Metric, Source, Sources, needs
+from iolaus.cli.options import AsJson, Direction, Folder, Metric, Run, Source, Sources, Step, needs
 from iolaus.cli.output import print_frame, print_json, print_ranking
 from iolaus.sweeps.errors import SweepError
 
@@ -31,6 +31,9 @@ __all__ = [
     "top_up",
 ]
 
+# Of what was assumed of other tools' runs; each run may have its own.
+MOST_NOTES = 5
+
 
 @needs("analysis")
 def show(
@@ -40,13 +43,15 @@ def show(
     ] = None,
     metric: Metric = None,
     direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
     as_json: AsJson = False,
 ) -> None:
     """The ranked table of a sweep, or all that is known of one TRIAL."""
     if trial is None:
         _show_table(folder, as_json)
     else:
-        _show_trial(_loaded(folder, metric, direction), trial, as_json)
+        _show_trial(_loaded(folder, metric, direction, step, run), trial, as_json)
 
 
 def _show_table(folder: Path, as_json: bool) -> None:
@@ -101,12 +106,14 @@ def report(
     ] = None,
     metric: Metric = None,
     direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a sweep's report: one HTML page, and Markdown."""
     from iolaus.analysis.report.report import write_report
 
-    page, text = write_report(folder, _loaded(folder, metric, direction), out)
+    page, text = write_report(folder, _loaded(folder, metric, direction, step, run), out)
     if as_json:
         print_json({"html": page, "markdown": text})
     else:
@@ -124,13 +131,15 @@ def rank(
     ] = False,
     metric: Metric = None,
     direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
     as_json: AsJson = False,
 ) -> None:
     """Which settings are truly better, in tiers of those that tie."""
     from iolaus.analysis.ranking import pareto as fronts
     from iolaus.analysis.ranking.rank import rank as ranked
 
-    sweep = _loaded(folder, metric, direction)
+    sweep = _loaded(folder, metric, direction, step, run)
     if not pareto:
         print_ranking(ranked(sweep), as_json)
         return
@@ -187,24 +196,36 @@ def top_up(
 
 @needs("analysis")
 def compare(
-    folders: Sources, metric: Metric = None, direction: Direction = None, as_json: AsJson = False
+    folders: Sources,
+    metric: Metric = None,
+    direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
+    as_json: AsJson = False,
 ) -> None:
     """The settings of several sweeps in one ranking."""
     from iolaus.analysis.ranking.rank import compare as compared
 
-    print_ranking(compared([_loaded(folder, metric, direction) for folder in folders]), as_json)
+    print_ranking(
+        compared([_loaded(folder, metric, direction, step, run) for folder in folders]), as_json
+    )
 
 
 @needs("analysis")
 def importance(
-    folder: Source, metric: Metric = None, direction: Direction = None, as_json: AsJson = False
+    folder: Source,
+    metric: Metric = None,
+    direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
+    as_json: AsJson = False,
 ) -> None:
     """Which parameters mattered, for the result and for each shape."""
     from iolaus.analysis import importance as analysed
     from iolaus.analysis.diagnosis.diagnose import diagnose
     from iolaus.analysis.report.terminal import as_table, terminal
 
-    sweep = _loaded(folder, metric, direction)
+    sweep = _loaded(folder, metric, direction, step, run)
     mattered = analysed.importance(sweep)
     interactions = analysed.interactions(sweep)
     shares = analysed.shares(sweep, diagnose(sweep))
@@ -228,13 +249,18 @@ def importance(
 
 @needs("analysis")
 def diagnose(
-    folder: Source, metric: Metric = None, direction: Direction = None, as_json: AsJson = False
+    folder: Source,
+    metric: Metric = None,
+    direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
+    as_json: AsJson = False,
 ) -> None:
     """The shape of each trial's loss, why, and what to do about it."""
     from iolaus.analysis.diagnosis.diagnose import diagnose as diagnosed
     from iolaus.analysis.diagnosis.shapes import shape_name
 
-    sweep = _loaded(folder, metric, direction)
+    sweep = _loaded(folder, metric, direction, step, run)
     table = _named(diagnosed(sweep), sweep)
     if not as_json:
         table = table.assign(fix=table["fix"].map(" ".join), shape=table["shape"].map(shape_name))
@@ -257,13 +283,15 @@ def convergence(
     ] = None,
     metric: Metric = None,
     direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
     as_json: AsJson = False,
 ) -> None:
     """How each trial converged, in numbers; --json has all columns."""
     from iolaus.analysis.diagnosis import convergence as converging
     from iolaus.analysis.report.terminal import as_table, terminal
 
-    sweep = _loaded(folder, metric, direction)
+    sweep = _loaded(folder, metric, direction, step, run)
     found = converging.convergence(sweep, axis, target)
     table = _named(found, sweep)
     time = converging.time_to_target(found) if found["n_reports"].gt(0).any() else None
@@ -272,7 +300,7 @@ def convergence(
         return
     console = terminal()
     if table["last"].notna().any():
-        columns = [c for c in ("trial", "name", *converging.SHOWN) if c in table]
+        columns = [c for c in ("trial", "name", "ran_with", *converging.SHOWN) if c in table]
         console.print(as_table(table[columns]))
     nothing = f"No trial has a finite report of {sweep.metric}, so there is nothing to measure."
     console.print(time.sentence() if time else nothing, markup=False, highlight=False)
@@ -288,6 +316,8 @@ def next_(
     ] = False,
     metric: Metric = None,
     direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
     as_json: AsJson = False,
 ) -> None:
     """What to try next: the suggested fixes, most promising first."""
@@ -297,7 +327,7 @@ def next_(
     from iolaus.analysis.diagnosis.diagnose import diagnose
     from iolaus.analysis.report.terminal import as_table, terminal
 
-    sweep = _loaded(folder, metric, direction)
+    sweep = _loaded(folder, metric, direction, step, run)
     trials = following.next_trials(sweep, diagnose(sweep))[:n]
     queued = following.enqueue(folder, trials) if enqueue else []
     if as_json:
@@ -399,10 +429,16 @@ def dashboard(
     serve(folder, port)
 
 
-def _loaded(source: Path, metric: str | None, direction: str | None) -> Sweep:
+def _loaded(
+    source: Path, metric: str | None, direction: str | None, step: str | None, run: str | None
+) -> Sweep:
     from iolaus.analysis.data.sweep import is_sweep, load
 
-    sweep = load(source, metric, direction)
+    sweep = load(source, metric, direction, step, run)
+    for note in sweep.notes[:MOST_NOTES]:
+        _note(note)
+    if len(sweep.notes) > MOST_NOTES:
+        _note(f"and {len(sweep.notes) - MOST_NOTES} more such notes")
     if direction is None and sweep.directions[0] == "maximize" and not is_sweep(source):
         _note(
             f"{sweep.metric} is taken to be better when it is higher (else: --direction minimize)"
@@ -413,9 +449,12 @@ def _loaded(source: Path, metric: str | None, direction: str | None) -> Sweep:
 def _named(table: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """The rows of trials, as columns.
 
-    Beside each number the name of the run, where other tools gave it one.
+    Beside each number the name of the run, where other tools gave it one, and what it ran with,
+    where trials differ in it.
     """
     table = table.reset_index()
+    if "ran_with" in sweep.trials and sweep.trials["ran_with"].any():
+        table.insert(1, "ran_with", table["trial"].map(sweep.trials["ran_with"]))
     if "name" in sweep.trials:
         table.insert(1, "name", table["trial"].map(sweep.trials["name"]))
     return table

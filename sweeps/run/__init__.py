@@ -3,7 +3,8 @@
 Read `sweep` first, which calls the others in this order:
   setup        everything a sweep needs, checked before anything runs (factories, settings, slots,
                folders)
-  session      joins the study, and records what this session runs (provenance)
+  new_study    where `on_change=new_study` goes instead
+  session      joins the study, and records what this session runs (provenance, own_code)
   driver       the decision loop: asks `scheduler` what to do about every event
   scheduler    events in, actions out; pure. `events` logs and replays them
   timeouts     how long a trial may run, or be silent

@@ -6,17 +6,25 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from iolaus.sweeps.run._own_code import content_of, own_code
 from iolaus.sweeps.secrets import without_password
+from iolaus.sweeps.study.fingerprint import Fingerprint
 from iolaus.sweeps.study.folder import STORAGE_VARIABLE
 
-__all__ = ["code_version", "collect", "shareable"]
+__all__ = ["code_version", "collect", "fingerprint", "shareable"]
 
 PACKAGES = ("hydra-iolaus", "hydra-core", "omegaconf", "optuna", "torch", "numpy")
+# Packages whose version may change what a trial comes to.
+COMPUTING = (
+    "hydra-iolaus", "torch", "lightning", "transformers", "jax", "tensorflow", "scikit-learn",
+    "numpy",
+)  # fmt: skip
 
 
 def collect(
@@ -31,13 +39,27 @@ def collect(
         "started": now.astimezone(UTC).isoformat(timespec="seconds"),
         "code": code_version(folder),
         "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": _versions(PACKAGES),
         "machine": {
             "host": platform.node(),
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "gpus": list(gpus),
         },
     }
+
+
+def fingerprint(fixed: Mapping[str, str], modules: Mapping[str, ModuleType]) -> Fingerprint:
+    """What the results of a session depend on beside the search.
+
+    fixed: of `iolaus.sweeps.search.fixed.fixed_settings`. modules: those loaded, as `sys.modules`.
+    """
+    targets = [value for key, value in fixed.items() if key.rpartition(".")[2] == "_target_"]
+    python = ".".join(platform.python_version_tuple()[:2])
+    return Fingerprint(
+        fixed,
+        own_code(modules, [name for names in targets for name in names.split(" or ")]),
+        {"python": python, **_versions(COMPUTING)},
+    )
 
 
 def shareable(command: Sequence[str]) -> list[str]:
@@ -59,20 +81,20 @@ def shareable(command: Sequence[str]) -> list[str]:
 def code_version(folder: Path) -> dict[str, Any]:
     """The git commit of `folder`, and whether its tracked files differ from it.
 
-    If they do, with a digest of the difference. `commit` is None outside a repository. Two sessions
-    ran the same code if and only if these are equal and clean, or equal with the same digest.
+    If they do, with a digest of those that do. `commit` is None outside a repository. It is where
+    to find the code again; whether two sessions ran the same code, their fingerprints say.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
+    known = (_git(folder, "rev-parse", "HEAD", "--show-toplevel") or "").splitlines()
+    if len(known) != 2:
         return {"commit": None, "dirty": False}
-    difference = _git(folder, "diff", "HEAD", "--no-ext-diff") or ""
-    if not difference:
+    commit, top = known
+    changed = _git(folder, "diff", "HEAD", "--no-ext-diff", "--name-only", "-z")
+    if not changed:
         return {"commit": commit, "dirty": False}
-    return {
-        "commit": commit,
-        "dirty": True,
-        "difference": hashlib.sha256(difference.encode()).hexdigest()[:12],
-    }
+    digest = hashlib.sha256()
+    for name in changed.rstrip("\0").split("\0"):
+        digest.update(f"{name}\0".encode() + content_of(Path(top, name)))
+    return {"commit": commit, "dirty": True, "difference": digest.hexdigest()[:12]}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -83,6 +105,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.decode(errors="replace").strip()
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    return {name: version for name in packages if (version := _version(name))}
 
 
 def _version(package: str) -> str | None:

@@ -25,6 +25,7 @@ from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import open_backend, sqlite_url
+from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
 from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
@@ -65,7 +66,8 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
     is_shared = settings.storage is not None
     name = settings.study_name or (None if is_shared else setup.config.hydra.job.name)
     study = open_study(
-        storage, name, settings.directions, setup.sampler, setup.pruner, setup.rules.space
+        *(storage, name, settings.directions, setup.sampler, setup.pruner, setup.rules.space),
+        *(setup.fingerprint, settings.on_change),
     )
     # The lock on the folder makes us the only driver of a study in it: whatever runs there is an
     # orphan.
@@ -75,7 +77,8 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
         log.info("cut off when the sweep died, they run again: trials %s", numbers)
     driver = driver_name() if is_shared else None
     metric = setup.rules.objective.metric
-    return SweepStudy(study, storage, setup.rules.space, setup.plans, metric, driver)
+    others = not_comparable(study.user_attrs, setup.fingerprint)
+    return SweepStudy(study, storage, setup.rules.space, setup.plans, metric, driver, others)
 
 
 def driver_name() -> str:
@@ -125,13 +128,8 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
     text = without_password(OmegaConf.to_yaml(config))
     (setup.folder / "multirun.yaml").write_text(text, encoding="utf-8")
     before = study.user_attrs.get("provenance", [])
-    if before and before[-1]["code"] != here["code"]:
-        log.warning(
-            "the code has changed since this study was last run (%s, now %s): "
-            "its trials may not be comparable",
-            _code(before[-1]["code"]),
-            _code(here["code"]),
-        )
+    here = {**here, "fingerprint": setup.fingerprint.id}
+    note_fingerprint(study, setup.fingerprint)
     study.set_user_attr("provenance", [*before, here])
     study.set_user_attr("config", text)
     metric = setup.rules.objective.metric
@@ -152,7 +150,3 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
     text = without_password(OmegaConf.to_yaml(OmegaConf.create(content)))
     (setup.folder / SWEEP_FILE).write_text(text, encoding="utf-8")
     return len(before)
-
-
-def _code(version: Mapping[str, Any]) -> str:
-    return f"{str(version['commit'])[:10]}{' with changes' if version['dirty'] else ''}"

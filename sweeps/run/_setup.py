@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
+from iolaus.sweeps.run import _provenance as provenance
 from iolaus.sweeps.run._factories import function_named, make_plans, make_pruner, make_sampler
 from iolaus.sweeps.run._job import HydraRunner, changes_directory
 from iolaus.sweeps.run._messages import WorkerSpec
@@ -27,6 +29,8 @@ from iolaus.sweeps.run.lanes import in_lanes
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.search.branches import searched
 from iolaus.sweeps.search.composing import Composer
+from iolaus.sweeps.search.fixed import fixed_settings
+from iolaus.sweeps.study.fingerprint import Fingerprint
 from iolaus.sweeps.study.sweep_study import Plans
 
 __all__ = ["Setup", "set_up"]
@@ -39,7 +43,7 @@ class Setup:
     """What a sweep is made of.
 
     config: the app's, `hydra` node included. serve: what a worker does. gpus: the names of those
-    that the slots share.
+    that the slots share. fingerprint: what the results depend on beside the search.
     """
 
     settings: Settings
@@ -53,6 +57,7 @@ class Setup:
     gpus: Sequence[str]
     serve: Server
     report: Report | None
+    fingerprint: Fingerprint
 
 
 def set_up(
@@ -85,8 +90,11 @@ def set_up(
     serve = _server(settings, config, runner, folder, _most_lanes(plans.n_trials, len(slots)))
     report = find_report(settings.report)
     _warn_of_launcher(config)
+    folders = {"SWEEP": folder, "": Path(config.hydra.runtime.cwd)}
+    fingerprint = provenance.fingerprint(fixed_settings(space, composer, folders), sys.modules)
     return Setup(
-        settings, config, folder, sampler, pruner, plans, rules, slots, gpus, serve, report
+        *(settings, config, folder, sampler, pruner, plans, rules, slots, gpus, serve, report),
+        fingerprint,
     )
 
 

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.metric import GOALS, choose_metric
 from iolaus.sweeps.run.timeouts import Timeouts, parse_seconds
+from iolaus.sweeps.study.opening import ON_CHANGE
 from iolaus.sweeps.types import Intervention
 
 __all__ = ["OBJECTIVES", "Settings", "read_settings"]
@@ -43,6 +44,8 @@ class Settings:
     custom_search_space: dotted name of a function (config, trial) that suggests more. enqueue:
     settings to run first.
     repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
+    on_change: what to do where the study was last run with other settings or code, see
+    `iolaus.sweeps.study.opening.ON_CHANGE`.
     lint: dotted name of a function (config) that returns `iolaus.sweeps.types.Finding`s before a
     trial runs, or None.
     on_stall: "prune", or an intervention ("decay", "rewind": see
@@ -72,6 +75,7 @@ class Settings:
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
     seed_key: str
+    on_change: str
     lint: str | None
     holdout_fraction: float
     on_stall: str
@@ -138,6 +142,8 @@ class Settings:
                 self.n_interventions,
                 "give how often an intervention is tried, 1 or more",
             )
+        if self.on_change not in ON_CHANGE:
+            refuse("on_change", self.on_change, f"choose from {', '.join(ON_CHANGE)}")
         if self.objective not in OBJECTIVES:
             refuse(
                 "objective",

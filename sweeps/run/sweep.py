@@ -13,6 +13,7 @@ from rich.console import Console
 from iolaus.sweeps.errors import SweepFailedError, SweepStoppedError
 from iolaus.sweeps.run._conclusion import conclude, make_console, show_reached
 from iolaus.sweeps.run._fork_server import ForkServer
+from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
 from iolaus.sweeps.run._session import begin_session, join_study, opened_storage
@@ -44,6 +45,8 @@ def run_sweep(
     saving what there is, SweepStoppedError at the very end, if a signal has left trials unrun.
     """
     setup, console = set_up(settings, context, task_function, config, arguments), make_console()
+    if settings.on_change == "new_study" and (other := beside(setup)) is not None:
+        setup = set_up(other[0], context, task_function, other[1], arguments)
     with (
         locked(setup.folder) as lock,
         ForkServer(setup.serve, settings.metric, closing=(lock,)) as fork_server,

@@ -24,7 +24,7 @@ from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.parsing import parse_space, with_ties
 from iolaus.sweeps.search.space import Space, Value, both, holds
 
-__all__ = ["searched", "settled"]
+__all__ = ["branches_tried", "searched", "settled"]
 
 log = logging.getLogger("sweeps")
 
@@ -61,7 +61,7 @@ def settled(space: Space, composer: Composer) -> Space:
     command line has ruled out is dropped. Raises BadInputError for what does not compose, naming
     the parameter.
     """
-    branches = _branches(space)
+    branches = branches_tried(space)
     parameters, fixed_when, dropped = dict(space.parameters), dict(space.fixed_when), set()
     for key in space.order:
         if _is_shape(key, composer):
@@ -105,7 +105,11 @@ def _shape(space: Space, branch: Mapping[str, Value], composer: Composer) -> lis
     return [*fixed, *(space.line(key, value) for key, value in branch.items())]
 
 
-def _branches(space: Space) -> list[dict[str, Value]]:
+def branches_tried(space: Space) -> list[dict[str, Value]]:
+    """The branches that are composed, each once.
+
+    All of them, or beyond `N_BRANCHES_TRIED` those that show each choice once.
+    """
     branches = list(itertools.islice(space.branches(), N_BRANCHES_TRIED + 1))
     if len(branches) > N_BRANCHES_TRIED:
         groups = [p for p in space.parameters.values() if p.is_group]

@@ -16,11 +16,17 @@ class SettingsRun:
     """What the trials of a study add up to.
 
     A finished trial never changes and is counted once. trials: all of the study by number, as they
-    are now; asked again at every question.
+    are now; asked again at every question. not_comparable: sessions whose results count, but not as
+    those of the same setting.
     """
 
-    def __init__(self, trials: Callable[[], Sequence[FrozenTrial]]) -> None:
+    def __init__(
+        self,
+        trials: Callable[[], Sequence[FrozenTrial]],
+        not_comparable: frozenset[int] = frozenset(),
+    ) -> None:
         self._trials = trials
+        self._not_comparable = not_comparable
         self._n_known = 0
         self._unfinished: set[int] = set()
         self._run: set[int] = set()  # finished trials that count, repeats aside
@@ -73,7 +79,9 @@ class SettingsRun:
         if (queued := _queued_key(trial)) is not None:
             self._queued.add(queued)
         has_result = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        if has_result and record_of(trial).duplicate_of is None:
+        record = record_of(trial)
+        is_own = record.duplicate_of is None and record.run.session not in self._not_comparable
+        if has_result and is_own:
             key = _key(trial.params)
             self._with_result[key] = min(trial.number, self._with_result.get(key, trial.number))
 

@@ -1,23 +1,33 @@
-"""The study of a sweep: found or made, and refused if it searches something else."""
+"""The study of a sweep: found or made; refused if it searches something else, see `ON_CHANGE`."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.search.space import Space, signature
+from iolaus.sweeps.study.fingerprint import Fingerprint, differences, latest
 from iolaus.sweeps.study.live_storage import LiveStorage
 
-__all__ = ["METRIC_ATTR", "judged_by", "metric_of", "open_study"]
+__all__ = ["METRIC_ATTR", "ON_CHANGE", "differs", "judged_by", "metric_of", "open_study"]
+
+log = logging.getLogger("sweeps")
 
 # The study's user attribute of the watched metric: {"name": ..., "goal": ...}.
 METRIC_ATTR = "metric"
+# What to do where a study was last run with other settings, code or versions of packages. warn: go
+# on, as after every repair of a bug, and tell the trials apart in every table. refuse: stop before
+# anything runs. new_study: leave it as it is, and begin another beside it. A study that searches
+# another space or direction cannot go on: warn refuses it too.
+ON_CHANGE = ("warn", "refuse", "new_study")
 
 
 def metric_of(study: optuna.Study) -> Metric | None:
@@ -48,10 +58,14 @@ def open_study(
     sampler: optuna.samplers.BaseSampler | None,
     pruner: optuna.pruners.BasePruner,
     space: Space,
+    fingerprint: Fingerprint | None = None,
+    on_change: str = "warn",
 ) -> optuna.Study:
     """The study of this name, made if it is not there. Nothing is written to one that is.
 
-    Raises BadInputError if it exists with other directions or another search space.
+    fingerprint: of this session, None for nothing to compare. on_change: see `ON_CHANGE`. Raises
+    BadInputError if it exists with other directions or another search space, or is to be refused
+    for what else differs.
     """
     names = {s.study_name: s for s in storage.get_all_studies()}
     if name is None or name not in names:
@@ -60,6 +74,8 @@ def open_study(
         name = created.study_name
     else:
         _refuse_other_study(storage, names[name], directions, space)
+        if changed := _changed(names[name], fingerprint):
+            _say_change(name, changed, on_change)
     return _Study(name, storage, sampler=sampler, pruner=pruner)
 
 
@@ -87,14 +103,60 @@ def judged_by(metric: Metric, study: optuna.Study, storage: LiveStorage) -> optu
     return optuna.Study(study.study_name, seen, sampler=study.sampler, pruner=study.pruner)
 
 
+def differs(
+    storage: BaseStorage,
+    name: str,
+    directions: Sequence[str],
+    space: Space,
+    fingerprint: Fingerprint,
+) -> bool:
+    """Whether the study of this name is there, and a session of these would change it."""
+    known = next((s for s in storage.get_all_studies() if s.study_name == name), None)
+    return known is not None and bool(
+        _searches_otherwise(storage, known, directions, space) or _changed(known, fingerprint)
+    )
+
+
+def _changed(known: Any, fingerprint: Fingerprint | None) -> list[str]:
+    """Where this session differs from the last one of a study, if both are known."""
+    was = latest(known.user_attrs)
+    return [] if was is None or fingerprint is None else differences(was, fingerprint)
+
+
+def _say_change(name: str, changed: Sequence[str], on_change: str) -> None:
+    what = f"study {name!r} was last run otherwise: {'; '.join(changed)}"
+    if on_change == "refuse":
+        raise BadInputError(
+            f"{what}; ask for what it had, choose another hydra.sweeper.study_name, or go on with "
+            "hydra.sweeper.on_change=warn (tables tell the trials apart) or new_study (begins "
+            "another beside it)"
+        )
+    log.warning(
+        "%s. It goes on, and every table tells its trials apart; hydra.sweeper.on_change=new_study "
+        "begins another study instead, hydra.sweeper.on_change=refuse stops here",
+        what,
+    )
+
+
 def _refuse_other_study(
-    storage: LiveStorage, known: Any, directions: Sequence[str], space: Space
+    storage: BaseStorage, known: Any, directions: Sequence[str], space: Space
 ) -> None:
+    """Raise BadInputError if a study searches something else, saying what and the choices."""
+    if different := _searches_otherwise(storage, known, directions, space):
+        raise BadInputError(
+            f"study {known.study_name!r} {different}, or let "
+            "hydra.sweeper.on_change=new_study begin another"
+        )
+
+
+def _searches_otherwise(
+    storage: BaseStorage, known: Any, directions: Sequence[str], space: Space
+) -> str:
+    """What a study searches that is not asked for, and what to do; "" if it is the same."""
     was = [d.name.lower() for d in storage.get_study_directions(compat.study_id(known))]
     if was != list(directions):
-        raise BadInputError(
-            f"study {known.study_name!r} exists with direction={_shown(was)}, "
-            f"asked for {_shown(directions)}; choose another "
+        return (
+            f"exists with direction={_shown(was)}, asked for {_shown(directions)}; choose another "
             "hydra.sweeper.study_name, or the direction it has"
         )
     asked, kept = space.signature(), known.user_attrs.get("search_space")
@@ -102,15 +164,16 @@ def _refuse_other_study(
         trials = storage.get_all_trials(compat.study_id(known), deepcopy=False)
         kept = signature(trials[-1].distributions) if trials else asked
     different = sorted(key for key in asked.keys() | kept.keys() if asked.get(key) != kept.get(key))
-    if different:
-        raise BadInputError(
-            f"study {known.study_name!r} searches another space: "
-            + "; ".join(
-                f"{key} was {_dimension(kept.get(key))}, now {_dimension(asked.get(key))}"
-                for key in different
-            )
-            + "; choose another hydra.sweeper.study_name, or ask for the space it has"
-        )
+    if not different:
+        return ""
+    dimensions = "; ".join(
+        f"{key} was {_dimension(kept.get(key))}, now {_dimension(asked.get(key))}"
+        for key in different
+    )
+    return (
+        f"searches another space: {dimensions}; choose another hydra.sweeper.study_name, "
+        "or ask for the space it has"
+    )
 
 
 def _shown(directions: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
 from iolaus.sweeps.study.record import broken_constraints, record_of
@@ -43,7 +44,8 @@ class Result:
     values: the objectives, means over the completed runs; spread: the standard deviation of the
     first one between runs, NaN if fewer than two completed. best: of the watched metric, NaN if
     there is none; of several runs the mean. n_steps: the last step reported, of several runs
-    the highest.
+    the highest. ran_with: what tells its session from the others', "" where all ran alike; of runs
+    that differ in it, all of them.
     """
 
     number: int
@@ -55,14 +57,17 @@ class Result:
     params: Mapping[str, Any]
     n_runs: int = 1
     spread: float = math.nan
+    ran_with: str = ""
 
 
 def rank(study: optuna.Study) -> list[Result]:
     """All settings that ran, best first, in the order of `iolaus.sweeps.study.ranking`."""
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     standings = ranked(study)
+    known = ran_with(study.user_attrs, trials.values())
     return [
-        _result(standing, [trials[run.number] for run in standing.runs]) for standing in standings
+        _result(standing, [trials[run.number] for run in standing.runs], known)
+        for standing in standings
     ]
 
 
@@ -74,7 +79,9 @@ def ranked(study: optuna.Study) -> list[Standing]:
     return order(runs, directions, None if metric is None else metric.sign)
 
 
-def _result(standing: Standing, trials: Sequence[FrozenTrial]) -> Result:
+def _result(
+    standing: Standing, trials: Sequence[FrozenTrial], ran_with: Mapping[int, str]
+) -> Result:
     endings = [_ending(trial) for trial in trials]
     wrong = (
         ending
@@ -94,6 +101,7 @@ def _result(standing: Standing, trials: Sequence[FrozenTrial]) -> Result:
         trials[0].params,
         len(trials),
         _spread(done),
+        " / ".join(dict.fromkeys(ran_with[t.number] for t in trials if t.number in ran_with)),
     )
 
 
@@ -122,13 +130,14 @@ class ResultsTable:
     Where that is narrow, the last parameters are left out, by name.
     columns: title and cells, each with a cell per row. params: those that may be left out. why: how
     each row ended.
-    n_below: rows that are not shown.
+    n_below: rows that are not shown. note: what to know before comparing rows, or "".
     """
 
     columns: Sequence[tuple[str, Sequence[str]]]
     params: Sequence[tuple[str, Sequence[str]]]
     why: Sequence[str]
     n_below: int
+    note: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """See rich."""
@@ -141,7 +150,9 @@ class ResultsTable:
         left -= sum(map(_width, self.params[:n_params]))
         shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
         for title, _ in [*self.columns, *self.params[:n_params]]:
-            shown.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
+            shown.add_column(
+                title, justify="left" if title in ("state", RAN_WITH) else "right", no_wrap=True
+            )
         if why_width:
             shown.add_column(
                 "why it ended", no_wrap=True, overflow="ellipsis", max_width=max(left, needed)
@@ -154,6 +165,8 @@ class ResultsTable:
             yield Text(f"… and {self.n_below} more")
         if left_out := [title for title, _ in self.params[n_params:]]:
             yield Text(f"… and {', '.join(left_out)}, for which this terminal is too narrow")
+        if self.note:
+            yield Text(self.note)
 
 
 def _width(column: tuple[str, Sequence[str]]) -> int:
@@ -165,7 +178,8 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Resu
     """The ranking for a terminal: the best `N_ROWS_SHOWN` rows, and how many there are below.
 
     Its columns are the trial, how it ended, what the study optimises (objective), the best value of
-    the watched metric on its curve, the last step, and the parameters.
+    the watched metric on its curve, the last step, what it ran with (where trials differ in it),
+    and the parameters.
     """
     rows = results[:N_ROWS_SHOWN]
     keys = list(dict.fromkeys(key for r in results for key in r.params))
@@ -184,8 +198,11 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Resu
             (f"best {metric}", [_number(r.best) for r in rows]),
             ("steps", ["" if r.n_steps is None else f"{r.n_steps:,}" for r in rows]),
         ]
+    if differ := any(r.ran_with for r in results):
+        columns.append((RAN_WITH, [r.ran_with for r in rows]))
     params = [(short[key], [_number(r.params.get(key, "")) for r in rows]) for key in keys]
-    return ResultsTable(columns, params, [r.why for r in rows], len(results) - len(rows))
+    n_below, note = len(results) - len(rows), ALIKE_ONLY.format(counts="") if differ else ""
+    return ResultsTable(columns, params, [r.why for r in rows], n_below, note)
 
 
 def _number(value: Any) -> str:
@@ -219,8 +236,11 @@ def save_results(study: optuna.Study, path: Path) -> None:
     elif not standings or standings[0].state != "complete":
         content["best_params"] = None  # no feasible trial has completed
     else:
-        first = trials[standings[0].runs[0].number]
-        best = _result(standings[0], [trials[run.number] for run in standings[0].runs])
+        own = [trials[run.number] for run in standings[0].runs]
+        first, best = (
+            own[0],
+            _result(standings[0], own, ran_with(study.user_attrs, trials.values())),
+        )
         content |= {
             "best_params": dict(best.params),
             "best_value": best.values[0],
@@ -228,6 +248,7 @@ def save_results(study: optuna.Study, path: Path) -> None:
             "best_folder": record_of(first).run.folder,
         }
         content |= {"n_seeds": best.n_runs, "spread": best.spread} if best.n_runs > 1 else {}
+        content |= {"ran_with": best.ran_with} if best.ran_with else {}
     OmegaConf.save(OmegaConf.create(content), path)
 
 

@@ -99,7 +99,8 @@ class SweepStudy:
 
     study: made with `open_study`. metric: what trials report, which pruners judge by its own goal,
     whatever the study's objectives are. driver: the name of this driver, None if no other can have
-    the study.
+    the study. not_comparable: sessions that ran with other settings or code, of which no result is
+    taken over.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class SweepStudy:
         plans: Plans,
         metric: Metric,
         driver: str | None,
+        not_comparable: frozenset[int] = frozenset(),
     ) -> None:
         self.study = study
         self.metric = metric
@@ -125,7 +127,7 @@ class SweepStudy:
         # Those that wait for the result of a running trial of their setting.
         self._parked: dict[int, list[optuna.Trial]] = {}
         self.objective_sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
-        self._settings = SettingsRun(self._all_trials)
+        self._settings = SettingsRun(self._all_trials, not_comparable)
         self._own_plans: dict[int, Plan] = {}
         judged = judged_by(metric, study, storage)
         self._feed = StudyFeed(curve_pruner(study.pruner))

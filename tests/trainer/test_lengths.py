@@ -76,6 +76,16 @@ def test_lengths_are_found_in_lists_and_in_their_mappings() -> None:
     assert resolved["stages"] == ({"lr": 0.5, "decay_steps": 50.0, "length_steps": 3.0},)
 
 
+@given(n_steps=st.integers(1, 5000))
+def test_lengths_can_be_cut_to_whole_steps(n_steps: int) -> None:
+    """As BERT's int(num_train_steps * 0.1); another rounding is refused."""
+    node = {"rounding": "down", "warmup_steps": "0.1 run", "decay_steps": "1 run"}
+    resolved = in_steps(node, BatchSizes((0,), (4,)), n_train=100, n_steps=n_steps)
+    assert resolved == {"warmup_steps": int(n_steps * 0.1), "decay_steps": n_steps}
+    with pytest.raises(ValueError, match=r"schedule\.rounding is down, or null for none; got 'up'"):
+        in_steps({**node, "rounding": "up"}, BatchSizes((0,), (4,)), 100, n_steps)
+
+
 @given(batch=st.integers(1, 512))
 def test_a_schedule_in_shares_of_the_run_does_not_die_when_the_batch_grows(batch: int) -> None:
     """At any batch size the decay ends where the run ends."""

@@ -73,7 +73,13 @@ def test_reduce_on_plateau_is_torchs(
 
 
 def returnn_newbob(
-    errors: list[float], lr: float, threshold: float, factor: float, n: int, interval: int
+    errors: list[float],
+    lr: float,
+    threshold: float,
+    factor: float,
+    n: int,
+    interval: int,
+    growth: float,
 ) -> list[float]:
     """RETURNN's rule written for a whole list: epochs count from 1, and the rate of the *next*
     epoch is asked for.
@@ -84,8 +90,11 @@ def returnn_newbob(
         last = past[-(n + 1) :]
         if len(last) > 1 and not (interval > 1 and epoch % interval != 1):
             relative = [(last[i + 1] - last[i]) / abs(last[i + 1]) for i in range(len(last) - 1)]
-            if sum(relative) / len(relative) > threshold:
+            mean = sum(relative) / len(relative)
+            if mean > threshold:
                 lr *= factor
+            if mean < threshold:
+                lr *= growth
         seen.append(lr)
     return seen
 
@@ -96,29 +105,69 @@ def returnn_newbob(
     factor=st.floats(0.3, 0.9),
     n=st.integers(1, 9),
     interval=st.integers(1, 9),
+    growth=st.sampled_from([1.0, 1.05]),
 )
 def test_newbob_is_returnns(
-    errors: list[float], threshold: float, factor: float, n: int, interval: int
+    errors: list[float], threshold: float, factor: float, n: int, interval: int, growth: float
 ) -> None:
     """Newbob agrees with the published rule at every measurement."""
     schedule = Newbob(
         factor=factor,
+        growth_factor=growth,
         relative_error_threshold=threshold,
         n_measurements=n,
         update_interval=interval,
     )
-    expected = returnn_newbob(errors, 0.1, threshold, factor, n, interval)
+    expected = returnn_newbob(errors, 0.1, threshold, factor, n, interval, growth)
     assert driven(schedule, errors, 0.1) == pytest.approx(expected, rel=1e-12)
 
 
-def test_newbob_waits_nine_measurements() -> None:
-    """Threshold 0, factor 0.7, over 9: a standing error is no worse, a rising one costs 0.7 at
-    every ninth look.
+def test_newbob_as_it_is_published() -> None:
+    """num_epochs=9, update_interval=1, threshold 0, factor 0.7: errors of nine evaluations are
+    averaged, at each of them.
     """
-    schedule = Newbob(factor=0.7, relative_error_threshold=0.0, n_measurements=9, update_interval=9)
-    assert driven(schedule, [1.0] * 30, 0.1) == [0.1] * 30
-    rising = driven(schedule, [1.0 + 0.01 * i for i in range(27)], 0.1)
-    assert rising == pytest.approx([0.1] * 8 + [0.07] * 9 + [0.049] * 9 + [0.0343])
+    shipped = compose_schedule("newbob")
+    assert driven(shipped, [1.0] * 30, 0.1) == [0.1] * 30
+    rising = driven(shipped, [1.0 + 0.01 * i for i in range(30)], 0.1)
+    assert rising == pytest.approx([0.1 * 0.7**i for i in range(30)])
+    # One bad evaluation is made good by the mean of the eight before.
+    once = [1.0 - 0.02 * i for i in range(9)]
+    assert driven(shipped, [*once, once[-1] + 0.05], 0.1) == [0.1] * 10
+
+
+def compose_schedule(name: str) -> LossDriven:
+    from hydra import compose, initialize_config_dir
+
+    from iolaus.trainer.settings import CONF, read
+
+    with initialize_config_dir(str(CONF), version_base=None):
+        schedule = read(compose("config", [f"schedule={name}"])).schedule
+    assert isinstance(schedule, LossDriven)
+    return schedule
+
+
+@pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
+@given(accuracies=st.lists(st.floats(0.1, 1), min_size=1, max_size=40))
+def test_a_rising_accuracy_is_no_plateau(threshold_mode: str, accuracies: list[float]) -> None:
+    """What is better when it is higher goes by torch's mode max; its name says so."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    given_ = {"factor": 0.5, "patience": 2, "threshold": 0.01, "threshold_mode": threshold_mode}
+    reference = lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", eps=1e-8, **given_)
+    expected = []
+    for value in accuracies:
+        reference.step(value)
+        expected.append(optimizer.param_groups[0]["lr"])
+    for named in ({"watch": "val_accuracy"}, {"watch": "val_x", "mode": "max"}):
+        assert driven(ReduceOnPlateau(**given_, **named), accuracies, 0.1) == expected
+    newbob = Newbob(watch="val_accuracy", relative_error_threshold=0.0)
+    assert driven(newbob, sorted(accuracies), 0.1) == [0.1] * len(accuracies)
+
+
+@pytest.mark.parametrize("schedule", [ReduceOnPlateau, Newbob])
+def test_a_metric_of_unknown_goal_is_asked_for(schedule: type[LossDriven]) -> None:
+    """Neither is assumed."""
+    with pytest.raises(ValueError, match="is val_x better when it is lower or higher"):
+        schedule(watch="val_x")
 
 
 @given(

@@ -116,7 +116,7 @@ def test_bert_is_the_published_formula(
     begun in step 0.
     """
     total = int(n_examples / batch * 3)
-    warmup = 0.1 * total
+    warmup = int(total * 0.1)
     schedule = Polynomial(
         decay_steps=total, power=power, end_lr=end, warmup_steps=warmup, decay_during_warmup=True
     )

@@ -57,7 +57,7 @@ def test_a_header_within_a_file_is_skipped(tmp_path: Path) -> None:
     whole, appended = tmp_path / "whole.csv", tmp_path / "appended.csv"
     rows.to_csv(whole, index=False)
     appended.write_text(rows[:20].to_csv(index=False) + rows[20:].to_csv(index=False))
-    for one, other in zip(read_runs(whole), read_runs(appended), strict=True):
+    for one, other in zip(read_runs(whole)[:2], read_runs(appended)[:2], strict=True):
         pd.testing.assert_frame_equal(one, other)
 
 
@@ -119,7 +119,7 @@ def test_runs_of_tensorboard_below_a_folder_with_events(
                 writer.file_writer.add_summary(part)
             for step, loss in enumerate(course(0.1 * n)):
                 writer.add_scalar("val_loss", loss, step)
-    trials, curves = read_runs(tmp_path)
+    trials, curves = read_runs(tmp_path)[:2]
     lrs = dict(zip(trials["name"], trials["params.lr"], strict=True))
     assert {f"trial_{n}": 0.5 * (n + 1) for n in range(3)}.items() <= lrs.items()
     assert len(lrs) == 3 + has_own_curve

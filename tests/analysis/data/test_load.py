@@ -170,7 +170,7 @@ def test_tasks_seeds_and_what_was_censored_are_taken_over(runs, tmp_path):
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        ({"trial": [0], "loss": [1.0]}, "no column step"),
+        ({"trial": [0], "width": [1.0]}, "no column step.* --step NAME"),
         ({"trial": [0], "step": [0]}, "no column of numbers"),
         ({"trial": [0], "step": [0], "a": [1.0], "b": [1.0]}, "--metric NAME .*metric=NAME"),
     ],

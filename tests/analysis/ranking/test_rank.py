@@ -13,6 +13,7 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.ranking import tiers
 from iolaus.analysis.ranking.level import level
 from iolaus.analysis.ranking.rank import Ranking, compare, rank
+from iolaus.sweeps.study.fingerprint import Fingerprint
 
 
 def sweep(
@@ -384,6 +385,43 @@ def test_running_trials_are_ordered_by_their_likely_end() -> None:
     assert falling[-1] > 0.95
     assert list(found.table["setting"]) == [2, 1]
     assert found.table["tier"].isna().all()
+
+
+def test_no_setting_is_called_better_for_what_it_ran_with() -> None:
+    """A claim across sessions that differ says so; where those ranked ran alike, nothing is said.
+
+    The code's version decides only where nothing better is known.
+    """
+    trials = repeated({"a": [1.0, 1.01], "b": [2.0, 2.01], "c": [2.0, 2.01]})
+    plain = trials.assign(fingerprint="f", ran_with="")
+    (said,) = (s for s in rank(sweep(plain)).sentences() if "is better than" in s)
+    assert said.endswith("beyond the noise of seeds.")
+    differ = rank(sweep(plain.assign(ran_with=[*["epochs=5"] * 2, *["epochs=40"] * 4])))
+    (said,) = (s for s in differ.sentences() if "is better than" in s)
+    assert "but not all ran with the same settings" in said
+    assert any("2 with epochs=5" in w and "4 with epochs=40" in w for w in differ.warnings)
+    assert list(differ.shown()["ran with"]) == ["epochs=5", "epochs=40", "epochs=40"]
+    mixed = rank(sweep(plain.assign(ran_with=["epochs=5", "epochs=40"] * 3)))
+    assert list(mixed.table["ran_with"]) == ["epochs=5 / epochs=40"] * 3
+    commits = plain.assign(code=["a", "b"] * 3)
+    assert not [w for w in rank(sweep(commits)).warnings if "code" in w]
+    assert any("code" in w for w in rank(sweep(commits.assign(fingerprint=""))).warnings)
+
+
+def test_compared_sweeps_are_told_apart_by_what_they_ran_with() -> None:
+    """Across sweeps too, but for keys that one of them searches."""
+    five, forty = (Fingerprint({"epochs": epochs, "lr": "0.1"}) for epochs in ("5", "40"))
+    searching = Fingerprint({"epochs": "5"})
+    runs = repeated({"a": [1.0, 1.2], "b": [2.0, 2.2]})
+
+    def ran(known: Fingerprint) -> Sweep:
+        trials = runs.assign(fingerprint=known.id, ran_with="")
+        return replace(sweep(trials), fingerprints={known.id: known})
+
+    both = compare([ran(five), ran(forty)])
+    assert sorted(both.table["ran_with"]) == ["epochs=40"] * 2 + ["epochs=5"] * 2
+    alike = compare([ran(five), replace(ran(searching), space={"lr": {}})])
+    assert not alike.table["ran_with"].any()
 
 
 def test_sweeps_are_compared_in_one_ranking() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
 import pytest
 
-from iolaus.sweeps.run._provenance import code_version, collect
+from iolaus.sweeps.run import _own_code
+from iolaus.sweeps.run._provenance import code_version, collect, fingerprint
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -65,6 +67,35 @@ def test_each_change_has_its_own_digest(repository: Path) -> None:
     git(repository, "commit", "-qm", "second")
     assert code_version(repository)["dirty"] is False
     assert code_version(repository)["commit"] != seen[-1]["commit"]
+
+
+def test_data_in_a_repository_is_not_read(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is too long to be code counts by its length, and a removed one as gone."""
+    (repository / "train.py").write_text("x" * 20)
+    monkeypatch.setattr(_own_code, "N_BYTES", 10)
+    long = code_version(repository)
+    (repository / "train.py").write_text("y" * 20)
+    assert code_version(repository) == long
+    (repository / "train.py").unlink()
+    assert code_version(repository) not in (long, {"commit": long["commit"], "dirty": False})
+
+
+def test_a_fingerprint_has_what_computes_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fixed settings, the code of each `_target_`, Python and the packages that compute."""
+    for name in ("net", "loss"):
+        (tmp_path / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    fixed = {"model._target_": "net.Net or loss.Loss", "name": "repository.x"}
+    found = fingerprint(fixed, {"numpy": sys.modules["numpy"]})
+    assert found.fixed == fixed
+    assert list(found.code) == ["loss", "net"]
+    assert found.versions["python"] == ".".join(map(str, sys.version_info[:2]))
+    assert "numpy" in found.versions
+    assert "optuna" not in found.versions  # which settings come next, not what they come to
 
 
 def test_outside_a_repository_there_is_no_commit(

@@ -1,0 +1,506 @@
+"""Tables of reports: CSV, TSV, Parquet, JSON, JSON Lines, one row per report or one per run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from iolaus.analysis.data.importers.rows import ABOUT, Columns, Found, in_rows, is_metric
+from iolaus.analysis.data.importers.steps import in_order, whole_steps
+from iolaus.sweeps.metric import infer_goal
+
+__all__ = ["folder", "read_table"]
+
+# Our names of the columns of a file: theirs, in small letters, the first that is there.
+ALIASES = {
+    "trial": (
+        *("trial", "run_id", "run_uuid", "run", "run name", "run_name", "name", "_run", "trial_id"),
+        "number",
+    ),
+    "step": (
+        *("step", "_step", "global_step", "iteration", "training_iteration", "iter", "steps"),
+        *("num_updates", "update", "epoch", "epochs"),
+    ),
+    "seconds": ("seconds", "_runtime", "relative time (process)", "time_total_s"),
+    "metric": ("metric", "key", "tag"),
+    "value": ("value",),
+    "timestamp": ("timestamp", "_timestamp", "wall_time", "wall time", "created_at", "time"),
+    "state": ("state", "status"),
+}
+# What is no metric in a chart: W&B adds the columns of steps and times.
+NO_METRICS = frozenset(
+    name for ours in ("step", "seconds", "timestamp") for name in ALIASES[ours]
+) - {"epoch", "epochs"}
+# What tools write beside metrics that says nothing of training.
+NO_METRIC = re.compile(
+    r"^(total_flos|(train|eval|test)_(runtime|(samples|steps)_per_second)|pid|date|hostname|node_ip"
+    r"|time_this_iter_s|time_since_restore|iterations_since_restore|done|experiment_id"
+    r"|experiment_tag|checkpoint_dir_name|warmup_time|trial_id)$"
+)
+PARAMETER = re.compile(r"^(?:config|params|hparams|hyperparameters|hp)[./](?P<key>.+)$")
+OPTUNA_PARAMETER = re.compile(r"^params_(?P<key>.+)$")
+WANDB_CHART = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<bound>__MIN|__MAX)?(?P<again>\.\d+)?$")
+TENSORBOARD_CSV = re.compile(r"^run-(?P<run>.+)-tag-(?P<tag>.+)$")
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".json", ".jsonl", ".ndjson")
+# What lies beside a run's table and says its parameters.
+PARAMETER_FILES = ("hparams.yaml", "params.json", "args.yaml", ".hydra/config.yaml")
+# Files of a folder that are read; more are hardly the runs of one question.
+MOST_FILES = 10_000
+
+
+def read_table(source: Path, columns: Columns) -> Found:
+    """A table with one row per report, of one run or of many.
+
+    Columns: the trial (without one the file is one run), the step, and either a column per metric,
+    or `metric` and `value`; names as in ALIASES, or as `columns` says. Without a step the rows of a
+    run are its reports, in their order; where each run has one row, it is its end. Optional:
+    `examples`, `seconds` (or a `timestamp`, in seconds or milliseconds since any origin, or as a
+    text of any zone), those of ABOUT, and parameters: `params.KEY`, `config/KEY`, `hparams.KEY` and
+    the like, of which the first of a trial counts; None and null are values. A header within a CSV
+    file is skipped. See `steps.in_order` for rows that are not in order.
+
+    Also read: the CSV of a W&B chart, with its axis (`Step`, `trainer/global_step`, `epoch`) and a
+    column `RUN - METRIC` per run, whose __MIN and __MAX are left out; MLflow's table of runs;
+    Hugging Face's trainer_state.json; the Parquet of neptune-exporter; TensorBoard's CSV of a
+    scalar. Raises ValueError for what is no such table.
+    """
+    frame = _frame(source)
+    if frame.empty and not len(frame.columns):
+        raise ValueError(f"{source} is empty")
+    frame.columns = [str(column).strip() for column in frame.columns]
+    if {"attribute_path", "attribute_type"} <= set(frame.columns):
+        return _neptune(frame, source)
+    charts = {c: m for c in frame.columns if (m := WANDB_CHART.match(c))}
+    if charts and columns.run is None:
+        frame = _wandb_chart(frame, charts)
+    return _of_frame(_renamed(frame, columns, source), source)
+
+
+def folder(source: Path, columns: Columns) -> Found | None:
+    """The tables in a folder and below it as one; None if there are none.
+
+    Each is a run, named after its path, unless it names its runs itself; of the checkpoints of one
+    run the last counts. Parameters are read from the file that tools write beside.
+    """
+    paths = [path for path in sorted(source.rglob("*")) if path.is_file() and _may_be_table(path)][
+        : MOST_FILES + 1
+    ]
+    if len(paths) > MOST_FILES:
+        raise ValueError(f"{source} holds more than {MOST_FILES:,} tables: give a folder of fewer")
+    paths = _last_checkpoints(paths)
+    names = _names(paths, source)
+    found, problems = [], []
+    for path, name in zip(paths, names, strict=True):
+        try:
+            one = read_table(path, columns)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if set(one.reports["trial"]) == {path.stem}:  # it names none
+            known = one.about.iloc[0].to_dict() if len(one.about) else {}
+            about = pd.DataFrame([_parameters_beside(path) | known], index=[name])
+            reports = one.reports.assign(trial=name)
+            one = Found(reports, about, one.direction, one.notes)
+        found.append(one)
+    if not found:
+        if problems:
+            raise ValueError(problems[0])
+        return None
+    notes = [note for one in found for note in one.notes]
+    if problems:
+        notes.append(f"{len(problems)} other files are no runs, such as: {problems[0]}")
+    abouts = [one.about for one in found if len(one.about)]
+    about = pd.concat(abouts) if abouts else pd.DataFrame()
+    reports = pd.concat([one.reports for one in found], ignore_index=True)
+    return Found(reports, about[~about.index.duplicated()], None, notes)
+
+
+def _may_be_table(path: Path) -> bool:
+    if path.suffix in (".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"):
+        return not any(part.startswith(".") for part in path.parts)
+    return path.name in ("trainer_state.json", "result.json", "log.json", "metrics.json")
+
+
+def _last_checkpoints(paths: list[Path]) -> list[Path]:
+    """Without the states of a run's earlier checkpoints: each repeats those before."""
+    last: dict[Path, tuple[int, Path]] = {}
+    others = []
+    for path in paths:
+        checkpoint = re.fullmatch(r"checkpoint-(\d+)", path.parent.name)
+        if path.name != "trainer_state.json" or checkpoint is None:
+            others.append(path)
+            continue
+        run = path.parent.parent
+        last[run] = max(last.get(run, (-1, path)), (int(checkpoint[1]), path))
+    own = {path.parent for path in others if path.name == "trainer_state.json"}
+    kept = [path for run, (_, path) in last.items() if run not in own]
+    # Ray Tune writes each report to both.
+    twice = {path.parent for path in others if path.name == "progress.csv"}
+    others = [p for p in others if not (p.name == "result.json" and p.parent in twice)]
+    return sorted([*others, *kept])
+
+
+def _names(paths: list[Path], source: Path) -> list[str]:
+    """The names of runs: their paths, without what all have in common."""
+    relative = [path.relative_to(source).with_suffix("") for path in paths]
+    if len({path.name for path in relative}) == 1 and len(paths) > 1:
+        relative = [path.parent for path in relative]
+    names = [re.sub(r"(^|/)checkpoint-\d+$", "", str(path)) for path in relative]
+    return [name if name not in ("", ".") else source.name for name in names]
+
+
+def _parameters_beside(path: Path) -> dict[str, Any]:
+    for folder_ in (path.parent, path.parent.parent):
+        for name in PARAMETER_FILES:
+            file = folder_ / name
+            if file.is_file():
+                try:
+                    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+                except (yaml.YAMLError, UnicodeDecodeError):
+                    continue
+                if isinstance(content, Mapping):
+                    return {f"params.{key}": value for key, value in _flat(content, ".").items()}
+    return {}
+
+
+def _frame(source: Path) -> pd.DataFrame:
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".parquet": pd.read_parquet,
+        ".pq": pd.read_parquet,
+        ".json": _read_json,
+        ".jsonl": _read_json_lines,
+        ".ndjson": _read_json_lines,
+    }
+    try:
+        frame = readers.get(source.suffix, _read_csv)(source)
+    except (ValueError, UnicodeDecodeError) as error:  # of pandas, who does not name the file
+        raise ValueError(f"{source} cannot be read as a table: {error}") from error
+    return frame
+
+
+def _read_csv(source: Path) -> pd.DataFrame:
+    """A CSV file without the headers within it, and with None and null as values of parameters."""
+    separator = "\t" if source.suffix == ".tsv" else _separator(source)
+    options: dict[str, Any] = {"sep": separator, "skipinitialspace": True}
+    frame: pd.DataFrame = pd.read_csv(source, low_memory=False, **options)
+    is_header = np.zeros(len(frame), dtype=bool)
+    if not any(map(pd.api.types.is_numeric_dtype, frame.dtypes)):
+        # A logger that appends after a restart may write its header again.
+        is_header = (frame.astype(str) == list(map(str, frame.columns))).all(axis=1).to_numpy()
+        frame = frame[~is_header].apply(_numbers_if_all_are)
+    if params := [c for c in frame.columns if _parameter(str(c).strip(), is_optuna=False)]:
+        texts = pd.read_csv(source, usecols=params, dtype=str, keep_default_na=False, **options)
+        texts = texts[~is_header]
+        for column in params:
+            is_null = texts[column].str.lower().isin(("none", "null"))
+            if is_null.any():
+                frame[column] = frame[column].astype(object).mask(is_null, texts[column])
+    return frame
+
+
+def _separator(source: Path) -> str:
+    """Of the first line: a comma, or what else stands between its names."""
+    with source.open(encoding="utf-8", errors="replace") as file:
+        line = file.readline(65536)
+    if "," in line:
+        return ","
+    try:
+        return csv.Sniffer().sniff(line, delimiters=";\t|").delimiter
+    except csv.Error:
+        return ","
+
+
+def _numbers_if_all_are(column: pd.Series) -> pd.Series:
+    """A column of text as numbers, if each of its cells that is not empty is one."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if numbers.notna().equals(column.notna()) else column
+
+
+def _read_json(source: Path) -> pd.DataFrame:
+    """A list of rows, columns by name, Hugging Face's state, or lines of JSON."""
+    text = source.read_text(encoding="utf-8")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        return _read_json_lines(source)
+    if isinstance(content, Mapping) and isinstance(content.get("log_history"), list):
+        content = content["log_history"]
+    if isinstance(content, list) and all(isinstance(row, Mapping) for row in content):
+        return _of_rows(_flat(row, "/") for row in content)
+    if isinstance(content, Mapping):
+        columns = {name: v for name, v in content.items() if isinstance(v, list)}
+        if columns and len({len(v) for v in columns.values()}) == 1:
+            return pd.DataFrame(columns)
+    raise ValueError("it is no list of rows, and no columns of equal length")
+
+
+def _read_json_lines(source: Path) -> pd.DataFrame:
+    rows = []
+    with source.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                if not line.endswith("\n"):
+                    continue  # the last line, of a run that was killed
+                raise ValueError(f"line {number} is no JSON: {error}") from error
+            if not isinstance(row, Mapping):
+                raise ValueError(f"line {number} is no object with names")
+            rows.append(_flat(row, "/"))
+    return _of_rows(rows)
+
+
+def _of_rows(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of their own names: what a row does not name was not reported there, and is not NaN."""
+    rows = list(rows)
+    if any({name.lower() for name in row} >= {"metric", "value"} for row in rows):
+        return pd.DataFrame(rows)
+    reports = []
+    for row in rows:
+        of_run = {name: value for name, value in row.items() if _is_of_run(name)}
+        reports += [
+            {**of_run, "metric": name, "value": value}
+            for name, value in row.items()
+            if name not in of_run
+            and not NO_METRIC.match(name)
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+        ]
+    return pd.DataFrame(reports)
+
+
+def _is_of_run(name: str) -> bool:
+    """Whether what a row says under a name is of its run, or of its time, and no metric."""
+    ours = ("trial", "step", "seconds", "timestamp", "state")
+    is_known = name in ABOUT or any(name.lower() in ALIASES[column] for column in ours)
+    return is_known or _parameter(name, is_optuna=False) is not None
+
+
+def _flat(row: Mapping[str, Any], joint: str, prefix: str = "") -> dict[str, Any]:
+    """Nested names joined; what is no single value is left out."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, joint, f"{prefix}{name}{joint}")
+        elif not isinstance(value, list | tuple):
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _parameter(column: str, *, is_optuna: bool) -> str | None:
+    """The parameter that a column holds, if it does."""
+    match = PARAMETER.match(column) or (OPTUNA_PARAMETER.match(column) if is_optuna else None)
+    return match["key"] if match else None
+
+
+def _renamed(frame: pd.DataFrame, columns: Columns, source: Path) -> pd.DataFrame:
+    """The table with our names for its columns."""
+    if "tags.mlflow.runName" in frame:
+        frame = _unique_names(frame, "tags.mlflow.runName")
+    is_optuna = "datetime_start" in frame or {"number", "value", "state"} <= set(frame.columns)
+    new = {}
+    for column in frame.columns:
+        if (key := _parameter(column, is_optuna=is_optuna)) is not None:
+            new[column] = f"params.{key}"
+        elif column.startswith("metrics.") and "run_id" in frame:
+            new[column] = column.removeprefix("metrics.")
+    known = {c.lower(): c for c in reversed(frame.columns) if c not in new}
+    for ours, theirs in ALIASES.items():
+        asked = {"step": columns.step, "trial": columns.run}.get(ours)
+        if asked is not None and asked not in frame:
+            option = "--step" if ours == "step" else "--run"
+            raise ValueError(
+                f"{source} has no column {asked} ({option}); "
+                f"it has {', '.join(map(str, frame.columns[:20]))}"
+            )
+        name = asked or next((known[alias] for alias in theirs if alias in known), None)
+        if name is not None and name not in new:
+            new[name] = ours
+    clash = [c for c in frame.columns if c not in new and c in new.values()]
+    frame = frame.drop(columns=clash).rename(columns=new)
+    return frame.loc[:, ~frame.columns.duplicated()]
+
+
+def _unique_names(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The table with its runs named; of several with one name, each with the head of its id."""
+    names = frame[column].fillna(frame["run_id"]).astype(str)
+    again = names.groupby(names).transform("size") > 1
+    full = names.where(~again, names + " " + frame["run_id"].astype(str).str[:8])
+    return frame.drop(columns=column).assign(run_id=full)
+
+
+def _wandb_chart(frame: pd.DataFrame, charts: dict[str, re.Match[str]]) -> pd.DataFrame:
+    others = frame[[c for c in frame.columns if c not in charts]]
+    names = {c: c.lower() for c in others.columns}
+    axes = [
+        c for c, low in names.items() if low not in (*ALIASES["seconds"], *ALIASES["timestamp"])
+    ]
+    steps = [c for c in axes if names[c] in ALIASES["step"]] or axes
+    if len(steps) != 1 and (not steps or names[steps[0]] not in ALIASES["step"]):
+        raise ValueError(
+            "a W&B chart needs one column of steps, such as Step, trainer/global_step or epoch; "
+            f"this has {', '.join(map(str, frame.columns[:6]))}: export by step"
+        )
+    parts = [
+        pd.DataFrame(
+            {
+                # Two runs of one name: pandas tells their columns apart by a number.
+                "trial": m["run"]
+                + (f" ({int(m['again'][1:]) + 1})" if _is_again(m, charts) else ""),
+                "step": others[steps[0]],
+                "metric": m["metric"] + (m["again"] or "" if not _is_again(m, charts) else ""),
+                "value": frame[column],
+            }
+        )
+        for column, m in charts.items()
+        if m["bound"] is None and m["metric"].lower() not in NO_METRICS
+    ]
+    return pd.concat(parts, ignore_index=True).dropna(subset="value")
+
+
+def _is_again(match: re.Match[str], charts: Mapping[str, re.Match[str]]) -> bool:
+    return match["again"] is not None and match[0].removesuffix(match["again"]) in charts
+
+
+def _of_frame(frame: pd.DataFrame, source: Path) -> Found:
+    """A table with our names as reports, in order."""
+    notes: list[str] = []
+    one_scalar = TENSORBOARD_CSV.match(source.stem)
+    is_scalar = "value" in frame and "metric" not in frame and "timestamp" in frame
+    name = source.stem if one_scalar is None else one_scalar["run"]
+    direction = None
+    if is_scalar and {*frame.columns} == {"timestamp", "step", "value"}:
+        frame = frame.assign(metric="value" if one_scalar is None else one_scalar["tag"])
+        if one_scalar is None:
+            direction = "minimize"
+            notes.append(
+                f"{source.name} does not name its scalar: it is taken for a loss, lower is better"
+            )
+    has_names, seen = "trial" in frame, ", ".join(map(str, frame.columns[:12]))
+    if not has_names:
+        frame = frame.assign(trial=name)
+    elif frame["trial"].isna().any():
+        n_nameless = int(frame["trial"].isna().sum())
+        raise ValueError(
+            f"{n_nameless} of {len(frame)} rows of {source} have no trial: name the run of each row"
+        )
+    if "task" in frame and frame["task"].nunique() > 1:
+        frame = frame.assign(trial=frame["task"].astype(str) + "/" + frame["trial"].astype(str))
+    is_one_each = has_names and not frame["trial"].duplicated().any()
+    if "step" not in frame:
+        frame, said = _numbered(frame, source, is_one_each, seen)
+        notes += said
+    about = [c for c in frame.columns if c in ABOUT or str(c).startswith("params.")]
+    trials = frame.groupby("trial", sort=False)[about].first() if about else pd.DataFrame()
+    frame = frame.drop(columns=about)
+    frame = frame.drop(columns=[c for c in frame.columns if NO_METRIC.match(str(c))])
+    frame = frame.dropna(subset="step")
+    frame = frame.assign(step=whole_steps(frame, source))
+    frame, said = in_order(frame)
+    return Found(in_rows(frame, source), trials, direction, [*notes, *said])
+
+
+def _numbered(
+    frame: pd.DataFrame, source: Path, is_one_each: bool, seen: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """A table without steps: its rows are reports in their order, or the ends of runs."""
+    if "metric" in frame and "value" in frame:
+        frame = frame.assign(step=frame.groupby(["trial", "metric"]).cumcount())
+        return frame, [f"{source.name} has no steps: the rows of a run are taken for its reports"]
+    numbers = [
+        c
+        for c in frame.columns
+        if c not in (*ABOUT, "trial", "seconds", "timestamp", "examples", "step")
+        and not str(c).startswith("params.")
+        and is_metric(frame[c])
+    ]
+    measures = [c for c in numbers if infer_goal(str(c)) is not None] or (
+        ["value"] if "value" in numbers else []
+    )
+    if not measures:
+        raise ValueError(
+            f"{source} has no column step, and none that is a loss or a score by its name; it has "
+            f"{seen}: say which is which, --step NAME --metric NAME --run NAME"
+        )
+    if not is_one_each:
+        frame = frame.assign(step=frame.groupby("trial").cumcount())
+        return frame, [f"{source.name} has no steps: the rows of a run are taken for its reports"]
+    # What is no measure of a run is a setting of it, or says where it ran.
+    settings = [
+        c for c in frame.columns
+        if c not in (*measures, *ABOUT, "trial", "seconds", "timestamp", "examples")
+        and not str(c).startswith("params.") and str(c).lower() not in OF_RUNS
+        and not str(c).startswith(("tags.", "_"))
+    ]  # fmt: skip
+    frame = frame.rename(columns={c: f"params.{c}" for c in settings})
+    kept = {*measures, *ABOUT, "trial", "seconds", "examples"}
+    frame = frame[[c for c in frame.columns if c in kept or str(c).startswith("params.")]]
+    return frame.assign(step=0), [
+        f"{source.name} has one row per run: where each ended is known, and no curve"
+    ]
+
+
+# Columns of a table of runs that are neither a result nor a setting.
+OF_RUNS = frozenset(
+    (
+        *("id", "created", "runtime", "user", "tags", "notes", "sweep", "hostname", "group"),
+        *("job type", "commit", "github", "gpu type", "gpu count", "os", "python version"),
+        *("end time", "start_time", "end_time", "updated", "experiment_id", "artifact_uri"),
+        *("datetime_start", "datetime_complete", "duration", "url", "entity", "project"),
+    )
+)
+
+
+def _neptune(frame: pd.DataFrame, source: Path) -> Found:
+    """The long table of neptune-exporter: an attribute of a run, at a step, per row."""
+    kind = frame["attribute_type"]
+    series = frame[kind == "float_series"].rename(
+        columns={"run_id": "trial", "attribute_path": "metric", "float_value": "value"}
+    )
+    if series.empty:
+        raise ValueError(f"{source} has no float_series: export with -c metrics")
+    reports = series[["trial", "step", "metric", "value", "timestamp"]]
+    reports = reports[~reports["metric"].str.startswith(("monitoring/", "sys/"))]
+    reports = reports.assign(step=whole_steps(reports, source))
+    reports, notes = in_order(reports)
+    if reports["timestamp"].isna().all():
+        reports = reports.drop(columns="timestamp")
+    single = frame[kind.isin(("float", "int", "string", "bool"))]
+    single = single[
+        ~single["attribute_path"].str.startswith(("sys/", "source_code/", "monitoring/"))
+    ]
+    values = _first_value(single)
+    about = (
+        pd.DataFrame(
+            {
+                "trial": single["run_id"],
+                "key": "params." + single["attribute_path"].str.replace("/", "."),
+                "value": values,
+            }
+        )
+        .drop_duplicates(["trial", "key"])
+        .pivot(index="trial", columns="key", values="value")
+    )
+    return Found(reports, about, None, notes)
+
+
+def _first_value(single: pd.DataFrame) -> pd.Series:
+    columns: Iterable[str] = (
+        name
+        for name in ("float_value", "int_value", "string_value", "bool_value")
+        if name in single
+    )
+    values = pd.Series(index=single.index, dtype=object)
+    for name in columns:
+        values = values.where(values.notna(), single[name].astype(object))
+    return values
