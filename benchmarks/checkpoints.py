@@ -60,7 +60,7 @@ def alone(*words: str) -> tuple[float, float, int, int]:
             stamps.append((time.perf_counter(), False))
             return False
 
-        def report(step: int, *, checkpoint: Path | None = None, **metrics: float) -> None:
+        def report(step: int, *, checkpoint: Path | None = None, **_metrics: float) -> None:
             if checkpoint is not None:
                 bytes_of.append((checkpoint / FILE).stat().st_size)
                 own.report(step, checkpoint=checkpoint)

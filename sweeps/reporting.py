@@ -143,12 +143,27 @@ class Reporter:
                 self._rows.append(Row(self._last_step, seconds, metrics, is_intervention=True))
         return intervention
 
-    def report(self, step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> None:
+    def get_checkpoint(self) -> Path | None:
+        """Stand-in until it is merged."""
+        return None
+
+    def should_checkpoint(self) -> bool:
+        """Stand-in until it is merged."""
+        return False
+
+    def report(
+        self,
+        step: SupportsIndex,
+        metrics: Mapping[str, SupportsFloat],
+        checkpoint: str | Path | None = None,
+    ) -> None:
         """Take one report; raise TrialPruned if the trial must stop, or has just diverged.
 
         At its last planned step only divergence ends it: its result is there, and stopping would
         save nothing.
         """
+        if checkpoint is not None:
+            return  # stand-in until it is merged; a report of a checkpoint alone has no metrics
         if os.getpid() != self._pid:
             _leave_mark()  # a child process of the trial has no channel to the driver
             return
@@ -218,7 +233,9 @@ def reporting_to(reporter: Reporter) -> Iterator[None]:
         _current = None
 
 
-def report(step: SupportsIndex, /, **metrics: SupportsFloat) -> None:
+def report(
+    step: SupportsIndex, /, *, checkpoint: str | Path | None = None, **metrics: SupportsFloat
+) -> None:
     """Report metrics after `step` optimizer updates.
 
     Ends the trial by raising if the sweep has decided so.
@@ -235,7 +252,7 @@ def report(step: SupportsIndex, /, **metrics: SupportsFloat) -> None:
     ...     iolaus.report(step, loss=1 / (step + 1), lr=0.1)
     """
     if _current is not None:
-        _current.report(step, metrics)
+        _current.report(step, metrics, checkpoint)
     else:
         _leave_mark()  # a spawned child of a trial, or no sweep at all
 
