@@ -221,12 +221,17 @@ def test_a_run_cut_off_anywhere_is_the_run_that_was_not(
 
 
 def test_a_run_can_be_cut_off_after_every_step(compose: Compose, tmp_path: Path) -> None:
-    """Cut off after each of its updates, a run with dropout, a schedule that looks at the loss and
-    parts of batches still is the run that was not.
+    """Cut off after each of its updates, a run with dropout, a schedule that looks at the loss,
+    lowered rates, a rewind and parts of batches still is the run that was not.
     """
     words = ("schedule=newbob", "schedule.n_measurements=1", "schedule.update_interval=1")
     run = read(compose(*PLAIN, "model=transformer", "batch.accumulate=2", *words))
     whole, cut = Attempts(tmp_path / "whole"), Attempts(tmp_path / "cut", range(1, N_STEPS))
+    for one in (whole, cut):
+        one.interventions = {
+            step: Intervention(action, 0.5, Verdict("stalled", step, "stalled"))
+            for step, action in ((3, "decay"), (6, "rewind"))
+        }
     for one in (whole, cut):
         one.folder.mkdir()
         alone(run, one)
