@@ -1,6 +1,7 @@
 """Asynchronous, pruning, resumable Hydra sweeps on Optuna, with how each loss converged.
 
-In a training script: `report`, `plan`, `should_stop`, `intervention`. On what a sweep left: `load`,
+In a training script: `report`, `plan`, `should_stop`, `intervention`, and to go on after a crash
+`get_checkpoint`, `should_checkpoint`. On what a sweep left: `load`,
 then `rank`, `compare`, `diagnose`, `convergence`, `importance`, and `write_report`; these need
 `pip install 'hydra-iolaus[analysis]'`. In a config or with plain Optuna: the pruners.
 
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
         VerdictPruner,
         WarmUp,
     )
-    from iolaus.sweeps.reporting import intervention, plan, report, should_stop
+    from iolaus.sweeps.reporting import (
+        get_checkpoint,
+        intervention,
+        plan,
+        report,
+        should_checkpoint,
+        should_stop,
+    )
 
 __all__ = [
     "AllOf",
@@ -42,17 +50,26 @@ __all__ = [
     "compare",
     "convergence",
     "diagnose",
+    "get_checkpoint",
     "importance",
     "intervention",
     "load",
     "plan",
     "rank",
     "report",
+    "should_checkpoint",
     "should_stop",
     "write_report",
 ]
 
-_REPORTING = ("intervention", "plan", "report", "should_stop")
+_REPORTING = (
+    "get_checkpoint",
+    "intervention",
+    "plan",
+    "report",
+    "should_checkpoint",
+    "should_stop",
+)
 _PRUNERS = ("AllOf", "AnyOf", "Holdout", "Interval", "StalledLoss", "VerdictPruner", "WarmUp")
 _HOMES = {
     **dict.fromkeys(_REPORTING, "iolaus.sweeps.reporting"),
