@@ -1,6 +1,7 @@
 """Asynchronous, pruning, resumable Hydra sweeps on Optuna, with how each loss converged.
 
-In a training script: `report`, `plan`, `should_stop`, `intervention`. On what a sweep left: `load`,
+In a training script: `report`, `plan`, `should_stop`, `intervention`, and to go on after a crash
+`get_checkpoint`, `should_checkpoint`. On what a sweep left: `load`,
 then `rank`, `compare`, `diagnose`, `convergence`, `importance`, and `write_report`; these need
 `pip install 'hydra-iolaus[analysis]'`. In a config or with plain Optuna: the pruners.
 
@@ -63,10 +64,10 @@ __all__ = [
 
 _REPORTING = (
     "get_checkpoint",
-    "should_checkpoint",
     "intervention",
     "plan",
     "report",
+    "should_checkpoint",
     "should_stop",
 )
 _PRUNERS = ("AllOf", "AnyOf", "Holdout", "Interval", "StalledLoss", "VerdictPruner", "WarmUp")

@@ -94,12 +94,14 @@ def news(
     return [trials[i] for i in unfinished if i < n_known] + [trials[i] for i in new]
 
 
-def forget_reports(storage: BaseStorage, trial: int) -> None:
-    """Delete all intermediate values of a trial, which no method of a storage can."""
+def forget_reports(storage: BaseStorage, trial: int, from_step: int) -> None:
+    """Delete a trial's intermediate values from a step on, which no method of a storage can."""
     if not hasattr(storage, "_backend"):
         storage.get_trial(trial)  # raises KeyError for an unknown one
         kept = copy.copy(storage._get_trial(trial))  # type: ignore[attr-defined]
-        kept.intermediate_values = {}
+        kept.intermediate_values = {
+            step: value for step, value in kept.intermediate_values.items() if step < from_step
+        }
         storage._set_trial(trial, kept)  # type: ignore[attr-defined]
         return
     from optuna.storages._rdb import models
@@ -107,7 +109,7 @@ def forget_reports(storage: BaseStorage, trial: int) -> None:
 
     with rdb._create_scoped_session(storage._backend.scoped_session) as session:
         values = models.TrialIntermediateValueModel
-        session.query(values).filter(values.trial_id == trial).delete()
+        session.query(values).filter(values.trial_id == trial, values.step >= from_step).delete()
 
 
 # --- pruners: the settings their reasons are worded with ---

@@ -1,37 +1,46 @@
 """How a training function talks to the sweep it runs in.
 
-`report`, `should_stop`, `intervention`, `plan`. All are harmless outside a sweep, so the same
-script trains alone. A worker process runs one trial at a time, and a report may come from any of
-its threads, so the current trial is a property of the process: it is the one piece of module state
-in this package, set and cleared by `reporting_to`.
+`report`, `should_stop`, `intervention`, `plan`, `get_checkpoint`, `should_checkpoint`. All are
+harmless outside a sweep, so the same script trains alone. A worker process runs one trial at a
+time, and a report may come from any of its threads, so the current trial is a property of the
+process: it is the one piece of module state in this package, set and cleared by `reporting_to`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
+from iolaus.sweeps.checkpoints import Checkpoint, Watched, adopt
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
 __all__ = [
     "CHILD_REPORTS_VARIABLE",
     "INTERVENTION_METRICS",
     "Batch",
+    "Continued",
     "Reporter",
     "Row",
+    "get_checkpoint",
     "intervention",
     "plan",
     "report",
     "reporting_to",
+    "should_checkpoint",
     "should_stop",
 ]
+
+log = logging.getLogger("sweeps")
 
 # Curves have the metric intervention/ACTION, with the factor as its value, where an intervention
 # was taken. A user's metrics may begin the same way; they mean nothing to us.
@@ -56,16 +65,43 @@ class Row:
     is_intervention: bool = False
 
 
+# What a trial reported in so many seconds before a checkpoint is kept with it: the driver may not
+# have it on disk yet (`iolaus.sweeps.curves.FLUSH_S`, and what it is held up for). At most so many
+# reports.
+KEPT_S = 10.0
+MOST_KEPT = 5_000
+# How long a trial whose last checkpoint is made waits for its end.
+HOLD_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """Where a trial goes on that was cut off.
+
+    step: of the checkpoint. first_step: from which on it reports again; what it reported before
+    counts. watched: of the watched metric until then.
+    """
+
+    step: int
+    first_step: int
+    watched: Watched
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What a trial has passed on since the last time.
 
-    Its reports, and its plan and output folder if they are new.
+    Its reports, and what is new of the rest: its plan; its output folder, and with that where it
+    goes on (None: from its beginning); whether it has made a checkpoint, and whether it has done so
+    since it was asked to.
     """
 
     rows: Sequence[Row]
     plan: Plan | None
     folder: str | None
+    continued: Continued | None = None
+    saves: bool = False
+    has_saved: bool = False
 
 
 class Reporter:
@@ -98,6 +134,15 @@ class Reporter:
         self._intervention: Intervention | None = None
         self._intervention_was_open = False
         self._last_step = 0
+        self._trial_folder: Path | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._continued: Continued | None = None
+        self._recent: deque[Row] = deque(maxlen=MOST_KEPT)
+        self._watched_so_far = Watched()
+        self._should_save = False
+        self._saves = False  # the driver waits for a checkpoint of those alone that make some
+        self._has_saved = False
+        self._is_news = False
 
     @property
     def has_reported(self) -> bool:
@@ -143,13 +188,35 @@ class Reporter:
                 self._rows.append(Row(self._last_step, seconds, metrics, is_intervention=True))
         return intervention
 
-    def get_checkpoint(self) -> Path | None:
-        """Stand-in until it is merged."""
-        return None
-
     def should_checkpoint(self) -> bool:
-        """Stand-in until it is merged."""
-        return False
+        """Whether the sweep is about to cut the trial off, and a checkpoint now would be of use."""
+        self._save_was_seen()
+        return self._should_save
+
+    def get_checkpoint(self) -> Path | None:
+        """The folder of the checkpoint that the trial goes on from; None if it begins."""
+        self._save_was_seen()
+        return None if self._checkpoint is None else self._checkpoint.path
+
+    @property
+    def saves(self) -> bool:
+        """Whether the task makes checkpoints, as far as is known."""
+        return self._saves
+
+    @property
+    def is_to_save(self) -> bool:
+        """Whether a checkpoint is awaited that has not come yet."""
+        return self._saves and self._should_save and not self._has_saved
+
+    def _save_was_seen(self) -> None:
+        """A task that asks for checkpoints makes some: the driver may wait for one."""
+        with self._lock:
+            self._is_news = self._is_news or not self._saves
+            self._saves = True
+
+    def save(self) -> None:
+        """Have the trial make a checkpoint as soon as it can: it is about to be cut off."""
+        self._should_save = True
 
     def report(
         self,
@@ -160,19 +227,31 @@ class Reporter:
         """Take one report; raise TrialPruned if the trial must stop, or has just diverged.
 
         At its last planned step only divergence ends it: its result is there, and stopping would
-        save nothing.
+        save nothing. A checkpoint holds what was reported until then, this report included; with
+        one, there may be no metric.
         """
-        if checkpoint is not None:
-            return  # stand-in until it is merged; a report of a checkpoint alone has no metrics
         if os.getpid() != self._pid:
             _leave_mark()  # a child process of the trial has no channel to the driver
             return
-        row = Row(
-            _checked_step(step), self._clock() - self._start_s, _checked_metrics(step, metrics)
-        )
+        index = _checked_step(step)
+        if metrics or checkpoint is None:
+            self._take_row(index, _checked_metrics(step, metrics))
+        if checkpoint is not None:
+            self._keep(index, Path(checkpoint))
+        if self.should_stop() and self._verdict is not None:
+            import optuna  # only now: a script that trains alone never pays for it
+
+            raise optuna.TrialPruned(self._verdict.reason)
+
+    def _take_row(self, step: int, metrics: Mapping[str, float]) -> None:
+        row = Row(step, self._clock() - self._start_s, metrics)
         value = row.metrics.get(self._watched, 0.0)
         with self._lock:
             self._rows.append(row)
+            if self._saves:
+                self._recent.append(row)
+            if self._watched in row.metrics:
+                self._watched_so_far = self._watched_so_far.after(row.step, value)
             self._last_step = row.step
             self._first_step = row.step if self._first_step is None else self._first_step
             end = self._known_plan.from_step(self._first_step).n_steps
@@ -184,10 +263,35 @@ class Reporter:
         if not math.isfinite(value):
             reason = f"{self._watched} became {value} at step {row.step}"
             self.stop(Verdict("diverged", row.step, reason, {self._watched: value}))
-        if self.should_stop() and self._verdict is not None:
-            import optuna  # only now: a script that trains alone never pays for it
 
-            raise optuna.TrialPruned(self._verdict.reason)
+    def _keep(self, step: int, folder: Path) -> None:
+        """Take a checkpoint; one that cannot be written is no reason to end the trial."""
+        if self._trial_folder is None:
+            return
+        seconds = self._clock() - self._start_s
+        with self._lock:
+            rows = [row for row in self._recent if row.seconds >= seconds - KEPT_S]
+            self._recent = deque(rows, maxlen=MOST_KEPT)
+            watched = self._watched_so_far
+        kept = [(row.step, row.seconds, row.metrics) for row in rows]
+        try:
+            adopt(folder, self._trial_folder, step, seconds, kept, watched)
+        except NotADirectoryError:
+            raise
+        except OSError as error:
+            log.warning(
+                "the checkpoint at step %d cannot be written to %s: %s; the one before it stays",
+                step,
+                self._trial_folder,
+                error,
+            )
+            return
+        with self._lock:
+            self._is_news = self._is_news or not self._saves or self._should_save
+            self._saves = True
+            self._has_saved = self._should_save
+        if self._should_save:
+            self._placed()
 
     def should_stop(self) -> bool:
         """Whether the trial must end.
@@ -205,18 +309,43 @@ class Reporter:
             with self._lock:
                 self._plan = self._known_plan = plan
 
-    def place(self, folder: str) -> None:
-        """Pass on where this trial's files are."""
+    def await_end(self) -> None:
+        """Hold a trial that has made the checkpoint it was asked for: it is cut off now.
+
+        What it did from here on would be done again. If nobody ends it after all, it goes on.
+        """
+        if self._has_saved:
+            time.sleep(HOLD_S)
+
+    def place(self, folder: str, checkpoint: Checkpoint | None = None) -> None:
+        """Pass on where this trial's files are, and where it goes on, if it does.
+
+        Its seconds go on from those of the checkpoint, and its last reports are passed on again.
+        """
         with self._lock:
-            self._folder = folder
+            self._folder, self._trial_folder = folder, Path(folder)
+            if checkpoint is not None:
+                rows = [Row(*row) for row in checkpoint.rows]
+                first = rows[0].step if rows else checkpoint.step + 1
+                self._checkpoint, self._saves, self._is_news = checkpoint, True, True
+                self._continued = Continued(checkpoint.step, first, checkpoint.watched)
+                self._start_s = self._clock() - checkpoint.seconds
+                self._rows = [*rows, *self._rows]
+                self._recent.extend(rows)
+                self._watched_so_far = checkpoint.watched
+                self._first_step = checkpoint.watched.first_step
+                self._last_step = checkpoint.step
         self._placed()
 
     def take(self) -> Batch | None:
         """What has come in since the last call, or None if nothing has."""
         with self._lock:
-            batch = Batch(self._rows, self._plan, self._folder)
-            self._rows, self._plan, self._folder = [], None, None
-        return batch if batch.rows or batch.plan or batch.folder else None
+            is_news, self._is_news = self._is_news, False
+            batch = Batch(
+                self._rows, self._plan, self._folder, self._continued, self._saves, self._has_saved
+            )
+            self._rows, self._plan, self._folder, self._continued = [], None, None, None
+        return batch if batch.rows or batch.plan or batch.folder or is_news else None
 
 
 _current: Reporter | None = None
@@ -236,14 +365,18 @@ def reporting_to(reporter: Reporter) -> Iterator[None]:
 def report(
     step: SupportsIndex, /, *, checkpoint: str | Path | None = None, **metrics: SupportsFloat
 ) -> None:
-    """Report metrics after `step` optimizer updates.
+    """Report metrics after `step` optimizer updates, and a checkpoint of that moment.
 
     Ends the trial by raising if the sweep has decided so.
     step: a whole number, 0 or more. It need not be regular; a repeated step keeps both rows in the
     curve.
     metrics: numbers or one-element tensors; names with other characters go through
     `**{"grad_norm/W": 0.1}`. NaN and infinity are kept as they are, but in the watched metric
-    (`hydra.sweeper.metric`) they end the trial. Raises optuna.TrialPruned when the trial is to
+    (`hydra.sweeper.metric`) they end the trial.
+    checkpoint: a folder with what the task needs to go on from here. What is in it is moved into
+    the trial's own folder, where the newest two are kept until the trial ends; a trial that is cut
+    off goes on from the newest one (`get_checkpoint`). With a checkpoint there may be no metrics.
+    Raises optuna.TrialPruned when the trial is to
     stop: let it fly. Raises TypeError or ValueError for what is no step or no number. Outside a
     sweep it does nothing at all. In a child process of a trial (a rank of distributed training) it
     is not taken; a trial that reports only there says so at its end.
@@ -253,8 +386,35 @@ def report(
     """
     if _current is not None:
         _current.report(step, metrics, checkpoint)
+        if checkpoint is not None:
+            _current.await_end()
     else:
         _leave_mark()  # a spawned child of a trial, or no sweep at all
+
+
+def get_checkpoint() -> Path | None:
+    """The folder of the checkpoint that this trial goes on from; None if it begins.
+
+    It holds what was reported as `checkpoint`, beside a `manifest.json` of ours, and is to be read
+    only. None outside a sweep.
+
+    >>> folder = iolaus.get_checkpoint()
+    >>> step = 0 if folder is None else int((folder / "step").read_text())
+    """
+    return None if _current is None else _current.get_checkpoint()
+
+
+def should_checkpoint() -> bool:
+    """Whether the sweep is about to cut this trial off: report a checkpoint now, if you can.
+
+    So it is after SIGTERM, or Ctrl-C twice. A trial that reports one within the grace period
+    (`hydra.sweeper.checkpoint_grace`) loses nothing; another goes on from the last one that it has
+    made. False outside a sweep.
+
+    >>> iolaus.should_checkpoint()
+    False
+    """
+    return _current is not None and _current.should_checkpoint()
 
 
 def should_stop() -> bool:
@@ -338,20 +498,3 @@ def _number(value: Any) -> float:
         raise TypeError("text is no number, whatever it says")
     # A loss that still holds its graph would make torch warn.
     return float(value.detach() if hasattr(value, "detach") else value)
-
-
-def get_checkpoint() -> Path | None:
-    """Stand-in until it is merged.
-
-    >>> iolaus.get_checkpoint()
-    """
-    return None
-
-
-def should_checkpoint() -> bool:
-    """Stand-in until it is merged.
-
-    >>> iolaus.should_checkpoint()
-    False
-    """
-    return False

@@ -33,6 +33,11 @@ def eventually() -> Callable[..., Any]:
     return _eventually
 
 
+def _descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [p for child in map(int, children) for p in (child, *_descendants(child))]
+
+
 @dataclass(frozen=True)
 class Run:
     """A command that was started: its files tell what became of it."""
@@ -48,6 +53,24 @@ class Run:
 
     def signal(self, number: int) -> None:
         os.kill(self.pid(), number)
+
+    def descendants(self) -> list[int]:
+        """The fork server, and then the workers, and what these have started, parents first."""
+        return _descendants(self.pid())
+
+    def signal_all(self, number: int, order: str) -> None:
+        """Send a signal to the processes of the job: all, from the top or the bottom, or one."""
+        driver, (fork_server, *workers) = self.pid(), self.descendants()
+        match order:
+            case "the driver":
+                pids = [driver]
+            case "all from the top":
+                pids = [driver, fork_server, *workers]
+            case "all from the bottom":
+                pids = [*workers, fork_server, driver]
+        for pid in pids:
+            os.kill(pid, number)
+            time.sleep(0.05)  # a scheduler that is in no hurry
 
     def wait(self) -> Run:
         _eventually(lambda: (self.folder / "code").is_file())

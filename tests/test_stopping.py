@@ -7,7 +7,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,32 +19,11 @@ GRID = ["hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=2", "x=range(0, 6)"]
 INTERRUPTED = "the sweep was stopped while it ran"
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have, parents first."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [p for child in map(int, children) for p in (child, *descendants(child))]
-
-
 def started(sweep: Any, eventually: Any, diary: Path, *settings: str) -> Any:
     """A sweep whose first two trials have begun."""
     run = sweep("trouble.py", *GRID, f"diary={diary}", *settings)
     eventually(lambda: diary.is_file() and len(diary.read_text().splitlines()) >= 2)
     return run
-
-
-def signal_job(driver: int, number: int, order: str) -> None:
-    """Send a signal to the processes of a job: all, from the top or the bottom, or one."""
-    fork_server, *workers = descendants(driver)
-    match order:
-        case "the driver":
-            pids = [driver]
-        case "all from the top":
-            pids = [driver, fork_server, *workers]
-        case "all from the bottom":
-            pids = [*workers, fork_server, driver]
-    for pid in pids:
-        os.kill(pid, number)
-        time.sleep(0.05)  # a scheduler that is in no hurry
 
 
 @pytest.mark.parametrize(
@@ -65,7 +43,7 @@ def test_the_end_of_a_job_is_the_end_of_the_sweep(
     summary follows, the code is that of the signal, and the same command goes on.
     """
     run = started(sweep, eventually, tmp_path / "diary", "pause_s=60")
-    signal_job(run.pid(), number, order)
+    run.signal_all(number, order)
     run.wait()
     assert run.code == 128 + number, run.err
     assert "Traceback" not in run.err
@@ -99,7 +77,7 @@ def test_a_signal_to_one_worker_is_the_death_of_its_trial(
     """SIGTERM to a worker alone fails its trial, by name; another worker runs the others."""
     diary = tmp_path / "diary"
     run = started(sweep, eventually, diary, "pause_s=1", "hydra.sweeper.n_trials=4")
-    _, victim, _ = descendants(run.pid())
+    _, victim, _ = run.descendants()
     os.kill(victim, signal.SIGTERM)
     run.ok()
     (failed,) = (t for t in study().trials if t.state is TrialState.FAIL)
@@ -154,7 +132,7 @@ def test_without_the_process_that_starts_workers_the_sweep_ends_in_order(
     """Nothing stays RUNNING, the summary follows, the sentence says what to do, and that helps."""
     diary = tmp_path / "diary"
     run = started(sweep, eventually, diary, "pause_s=60")
-    fork_server, victim, other = descendants(run.pid())
+    fork_server, victim, other = run.descendants()
     os.kill(fork_server, signal.SIGKILL)
     os.kill(victim, signal.SIGKILL)
     assert run.wait().code == 1

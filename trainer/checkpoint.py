@@ -157,6 +157,7 @@ class Saves:
     clock: Callable[[], float] = time.monotonic
     _saved_s: float = field(init=False)
     _cost_s: float = 0.0
+    _has_answered: bool = False  # to `should_checkpoint`, which asks once
 
     def __post_init__(self) -> None:
         self._saved_s = self.clock()
@@ -167,7 +168,7 @@ class Saves:
             return False
         every = self.run.checkpoint
         return (
-            self.hooks.should_checkpoint()
+            (not self._has_answered and self.hooks.should_checkpoint())
             or (every.every_steps is not None and step % every.every_steps == 0)
             or (
                 every.every_seconds is not None
@@ -183,6 +184,7 @@ class Saves:
         """
         assert self.folder is not None
         began_s, step = self.clock(), state.course["step"]
+        self._has_answered = self.hooks.should_checkpoint()
         unfinished = self.folder / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
         try:

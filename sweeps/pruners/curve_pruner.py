@@ -145,11 +145,13 @@ class StudyFeed:
         self._last_step[trial] = step
         return self._pruner.observe(trial, step, loss, plan)
 
-    def begins_anew(self, trial: int) -> None:
-        """A trial that was cut off is run from its first step: what it said before is no peer."""
-        self._n_seen.pop(trial, None)
-        if self._last_step.pop(trial, None) is not None:
-            self._pruner.finished(trial, PeerOutcome.LOST)
+    def goes_on(self, trial: FrozenTrial) -> None:
+        """A trial that was cut off has only these values now; what it said beyond is no peer."""
+        self._n_seen.pop(trial.number, None)
+        if self._last_step.pop(trial.number, None) is not None:
+            self._pruner.finished(trial.number, PeerOutcome.LOST)
+        for step, loss in self._new_losses(trial):
+            self._pruner.learn(trial.number, step, loss)
 
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
         """The verdict on a trial's last report."""

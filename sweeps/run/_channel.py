@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import threading
 import time
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
+from types import FrameType
 
 from iolaus.sweeps.reporting import Reporter
 from iolaus.sweeps.run._messages import (
@@ -18,6 +20,7 @@ from iolaus.sweeps.run._messages import (
     Offered,
     Ready,
     Reported,
+    Save,
     Stopped,
     WorkerSpec,
 )
@@ -30,6 +33,10 @@ __all__ = ["Channel", "ReleasedError"]
 BATCH_S = 0.1
 # How long a worker that is let go may take to end.
 EXIT_S = 5.0
+# How long a worker that a signal ends waits for its trials' checkpoints, and then for the driver to
+# do it.
+SAVE_S = 10.0
+SIGNAL_ANSWER_S = 2.0
 
 
 class ReleasedError(Exception):
@@ -48,6 +55,8 @@ class Channel:
         self._send_lock = threading.Lock()
         self._reporters: dict[int, Reporter] = {}
         self._stopped: dict[int, Verdict] = {}  # trials that wait to be taken
+        self._is_ending = False
+        self._pid = os.getpid()
         threading.Thread(target=self._talk, name="iolaus-channel", daemon=True).start()
 
     def open(self, n_lanes: int = 1) -> None:
@@ -79,6 +88,33 @@ class Channel:
             if (verdict := self._stopped.pop(assignment.trial, None)) is not None:
                 reporter.stop(verdict)
         return assignment, reporter
+
+    def terminated(self, number: int, _frame: FrameType | None = None) -> None:
+        """A handler of signals that end a process: trials that make checkpoints make one more.
+
+        The driver, which has mostly got the same signal, waits for them and then ends this worker.
+        Where it has not, or no trial here makes any, the worker ends by the signal.
+        """
+        reporters = list(self._reporters.values())  # no lock: the thread it interrupts may have it
+        is_ours = os.getpid() == self._pid  # and not a process that a task has forked
+        if self._is_ending or not is_ours or not any(r.saves for r in reporters):
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self._is_ending = True
+        for reporter in reporters:
+            reporter.save()
+
+        def end() -> None:
+            deadline_s = time.monotonic() + SAVE_S
+            while time.monotonic() < deadline_s and any(r.is_to_save for r in reporters):
+                time.sleep(0.05)
+            time.sleep(SIGNAL_ANSWER_S)
+            os.kill(os.getpid(), number)
+            time.sleep(SIGNAL_ANSWER_S)
+            os._exit(128 + number)  # the main thread is held up, and has not seen the signal
+
+        threading.Thread(target=end, name="iolaus-signal", daemon=True).start()
 
     def finish(self, trial: int, outcome: Outcome) -> None:
         """A trial is over."""
@@ -117,7 +153,7 @@ class Channel:
                 time.sleep(EXIT_S)
             os._exit(0)
 
-    def _deliver(self, message: Stopped | Offered) -> None:
+    def _deliver(self, message: Stopped | Offered | Save) -> None:
         with self._lock:
             reporter = self._reporters.get(message.trial)
             if reporter is None and isinstance(message, Stopped):
@@ -126,10 +162,13 @@ class Channel:
                 )  # it has not begun, or was over before this came
         if reporter is None:
             return
-        if isinstance(message, Stopped):
-            reporter.stop(message.verdict)
-        else:
-            reporter.offer(message.intervention)
+        match message:
+            case Stopped(_, verdict):
+                reporter.stop(verdict)
+            case Offered(_, intervention):
+                reporter.offer(intervention)
+            case Save():
+                reporter.save()
 
     def _pass_on(self, trial: int, reporter: Reporter) -> None:
         batch = reporter.take()

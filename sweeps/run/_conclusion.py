@@ -69,6 +69,8 @@ def conclude(
         f"this session took {duration(elapsed_s)}:\n"
     )
     _show_ranking(console, results, setup.settings)
+    if text := summary.cut_off_text(study.get_trials(deepcopy=False)):
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
     summary.save_results(study, setup.folder / RESULTS_FILE)
     console.print()
     storage = setup.settings.storage

@@ -21,6 +21,7 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, en
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from iolaus.sweeps.checkpoints import forget, newest
 from iolaus.sweeps.hydra_compat import copy_without, set_hydra_config
 from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter
 from iolaus.sweeps.run._job_files import OUTPUT_FILE, ConfigFiles, output_to
@@ -84,10 +85,12 @@ class HydraRunner:
         )
 
     def place(self, assignment: Assignment, reporter: Reporter) -> tuple[DictConfig, Path]:
-        """A trial's whole config and its folder."""
+        """A trial's whole config and its folder, in which it may find its checkpoint."""
         config = self._composer.compose(assignment.overrides)
         folder = set_job(config, assignment.trial)
-        reporter.place(str(folder))
+        if assignment.attempt == 0:
+            forget(folder)  # of another sweep, which had the folder before
+        reporter.place(str(folder), newest(folder) if assignment.attempt else None)
         return config, folder
 
     def findings(self, config: DictConfig) -> tuple[Finding, ...]:

@@ -16,6 +16,7 @@ __all__ = [
     "Offered",
     "Ready",
     "Reported",
+    "Save",
     "Stopped",
     "ToWorker",
     "WorkerSpec",
@@ -24,10 +25,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A trial to run: its number, and the command-line overrides that make its config."""
+    """A trial to run: its number, and the command-line overrides that make its config.
+
+    attempt: how often it was cut off before; from 1 on it goes on from its checkpoint, if it has
+    one.
+    """
 
     trial: int
     overrides: tuple[str, ...]
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,13 @@ class Offered:
 
 
 @dataclass(frozen=True, slots=True)
+class Save:
+    """Driver to worker: this trial is about to be cut off, and should make a checkpoint."""
+
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """What a worker is given at birth.
 
@@ -100,4 +113,4 @@ class WorkerSpec:
 
 
 FromWorker = Ready | Reported | Finished | LogMessage | Filled
-ToWorker = Assignment | Stopped | Offered
+ToWorker = Assignment | Stopped | Offered | Save

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,8 +44,12 @@ def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str)
         os.environ.update(dict(spec.environment))
         limits = _limit_threads(spec.n_threads)  # kept: the limit ends with the object
         _reseed()
+        channel = Channel(pipe, watched, spec)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup, or the app's own
+                signal.signal(number, channel.terminated)
         with suppress(ReleasedError):
-            serve(Channel(pipe, watched, spec))
+            serve(channel)
         del limits
         status = 0
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from iolaus.sweeps.checkpoints import forget
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
 from iolaus.sweeps.reporting import Row
@@ -27,6 +29,7 @@ from iolaus.sweeps.run._messages import (
     Offered,
     Ready,
     Reported,
+    Save,
     Stopped,
 )
 from iolaus.sweeps.run._objective import Objective, with_objective
@@ -93,7 +96,7 @@ class Rules:
         """A proposed trial, ready for a worker to make its config."""
         lines = self.space.overrides(proposal.values)
         seeds = () if proposal.seed is None else (f"{self.seed_key}={proposal.seed}",)
-        return Assignment(proposal.trial, (*lines, *seeds))
+        return Assignment(proposal.trial, (*lines, *seeds), proposal.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +116,13 @@ class Records:
 class TrialRun:
     """What the driver knows of a trial that it runs or ran.
 
-    attempt: how often it was cut off before. others: metrics it reported beside the watched one.
-    outcome: the task's own, with no objective
+    others: metrics it reported beside the watched one. saves, has_saved: see
+    `iolaus.sweeps.reporting.Batch`. outcome: the task's own, with no objective
     looked for, None while it runs. awake_s, heard_s: when it was started and last reported, by a
     clock that stands while the driver is held up.
     """
 
     assignment: Assignment
-    attempt: int = 0
     slot: int = -1
     started_s: float | None = None
     awake_s: float = 0.0
@@ -128,6 +130,8 @@ class TrialRun:
     folder: Path | None = None
     others: set[str] = field(default_factory=set)
     is_stopping: bool = False
+    saves: bool = False
+    has_saved: bool = False
     outcome: Outcome | None = None
 
 
@@ -155,6 +159,7 @@ class Driver:
         self._awake_clock = AwakeClock(clock, MOST_GAP_S)
         self._scheduler = s.Scheduler(len(workers.specs), study.n_to_ask, rules.max_failure_rate)
         self._n_interrupts = 0
+        self._is_saving = False
         self._signals: list[int] = []  # that have come and are not handled yet
         self._n_recorded = 0
         self._shown: set[str] = set()  # log messages; every worker finds out the same
@@ -236,19 +241,42 @@ class Driver:
                     self._workers.kill(slot)
 
     def _obey_signals(self) -> None:
-        while self._signals:
+        while self._signals and not self._is_saving:
             number = self._signals.pop(0)
             self.stopped_by = number
             if number in ENDING_SIGNALS:
                 name = signal.Signals(number).name
-                self._watcher.draining(f"{name}: running trials are stopped and queued again")
-                while self._n_interrupts < 2:
-                    self._interrupt()
+                self._watcher.draining(f"{name}: running trials are stopped, to go on later")
+                self._stop_running()
+            elif self._n_interrupts:
+                self._stop_running()
             else:
                 self._interrupt()
-                if self._n_interrupts == 1:
-                    why = "interrupted: running trials finish; once more stops them now"
-                    self._watcher.draining(why)
+                why = "interrupted: running trials finish; once more stops them now"
+                self._watcher.draining(why)
+
+    def _stop_running(self) -> None:
+        """Cut off what runs, after a last checkpoint of those that make some."""
+        if not self._n_interrupts:
+            self._interrupt()  # no trial is begun from here on
+        if self._n_interrupts < 2:
+            self._save_running()
+            self._interrupt()
+
+    def _save_running(self) -> None:
+        """Have trials make a checkpoint, and wait for it as long as the user and a signal allow."""
+        grace_s = self._rules.timeouts.checkpoint_s or 0.0
+        for trial, slot in self._scheduler.running.items():
+            if self.trials[trial].saves:
+                self._workers.send(slot, Save(trial))
+        deadline_s, self._is_saving = time.monotonic() + grace_s, True
+        while time.monotonic() < deadline_s and not self._signals:
+            running = [self.trials[trial] for trial in self._scheduler.running]
+            if all(run.has_saved for run in running if run.saves):
+                break
+            for slot, message in self._workers.listen(POLL_S):
+                self._receive(slot, message)
+        self._is_saving = False
 
     def _interrupt(self) -> None:
         self._n_interrupts += 1
@@ -268,7 +296,7 @@ class Driver:
         if proposal is None:
             self._handle(s.Exhausted(slot))
             return
-        self.trials[proposal.trial] = TrialRun(self._rules.assignment(proposal), proposal.attempt)
+        self.trials[proposal.trial] = TrialRun(self._rules.assignment(proposal))
         self._handle(s.Proposed(slot, proposal.trial))
 
     def _show_duplicates(self) -> None:
@@ -317,17 +345,21 @@ class Driver:
         trial, batch = message.trial, message.batch
         if trial not in self._scheduler.running:
             return
+        run = self.trials[trial]
+        run.saves, run.has_saved = run.saves or batch.saves, run.has_saved or batch.has_saved
         if batch.folder is not None:
-            self.trials[trial].folder = Path(batch.folder)
+            run.folder = Path(batch.folder)
+            if run.assignment.attempt:
+                self._study.goes_on(trial, batch.continued)
         if batch.plan is not None:
             self._study.plan(trial, batch.plan)
             if batch.plan.n_steps is not None:
                 self._watcher.planned(trial, batch.plan.n_steps)
-        self._records.curves.add(trial, batch.rows, self.trials[trial].attempt)
+        self._records.curves.add(trial, batch.rows, run.assignment.attempt)
         for row in batch.rows:
             self._judge(trial, row)
         if batch.rows:
-            self.trials[trial].heard_s = self._awake_clock()
+            run.heard_s = self._awake_clock()
             last = batch.rows[-1]
             value = last.metrics.get(self._rules.objective.metric.name)
             self._watcher.reported(trial, last.step, value)
@@ -366,7 +398,10 @@ class Driver:
         folder = run.folder or self._records.folder
         on_disk = self._records.curves.written_behind()
         about, output = self._about(run, folder), str(folder / OUTPUT_FILE)
-        self._study.tell(trial, outcome, about, log=output, after=on_disk)
+        is_over = outcome.ending is not Ending.INTERRUPTED
+        is_to_forget = is_over and run.saves and run.folder is not None
+        then = functools.partial(forget, folder) if is_to_forget else None
+        self._study.tell(trial, outcome, about, log=output, after=on_disk, then=then)
         if self._n_recorded == 0 and outcome.ending is Ending.COMPLETED:
             self._warn_if_not_judged(trial)
         self._n_recorded += 1

@@ -37,7 +37,8 @@ class Settings:
     the job's name.
     n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
-    or a text such as 30min; None for no limit.
+    or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
+    sweep waits for the checkpoints of trials that make some; None: not at all.
     lanes: trials that each slot trains side by side as one model, or "auto" for as many as pay; 1
     for none.
     lane_runner: dotted name of the function (iolaus.sweeps.run.lanes.LaneServer) that does it.
@@ -71,6 +72,7 @@ class Settings:
     max_failure_rate: float
     trial_timeout: float | str | None
     stall_timeout: float | str | None
+    checkpoint_grace: float | str | None
     custom_search_space: str | None
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
@@ -112,7 +114,7 @@ class Settings:
                 self.max_failure_rate,
                 "give a share from 0 (none may fail) to 1 (all may)",
             )
-        for option in ("trial_timeout", "stall_timeout"):
+        for option in ("trial_timeout", "stall_timeout", "checkpoint_grace"):
             value = getattr(self, option)
             try:
                 _ = value is None or parse_seconds(value)
@@ -184,7 +186,7 @@ class Settings:
     @property
     def timeouts(self) -> Timeouts:
         """After which time a trial is ended."""
-        asked = (self.trial_timeout, self.stall_timeout)
+        asked = (self.trial_timeout, self.stall_timeout, self.checkpoint_grace)
         return Timeouts(*(None if value is None else parse_seconds(value) for value in asked))
 
 

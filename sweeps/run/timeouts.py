@@ -40,10 +40,12 @@ class Timeouts:
     """What a trial is allowed, in seconds; None: as long as it likes.
 
     trial_s: from its start to its end. stall_s: from its start, or its last report, to the next.
+    checkpoint_s: to make a checkpoint, if it makes any, when it is about to be cut off.
     """
 
     trial_s: float | None = None
     stall_s: float | None = None
+    checkpoint_s: float | None = 10.0
 
     @property
     def are_set(self) -> bool:

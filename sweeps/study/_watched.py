@@ -6,8 +6,10 @@ Its best and final value, and which of its reports Optuna shall keep.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from iolaus.sweeps.checkpoints import Watched
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.types import Plan
 
@@ -65,6 +67,18 @@ class WatchedCurve:
             return False
         self._next_step = self._after(step)
         return True
+
+    def go_on(self, values: Mapping[int, float], watched: Watched) -> None:
+        """Begin with what a trial reported before the checkpoint that it goes on from.
+
+        values: those of Optuna, by step. watched: what the checkpoint knows of all.
+        """
+        for step, value in sorted(values.items()):
+            self.add(step, value)
+        self.first_step = watched.first_step
+        best = watched.lowest if self.metric.sign > 0 else watched.highest
+        if best is not None:
+            self.best, self.best_step = best
 
     def _counted_on(self, step: int) -> int:
         """The step as the curve counts it: where the task's goes back, one after the last."""

@@ -97,6 +97,10 @@ class LiveStorage(BaseStorage):
         """Write nothing that comes from now on before the event is set; memory has it at once."""
         self._put(_Wait(event))
 
+    def write_then(self, act: Callable[[], None]) -> None:
+        """Do something, in the writing thread, when all that came before is in the database."""
+        self._write(act)
+
     def close(self) -> None:
         """Write what is left and end the thread."""
         if self._writer is not None:
@@ -168,11 +172,13 @@ class LiveStorage(BaseStorage):
         self._backend.set_trial_state_values(trial_id, TrialState.WAITING)
         self._mine.discard(trial_id)
 
-    def forget_reports(self, trial_id: int) -> None:
-        """A trial of this process begins anew: what it has reported before is not its curve."""
-        if self._updatable(trial_id).intermediate_values:
-            self._changed(trial_id, intermediate_values={})
-            self._write(compat.forget_reports, self._backend, trial_id)
+    def forget_reports(self, trial_id: int, from_step: int) -> None:
+        """A trial of this process goes on: what it had reported from there on is not its curve."""
+        before = self._updatable(trial_id).intermediate_values
+        kept = {step: value for step, value in before.items() if step < from_step}
+        if len(kept) < len(before):
+            self._changed(trial_id, intermediate_values=kept)
+            self._write(compat.forget_reports, self._backend, trial_id, from_step)
 
     def live_trial(self, trial_id: int) -> FrozenTrial:
         """A trial as it is now, for looking at: `get_trial` without its copy."""

@@ -58,8 +58,9 @@ class TrialRecord:
     seed, which repeat it is (0 leads) and the leading trial's number. duplicate_of: the trial whose
     setting and result it shares, without having been run. again_for: the failed trial whose setting
     it runs again (in older studies an interrupted one, too). interruptions: why it was cut off
-    with its sweep and put back, to go on, each time. fix_of: the trial whose suggested fix it
-    tries. verdict: why a rule ended it (attributes verdict, verdict_rule, verdict_step and
+    with its sweep and put back, to go on, each time. went_on: for each of these the step from which
+    it went on, and that up to which it had reported; -1 for none. fix_of: the trial whose suggested
+    fix it tries. verdict: why a rule ended it (attributes verdict, verdict_rule, verdict_step and
     verdict_numbers). held_out, held_out_step: why and where the pruner would have ended it, had it
     not been held out.
     """
@@ -78,6 +79,7 @@ class TrialRecord:
     duplicate_of: int | None = None
     again_for: int | None = None
     interruptions: tuple[str, ...] = ()
+    went_on: tuple[tuple[int, int], ...] = ()
     fix_of: int | None = None
     verdict: Verdict | None = None
     held_out: str = ""
@@ -98,6 +100,8 @@ class TrialRecord:
         for name in ("findings", "interruptions"):
             if texts := getattr(self, name):
                 attrs[name] = list(texts)
+        if self.went_on:
+            attrs["went_on"] = [list(pair) for pair in self.went_on]
         if self.plan.n_steps is not None:
             attrs[Plan.N_STEPS_ATTR] = self.plan.n_steps
         if self.plan.lr:
@@ -148,6 +152,7 @@ class TrialRecord:
             duplicate_of=_whole(attrs, "duplicate_of"),
             again_for=_whole(attrs, "again_for"),
             interruptions=_texts(attrs, "interruptions"),
+            went_on=_pairs(attrs, "went_on"),
             fix_of=_whole(attrs, "fix_of"),
             verdict=_verdict(attrs),
             held_out=_text(attrs, "held_out") or _text(attrs, "audited"),
@@ -266,6 +271,14 @@ def _text(attrs: Mapping[str, Any], name: str) -> str:
 def _texts(attrs: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = attrs.get(name)
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+
+
+def _pairs(attrs: Mapping[str, Any], name: str) -> tuple[tuple[int, int], ...]:
+    value = attrs.get(name)
+    try:
+        return tuple((int(a), int(b)) for a, b in value) if isinstance(value, list | tuple) else ()
+    except (TypeError, ValueError):
+        return ()
 
 
 def _number(attrs: Mapping[str, Any], name: str) -> float | None:

@@ -9,7 +9,7 @@ import math
 import shlex
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,19 @@ from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
 from iolaus.sweeps.study.record import broken_constraints, record_of
-from iolaus.sweeps.text import short_names
+from iolaus.sweeps.text import counted, short_names
 from iolaus.sweeps.types import Ending
 
-__all__ = ["Result", "ResultsTable", "rank", "ranked", "save_results", "show_next", "table"]
+__all__ = [
+    "Result",
+    "ResultsTable",
+    "cut_off_text",
+    "rank",
+    "ranked",
+    "save_results",
+    "show_next",
+    "table",
+]
 
 # A terminal's screenful or two; the report holds all.
 N_ROWS_SHOWN = 40
@@ -276,3 +285,17 @@ def show_next(
         commands.append(("retry", iolaus_command(python, "retry", folder, "--failed")))
     for what, how in commands:
         console.print(Text(f"  {what:10} {how}"), soft_wrap=True)
+
+
+def cut_off_text(trials: Iterable[FrozenTrial]) -> str:
+    """What became of the trials that were cut off, in a sentence; "" if none was."""
+    attempts = [attempt for trial in trials for attempt in record_of(trial).went_on[-1:]]
+    lost = [max(last - max(step, 0), 0) for step, last in attempts]
+    n_anew = sum(step < 0 for step, _ in attempts)
+    n_on = len(attempts) - n_anew
+    parts = [
+        f"{counted(n_on, 'trial')} went on from {'its' if n_on == 1 else 'their'} checkpoints",
+        f"{counted(n_anew, 'trial')} began anew, without a checkpoint",
+    ]
+    said = " and ".join(part for part, n in zip(parts, (n_on, n_anew), strict=True) if n)
+    return f"Of those cut off, {said}: {counted(sum(lost), 'step')} computed again." if said else ""

@@ -20,6 +20,7 @@ from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners.curve_pruner import StudyFeed, StudyView, curve_pruner
+from iolaus.sweeps.reporting import Continued
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.study._repeats import Field, Unit
 from iolaus.sweeps.study._settings_run import SettingsRun
@@ -222,11 +223,27 @@ class SweepStudy:
         if self._plans.n_repeats > 1 and seed is None:
             seed = self._plans.first_seed
             _note(trial, TrialRecord(seed=seed))
-        self._storage.forget_reports(compat.trial_id(trial))
-        self._feed.begins_anew(trial.number)
         self._trials[trial.number] = trial
         self._curves[trial.number] = WatchedCurve(self.metric)
         return Proposal(trial.number, trial.params, seed, len(record.interruptions))
+
+    def goes_on(self, number: int, continued: Continued | None) -> None:
+        """A trial that was cut off runs again: from its checkpoint, or (None) from its beginning.
+
+        What it had reported beyond is forgotten, in memory, pruner and database.
+        """
+        trial, trial_id = self._trials[number], compat.trial_id(self._trials[number])
+        before = self._known(trial)
+        record, reported = record_of(before), max(before.intermediate_values, default=-1)
+        from_step, first = (-1, 0) if continued is None else (continued.step, continued.first_step)
+        self._storage.forget_reports(trial_id, first)
+        after = self._known(trial)
+        self._feed.goes_on(after)
+        curve = self._curves[number] = WatchedCurve(self.metric, n_steps=record.plan.n_steps)
+        if continued is not None:
+            curve.go_on(after.intermediate_values, continued.watched)
+        last = max(reported, -1 if record.steps is None else record.steps)
+        _note(trial, TrialRecord(went_on=(*record.went_on, (from_step, last))))
 
     def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
         """The first trial of this setting that has a result, or runs here.
@@ -351,12 +368,13 @@ class SweepStudy:
         run: Run,
         log: str,
         after: threading.Event | None = None,
+        then: Callable[[], None] | None = None,
     ) -> None:
         """Record how a trial ended; one that was interrupted is put back, to go on later.
 
         Everything a reviewer should see is set before; afterwards Optuna refuses it. after: the
         database gets the result when this is set, so that no crash leaves a finished trial without
-        its curve; memory, and so the sampler, at once.
+        its curve; memory, and so the sampler, at once. then: called, in a thread, when it has it.
         """
         trial, curve = self._trials.pop(number), self._curves[number]
         if after is not None:
@@ -393,6 +411,8 @@ class SweepStudy:
             if finding.rule == "infeasible":
                 trial.set_constraint(finding.name, finding.amount)
         self._finish(trial, outcome)
+        if then is not None:
+            self._storage.write_then(then)
         self._own_plans.pop(number, None)
         self._feed.learn(self._all_trials(), but=self._trials)
         for waiting in self._parked.pop(number, []):

@@ -113,14 +113,15 @@ def test_the_settings_of_optunas_pruners_can_be_read() -> None:
 
 
 def test_reports_can_be_forgotten(storage: optuna.storages.BaseStorage) -> None:
-    """One trial's intermediate values are gone, and nothing else."""
+    """One trial's intermediate values from a step on are gone, and nothing else."""
     study = optuna.create_study(storage=storage)
     one, other = study.ask(), study.ask()
     for trial in (one, other):
-        trial.report(1.0, 3)
+        for step in (2, 3, 4):
+            trial.report(float(step), step)
         trial.set_user_attr("a", 1)
-    compat.forget_reports(storage, compat.trial_id(one))
-    assert [t.intermediate_values for t in study.trials] == [{}, {3: 1.0}]
+    compat.forget_reports(storage, compat.trial_id(one), 3)
+    assert [t.intermediate_values for t in study.trials] == [{2: 2.0}, {2: 2.0, 3: 3.0, 4: 4.0}]
     assert [t.user_attrs for t in study.trials] == [{"a": 1}] * 2
-    storage.set_trial_intermediate_value(compat.trial_id(one), 3, 2.0)
-    assert study.trials[0].intermediate_values == {3: 2.0}
+    storage.set_trial_intermediate_value(compat.trial_id(one), 3, 9.0)
+    assert study.trials[0].intermediate_values == {2: 2.0, 3: 9.0}

@@ -21,7 +21,7 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.types import Intervention, Verdict
 from iolaus.trainer import loop
 from iolaus.trainer.best_weights import load_best
-from iolaus.trainer.checkpoint import FILE, SHARE, Saves, read_state, state_to_resume
+from iolaus.trainer.checkpoint import FILE, SHARE, RunState, Saves, read_state, state_to_resume
 from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.lanes.serve import Lanes
 from iolaus.trainer.lint import preview
@@ -381,14 +381,19 @@ def test_what_may_differ_does_not_keep_a_run_from_going_on(
     assert kept.course["step"] == 5
 
 
+def state_of_step(step: int) -> RunState:
+    nothing: dict[str, Any] = dict.fromkeys(("model", "optimizer", "scaler", "best", "random"), {})
+    return RunState(**nothing, course={"step": step}, window=torch.empty(0, 3))
+
+
 def test_states_are_due_by_steps_by_the_clock_and_when_asked(
     compose: Compose, tmp_path: Path
 ) -> None:
     """By steps at their multiples; by the clock so rarely that writing takes 2 % of the time; at
-    any time if the sweep asks; never without a folder.
+    any time if the sweep asks, once; never without a folder.
     """
     now, asked = [100.0], [False]
-    hooks = Hooks(should_checkpoint=lambda: asked[0])
+    hooks = Hooks(should_checkpoint=lambda: asked[0], report=lambda *_, **__: None)
     cfg = compose(*PLAIN, "checkpoint.every_steps=4", "checkpoint.every_seconds=60")
     saves = Saves(read(cfg), tmp_path, hooks, clock=lambda: now[0])
     assert [step for step in range(1, 13) if saves.is_due(step)] == [4, 8, 12]
@@ -405,6 +410,8 @@ def test_states_are_due_by_steps_by_the_clock_and_when_asked(
     assert not saves.is_due(5)
     asked[0] = True
     assert saves.is_due(5)
+    saves.save(state_of_step(5))
+    assert not saves.is_due(6)
     assert not Saves(read(cfg), None, hooks).is_due(4)
 
 

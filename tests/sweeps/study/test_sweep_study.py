@@ -354,6 +354,7 @@ def test_a_trial_that_begins_anew_has_only_what_it_reports_from_then_on(
         proposal = again.ask()
         assert proposal is not None
         assert (proposal.trial, proposal.values) == (first.trial, first.values)
+        again.goes_on(proposal.trial, None)
         again.report(proposal.trial, 7, 2.0)
         assert again.study.trials[first.trial].intermediate_values == {7: 2.0}
         again.tell(first.trial, Outcome(Ending.INTERRUPTED, reason="stopped"), RUN, log="")
