@@ -210,9 +210,11 @@ class Reporter:
 
     def _save_was_seen(self) -> None:
         """A task that asks for checkpoints makes some: the driver may wait for one."""
+        if self._saves:
+            return
         with self._lock:
-            self._is_news = self._is_news or not self._saves
-            self._saves = True
+            self._is_news = self._saves = True
+        self._placed()
 
     def save(self) -> None:
         """Have the trial make a checkpoint as soon as it can: it is about to be cut off."""
