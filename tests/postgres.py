@@ -67,7 +67,9 @@ class Server:
 
         name = f"test_{next(self._numbers)}"
         with psycopg.connect(self.url().replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {like.rpartition('/')[2]}")
+            connection.execute(
+                f"CREATE DATABASE {name} TEMPLATE {like.rpartition('/')[2]} STRATEGY FILE_COPY"
+            )
         return self.url(name)
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,13 +14,16 @@ from iolaus.testing import StorageContract
 
 
 @pytest.fixture(scope="module")
-def tables(postgres: Any) -> str:
+def tables(postgres: Any) -> Iterator[str]:
     """A database with Optuna's tables in it, to copy: making them is most of the time."""
     url = str(postgres.new_database())
     LiveStorage(open_backend(url)).close()
-    return url
+    yield url
+    gc.collect()  # what Optuna's suite has left open, while its warnings are ignored
 
 
+# Optuna's suite pickles storages, and leaves the copies open.
+@pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
 class TestContract(StorageContract):
     """Optuna's own storage contract, and ours."""
 
@@ -30,5 +32,3 @@ class TestContract(StorageContract):
         live = LiveStorage(open_backend(postgres.new_database(like=tables)))
         yield live
         live.close()
-        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-            gc.collect()  # Optuna's suite pickles storages, and leaves the copies open
