@@ -71,9 +71,7 @@ def _known(storage: LiveStorage, name: str) -> Any:
     return next((s for s in storage.get_all_studies() if s.study_name == name), None)
 
 
-def _create(
-    storage: LiveStorage, name: str | None, directions: Sequence[str], space: Space
-) -> str:
+def _create(storage: LiveStorage, name: str | None, directions: Sequence[str], space: Space) -> str:
     created = optuna.create_study(storage=storage, study_name=name, directions=list(directions))  # type: ignore[arg-type]
     created.set_user_attr("search_space", space.signature())
     return created.study_name
