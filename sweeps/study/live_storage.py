@@ -102,12 +102,12 @@ class LiveStorage(BaseStorage):
         self._write(act)
 
     def close(self) -> None:
-        """Write what is left and end the thread."""
+        """Write what is left, end the thread, and leave the database."""
         if self._writer is not None:
             self._writes.put(None)
             self._writer.join()
             self._writer = None
-        self._backend.remove_session()
+        compat.disconnect(self._backend)
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.flush()
