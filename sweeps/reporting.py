@@ -12,7 +12,7 @@ import math
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,7 @@ class Reporter:
         self._intervention: Intervention | None = None
         self._intervention_was_open = False
         self._last_step = 0
+        self._older: frozenset[threading.Thread] = frozenset()
 
     @property
     def has_reported(self) -> bool:
@@ -152,6 +153,11 @@ class Reporter:
         if os.getpid() != self._pid:
             _leave_mark()  # a child process of the trial has no channel to the driver
             return
+        if threading.current_thread() in self._older:
+            raise RuntimeError(
+                "iolaus.report: this thread was there before the trial began, so it may belong to "
+                "one that is over: report from the task's own thread, or one that the task starts"
+            )
         row = Row(
             _checked_step(step), self._clock() - self._start_s, _checked_metrics(step, metrics)
         )
@@ -190,6 +196,10 @@ class Reporter:
             with self._lock:
                 self._plan = self._known_plan = plan
 
+    def disown(self, threads: Iterable[threading.Thread]) -> None:
+        """Take no reports of these threads: an earlier trial may have left them behind."""
+        self._older = frozenset(threads)
+
     def place(self, folder: str) -> None:
         """Pass on where this trial's files are."""
         with self._lock:
@@ -211,6 +221,7 @@ _current: Reporter | None = None
 def reporting_to(reporter: Reporter) -> Iterator[None]:
     """Make `reporter` the one that `report` and its companions speak to in this process."""
     global _current
+    reporter.disown(t for t in threading.enumerate() if t is not threading.current_thread())
     _current = reporter
     try:
         yield
@@ -227,9 +238,10 @@ def report(step: SupportsIndex, /, **metrics: SupportsFloat) -> None:
     metrics: numbers or one-element tensors; names with other characters go through
     `**{"grad_norm/W": 0.1}`. NaN and infinity are kept as they are, but in the watched metric
     (`hydra.sweeper.metric`) they end the trial. Raises optuna.TrialPruned when the trial is to
-    stop: let it fly. Raises TypeError or ValueError for what is no step or no number. Outside a
-    sweep it does nothing at all. In a child process of a trial (a rank of distributed training) it
-    is not taken; a trial that reports only there says so at its end.
+    stop: let it fly. Raises TypeError or ValueError for what is no step or no number, RuntimeError
+    in a thread that was there before the trial began: it may belong to an earlier one. Outside a
+    sweep, or when the trial is over, it does nothing at all. In a child process of a trial (a rank
+    of distributed training) it is not taken; a trial that reports only there says so at its end.
 
     >>> for step in range(100):
     ...     iolaus.report(step, loss=1 / (step + 1), lr=0.1)
