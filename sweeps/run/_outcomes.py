@@ -28,7 +28,7 @@ __all__ = [
 # Of the numbers that a task returns so many are kept; no study has as many objectives.
 MOST_VALUES = 100
 # What an error says is kept to so many characters; all of it is in the trial's log.
-MOST_TEXT = 1000
+MOST_TEXT = 500
 
 ONLY_CHILDREN_REPORTED = Finding(
     "child_reports",

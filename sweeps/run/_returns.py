@@ -36,7 +36,7 @@ class FolderReturn(JobReturn):
         self._outcome = outcome
 
     @property
-    def return_value(self) -> Any:
+    def return_value(self) -> Any:  # type: ignore[misc] # a dataclass's, that nobody sets
         """What the task returned; raises SweepFailedError if it failed."""
         if self.status is JobStatus.FAILED:
             raise SweepFailedError(self._outcome.reason)

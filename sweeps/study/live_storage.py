@@ -80,6 +80,15 @@ class LiveStorage(BaseStorage):
         for trial in self._now(compat.news, self._backend, study_id, others, len(known.by_number)):
             self._keep(study_id, trial)
 
+    def running_here(self, study_id: int) -> list[FrozenTrial]:
+        """The trials that this process has begun and not ended, by number."""
+        unfinished = self._known_trials[study_id].unfinished()
+        return [
+            trial
+            for trial in unfinished
+            if trial.state is TrialState.RUNNING and compat.trial_id(trial) in self._mine
+        ]
+
     def flush(self) -> None:
         """Wait until everything is in the database. Raises StorageError if it cannot be written."""
         if self._writer is not None:

@@ -1,5 +1,6 @@
 """Tasks that no sweep should have to bear: each does one thing that could harm more than its trial."""
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -66,10 +67,8 @@ def eat_all_memory() -> None:
 
 def swallow() -> None:
     for step in range(5):
-        try:
+        with contextlib.suppress(optuna.TrialPruned):
             iolaus.report(step, loss=float("nan"))
-        except optuna.TrialPruned:
-            pass
 
 
 def print_much(n_bytes: int) -> None:
@@ -81,7 +80,7 @@ def print_much(n_bytes: int) -> None:
 @hydra.main(version_base=None, config_path=None, config_name="hell")
 def main(cfg):
     folder = Path(HydraConfig.get().runtime.output_dir)
-    match cfg.do:
+    match "good" if cfg.good else cfg.do:
         case "hang":
             time.sleep(600)
         case "hang deaf":
@@ -151,5 +150,7 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    ConfigStore.instance().store("hell", {"do": "good", "n_bytes": 3_000_000, "again": 0})
+    ConfigStore.instance().store(
+        "hell", {"do": "good", "n_bytes": 3_000_000, "good": False, "x": 0.0}
+    )
     main()
