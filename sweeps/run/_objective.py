@@ -84,7 +84,8 @@ def _why_none(
         )
     n = len(objective.directions)
     wanted = "a number" if n == 1 else f"{n} numbers, one per direction"
-    return f"the task returned {_returned(outcome)} and reported no {metric.name!r}; return {wanted}{hint}"
+    returned = _returned(outcome)
+    return f"the task returned {returned} and reported no {metric.name!r}; return {wanted}{hint}"
 
 
 def _returned(outcome: Outcome) -> str:

@@ -28,14 +28,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
-from iolaus.sweeps.errors import StorageError
+from iolaus.sweeps.errors import StorageError, is_disk_full
 from iolaus.sweeps.study.backend import first_line
 
 __all__ = ["PATIENCE_S", "LiveStorage"]
 
 # A database that is restarted or briefly locked comes back within this time; after it the sweep
 # stops.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 class LiveStorage(BaseStorage):
@@ -209,11 +209,11 @@ class LiveStorage(BaseStorage):
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """See optuna.storages.BaseStorage."""
-        self._backend.set_study_user_attr(study_id, key, value)
+        self._now(self._backend.set_study_user_attr, study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """See optuna.storages.BaseStorage."""
-        self._backend.set_study_system_attr(study_id, key, value)
+        self._now(self._backend.set_study_system_attr, study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """See optuna.storages.BaseStorage."""
@@ -378,8 +378,9 @@ class _Trials:
 
 
 def _broken(error: Exception) -> StorageError:
+    do = "free some space on its disk" if is_disk_full(error.__cause__ or error) else "put it right"
     return StorageError(
-        f"the study's storage cannot be used: {first_line(error)}; put it right and run the same "
+        f"the study's storage cannot be used: {first_line(error)}; {do} and run the same "
         "command again to continue"
     )
 

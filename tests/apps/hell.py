@@ -1,8 +1,9 @@
-"""Tasks that no sweep should have to bear: each does one thing that could harm more than its trial."""
+"""Tasks that no sweep should have to bear: each does what could harm more than its trial."""
 
 import contextlib
 import ctypes
 import os
+import random
 import resource
 import shutil
 import signal
@@ -140,6 +141,12 @@ def main(cfg):
         case "close all":
             os.closerange(3, 1000)
             time.sleep(600)
+        case "fill disk":
+            values = random.Random(HydraConfig.get().job.num)
+            for step in range(cfg.n_steps):
+                iolaus.report(step, loss=values.random(), noise=values.random())
+                time.sleep(0.0001)
+            return None
         case "good":
             print("good to see")
             iolaus.report(0, loss=1.0)
@@ -151,6 +158,6 @@ def main(cfg):
 
 if __name__ == "__main__":
     ConfigStore.instance().store(
-        "hell", {"do": "good", "n_bytes": 3_000_000, "good": False, "x": 0.0}
+        "hell", {"do": "good", "n_bytes": 3_000_000, "n_steps": 20_000, "good": False, "x": 0.0}
     )
     main()
