@@ -36,6 +36,8 @@ __all__ = ["PATIENCE_S", "LiveStorage"]
 # A database that is restarted or briefly locked comes back within this time; after it the sweep
 # stops.
 PATIENCE_S = 180.0
+# A full disk stays full, as a rule, until the sweep has said so.
+PATIENCE_WITH_DISK_S = 5.0
 
 
 class LiveStorage(BaseStorage):
@@ -387,13 +389,15 @@ def _broken(error: Exception) -> StorageError:
 
 def _try_for(patience_s: float, write: Callable[[], Any]) -> Exception | None:
     """Try a write until it succeeds (None); its error when patience is spent."""
-    deadline_s, pause_s = time.monotonic() + patience_s, 0.1
+    began_s, pause_s = time.monotonic(), 0.1
     while True:
         try:
             write()
             return None
         except optuna.exceptions.StorageInternalError as error:
-            if time.monotonic() > deadline_s:
+            if is_disk_full(error.__cause__ or error):
+                patience_s = min(patience_s, PATIENCE_WITH_DISK_S)
+            if time.monotonic() - began_s > patience_s:
                 return error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 5.0)
