@@ -35,8 +35,8 @@ class FolderReturn(JobReturn):
         self.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
         self._outcome = outcome
 
-    @property
-    def return_value(self) -> Any:  # type: ignore[misc] # a dataclass's, that nobody sets
+    @property  # type: ignore[misc] # a dataclass's field, which nobody sets
+    def return_value(self) -> Any:
         """What the task returned; raises SweepFailedError if it failed."""
         if self.status is JobStatus.FAILED:
             raise SweepFailedError(self._outcome.reason)
