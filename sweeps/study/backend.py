@@ -71,6 +71,11 @@ def in_memory(url: str) -> bool:
 
 
 def _hint(error: Exception) -> str:
+    if any(said in str(error.__cause__ or error) for said in ("malformed", "not a database")):
+        return (
+            "the file is damaged: put back a copy of it, or try sqlite3 study.db .recover; the "
+            "folder's curves and events can be read without it"
+        )
     missing = isinstance(error, ImportError) or isinstance(error.__cause__, ImportError)
     return (
         "install the database's driver, or check hydra.sweeper.storage"
