@@ -16,6 +16,7 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.lint import lint, preview
 from iolaus.trainer.loop import train
 from iolaus.trainer.settings import read
+from iolaus.trainer.standalone import Standalone
 
 __all__ = ["main", "no_override"]
 
@@ -44,21 +45,29 @@ def main(cfg: DictConfig) -> float:
                 f"trainer: not trained, since lint.rules.{finding.name}=infeasible: {finding.text}"
             )
         log.warning("lint, %s: %s", finding.name, finding.text)
-    summary = train(run, tell=log.info, keep=kept_file() if cfg.keep_best else None)
+    folder = output_folder()
+    keep = folder / "best.pt" if folder is not None and cfg.keep_best else None
+    if alone and folder is not None:
+        own = Standalone(folder, goes_on=cfg.resume == "auto")
+        with own.running():
+            summary = train(
+                run,
+                tell=log.info,
+                report=own.report,
+                keep=keep,
+                folder=folder,
+                get_checkpoint=own.get_checkpoint,
+                should_checkpoint=own.should_checkpoint,
+            )
+    else:
+        summary = train(run, tell=log.info, keep=keep, folder=folder)
     log.info(summary.conclusion)
     return summary.final["val_loss"]
 
 
-def kept_file() -> Path | None:
-    """Where the best weights of this run are kept: its output folder.
-
-    None where Hydra has given it none.
-    """
-    return (
-        Path(HydraConfig.get().runtime.output_dir) / "best.pt"
-        if HydraConfig.initialized()
-        else None
-    )
+def output_folder() -> Path | None:
+    """The run's own folder; None where Hydra has given it none."""
+    return Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else None
 
 
 def no_override(word: str) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import iolaus
@@ -33,6 +35,8 @@ class Hooks:
     should_stop: Callable[[], bool] = iolaus.should_stop
     plan: Callable[..., None] = iolaus.plan
     ask_intervention: Callable[[], Intervention | None] = iolaus.intervention
+    get_checkpoint: Callable[[], Path | None] = iolaus.get_checkpoint
+    should_checkpoint: Callable[[], bool] = iolaus.should_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,17 @@ class Summary:
     """How a run ended.
 
     Measures are of the validation set and, if asked for, the test set; losses are per example.
-    final: after the last step. best: at the lowest validation loss, after best_step updates.
-    tested: after the last step, empty unless the settings say `test`. kept_step: the updates behind
-    the weights of the lowest smoothed training loss, which are kept; None if nothing was reported.
+    seconds: of training, in all processes that trained it, without the pauses between them.
+    steps_per_s: of the last of these processes. final: after the last step. best: at the lowest
+    validation loss, after best_step updates. tested: after the last step, empty unless the settings
+    say `test`. kept_step: the updates behind the weights of the lowest smoothed training loss,
+    which are kept; None if nothing was reported.
     """
 
     n_steps: int
     examples: int
     seconds: float
+    steps_per_s: float
     final: dict[str, float]
     best: dict[str, float]
     best_step: int
@@ -61,14 +68,17 @@ class Summary:
         measures = "  ".join(
             f"{name} {value:.4g}" for name, value in (self.final | self.tested).items()
         )
-        rate = self.n_steps / max(self.seconds, 1e-9)
         return (
             f"{self.ended}  {measures}  "
             f"best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  "
             f"best weights kept from step {self.kept_step}  "
             f"{self.n_steps} steps, {self.examples} examples in {self.seconds:.1f} s "
-            f"({rate:.0f} steps/s)"
+            f"({self.steps_per_s:.0f} steps/s)"
         )
+
+
+# What of a course is a plain value that a checkpoint keeps as it is.
+_STATE = ("step", "examples", "lr_factor", "best", "best_step", "seconds")
 
 
 @dataclass(slots=True)
@@ -79,7 +89,8 @@ class Course:
     interventions have made of the scheduled rate. ended: "done", or why the run ended before its
     last step. rates: of every step, [n_steps], with the interventions from the steps on at which
     they were taken, as far as they are known: a schedule that looks at the loss makes new ones at
-    each evaluation.
+    each evaluation. seconds: of training in earlier processes. earlier: what `state_dict` gave in
+    the process that the run goes on from.
     """
 
     run: Settings
@@ -92,13 +103,25 @@ class Course:
     best: dict[str, float] = field(init=False)
     best_step: int = 0
     measured: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    earlier: InitVar[Mapping[str, Any] | None] = None
     _plateau: Any = None  # the state of a schedule that looks at the loss
+    _first_step: int = field(init=False)  # of this process
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, earlier: Mapping[str, Any] | None) -> None:
         self.best = {"val_loss": math.inf}
         if isinstance(self.run.schedule, LossDriven):
             self._plateau = self.run.schedule.start(self.run.optim.lr)
-        self._plan()
+        self.rates = self._planned()
+        if earlier is not None:
+            for name in _STATE:
+                setattr(self, name, earlier[name])
+            self.rates = earlier["rates"].numpy()
+            if self._plateau is not None:
+                self._plateau = type(self._plateau)(**earlier["plateau"])
+            self.hooks.tell(f"going on exactly from step {self.step} of {self.run.n_steps}")
+        self._first_step = self.step
+        self._announce()
 
     @property
     def is_over(self) -> bool:
@@ -122,15 +145,14 @@ class Course:
 
     @property
     def steps_to_pause(self) -> int:
-        """Updates to the next report, evaluation or change of the batch size.
+        """Updates to the next report, evaluation, checkpoint by steps or change of the batch size.
 
         The run's end is none of these.
         """
         changes = [start - self.step for start in self.run.batches.starts if start > self.step]
-        return min(
-            *changes,
-            *(every - self.step % every for every in (self.run.report_every, self.run.eval_every)),
-        )
+        run = self.run
+        every = (run.report_every, run.eval_every, run.checkpoint.every_steps or run.report_every)
+        return min(*changes, *(n - self.step % n for n in every))
 
     @property
     def reports(self) -> bool:
@@ -203,14 +225,23 @@ class Course:
         )
         self._announce()
 
+    def state_dict(self, seconds: float) -> dict[str, Any]:
+        """All of it that decides what comes, for a checkpoint. seconds: of this process so far."""
+        return {name: getattr(self, name) for name in _STATE} | {
+            "seconds": self.seconds + seconds,
+            "rates": torch.from_numpy(self.rates),
+            "plateau": None if self._plateau is None else asdict(self._plateau),
+        }
+
     def summary(
         self, seconds: float, final: dict[str, float], tested: dict[str, float], kept: int | None
     ) -> Summary:
-        """How the run ended."""
+        """How the run ended. seconds: of this process."""
         return Summary(
             self.step,
             self.examples,
-            seconds,
+            self.seconds + seconds,
+            (self.step - self._first_step) / max(seconds, 1e-9),
             final,
             self.best,
             self.best_step,
@@ -222,10 +253,6 @@ class Course:
     @property
     def _is_last(self) -> bool:
         return self.step == self.run.n_steps
-
-    def _plan(self) -> None:
-        self.rates = self._planned()
-        self._announce()
 
     def _planned(self) -> NDArray[np.float64]:
         top = self.run.optim.lr if self._plateau is None else self._plateau.lr

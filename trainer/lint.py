@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.types import SPENT_SHARE, Finding
+from iolaus.trainer.checkpoint import state_to_resume
 from iolaus.trainer.course import planned_rates
 from iolaus.trainer.loop import float_type, seeded, start
 from iolaus.trainer.phases import Staged
@@ -69,7 +70,7 @@ def preview(run: Settings, from_step: int = 0) -> Preview:
     """
     try:
         with seeded(run.seed, run.device):
-            state = start(run)
+            state = start(run, state_to_resume(run))
     except (ValueError, TypeError, RuntimeError) as error:
         raise BadInputError(str(error).replace("\n", " ")) from error
     try:

@@ -26,7 +26,7 @@ from iolaus.sweeps.search.branches import searched
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.types import Finding
-from iolaus.trainer.checkpoint import load_best
+from iolaus.trainer.best_weights import load_best
 from iolaus.trainer.lint import RULES, Preview, lint, preview
 from iolaus.trainer.settings import CONF, read
 
@@ -125,7 +125,7 @@ def one_run(linted: Linted) -> str:
         "step " + "".join(f"{step:>10}" for step in steps),
         "lr   " + "".join(f"{view.rates[step]:>10.3g}" for step in steps),
     ]
-    if run.resume is not None:
+    if run.resume is not None and run.resume.is_file():
         rate = view.rates[view.from_step] if view.from_step < view.n_steps else 0.0
         saved = ", ".join(
             f"{group['lr']:.3g}" for group in load_best(run.resume)["optimizer"]["param_groups"]

@@ -16,12 +16,19 @@ from torch import Tensor, nn
 
 import iolaus
 from iolaus.sweeps.types import Intervention
-from iolaus.trainer.checkpoint import BestWeights, load_best
+from iolaus.trainer.best_weights import BestWeights, load_best
+from iolaus.trainer.checkpoint import (
+    RunState,
+    Saves,
+    set_random_state,
+    state_to_resume,
+    taken_random_state,
+)
 from iolaus.trainer.clipping import gradient_norms, total_norm
 from iolaus.trainer.course import Course, Hooks, Summary, window_metrics
 from iolaus.trainer.data import Batches, Examples
 from iolaus.trainer.dropout import own_streams, set_streams, streams
-from iolaus.trainer.optim import build_optimizer, set_lr
+from iolaus.trainer.optim import build_optimizer, load_moments, set_lr
 from iolaus.trainer.settings import PRECISIONS, Settings
 
 __all__ = [
@@ -64,26 +71,28 @@ class Update:
     clipped: Tensor
 
 
-def start(run: Settings) -> State:
+def start(run: Settings, kept: RunState | None = None) -> State:
     """A run before its first step, or where the checkpoint it goes on from was written.
 
-    The first weights come from torch's generator. Raises ValueError or RuntimeError for a
+    kept: its exact state, of `state_to_resume`; else the weights of a best.pt if the settings name
+    one. The first weights come from torch's generator. Raises ValueError or RuntimeError for a
     checkpoint that does not fit.
     """
     model = own_streams(run.task.build_model(run.node)).to(run.device, float_type(run))
     optimizer = build_optimizer(model, run.optim)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == "fp16")
+    if kept is not None:
+        model.load_state_dict(kept.model)
+        load_moments(optimizer, kept.optimizer)
+        scaler.load_state_dict(dict(kept.scaler))
+        set_random_state(kept.random, run.device)
+        return State(model, optimizer, scaler, kept.course["step"], kept.course["examples"])
     if run.resume is None:
         return State(model, optimizer, scaler)
-    kept = load_best(run.resume)
-    model.load_state_dict(kept["model"])
-    settings = [{**group} for group in optimizer.param_groups]
-    optimizer.load_state_dict(kept["optimizer"])
-    for group, ours in zip(optimizer.param_groups, settings, strict=True):
-        group.update(
-            {name: ours[name] for name in ours if name != "params"}
-        )  # moments are taken over, settings not
-    return State(model, optimizer, scaler, kept["step"], kept["examples"])
+    best = load_best(run.resume)
+    model.load_state_dict(best["model"])
+    load_moments(optimizer, best["optimizer"])
+    return State(model, optimizer, scaler, best["step"], best["examples"])
 
 
 def train(
@@ -94,12 +103,17 @@ def train(
     plan: Callable[..., None] = iolaus.plan,
     ask_intervention: Callable[[], Intervention | None] = iolaus.intervention,
     keep: Path | None = None,
+    folder: Path | None = None,
+    get_checkpoint: Callable[[], Path | None] = iolaus.get_checkpoint,
+    should_checkpoint: Callable[[], bool] = iolaus.should_checkpoint,
 ) -> Summary:
     """Train to the end, or to where the sweep or a loss that is not finite ends the run.
 
-    tell: gets a line of text at each evaluation. report, should_stop, plan, ask_intervention: as in
-    `iolaus`. keep: the file for the best weights by smoothed training loss
-    (`iolaus.trainer.checkpoint`), None for none. Reported at step n is what n updates have led to:
+    tell: gets a line of text at each evaluation. report, should_stop, plan, ask_intervention,
+    get_checkpoint, should_checkpoint: as in `iolaus`. keep: the file for the best weights by
+    smoothed training loss (`iolaus.trainer.best_weights`), None for none. folder: the run's own, in
+    which its exact states (`iolaus.trainer.checkpoint`) are written when they are due, to be
+    reported; None for none. Reported at step n is what n updates have led to:
     every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of
     the last step, and `examples` seen; every eval_every steps and at the end `val_loss`,
@@ -108,7 +122,8 @@ def train(
     began = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(seeded(run.seed, run.device))
-        state = start(run)
+        kept = state_to_resume(run, get_checkpoint())
+        state = start(run, kept)
         names = [name for name, param in state.model.named_parameters() if param.requires_grad]
         train_set, val_set, test_set = (
             examples.to(run.device, float_type(run))
@@ -116,34 +131,52 @@ def train(
         )
         dropouts = streams(state.model)
         batches = Batches(train_set, run.seed, run.shuffle_buffer)
-        course = Course(
-            run,
-            Hooks(tell, report, should_stop, plan, ask_intervention),
-            state.step,
-            state.examples,
+        hooks = Hooks(
+            tell, report, should_stop, plan, ask_intervention, get_checkpoint, should_checkpoint
         )
-        best_weights = stack.enter_context(kept_on_disk(BestWeights(keep)))
+        course = Course(
+            run, hooks, state.step, state.examples, earlier=kept.course if kept else None
+        )
+        best_weights = stack.enter_context(
+            kept_on_disk(BestWeights(keep, earlier=kept.best if kept else None))
+        )
+        earlier = kept.window.numpy() if kept else np.empty((0, 3 + len(names)))
         window: list[Update] = []
+        saves = Saves(run, folder, hooks)
+        del kept  # as large as the run itself
 
         while not course.is_over:
             set_streams(dropouts, run.seed, course.step)
             batch = batches.at(course.examples, course.size)
             window.append(update(run, state, batch, course.lr))
             course.advance()
-            if not (course.reports or course.evaluates):
-                continue
-            measured = evaluate(run, state.model, val_set) if course.evaluates else {}
-            since = window_metrics(measured_of(window), names) if course.reports else {}
-            metrics = course.row(since, measured)
-            if course.reports:
-                window = []
-                best_weights.offer(
-                    course.step, course.examples, metrics["loss"], state.model, state.optimizer
+            if course.reports or course.evaluates:
+                measured = evaluate(run, state.model, val_set) if course.evaluates else {}
+                since = (
+                    window_metrics(measured_of(window, earlier), names) if course.reports else {}
                 )
-            if (intervention := course.report(metrics)) is not None:
-                if intervention.action == "rewind":
-                    best_weights.restore(state.model, state.optimizer)
-                course.comply(intervention, best_weights.step)
+                metrics = course.row(since, measured)
+                if course.reports:
+                    window, earlier = [], earlier[:0]
+                    best_weights.offer(
+                        course.step, course.examples, metrics["loss"], state.model, state.optimizer
+                    )
+                if (intervention := course.report(metrics)) is not None:
+                    if intervention.action == "rewind":
+                        best_weights.restore(state.model, state.optimizer)
+                    course.comply(intervention, best_weights.step)
+            if not course.is_over and saves.is_due(course.step):
+                saves.save(
+                    RunState(
+                        model=state.model.state_dict(),
+                        optimizer=state.optimizer.state_dict(),
+                        scaler=state.scaler.state_dict(),
+                        course=course.state_dict(time.perf_counter() - began),
+                        best=best_weights.state_dict(),
+                        window=torch.from_numpy(measured_of(window, earlier)),
+                        random=taken_random_state(run.device),
+                    )
+                )
 
         is_measured = bool(course.measured) and course.ended == "done"
         final = course.measured if is_measured else evaluate(run, state.model, val_set)
@@ -199,14 +232,19 @@ def evaluate(
     return {f"{split}_{name}": mean for name, mean in zip(measures, means, strict=True)}
 
 
-def measured_of(window: list[Update]) -> NDArray[np.float64]:
-    """What these updates measured, for `window_metrics`, in one transfer from the device."""
+def measured_of(window: list[Update], earlier: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What these updates measured, for `window_metrics`, in one transfer from the device.
+
+    earlier: what those before them did, [n, 3 + n_params].
+    """
+    if not window:
+        return earlier
     steps = [
         torch.cat([torch.stack([u.loss.double(), u.clipped.double(), u.norm.double()]), u.norms])
         for u in window
     ]
     measured: NDArray[np.float64] = torch.stack(steps).cpu().numpy()
-    return measured
+    return np.concatenate([earlier, measured])
 
 
 def float_type(run: Settings) -> torch.dtype:

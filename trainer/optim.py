@@ -11,7 +11,7 @@ import torch
 import torch._dynamo  # else torch.optim loads it at its first use, a second in every worker
 from torch import nn
 
-__all__ = ["OptimSettings", "build_optimizer", "param_groups", "set_lr"]
+__all__ = ["OptimSettings", "build_optimizer", "load_moments", "param_groups", "set_lr"]
 
 KINDS: Mapping[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -97,6 +97,14 @@ def build_optimizer(model: nn.Module, optim: OptimSettings) -> torch.optim.Optim
     except (TypeError, ValueError) as error:
         raise ValueError(f"optim, for kind {optim.kind}: {error}") from error
     return optimizer
+
+
+def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take over the moments of a saved state dict; the settings stay those of the optimizer."""
+    settings = [{**group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(saved))
+    for group, ours in zip(optimizer.param_groups, settings, strict=True):
+        group.update({name: ours[name] for name in ours if name != "params"})
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -22,7 +22,15 @@ from iolaus.trainer.optim import OptimSettings
 from iolaus.trainer.schedules import Schedule
 from iolaus.trainer.tasks.base import Task
 
-__all__ = ["CONF", "PRECISIONS", "LossSettings", "Settings", "data_of", "read"]
+__all__ = [
+    "CONF",
+    "PRECISIONS",
+    "CheckpointSettings",
+    "LossSettings",
+    "Settings",
+    "data_of",
+    "read",
+]
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -55,13 +63,34 @@ class LossSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """How often a run's exact state is written; None: not by steps, not by the clock.
+
+    The sweep may ask for it at any time, whatever is set here.
+    """
+
+    every_steps: int | None = None
+    every_seconds: float | None = 60.0
+
+    def __post_init__(self) -> None:
+        steps, seconds = self.every_steps, self.every_seconds
+        if steps is not None and not _from_1(steps):
+            raise ValueError(
+                f"checkpoint.every_steps must be null or a whole number from 1 up; got {steps!r}"
+            )
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise ValueError(f"checkpoint.every_seconds must be null or from 0 up; got {seconds!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that decides a run: with equal settings, two on one machine are equal to the last bit.
 
     n_steps: optimizer updates. batches: examples per update over the run; each is split in
     n_accumulate parts. report_every, eval_every: in steps. test: whether the test set is measured
-    at the end. resume: a checkpoint to go on from (`iolaus.trainer.checkpoint`), or None. node: the
-    composed config, for the task's own use.
+    at the end. resume: what to go on from, or None: a best.pt (`iolaus.trainer.best_weights`), or
+    the folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some. node:
+    the composed config, for the task's own use.
     """
 
     task: Task
@@ -80,6 +109,7 @@ class Settings:
     report_every: int
     eval_every: int
     test: bool
+    checkpoint: CheckpointSettings
     resume: Path | None
     node: Mapping[str, Any]
 
@@ -152,7 +182,9 @@ def _read(node: Mapping[str, Any]) -> Settings:
         report_every=node["report_every"],
         eval_every=node["eval_every"],
         test=bool(node["test"]),
-        resume=None if node["resume"] is None else Path(str(node["resume"])),
+        checkpoint=CheckpointSettings(**node["checkpoint"]),
+        # What "auto" means, the run's own folder, is known to those who give it one.
+        resume=None if node["resume"] in (None, "auto") else Path(str(node["resume"])),
         node=node,
     )
 

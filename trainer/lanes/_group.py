@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +15,8 @@ from optuna import TrialPruned
 from torch import Tensor, nn
 
 from iolaus.sweeps.types import Intervention
-from iolaus.trainer.checkpoint import WRITE_S
+from iolaus.trainer.best_weights import WRITE_S
+from iolaus.trainer.checkpoint import RunState
 from iolaus.trainer.course import Summary, window_metrics
 from iolaus.trainer.data import Examples
 from iolaus.trainer.lanes._lane_run import LaneRun
@@ -88,8 +90,11 @@ class Group:
         for lane, run in zip(empty, new_runs, strict=False):
             self.lanes[lane] = run
             self.stack.write(lane, run.state.model, run.state.optimizer, run.run)
+            if run.best_state is not None:
+                best = run.best_state
+                run.carried = self.stack.state_of(best.model, best.optimizer, run.run)
             self.stack.keep_state(lane, run.carried)
-            run.carried = {}
+            run.best_state, run.carried = None, {}
 
     def make_narrow(self) -> None:
         """Drop empty lanes if they are many, and computing them would take longer than a trace."""
@@ -115,6 +120,7 @@ class Group:
         self._keep_best(rows, block)
         self._report(rows, block)
         self._finish(block)
+        self._save()
         return self._release_movers()
 
     def _train_lanes(self, n_steps: int) -> _Block:
@@ -289,6 +295,40 @@ class Group:
             seconds = time.perf_counter() - run.began_s
             final, on_test = measures[lane], tested.get(lane, {})
             self._leave(lane, run.course.summary(seconds, final, on_test, run.best_step))
+
+    def _save(self) -> None:
+        """Write the exact states that are due; a run that cannot, or is told to end, leaves."""
+        began = time.perf_counter()
+        due = [lane for lane, run in self._admitted() if run.saves.is_due(run.course.step)]
+        for lane in due:
+            run = self._at(lane)
+            try:
+                run.saves.save(self._state_of(lane))
+            except (TrialPruned, Exception) as error:
+                self._leave(lane, error)
+        cost_s = time.perf_counter() - began
+        for lane in due:
+            if (run_there := self.lanes[lane]) is not None:
+                run_there.saves.saved(cost_s)
+
+    def _state_of(self, lane: int) -> RunState:
+        """The exact state of a lane's run, in the solo loop's form."""
+        run = self._at(lane)
+        model, optimizer = run.state.model, run.state.optimizer
+        self.stack.read(self.stack.snapshot(lane), run.n_updates, model, optimizer)
+        now = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        if run.best is not None:
+            self.stack.read(self.stack.kept_state(lane), run.best.n_updates, model, optimizer)
+        n_measured = 3 + len(self.stack.names)
+        return RunState(
+            model=now[0],
+            optimizer=now[1],
+            scaler={},
+            course=run.course.state_dict(time.perf_counter() - run.began_s),
+            best={"smoothed": asdict(run.smoothed), "kept": run.kept_best},
+            window=torch.from_numpy(np.concatenate([np.empty((0, n_measured)), *run.window])),
+            random=run.random,
+        )
 
     def _release_movers(self) -> list[LaneRun]:
         """Take the runs whose next batch has another size out of their lanes, with their states."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iolaus.trainer.checkpoint import SmoothedLoss, write_best
+from iolaus.trainer.best_weights import SmoothedLoss, write_best
+from iolaus.trainer.checkpoint import RunState, Saves, taken_random_state
 from iolaus.trainer.course import Course, Hooks, Summary
 from iolaus.trainer.data import Batches
 from iolaus.trainer.loop import State
+from iolaus.trainer.optim import load_moments
 from iolaus.trainer.settings import Settings
 
 __all__ = ["Best", "LaneRun", "begin_lane_run"]
@@ -42,8 +47,10 @@ class LaneRun:
     weights, or None. best: when they were; None before the first report. carried: the state of the
     best weights, while the run moves to another stack. window: what the updates since the last
     report measured, blocks of [n_steps, 3 + n_params] (`Stack.step`). written_s: when the best
-    weights were last written, or the run began. done: called once, with the summary or with what
-    was raised, when the run is over.
+    weights were last written, or the run began. random: the generators' states for a checkpoint; a
+    lane draws nothing. saves: when its exact state is due. best_state: model and optimizer of the
+    best weights, in a run that goes on from a checkpoint, until it has its lane. done: called once,
+    with the summary or with what was raised, when the run is over.
     """
 
     run: Settings
@@ -52,9 +59,12 @@ class LaneRun:
     batches: Batches
     keep: Path | None
     done: Callable[[Summary | BaseException], None]
+    random: Mapping[str, Any]
+    saves: Saves
     n_updates: int = 0
     smoothed: SmoothedLoss = field(default_factory=SmoothedLoss)
     best: Best | None = None
+    best_state: State | None = None
     carried: dict[str, Tensor] = field(default_factory=dict)
     window: list[NDArray[np.float64]] = field(default_factory=list)
     began_s: float = field(default_factory=time.perf_counter)
@@ -79,21 +89,27 @@ class LaneRun:
         self.best = Best(self.course.step, self.course.examples, self.n_updates)
         return True
 
-    def write(self) -> Exception | None:
-        """Write `state`, in which the best weights now are, as the solo loop writes them.
-
-        Returns what went wrong, such as a folder that is gone: the other lanes are not to die of
-        it.
-        """
-        if self.keep is None or self.best is None:
+    @property
+    def kept_best(self) -> dict[str, Any] | None:
+        """The best weights, which are in `state` now, as the solo loop keeps them."""
+        if self.best is None:
             return None
-        kept = {
+        return {
             "step": self.best.step,
             "examples": self.best.examples,
             "smoothed_loss": self.smoothed.lowest,
             "model": self.state.model.state_dict(),
             "optimizer": self.state.optimizer.state_dict(),
         }
+
+    def write(self) -> Exception | None:
+        """Write `kept_best`, as the solo loop writes it.
+
+        Returns what went wrong, such as a folder that is gone: the other lanes are not to die of
+        it.
+        """
+        if self.keep is None or (kept := self.kept_best) is None:
+            return None
         self.written_s = time.perf_counter()
         try:
             write_best(self.keep, kept)
@@ -108,9 +124,37 @@ def begin_lane_run(
     hooks: Hooks,
     keep: Path | None,
     done: Callable[[Summary | BaseException], None],
+    folder: Path | None = None,
+    kept: RunState | None = None,
 ) -> LaneRun:
-    """A run that begins where `iolaus.trainer.loop.start` has put it."""
-    course = Course(run, hooks, state.step, state.examples)
-    batches = Batches(run.splits.train, run.seed, run.shuffle_buffer)
-    n_updates = max((int(s.get("step", 1)) for s in state.optimizer.state.values()), default=0)
-    return LaneRun(run, state, course, batches, keep, done, n_updates)
+    """A run that begins where `iolaus.trainer.loop.start` has put it, or goes on from `kept`.
+
+    folder: see `train`.
+    """
+    earlier = kept.course if kept else None
+    lane_run = LaneRun(
+        run,
+        state,
+        Course(run, hooks, state.step, state.examples, earlier=earlier),
+        Batches(run.splits.train, run.seed, run.shuffle_buffer),
+        keep,
+        done,
+        kept.random if kept else taken_random_state(run.device),
+        Saves(run, folder, hooks),
+        n_updates_of(state.optimizer),
+    )
+    if kept is not None:
+        lane_run.window = [kept.window.numpy()]
+        lane_run.smoothed = SmoothedLoss(**kept.best["smoothed"])
+        if (best := kept.best["kept"]) is not None:
+            model, optimizer = copy.deepcopy((state.model, state.optimizer))
+            model.load_state_dict(best["model"])
+            load_moments(optimizer, best["optimizer"])
+            lane_run.best = Best(best["step"], best["examples"], n_updates_of(optimizer))
+            lane_run.best_state = State(model, optimizer, state.scaler)
+    return lane_run
+
+
+def n_updates_of(optimizer: torch.optim.Optimizer) -> int:
+    """Updates that an optimizer has made, as far as lanes ask: SGD has made 0, or 1 or more."""
+    return max((int(s.get("step", 1)) for s in optimizer.state.values()), default=0)

@@ -88,6 +88,13 @@ class Stack:
             if name in self.kept:
                 self.kept[name][lane] = value
 
+    def state_of(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, run: Settings
+    ) -> dict[str, Tensor]:
+        """What `snapshot` would give of a lane with this model and optimizer."""
+        row = self._row(model, optimizer, run)
+        return {name: value for name, value in row.items() if self._is_state(name)}
+
     def snapshot(self, lane: int) -> dict[str, Tensor]:
         """A copy of a lane's state: weights, moments, buffers."""
         return {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from iolaus.sweeps.run.lanes import LaneServer, LaneTrial
 from iolaus.sweeps.types import Plan
+from iolaus.trainer.checkpoint import state_to_resume
 from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.lanes._group import Group
 from iolaus.trainer.lanes._lane_run import LaneRun, begin_lane_run
@@ -61,16 +62,21 @@ class Lanes:
         hooks: Hooks,
         keep: Path | None,
         done: Callable[[Summary | BaseException], None],
+        folder: Path | None = None,
     ) -> None:
-        """Take a run, which begins with the next block. done: called once, when it is over.
+        """Take a run, which begins, or goes on from its checkpoint, with the next block.
+
+        keep, folder: see `train`. done: called once, when it is over.
 
         Raises NotInLanesError if it cannot run in lanes, ValueError or RuntimeError if it cannot
         run at all.
         """
         with seeded(run.seed, run.device):
-            state = start(run)
+            kept = state_to_resume(run, hooks.get_checkpoint())
+            state = start(run, kept)
+            lane_run = begin_lane_run(run, state, hooks, keep, done, folder, kept)
         kind_of(run, state.model, run.batches.at(state.step))
-        self._waiting.append(begin_lane_run(run, state, hooks, keep, done))
+        self._waiting.append(lane_run)
 
     def run_block(self) -> None:
         """Train every group for a block."""
@@ -122,7 +128,7 @@ def _fill(server: LaneServer, lanes: Lanes, room: _Room) -> list[LaneTrial]:
             run = read(trial.config)
             room.consider(run)
             keep = trial.folder / "best.pt" if trial.config.keep_best else None
-            lanes.admit(run, _hooks(trial), keep, partial(_finished, server, trial))
+            lanes.admit(run, _hooks(trial), keep, partial(_finished, server, trial), trial.folder)
             admitted.append(trial)
         except NotInLanesError as error:
             _train_alone(server, trial, str(error))
@@ -227,10 +233,14 @@ def _hooks(trial: LaneTrial) -> Hooks:
     reporter = trial.reporter
     return Hooks(
         tell=trial.tell,
-        report=lambda step, **metrics: reporter.report(step, metrics),
+        report=lambda step, *, checkpoint=None, **metrics: reporter.report(
+            step, metrics, checkpoint
+        ),
         should_stop=reporter.should_stop,
         plan=lambda n_steps, lr: reporter.plan(Plan(n_steps, tuple(lr))),
         ask_intervention=reporter.intervention,
+        get_checkpoint=reporter.get_checkpoint,
+        should_checkpoint=reporter.should_checkpoint,
     )
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from optuna import TrialPruned
 
 from iolaus.sweeps.types import Intervention, Verdict
-from iolaus.trainer.checkpoint import load_best
+from iolaus.trainer.best_weights import load_best
 from iolaus.trainer.course import Summary
 from iolaus.trainer.lanes import _group as group
 from iolaus.trainer.lanes import _stack as stack
