@@ -382,7 +382,9 @@ def test_what_may_differ_does_not_keep_a_run_from_going_on(
 
 
 def state_of_step(step: int) -> RunState:
-    nothing: dict[str, Any] = dict.fromkeys(("model", "optimizer", "scaler", "best", "random"), {})
+    nothing: dict[str, Any] = {
+        name: {} for name in ("model", "optimizer", "scaler", "best", "random")
+    }
     return RunState(**nothing, course={"step": step}, window=torch.empty(0, 3))
 
 
