@@ -13,8 +13,9 @@ thirteen metrics at up to 1,607 reports, are 129 KB.
 
 from __future__ import annotations
 
-import functools
+import logging
 import math
+import os
 import queue
 import threading
 from array import array
@@ -23,13 +24,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from iolaus.sweeps.errors import StorageError
+from iolaus.sweeps.errors import cannot_write
 from iolaus.sweeps.reporting import Row
 
-__all__ = ["FLUSH_S", "SCHEMA", "CurveWriter", "read_curves"]
+__all__ = ["FLUSH_S", "SCHEMA", "UNREADABLE", "CurveWriter", "read_curves"]
+
+log = logging.getLogger("sweeps")
 
 FLUSH_S = 2.0
 # Small files are merged when there are this many. While two names hold the same rows a reader may
@@ -49,6 +51,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+# What reading a damaged file raises.
+UNREADABLE = (OSError, pa.ArrowException)
+
 # Seconds only grow within an attempt: this is the order in which a trial reported.
 ORDER = [(name, "ascending") for name in ("trial", "attempt", "seconds", "step")]
 
@@ -58,7 +63,7 @@ class CurveWriter:
 
     folder: made when the first rows are written. session: part of the file names, different for
     every writer. clock: seconds, any origin. What cannot be written raises a StorageError at the
-    next `flush_if_due`, `flush` or `close`.
+    next `flush_if_due`, `flush` or `close`, and is kept and tried again with what comes after it.
     """
 
     def __init__(self, folder: Path, session: str, clock: Callable[[], float]) -> None:
@@ -121,29 +126,31 @@ class CurveWriter:
         self._rows = _Rows()
 
     def _write_all(self) -> None:
+        unwritten: list[_Rows] = []
         while (item := self._work.get()) is not None:
             if isinstance(item, threading.Event):
                 item.set()
             else:
-                self._attempt(functools.partial(self._write_one, item))
-        self._attempt(self._files.merge_all)
+                unwritten.append(item)
+                self._write(unwritten)
+        self._write(unwritten)
+        self._files.merge_all()
 
-    def _write_one(self, rows: _Rows) -> None:
-        self._files.add(rows.table())
-
-    def _attempt(self, write: Callable[[], None]) -> None:
-        if self._error is None:  # one that has failed leaves later rows no place either
-            try:
-                write()
-            except Exception as error:
-                self._error = error
+    def _write(self, unwritten: list[_Rows]) -> None:
+        try:
+            while unwritten:
+                self._files.add(unwritten[0].table())
+                del unwritten[0]
+        except Exception as error:
+            self._error = error
+        else:
+            self._error = None
 
     def _check(self) -> None:
-        if self._error is not None:
-            raise StorageError(
-                f"the curves cannot be written to {self._files.folder}: {self._error}; put it "
-                "right and run the same command again to continue"
-            ) from self._error
+        if (error := self._error) is not None:
+            raise cannot_write(
+                f"the curves cannot be written to {self._files.folder}", error
+            ) from error
 
 
 class _Rows:
@@ -223,42 +230,68 @@ class _Files:
             self._merge(0)
 
     def _merge(self, first: int) -> None:
+        """Merge files, if the disk lets us: nothing is lost where it does not."""
         old, self._files = self._files[first:], self._files[:first]
-        merged = pa.concat_tables([pq.ParquetFile(path).read() for path, _ in old])
-        self._keep(merged.sort_by(ORDER))
-        for path, _ in old:
-            path.unlink()
+        try:
+            there = [path for path, _ in old if path.exists()]
+            tables = {path: table for path in there if (table := _read(path)) is not None}
+            if tables:
+                self._keep(pa.concat_tables(tables.values()).sort_by(ORDER))
+            for path in tables:
+                path.unlink()
+        except OSError as error:
+            log.debug("the files of curves are left unmerged: %s", error)
 
     def _keep(self, table: pa.Table) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self._session}-{self._n_written:06d}.parquet"
         unfinished = path.with_suffix(".writing")
-        pq.write_table(table, unfinished, compression="zstd")
+        try:
+            pq.write_table(table, unfinished, compression="zstd", write_page_checksum=True)
+            with unfinished.open("rb+") as file:  # what is recorded after it relies on it
+                os.fsync(file.fileno())
+        except BaseException:
+            unfinished.unlink(missing_ok=True)  # it takes space that may be needed
+            raise
         unfinished.replace(path)
         self._n_written += 1
         if table.num_rows < N_ROWS_WHOLE:
             self._files.append((path, table.num_rows))
 
 
+def _read(path: Path) -> pa.Table | None:
+    """A file's rows; None, with a warning that names it, if it is damaged."""
+    try:
+        # Not pq.read_table, which imports pandas where there is a schema.
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        if "attempt" not in table.column_names:  # an older file
+            zeros = pa.nulls(len(table), pa.int64()).fill_null(0)
+            table = table.append_column(SCHEMA.field("attempt"), zeros)
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        log.warning("%s is damaged, and its part of the curves is left out: %s", path, error)
+        return None
+
+
 def read_curves(folder: Path) -> pa.Table:
     """All curves of a sweep, each row once, by trial and time; of each trial one curve.
 
     Of an attempt that was cut off, the rows from the first step of the next one on are left out. An
-    empty table if nothing was reported yet. Works while the sweep runs: files that are merged away
-    between listing and reading are looked up again.
+    empty table if nothing was reported yet. A damaged file is named in a warning, and left out.
+    Works while the sweep runs: files that are merged away between listing and reading are looked up
+    again.
     """
     for look in range(3):
         try:
-            tables = [
-                pq.read_table(path, schema=SCHEMA) for path in sorted(folder.glob("*.parquet"))
-            ]
+            read = [_read(path) for path in sorted(folder.glob("*.parquet"))]
+            tables = [table for table in read if table is not None]
             break
         except FileNotFoundError:
             if look == 2:
                 raise
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    attempts = pc.fill_null(table["attempt"], 0)  # older files have none
-    table = table.set_column(SCHEMA.get_field_index("attempt"), SCHEMA.field("attempt"), attempts)
     # Rows read twice, from a merged file and the files it replaces, are equal in all columns.
     if len(tables) > 1:
         table = table.group_by(SCHEMA.names).aggregate([])

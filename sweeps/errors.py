@@ -9,6 +9,7 @@ SweepError
 
 from __future__ import annotations
 
+import errno
 import signal
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "SweepError",
     "SweepFailedError",
     "SweepStoppedError",
+    "cannot_write",
+    "is_disk_full",
     "one_line",
 ]
 
@@ -52,3 +55,19 @@ class SweepStoppedError(SweepError):
 def one_line(error: BaseException) -> str:
     """What an error says, without line breaks."""
     return " ".join(str(error).split())
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, of the system or of a library that quotes it, says that a disk is full."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return is_full or any(text in str(error) for text in ("No space left", "disk is full"))
+
+
+def cannot_write(what: str, error: BaseException) -> StorageError:
+    """The error to raise where something of a sweep cannot be written.
+
+    what: the first half of its sentence, with the file; what to do is added.
+    """
+    do = "free some space on that disk" if is_disk_full(error) else "put it right"
+    why = one_line(error)
+    return StorageError(f"{what}: {why}; {do} and run the same command again to continue")

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 __all__ = [
     "contains",
     "created_trial",
+    "disconnect",
     "forget_reports",
     "news",
     "patience",
@@ -75,6 +76,14 @@ def created_trial(storage: BaseStorage, study: int, trial: int) -> FrozenTrial:
         return storage.get_trial(trial)
     cached: FrozenTrial = storage._studies[study].trials[known[trial][1]]  # type: ignore[attr-defined]
     return copy.deepcopy(cached)
+
+
+def disconnect(storage: BaseStorage) -> None:
+    """Close this process's connections to a database; the next use opens new ones."""
+    storage.remove_session()
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    if engine is not None:
+        engine.dispose()
 
 
 def news(

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +143,7 @@ class Reporter:
         self._saves = False  # the driver waits for a checkpoint of those alone that make some
         self._has_saved = False
         self._is_news = False
+        self._older: frozenset[threading.Thread] = frozenset()
 
     @property
     def has_reported(self) -> bool:
@@ -210,9 +211,11 @@ class Reporter:
 
     def _save_was_seen(self) -> None:
         """A task that asks for checkpoints makes some: the driver may wait for one."""
+        if self._saves:
+            return
         with self._lock:
-            self._is_news = self._is_news or not self._saves
-            self._saves = True
+            self._is_news = self._saves = True
+        self._placed()
 
     def save(self) -> None:
         """Have the trial make a checkpoint as soon as it can: it is about to be cut off."""
@@ -233,6 +236,11 @@ class Reporter:
         if os.getpid() != self._pid:
             _leave_mark()  # a child process of the trial has no channel to the driver
             return
+        if threading.current_thread() in self._older:
+            raise RuntimeError(
+                "iolaus.report: this thread was there before the trial began, so it may belong to "
+                "one that is over: report from the task's own thread, or one that the task starts"
+            )
         index = _checked_step(step)
         if metrics or checkpoint is None:
             self._take_row(index, _checked_metrics(step, metrics))
@@ -309,6 +317,10 @@ class Reporter:
             with self._lock:
                 self._plan = self._known_plan = plan
 
+    def disown(self, threads: Iterable[threading.Thread]) -> None:
+        """Take no reports of these threads: an earlier trial may have left them behind."""
+        self._older = frozenset(threads)
+
     def await_end(self) -> None:
         """Hold a trial that has made the checkpoint it was asked for: it is cut off now.
 
@@ -355,6 +367,7 @@ _current: Reporter | None = None
 def reporting_to(reporter: Reporter) -> Iterator[None]:
     """Make `reporter` the one that `report` and its companions speak to in this process."""
     global _current
+    reporter.disown(t for t in threading.enumerate() if t is not threading.current_thread())
     _current = reporter
     try:
         yield
@@ -376,10 +389,11 @@ def report(
     checkpoint: a folder with what the task needs to go on from here. What is in it is moved into
     the trial's own folder, where the newest two are kept until the trial ends; a trial that is cut
     off goes on from the newest one (`get_checkpoint`). With a checkpoint there may be no metrics.
-    Raises optuna.TrialPruned when the trial is to
-    stop: let it fly. Raises TypeError or ValueError for what is no step or no number. Outside a
-    sweep it does nothing at all. In a child process of a trial (a rank of distributed training) it
-    is not taken; a trial that reports only there says so at its end.
+    Raises optuna.TrialPruned when the trial is to stop: let it fly. Raises TypeError or ValueError
+    for what is no step or no number, RuntimeError in a thread that was there before the trial
+    began: it may belong to an earlier one. Outside a sweep, or when the trial is over, it does
+    nothing at all. In a child process of a trial (a rank of distributed training) it is not taken;
+    a trial that reports only there says so at its end.
 
     >>> for step in range(100):
     ...     iolaus.report(step, loss=1 / (step + 1), lr=0.1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-__all__ = ["Ending", "Finding", "Intervention", "Outcome", "Plan", "Verdict"]
+__all__ = ["Ending", "Finding", "Intervention", "Outcome", "Plan", "Returned", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,42 @@ class Ending(StrEnum):
     INTERRUPTED = "interrupted"  # the sweep was stopped; continuing it goes on with the trial
 
 
+# A longer value stays in its worker. A driver may keep one for each of ten thousand trials.
+MOST_RETURNED_BYTES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What a task returned, as bytes: no object of a user's is made until somebody asks for it.
+
+    text: the value in a few words, for a sentence. data: its pickle; None if it has none, or one of
+    more than `MOST_RETURNED_BYTES`.
+    """
+
+    text: str
+    data: bytes | None
+
+    @classmethod
+    def of(cls, value: Any) -> Returned:
+        """A value as it leaves its worker; whatever its `__repr__` and `__reduce__` do."""
+        try:
+            data = pickle.dumps(value)
+        except Exception:
+            data = None
+        is_kept = data is not None and len(data) <= MOST_RETURNED_BYTES
+        try:
+            text = " ".join(reprlib.repr(value).split())
+        except Exception:
+            text = f"a {type(value).__name__}"
+        if isinstance(value, list | tuple) and "..." in text:
+            text += f" ({len(value)} of them)"
+        return cls(text, data if is_kept else None)
+
+    def load(self) -> Any:
+        """The value; None if it stayed in its worker. Raises what its unpickling raises."""
+        return None if self.data is None else pickle.loads(self.data)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a trial.
@@ -151,8 +189,8 @@ class Outcome:
     no number.
     reason: one sentence, empty when there is nothing to say beyond the ending.
     verdict: what a rule had decided, if one had.
-    returned: the task's return value itself, for callers that want it; None if it cannot leave its
-    process.
+    returned: the task's return value, for sentences and for callers that want it; None if the task
+    returned nothing that is known.
     findings: what a lint found in its config.
     """
 
@@ -160,5 +198,5 @@ class Outcome:
     values: tuple[float, ...] = ()
     reason: str = ""
     verdict: Verdict | None = None
-    returned: Any = None
+    returned: Returned | None = None
     findings: tuple[Finding, ...] = ()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 import optuna
 import pytest
+
+from tests.postgres import postgres_programs, running_server
 
 APPS = Path(__file__).parent / "apps"
 
@@ -145,6 +148,22 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A running PostgreSQL server (tests.postgres.Server), to which a test adds its database.
+
+    Without one the test skips; it fails where IOLAUS_REQUIRE_POSTGRES is set, as in CI.
+    """
+    missing = pytest.fail if os.environ.get("IOLAUS_REQUIRE_POSTGRES") else pytest.skip
+    if importlib.util.find_spec("psycopg") is None:
+        missing("psycopg is not installed: pip install 'psycopg[binary]'")
+    programs = postgres_programs()
+    if programs is None:
+        missing("no PostgreSQL: `apt-get install postgresql`")
+    with running_server(programs) as server:
+        yield server
 
 
 @pytest.fixture

@@ -50,5 +50,5 @@ def main() -> None:
     """
     try:
         app(prog_name="iolaus")
-    except (FileNotFoundError, ValueError, SweepError) as error:
+    except (OSError, ValueError, SweepError) as error:
         sys.exit(f"iolaus: {error}")

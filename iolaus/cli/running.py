@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -75,8 +75,12 @@ def retry(
 
 def _same_command(folder: Path) -> str:
     """The sweep's own command for this folder, "" if it is not known."""
+    from omegaconf import OmegaConf
+
     from iolaus.sweeps.study.folder import describe_sweep, own_command
 
-    own = own_command(describe_sweep(folder).get("sessions") or [])
+    # As it was typed: `${oc.env:DB}` stays.
+    about = cast(dict[str, Any], OmegaConf.to_container(describe_sweep(folder), resolve=False))
+    own = own_command(about.get("sessions") or [])
     kept = [part for part in own if part.partition("=")[0] != "hydra.sweep.dir"]
     return shlex.join([*kept, f"hydra.sweep.dir={folder.absolute()}"]) if own else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -13,6 +14,7 @@ from hydra.core.utils import env_override
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from iolaus.sweeps.errors import cannot_write
 from iolaus.sweeps.run._progress import duration
 from iolaus.sweeps.run._provenance import shareable
 from iolaus.sweeps.run._reports import write_report
@@ -26,6 +28,9 @@ from iolaus.sweeps.study.record import failed
 from iolaus.sweeps.text import counted
 
 __all__ = ["command_line", "conclude", "make_console", "show_reached"]
+
+
+log = logging.getLogger("sweeps")
 
 
 def make_console() -> Console:
@@ -71,7 +76,10 @@ def conclude(
     _show_ranking(console, results, setup.settings)
     if text := summary.cut_off_text(study.get_trials(deepcopy=False)):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
-    summary.save_results(study, setup.folder / RESULTS_FILE)
+    try:
+        summary.save_results(study, setup.folder / RESULTS_FILE)
+    except OSError as error:
+        log.error("%s", cannot_write(f"{setup.folder / RESULTS_FILE} cannot be written", error))
     console.print()
     storage = setup.settings.storage
     hides_password = isinstance(storage, str) and storage != without_password(storage)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -125,16 +126,18 @@ class HydraRunner:
                 try:
                     result.return_value = self._task_function(result.cfg)
                     result.status = JobStatus.COMPLETED
-                except (Exception, SystemExit, KeyboardInterrupt) as error:
+                except BaseException as error:  # whatever it is, it ends this trial alone
                     if not isinstance(error, optuna.TrialPruned):
                         logging.getLogger(__name__).error("the task failed", exc_info=error)
                     result.return_value = error
                     result.status = JobStatus.FAILED
             self.end(config, result)
         finally:
-            os.chdir(old_directory)
+            with suppress(OSError):  # the task has removed it
+                os.chdir(old_directory)
             for handler in logging.getLogger().handlers:
-                handler.flush()
+                with suppress(OSError, ValueError):  # a disk that is full, a stream that is closed
+                    handler.flush()
         return result
 
 

@@ -58,13 +58,27 @@ def output_to(path: Path) -> Iterator[None]:
 
     Those of C libraries and children included.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    _flush()
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for standard in (1, 2):
+        os.dup2(fd, standard)
+        os.set_inheritable(standard, True)
+    if fd > 2:  # else a task before has closed its standard output, which this one now is
+        os.close(fd)
+    streams = sys.stdout, sys.stderr
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
+        sys.stdout, sys.stderr = streams  # a task may have put others in their place
+        for name, standard in (("stdout", 1), ("stderr", 2)):
+            stream = getattr(sys, name)
+            if stream is None or stream.closed:
+                setattr(sys, name, os.fdopen(standard, "w", buffering=1, closefd=False))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # Closed by the task, or on a disk that is full: neither is the end of the trial.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()

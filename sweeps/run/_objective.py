@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.run._outcomes import ONLY_CHILDREN_REPORTED
+from iolaus.sweeps.run._outcomes import MOST_VALUES, ONLY_CHILDREN_REPORTED
 from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Outcome
 
@@ -65,7 +65,7 @@ def _why_none(
     if objective.is_opposed and not outcome.values and has_curve:
         direction = objective.directions[0]
         return (
-            f"the task returned {outcome.returned!r}, and the best {metric.name} cannot be the "
+            f"the task returned {_returned(outcome)}, and the best {metric.name} cannot be the "
             f"objective: it is better when it is {metric.way}, and hydra.sweeper.direction="
             f"{direction}; return what is to be {direction}d, or set the direction or "
             "hydra.sweeper.metric_goal"
@@ -83,8 +83,12 @@ def _why_none(
             f"objective{hint}"
         )
     n = len(objective.directions)
-    returned = (
-        f"{len(outcome.values)} numbers" if len(outcome.values) > 1 else repr(outcome.returned)
-    )
     wanted = "a number" if n == 1 else f"{n} numbers, one per direction"
+    returned = _returned(outcome)
     return f"the task returned {returned} and reported no {metric.name!r}; return {wanted}{hint}"
+
+
+def _returned(outcome: Outcome) -> str:
+    if 1 < len(outcome.values) < MOST_VALUES:
+        return f"{len(outcome.values)} numbers"
+    return "None" if outcome.returned is None else outcome.returned.text

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import pickle
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +12,10 @@ import optuna
 from hydra.core.utils import JobReturn
 
 from iolaus.sweeps.hydra_compat import returned_by
-from iolaus.sweeps.types import Ending, Finding, Outcome, Verdict
+from iolaus.sweeps.types import Ending, Finding, Outcome, Returned, Verdict
 
 __all__ = [
+    "MOST_VALUES",
     "ONLY_CHILDREN_REPORTED",
     "as_floats",
     "describe",
@@ -25,6 +24,11 @@ __all__ = [
     "not_begun",
     "outcome_of",
 ]
+
+# Of the numbers that a task returns so many are kept; no study has as many objectives.
+MOST_VALUES = 100
+# What an error says is kept to so many characters; all of it is in the trial's log.
+MOST_TEXT = 500
 
 ONLY_CHILDREN_REPORTED = Finding(
     "child_reports",
@@ -44,22 +48,22 @@ def outcome_of(result: JobReturn, verdict: Verdict | None) -> Outcome:
         ending = (
             Ending.DIVERGED if verdict is not None and verdict.rule == "diverged" else Ending.PRUNED
         )
-        reason = (
-            verdict.reason if verdict is not None else str(returned) or "the task pruned itself"
-        )
-        return Outcome(ending, reason=reason, verdict=verdict)
+        reason = verdict.reason if verdict is not None else _said(returned)
+        return Outcome(ending, reason=reason or "the task pruned itself", verdict=verdict)
     if isinstance(returned, BaseException):
-        gc.collect()  # the traceback may hold a model; let its memory go before the next trial
-        return Outcome(Ending.FAILED, reason=describe(returned))
+        reason = describe(returned)
+        _let_go(returned)
+        return Outcome(Ending.FAILED, reason=reason)
     values = as_floats(returned)
     bad = [value for value in values if math.isnan(value)]
     if bad:
         reason = "the task returned nan"
         verdict = Verdict("diverged", 0, reason, {"returned": math.nan})
         return Outcome(
-            Ending.DIVERGED, reason=reason, verdict=verdict, returned=_sendable(returned)
+            Ending.DIVERGED, reason=reason, verdict=verdict, returned=Returned.of(returned)
         )
-    return Outcome(Ending.COMPLETED, values=values, returned=_sendable(returned))
+    kept = None if returned is None else Returned.of(returned)
+    return Outcome(Ending.COMPLETED, values=values[:MOST_VALUES], returned=kept)
 
 
 def as_floats(returned: Any) -> tuple[float, ...]:
@@ -80,21 +84,26 @@ def describe(error: BaseException) -> str:
     """An error in one line: its type, what it says, and where in the user's code it arose."""
     if isinstance(error, SystemExit):
         return f"the task called sys.exit({'' if error.code is None else repr(error.code)})"
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # the error is the user's, and so is its __str__
-        text = ""
+    text = _said(error)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
 
-def _sendable(value: Any) -> Any:
+def _said(error: BaseException) -> str:
+    """What an error says, in one line."""
     try:
-        pickle.dumps(value)
-    except Exception:
-        return None
-    return value
+        text = " ".join(str(error).split())
+    except Exception:  # the error is the user's, and so is its __str__
+        return ""
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}..."
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what an error's traceback holds, such as a model, before the next trial begins."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def is_ruled_out(findings: Sequence[Finding]) -> bool:

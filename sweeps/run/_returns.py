@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +20,8 @@ __all__ = ["FolderReturn", "job_returns"]
 class FolderReturn(JobReturn):
     """A finished trial as Hydra's callers know it.
 
-    Its configs are read from its folder when they are asked for.
+    Its configs are read from its folder, and its return value from bytes, when they are asked for.
+    A value that cannot be pickled, or has more than `MOST_RETURNED_BYTES`, is None.
     """
 
     def __init__(
@@ -32,7 +33,15 @@ class FolderReturn(JobReturn):
         self._folder = folder
         failed = outcome.ending in (Ending.FAILED, Ending.INTERRUPTED)
         self.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
-        self.return_value = SweepFailedError(outcome.reason) if failed else outcome.returned
+        self._outcome = outcome
+
+    @property  # type: ignore[misc] # a dataclass's field, which nobody sets
+    def return_value(self) -> Any:
+        """What the task returned; raises SweepFailedError if it failed."""
+        if self.status is JobStatus.FAILED:
+            raise SweepFailedError(self._outcome.reason)
+        returned = self._outcome.returned
+        return None if returned is None else returned.load()
 
     @property
     def cfg(self) -> DictConfig:  # type: ignore[override]

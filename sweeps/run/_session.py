@@ -18,6 +18,7 @@ import optuna
 from omegaconf import OmegaConf
 
 from iolaus.sweeps.curves import CurveWriter
+from iolaus.sweeps.errors import cannot_write
 from iolaus.sweeps.run import _provenance as provenance
 from iolaus.sweeps.run._factories import make
 from iolaus.sweeps.run._setup import Setup
@@ -105,7 +106,10 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
     """
     now = datetime.now(UTC)
     here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), setup.gpus, now)
-    number = _describe(setup, study.study, here)
+    try:
+        number = _describe(setup, study.study, here)
+    except OSError as error:
+        raise cannot_write(f"the sweep cannot be described in {setup.folder}", error) from error
     name = f"{now:%Y%m%dT%H%M%S}-{os.getpid()}"
     session = Session(
         n_slots=len(setup.slots),

@@ -10,7 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
-from iolaus.sweeps.errors import SweepFailedError, SweepStoppedError
+from iolaus.sweeps.errors import StorageError, SweepFailedError, SweepStoppedError
 from iolaus.sweeps.run._conclusion import conclude, make_console, show_reached
 from iolaus.sweeps.run._fork_server import ForkServer
 from iolaus.sweeps.run._new_study import beside
@@ -64,7 +64,10 @@ def run_sweep(
         with progress.showing():
             failure = driver.run()
         elapsed_s = time.monotonic() - started_s
-        storage.flush()
+        try:
+            storage.flush()
+        except StorageError as error:  # memory has all that is needed to say where the sweep stands
+            failure = failure or str(error)
         _log_lanes(driver)
         conclude(console, study.study, setup, elapsed_s, is_short=study.n_to_ask > 0)
         if failure is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.secrets import without_password
 
 __all__ = ["first_line", "in_memory", "open_backend", "sqlite_url"]
+
+# How long another driver may take to make a database's tables.
+TABLES_S = 10.0
 
 
 def sqlite_url(path: Path) -> str:
@@ -33,7 +38,7 @@ def open_backend(url: str, *, only_reads: bool = False) -> BaseStorage:
         # SQLite's own would be another database in each thread.
         return optuna.storages.InMemoryStorage()
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
+        storage = _with_tables(url)
         if url.startswith("sqlite") and not only_reads:
             _use_wal(storage.engine)
     except Exception as error:
@@ -43,12 +48,34 @@ def open_backend(url: str, *, only_reads: bool = False) -> BaseStorage:
     return optuna.storages.get_storage(storage)
 
 
+def _with_tables(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's storage of a database, which makes its tables where there are none.
+
+    Where several drivers begin at the same moment, each finds tables missing, and all but one are
+    refused to make them: these look again.
+    """
+    deadline_s = time.monotonic() + TABLES_S
+    while True:
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
+        except sqlalchemy.exc.DBAPIError as error:
+            made_meanwhile = re.search("already exists|duplicate|unique", str(error), re.IGNORECASE)
+            if made_meanwhile is None or time.monotonic() > deadline_s:
+                raise
+        time.sleep(0.05)
+
+
 def in_memory(url: str) -> bool:
     """Whether a study in this storage is gone when the sweep ends."""
     return url in ("sqlite://", "sqlite:///:memory:")
 
 
 def _hint(error: Exception) -> str:
+    if any(said in str(error.__cause__ or error) for said in ("malformed", "not a database")):
+        return (
+            "the file is damaged: put back a copy of it, or try sqlite3 study.db .recover; the "
+            "folder's curves and events can be read without it"
+        )
     missing = isinstance(error, ImportError) or isinstance(error.__cause__, ImportError)
     return (
         "install the database's driver, or check hydra.sweeper.storage"

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from omegaconf import OmegaConf
 
-from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.secrets import HIDDEN, without_password
 from iolaus.sweeps.study.backend import open_backend, sqlite_url
 
@@ -70,15 +70,26 @@ def describe_sweep(folder: Path) -> Any:
 
     A URL whose password was left out, or that the sweep took from the environment, is read from
     there: the sweep's own variable, or else $IOLAUS_STORAGE. Raises FileNotFoundError if the
-    folder is no sweep, BadInputError if there is no such variable.
+    folder is no sweep, BadInputError if there is no such variable, or the description is damaged.
     """
     if not (folder / SWEEP_FILE).is_file():
         raise FileNotFoundError(
             f"{folder} is no sweep: it has no {SWEEP_FILE}; give the folder that a sweep wrote"
         )
-    about = OmegaConf.load(folder / SWEEP_FILE)
+    about = _loaded(folder / SWEEP_FILE)
     about.storage = _storage_url(OmegaConf.to_container(about, resolve=False), folder)
     return about
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        about = OmegaConf.load(path)
+        if "storage" in about and "study_name" in about:
+            return about
+        why = "it names no study"
+    except Exception as error:  # of OmegaConf and of its parser of YAML, which are many
+        why = one_line(error)
+    raise BadInputError(f"{path} is damaged ({why}); the sweep's own command writes it anew")
 
 
 def _storage_url(about: Any, folder: Path) -> str:

@@ -28,14 +28,16 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
-from iolaus.sweeps.errors import StorageError
+from iolaus.sweeps.errors import StorageError, is_disk_full
 from iolaus.sweeps.study.backend import first_line
 
 __all__ = ["PATIENCE_S", "LiveStorage"]
 
 # A database that is restarted or briefly locked comes back within this time; after it the sweep
 # stops.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
+# A full disk stays full, as a rule, until the sweep has said so.
+PATIENCE_WITH_DISK_S = 5.0
 
 
 class LiveStorage(BaseStorage):
@@ -80,6 +82,15 @@ class LiveStorage(BaseStorage):
         for trial in self._now(compat.news, self._backend, study_id, others, len(known.by_number)):
             self._keep(study_id, trial)
 
+    def running_here(self, study_id: int) -> list[FrozenTrial]:
+        """The trials that this process has begun and not ended, by number."""
+        unfinished = self._known_trials[study_id].unfinished()
+        return [
+            trial
+            for trial in unfinished
+            if trial.state is TrialState.RUNNING and compat.trial_id(trial) in self._mine
+        ]
+
     def flush(self) -> None:
         """Wait until everything is in the database. Raises StorageError if it cannot be written."""
         if self._writer is not None:
@@ -102,12 +113,12 @@ class LiveStorage(BaseStorage):
         self._write(act)
 
     def close(self) -> None:
-        """Write what is left and end the thread."""
+        """Write what is left, end the thread, and leave the database."""
         if self._writer is not None:
             self._writes.put(None)
             self._writer.join()
             self._writer = None
-        self._backend.remove_session()
+        compat.disconnect(self._backend)
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.flush()
@@ -206,11 +217,11 @@ class LiveStorage(BaseStorage):
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """See optuna.storages.BaseStorage."""
-        self._backend.set_study_user_attr(study_id, key, value)
+        self._now(self._backend.set_study_user_attr, study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """See optuna.storages.BaseStorage."""
-        self._backend.set_study_system_attr(study_id, key, value)
+        self._now(self._backend.set_study_system_attr, study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """See optuna.storages.BaseStorage."""
@@ -375,21 +386,24 @@ class _Trials:
 
 
 def _broken(error: Exception) -> StorageError:
+    do = "free some space on its disk" if is_disk_full(error.__cause__ or error) else "put it right"
     return StorageError(
-        f"the study's storage cannot be used: {first_line(error)}; put it right and run the same "
+        f"the study's storage cannot be used: {first_line(error)}; {do} and run the same "
         "command again to continue"
     )
 
 
 def _try_for(patience_s: float, write: Callable[[], Any]) -> Exception | None:
     """Try a write until it succeeds (None); its error when patience is spent."""
-    deadline_s, pause_s = time.monotonic() + patience_s, 0.1
+    began_s, pause_s = time.monotonic(), 0.1
     while True:
         try:
             write()
             return None
         except optuna.exceptions.StorageInternalError as error:
-            if time.monotonic() > deadline_s:
+            if is_disk_full(error.__cause__ or error):
+                patience_s = min(patience_s, PATIENCE_WITH_DISK_S)
+            if time.monotonic() - began_s > patience_s:
                 return error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 5.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ METRIC_ATTR = "metric"
 # anything runs. new_study: leave it as it is, and begin another beside it. A study that searches
 # another space or direction cannot go on: warn refuses it too.
 ON_CHANGE = ("warn", "refuse", "new_study")
+# How long another driver may take from the making of a study to writing what it searches.
+CREATION_S = 5.0
 
 
 def metric_of(study: optuna.Study) -> Metric | None:
@@ -67,16 +70,37 @@ def open_study(
     BadInputError if it exists with other directions or another search space, or is to be refused
     for what else differs.
     """
-    names = {s.study_name: s for s in storage.get_all_studies()}
-    if name is None or name not in names:
-        created = optuna.create_study(storage=storage, study_name=name, directions=list(directions))  # type: ignore[arg-type]
-        created.set_user_attr("search_space", space.signature())
-        name = created.study_name
-    else:
-        _refuse_other_study(storage, names[name], directions, space)
-        if changed := _changed(names[name], fingerprint):
-            _say_change(name, changed, on_change)
-    return _Study(name, storage, sampler=sampler, pruner=pruner)
+    known = None if name is None else _known(storage, name)
+    if known is None:
+        try:
+            name = _create(storage, name, directions, space)
+        except optuna.exceptions.DuplicatedStudyError:  # by another driver, at this moment
+            known = _just_created(storage, str(name))
+    if known is not None:
+        _refuse_other_study(storage, known, directions, space)
+        if changed := _changed(known, fingerprint):
+            _say_change(str(name), changed, on_change)
+    return _Study(str(name), storage, sampler=sampler, pruner=pruner)
+
+
+def _known(storage: LiveStorage, name: str) -> Any:
+    return next((s for s in storage.get_all_studies() if s.study_name == name), None)
+
+
+def _create(storage: LiveStorage, name: str | None, directions: Sequence[str], space: Space) -> str:
+    created = optuna.create_study(storage=storage, study_name=name, directions=list(directions))  # type: ignore[arg-type]
+    created.set_user_attr("search_space", space.signature())
+    return created.study_name
+
+
+def _just_created(storage: LiveStorage, name: str) -> Any:
+    """A study that another driver is making: it is about to write what the study searches."""
+    deadline_s = time.monotonic() + CREATION_S
+    while "search_space" not in (known := _known(storage, name)).user_attrs:
+        if time.monotonic() > deadline_s:  # it died meanwhile
+            break
+        time.sleep(0.05)
+    return known
 
 
 class _JudgedStorage:

@@ -12,7 +12,7 @@ import optuna
 import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.curves import SCHEMA
+from iolaus.sweeps.curves import SCHEMA, UNREADABLE
 from iolaus.sweeps.study.ranking import INFEASIBLE
 from iolaus.sweeps.study.record import record_of, was_interrupted
 from iolaus.sweeps.study.summary import rank
@@ -90,7 +90,7 @@ def last_steps(curves: Path, trials: Sequence[int]) -> dict[int, tuple[int, floa
         try:
             filters = [("trial", "in", trials)]
             table = pq.read_table(path, schema=SCHEMA, columns=names, filters=filters)
-        except FileNotFoundError:  # merged away meanwhile; its rows are in a later file
+        except UNREADABLE:  # merged away meanwhile, its rows are in a later file; or damaged
             continue
         columns = (table[name].to_pylist() for name in names)
         for trial, attempt, seconds, step in zip(*columns, strict=True):

@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
-from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.errors import BadInputError, SweepError, one_line
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners.curve_pruner import StudyFeed, StudyView, curve_pruner
 from iolaus.sweeps.reporting import Continued
@@ -166,7 +166,11 @@ class SweepStudy:
                 if self.n_missing == 0 or getattr(self.study, "exhausted", False):
                     return None
                 self._enqueue_next()
-            trial = self._suggested()
+            try:
+                trial = self._suggested()
+            except Exception as error:
+                self._fail_unbegun(error)
+                raise
             before = self._run_before(trial)
             if before is None:
                 return self._begun(trial)
@@ -211,6 +215,24 @@ class SweepStudy:
         if self._plans.extend is not None:
             self._add_dimensions(trial, self._plans.extend)
         return trial
+
+    def _fail_unbegun(self, error: Exception) -> None:
+        """End the trial amid whose suggestions a sampler or a search space has raised.
+
+        Optuna has begun it, and it would run for ever.
+        """
+        said = one_line(error) if isinstance(error, SweepError) else repr(error)
+        reason = f"no setting could be proposed: {said}"
+        outcome = Outcome(Ending.FAILED, reason=reason)
+        end = TrialRecord(ending=outcome.ending, why=why(outcome))
+        ours = {*self._trials, *(trial.number for t in self._parked.values() for trial in t)}
+        for trial in self._storage.running_here(compat.study_id(self.study)):
+            if trial.number in ours:
+                continue
+            for name, value in end.to_attrs().items():
+                compat.set_user_attr(self.study, trial, name, value)
+            # Not `tell`, which would ask the sampler.
+            self._storage.set_trial_state_values(compat.trial_id(trial), TrialState.FAIL)
 
     def _sign(self, trial: optuna.Trial) -> None:
         if self._driver is not None:
@@ -455,7 +477,6 @@ class SweepStudy:
                     f"it suggests {', '.join(fixed)}, which the command line or config fixes"
                 )
         except Exception as error:
-            self.study.tell(trial, state=TrialState.FAIL)
             raise BadInputError(
                 f"hydra.sweeper.custom_search_space failed for trial {trial.number}: {error}"
             ) from error

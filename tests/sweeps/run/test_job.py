@@ -42,7 +42,7 @@ from iolaus.sweeps.run._outcomes import as_floats
 from iolaus.sweeps.run._returns import FolderReturn
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.study._watched import WatchedCurve
-from iolaus.sweeps.types import Ending, Outcome, Verdict
+from iolaus.sweeps.types import Ending, Outcome, Returned, Verdict
 
 
 class Colour(enum.Enum):
@@ -338,7 +338,9 @@ def test_a_finished_trial_shows_hydras_callers_its_configs(app: App, tmp_path: P
     (tmp_path / ".hydra").mkdir()
     for name in ("config", "hydra"):
         (tmp_path / ".hydra" / f"{name}.yaml").write_text(f"it: {name}\n")
-    good = FolderReturn(["x=1"], tmp_path, "here", Outcome(Ending.COMPLETED, returned={"a": 1}))
+    good = FolderReturn(
+        ["x=1"], tmp_path, "here", Outcome(Ending.COMPLETED, returned=Returned.of({"a": 1}))
+    )
     assert (good.cfg, good.hydra_cfg, good.return_value) == (
         {"it": "config"},
         {"it": "hydra"},
@@ -473,7 +475,7 @@ def test_only_a_task_that_noticed_was_stopped(app: App, looks: bool) -> None:
     if looks:
         assert outcome == Outcome(Ending.PRUNED, reason="enough", verdict=verdict)
     else:
-        assert outcome == Outcome(Ending.COMPLETED, values=(1.0,), returned=1.0)
+        assert outcome == Outcome(Ending.COMPLETED, values=(1.0,), returned=Returned.of(1.0))
 
 
 def _forked_report() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.study._watched import WatchedCurve
-from iolaus.sweeps.types import Ending, Outcome
+from iolaus.sweeps.types import Ending, Outcome, Returned
 
 LOSS = Metric("loss")
 
@@ -44,9 +44,9 @@ def test_where_the_objective_comes_from(
     expected: tuple[float, ...] | None,
 ) -> None:
     """As asked; with nothing asked the return value, else the best; without one it failed."""
-    outcome = Outcome(Ending.COMPLETED, values=returned, returned="kept")
+    outcome = Outcome(Ending.COMPLETED, values=returned, returned=Returned.of("kept"))
     found = with_objective(outcome, Objective(source, LOSS), curve(*reported), ())
-    assert found.returned == "kept"
+    assert found.returned == Returned.of("kept")
     if expected is None:
         assert found.ending is Ending.FAILED
         assert "'loss'" in found.reason
@@ -64,7 +64,7 @@ def test_only_a_completed_trial_is_looked_at(ending: Ending) -> None:
 def test_the_reason_names_what_to_change() -> None:
     """The message has what was returned and wanted, and the metrics that could be meant."""
     several = Objective(None, LOSS, ("minimize", "maximize"))
-    one = Outcome(Ending.COMPLETED, values=(1.0,), returned=1.0)
+    one = Outcome(Ending.COMPLETED, values=(1.0,), returned=Returned.of(1.0))
     assert with_objective(one, several, curve(), {"b", "a"}).reason == (
         "the task returned 1.0 and reported no 'loss'; return 2 numbers, one per direction; "
         "it reported a, b: set hydra.sweeper.metric to one of them"
