@@ -102,11 +102,14 @@ def adopt(
         _to_disk(beside)
         shutil.rmtree(place, ignore_errors=True)
         beside.rename(place)
+        _sync(place.parent)
     except OSError:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    for older in _all(trial_folder)[N_KEPT:]:
-        shutil.rmtree(older, ignore_errors=True)
+    # Those of later steps are damaged, or of a course that was given up: this is the newest.
+    earlier = [one for one in _all(trial_folder) if one.name <= place.name]
+    for other in {*_all(trial_folder)} - {*earlier[:N_KEPT]}:
+        shutil.rmtree(other, ignore_errors=True)
     return Checkpoint(place, step, seconds, rows, watched)
 
 
@@ -167,8 +170,12 @@ def _to_disk(folder: Path) -> None:
     """Wait until all of a folder is on disk: a rename may get there before what it names."""
     for path in (*folder.rglob("*"), folder):
         if path.is_file() or path.is_dir():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

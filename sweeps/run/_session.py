@@ -17,6 +17,7 @@ from typing import Any, cast
 import optuna
 from omegaconf import OmegaConf
 
+from iolaus.sweeps.checkpoints import forget
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import cannot_write
 from iolaus.sweeps.run import _provenance as provenance
@@ -30,6 +31,7 @@ from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
 from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
+from iolaus.sweeps.study.record import record_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import SweepStudy
 
@@ -98,12 +100,20 @@ def driver_is_alive(driver: str) -> bool:
     return int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
 
 
+def _forget_checkpoints(folder: Path, study: optuna.Study) -> None:
+    """Delete those of trials that are over: a driver was killed before it could do so."""
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished() and (own := record_of(trial).run.folder):
+            forget(folder / own)
+
+
 def begin_session(setup: Setup, study: SweepStudy) -> Records:
     """Where this session leaves what happens.
 
     Writes multirun.yaml, sweep.yaml and the session's line in events.jsonl, and this session's
     provenance into the study.
     """
+    _forget_checkpoints(setup.folder, study.study)
     now = datetime.now(UTC)
     here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), setup.gpus, now)
     try:

@@ -1,0 +1,96 @@
+"""The store of a trial's checkpoints: whole, checked, few, and never fewer than what is whole."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iolaus.sweeps import checkpoints
+from iolaus.sweeps.checkpoints import Watched, adopt, forget, newest
+
+
+def made(folder: Path, text: str) -> Path:
+    (folder / "inner").mkdir(parents=True, exist_ok=True)
+    (folder / "inner" / "state").write_text(text)
+    return folder
+
+
+# What happens to a trial's checkpoints: one more at a step, or the one of a step is damaged.
+histories = st.lists(
+    st.tuples(st.sampled_from(["adopt", "adopt", "flip", "cut", "lose"]), st.integers(0, 6)),
+    max_size=14,
+)
+
+
+@given(history=histories)
+def test_the_newest_whole_one_is_taken(
+    history: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The last that was made, or, where that is damaged, one before it; two are kept at most."""
+    folder = tmp_path_factory.mktemp("trial")
+    made_at: list[tuple[int, str]] = []  # those that are whole, in the order of making
+    for number, (what, step) in enumerate(history):
+        place = folder / "checkpoints" / f"step_{step:09d}"
+        if what == "adopt":
+            adopt(made(folder / "own", f"{number}"), folder, step, 1.5)
+            made_at = [(s, text) for s, text in made_at if s < step] + [(step, f"{number}")]
+        elif place.is_dir():
+            state = place / "inner" / "state"
+            if what == "flip" and state.is_file():
+                state.write_text("other")
+            elif what == "cut":
+                (place / "manifest.json").write_text("{")
+            else:
+                state.unlink(missing_ok=True)
+            made_at = [(s, text) for s, text in made_at if s != step]
+        found = newest(folder)
+        if made_at:
+            assert found is not None
+            assert (found.step, (found.path / "inner" / "state").read_text()) == made_at[-1]
+        kept = [*(folder / "checkpoints").glob("*")] if (folder / "checkpoints").is_dir() else []
+        assert len(kept) <= 2
+        made_at = made_at[-2:]
+    forget(folder)
+    assert newest(folder) is None
+
+
+def test_what_is_adopted_is_read_again(tmp_path: Path) -> None:
+    """Step, seconds, last reports, what is known of the metric; the folder stays, empty."""
+    watched = Watched().after(3, 2.0).after(4, math.nan).after(5, 1.0)
+    rows = [(4, 0.5, {"loss": math.nan}), (5, 0.6, {"loss": 1.0, "a/b": math.inf})]
+    own = made(tmp_path / "own", "x")
+    adopt(own, tmp_path, 5, 0.75, rows, watched)
+    found = newest(tmp_path)
+    assert found is not None
+    assert (found.step, found.seconds, found.watched) == (5, 0.75, Watched(3, (1.0, 5), (2.0, 3)))
+    assert repr(found.rows) == repr(rows)
+    assert own.is_dir()
+    assert not [*own.iterdir()]
+
+
+def test_what_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up amid a checkpoint; no half of it is left."""
+    adopt(made(tmp_path / "own", "old"), tmp_path, 1, 0.0)
+
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_to_disk", full)
+    with pytest.raises(OSError, match="No space left"):
+        adopt(made(tmp_path / "own", "new"), tmp_path, 2, 0.0)
+    found = newest(tmp_path)
+    assert found is not None
+    assert found.step == 1
+    assert len([*(tmp_path / "checkpoints").iterdir()]) == 1
+
+
+def test_a_checkpoint_is_a_folder(tmp_path: Path) -> None:
+    """What is none is refused by name."""
+    with pytest.raises(NotADirectoryError, match=r"checkpoint=.*none is no folder"):
+        adopt(tmp_path / "none", tmp_path, 1, 0.0)
