@@ -109,6 +109,7 @@ class IolausSweeperConf:
     max_failure_rate: float = 0.5
     trial_timeout: Any = None
     stall_timeout: Any = None
+    grace_period: Any = "60s"
     params: dict[str, Any] | None = None
     custom_search_space: str | None = None
     when: dict[str, Any] | None = None

@@ -38,6 +38,8 @@ class Settings:
     n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit.
+    grace_period: how long another driver of a shared study may be silent before its trials are
+    taken over, in seconds or such a text.
     lanes: trials that each slot trains side by side as one model, or "auto" for as many as pay; 1
     for none.
     lane_runner: dotted name of the function (iolaus.sweeps.run.lanes.LaneServer) that does it.
@@ -71,6 +73,7 @@ class Settings:
     max_failure_rate: float
     trial_timeout: float | str | None
     stall_timeout: float | str | None
+    grace_period: float | str
     custom_search_space: str | None
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
@@ -112,10 +115,10 @@ class Settings:
                 self.max_failure_rate,
                 "give a share from 0 (none may fail) to 1 (all may)",
             )
-        for option in ("trial_timeout", "stall_timeout"):
+        for option in ("trial_timeout", "stall_timeout", "grace_period"):
             value = getattr(self, option)
             try:
-                _ = value is None or parse_seconds(value)
+                _ = (value is None and option != "grace_period") or parse_seconds(value)
             except ValueError:
                 refuse(option, value, "give seconds above 0, or a text such as 90s, 30min, 2h, 1d")
         if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
@@ -186,6 +189,11 @@ class Settings:
         """After which time a trial is ended."""
         asked = (self.trial_timeout, self.stall_timeout)
         return Timeouts(*(None if value is None else parse_seconds(value) for value in asked))
+
+    @property
+    def grace_period_s(self) -> float:
+        """`grace_period` in seconds."""
+        return parse_seconds(self.grace_period)
 
 
 # Options and classes that have another name now; the old ones are read for one release more.

@@ -146,10 +146,18 @@ class LiveStorage(BaseStorage):
             self._keep(self._place[trial_id][0], self._now(self._backend.get_trial, trial_id))
         return [self.live_trial(trial_id) for trial_id in sorted(lost)]
 
+    def check_leases(self) -> None:
+        """Have the database asked whether the trials of this process are still its own."""
+        for trials in self._known_trials.values():
+            for trial in trials.of((TrialState.RUNNING,)):
+                if compat.trial_id(trial) in self._mine:
+                    self._write_trial(_nothing, compat.trial_id(trial))
+
     def beat(self, study_id: int, key: str, value: Any) -> dict[str, Any]:
         """Write a study's system attribute from any thread; returns all, as they are now."""
         self._alone(self._backend.set_study_system_attr, study_id, key, value)
-        return self._alone(self._backend.get_study_system_attrs, study_id)
+        attrs: dict[str, Any] = self._alone(self._backend.get_study_system_attrs, study_id)
+        return attrs
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.flush()
@@ -445,6 +453,10 @@ class _Trials:
         if any(state.is_finished() and state in states for state in TrialState):
             return [trial for trial in self.by_number if trial.state in states]
         return [trial for trial in self.unfinished() if trial.state in states]
+
+
+def _nothing(trial_id: int) -> None:
+    """Write nothing: only whose the trial is matters."""
 
 
 def _broken(error: Exception) -> StorageError:
