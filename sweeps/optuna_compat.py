@@ -142,8 +142,9 @@ def create_trial_if(
         found = models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
         if models.TrialModel.count(session, found) != n_trials:
             return None
-        trial = backend._get_prepared_new_trial(study, template, session)
-        return int(trial.trial_id)
+        made = int(backend._get_prepared_new_trial(study, template, session).trial_id)
+    storage._read_trials_from_remote_storage(study)  # type: ignore[attr-defined] # into its cache
+    return made
 
 
 def take(storage: BaseStorage, trial: int, driver: str) -> bool:
@@ -208,7 +209,7 @@ def if_owned(storage: BaseStorage, trial: int, driver: str, write: Callable[[], 
 
 
 def _has_transactions(storage: BaseStorage) -> bool:
-    return hasattr(storage, "_backend") and hasattr(storage._backend, "scoped_session")
+    return isinstance(storage, optuna.storages._CachedStorage)
 
 
 def _rdb() -> tuple[Any, Any]:

@@ -102,6 +102,7 @@ def test_a_trial_has_its_driver_from_its_first_moment(member: Any) -> None:
     """A trial that was created or taken names its driver in the same transaction."""
     one, other = member("one"), member("other")
     created = one.ask()
+    other.storage.refresh(compat.study_id(other.study.study))
     other.study.study.enqueue_trial({"x": 0.5})
     taken = other.ask()
     owners = [record_of(trial).driver for trial in one.in_database()]
@@ -194,7 +195,7 @@ def test_a_queued_setting_that_another_takes_first_makes_no_trial(
     monkeypatch.setattr(compat, "take", after_the_other)
     got.append(one.ask())
     assert got == [0, None]
-    assert [trial.params["x"] for trial in one.in_database()] == [0.25]
+    assert [trial.params["x"] for trial in other.in_database()] == [0.25]
 
 
 @given(
