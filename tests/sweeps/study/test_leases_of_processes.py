@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from iolaus.sweeps.study.record import record_of
 
-N_TRIALS = 12
+N_TRIALS = 24
 APP = ("trouble.py", "x=interval(0, 1)", "do=report", "n_steps=20", "step_s=0.05")
 
 
@@ -49,7 +49,9 @@ def test_what_a_killed_driver_ran_is_run_by_the_other(
     shared: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """A driver of the same machine goes on with it at once, and ends when all is done."""
-    one, other = shared("one"), shared("other")
+    one = shared("one")
+    eventually(lambda: n_drivers_running(tmp_path) == 1)
+    other = shared("other")
     eventually(lambda: n_drivers_running(tmp_path) == 2)
     one.signal(signal.SIGKILL)
     other.ok()
@@ -62,7 +64,9 @@ def test_a_driver_that_was_suspended_drops_what_is_another_s(
     shared: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """Silent for longer than the grace period, it loses its trials, and says so when it wakes."""
-    one, other = shared("one"), shared("other")
+    one = shared("one")
+    eventually(lambda: n_drivers_running(tmp_path) == 1)
+    other = shared("other")
     eventually(lambda: n_drivers_running(tmp_path) == 2)
     one.signal(signal.SIGSTOP)
     other.ok()
