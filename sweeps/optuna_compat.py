@@ -7,20 +7,26 @@ Checked with Optuna 5.0. A new version that moves one of these names fails in
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 __all__ = [
+    "DRIVER_ATTR",
     "contains",
+    "create_trial_if",
     "created_trial",
     "disconnect",
     "forget_reports",
+    "give_back",
+    "if_owned",
     "news",
     "patience",
     "percentile",
@@ -30,6 +36,7 @@ __all__ = [
     "storage_of",
     "study_id",
     "suggest",
+    "take",
     "thresholds",
     "trial_id",
     "wrapped_pruner",
@@ -119,6 +126,122 @@ def forget_reports(storage: BaseStorage, trial: int, from_step: int) -> None:
     with rdb._create_scoped_session(storage._backend.scoped_session) as session:
         values = models.TrialIntermediateValueModel
         session.query(values).filter(values.trial_id == trial, values.step >= from_step).delete()
+
+
+# --- leases: what must be true in the transaction that changes a trial ---
+#
+# In an SQL database the trial's row (or the study's) is locked, and what is asked is asked under
+# the lock; SQLite locks the whole file (`iolaus.sweeps.study.backend`). Optuna's methods take the
+# session of their thread, and so the transaction that is open in it. Storages without
+# transactions ask first, then write: they are for one driver.
+
+# The user attribute of a trial that names the driver that runs it.
+DRIVER_ATTR = "driver"
+
+
+def create_trial_if(
+    storage: BaseStorage, study: int, template: FrozenTrial | None, n_trials: int
+) -> int | None:
+    """The id of a new trial; None, and no trial, if the study has not this many trials before."""
+    if not _has_transactions(storage):
+        if storage.get_n_trials(study) != n_trials:
+            return None
+        return storage.create_new_trial(study, template)
+    models, rdb = _rdb()
+    backend = storage._backend  # type: ignore[attr-defined]
+    with rdb._create_scoped_session(backend.scoped_session) as session:
+        found = models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
+        if models.TrialModel.count(session, found) != n_trials:
+            return None
+        made = int(backend._get_prepared_new_trial(study, template, session).trial_id)
+    storage._read_trials_from_remote_storage(study)  # type: ignore[attr-defined] # into its cache
+    return made
+
+
+def take(storage: BaseStorage, trial: int, driver: str) -> bool:
+    """Make a waiting trial run, and be this driver's; False if it does not wait any more."""
+    if not _has_transactions(storage):
+        if not storage.set_trial_state_values(trial, TrialState.RUNNING):
+            return False
+        storage.set_trial_user_attr(trial, DRIVER_ATTR, driver)
+        return True
+    models, rdb = _rdb()
+    backend = storage._backend  # type: ignore[attr-defined]
+    with rdb._create_scoped_session(backend.scoped_session) as session:
+        row = models.TrialModel.find_or_raise_by_id(trial, session, for_update=True)
+        if row.state is not TrialState.WAITING:
+            return False
+        _set_user_attrs(backend, session, trial, {DRIVER_ATTR: driver})
+        row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
+        return True
+
+
+def give_back(storage: BaseStorage, trial: int, driver: str, user_attrs: Mapping[str, Any]) -> bool:
+    """Make a trial of this driver wait, with these attributes; False if it is not (any more)."""
+    attrs = {**user_attrs, DRIVER_ATTR: ""}
+    if not _has_transactions(storage):
+        now = storage.get_trial(trial)
+        if now.state is not TrialState.RUNNING or now.user_attrs.get(DRIVER_ATTR, "") != driver:
+            return False
+        for name, value in attrs.items():
+            storage.set_trial_user_attr(trial, name, value)
+        return storage.set_trial_state_values(trial, TrialState.WAITING)
+    models, rdb = _rdb()
+    backend = storage._backend  # type: ignore[attr-defined]
+    with rdb._create_scoped_session(backend.scoped_session) as session:
+        row = models.TrialModel.find_or_raise_by_id(trial, session, for_update=True)
+        if row.state is not TrialState.RUNNING or _owner(models, session, trial) != driver:
+            return False
+        _set_user_attrs(backend, session, trial, attrs)
+        row.state = TrialState.WAITING
+        return True
+
+
+def if_owned(storage: BaseStorage, trial: int, driver: str, write: Callable[[], Any]) -> bool:
+    """Do what is written to a trial of this driver; False, and nothing, if it is another's.
+
+    A finished trial of this driver is left as it is: the answer to the first try was lost.
+    """
+    if not _has_transactions(storage):
+        now = storage.get_trial(trial)
+        if now.user_attrs.get(DRIVER_ATTR, "") != driver:
+            return False
+        if now.state is TrialState.RUNNING:
+            write()
+        return True
+    models, rdb = _rdb()
+    with rdb._create_scoped_session(storage._backend.scoped_session) as session:  # type: ignore[attr-defined]
+        row = models.TrialModel.find_or_raise_by_id(trial, session, for_update=True)
+        if _owner(models, session, trial) != driver:
+            return False
+        if row.state is TrialState.RUNNING:
+            write()
+        return True
+
+
+def _has_transactions(storage: BaseStorage) -> bool:
+    return isinstance(storage, optuna.storages._CachedStorage)
+
+
+def _rdb() -> tuple[Any, Any]:
+    from optuna.storages._rdb import models
+    from optuna.storages._rdb import storage as rdb
+
+    return models, rdb
+
+
+def _owner(models: Any, session: Any, trial: int) -> str:
+    attrs = models.TrialUserAttributeModel
+    row = session.query(attrs).filter(attrs.trial_id == trial, attrs.key == DRIVER_ATTR).first()
+    return "" if row is None else str(json.loads(row.value_json))
+
+
+def _set_user_attrs(backend: Any, session: Any, trial: int, attrs: Mapping[str, Any]) -> None:
+    models, _ = _rdb()
+    for name, value in attrs.items():
+        backend._set_trial_attr_without_commit(
+            session, models.TrialUserAttributeModel, trial, name, value
+        )
 
 
 # --- pruners: the settings their reasons are worded with ---

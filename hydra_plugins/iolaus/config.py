@@ -110,6 +110,7 @@ class IolausSweeperConf:
     trial_timeout: Any = None
     stall_timeout: Any = None
     checkpoint_grace: Any = 10
+    grace_period: Any = "60s"
     params: dict[str, Any] | None = None
     custom_search_space: str | None = None
     when: dict[str, Any] | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, cast
 import optuna
 from omegaconf import OmegaConf
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.checkpoints import forget
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import cannot_write
@@ -26,21 +26,19 @@ from iolaus.sweeps.run._setup import Setup
 from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
 from iolaus.sweeps.secrets import without_password
-from iolaus.sweeps.study.backend import open_backend, sqlite_url
+from iolaus.sweeps.study.backend import in_memory, open_backend, sqlite_url
 from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
 from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
+from iolaus.sweeps.study.leases import Leases, new_driver_name
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
 from iolaus.sweeps.study.record import record_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import SweepStudy
 
-__all__ = ["begin_session", "driver_is_alive", "driver_name", "join_study", "opened_storage"]
+__all__ = ["begin_session", "join_study", "opened_storage"]
 
 log = logging.getLogger("sweeps")
-
-# A trial of a shared study that nobody has signed for this long has lost its driver at birth.
-ORPHAN_AGE_S = 60.0
 
 
 @contextmanager
@@ -56,7 +54,9 @@ def opened_storage(setup: Setup) -> Iterator[LiveStorage]:
         backend = make(storage, "storage")
     # A study in our own locked folder has no other driver; a shared one is looked at before every
     # trial.
-    live = LiveStorage(backend, refresh_s=1.0 if storage is None else 0.0)
+    is_shared = storage is not None and not (isinstance(storage, str) and in_memory(storage))
+    driver = new_driver_name() if is_shared else ""
+    live = LiveStorage(backend, refresh_s=1.0 if storage is None else 0.0, driver=driver)
     try:
         yield live
     finally:
@@ -72,32 +72,20 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
         *(storage, name, settings.directions, setup.sampler, setup.pruner, setup.rules.space),
         *(setup.fingerprint, settings.on_change),
     )
-    # The lock on the folder makes us the only driver of a study in it: whatever runs there is an
-    # orphan.
-    orphan_age_s = ORPHAN_AGE_S if is_shared else 0.0
-    if cut_off := list(take_over(study, driver_is_alive, orphan_age_s=orphan_age_s)):
-        numbers = ", ".join(map(str, cut_off))
-        log.info("cut off when the sweep died, they run again: trials %s", numbers)
-    driver = driver_name() if is_shared else None
+    leases = None
+    if storage.driver:
+        grace_period_s = settings.grace_period_s
+        leases = Leases(storage, compat.study_id(study), grace_period_s, time.monotonic)
+        leases.beat()
     metric = setup.rules.objective.metric
     others = not_comparable(study.user_attrs, setup.fingerprint)
-    return SweepStudy(study, storage, setup.rules.space, setup.plans, metric, driver, others)
-
-
-def driver_name() -> str:
-    """The name of this process among the drivers of a shared study."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def driver_is_alive(driver: str) -> bool:
-    """Whether a driver may still run.
-
-    One on another machine may, one here if its process is there and is not us.
-    """
-    host, _, pid = driver.rpartition(":")
-    if host != socket.gethostname():
-        return bool(host)
-    return int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
+    joined = SweepStudy(study, storage, setup.rules.space, setup.plans, metric, leases, others)
+    # The lock on the folder makes us the only driver of a study in it: whatever runs there is an
+    # orphan.
+    if cut_off := joined.take_over() if leases else take_over(study, lambda _: False, 0.0):
+        numbers = ", ".join(map(str, cut_off))
+        log.info("cut off when the sweep died, they run again: trials %s", numbers)
+    return joined
 
 
 def _forget_checkpoints(folder: Path, study: optuna.Study) -> None:
@@ -127,6 +115,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
         max_failure_rate=setup.rules.max_failure_rate,
         version=here["packages"].get("hydra-iolaus", ""),
         started=here["started"],
+        may_get_more=study.leases is not None,
     )
     return Records(
         setup.folder,

@@ -53,6 +53,8 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 SIGNAL_LATENCY_S = 1.0
 # A pause of the driver that is longer is no time that its trials have wasted.
 MOST_GAP_S = 5.0
+# How often a driver with nothing to do looks what has become of the trials of others.
+ASK_AGAIN_S = 1.0
 
 
 class Watcher(Protocol):
@@ -157,11 +159,16 @@ class Driver:
         self._watcher = watcher
         self._clock = clock
         self._awake_clock = AwakeClock(clock, MOST_GAP_S)
-        self._scheduler = s.Scheduler(len(workers.specs), study.n_to_ask, rules.max_failure_rate)
+        self._scheduler = s.Scheduler(
+            *(len(workers.specs), study.n_to_ask, rules.max_failure_rate),
+            may_get_more=study.leases is not None,
+        )
         self._n_interrupts = 0
         self._is_saving = False
         self._signals: list[int] = []  # that have come and are not handled yet
         self._n_recorded = 0
+        self._postponed: list[int] = []  # slots that wait for what becomes of others' trials
+        self._taken_over_s = self._asked_again_s = clock()
         self._shown: set[str] = set()  # log messages; every worker finds out the same
         self._filled: dict[int, Filled] = {}  # of workers with lanes, by slot
         self.trials: dict[int, TrialRun] = {}
@@ -184,6 +191,9 @@ class Driver:
         with ExitStack() as stack:
             stack.enter_context(self._interruptible())
             stack.callback(self._close)
+            if self._study.leases is not None:
+                self._study.leases.start()
+                stack.callback(self._study.leases.close)
             try:
                 self._run()
             except Exception as error:
@@ -198,6 +208,7 @@ class Driver:
                 self._obey_signals()  # the death of a worker may be the work of the same one
                 self._receive(slot, message)
             self._end_overdue()
+            self._look_at_others()
             self._watcher.tick()
             try:
                 self._records.curves.flush_if_due()
@@ -293,11 +304,56 @@ class Driver:
             self._halt(error)
             proposal = None
         self._show_duplicates()
+        if proposal is None and not self._scheduler.draining and self._study.of_others():
+            self._postponed.append(slot)
+            return
         if proposal is None:
             self._handle(s.Exhausted(slot))
             return
         self.trials[proposal.trial] = TrialRun(self._rules.assignment(proposal))
         self._handle(s.Proposed(slot, proposal.trial))
+
+    def _look_at_others(self) -> None:
+        """Drivers that share the study may have died, or have taken this one for dead."""
+        leases, now_s = self._study.leases, self._clock()
+        if leases is None:
+            return
+        for trial in self._study.take_lost():
+            reason = "this driver was silent for longer than the grace period: another goes on"
+            log.warning("trial %d is another driver's now, its result is not kept", trial)
+            self._handle(s.Lost(trial, reason))
+        try:
+            if now_s - self._taken_over_s >= leases.beat_s:
+                self._taken_over_s = now_s
+                if numbers := self._study.take_over():
+                    shown = ", ".join(map(str, numbers))
+                    log.info("their driver died, they go on: trials %s", shown)
+        except StorageError as error:
+            self._halt(error)
+        if self._postponed and (
+            self._scheduler.draining or now_s - self._asked_again_s >= ASK_AGAIN_S
+        ):
+            self._asked_again_s = now_s
+            slots, self._postponed = self._postponed, []
+            for slot in slots:
+                self._ask_or_end(slot)
+            self._show_waiting()
+
+    def _ask_or_end(self, slot: int) -> None:
+        if self._scheduler.draining:
+            self._handle(s.Exhausted(slot))
+        else:
+            self._ask(slot)
+
+    def _show_waiting(self) -> None:
+        """Once, when this driver has nothing left to do but wait."""
+        if not self._postponed or self._scheduler.running:
+            return
+        numbers = ", ".join(map(str, self._study.of_others()))
+        text = f"waiting for trials of other drivers, which go on here if those die: {numbers}"
+        if "waiting" not in self._shown:
+            self._shown.add("waiting")
+            log.info("%s; Ctrl-C ends the wait", text)
 
     def _show_duplicates(self) -> None:
         for trial, before in self._study.take_duplicates():

@@ -42,6 +42,7 @@ _KINDS: Mapping[str, type[Event]] = {
         s.Exhausted,
         s.Judged,
         s.TimedOut,
+        s.Lost,
         s.Ended,
         s.Died,
         s.Interrupted,
@@ -62,10 +63,11 @@ class Session:
     max_failure_rate: float
     version: str = ""
     started: str = ""
+    may_get_more: bool = False
 
     def scheduler(self) -> Scheduler:
         """A scheduler as this session had it."""
-        return Scheduler(self.n_slots, self.n_to_run, self.max_failure_rate)
+        return Scheduler(self.n_slots, self.n_to_run, self.max_failure_rate, self.may_get_more)
 
 
 class EventLog:

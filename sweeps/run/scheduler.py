@@ -7,6 +7,7 @@ happens in the world into events and carries out the actions, in order.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ __all__ = [
     "Interrupted",
     "Judged",
     "Kill",
+    "Lost",
     "Proposed",
     "Release",
     "Scheduler",
@@ -84,6 +86,14 @@ class TimedOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Another driver has taken over `trial`, and runs it; `reason` says why."""
+
+    trial: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """`trial` has come to an end in its worker, which has room again."""
 
@@ -120,7 +130,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask the study for a trial for `slot`; answer with Proposed or Exhausted."""
+    """Ask the study for a trial for `slot`; answer with Proposed or Exhausted, now or later."""
 
     slot: int
 
@@ -144,7 +154,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Record the outcome of `trial`. Given exactly once for every trial that was proposed."""
+    """Record the outcome of `trial`. Given once for every trial proposed that was not lost."""
 
     trial: int
     outcome: Outcome
@@ -164,7 +174,9 @@ class Kill:
     slot: int
 
 
-Event = Freed | Proposed | Exhausted | Judged | TimedOut | Ended | Died | Interrupted | Halted
+Event = (
+    Freed | Proposed | Exhausted | Judged | TimedOut | Lost | Ended | Died | Interrupted | Halted
+)
 Action = Spawn | Ask | Start | Stop | Tell | Release | Kill
 
 
@@ -183,11 +195,14 @@ class Scheduler:
     max_failure_rate: share of failed trials, in [0, 1], above which no new trial is started. Judged
         over the trials that have ended, or over the first 10 (all, if there are fewer) while there
         are not so many.
+    may_get_more: whether more trials may come than n_to_run, from drivers that share the study and
+        die: a free slot asks for one until the study is exhausted.
     """
 
     n_slots: int
     n_to_run: int
     max_failure_rate: float = 1.0
+    may_get_more: bool = False
 
     draining: bool = field(default=False, init=False)
     failure: str | None = field(default=None, init=False)
@@ -207,7 +222,7 @@ class Scheduler:
 
     def start(self) -> list[Action]:
         """The actions that begin the sweep."""
-        slots = range(min(self.n_slots, self.n_to_run))
+        slots = range(min(self.n_slots, max(self.n_to_run, int(self.may_get_more))))
         self._slots.update(slots)
         return [Spawn(slot) for slot in slots]
 
@@ -231,6 +246,7 @@ class Scheduler:
                 return self._proposed(slot, trial)
             case Exhausted(slot) if self._asking[slot]:
                 self._asking[slot] -= 1
+                self.may_get_more = False
                 self.n_to_run = self._n_asked = self._n_asked - 1
                 return self._release(slot)
             case Judged(trial, verdict) if trial in self._running and trial not in self._stopping:
@@ -243,6 +259,8 @@ class Scheduler:
                 return [*self._tell(trial, outcome), *self._refill(slot)]
             case TimedOut(trial, reason) if trial in self._running:
                 return self._timed_out(trial, reason)
+            case Lost(trial, reason) if trial in self._running:
+                return self._lost(trial, reason)
             case Died(slot, cause) if slot in self._slots:
                 return self._died(slot, cause)
             case Interrupted():
@@ -252,13 +270,18 @@ class Scheduler:
         return []
 
     def _refill(self, slot: int) -> list[Action]:
-        left = 0 if self.draining else self.n_to_run - self._n_asked
-        n = min(self._n_lanes.get(slot, 0) - self._load(slot), left)
+        n = min(self._n_lanes.get(slot, 0) - self._load(slot), self._n_left())
         if n <= 0:
             return self._release(slot)
         self._n_asked += n
         self._asking[slot] += n
         return [Ask(slot)] * n
+
+    def _n_left(self) -> int:
+        """Trials that may still be asked for."""
+        if self.draining:
+            return 0
+        return sys.maxsize if self.may_get_more else self.n_to_run - self._n_asked
 
     def _load(self, slot: int) -> int:
         """Trials that a worker has, or is about to get."""
@@ -325,6 +348,18 @@ class Scheduler:
         self._n_lanes.pop(slot, None)
         actions: list[Action] = [Kill(slot)]
         actions += self._tell(trial, Outcome(Ending.FAILED, reason=reason))
+        return [*actions, *self._cut_off_neighbours(slot, trial, reason)]
+
+    def _lost(self, trial: int, reason: str) -> list[Action]:
+        """Nothing is told: the trial is another driver's, and so is its result."""
+        slot = self._running.pop(trial)
+        self._stopping.discard(trial)
+        self._n_lanes.pop(slot, None)
+        self._n_asked -= 1
+        return [Kill(slot), *self._cut_off_neighbours(slot, trial, reason)]
+
+    def _cut_off_neighbours(self, slot: int, trial: int, reason: str) -> list[Action]:
+        actions: list[Action] = []
         neighbours = [other for other, where in self._running.items() if where == slot]
         cause = f"trial {trial}, which shared its worker, {reason}"
         for other in neighbours:
@@ -334,7 +369,7 @@ class Scheduler:
 
     def _replace(self, slot: int) -> list[Action]:
         """Start another worker where one is gone, if there is anything left for it."""
-        if self.draining or not (self._asking[slot] or self._n_asked < self.n_to_run):
+        if self.draining or not (self._asking[slot] or self._n_left() > 0):
             self._slots.discard(slot)
             return []
         return [Spawn(slot)]

@@ -39,6 +39,8 @@ class Settings:
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
     sweep waits for the checkpoints of trials that make some; None: not at all.
+    grace_period: how long another driver of a shared study may be silent before its trials are
+    taken over, in seconds or such a text.
     lanes: trials that each slot trains side by side as one model, or "auto" for as many as pay; 1
     for none.
     lane_runner: dotted name of the function (iolaus.sweeps.run.lanes.LaneServer) that does it.
@@ -73,6 +75,7 @@ class Settings:
     trial_timeout: float | str | None
     stall_timeout: float | str | None
     checkpoint_grace: float | str | None
+    grace_period: float | str
     custom_search_space: str | None
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
@@ -114,10 +117,10 @@ class Settings:
                 self.max_failure_rate,
                 "give a share from 0 (none may fail) to 1 (all may)",
             )
-        for option in ("trial_timeout", "stall_timeout", "checkpoint_grace"):
+        for option in ("trial_timeout", "stall_timeout", "checkpoint_grace", "grace_period"):
             value = getattr(self, option)
             try:
-                _ = value is None or parse_seconds(value)
+                _ = (value is None and option != "grace_period") or parse_seconds(value)
             except ValueError:
                 refuse(option, value, "give seconds above 0, or a text such as 90s, 30min, 2h, 1d")
         if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
@@ -188,6 +191,11 @@ class Settings:
         """After which time a trial is ended."""
         asked = (self.trial_timeout, self.stall_timeout, self.checkpoint_grace)
         return Timeouts(*(None if value is None else parse_seconds(value) for value in asked))
+
+    @property
+    def grace_period_s(self) -> float:
+        """`grace_period` in seconds."""
+        return parse_seconds(self.grace_period)
 
 
 # Options and classes that have another name now; the old ones are read for one release more.

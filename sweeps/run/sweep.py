@@ -53,7 +53,7 @@ def run_sweep(
         opened_storage(setup) as storage,
     ):
         study = join_study(setup, storage)
-        if study.n_to_ask == 0:
+        if study.n_to_ask == 0 and not study.of_others():
             show_reached(console, study.study, setup)
             return []
         records, progress = begin_session(setup, study), _progress(console, setup, study)

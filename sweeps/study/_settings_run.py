@@ -50,6 +50,12 @@ class SettingsRun:
         key, unfinished = _key(values), self._look()
         return key in self._queued or any(key == _queued_key(t) for t in unfinished)
 
+    def reopen(self, number: int) -> None:
+        """A trial that was finished here is not: another driver has it."""
+        self._run.discard(number)
+        self._with_result = {k: n for k, n in self._with_result.items() if n != number}
+        self._unfinished.add(number)
+
     def before(self, params: Mapping[str, Any], mine: Container[int]) -> FrozenTrial | None:
         """The first trial of this setting that has a result of its own, or is one of mine."""
         key, unfinished = _key(params), self._look()

@@ -31,7 +31,7 @@ from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import StorageError, is_disk_full
 from iolaus.sweeps.study.backend import first_line
 
-__all__ = ["PATIENCE_S", "LiveStorage"]
+__all__ = ["PATIENCE_S", "LiveStorage", "OutdatedError"]
 
 # A database that is restarted or briefly locked comes back within this time; after it the sweep
 # stops.
@@ -40,16 +40,27 @@ PATIENCE_S = 180.0
 PATIENCE_WITH_DISK_S = 5.0
 
 
+class OutdatedError(Exception):
+    """Another driver has changed the study since it was looked at: look again, then decide."""
+
+
 class LiveStorage(BaseStorage):
     """Wraps a storage for one driver. Use `flush` before others read, and `close` at the end.
 
     refresh_s: how old what others have written may be to this process; 0 where other drivers share
-    the study.
+    the study. driver: the name of this driver in a study that several share, "" where it is alone.
+    With a name, trials that it creates or takes are its own from the first moment; what is written
+    to them is written only as long as they are, decided by the database; and a trial is created
+    only if `may_create` says so and the study has no trial that this process has not seen, else
+    OutdatedError is raised.
     """
 
-    def __init__(self, backend: BaseStorage, refresh_s: float = 0.0) -> None:
+    def __init__(self, backend: BaseStorage, refresh_s: float = 0.0, driver: str = "") -> None:
         self._backend = backend
         self._refresh_s = refresh_s
+        self.driver = driver
+        self.may_create = True
+        self._lost: queue.SimpleQueue[int] = queue.SimpleQueue()  # trials that others have now
         self._refreshed_s: dict[int, float] = {}  # study id -> when
         self._known_trials: dict[int, _Trials] = {}  # by study id
         self._place: dict[int, tuple[int, int]] = {}  # trial id -> study id, number
@@ -108,9 +119,18 @@ class LiveStorage(BaseStorage):
         """Write nothing that comes from now on before the event is set; memory has it at once."""
         self._put(_Wait(event))
 
-    def write_then(self, act: Callable[[], None]) -> None:
-        """Do something, in the writing thread, when all that came before is in the database."""
-        self._write(act)
+    def write_then(self, trial_id: int, act: Callable[[], None]) -> None:
+        """Do something, in the writing thread, when all that came before is in the database.
+
+        Not where the trial was lost to another driver.
+        """
+
+        def then() -> None:
+            owner = self._backend.get_trial(trial_id).user_attrs.get(compat.DRIVER_ATTR, "")
+            if owner == self.driver:
+                act()
+
+        self._write(then if self.driver else act)
 
     def close(self) -> None:
         """Write what is left, end the thread, and leave the database."""
@@ -120,9 +140,52 @@ class LiveStorage(BaseStorage):
             self._writer = None
         compat.disconnect(self._backend)
 
+    def give_back(self, trial_id: int, user_attrs: Mapping[str, Any]) -> bool:
+        """Let a running trial wait, with these attributes; the next that asks takes it.
+
+        Whose it is may not have changed since it was looked at: False if another took it, or it
+        is over. A trial of this process waits at once in memory.
+        """
+        trial = self._updatable(trial_id)
+        owner = trial.user_attrs.get(compat.DRIVER_ATTR, "")
+        if trial_id in self._mine:
+            attrs = {**trial.user_attrs, **user_attrs, compat.DRIVER_ATTR: ""}
+            self._changed(trial_id, state=TrialState.WAITING, user_attrs=attrs)
+            self._write(self._give_back, trial_id, owner, user_attrs)
+            return True
+        given: bool = self._now(compat.give_back, self._backend, trial_id, owner, user_attrs)
+        self._keep(self._place[trial_id][0], self._now(self._backend.get_trial, trial_id))
+        return given
+
+    def take_lost(self) -> list[FrozenTrial]:
+        """Trials of this process that others took over since the last call, as they are now.
+
+        What was written to them since is in memory no more, and never came into the database.
+        """
+        lost = set()
+        while not self._lost.empty():
+            lost.add(self._lost.get())
+        for trial_id in lost:
+            self._mine.discard(trial_id)
+            self._keep(self._place[trial_id][0], self._now(self._backend.get_trial, trial_id))
+        return [self.live_trial(trial_id) for trial_id in sorted(lost)]
+
+    def check_leases(self) -> None:
+        """Have the database asked whether the trials of this process are still its own."""
+        for trials in self._known_trials.values():
+            for trial in trials.of((TrialState.RUNNING,)):
+                if compat.trial_id(trial) in self._mine:
+                    self._write_trial(_nothing, compat.trial_id(trial))
+
+    def beat(self, study_id: int, key: str, value: Any) -> dict[str, Any]:
+        """Write a study's system attribute from any thread; returns all, as they are now."""
+        self._alone(self._backend.set_study_system_attr, study_id, key, value)
+        attrs: dict[str, Any] = self._alone(self._backend.get_study_system_attrs, study_id)
+        return attrs
+
     def __reduce__(self) -> tuple[Any, ...]:
         self.flush()
-        return LiveStorage, (self._backend, self._refresh_s)
+        return LiveStorage, (self._backend, self._refresh_s, self.driver)
 
     def _now(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """The database's answer, waited for. Raises StorageError if it gives none."""
@@ -140,6 +203,17 @@ class LiveStorage(BaseStorage):
 
     def _write(self, method: Callable[..., Any], *arguments: Any) -> None:
         self._put((method, arguments))
+
+    def _write_trial(self, method: Callable[..., Any], trial_id: int, *arguments: Any) -> None:
+        if self.driver:
+            self._write(self._write_own, method, trial_id, *arguments)
+        else:
+            self._write(method, trial_id, *arguments)
+
+    def _write_own(self, method: Callable[..., Any], trial_id: int, *arguments: Any) -> None:
+        write = functools.partial(method, trial_id, *arguments)
+        if not compat.if_owned(self._backend, trial_id, self.driver, write):
+            self._lost.put(trial_id)
 
     def _put(self, item: tuple[Callable[..., Any], tuple[Any, ...]] | _Wait) -> None:
         if self._writer is None:  # begun late: forking with threads is not safe
@@ -173,14 +247,20 @@ class LiveStorage(BaseStorage):
         self._keep(self._place[trial_id][0], trial)
         self._mine.add(trial_id)
 
+    def _take(self, trial_id: int) -> bool:
+        if self.driver:
+            return compat.take(self._backend, trial_id, self.driver)
+        return self._backend.set_trial_state_values(trial_id, TrialState.RUNNING)
+
     def _updatable(self, trial_id: int) -> FrozenTrial:
         trial = self.live_trial(trial_id)
         self.check_trial_is_updatable(trial_id, trial.state)
         return trial
 
-    def _give_back(self, trial_id: int) -> None:
+    def _give_back(self, trial_id: int, owner: str, user_attrs: Mapping[str, Any]) -> None:
         """From here on any process may have the trial: the database knows better than memory."""
-        self._backend.set_trial_state_values(trial_id, TrialState.WAITING)
+        if not compat.give_back(self._backend, trial_id, owner, user_attrs):
+            self._lost.put(trial_id)
         self._mine.discard(trial_id)
 
     def forget_reports(self, trial_id: int, from_step: int) -> None:
@@ -189,7 +269,8 @@ class LiveStorage(BaseStorage):
         kept = {step: value for step, value in before.items() if step < from_step}
         if len(kept) < len(before):
             self._changed(trial_id, intermediate_values=kept)
-            self._write(compat.forget_reports, self._backend, trial_id, from_step)
+            forget = functools.partial(compat.forget_reports, self._backend)
+            self._write_trial(forget, trial_id, from_step)
 
     def live_trial(self, trial_id: int) -> FrozenTrial:
         """A trial as it is now, for looking at: `get_trial` without its copy."""
@@ -253,7 +334,7 @@ class LiveStorage(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See optuna.storages.BaseStorage. The database gives the number."""
-        trial_id: int = self._now(self._backend.create_new_trial, study_id, template_trial)
+        trial_id = self._create(study_id, template_trial)
         trial = self._now(compat.created_trial, self._backend, study_id, trial_id)
         known = self._known_trials.get(study_id)
         if known is None or trial.number > len(known.by_number):  # others made some meanwhile
@@ -262,6 +343,22 @@ class LiveStorage(BaseStorage):
         if trial.state is TrialState.RUNNING:
             self._mine.add(trial_id)
         return trial_id
+
+    def _create(self, study_id: int, template: FrozenTrial | None) -> int:
+        if not self.driver:
+            return int(self._now(self._backend.create_new_trial, study_id, template))
+        if template is None:
+            if not self.may_create:  # the queued trial that was to be taken is another's now
+                raise OutdatedError
+            attrs = {compat.DRIVER_ATTR: self.driver}
+            template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attrs)
+        n_trials = len(self._known_trials.get(study_id, _Trials()).by_number)
+        made: int | None = self._now(
+            compat.create_trial_if, self._backend, study_id, template, n_trials
+        )
+        if made is None:
+            raise OutdatedError
+        return made
 
     def set_trial_param(
         self,
@@ -281,7 +378,7 @@ class LiveStorage(BaseStorage):
             params={**trial.params, param_name: value},
             distributions={**trial.distributions, param_name: distribution},
         )
-        self._write(
+        self._write_trial(
             self._backend.set_trial_param, trial_id, param_name, param_value_internal, distribution
         )
 
@@ -291,13 +388,11 @@ class LiveStorage(BaseStorage):
         """See optuna.storages.BaseStorage. Who takes a queued trial is decided by the database."""
         trial = self._updatable(trial_id)
         if state is TrialState.WAITING:
-            self._changed(trial_id, state=state)
-            self._write(self._give_back, trial_id)
-            return True
+            return self.give_back(trial_id, {})
         if state is TrialState.RUNNING:
             if trial_id in self._mine:  # given back a moment ago
                 self.flush()
-            taken: bool = self._now(self._backend.set_trial_state_values, trial_id, state, values)
+            taken: bool = self._now(self._take, trial_id)
             if taken:
                 self._mine.add(trial_id)
                 study_id = self._place[trial_id][0]
@@ -306,7 +401,7 @@ class LiveStorage(BaseStorage):
         finished = datetime.now() if state.is_finished() else trial.datetime_complete
         results = {} if values is None else {"values": list(values)}
         self._changed(trial_id, state=state, datetime_complete=finished, **results)
-        self._write(self._backend.set_trial_state_values, trial_id, state, values)
+        self._write_trial(self._backend.set_trial_state_values, trial_id, state, values)
         return True
 
     def set_trial_intermediate_value(
@@ -315,19 +410,21 @@ class LiveStorage(BaseStorage):
         """See optuna.storages.BaseStorage."""
         known = self._updatable(trial_id).intermediate_values
         self._changed(trial_id, intermediate_values={**known, step: intermediate_value})
-        self._write(self._backend.set_trial_intermediate_value, trial_id, step, intermediate_value)
+        self._write_trial(
+            self._backend.set_trial_intermediate_value, trial_id, step, intermediate_value
+        )
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See optuna.storages.BaseStorage."""
         self._changed(trial_id, user_attrs={**self._updatable(trial_id).user_attrs, key: value})
-        self._write(self._backend.set_trial_user_attr, trial_id, key, value)
+        self._write_trial(self._backend.set_trial_user_attr, trial_id, key, value)
 
     def set_trial_system_attr(
         self, trial_id: int, key: str, value: Mapping[str, Any] | Any
     ) -> None:
         """See optuna.storages.BaseStorage."""
         self._changed(trial_id, system_attrs={**self._updatable(trial_id).system_attrs, key: value})
-        self._write(self._backend.set_trial_system_attr, trial_id, key, value)
+        self._write_trial(self._backend.set_trial_system_attr, trial_id, key, value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See optuna.storages.BaseStorage."""
@@ -383,6 +480,10 @@ class _Trials:
         if any(state.is_finished() and state in states for state in TrialState):
             return [trial for trial in self.by_number if trial.state in states]
         return [trial for trial in self.unfinished() if trial.state in states]
+
+
+def _nothing(trial_id: int) -> None:
+    """Write nothing: only whose the trial is matters."""
 
 
 def _broken(error: Exception) -> StorageError:

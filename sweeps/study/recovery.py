@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
+from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.record import TrialRecord, failed, record_of
 
 __all__ = ["put_back", "retry_failed", "take_over"]
@@ -18,17 +19,18 @@ def _age_s(trial: FrozenTrial) -> float:
     return (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
 
 
-def put_back(study: optuna.Study, trial: FrozenTrial, why: str) -> None:
+def put_back(study: optuna.Study, trial: FrozenTrial, why: str) -> bool:
     """Let a trial that was cut off wait for the next driver, which goes on with it.
 
     It keeps its number, and what it has so far: parameters, reports, attributes. A driver that was
     killed may not have written all parameters; what is not known is sampled anew. why: it was cut
-    off.
+    off. Of several drivers that find it, one is told True: it belongs to its driver in the
+    transaction that puts it back, or nothing is done.
     """
-    interruptions = [*record_of(trial).interruptions, why]
-    for name, value in {"driver": "", "interruptions": interruptions}.items():
-        compat.set_user_attr(study, trial, name, value)
-    compat.storage_of(study).set_trial_state_values(compat.trial_id(trial), TrialState.WAITING)
+    storage = compat.storage_of(study)
+    assert isinstance(storage, LiveStorage)
+    attrs = {"interruptions": [*record_of(trial).interruptions, why]}
+    return storage.give_back(compat.trial_id(trial), attrs)
 
 
 def _run_again(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -72,6 +74,4 @@ def take_over(
 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     orphans = [trial for trial in running if is_orphan(trial)]
-    for trial in orphans:
-        put_back(study, trial, "its driver died")
-    return [trial.number for trial in orphans]
+    return [trial.number for trial in orphans if put_back(study, trial, "its driver died")]

@@ -25,7 +25,8 @@ from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.study._repeats import Field, Unit
 from iolaus.sweeps.study._settings_run import SettingsRun
 from iolaus.sweeps.study._watched import WatchedCurve
-from iolaus.sweeps.study.live_storage import LiveStorage
+from iolaus.sweeps.study.leases import Leases
+from iolaus.sweeps.study.live_storage import LiveStorage, OutdatedError
 from iolaus.sweeps.study.opening import judged_by
 from iolaus.sweeps.study.record import (
     Run,
@@ -35,7 +36,7 @@ from iolaus.sweeps.study.record import (
     record_of,
     why,
 )
-from iolaus.sweeps.study.recovery import put_back
+from iolaus.sweeps.study.recovery import put_back, take_over
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
@@ -48,6 +49,8 @@ ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
 # far): a chosen value, long enough for a rate that was too high to settle, short enough that two
 # interventions cost less than a third of a run.
 GRACE_SHARE = 0.15
+# A trial of a shared study that no driver has signed for this long is another tool's, which died.
+ORPHAN_AGE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +102,9 @@ class SweepStudy:
     """One driver's view of the study.
 
     study: made with `open_study`. metric: what trials report, which pruners judge by its own goal,
-    whatever the study's objectives are. driver: the name of this driver, None if no other can have
-    the study. not_comparable: sessions that ran with other settings or code, of which no result is
-    taken over.
+    whatever the study's objectives are. leases: of the drivers that share the study, None if no
+    other can have it. not_comparable: sessions that ran with other settings or code, of which no
+    result is taken over.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class SweepStudy:
         space: Space,
         plans: Plans,
         metric: Metric,
-        driver: str | None,
+        leases: Leases | None,
         not_comparable: frozenset[int] = frozenset(),
     ) -> None:
         self.study = study
@@ -120,7 +123,7 @@ class SweepStudy:
         self._space = space
         self._plans = plans
         self._queue = iter(plans.queue)
-        self._driver = driver
+        self.leases = leases
         self._trials: dict[int, optuna.Trial] = {}
         self._curves: dict[int, WatchedCurve] = {}
         self._said_back = False
@@ -159,15 +162,18 @@ class SweepStudy:
         A setting that has been run is not run again: it is told its known result, and the next one
         is asked for.
         """
-        self._storage.refresh(compat.study_id(self.study))
-        self._feed.learn(self._all_trials(), but=self._trials)  # what other drivers have reported
         while True:
-            if not self._settings.n_waiting() and not self._enqueue_repeat():
-                if self.n_missing == 0 or getattr(self.study, "exhausted", False):
-                    return None
-                self._enqueue_next()
+            self._storage.refresh(compat.study_id(self.study))
+            self._feed.learn(self._all_trials(), but=self._trials)  # what other drivers reported
             try:
+                if not self._settings.n_waiting() and not self._enqueue_repeat():
+                    if self.n_missing == 0 or getattr(self.study, "exhausted", False):
+                        return None
+                    self._enqueue_next()
+                self._storage.may_create = not self._settings.n_waiting()
                 trial = self._suggested()
+            except OutdatedError:  # another driver was quicker
+                continue
             except Exception as error:
                 self._fail_unbegun(error)
                 raise
@@ -175,7 +181,6 @@ class SweepStudy:
             if before is None:
                 return self._begun(trial)
             if before.state is TrialState.RUNNING:
-                self._sign(trial)
                 self._parked.setdefault(before.number, []).append(trial)
             else:
                 self._take_over_result(trial, before)
@@ -198,6 +203,38 @@ class SweepStudy:
         else:
             self.study.tell(trial, state=before.state)
         self._duplicates.append((trial.number, before.number))
+
+    def of_others(self) -> list[int]:
+        """The trials that other drivers run; each may come to this one, if its driver dies."""
+        if self.leases is None:
+            return []
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [t.number for t in running if record_of(t).driver != self.leases.driver]
+
+    def take_over(self) -> list[int]:
+        """Put back the trials of drivers that have died; returns their numbers."""
+        if self.leases is None:
+            return []
+        self._storage.refresh(compat.study_id(self.study))
+        self._storage.check_leases()
+        return take_over(self.study, self.leases.is_alive, ORPHAN_AGE_S)
+
+    def take_lost(self) -> list[int]:
+        """The trials that other drivers have taken over from this one since the last call.
+
+        This driver was silent for longer than the grace period. What it had not written of them
+        never will be.
+        """
+        lost = [trial.number for trial in self._storage.take_lost()]
+        for number in lost:
+            self._settings.reopen(number)
+            self._trials.pop(number, None)
+            self._own_plans.pop(number, None)
+            for waiting in self._parked.pop(number, []):
+                put_back(self.study, self._known(waiting), f"trial {number} was lost")
+        for parked in self._parked.values():
+            parked[:] = [trial for trial in parked if trial.number not in lost]
+        return lost
 
     def take_duplicates(self) -> list[tuple[int, int]]:
         """The trials that were not run since the last call.
@@ -234,12 +271,7 @@ class SweepStudy:
             # Not `tell`, which would ask the sampler.
             self._storage.set_trial_state_values(compat.trial_id(trial), TrialState.FAIL)
 
-    def _sign(self, trial: optuna.Trial) -> None:
-        if self._driver is not None:
-            _note(trial, TrialRecord(driver=self._driver))
-
     def _begun(self, trial: optuna.Trial) -> Proposal:
-        self._sign(trial)
         record = TrialRecord.from_attrs(trial.user_attrs)
         seed = record.seed
         if self._plans.n_repeats > 1 and seed is None:
@@ -398,6 +430,8 @@ class SweepStudy:
         database gets the result when this is set, so that no crash leaves a finished trial without
         its curve; memory, and so the sampler, at once. then: called, in a thread, when it has it.
         """
+        if number not in self._trials:  # lost to another driver
+            return
         trial, curve = self._trials.pop(number), self._curves[number]
         if after is not None:
             self._storage.write_after(after)
@@ -434,7 +468,7 @@ class SweepStudy:
                 trial.set_constraint(finding.name, finding.amount)
         self._finish(trial, outcome)
         if then is not None:
-            self._storage.write_then(then)
+            self._storage.write_then(compat.trial_id(trial), then)
         self._own_plans.pop(number, None)
         self._feed.learn(self._all_trials(), but=self._trials)
         for waiting in self._parked.pop(number, []):

@@ -56,6 +56,7 @@ STORY: list[s.Event] = [
     s.Died(0, "it was killed by SIGKILL"),
     s.Proposed(1, 3),
     s.TimedOut(3, "timed out after 3 s: trial_timeout is 2 s"),
+    s.Lost(3, "lost"),
     s.Ended(2, Outcome(Ending.COMPLETED, values=(0.123456,), returned="SECRET")),
 ]
 

@@ -22,6 +22,7 @@ from iolaus.sweeps.run.scheduler import (
     Interrupted,
     Judged,
     Kill,
+    Lost,
     Proposed,
     Release,
     Scheduler,
@@ -197,6 +198,22 @@ class World(RuleBasedStateMachine):
         ]
         assert all("timed out" in t.outcome.reason for t in tells)
 
+    @precondition(lambda self: self.running)
+    @rule(which=anything)
+    def trial_is_lost(self, which: int) -> None:
+        """Another driver has it: nothing is told of it; its worker is ended as if it hung."""
+        lost = sorted(self.running)[which % len(self.running)]
+        slot = self.running.pop(lost)
+        others = [t for t, where in self.running.items() if where == slot]
+        self.n_rerun += 1 + len(others)
+        kill, *actions = self.see(Lost(lost, "lost"))
+        assert kill == Kill(slot)
+        tells = [a for a in actions if isinstance(a, Tell)]
+        assert [(t.trial, t.outcome.ending) for t in tells] == [
+            (other, Ending.INTERRUPTED) for other in others
+        ]
+        self.recorded[lost] = Outcome(Ending.INTERRUPTED)  # by whoever has it
+
     @precondition(lambda self: self.n_interrupts < 3 and self.n_calm <= 0)
     @rule()
     def user_interrupts(self) -> None:
@@ -227,6 +244,7 @@ class World(RuleBasedStateMachine):
             assert self.see(Ended(trial, outcome)) == []
             assert self.see(Judged(trial, VERDICT)) == []
             assert self.see(TimedOut(trial, "timed out")) == []
+            assert self.see(Lost(trial, "lost")) == []
         assert repr(self.scheduler) == before
 
     @invariant()
@@ -343,4 +361,15 @@ def test_a_sweep_of_nothing_starts_nobody() -> None:
     """With no trial to run, no worker is started and the sweep is over."""
     scheduler = Scheduler(3, 0)
     assert scheduler.start() == []
+    assert scheduler.done
+
+
+def test_where_drivers_share_a_study_it_asks_until_it_is_exhausted() -> None:
+    """A driver that has nothing to run itself has one worker, which waits for what may come."""
+    scheduler = Scheduler(2, 0, may_get_more=True)
+    assert scheduler.start() == [Spawn(0)]
+    assert scheduler.handle(Freed(0)) == [Ask(0)]
+    assert scheduler.handle(Proposed(0, 7)) == [Start(0, 7)]
+    assert scheduler.handle(Ended(7, COMPLETED)) == [Tell(7, COMPLETED), Ask(0)]
+    assert scheduler.handle(Exhausted(0)) == [Release(0)]
     assert scheduler.done

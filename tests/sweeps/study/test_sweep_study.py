@@ -5,8 +5,6 @@ that were cut off.
 from __future__ import annotations
 
 import math
-import os
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,6 @@ from optuna.trial import TrialState
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.run._session import driver_is_alive, driver_name
 from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study._watched import N_VALUES_KEPT, WatchedCurve
@@ -168,7 +165,7 @@ def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[...
         opened = open_study(
             storage, "s", directions, sampler, pruner or optuna.pruners.NopPruner(), space
         )
-        return SweepStudy(opened, storage, space, Plans(n_trials, **plans), metric, driver_name())
+        return SweepStudy(opened, storage, space, Plans(n_trials, **plans), metric, None)
 
     return made
 
@@ -392,17 +389,6 @@ def test_unsigned_trials_are_taken_over_when_old_enough(
     unsigned = study.study.ask()
     assert take_over(study.study, lambda _: True, orphan_age_s=60) == []
     assert take_over(study.study, lambda _: True, orphan_age_s=0) == [unsigned.number]
-
-
-def test_adriver_is_alive_if_its_process_is() -> None:
-    """Another machine's driver may be alive, this machine's is if its process is there; we are not
-    our predecessor.
-    """
-    host = socket.gethostname()
-    assert driver_is_alive("elsewhere:1")
-    assert driver_is_alive(f"{host}:{os.getppid()}")
-    assert not driver_is_alive(f"{host}:{2**22 + 1}")
-    assert not driver_is_alive(driver_name())
 
 
 @pytest.mark.parametrize(
