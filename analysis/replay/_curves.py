@@ -55,10 +55,11 @@ def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
     Files have the columns trial, step, loss (or `metric`), optionally lr, task, budget (steps of a
     whole trial) and censored; other columns are ignored. lr is taken for the schedule that was
     announced; of a trial that reached its target (censored) as far as its rows go. A trial whose
-    rows end early otherwise counts as one that announced nothing: nobody knew that they would. In a sweep's folder the watched metric is taken,
-    negated where larger is better, and trials that were pruned are
-    censored: how they would have gone on is not known. Rates are those a trial had planned (its
-    `lr_plan`), none if it planned none or an intervention has changed the plan under way. Raises
+    rows end early otherwise counts as one that announced nothing: nobody knew that they would. In a
+    sweep's folder the watched metric is taken, negated where larger is better, and trials that were
+    pruned are censored: how they would have gone on is not known. Rates are those a trial had
+    planned (its `lr_plan`), none if it planned none or an intervention changed the plan under way.
+    Raises
     FileNotFoundError, and ValueError if columns or cells of task, trial or step are missing, for a
     file of another kind, and if no curve is left.
     """
