@@ -59,7 +59,9 @@ def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
     sweep's folder the watched metric is taken, negated where larger is better, and trials that were
     pruned are censored: how they would have gone on is not known. Rates are those a trial had
     planned (its `lr_plan`), none if it planned none or an intervention changed the plan under way.
+
     Raises
+    ------
     FileNotFoundError, and ValueError if columns or cells of task, trial or step are missing, for a
     file of another kind, and if no curve is left.
     """

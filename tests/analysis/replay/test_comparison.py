@@ -492,6 +492,8 @@ def test_the_command_prints_json_and_a_table(tmp_path):
             np.mean([t["compute"] for t in rule["tasks"].values()])
         )
     assert document["rank_agreement"].keys() == {"a", "b"}
+    assert document["baseline"]
+    assert all(p.keys() == {"stop", "continued", "compute", "kept"} for p in document["baseline"])
     assert not list(tmp_path.glob("*.png"))
     plain = command(
         "c.parquet", "--pruner", "none", "--seeds", 1, "--figure", "out/p.png", cwd=tmp_path

@@ -25,8 +25,8 @@ def at(step: int, level: float, best: float, best_step: int | None = None) -> Tr
     seed=st.integers(0, 999),
 )
 def test_a_standing_counts_what_dictionaries_count(lengths, outcomes, seed):
-    """Peers here, ahead and stopped before, the goal, the winners' loss, how the order held and what
-    those that stood near went on to reach are those of a plain recount.
+    """Peers here, ahead and stopped before, the goal, the winners' loss, how the order held and
+    what those that stood near went on to reach are those of a plain recount.
     """
     rng = np.random.default_rng(seed)
     peers, shown = Peers(), {}
