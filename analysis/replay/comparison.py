@@ -377,7 +377,8 @@ def draw_pareto(
             color="C1" if ours else "C0",
             markersize=7 if ours else 5,
         )
-        offset, side = ((-6, 5), "right") if ours else ((6, 5 if i % 2 else -11), "left")
+        height = 7 if i % 2 else -13
+        offset, side = ((-6, height), "right") if ours else ((6, height), "left")
         axes.annotate(
             rule, (compute, kept), offset, textcoords="offset points", ha=side, fontsize=8
         )
