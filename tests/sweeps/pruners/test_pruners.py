@@ -738,6 +738,24 @@ def test_a_plateau_is_no_stall_until_the_latest_departure_has_passed(step, ends)
     assert (verdict is not None) == ends
 
 
+@pytest.mark.parametrize("broke_through", [False, True])
+def test_a_breakthrough_of_trials_that_still_run_protects_the_plateau(broke_through):
+    """Trials further on that have not finished show what comes, too: where they broke through from
+    here to the goal, one that is here goes on; where they did not, it ends.
+    """
+    pruner = StalledLoss()
+    for i in range(8):
+        for s, loss in enumerate(plateau(2, 1.3)):
+            pruner.learn(i, s, loss + 0.001 * ((7 * s + i) % 5), Plan(N))
+        pruner.finished(i, PeerOutcome.COMPLETE)
+    for i in range(8, 14):
+        for s, loss in enumerate(plateau(20 if broke_through else N, 1.0)[:30]):
+            pruner.learn(i, s, loss + 0.001 * ((7 * s + i) % 5), Plan(N))
+    for s in range(15):
+        pruner.learn(14, s, 2.8 + 0.001 * (7 * s % 5), Plan(N))
+    assert (pruner.observe(14, 15, 2.8, Plan(N)) is None) == broke_through
+
+
 def test_a_verdict_never_denies_what_peers_have_shown():
     """Of every verdict on plateaus and slopes: what peers near it gained is less than it needs."""
     curves = [plateau(3 + 3 * (i % 12), 1.0 + 0.1 * (i % 7)) for i in range(24)] + sweep(20)
