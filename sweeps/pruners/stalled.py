@@ -130,7 +130,7 @@ class StallRule:
         if prospect.reach <= goal:
             return None
         rank = peers.goal_rank(trial, BEST_PER_CUBE_ROOT * caution)
-        behind = _Behind(n_steps, reach, rank, here, prospect, now.level)
+        behind = _Behind(n_steps, reach, rank, here, prospect)
         return _out_of_reach(signals(steps, losses), steps, losses, behind, sign)
 
     def _alone(self, steps: Array, losses: Array, plan: Plan, sign: float) -> Verdict | None:
@@ -295,7 +295,7 @@ def rate_changes(plan: Plan, step: int) -> bool:
 class _Behind:
     """Why a trial is not expected at the goal, the loss of the rank-th best.
 
-    reach: what its own course gives by n_steps. prospect: what peers made of standing at `level`.
+    reach: what its own course gives by n_steps. prospect: what peers made of standing here.
     """
 
     n_steps: int
@@ -303,7 +303,6 @@ class _Behind:
     rank: int
     here: Standing
     prospect: Prospect
-    level: float
 
 
 def _course(s: Signals, steps: Array, losses: Array, sign: float) -> dict[str, float]:
@@ -338,23 +337,17 @@ def _out_of_reach(s: Signals, steps: Array, losses: Array, behind: _Behind, sign
     }
     if math.isfinite(here.winners_here):
         numbers["winners_here"] = sign * here.winners_here
-    prospect, needed = behind.prospect, behind.level - here.goal
-    numbers |= {"n_near": float(prospect.n), "needed": needed}
-    if prospect.n:
-        numbers["gain_after"] = behind.level - prospect.reach
+    numbers["n_near"] = float(behind.prospect.n)
+    if behind.prospect.n:
+        numbers["reach_as_peers"] = sign * behind.prospect.reach
     reach, goal = distinct(sign * behind.reach, sign * here.goal)
     behind_goal = (
         f"on course for {reach} by step {behind.n_steps:,}, the {_place(behind.rank)} has {goal}"
     )
     peers = f"{here.n_better:,} of {here.n_peers:,} peers ahead"
-    if prospect.n:
-        need, gain = distinct(needed, numbers["gain_after"])
-        near = (
-            f"the {prospect.n} that stood nearest here"
-            if prospect.n > 1
-            else "the one nearest here"
-        )
-        peers += f"; {need} needed, {near} gained {gain} at most"
+    if n_near := behind.prospect.n:
+        like, _ = distinct(numbers["reach_as_peers"], sign * here.goal)
+        peers += f"; {like} if it goes on like the best of the {n_near} nearest that went further"
     else:
         peers += "; none has gone further to show what comes"
     if s.stalled_since is None:

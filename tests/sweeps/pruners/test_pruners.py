@@ -723,7 +723,7 @@ def plateau(leaves_at: int, floor: float) -> list[float]:
 @pytest.mark.parametrize(("step", "ends"), [(15, False), (30, True)])
 def test_a_plateau_is_no_stall_until_the_latest_departure_has_passed(step, ends):
     """Whoever is where those that broke through once stood goes on; long after the last of them has
-    left the plateau, one still on it ends, and the verdict names what was needed and gained.
+    left the plateau, one still on it ends, and the verdict says so.
     """
     pruner = StalledLoss()
     curves = [plateau(4 + i, 1.3 - 0.02 * i) for i in range(16)]
@@ -757,14 +757,14 @@ def test_a_breakthrough_of_trials_that_still_run_protects_the_plateau(broke_thro
 
 
 def test_a_verdict_never_denies_what_peers_have_shown():
-    """Of every verdict on plateaus and slopes: what peers near it gained is less than it needs."""
+    """Of every verdict on plateaus and slopes: what peers near it show is short of the goal."""
     curves = [plateau(3 + 3 * (i % 12), 1.0 + 0.1 * (i % 7)) for i in range(24)] + sweep(20)
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(44), N)).tolist()
     found = by_hand(curves, order, StalledLoss(), Plan(N))
     assert found
     for _, verdict in found:
-        if "needed" in verdict.numbers:
-            assert verdict.numbers.get("gain_after", 0.0) < verdict.numbers["needed"]
+        if "reach_as_peers" in verdict.numbers:
+            assert verdict.numbers["reach_as_peers"] > verdict.numbers["goal"]
 
 
 @settings(max_examples=60, deadline=None)
