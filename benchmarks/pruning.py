@@ -1,6 +1,7 @@
 """All pruners on real curves, in one simulator.
 
-python benchmarks/pruning.py CURVES.parquet [--small] [--tune]. Prints the tables of README.md.
+python benchmarks/pruning.py CURVES.parquet [--small] [--tune] [--figure FILE]. Prints the tables
+of README.md, and the front of the trivial baseline. --figure: all of it as points and a line.
 --small: sweeps of 40 trials drawn from each task. --tune: which caution a user would have chosen
 without the problem that is measured (DeepOBS), and what it did there.
 """
@@ -14,9 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from iolaus.analysis.replay._curves import Curve, read
-from iolaus.analysis.replay.comparison import replay, score, simulate, summary, table, truth
+from iolaus.analysis.replay.baseline import baseline_front
+from iolaus.analysis.replay.comparison import (
+    BASELINE,
+    draw_pareto,
+    replay,
+    score,
+    simulate,
+    summary,
+    table,
+    truth,
+)
 from iolaus.analysis.replay.rules import RULES, Stalled
 
 CAUTIONS = (0.75, 1.0, 1.25, 1.5, 2.0)
@@ -71,6 +84,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     tasks: Mapping[str, Sequence[Curve]] = read(args.curves)
     if args.tune:
@@ -83,7 +97,18 @@ def main() -> None:
         return
     if args.small:
         tasks = small_sweeps(tasks, 40, 4)
-    print(table(summary(replay(tasks, args.pruner, 8, args.seeds))))
+    found, front = summary(replay(tasks, args.pruner, 8, args.seeds)), baseline_front(tasks)
+    print(table(found))
+    print(f"\n{BASELINE}: stop, continued, compute, kept")
+    for p in front:
+        print(f"{p.stop:.2f} {p.continued:.2f} {p.compute:.3f} {p.kept:.3f}")
+    if args.figure:
+        picture = Figure(figsize=(7, 5), layout="constrained")
+        FigureCanvasAgg(picture)
+        axes = picture.subplots()
+        draw_pareto(axes, found, [(p.compute, p.kept) for p in front])
+        axes.set_title(args.curves.stem + (", sweeps of 40" if args.small else ""))
+        picture.savefig(args.figure, dpi=100)
 
 
 if __name__ == "__main__":

@@ -54,11 +54,14 @@ def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
 
     Files have the columns trial, step, loss (or `metric`), optionally lr, task, budget (steps of a
     whole trial) and censored; other columns are ignored. lr is taken for the schedule that was
-    announced, but not for a trial whose rows end before its budget: nobody knew that they would, so
-    it counts as one that announced nothing. In a sweep's folder the watched metric is taken,
-    negated where larger is better, and trials that were pruned are
-    censored: how they would have gone on is not known. Rates are those a trial had planned (its
-    `lr_plan`), none if it planned none or an intervention has changed the plan under way. Raises
+    announced; of a trial that reached its target (censored) as far as its rows go. A trial whose
+    rows end early otherwise counts as one that announced nothing: nobody knew that they would. In a
+    sweep's folder the watched metric is taken, negated where larger is better, and trials that were
+    pruned are censored: how they would have gone on is not known. Rates are those a trial had
+    planned (its `lr_plan`), none if it planned none or an intervention changed the plan under way.
+
+    Raises
+    ------
     FileNotFoundError, and ValueError if columns or cells of task, trial or step are missing, for a
     file of another kind, and if no curve is left.
     """
@@ -111,14 +114,15 @@ def _curve(own: pd.DataFrame, longest: int) -> Curve:
     else:  # that a curve will end early, by divergence or at a target, nobody knows while it runs
         ends_early = censored or n_finite(losses) < len(losses)
         n_steps = longest if ends_early else int(steps[-1]) + 1
-    lr = own[ANNOUNCED].iloc[0] if ANNOUNCED in own else _schedule(own, n_steps)
+    lr = own[ANNOUNCED].iloc[0] if ANNOUNCED in own else _schedule(own, n_steps, censored)
     return Curve(steps, losses, Plan(n_steps, lr), censored)
 
 
-def _schedule(own: pd.DataFrame, n_steps: int) -> tuple[tuple[int, float], ...]:
-    """The rates in a file's rows; empty if they end more than a report before the trial does."""
+def _schedule(own: pd.DataFrame, n_steps: int, censored: bool) -> tuple[tuple[int, float], ...]:
+    """The rates in a file's rows; empty if they end early though no target was reached."""
     steps = own["step"].to_numpy()
-    if "lr" not in own or steps[-1] + (steps[-1] - steps[-2:][0]) < n_steps - 1:
+    whole = steps[-1] + (steps[-1] - steps[-2:][0]) >= n_steps - 1
+    if "lr" not in own or not (whole or censored):
         return ()
     known = own[own["lr"].notna()]
     return tuple(zip(known["step"].astype(int), known["lr"].astype(float), strict=True))

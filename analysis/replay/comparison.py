@@ -1,4 +1,4 @@
-"""What would each pruner have done on curves known to their end? `iolaus replay CURVES`.
+"""What each pruner would have done on curves known to their end.
 
 Trials of a task start in random order on W workers, each at a speed of its own; a rule sees only
 what had been reported by then. The truth of a trial is the lowest finite loss of its whole curve.
@@ -7,31 +7,26 @@ what had been reported by then. The truth of a trial is the lowest finite loss o
 from __future__ import annotations
 
 import heapq
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr, t
 
-from iolaus.analysis.replay._curves import Curve, read
-from iolaus.analysis.replay._forecast import judge
+from iolaus.analysis.replay._curves import Curve
 from iolaus.analysis.replay.rules import RULES, Move, Rule, SweepInfo
 from iolaus.sweeps.signals import Array, signals
 
 __all__ = [
+    "BASELINE",
     "Run",
     "Score",
     "Truth",
     "draw_pareto",
-    "main",
     "rank_agreement",
     "replay",
     "score",
@@ -79,6 +74,7 @@ class Score:
     recall: float
 
 
+BASELINE = "stop all at one step, continue the best"
 MEASURES = tuple(Score.__dataclass_fields__)
 
 
@@ -351,11 +347,19 @@ def _shown(value: float) -> str:
     return f"{value:.3f}" if value < 1e6 else f"{value:.3g}"
 
 
-def draw_pareto(axes: Axes, found: Sequence[Mapping[str, object]]) -> None:
+def draw_pareto(
+    axes: Axes,
+    found: Sequence[Mapping[str, object]],
+    baseline: Sequence[tuple[float, float]] = (),
+) -> None:
     """Compute against the share of the true top that ran to its end, a point per rule.
 
-    The line joins the points of the Pareto front.
+    The line joins the points of the Pareto front, the dashed one those of the baseline (compute,
+    kept).
     """
+    if baseline:
+        axes.plot(*zip(*baseline, strict=True), "--", color="C2", linewidth=1.2, label=BASELINE)
+        axes.legend(loc="lower right", fontsize=8)
     points = sorted(
         (float(str(r["compute"])), float(str(r["kept"])), str(r["rule"])) for r in found
     )
@@ -373,7 +377,8 @@ def draw_pareto(axes: Axes, found: Sequence[Mapping[str, object]]) -> None:
             color="C1" if ours else "C0",
             markersize=7 if ours else 5,
         )
-        offset, side = ((-6, 5), "right") if ours else ((6, 5 if i % 2 else -11), "left")
+        height = 7 if i % 2 else -13
+        offset, side = ((-6, height), "right") if ours else ((6, height), "left")
         axes.annotate(
             rule, (compute, kept), offset, textcoords="offset points", ha=side, fontsize=8
         )
@@ -384,47 +389,3 @@ def draw_pareto(axes: Axes, found: Sequence[Mapping[str, object]]) -> None:
     )
     axes.set_ylim(min(k for _, k, _ in points) - 0.08, 1.05)
     axes.grid(alpha=0.3)
-
-
-def main(
-    path: Path,
-    rules: Sequence[str],
-    n_workers: int,
-    n_seeds: int,
-    as_json: bool,
-    agreement: bool,
-    forecast: bool,
-    figure: Path | None,
-    tell: Callable[[str], None],
-) -> Iterator[str]:
-    """The command: what to print, piece by piece; draws the figure if a path for it is given."""
-    tasks = read(path)
-    found = summary(replay(tasks, rules, n_workers, n_seeds, tell))
-    ranks = rank_agreement(tasks) if agreement else None
-    judged = judge(tasks, 0.25, n_workers, n_seeds) if forecast else None
-    if figure is not None:
-        picture = Figure(figsize=(7, 5), layout="constrained")
-        FigureCanvasAgg(picture)
-        draw_pareto(picture.subplots(), found)
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        picture.savefig(figure, dpi=150)
-    if as_json:
-        document: dict[str, object] = {"rules": found}
-        if ranks is not None:
-            document["rank_agreement"] = json.loads(ranks.to_json(orient="index"))
-        if judged is not None:
-            document["forecast"] = asdict(judged)
-        yield json.dumps(document)
-        return
-    n_trials = sum(map(len, tasks.values()))
-    yield (
-        f"{n_trials} trials in {len(tasks)} tasks, {n_workers} workers, {n_seeds} seeds; "
-        "± 95 % over seeds"
-    )
-    yield table(found)
-    if ranks is not None:
-        yield "\nrank correlation with the end (Spearman)\n" + ranks.to_string(float_format="%.2f")
-    if judged is not None:
-        yield f"\n{judged}"
-    if figure is not None:
-        yield f"\n{figure}"

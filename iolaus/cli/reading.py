@@ -396,12 +396,12 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """What each pruner would have done, on finished curves."""
-    from iolaus.analysis.replay import comparison
+    from iolaus.analysis.replay import command
     from iolaus.analysis.replay.rules import RULES
 
     if figure is None and not as_json:
         figure = curves / "report" / "replay.png" if curves.is_dir() else Path("replay.png")
-    for text in comparison.main(
+    for text in command.main(
         curves,
         [*(pruner or []), *(more or [])] or list(RULES),
         n_workers=workers,

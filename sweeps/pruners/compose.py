@@ -11,7 +11,13 @@ import numpy as np
 from optuna.pruners import BasePruner
 
 from iolaus.sweeps import optuna_compat as compat
-from iolaus.sweeps.pruners.curve_pruner import ByStudy, CurvePruner, StudyView, curve_pruner
+from iolaus.sweeps.pruners.curve_pruner import (
+    NO_PLAN,
+    ByStudy,
+    CurvePruner,
+    StudyView,
+    curve_pruner,
+)
 from iolaus.sweeps.pruners.peers import PeerOutcome
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Plan, Verdict
@@ -31,10 +37,10 @@ class _Combination(CurvePruner):
         for pruner in self._pruners:
             pruner.start(view)
 
-    def learn(self, trial: int, step: int, loss: float) -> None:
+    def learn(self, trial: int, step: int, loss: float, plan: Plan = NO_PLAN) -> None:
         """See CurvePruner."""
         for pruner in self._pruners:
-            pruner.learn(trial, step, loss)
+            pruner.learn(trial, step, loss, plan)
 
     def finished(self, trial: int, outcome: PeerOutcome) -> None:
         """See CurvePruner."""
@@ -122,7 +128,7 @@ class WarmUp(_Combination):
         (pruner,) = self._pruners
         if step >= self._n_steps or has_diverged(loss):
             return pruner.observe(trial, step, loss, plan)
-        pruner.learn(trial, step, loss)
+        pruner.learn(trial, step, loss, plan)
         return None
 
 
@@ -158,10 +164,10 @@ class Interval(_Combination):
         super().finished(trial, outcome)
         self._last.pop(trial, None)
 
-    def learn(self, trial: int, step: int, loss: float) -> None:
+    def learn(self, trial: int, step: int, loss: float, plan: Plan = NO_PLAN) -> None:
         """See CurvePruner."""
         self._before(trial, step)
-        super().learn(trial, step, loss)
+        super().learn(trial, step, loss, plan)
 
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """The pruner's verdict at the first report of an interval."""
@@ -170,7 +176,7 @@ class Interval(_Combination):
         (pruner,) = self._pruners
         if first or has_diverged(loss):
             return pruner.observe(trial, step, loss, plan)
-        pruner.learn(trial, step, loss)
+        pruner.learn(trial, step, loss, plan)
         return None
 
     def _before(self, trial: int, step: int) -> int:
@@ -217,7 +223,7 @@ class Holdout(_Combination):
         """The pruner's verdict, or None for a trial that is held out, which is marked."""
         (pruner,) = self._pruners
         if trial in self._marked and not has_diverged(loss):
-            pruner.learn(trial, step, loss)
+            pruner.learn(trial, step, loss, plan)
             return None
         verdict = pruner.observe(trial, step, loss, plan)
         if verdict is None or has_diverged(loss):

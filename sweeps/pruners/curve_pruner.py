@@ -22,8 +22,9 @@ from iolaus.sweeps.pruners.peers import PeerOutcome
 from iolaus.sweeps.pruners.verdicts import VerdictPruner, plan_of, verdict_of
 from iolaus.sweeps.types import Plan, Verdict
 
-__all__ = ["ByStudy", "CurvePruner", "StudyFeed", "StudyView", "curve_pruner", "sign_of"]
+__all__ = ["NO_PLAN", "ByStudy", "CurvePruner", "StudyFeed", "StudyView", "curve_pruner", "sign_of"]
 
+NO_PLAN = Plan()
 OUTCOMES = {
     TrialState.COMPLETE: PeerOutcome.COMPLETE,
     TrialState.PRUNED: PeerOutcome.STOPPED,
@@ -61,7 +62,7 @@ class CurvePruner(VerdictPruner):
         The step of the last loss may come again: it is a question, not another loss.
         """
 
-    def learn(self, trial: int, step: int, loss: float) -> None:
+    def learn(self, trial: int, step: int, loss: float, plan: Plan = NO_PLAN) -> None:
         """Take a trial's next loss that nobody asks about: a past one, or between two questions."""
 
     def finished(self, trial: int, outcome: PeerOutcome) -> None:
@@ -133,7 +134,7 @@ class StudyFeed:
             trial = trials[number]
             if len(trial.intermediate_values) != self._n_seen.get(number, 0):
                 for step, loss in self._new_losses(trial):
-                    self._pruner.learn(number, step, loss)
+                    self._pruner.learn(number, step, loss, plan_of(trial))
             if trial.state.is_finished():
                 self._unfinished.discard(number)
                 self._n_seen.pop(number, None)
@@ -151,7 +152,7 @@ class StudyFeed:
         if self._last_step.pop(trial.number, None) is not None:
             self._pruner.finished(trial.number, PeerOutcome.LOST)
         for step, loss in self._new_losses(trial):
-            self._pruner.learn(trial.number, step, loss)
+            self._pruner.learn(trial.number, step, loss, plan_of(trial))
 
     def verdict(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
         """The verdict on a trial's last report."""
@@ -164,7 +165,7 @@ class StudyFeed:
                 self.start(StudyView(study, self._trial, sign_of(study)))
             self.learn(study.get_trials(deepcopy=False), but=(trial.number,))
             for step, loss in self._new_losses(trial)[:-1]:
-                self._pruner.learn(trial.number, step, loss)
+                self._pruner.learn(trial.number, step, loss, plan_of(trial))
             loss = sign_of(study) * trial.intermediate_values[last]
             return self._pruner.observe(trial.number, last, loss, plan_of(trial))
 

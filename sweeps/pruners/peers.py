@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 
 from iolaus.sweeps.signals import Trend
 
-__all__ = ["N_COLUMNS", "PeerOutcome", "Peers", "Standing"]
+__all__ = ["N_COLUMNS", "PeerOutcome", "Peers", "Prospect", "Standing"]
 
 N_COLUMNS = 512
+# A trial is compared with others at this fraction of its position: it may come as much later to
+# what they did.
+LAG = 1.25
+# How much further than a trial one that has not finished must be to show what comes.
+FURTHER = 1.5
+MIN_NEAREST = 5
 
 
 class PeerOutcome(IntEnum):
@@ -37,9 +43,9 @@ class Standing:
     loss here.
     goal: the loss it would have to reach, see `Peers.goal`. best_of_all: the lowest loss any trial
     has shown.
-    n_complete: finished trials. winners_here: the loss at this step which all but the worst tenth
-    of the finished trials at or below `goal` had undercut; -inf if none that has finished reported
-    here.
+    n_complete: finished trials. winners_here: the loss at 1 / LAG of this step which all but the
+    worst tenth of the finished trials at or below `goal` had undercut; -inf if none that has
+    finished reported here.
     """
 
     n_peers: int
@@ -50,13 +56,25 @@ class Standing:
     winners_here: float
 
 
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What `n` trials that went further and stood near make possible: a loss of `reach` at best.
+
+    With n = 0 nothing is known, and reach is the trial's loss now.
+    """
+
+    n: int
+    reach: float
+
+
 class Peers:
     """A table [column of steps, trial] that grows with the sweep.
 
     A report costs O(1); a standing looks at one column, a few arrays of one number a trial. Columns
     are one step wide at first. When a step lies beyond the last column, neighbours are merged and
     all become twice as wide. A trial's loss fills the columns up to its next report, so peers may
-    report at different steps.
+    report at different steps. Trials are compared at equal shares of their runs: the steps of one
+    that plans another length than the first are scaled to that of the first.
     """
 
     def __init__(self) -> None:
@@ -64,9 +82,11 @@ class Peers:
         self._rows: dict[int, int] = {}
         self._levels: NDArray[np.float64] = np.full((N_COLUMNS, 16), np.nan)
         self._best: NDArray[np.float64] = np.full(16, np.inf)
+        self._best_step: NDArray[np.int64] = np.full(16, -1)
         self._step: NDArray[np.int64] = np.full(16, -1)
         self._outcome: NDArray[np.int8] = np.zeros(16, np.int8)
         self._n_complete = 0
+        self._n_steps: int | None = None  # of the first trial that planned its length
         self._bound = math.inf  # enough trials have shown this or less to find the goal among them
 
     def __len__(self) -> int:
@@ -78,21 +98,22 @@ class Peers:
         """How many trials have finished."""
         return self._n_complete
 
-    def last_step(self, trial: int) -> int:
-        """The step of a trial's last report, -1 before its first."""
-        return int(self._step[self._rows[trial]]) if trial in self._rows else -1
+    def report(self, trial: int, trend: Trend, n_steps: int | None = None) -> None:
+        """Take where a trial's curve is now; reports of a trial come in rising steps.
 
-    def report(self, trial: int, trend: Trend) -> None:
-        """Take where a trial's curve is now; reports of a trial come in rising steps."""
+        n_steps: the length it plans, None if unknown; its steps then count as they are.
+        """
         row = self._row(trial)
-        while trend.step >= N_COLUMNS * self._width_steps:
+        self._n_steps = self._n_steps or n_steps
+        step, best_step = (self._scaled(s, n_steps) for s in (trend.step, trend.best_step))
+        while step >= N_COLUMNS * self._width_steps:
             self._widen()
-        column, last = trend.step // self._width_steps, int(self._step[row]) // self._width_steps
-        if last >= 0:
+        column, last = step // self._width_steps, int(self._step[row]) // self._width_steps
+        if self._step[row] >= 0:
             self._levels[last + 1 : column, row] = self._levels[last, row]
         self._levels[column, row] = trend.level
-        self._step[row] = trend.step
-        self._best[row] = trend.best
+        self._step[row] = step
+        self._best[row], self._best_step[row] = trend.best, best_step
 
     def end(self, trial: int, outcome: PeerOutcome) -> None:
         """Take what became of a trial; one that never reported may end too."""
@@ -133,18 +154,21 @@ class Peers:
         )
         return bool(self._best[row] <= self._best[:n].min(where=rivals, initial=math.inf))
 
-    def standing(self, trial: int, step: int, goal: float) -> Standing:
+    def standing(self, trial: int, goal: float) -> Standing:
         """The standing of a trial at the step of its last report. KeyError if it is unknown."""
-        row, n, column = self._rows[trial], len(self._rows), step // self._width_steps
-        best, outcome, here = self._best[:n], self._outcome[:n], self._levels[column, :n]
+        row, n = self._rows[trial], len(self._rows)
+        at = int(self._step[row])
+        best, outcome = self._best[:n], self._outcome[:n]
+        here = self._levels[at // self._width_steps, :n]
+        before = self._levels[int(at / LAG) // self._width_steps, :n]
         was_here = ~np.isnan(here)
-        complete = (outcome == PeerOutcome.COMPLETE) & was_here
+        complete = (outcome == PeerOutcome.COMPLETE) & was_here & ~np.isnan(before)
         winners_here = -math.inf
         winners = np.flatnonzero(complete & (best <= goal))
         if len(winners):
-            winners_here = _quantile(here[winners], 0.9)
+            winners_here = _quantile(before[winners], 0.9)
         elif complete.any():
-            winners_here = float(here[int(np.where(complete, best, math.inf).argmin())])
+            winners_here = float(before[int(np.where(complete, best, math.inf).argmin())])
         gone = (outcome == PeerOutcome.STOPPED) & ~was_here
         return Standing(
             n_peers=int(np.count_nonzero(was_here)) - 1 + int(np.count_nonzero(gone)),
@@ -155,22 +179,57 @@ class Peers:
             winners_here=winners_here,
         )
 
-    def gain_after(self, trial: int, step: int) -> float:
-        """By how much finished peers like this trial improved from this step on, at most.
+    def prospect(self, trial: int) -> Prospect:
+        """What those that went further made of standing where this trial stands now.
 
-        Those like it are the quarter that stood nearest to it; NaN if none has reported here. Costs
-        O(finished trials * columns): for the words of a verdict, not for every report.
+        Those are the finished ones and any whose last report is FURTHER times as far. The quarter
+        of them, five at least, whose loss at 1 / LAG of this position is nearest to the trial's
+        loss now are asked. One that was worse shows that its own best can be reached, one that was
+        better shows what it gained. Costs a sort of one column, so it is asked last.
         """
-        n, column = len(self._rows), step // self._width_steps
-        here = self._levels[column, :n]
-        complete = np.flatnonzero((self._outcome[:n] == PeerOutcome.COMPLETE) & ~np.isnan(here))
-        if not len(complete):
-            return math.nan
-        distance = np.abs(here[complete] - here[self._rows[trial]])
-        nearest = complete[distance.argsort()[: -(-len(complete) // 4)]]
-        end = int(self._step[nearest].max()) // self._width_steps + 1
-        later = self._levels[column:end, nearest]
-        return float((here[nearest] - np.nanmin(later, axis=0)).max())
+        row, n = self._rows[trial], len(self._rows)
+        at = int(self._step[row])
+        before = int(at / LAG)
+        then, level = self._levels[before // self._width_steps, :n], self._level(row)
+        went_on = (self._outcome[:n] == PeerOutcome.COMPLETE) | (self._step[:n] >= FURTHER * at)
+        further = np.flatnonzero(went_on & ~np.isnan(then))
+        further = further[further != row]
+        if not len(further):
+            return Prospect(0, level)
+        n_nearest = max(MIN_NEAREST, -(-len(further) // 4))
+        nearest = further[np.abs(then[further] - level).argsort(kind="stable")[:n_nearest]]
+        later = nearest[self._best_step[nearest] > before]
+        reach = self._best[later] + np.maximum(0.0, level - then[later])
+        return Prospect(len(nearest), float(reach.min(initial=level)))
+
+    def order_held(self, trial: int) -> float:
+        """Lower end of the rank correlation of the trials between half this position and here.
+
+        One standard error (Fisher's z) below Spearman's correlation over all that have been at
+        both; -1 for fewer than five or where all are equal. High, it says that standing early has
+        meant something in this sweep.
+        """
+        row, n = self._rows[trial], len(self._rows)
+        at = int(self._step[row])
+        half = self._levels[at // 2 // self._width_steps, :n]
+        here = self._levels[at // self._width_steps, :n]
+        both = ~np.isnan(half) & ~np.isnan(here)
+        count = int(np.count_nonzero(both))
+        if count < MIN_NEAREST:
+            return -1.0
+        a, b = half[both].argsort().argsort(), here[both].argsort().argsort()
+        if np.ptp(half[both]) == 0 or np.ptp(here[both]) == 0:
+            return -1.0
+        rho = float(np.corrcoef(a, b)[0, 1])
+        return math.tanh(math.atanh(min(max(rho, -0.9999), 0.9999)) - 1 / math.sqrt(count - 3))
+
+    def _level(self, row: int) -> float:
+        return float(self._levels[int(self._step[row]) // self._width_steps, row])
+
+    def _scaled(self, step: int, n_steps: int | None) -> int:
+        if n_steps is None or self._n_steps is None:
+            return step
+        return step * self._n_steps // n_steps
 
     def _row(self, trial: int) -> int:
         if trial in self._rows:
@@ -181,6 +240,7 @@ class Peers:
                 [self._levels, np.full_like(self._levels, np.nan)], axis=1
             )
             self._best = np.concatenate([self._best, np.full_like(self._best, np.inf)])
+            self._best_step = np.concatenate([self._best_step, np.full_like(self._best_step, -1)])
             self._step = np.concatenate([self._step, np.full_like(self._step, -1)])
             self._outcome = np.concatenate([self._outcome, np.zeros_like(self._outcome)])
         return row

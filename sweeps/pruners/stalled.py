@@ -7,14 +7,13 @@ docs/pruning.md. `StallRule` is the rule; `StalledLoss` keeps the curves it is a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyView
-from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Standing
+from iolaus.sweeps.pruners.curve_pruner import NO_PLAN, CurvePruner, StudyView
+from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Prospect, Standing
 from iolaus.sweeps.pruners.verdicts import distinct
 from iolaus.sweeps.signals import (
     N_TAIL,
@@ -42,9 +41,11 @@ WINNER_ERRORS = 5.0
 # The best share that is safe at the end of the run; at the share u of the run it is this / u.
 SAFE_SHARE = 0.01
 SAFE_SHARE_MOST = 0.5
-# Added to caution's factor of 1 while no trial has finished, half of it after FIRST_COMPLETE have.
-FIRST_CAUTION = 0.5
-FIRST_COMPLETE = 4
+# Until so many trials have finished, none ends for how it stands before WAIT_SHARE of its run,
+# unless the order of the sweep has held to ORDER_HELD since half of the steps so far.
+MANY_COMPLETE = 8
+WAIT_SHARE = 0.4
+ORDER_HELD = 0.9
 MIN_REPORTS = 3
 MIN_PEERS = 5
 # A planned change of the rate by this factor makes what is seen now no guide to what comes.
@@ -61,9 +62,12 @@ class StallRule:
 
     Of the curve smaller is better, and it has one finite report or more. With MIN_PEERS peers a
     trial ends when all of this holds: it is out of the best share at this step; it is worse, by
-    more than its noise, than the winners among finished trials were at this step; and its best
-    cannot reach the goal if it goes on falling as it does, straight in log time. Where a change of
-    the learning rate by a factor of two or more is planned, this waits for three finished trials.
+    more than its noise, than the winners among finished trials were a fifth of the steps before;
+    its best does not reach the goal if it goes on falling as it does, straight in log time; nor if
+    it gains what any of those that stood near it and went further did; and the sweep has shown that
+    standing here means something: eight have finished, or the order has held since half of these
+    steps, or two fifths of the run are over. Where a change of the learning rate by a factor of two
+    or more is planned, this waits for three finished trials.
     With fewer peers it ends when it has stalled for a quarter of the run, no such change is
     planned, and it does not lead a sweep of several.
     """
@@ -98,17 +102,13 @@ class StallRule:
             return None
         if n_steps is None:
             return None if peers.leads(trial) else self._alone(steps, losses, plan, sign)
-        # Where no rates are announced, the first finished trials must show whether early order
-        # means anything here.
-        caution = self.caution * (
-            1 if plan.lr else 1 + FIRST_CAUTION / (1 + peers.n_complete / FIRST_COMPLETE)
-        )
+        caution = self.caution
         goal = peers.goal(trial, BEST_PER_CUBE_ROOT * caution)
         slope = min(now.slope - GAIN_ERRORS * caution * now.slope_se, 0.0)
         reach = now.best + slope * log_time(now.step, n_steps)
         if reach <= goal and len(peers) > MIN_PEERS:
             return None
-        here = peers.standing(trial, now.step, goal)
+        here = peers.standing(trial, goal)
         if here.n_peers < MIN_PEERS:
             leads = len(peers) > 1 and now.best <= here.best_of_all
             return None if leads else self._alone(steps, losses, plan, sign)
@@ -119,9 +119,18 @@ class StallRule:
         safe = min(SAFE_SHARE_MOST, SAFE_SHARE * n_steps / (now.step + 1))
         if here.n_better < safe * (here.n_peers + 1):
             return None
+        # The first waits for what the order has shown; at two fifths of the run it has to show.
+        if (
+            here.n_complete < MANY_COMPLETE
+            and now.step + 1 < WAIT_SHARE * n_steps
+            and peers.order_held(trial) < ORDER_HELD
+        ):
+            return None
+        prospect = peers.prospect(trial)
+        if prospect.reach <= goal:
+            return None
         rank = peers.goal_rank(trial, BEST_PER_CUBE_ROOT * caution)
-        gain = peers.gain_after(trial, now.step)
-        behind = _Behind(n_steps, reach, rank, here, gain)
+        behind = _Behind(n_steps, reach, rank, here, prospect)
         return _out_of_reach(signals(steps, losses), steps, losses, behind, sign)
 
     def _alone(self, steps: Array, losses: Array, plan: Plan, sign: float) -> Verdict | None:
@@ -201,25 +210,25 @@ class StalledLoss(CurvePruner):
         super().start(view)
         self._forget()
 
-    def learn(self, trial: int, step: int, loss: float) -> None:
+    def learn(self, trial: int, step: int, loss: float, plan: Plan = NO_PLAN) -> None:
         """See CurvePruner."""
         curve = self._curves.setdefault(trial, _Curve())
         if step <= curve.last_step:
             return
         curve.add(step, loss * self._flip)
         if curve.now is not None and curve.now.step == step:
-            self._peers.report(trial, curve.now)
+            self._peers.report(trial, curve.now, plan.n_steps or self._n_steps)
 
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """Why the trial should end at this report, or None, also for one that has ended."""
         sign = self._sign
         if has_diverged(loss):
-            self.learn(trial, step, loss)
+            self.learn(trial, step, loss, plan)
             value = sign * self._flip * loss
             return Verdict(
                 "diverged", step, f"diverged: the loss is {value} at step {step:,}", {"loss": value}
             )
-        self.learn(trial, step, loss)
+        self.learn(trial, step, loss, plan)
         curve = self._curves[trial]
         if curve.now is None:
             return None
@@ -284,13 +293,16 @@ def rate_changes(plan: Plan, step: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Behind:
-    """Why a trial cannot reach the goal: `reach` at best by n_steps, the rank-th best has more."""
+    """Why a trial is not expected at the goal, the loss of the rank-th best.
+
+    reach: what its own course gives by n_steps. prospect: what peers made of standing here.
+    """
 
     n_steps: int
     reach: float
     rank: int
     here: Standing
-    gain_after: float
+    prospect: Prospect
 
 
 def _course(s: Signals, steps: Array, losses: Array, sign: float) -> dict[str, float]:
@@ -314,13 +326,6 @@ def _stall(s: Signals, sign: float) -> str:
     return f"stalled since step {s.stalled_since:,} at {sign * s.level:.4g} (noise {s.noise:.2g})"
 
 
-def _moving(numbers: Mapping[str, float], step: int) -> str:
-    unit = 10 ** max(0, round(math.log10(max(step, 1))) - 1)
-    span = "step" if unit == 1 else f"{unit:,} steps"
-    error = f" ± {numbers['slope_error'] * unit:.2g}" if "slope_error" in numbers else ""
-    return f"slope {numbers['slope'] * unit:+.3g}{error} per {span}, noise {numbers['noise']:.2g}"
-
-
 def _out_of_reach(s: Signals, steps: Array, losses: Array, behind: _Behind, sign: float) -> Verdict:
     here = behind.here
     numbers = _course(s, steps, losses, sign) | {
@@ -330,15 +335,24 @@ def _out_of_reach(s: Signals, steps: Array, losses: Array, behind: _Behind, sign
         "n_peers": float(here.n_peers),
         "n_better": float(here.n_better),
     }
-    if math.isfinite(behind.gain_after):
-        numbers |= {"winners_here": sign * here.winners_here, "gain_after": behind.gain_after}
+    if math.isfinite(here.winners_here):
+        numbers["winners_here"] = sign * here.winners_here
+    numbers["n_near"] = float(behind.prospect.n)
+    if behind.prospect.n:
+        numbers["reach_as_peers"] = sign * behind.prospect.reach
     reach, goal = distinct(sign * behind.reach, sign * here.goal)
-    cannot = f"{reach} at best by step {behind.n_steps:,}, the {_place(behind.rank)} has {goal}"
-    peers = f"{here.n_better:,} of {here.n_peers:,} peers ahead at this step"
+    behind_goal = (
+        f"on course for {reach} by step {behind.n_steps:,}, the {_place(behind.rank)} has {goal}"
+    )
+    peers = f"{here.n_better:,} of {here.n_peers:,} peers ahead"
+    if n_near := behind.prospect.n:
+        like, _ = distinct(numbers["reach_as_peers"], sign * here.goal)
+        peers += f"; {like} if it goes on like the best of the {n_near} nearest that went further"
+    else:
+        peers += "; none has gone further to show what comes"
     if s.stalled_since is None:
-        text = f"cannot catch up: {cannot} ({_moving(numbers, s.step)}; {peers})"
-        return Verdict("out_of_reach", s.step, text, numbers)
-    return Verdict("stalled", s.step, f"{_stall(s, sign)}: {cannot} ({peers})", numbers)
+        return Verdict("out_of_reach", s.step, f"behind: {behind_goal} ({peers})", numbers)
+    return Verdict("stalled", s.step, f"{_stall(s, sign)}: {behind_goal} ({peers})", numbers)
 
 
 def _place(rank: int) -> str:

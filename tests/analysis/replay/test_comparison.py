@@ -241,8 +241,8 @@ def test_a_sweeps_folder_is_read(tmp_path):
 
 
 def test_a_schedule_is_known_only_as_far_as_it_was_announced(tmp_path):
-    """A trial's rows that end early, cut or diverged, tell nothing of rates; whole ones tell them
-    all.
+    """A trial's rows that end early, diverged, tell nothing of rates; those of one that reached a
+    target tell them up to there, and whole ones all.
     """
     steps = {
         "whole": range(0, 100, 2),
@@ -264,7 +264,8 @@ def test_a_schedule_is_known_only_as_far_as_it_was_announced(tmp_path):
     frame.to_csv(tmp_path / "c.csv", index=False)
     cut, diverges, lost, whole = read(tmp_path / "c.csv")["c"]
     assert [c.plan.n_steps for c in (cut, diverges, lost, whole)] == [99] * 4
-    assert cut.plan.lr == diverges.plan.lr == ()
+    assert diverges.plan.lr == ()
+    assert cut.plan.lr == tuple((s, 0.1 if s < 50 else 0.01) for s in range(60))
     assert (
         whole.plan.lr
         == lost.plan.lr
@@ -491,6 +492,8 @@ def test_the_command_prints_json_and_a_table(tmp_path):
             np.mean([t["compute"] for t in rule["tasks"].values()])
         )
     assert document["rank_agreement"].keys() == {"a", "b"}
+    assert document["baseline"]
+    assert all(p.keys() == {"stop", "continued", "compute", "kept"} for p in document["baseline"])
     assert not list(tmp_path.glob("*.png"))
     plain = command(
         "c.parquet", "--pruner", "none", "--seeds", 1, "--figure", "out/p.png", cwd=tmp_path
