@@ -35,6 +35,8 @@ app.command("compare")(reading.compare)
 app.command("convergence")(reading.convergence)
 app.command("status")(running.status)
 app.command("retry")(running.retry)
+app.command("stop")(running.stop)
+app.command("wait")(running.wait)
 app.command("replay")(reading.replay)
 app.command("dashboard")(reading.dashboard)
 app.command("lint")(training.lint)
@@ -46,7 +48,7 @@ def main() -> None:
     """Run the command of `sys.argv`.
 
     Exit code 0; 1 with one sentence on stderr for what cannot be done; 2 for a command that cannot
-    be understood.
+    be understood. `stop` and `wait` have more.
     """
     try:
         app(prog_name="iolaus")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
@@ -12,7 +14,11 @@ from iolaus.cli.options import AsJson, Folder
 from iolaus.cli.output import print_json
 from iolaus.sweeps.errors import BadInputError
 
-__all__ = ["retry", "status"]
+__all__ = ["retry", "status", "stop", "wait"]
+
+# Exit codes of `wait`, beside 0; the last is that of the command timeout.
+OTHERWISE, TIMED_OUT = 3, 124
+POLL_S = 1.0
 
 
 def status(folder: Folder, as_json: AsJson = False) -> None:
@@ -71,6 +77,92 @@ def retry(
     were = "trial " if len(numbers) == 1 else f"{len(numbers)} trials, "
     print(f"Queued again: {were}{', '.join(map(str, numbers))}. To run what is queued:")
     print(f"  {command}" if command else "  the sweep's own command")
+
+
+def stop(
+    folder: Folder,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="let running trials finish, and begin no more")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="seconds to wait for the end")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """End a running sweep from any shell; the same command continues it later.
+
+    Running trials make a checkpoint, if they make any, and go on from there. Of a storage that
+    several drivers share, all of them end. Exit code 0 when nobody runs the sweep any more; 124
+    when somebody still does after the timeout (with --finish a trial may take longer).
+    """
+    from iolaus.sweeps.study.folder import read_study
+    from iolaus.sweeps.study.stopping import is_driven, request_stop
+
+    study = read_study(folder)
+    was_driven = is_driven(folder, study)
+    if was_driven:
+        request_stop(study, "finish" if finish else "now")
+    is_over = _eventually(lambda: not is_driven(folder, read_study(folder)), timeout)
+    command = _same_command(folder)
+    if as_json:
+        print_json({"was_running": was_driven, "has_ended": is_over, "command": command})
+    elif not was_driven:
+        print("Nobody runs this sweep.")
+    elif is_over:
+        print(f"The sweep has ended. To go on:\n  {command or 'its own command'}")
+    else:
+        print(f"Asked to end; somebody still runs it after {timeout:g} s.")
+    if not is_over:
+        raise typer.Exit(TIMED_OUT)
+
+
+def wait(
+    folder: Folder,
+    until: Annotated[
+        Literal["done", "stalled"],
+        typer.Option(
+            help="done: all trials wanted are over; stalled: they are not, and nobody runs it"
+        ),
+    ] = "done",
+    timeout: Annotated[
+        float | None, typer.Option(help="seconds to wait at most (default: for ever)")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait for a sweep, for scripts.
+
+    Exit code 0 when it is so; 3 when it cannot become so (it has stalled, or it is done, instead);
+    124 after the timeout.
+    """
+    from iolaus.sweeps.study.folder import describe_sweep, read_study
+    from iolaus.sweeps.study.stopping import standing
+
+    about = describe_sweep(folder)
+    n_trials = int(about.get("n_settings") or about.n_trials)
+    found = standing(folder, read_study(folder), n_trials)
+
+    def is_over() -> bool:
+        nonlocal found
+        found = standing(folder, read_study(folder), n_trials)
+        return found != "running"
+
+    _eventually(is_over, timeout)
+    if as_json:
+        print_json({"standing": found})
+    else:
+        print({"running": "It still runs."}.get(found, f"The sweep is {found}."))
+    if found == "running":
+        raise typer.Exit(TIMED_OUT)
+    if found != until:
+        raise typer.Exit(OTHERWISE)
+
+
+def _eventually(what: Callable[[], bool], timeout_s: float | None) -> bool:
+    """Whether it becomes true in time."""
+    began_s = time.monotonic()
+    while not what():
+        if timeout_s is not None and time.monotonic() - began_s > timeout_s:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def _same_command(folder: Path) -> str:

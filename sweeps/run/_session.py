@@ -147,6 +147,7 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
         "metric_goal": metric.goal,
         "objective": settings.objective,
         "n_trials": settings.n_trials,
+        "n_settings": setup.plans.n_trials,  # fewer, where a grid has no more
         "sweeper": sweeper,
         "sessions": [*before, here],
     }

@@ -47,6 +47,8 @@ __all__ = ["Driver", "Records", "Rules", "TrialRun", "Watcher"]
 log = logging.getLogger("sweeps")
 
 POLL_S = 0.2
+# From one look for a request to stop to the next.
+LOOK_S = 1.0
 # Signals by which a job scheduler, or a terminal that closes, ends a sweep at once.
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # Sent to all processes of a job, such a signal may end a worker before it reaches the driver.
@@ -165,6 +167,7 @@ class Driver:
         )
         self._n_interrupts = 0
         self._is_saving = False
+        self._looked_s = clock()
         self._signals: list[int] = []  # that have come and are not handled yet
         self._n_recorded = 0
         self._postponed: list[int] = []  # slots that wait for what becomes of others' trials
@@ -209,6 +212,7 @@ class Driver:
                 self._receive(slot, message)
             self._end_overdue()
             self._look_at_others()
+            self._obey_request()
             self._watcher.tick()
             try:
                 self._records.curves.flush_if_due()
@@ -265,6 +269,27 @@ class Driver:
                 self._interrupt()
                 why = "interrupted: running trials finish; once more stops them now"
                 self._watcher.draining(why)
+
+    def _obey_request(self) -> None:
+        """Do what `iolaus stop` has asked, from whatever machine: as by Ctrl-C, or SIGTERM."""
+        if self._clock() - self._looked_s < LOOK_S or self._n_interrupts >= 2:
+            return
+        self._looked_s = self._clock()
+        try:
+            request = self._study.stop_request()
+        except Exception as error:  # a database that is away is noticed by those who need it
+            log.debug("no look at the study for a request to stop: %s", error)
+            return
+        if request is None:
+            return
+        if request.how == "now":
+            self.stopped_by = signal.SIGTERM
+            self._watcher.draining("iolaus stop: running trials are stopped, to go on later")
+            self._stop_running()
+        elif not self._n_interrupts:
+            self.stopped_by = signal.SIGINT
+            self._watcher.draining("iolaus stop --finish: running trials finish")
+            self._interrupt()
 
     def _stop_running(self) -> None:
         """Cut off what runs, after a last checkpoint of those that make some."""

@@ -37,6 +37,7 @@ from iolaus.sweeps.study.record import (
     why,
 )
 from iolaus.sweeps.study.recovery import put_back, take_over
+from iolaus.sweeps.study.stopping import StopRequest, request_of
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
@@ -127,6 +128,7 @@ class SweepStudy:
         self._trials: dict[int, optuna.Trial] = {}
         self._curves: dict[int, WatchedCurve] = {}
         self._said_back = False
+        self._seen_request = request_of(storage.get_study_system_attrs(compat.study_id(study)))
         self._duplicates: list[tuple[int, int]] = []
         # Those that wait for the result of a running trial of their setting.
         self._parked: dict[int, list[optuna.Trial]] = {}
@@ -218,6 +220,15 @@ class SweepStudy:
         self._storage.refresh(compat.study_id(self.study))
         self._storage.check_leases()
         return take_over(self.study, self.leases.is_alive, ORPHAN_AGE_S)
+
+    def stop_request(self) -> StopRequest | None:
+        """What somebody has asked since this driver began, given once; see `stopping`."""
+        attrs = self._storage.get_study_system_attrs(compat.study_id(self.study))
+        request = request_of(attrs)
+        if request == self._seen_request:
+            return None
+        self._seen_request = request
+        return request
 
     def take_lost(self) -> list[int]:
         """The trials that other drivers have taken over from this one since the last call.

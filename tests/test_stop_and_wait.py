@@ -1,0 +1,69 @@
+"""`iolaus stop` and `iolaus wait`: a sweep ended and awaited from another shell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+CLI = [sys.executable, "-m", "iolaus.cli"]
+
+
+def cli(*words: str) -> Any:
+    return subprocess.run([*CLI, *words], capture_output=True, text=True, timeout=120)
+
+
+def running(sweep: Any, eventually: Any, tmp_path: Path, *options: str) -> Any:
+    run = sweep(
+        *("counting.py", "x=interval(0, 1)", f"diary={tmp_path / 'diary'}", "step_s=0.01"),
+        *("hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=6", "n_steps=200", *options),
+    )
+    eventually(lambda: (tmp_path / "diary").is_file())
+    return run
+
+
+def test_a_sweep_is_stopped_and_goes_on(
+    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """Trials make a checkpoint; exit code and waiting tell; a request of before stops nobody."""
+    folder = str(tmp_path / "study")
+    run = running(sweep, eventually, tmp_path)
+    assert cli("wait", folder, "--timeout", "0").returncode == 124
+    stopped = cli("stop", folder, "--json")
+    assert stopped.returncode == 0, stopped.stderr
+    said = json.loads(stopped.stdout)
+    assert said["was_running"]
+    assert said["has_ended"]
+    assert "counting.py" in said["command"]
+    assert run.wait().code == 143
+    assert "no new trials: iolaus stop: running trials are stopped, to go on later" in run.out
+    waiting = [t for t in study().trials if t.state is TrialState.WAITING]
+    assert len(waiting) == 2
+    assert cli("wait", folder).returncode == 3
+    assert cli("wait", folder, "--until", "stalled").returncode == 0
+    assert cli("stop", folder).stdout == "Nobody runs this sweep.\n"
+
+    run = running(sweep, eventually, tmp_path, "step_s=0.002")
+    done = cli("wait", folder)
+    assert (done.returncode, done.stdout) == (0, "The sweep is done.\n")
+    assert run.wait().code == 0
+    assert [t.state for t in study().trials] == [TrialState.COMPLETE] * 6
+    taken = (tmp_path / "diary").read_text().splitlines()
+    assert len(taken) - len({*taken}) <= 4
+    assert cli("wait", folder, "--until", "stalled").returncode == 3
+
+
+def test_a_sweep_is_stopped_when_its_trials_are_over(
+    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """--finish is Ctrl-C from afar: what runs finishes, and no more begins."""
+    run = running(sweep, eventually, tmp_path, "step_s=0.005")
+    assert cli("stop", str(tmp_path / "study"), "--finish").returncode == 0
+    assert run.wait().code == 130
+    states = [t.state for t in study().trials]
+    assert 2 <= len(states) < 6
+    assert {*states} == {TrialState.COMPLETE}
