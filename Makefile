@@ -8,7 +8,7 @@ sweep: $(VENV)/.installed
 	$(BIN)/python -m trainer --multirun +sweep=quickstart
 
 test: $(VENV)/.installed lint
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not gpu"
 
 test-all: $(VENV)/.installed lint
 	$(BIN)/pytest

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -122,6 +123,65 @@ def assert_whole(study: Any, curves: Path, steps: Sequence[int]) -> None:
     """Each completed trial has the rows that it reported, each once."""
     done = [t.number for t in study.trials if t.state is TrialState.COMPLETE]
     table = read_curves(curves).to_pandas()
+    reported = table[table["metric"] == "loss"].groupby("trial")["step"].agg(list).to_dict()
+    short = {n: reported.get(n) for n in done if reported.get(n) != [*steps]}
+    assert not short, f"completed trials without all of their rows: {short}"
+
+
+@pytest.mark.parametrize(
+    ("n_kills", "n_trials"), [(4, 24), pytest.param(50, 300, marks=pytest.mark.slow)]
+)
+def test_two_drivers_of_one_study(
+    n_kills: int, n_trials: int, sweep: Any, postgres: Any, tmp_path: Path
+) -> None:
+    """On PostgreSQL, however often one, or what it has started, is killed: the total is exact, each
+    trial has ended once with its whole curve, and nothing stays running.
+    """
+    chance = random.Random(n_kills)
+    url = postgres.new_database()
+    app, steps = KINDS["an app"]
+    options = [
+        *app,
+        *("hydra.sweeper.n_jobs=2", f"hydra.sweeper.n_trials={n_trials}"),
+        *("hydra.sweeper.max_failure_rate=1", BY_NUMBER),
+        *(f"hydra.sweeper.storage={url}", "hydra.sweeper.study_name=s"),
+        "hydra.sweeper.grace_period=5s",
+    ]
+    runs = {name: sweep(*options, folder=tmp_path / name) for name in ("one", "two")}
+    killed = Counter[str]()
+    for _ in range(n_kills):
+        time.sleep(chance.uniform(0.3, 1.5))
+        name, victim = chance.choice([*runs]), chance.choice(ALL)
+        if (runs[name].folder / "code").is_file():
+            if runs[name].code == 0:
+                break
+            runs[name] = sweep(*options, folder=tmp_path / name)
+            continue
+        kill(runs[name].pid(), victim, chance)
+        killed[victim] += 1
+        if victim != "worker":
+            runs[name].wait()
+            runs[name] = sweep(*options, folder=tmp_path / name)
+    for name, run in runs.items():
+        run.wait()
+        assert run.code == 0 or "the process that starts workers is gone" in run.err + run.out, (
+            name,
+            run.out[-2000:] + run.err[-2000:],
+        )
+    sweep(*options, folder=tmp_path / "one").ok()
+    assert killed.total() >= n_kills // 2, killed
+    trials = optuna.load_study(study_name="s", storage=url).trials
+    states = Counter(trial.state for trial in trials)
+    assert len(trials) == n_trials
+    assert {*states} <= {TrialState.COMPLETE, TrialState.FAIL}
+    assert states[TrialState.FAIL] <= killed["worker"] + killed["all"]
+    both = tmp_path / "both"
+    both.mkdir()
+    for name in runs:
+        for path in (tmp_path / name / "curves").glob("*.parquet"):
+            (both / f"{name}-{path.name}").hardlink_to(path)
+    done = [t.number for t in trials if t.state is TrialState.COMPLETE]
+    table = read_curves(both).to_pandas()
     reported = table[table["metric"] == "loss"].groupby("trial")["step"].agg(list).to_dict()
     short = {n: reported.get(n) for n in done if reported.get(n) != [*steps]}
     assert not short, f"completed trials without all of their rows: {short}"

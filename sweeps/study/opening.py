@@ -76,6 +76,10 @@ def open_study(
             name = _create(storage, name, directions, space)
         except optuna.exceptions.DuplicatedStudyError:  # by another driver, at this moment
             known = _just_created(storage, str(name))
+    elif "search_space" not in known.user_attrs and not storage.get_all_trials(
+        compat.study_id(known), deepcopy=False
+    ):
+        known = _just_created(storage, str(name))
     if known is not None:
         _refuse_other_study(storage, known, directions, space)
         if changed := _changed(known, fingerprint):
