@@ -21,10 +21,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import Any
 
 from iolaus.sweeps.errors import BadInputError, SweepFailedError
 from iolaus.sweeps.run._channel import EXIT_S
@@ -209,7 +209,11 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str, payl
             kind, about = pickle.loads(data)
             if kind in ("fork", "spawn"):
                 ours, theirs = socket.socketpair()
-                pid = _fork()
+                pid = (
+                    _fork()
+                    if kind == "fork"
+                    else _spawn(about, ours, theirs.fileno(), payload, of_tasks)
+                )
                 with contextlib.suppress(
                     OSError
                 ):  # in parent and child: neither waits for the other
@@ -217,9 +221,6 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str, payl
                 if pid == 0:
                     for number, handler in of_tasks.items():
                         signal.signal(number, handler)
-                    if kind == "spawn":
-                        Connection(ours.detach()).send((about, time.monotonic()))
-                        _become_worker(theirs.detach(), payload)
                     requests.close()
                     ours.close()
                     os.close(payload)
@@ -244,17 +245,27 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str, payl
         os._exit(0)
 
 
-def _become_worker(pipe: int, payload: int) -> NoReturn:
-    """Turn this process into a fresh interpreter; all but these two descriptors are closed."""
+def _spawn(
+    spec: WorkerSpec,
+    ours: socket.socket,
+    pipe: int,
+    payload: int,
+    of_tasks: Mapping[signal.Signals, Any],
+) -> int:
+    """Start a fresh interpreter that inherits two descriptors; returns its process.
+
+    Unlike a fork, this runs none of the handlers that libraries have registered for forks.
+    """
+    words = command(pipe, payload)
+    with Connection(os.dup(ours.fileno())) as beginning:
+        beginning.send((spec, time.monotonic()))
+    defaults = [number for number, handler in of_tasks.items() if handler != signal.SIG_IGN]
+    for fd in (pipe, payload):
+        os.set_inheritable(fd, True)
     try:
-        for fd in (pipe, payload):
-            os.set_inheritable(fd, True)
-        words = command(pipe, payload)
-        os.execv(words[0], words)
-    except BaseException as error:
-        sys.stderr.write(f"no worker could be spawned: {error}\n")
-        sys.stderr.flush()
-    os._exit(127)
+        return os.posix_spawn(words[0], words, os.environ, setpgroup=0, setsigdef=defaults)
+    finally:
+        os.set_inheritable(payload, False)
 
 
 def _kill_group(pid: int) -> None:

@@ -242,8 +242,10 @@ class Driver:
                 case s.Tell(trial, outcome):
                     self._record(trial, outcome)
                 case s.Release(slot):
+                    self._unborn.pop(slot, None)
                     self._workers.release(slot)
                 case s.Kill(slot):
+                    self._unborn.pop(slot, None)
                     self._workers.kill(slot)
 
     def _obey_signals(self) -> None:
