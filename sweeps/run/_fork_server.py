@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import pickle
 import select
@@ -35,6 +36,8 @@ from iolaus.sweeps.run._worker import Server, worker_main
 from iolaus.sweeps.run.exit_handlers import forget_exit_handlers
 
 __all__ = ["ForkServer", "Worker", "drain", "wait"]
+
+log = logging.getLogger("sweeps")
 
 # Read from one worker before the others get their turn: one that never stops talking starves
 # nobody.
@@ -101,6 +104,12 @@ class ForkServer:
                 "CUDA is already in use in this process, and a forked worker cannot use it again: "
                 f"leave out {method.reason}, or move what touches the GPU (a tensor on cuda, "
                 "torch.cuda.* calls) from module level into the task function"
+            )
+        elif process.threads:
+            log.warning(
+                "%s, and workers are forked all the same (%s): one may wait for such threads for "
+                "ever; hydra.sweeper.start_method=auto spawns them",
+                *(process, method.reason),
             )
         return method
 

@@ -41,9 +41,8 @@ def packed(serve: Server, watched: str, reason: str) -> bytes:
     buffer = io.BytesIO()
     try:
         pickle.dump(preparation, buffer)
-        _Pickler(buffer, has_main=_has_main(preparation)).dump(
-            (Singleton.get_state(), serve, watched)
-        )
+        has_main = "init_main_from_name" in preparation or "init_main_from_path" in preparation
+        _dump((Singleton.get_state(), serve, watched), buffer, has_main)
     except Exception as error:
         raise BadInputError(
             f"workers of this app are to be spawned, because {reason}, and what it runs cannot be "
@@ -95,41 +94,43 @@ def spawned_main(pipe_fd: int, payload_fd: int) -> None:
     worker_main(pipe, spec, serve_and_say, watched)
 
 
-class _Pickler(pickle.Pickler):
-    """Sends functions by name where that finds them, and else by value.
+def _dump(value: Any, file: io.BytesIO, has_main: bool) -> None:
+    """Pickle a value, functions and classes by name where that finds them.
 
-    has_main: whether a fresh process can import the main module.
-    """
-
-    def __init__(self, file: io.BytesIO, has_main: bool) -> None:
-        super().__init__(file)
-        self._has_main = has_main
-
-    def reducer_override(self, obj: Any) -> Any:
-        """See pickle.Pickler."""
-        if not isinstance(obj, FunctionType):
-            return NotImplemented
-        depth = _depth(obj) if obj.__module__ != "__main__" or self._has_main else None
-        if depth == 0:
-            return NotImplemented
-        if depth is not None:
-            return _unwrapped, (obj.__module__, obj.__qualname__, depth)
-        import cloudpickle  # type: ignore[import-untyped]
-
-        return pickle.loads, (cloudpickle.dumps(obj),)
-
-
-def _depth(function: FunctionType) -> int | None:
-    """How often what goes by a function's name is to be unwrapped to get the function itself.
-
-    None where it cannot be got by its name.
+    has_main: whether a fresh process can import the main module; without it, cloudpickle sends what
+    is defined there by value, as it does with what has no name.
     """
     try:
-        found = _named(function.__module__, function.__qualname__)
+        from cloudpickle import Pickler as Base  # type: ignore[import-untyped]
+    except ImportError:
+        from pickle import Pickler as Base
+
+    class ByName(Base):  # type: ignore[misc] # one of two
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, FunctionType | type) and (has_main or obj.__module__ != "__main__"):
+                depth = _depth(obj)
+                if depth == 0:
+                    return NotImplemented
+                if depth is not None:
+                    return _unwrapped, (obj.__module__, obj.__qualname__, depth)
+            if Base is pickle.Pickler:
+                return NotImplemented
+            return super().reducer_override(obj)
+
+    ByName(file).dump(value)
+
+
+def _depth(wanted: FunctionType | type) -> int | None:
+    """How often what goes by the name of a function or class is to be unwrapped to get it.
+
+    None where it cannot be got by that name.
+    """
+    try:
+        found = _named(wanted.__module__, wanted.__qualname__)
     except (AttributeError, KeyError):
         return None
     depth = 0
-    while found is not function:
+    while found is not wanted:
         found, depth = getattr(found, "__wrapped__", None), depth + 1
         if found is None:
             return None
@@ -156,7 +157,3 @@ def _preparation() -> Mapping[str, Any]:
         multiprocessing.set_start_method(None, force=True)
         del data["start_method"]
     return data
-
-
-def _has_main(preparation: Mapping[str, Any]) -> bool:
-    return "init_main_from_name" in preparation or "init_main_from_path" in preparation

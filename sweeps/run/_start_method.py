@@ -41,6 +41,16 @@ class Process:
     libraries: tuple[str, ...] = ()
     has_cuda: bool = False
 
+    def __str__(self) -> str:
+        if not self.threads:
+            return "this process has no threads"
+        n_threads = len(self.threads)
+        said = f"this process has {f'{n_threads} threads' if n_threads > 1 else 'a thread'}"
+        if self.libraries:
+            verb = "are" if len(self.libraries) > 1 else "is"
+            said += f" ({', '.join(self.libraries)} {verb} loaded)"
+        return said
+
 
 @dataclass(frozen=True, slots=True)
 class StartMethod:
@@ -60,14 +70,7 @@ def choose(setting: str, process: Process) -> StartMethod:
         return StartMethod(setting, f"hydra.sweeper.start_method={setting}")
     if process.has_cuda:
         return StartMethod("spawn", "CUDA is in use in this process")
-    if process.threads:
-        n_threads = len(process.threads)
-        reason = f"this process has {f'{n_threads} threads' if n_threads > 1 else 'a thread'}"
-        if process.libraries:
-            verb = "are" if len(process.libraries) > 1 else "is"
-            reason += f" ({', '.join(process.libraries)} {verb} loaded)"
-        return StartMethod("spawn", reason)
-    return StartMethod("fork", "this process has no threads")
+    return StartMethod("spawn" if process.threads else "fork", str(process))
 
 
 def look() -> Process:

@@ -402,7 +402,7 @@ class Driver:
                 continue
             del self._unborn[slot]
             cause = (
-                f"its worker process {self._workers.pid(slot)} {why}: most often it waits for "
+                f"its worker process {self._workers.pid(slot)} {why}: perhaps it waits for "
                 "threads that were started before it was forked, by a library or at module level"
             )
             kept = self._workers.give_up_forking()

@@ -64,13 +64,13 @@ if OF == "hangs_in_workers":
     os.register_at_fork(after_in_child=after_fork)
 
 # Module level runs in the driver, and once in each worker that is spawned.
-print("the module of", OF, "is imported")  # noqa: T201
+print("the module of", OF, "is imported")
 
 
 def run(config: DictConfig) -> float:
     if os.environ.get("DIARY"):
-        atexit.register(Path(os.environ["DIARY"], str(os.getpid())).write_text, os.getcwd())  # noqa: PTH109
-    print("in a trial")  # noqa: T201
+        atexit.register(Path(os.environ["DIARY"], str(os.getpid())).write_text, str(Path.cwd()))
+    print("in a trial")
     value = USE()
     iolaus.report(0, loss=config.get("x", 0.0))
     return float(config.get("x", 0.0)) + 0 * value
