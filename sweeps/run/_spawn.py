@@ -29,7 +29,9 @@ from iolaus.sweeps.run._channel import Channel
 from iolaus.sweeps.run._messages import LogMessage, UserCodeReached, WorkerSpec
 from iolaus.sweeps.run._worker import Server, set_environment, worker_main
 
-__all__ = ["command", "is_importing_app", "packed", "spawned_main"]
+__all__ = ["GUARD", "command", "is_importing_app", "packed", "spawned_main"]
+
+GUARD = 'put the call of the task function under `if __name__ == "__main__":`'
 
 
 def packed(serve: Server, watched: str, reason: str) -> bytes:
@@ -55,7 +57,11 @@ def packed(serve: Server, watched: str, reason: str) -> bytes:
 
 def command(pipe: int, payload: int) -> list[str]:
     """The command line of a worker that inherits these descriptors."""
-    begin = f"from {__name__} import spawned_main; spawned_main({pipe}, {payload})"
+    # It finds this package where this process has found it, whatever PYTHONPATH says.
+    begin = (
+        f"import sys; sys.path[:] = {sys.path!r}; "
+        f"from {__name__} import spawned_main; spawned_main({pipe}, {payload})"
+    )
     of_python = spawn.get_command_line()[:-2]  # python, its options, -c
     return [*map(os.fsdecode, of_python), begin]
 
@@ -80,6 +86,11 @@ def spawned_main(pipe_fd: int, payload_fd: int) -> None:
     try:
         spawn.prepare(preparation)
         state, serve, watched = pickle.load(data)
+    except SystemExit:
+        sys.stderr.write(
+            f"worker {spec.slot} ends: the app's module exits when it is imported; {GUARD}\n"
+        )
+        raise
     finally:
         del process._inheriting  # type: ignore[attr-defined]
     setup_globals()

@@ -18,7 +18,7 @@ from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
 from iolaus.sweeps.run._session import begin_session, join_study, opened_storage
 from iolaus.sweeps.run._setup import Setup, set_up
-from iolaus.sweeps.run._spawn import is_importing_app
+from iolaus.sweeps.run._spawn import GUARD, is_importing_app
 from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.settings import Settings
@@ -47,8 +47,7 @@ def run_sweep(
     """
     if is_importing_app():
         raise SweepFailedError(
-            "a worker that was spawned imports the app, which then starts its sweep again: put the "
-            'call of the task function under `if __name__ == "__main__":`'
+            f"a worker that was spawned imports the app, which then starts its sweep again: {GUARD}"
         )
     setup, console = set_up(settings, context, task_function, config, arguments), make_console()
     if settings.on_change == "new_study" and (other := beside(setup)) is not None:
