@@ -90,7 +90,7 @@ def test_a_trial_that_waits_for_a_lane_can_be_stopped() -> None:
             time.sleep(0.01)
 
     with ForkServer(serve, "loss") as fork_server:
-        worker = fork_server.spawn(WorkerSpec(0))
+        worker = fork_server.start(WorkerSpec(0))
         for trial in (1, 2):
             worker.pipe.send(Assignment(trial, ()))
         assert said() == "taken"

@@ -109,6 +109,8 @@ class IolausSweeperConf:
     max_failure_rate: float = 0.5
     trial_timeout: Any = None
     stall_timeout: Any = None
+    start_timeout: Any = 60
+    start_method: str = "auto"
     checkpoint_grace: Any = 10
     grace_period: Any = "60s"
     params: dict[str, Any] | None = None

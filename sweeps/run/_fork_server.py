@@ -1,35 +1,43 @@
 """Long-lived worker processes, one per slot, that survive each other's deaths.
 
 The driver forks one small *fork server* before it opens a database or starts a thread; the fork
-server forks the workers. So a worker has the user's modules and task function in memory from its
-first moment (closures too: nothing is pickled), a dead worker is replaced in milliseconds, and no
-fork ever happens in a process with threads. Each worker is tied to the driver by one pipe. If the
-driver dies, the pipes close, and fork server and workers end themselves.
+server starts the workers and waits for their ends. Mostly it forks them: a worker has the user's
+modules and task function in memory from its first moment (closures too: nothing is pickled), and a
+dead one is replaced in milliseconds. Where the driver had threads already, which a fork does not
+copy, each is a fresh interpreter (`_start_method`, `_spawn`). Each worker is tied to the driver by
+one pipe. If the driver dies, the pipes close, and fork server and workers end themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import pickle
 import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from iolaus.sweeps.errors import SweepFailedError
+from iolaus.sweeps.errors import BadInputError, SweepFailedError
 from iolaus.sweeps.run._channel import EXIT_S
 from iolaus.sweeps.run._messages import FromWorker, WorkerSpec
+from iolaus.sweeps.run._spawn import command, packed
+from iolaus.sweeps.run._start_method import StartMethod, choose, look
 from iolaus.sweeps.run._worker import Server, worker_main
+from iolaus.sweeps.run.exit_handlers import forget_exit_handlers
 
 __all__ = ["ForkServer", "Worker", "drain", "wait"]
+
+log = logging.getLogger("sweeps")
 
 # Read from one worker before the others get their turn: one that never stops talking starves
 # nobody.
@@ -57,14 +65,19 @@ class Worker:
 
 
 class ForkServer:
-    """Forks workers on request. Make it before any thread is started.
+    """Starts workers on request. Make it before any thread of ours is started.
 
     Use it as a context manager. closing: descriptors that the driver keeps to itself.
+    start_method: "fork", "spawn", or "auto" for what suits this process (`method` says which).
+    Raises BadInputError where workers cannot be started so.
     """
 
-    def __init__(self, serve: Server, watched: str, closing: Sequence[int] = ()) -> None:
-        _refuse_unforkable()
+    def __init__(
+        self, serve: Server, watched: str, closing: Sequence[int] = (), start_method: str = "fork"
+    ) -> None:
+        self._serve, self._watched, self._asked = serve, watched, start_method
         self._let_go: list[int] = []  # workers that end themselves
+        self._payload = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the fork server
         self._socket, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -73,12 +86,56 @@ class ForkServer:
             self._socket.close()
             for fd in closing:
                 os.close(fd)
-            _fork_server_main(child, serve, watched)
+            _fork_server_main(child, serve, watched, self._payload.fileno())
         child.close()
+        try:
+            self.method = self._chosen()
+        except BadInputError:
+            self.__exit__()
+            raise
 
-    def spawn(self, spec: WorkerSpec) -> Worker:
+    def _chosen(self) -> StartMethod:
+        process = look()
+        method = choose(self._asked, process)
+        if method.name == "spawn":
+            self._prepare_spawning(method.reason)
+        elif process.has_cuda:
+            raise BadInputError(
+                "CUDA is already in use in this process, and a forked worker cannot use it again: "
+                f"leave out {method.reason}, or move what touches the GPU (a tensor on cuda, "
+                "torch.cuda.* calls) from module level into the task function"
+            )
+        elif process.threads:
+            log.warning(
+                "%s, and workers are forked all the same (%s): one may wait for such threads for "
+                "ever; hydra.sweeper.start_method=auto spawns them",
+                *(process, method.reason),
+            )
+        return method
+
+    def _prepare_spawning(self, reason: str) -> None:
+        self._payload.write(packed(self._serve, self._watched, reason))
+        self._payload.flush()
+
+    def give_up_forking(self) -> str | None:
+        """Spawn workers from now on; returns why not, where they cannot be, and None else.
+
+        Under "auto" alone: a start method that was asked for is kept.
+        """
+        if self._asked != "auto":
+            return self.method.reason
+        if self.method.name != "spawn":
+            reason = "a forked worker did not come to its first line"
+            try:
+                self._prepare_spawning(reason)
+            except BadInputError as error:
+                return str(error)
+            self.method = StartMethod("spawn", reason)
+        return None
+
+    def start(self, spec: WorkerSpec) -> Worker:
         """Start a worker. It sends Ready when it is up."""
-        pid, fds = self._request(("spawn", spec))
+        pid, fds = self._request((self.method.name, spec))
         return Worker(spec.slot, pid, Connection(fds[0]), _open_pid_fd(pid))
 
     def cause_of_death(self, worker: Worker) -> tuple[str, int | None]:
@@ -108,6 +165,7 @@ class ForkServer:
         with contextlib.suppress(OSError):
             self._socket.sendall(pickle.dumps(("await", self._let_go)))
         self._socket.close()  # the fork server ends its workers, then itself
+        self._payload.close()
         os.waitpid(self._pid, 0)
 
     def _request(self, message: tuple[str, Any]) -> tuple[int, list[int]]:
@@ -125,16 +183,6 @@ class ForkServer:
         return int(data), fds
 
 
-def _refuse_unforkable() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        raise SweepFailedError(
-            "CUDA is already in use in this process, and a forked worker cannot use it again: "
-            "move what touches the GPU (a tensor on cuda, torch.cuda.* calls) from module level "
-            "into the task function"
-        )
-
-
 def _fork() -> int:
     with warnings.catch_warnings():
         # Python 3.12 warns of threads of numpy's BLAS, which set themselves up again after a fork.
@@ -150,10 +198,11 @@ def _open_pid_fd(pid: int) -> int | None:
     return None
 
 
-def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> None:
-    """Serve spawn and reap requests until the driver is gone, then end all workers.
+def _fork_server_main(requests: socket.socket, serve: Server, watched: str, payload: int) -> None:
+    """Serve requests to start and to reap until the driver is gone, then end all workers.
 
-    Never returns.
+    payload: a file of what spawned workers are sent (`_spawn.packed`). Never returns. It may be the
+    fork of a process with threads, and does nothing that could wait for them.
     """
     # Ctrl-C in the terminal, and the signals by which a scheduler ends a job, are for the driver
     # alone, which decides what becomes of the workers. Those keep the signals as a task knows
@@ -166,10 +215,14 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
     children: set[int] = set()
     try:
         while data := requests.recv(65536):
-            kind, payload = pickle.loads(data)
-            if kind == "spawn":
+            kind, about = pickle.loads(data)
+            if kind in ("fork", "spawn"):
                 ours, theirs = socket.socketpair()
-                pid = _fork()
+                pid = (
+                    _fork()
+                    if kind == "fork"
+                    else _spawn(about, ours, theirs.fileno(), payload, of_tasks)
+                )
                 with contextlib.suppress(
                     OSError
                 ):  # in parent and child: neither waits for the other
@@ -179,17 +232,19 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
                         signal.signal(number, handler)
                     requests.close()
                     ours.close()
-                    worker_main(Connection(theirs.detach()), payload, serve, watched)
+                    os.close(payload)
+                    forget_exit_handlers()
+                    worker_main(Connection(theirs.detach()), about, serve, watched)
                 children.add(pid)
                 theirs.close()
                 socket.send_fds(requests, [str(pid).encode()], [ours.fileno()])
                 ours.close()
             elif kind == "await":
-                children -= _ended(payload, EXIT_S)
+                children -= _ended(about, EXIT_S)
             else:
-                _, status = os.waitpid(payload, 0)
-                _kill_group(payload)
-                children.discard(payload)
+                _, status = os.waitpid(about, 0)
+                _kill_group(about)
+                children.discard(about)
                 requests.sendall(str(status).encode())
     except OSError:
         pass  # the driver is gone
@@ -197,6 +252,29 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str) -> N
         for pid in children:
             _kill_group(pid)
         os._exit(0)
+
+
+def _spawn(
+    spec: WorkerSpec,
+    ours: socket.socket,
+    pipe: int,
+    payload: int,
+    of_tasks: Mapping[signal.Signals, Any],
+) -> int:
+    """Start a fresh interpreter that inherits two descriptors; returns its process.
+
+    Unlike a fork, this runs none of the handlers that libraries have registered for forks.
+    """
+    words = command(pipe, payload)
+    with Connection(os.dup(ours.fileno())) as beginning:
+        beginning.send((spec, time.monotonic()))
+    defaults = [number for number, handler in of_tasks.items() if handler != signal.SIG_IGN]
+    for fd in (pipe, payload):
+        os.set_inheritable(fd, True)
+    try:
+        return os.posix_spawn(words[0], words, os.environ, setpgroup=0, setsigdef=defaults)
+    finally:
+        os.set_inheritable(payload, False)
 
 
 def _kill_group(pid: int) -> None:

@@ -37,7 +37,7 @@ from iolaus.sweeps.run._outcomes import (
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.types import Finding, Outcome
 
-__all__ = ["HydraRunner", "Lint", "changes_directory", "folder_of", "set_job"]
+__all__ = ["HydraRunner", "Lint", "changes_directory", "folder_of", "no_lint", "set_job"]
 
 # In a trial's folder while a child process of it has reported.
 CHILD_REPORTS_FILE = ".child_reports"
@@ -45,8 +45,13 @@ CHILD_REPORTS_FILE = ".child_reports"
 Lint = Callable[[DictConfig], Sequence[Finding]]
 
 
+def no_lint(_: DictConfig) -> Sequence[Finding]:
+    """Nothing to say against any config."""
+    return ()
+
+
 class HydraRunner:
-    """Runs trials of a Hydra app in a worker process; see `_worker.one_at_a_time`.
+    """Runs trials of a Hydra app in a worker process; see `_worker.OneAtATime`.
 
     lint: asked about each trial's config before the task is called; a trial it rules out costs no
     compute.
@@ -57,7 +62,7 @@ class HydraRunner:
         context: HydraContext,
         task_function: TaskFunction,
         composer: Composer,
-        lint: Lint = lambda _: (),
+        lint: Lint = no_lint,
     ) -> None:
         self._context = context
         self._task_function = task_function

@@ -19,6 +19,7 @@ __all__ = [
     "Save",
     "Stopped",
     "ToWorker",
+    "UserCodeReached",
     "WorkerSpec",
 ]
 
@@ -34,6 +35,11 @@ class Assignment:
     trial: int
     overrides: tuple[str, ...]
     attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UserCodeReached:
+    """Worker to driver: what comes next is the user's code, and may take as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,5 +118,5 @@ class WorkerSpec:
     n_threads: int | None = None
 
 
-FromWorker = Ready | Reported | Finished | LogMessage | Filled
+FromWorker = UserCodeReached | Ready | Reported | Finished | LogMessage | Filled
 ToWorker = Assignment | Stopped | Offered | Save

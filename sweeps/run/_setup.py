@@ -17,15 +17,15 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import _provenance as provenance
 from iolaus.sweeps.run._factories import function_named, make_plans, make_pruner, make_sampler
-from iolaus.sweeps.run._job import HydraRunner, changes_directory
+from iolaus.sweeps.run._job import HydraRunner, changes_directory, no_lint
 from iolaus.sweeps.run._messages import WorkerSpec
 from iolaus.sweeps.run._objective import Objective
 from iolaus.sweeps.run._reports import Report, find_report
 from iolaus.sweeps.run._slots import physical_cores, plan_slots, visible_gpus
-from iolaus.sweeps.run._worker import Server, one_at_a_time
+from iolaus.sweeps.run._worker import OneAtATime, Server
 from iolaus.sweeps.run.driver import Rules
 from iolaus.sweeps.run.folders import refuse_shared_folders
-from iolaus.sweeps.run.lanes import in_lanes
+from iolaus.sweeps.run.lanes import InLanes
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.search.branches import searched
 from iolaus.sweeps.search.composing import Composer
@@ -84,7 +84,7 @@ def set_up(
         *(space, settings.seed_key, objective, settings.max_failure_rate), settings.timeouts
     )
     refuse_shared_folders(config, rules, plans, composer)
-    lint = function_named("lint", settings.lint) if settings.lint else lambda _: ()
+    lint = function_named("lint", settings.lint) if settings.lint else no_lint
     runner = HydraRunner(context, task_function, composer, lint)
     folder = Path(config.hydra.sweep.dir).absolute()
     serve = _server(settings, config, runner, folder, _most_lanes(plans.n_trials, len(slots)))
@@ -110,11 +110,11 @@ def _server(
     settings: Settings, config: DictConfig, runner: HydraRunner, folder: Path, most_lanes: int
 ) -> Server:
     if settings.lanes == 1 or not settings.lane_runner:
-        return one_at_a_time(runner)
+        return OneAtATime(runner)
     lane_runner = function_named("lane_runner", settings.lane_runner)
     _refuse_job_settings(config)
     n_lanes = None if settings.lanes == "auto" else int(settings.lanes)
-    return in_lanes(runner, lane_runner, n_lanes, most_lanes, folder)
+    return InLanes(runner, lane_runner, n_lanes, most_lanes, folder)
 
 
 def _most_lanes(n_trials: int, n_slots: int) -> int:

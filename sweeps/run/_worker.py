@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,25 @@ from typing import Any
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run._channel import EXIT_S, Channel, ReleasedError
 from iolaus.sweeps.run._messages import Assignment, WorkerSpec
-from iolaus.sweeps.run.exit_handlers import forget_exit_handlers, run_exit_handlers
+from iolaus.sweeps.run.exit_handlers import run_exit_handlers
 from iolaus.sweeps.types import Outcome
 
-__all__ = ["Server", "one_at_a_time", "worker_main"]
+__all__ = ["OneAtATime", "Server", "set_environment", "worker_main"]
 
 # What a worker does for as long as it lives: takes assignments from its channel and finishes
 # each. It need not return.
 Server = Callable[["Channel"], None]
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str) -> None:
     """Serve until the driver closes the pipe, then run the task's exit handlers. Never returns."""
     status = 1
-    forget_exit_handlers()
     try:
         with Path(os.devnull).open() as nothing:
             os.dup2(nothing.fileno(), 0)
@@ -41,7 +47,7 @@ def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str)
                 stream.reconfigure(line_buffering=True)
         if sys.breakpointhook is sys.__breakpointhook__:  # no debugger that waits elsewhere
             sys.breakpointhook = _refuse_breakpoint
-        os.environ.update(dict(spec.environment))
+        set_environment(spec)
         limits = _limit_threads(spec.n_threads)  # kept: the limit ends with the object
         _reseed()
         channel = Channel(pipe, watched, spec)
@@ -63,21 +69,31 @@ def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str)
             os._exit(status)
 
 
-def one_at_a_time(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
+@dataclass(frozen=True, slots=True)
+class OneAtATime:
     """A server that runs one trial after the other.
 
     run: reports through `iolaus.report` and must not raise.
     """
 
-    def serve(channel: Channel) -> None:
+    run: Callable[[Assignment, Reporter], Outcome]
+
+    def __call__(self, channel: Channel) -> None:
+        """Serve until the driver lets this worker go."""
         channel.open()
-        while (taken := channel.take()) is not None:  # until it is let go
+        while (taken := channel.take()) is not None:
             assignment, reporter = taken
             with reporting_to(reporter):
-                outcome = run(assignment, reporter)
+                outcome = self.run(assignment, reporter)
             channel.finish(assignment.trial, outcome)
 
-    return serve
+
+def set_environment(spec: WorkerSpec) -> None:
+    """Set the slot's variables, those for its threads included; a user's own number wins."""
+    os.environ.update(dict(spec.environment))
+    if spec.n_threads is not None:
+        for variable in THREAD_VARIABLES:
+            os.environ.setdefault(variable, str(spec.n_threads))
 
 
 def _refuse_breakpoint(*args: Any, **options: Any) -> Any:
@@ -100,13 +116,6 @@ def _limit_threads(n_threads: int | None) -> object:
     """
     if n_threads is None:
         return None
-    for variable in (
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-    ):
-        os.environ.setdefault(variable, str(n_threads))
     own = os.environ["OMP_NUM_THREADS"].partition(",")[0]  # "4,2" is four, and two within each
     n_threads = int(own) if own.isdecimal() and int(own) else n_threads
     if (torch := sys.modules.get("torch")) is not None:

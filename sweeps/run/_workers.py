@@ -36,9 +36,17 @@ class Workers:
         self._fork_server = fork_server
         self._up: dict[int, Worker] = {}
 
-    def spawn(self, slot: int) -> None:
+    def start(self, slot: int) -> None:
         """Start a worker; it sends Ready when it is up."""
-        self._up[slot] = self._fork_server.spawn(self.specs[slot])
+        self._up[slot] = self._fork_server.start(self.specs[slot])
+
+    def pid(self, slot: int) -> int:
+        """The process of a slot's worker."""
+        return self._up[slot].pid
+
+    def give_up_forking(self) -> str | None:
+        """Spawn workers from now on; returns why not, where they cannot be, and None else."""
+        return self._fork_server.give_up_forking()
 
     def send(self, slot: int, message: ToWorker) -> None:
         """Send a message; one to a worker that has just died is lost."""

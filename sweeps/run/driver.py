@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import signal
 import time
@@ -31,6 +32,7 @@ from iolaus.sweeps.run._messages import (
     Reported,
     Save,
     Stopped,
+    UserCodeReached,
 )
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import describe
@@ -174,6 +176,8 @@ class Driver:
         self._taken_over_s = self._asked_again_s = clock()
         self._shown: set[str] = set()  # log messages; every worker finds out the same
         self._filled: dict[int, Filled] = {}  # of workers with lanes, by slot
+        # Slots whose worker is on its way to the user's code, since when; inf: waits for a trial.
+        self._unborn: dict[int, float] = {}
         self.trials: dict[int, TrialRun] = {}
         self.stopped_by: int | None = None  # the number of the last signal that was obeyed
 
@@ -213,6 +217,7 @@ class Driver:
             self._end_overdue()
             self._look_at_others()
             self._obey_request()
+            self._end_unborn()
             self._watcher.tick()
             try:
                 self._records.curves.flush_if_due()
@@ -241,7 +246,8 @@ class Driver:
         for action in actions:
             match action:
                 case s.Spawn(slot):
-                    self._workers.spawn(slot)
+                    self._workers.start(slot)
+                    self._unborn[slot] = self._awake_clock()
                 case s.Ask(slot):
                     self._ask(slot)
                 case s.Start(slot, trial):
@@ -251,8 +257,10 @@ class Driver:
                 case s.Tell(trial, outcome):
                     self._record(trial, outcome)
                 case s.Release(slot):
+                    self._unborn.pop(slot, None)
                     self._workers.release(slot)
                 case s.Kill(slot):
+                    self._unborn.pop(slot, None)
                     self._workers.kill(slot)
 
     def _obey_signals(self) -> None:
@@ -389,12 +397,18 @@ class Driver:
         run = self.trials[trial]
         run.slot, run.started_s = slot, self._clock()
         run.awake_s = run.heard_s = self._awake_clock()
+        if slot in self._unborn:
+            self._unborn[slot] = run.awake_s
         self._workers.send(slot, run.assignment)
         self._watcher.started(trial, slot)
 
     def _receive(self, slot: int, message: FromWorker | Gone) -> None:
         match message:
+            case UserCodeReached():
+                self._unborn.pop(slot, None)
             case Ready(n_lanes):
+                if slot in self._unborn:
+                    self._unborn[slot] = math.inf
                 self._handle(s.Freed(slot, n_lanes))
             case Reported():
                 self._take_reports(message)
@@ -405,6 +419,7 @@ class Driver:
             case Filled():
                 self._filled[slot] = message
             case Finished(trial, outcome):
+                self._unborn.pop(slot, None)
                 run = self.trials[trial]
                 run.outcome = outcome
                 curve, objective = self._study.watched(trial), self._rules.objective
@@ -413,6 +428,7 @@ class Driver:
             case Gone(cause, number):
                 if number in ENDING_SIGNALS:
                     self._wait_for_signal()
+                self._unborn.pop(slot, None)
                 self._handle(s.Died(slot, cause))
 
     def _wait_for_signal(self) -> None:
@@ -430,6 +446,7 @@ class Driver:
         run.saves, run.has_saved = run.saves or batch.saves, run.has_saved or batch.has_saved
         if batch.folder is not None:
             run.folder = Path(batch.folder)
+            self._unborn.pop(run.slot, None)  # its config is made, and its task is called
             if run.assignment.attempt:
                 self._study.goes_on(trial, batch.continued)
         if batch.plan is not None:
@@ -456,6 +473,32 @@ class Driver:
             # One that shared its worker with another may have gone with that one.
             if reason is not None and trial in self._scheduler.running:
                 self._handle(s.TimedOut(trial, reason))
+
+    def _end_unborn(self) -> None:
+        """End workers that do not come to the user's code, and have others started differently."""
+        now_s = self._awake_clock()
+        for slot, since_s in list(self._unborn.items()):
+            why = self._rules.timeouts.unborn(now_s - since_s)
+            if why is None:
+                continue
+            del self._unborn[slot]
+            cause = (
+                f"its worker process {self._workers.pid(slot)} {why}: perhaps it waits for "
+                "threads that were started before it was forked, by a library or at module level"
+            )
+            kept = self._workers.give_up_forking()
+            cause += (
+                "; workers are spawned from now on (hydra.sweeper.start_method=spawn)"
+                if kept is None
+                else f"; try hydra.sweeper.start_method=spawn (now: {kept})"
+            )
+            log.warning("slot %d: %s", slot, cause)
+            running = [t for t, where in self._scheduler.running.items() if where == slot]
+            if running:
+                self._handle(s.TimedOut(running[0], cause))
+            else:
+                self._workers.kill(slot)
+                self._handle(s.Died(slot, cause))
 
     def _judge(self, trial: int, row: Row) -> None:
         """Give the study a report; what its pruner makes of it goes back to the trial."""

@@ -25,10 +25,9 @@ from iolaus.sweeps.run._job import HydraRunner
 from iolaus.sweeps.run._job_files import OUTPUT_FILE, output_to
 from iolaus.sweeps.run._messages import Assignment, Filled
 from iolaus.sweeps.run._outcomes import infeasible, is_ruled_out, not_begun, outcome_of
-from iolaus.sweeps.run._worker import Server
 from iolaus.sweeps.types import Ending, Finding
 
-__all__ = ["LaneRunner", "LaneServer", "LaneTrial", "in_lanes"]
+__all__ = ["InLanes", "LaneRunner", "LaneServer", "LaneTrial"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,20 +141,24 @@ class LaneServer:
 LaneRunner = Callable[[LaneServer], None]
 
 
-def in_lanes(
-    runner: HydraRunner, lane_runner: LaneRunner, n_lanes: int | None, most: int, sweep_dir: Path
-) -> Server:
+@dataclass(frozen=True, slots=True)
+class InLanes:
     """A worker's server that has `lane_runner` run its trials.
 
-    What the process prints goes to lanes-SLOT.log.
+    What the process prints goes to lanes-SLOT.log in `sweep_dir`.
     """
 
-    def serve(channel: Channel) -> None:
-        output = sweep_dir / f"lanes-{channel.spec.slot}.log"
-        with output_to(output):
-            lane_runner(LaneServer(channel, runner, n_lanes, most, output))
+    runner: HydraRunner
+    lane_runner: LaneRunner
+    n_lanes: int | None
+    most: int
+    sweep_dir: Path
 
-    return serve
+    def __call__(self, channel: Channel) -> None:
+        """Serve until the lane runner returns."""
+        output = self.sweep_dir / f"lanes-{channel.spec.slot}.log"
+        with output_to(output):
+            self.lane_runner(LaneServer(channel, self.runner, self.n_lanes, self.most, output))
 
 
 def _teller(config: DictConfig, folder: Path) -> Callable[[str], None]:

@@ -378,7 +378,10 @@ class Scheduler:
         self._n_interrupts += 1
         self.draining = True
         if self._n_interrupts == 1:
-            return []
+            # A worker that is not up has nothing to finish, and may never be.
+            useless = self._slots - self._n_lanes.keys() - set(self._running.values())
+            self._slots -= useless
+            return [Kill(slot) for slot in sorted(useless)]
         actions: list[Action] = [Kill(slot) for slot in sorted(self._slots)]
         self._slots.clear()
         self._n_lanes.clear()

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.metric import GOALS, choose_metric
+from iolaus.sweeps.run._start_method import START_METHODS
 from iolaus.sweeps.run.timeouts import Timeouts, parse_seconds
 from iolaus.sweeps.study.opening import ON_CHANGE
 from iolaus.sweeps.types import Intervention
@@ -38,7 +39,9 @@ class Settings:
     n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
-    sweep waits for the checkpoints of trials that make some; None: not at all.
+    sweep waits for the checkpoints of trials that make some; None: not at all. start_timeout:
+    likewise, how long a worker may take to the first line of the user's code; None for no limit.
+    start_method: how workers are started, see `iolaus.sweeps.run._start_method`.
     grace_period: how long another driver of a shared study may be silent before its trials are
     taken over, in seconds or such a text.
     lanes: trials that each slot trains side by side as one model, or "auto" for as many as pay; 1
@@ -73,6 +76,8 @@ class Settings:
     lane_runner: str | None
     max_failure_rate: float
     trial_timeout: float | str | None
+    start_timeout: float | str | None
+    start_method: str
     stall_timeout: float | str | None
     checkpoint_grace: float | str | None
     grace_period: float | str
@@ -117,7 +122,8 @@ class Settings:
                 self.max_failure_rate,
                 "give a share from 0 (none may fail) to 1 (all may)",
             )
-        for option in ("trial_timeout", "stall_timeout", "checkpoint_grace", "grace_period"):
+        times = ("trial_timeout", "stall_timeout", "start_timeout")
+        for option in (*times, "checkpoint_grace", "grace_period"):
             value = getattr(self, option)
             try:
                 _ = (value is None and option != "grace_period") or parse_seconds(value)
@@ -147,6 +153,8 @@ class Settings:
                 self.n_interventions,
                 "give how often an intervention is tried, 1 or more",
             )
+        if self.start_method not in START_METHODS:
+            refuse("start_method", self.start_method, f"choose from {', '.join(START_METHODS)}")
         if self.on_change not in ON_CHANGE:
             refuse("on_change", self.on_change, f"choose from {', '.join(ON_CHANGE)}")
         if self.objective not in OBJECTIVES:
@@ -189,7 +197,10 @@ class Settings:
     @property
     def timeouts(self) -> Timeouts:
         """After which time a trial is ended."""
-        asked = (self.trial_timeout, self.stall_timeout, self.checkpoint_grace)
+        asked = (
+            *(self.trial_timeout, self.stall_timeout),
+            *(self.checkpoint_grace, self.start_timeout),
+        )
         return Timeouts(*(None if value is None else parse_seconds(value) for value in asked))
 
     @property

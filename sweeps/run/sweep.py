@@ -18,6 +18,7 @@ from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
 from iolaus.sweeps.run._session import begin_session, join_study, opened_storage
 from iolaus.sweeps.run._setup import Setup, set_up
+from iolaus.sweeps.run._spawn import GUARD, is_importing_app
 from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.settings import Settings
@@ -44,12 +45,16 @@ def run_sweep(
     command line. Raises BadInputError before anything runs, SweepFailedError or StorageError after
     saving what there is, SweepStoppedError at the very end, if a signal has left trials unrun.
     """
+    if is_importing_app():
+        raise SweepFailedError(
+            f"a worker that was spawned imports the app, which then starts its sweep again: {GUARD}"
+        )
     setup, console = set_up(settings, context, task_function, config, arguments), make_console()
     if settings.on_change == "new_study" and (other := beside(setup)) is not None:
         setup = set_up(other[0], context, task_function, other[1], arguments)
     with (
         locked(setup.folder) as lock,
-        ForkServer(setup.serve, settings.metric, closing=(lock,)) as fork_server,
+        ForkServer(setup.serve, settings.metric, (lock,), settings.start_method) as fork_server,
         opened_storage(setup) as storage,
     ):
         study = join_study(setup, storage)
@@ -60,6 +65,10 @@ def run_sweep(
         workers = Workers(fork_server, setup.slots)
         driver = Driver(study, workers, setup.rules, records, progress, time.monotonic)
         _log_begin(setup, study)
+        if fork_server.method.name != "fork":
+            log.info(
+                "workers are spawned, each imports the app again: %s", fork_server.method.reason
+            )
         started_s = time.monotonic()
         with progress.showing():
             failure = driver.run()

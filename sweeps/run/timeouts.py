@@ -40,12 +40,14 @@ class Timeouts:
     """What a trial is allowed, in seconds; None: as long as it likes.
 
     trial_s: from its start to its end. stall_s: from its start, or its last report, to the next.
-    checkpoint_s: to make a checkpoint, if it makes any, when it is about to be cut off.
+    checkpoint_s: to make a checkpoint, if it makes any, when it is about to be cut off. start_s: a
+    worker, from its start to the user's code; the wait for a trial does not count.
     """
 
     trial_s: float | None = None
     stall_s: float | None = None
     checkpoint_s: float | None = 10.0
+    start_s: float | None = 60.0
 
     @property
     def are_set(self) -> bool:
@@ -62,6 +64,15 @@ class Timeouts:
                 f"stall_timeout is {_text(self.stall_s)}"
             )
         return None
+
+    def unborn(self, seconds: float) -> str | None:
+        """Why a worker is to be ended that has tried for so long to get to the user's code."""
+        if self.start_s is None or seconds <= self.start_s:
+            return None
+        return (
+            f"did not come to its first line of user code in {_text(seconds)} "
+            f"(start_timeout is {_text(self.start_s)})"
+        )
 
 
 class AwakeClock:

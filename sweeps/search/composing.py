@@ -30,6 +30,9 @@ class Composer:
         self._branches: dict[tuple[str, ...], bytes | DictConfig] = {}
         self._groups: dict[str, bool] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Composer, (self._loader, self._master)  # what it keeps is made again when needed
+
     def parse(self, lines: list[str]) -> list[Override]:
         """Hydra's own override parser."""
         return self._parser.parse_overrides(lines)

@@ -20,7 +20,7 @@ from iolaus.sweeps.reporting import Reporter
 from iolaus.sweeps.run._fork_server import ForkServer
 from iolaus.sweeps.run._messages import Assignment, WorkerSpec
 from iolaus.sweeps.run._objective import Objective
-from iolaus.sweeps.run._worker import one_at_a_time
+from iolaus.sweeps.run._worker import OneAtATime
 from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver, Records, Rules
 from iolaus.sweeps.run.events import EventLog, Session, replay_events
@@ -78,7 +78,7 @@ def drive(
         return Outcome(Ending.COMPLETED, values=values, returned=returned)
 
     slots = (WorkerSpec(0), WorkerSpec(1))
-    with ForkServer(one_at_a_time(run), "loss") as fork_server:
+    with ForkServer(OneAtATime(run), "loss") as fork_server:
         storage = LiveStorage(open_backend(f"sqlite:///{folder}/study.db"))
         sampler = optuna.samplers.RandomSampler(seed=0)
         opened = open_study(

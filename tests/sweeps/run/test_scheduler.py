@@ -218,9 +218,11 @@ class World(RuleBasedStateMachine):
     @rule()
     def user_interrupts(self) -> None:
         self.n_interrupts += 1
+        starting = {slot for slot, up in self.up.items() if not up}
         actions = self.see(Interrupted())
         if self.n_interrupts == 1:
-            assert actions == []
+            useless = sorted(starting - set(self.running.values()))
+            assert actions == [Kill(slot) for slot in useless]
         else:
             assert not self.up
             assert not self.running

@@ -25,7 +25,7 @@ from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.reporting import Reporter
 from iolaus.sweeps.run._fork_server import ForkServer, Worker, drain, wait
 from iolaus.sweeps.run._messages import Assignment, Finished, Ready, Reported, Stopped, WorkerSpec
-from iolaus.sweeps.run._worker import Server, one_at_a_time
+from iolaus.sweeps.run._worker import OneAtATime, Server
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
 PATIENCE_S = 20.0
@@ -39,13 +39,13 @@ def runner(task: Callable[[], Any]) -> Server:
         except optuna.TrialPruned as stop:
             return Outcome(Ending.PRUNED, reason=str(stop), verdict=reporter.verdict)
 
-    return one_at_a_time(run)
+    return OneAtATime(run)
 
 
 @contextmanager
 def worker_for(task: Callable[[], Any], **spec: Any) -> Iterator[tuple[ForkServer, Worker]]:
     with ForkServer(runner(task), "loss") as fork_server:
-        yield fork_server, fork_server.spawn(WorkerSpec(0, **spec))
+        yield fork_server, fork_server.start(WorkerSpec(0, **spec))
 
 
 def listen(worker: Worker, until: Callable[[list[Any]], bool]) -> tuple[list[Any], bool]:
@@ -186,7 +186,7 @@ def test_each_death_has_its_words_and_a_successor(how: str, words: str, tmp_path
         assert re.search(words, cause := fork_server.cause_of_death(worker)[0]), cause
         assert time.monotonic() - began_s < PATIENCE_S / 2
         worker.close()
-        successor = fork_server.spawn(WorkerSpec(0))
+        successor = fork_server.start(WorkerSpec(0))
         assert run(successor)[-1].outcome.returned == "alive"
 
 
@@ -205,7 +205,7 @@ def test_random_numbers_differ_between_workers() -> None:
         return random.random(), float(numpy.random.rand()), float(torch.rand(()))
 
     with ForkServer(runner(task), "loss") as fork_server:
-        drawn = [run(fork_server.spawn(WorkerSpec(slot)))[-1].outcome.returned for slot in range(3)]
+        drawn = [run(fork_server.start(WorkerSpec(slot)))[-1].outcome.returned for slot in range(3)]
     for numbers in zip(
         *drawn, (random.random(), float(numpy.random.rand()), float(torch.rand(()))), strict=True
     ):
@@ -256,7 +256,7 @@ def test_a_worker_gets_its_environment() -> None:
 def test_no_process_outlives_the_fork_server() -> None:
     """Workers end with the fork server, busy, idle or let go; one that is let go ends by itself."""
     with ForkServer(runner(lambda: time.sleep(600)), "loss") as fork_server:
-        busy, idle, let_go = (fork_server.spawn(WorkerSpec(slot)) for slot in range(3))
+        busy, idle, let_go = (fork_server.start(WorkerSpec(slot)) for slot in range(3))
         busy.pipe.send(Assignment(0, ()))
         listen(let_go, bool)
         let_go.close()
@@ -284,7 +284,7 @@ def test_exit_handlers_of_the_task_run_when_its_worker_is_let_go(tmp_path: Path)
     atexit.register(write, ours, "x")
     try:
         with ForkServer(runner(task), "loss") as fork_server:
-            worker = fork_server.spawn(WorkerSpec(0))
+            worker = fork_server.start(WorkerSpec(0))
             run(worker)
             assert not theirs.exists()
             fork_server.release(worker)
@@ -299,7 +299,7 @@ def test_exit_handlers_have_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> Non
     for module in ("_worker", "_channel", "_fork_server"):
         monkeypatch.setattr(f"iolaus.sweeps.run.{module}.EXIT_S", 0.5)
     with ForkServer(runner(lambda: atexit.register(time.sleep, 600)), "loss") as fork_server:
-        worker = fork_server.spawn(WorkerSpec(0))
+        worker = fork_server.start(WorkerSpec(0))
         run(worker)
         fork_server.release(worker)
         began_s = time.monotonic()
@@ -345,7 +345,7 @@ def test_without_a_fork_server_a_sweep_says_so() -> None:
     with ForkServer(runner(lambda: None), "loss") as fork_server:
         os.kill(fork_server._pid, signal.SIGKILL)
         with pytest.raises(SweepFailedError, match="process that starts workers is gone"):
-            fork_server.spawn(WorkerSpec(0))
+            fork_server.start(WorkerSpec(0))
 
 
 def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
             from iolaus.sweeps.run._fork_server import ForkServer
             from iolaus.sweeps.run._messages import Assignment, WorkerSpec
             fork_server = ForkServer(lambda line: time.sleep(600), "loss")
-            busy, idle = fork_server.spawn(WorkerSpec(0)), fork_server.spawn(WorkerSpec(1))
+            busy, idle = fork_server.start(WorkerSpec(0)), fork_server.start(WorkerSpec(1))
             busy.pipe.send(Assignment(0, ()))
             sys.stdout.write(f"{fork_server._pid} {busy.pid} {idle.pid}\\n")
             sys.stdout.flush()
