@@ -21,18 +21,31 @@ from iolaus.sweeps.study.record import record_of
 
 ALL = ("driver", "fork server", "worker", "all")
 BY_NUMBER = "+hydra.sweeper.sampler={_target_:by_number.ByNumber}"
+X, LR = "x=interval(0, 1)", "optim.lr=interval(0.01, 0.1)"
+TRAINER = (
+    *("train.py", "task=digits", "model=mlp", "steps=600", "report_every=10"),
+    *("eval_every=100", "checkpoint.every_steps=100", "keep_best=false", LR),
+)
 # What a sweep runs, and the steps that each of its trials reports.
-KINDS: dict[str, tuple[tuple[str, ...], Sequence[int]]] = {
-    "an app": (
-        ("trouble.py", "x=interval(0, 1)", "do=report", "n_steps=20", "step_s=0.02"),
-        range(20),
-    ),
+KINDS: dict[str, tuple[Sequence[str], Sequence[int]]] = {
+    "an app": (("trouble.py", X, "do=report", "n_steps=20", "step_s=0.02"), range(20)),
     "lanes of an app": (
         (
-            *("lanes.py", "x=interval(0, 1)", "n_steps=20", "step_s=0.007"),
+            *("lanes.py", X, "n_steps=20", "step_s=0.007"),
             *("hydra.sweeper.lane_runner=lanes.run_lanes", "hydra.sweeper.lanes=3"),
         ),
         range(20),
+    ),
+    "the trainer": (TRAINER, range(10, 601, 10)),
+    "lanes of the trainer": (
+        (
+            *TRAINER,
+            *(
+                "hydra.sweeper.lane_runner=iolaus.trainer.lanes.serve.run_lanes",
+                "hydra.sweeper.lanes=3",
+            ),
+        ),
+        range(10, 601, 10),
     ),
 }
 
@@ -115,8 +128,9 @@ def test_nothing_is_lost_or_doubled(
     failed = [t for t in trials if t.state is TrialState.FAIL]
     assert len(failed) <= killed["worker"] * (3 if "lanes" in kind else 1)
     assert all("was killed by SIGKILL" in record_of(t).why for t in failed)
-    undisturbed = [random.Random(f"{i} x").uniform(0, 1) for i in range(n_trials)]
-    assert [t.params["x"] for t in trials] == undisturbed
+    name, low, high = ("optim.lr", 0.01, 0.1) if LR in app else ("x", 0, 1)
+    undisturbed = [random.Random(f"{i} {name}").uniform(low, high) for i in range(n_trials)]
+    assert [t.params[name] for t in trials] == undisturbed
 
 
 def assert_whole(study: Any, curves: Path, steps: Sequence[int]) -> None:
