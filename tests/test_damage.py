@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,3 +108,23 @@ def test_a_damaged_study_is_refused_in_a_sentence(swept: Path, sweep: Any) -> No
     assert run.code == 1
     assert "the file is damaged: put back a copy" in run.err
     assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize("lock_s", [3, pytest.param(90, marks=pytest.mark.slow)])
+def test_a_locked_database_is_waited_for(
+    lock_s: float, sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """Another program has it for a minute and a half: nothing is lost, and nothing runs twice."""
+    options = ("hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=2", "n_steps=20", "step_s=0.05")
+    run = sweep("trouble.py", "x=interval(0, 1)", "do=report", *options)
+    shown = run.folder / "stdout"
+    eventually(lambda: shown.is_file() and "trial 0 completed" in run.out)
+    with contextlib.closing(sqlite3.connect(tmp_path / "study" / "study.db", timeout=30)) as other:
+        other.isolation_level = None
+        other.execute("BEGIN EXCLUSIVE")
+        time.sleep(lock_s)
+        other.execute("ROLLBACK")
+    run.ok()
+    assert [t.state for t in study().trials] == [TrialState.COMPLETE] * 8
+    table = read_curves(tmp_path / "study" / "curves").to_pandas()
+    assert table.groupby("trial")["step"].agg(list).tolist() == [[*range(20)]] * 8
