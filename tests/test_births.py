@@ -28,6 +28,16 @@ def test_threads_at_module_level_hang_no_worker(of: str, sweep: Any, study: Any)
     assert [trial.state for trial in study().trials] == [TrialState.COMPLETE] * 3
 
 
+@pytest.mark.gpu
+def test_cuda_at_module_level_is_no_matter(sweep: Any, study: Any) -> None:
+    """Workers are spawned, and use the GPU themselves."""
+    if not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("no GPU")
+    run = sweep("threaded.py", *GIVEN, THREADS="cuda").ok()
+    assert f"{SPAWNED}CUDA is in use in this process" in run.out
+    assert [trial.state for trial in study().trials] == [TrialState.COMPLETE] * 3
+
+
 def test_a_module_without_threads_is_forked(sweep: Any) -> None:
     """Numpy's at module level are none: it sets them up again. The module is imported once."""
     run = sweep("threaded.py", *GIVEN, THREADS="blas").ok()

@@ -21,8 +21,9 @@ from multiprocessing.connection import Connection
 from types import FunctionType
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import setup_globals
+from hydra.core.utils import configure_log, setup_globals
 
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.run._channel import Channel
@@ -95,6 +96,9 @@ def spawned_main(pipe_fd: int, payload_fd: int) -> None:
         del process._inheriting  # type: ignore[attr-defined]
     setup_globals()
     Singleton.set_state(state)
+    if HydraConfig.initialized():  # until a trial's own is in force
+        hydra = HydraConfig.get()
+        configure_log(hydra.hydra_logging, hydra.verbose)
 
     def serve_and_say(channel: Channel) -> None:
         if spec.slot == 0:
