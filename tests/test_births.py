@@ -70,6 +70,8 @@ def test_workers_that_hang_where_forks_are_asked_for_end_the_sweep(sweep: Any) -
 def test_ctrl_c_ends_a_sweep_whose_worker_hangs(sweep: Any, eventually: Any) -> None:
     """The first one, at once: there is nothing to wait for."""
     run = sweep("threaded.py", *GIVEN, THREADS="hangs_in_workers")
+    said = run.folder / "stdout"
+    eventually(lambda: said.is_file() and "study threaded in" in said.read_text())
     eventually(lambda: len(run.descendants()) == 2)
     run.signal(signal.SIGINT)
     eventually((run.folder / "code").is_file, timeout_s=10)

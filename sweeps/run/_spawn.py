@@ -19,11 +19,12 @@ from collections.abc import Callable, Mapping
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import configure_log, setup_globals
+from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.run._channel import Channel
@@ -98,7 +99,7 @@ def spawned_main(pipe_fd: int, payload_fd: int) -> None:
     Singleton.set_state(state)
     if HydraConfig.initialized():  # until a trial's own is in force
         hydra = HydraConfig.get()
-        configure_log(hydra.hydra_logging, hydra.verbose)
+        configure_log(cast(DictConfig, hydra.hydra_logging), hydra.verbose)
 
     def serve_and_say(channel: Channel) -> None:
         if spec.slot == 0:
