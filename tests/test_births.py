@@ -101,7 +101,13 @@ def launched(how: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     (package / "__init__.py").touch()
     (package / "app.py").write_text((APPS / "threaded.py").read_text())
     (tmp_path / "entry").write_text("from pkg.app import main\nif __name__ == '__main__': main()\n")
-    command = {"module": ["-m", "pkg.app"], "console entry": ["entry"]}.get(how, ["pkg/app.py"])
+    (package / "__main__.py").write_text((APPS / "threaded.py").read_text())
+    commands = {
+        "module": ["-m", "pkg.app"],
+        "package": ["-m", "pkg"],
+        "console entry": ["entry"],
+    }
+    command = commands.get(how, ["pkg/app.py"])
     given = ["hydra/sweeper=iolaus", "hydra.sweeper.report=null", f"hydra.sweep.dir={tmp_path}/s"]
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     return subprocess.run(
@@ -115,7 +121,7 @@ def launched(how: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("how", ["script", "module", "console entry", "closure"])
+@pytest.mark.parametrize("how", ["script", "module", "package", "console entry", "closure"])
 def test_every_kind_of_app_can_be_spawned(how: str, tmp_path: Path) -> None:
     """Its task function is found by name, also behind Hydra's decorator; a closure is sent."""
     if how == "closure":

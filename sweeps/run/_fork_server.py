@@ -185,8 +185,10 @@ class ForkServer:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # Python 3.12 warns of threads of numpy's BLAS, which set themselves up again after a fork.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        # Python 3.12 warns of threads of numpy's BLAS, which set themselves up again after a fork,
+        # and JAX of its own, for whose sake workers are spawned.
+        for kind in (DeprecationWarning, RuntimeWarning):
+            warnings.simplefilter("ignore", kind)
         return os.fork()
 
 
