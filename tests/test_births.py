@@ -28,6 +28,16 @@ def test_threads_at_module_level_hang_no_worker(of: str, sweep: Any, study: Any)
     assert [trial.state for trial in study().trials] == [TrialState.COMPLETE] * 3
 
 
+@pytest.mark.gpu
+def test_cuda_at_module_level_is_no_matter(sweep: Any, study: Any) -> None:
+    """Workers are spawned, and use the GPU themselves."""
+    if not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("no GPU")
+    run = sweep("threaded.py", *GIVEN, THREADS="cuda").ok()
+    assert f"{SPAWNED}CUDA is in use in this process" in run.out
+    assert [trial.state for trial in study().trials] == [TrialState.COMPLETE] * 3
+
+
 def test_a_module_without_threads_is_forked(sweep: Any) -> None:
     """Numpy's at module level are none: it sets them up again. The module is imported once."""
     run = sweep("threaded.py", *GIVEN, THREADS="blas").ok()
@@ -60,6 +70,8 @@ def test_workers_that_hang_where_forks_are_asked_for_end_the_sweep(sweep: Any) -
 def test_ctrl_c_ends_a_sweep_whose_worker_hangs(sweep: Any, eventually: Any) -> None:
     """The first one, at once: there is nothing to wait for."""
     run = sweep("threaded.py", *GIVEN, THREADS="hangs_in_workers")
+    said = run.folder / "stdout"
+    eventually(lambda: said.is_file() and "study threaded in" in said.read_text())
     eventually(lambda: len(run.descendants()) == 2)
     run.signal(signal.SIGINT)
     eventually((run.folder / "code").is_file, timeout_s=10)
@@ -89,7 +101,13 @@ def launched(how: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     (package / "__init__.py").touch()
     (package / "app.py").write_text((APPS / "threaded.py").read_text())
     (tmp_path / "entry").write_text("from pkg.app import main\nif __name__ == '__main__': main()\n")
-    command = {"module": ["-m", "pkg.app"], "console entry": ["entry"]}.get(how, ["pkg/app.py"])
+    (package / "__main__.py").write_text((APPS / "threaded.py").read_text())
+    commands = {
+        "module": ["-m", "pkg.app"],
+        "package": ["-m", "pkg"],
+        "console entry": ["entry"],
+    }
+    command = commands.get(how, ["pkg/app.py"])
     given = ["hydra/sweeper=iolaus", "hydra.sweeper.report=null", f"hydra.sweep.dir={tmp_path}/s"]
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     return subprocess.run(
@@ -103,7 +121,7 @@ def launched(how: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("how", ["script", "module", "console entry", "closure"])
+@pytest.mark.parametrize("how", ["script", "module", "package", "console entry", "closure"])
 def test_every_kind_of_app_can_be_spawned(how: str, tmp_path: Path) -> None:
     """Its task function is found by name, also behind Hydra's decorator; a closure is sent."""
     if how == "closure":

@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from iolaus.sweeps.errors import BadInputError, SweepFailedError
 from iolaus.sweeps.run._channel import EXIT_S
@@ -77,7 +77,7 @@ class ForkServer:
     ) -> None:
         self._serve, self._watched, self._asked = serve, watched, start_method
         self._let_go: list[int] = []  # workers that end themselves
-        self._payload = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the fork server
+        self._payload = _memory_file()
         self._socket, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -185,9 +185,18 @@ class ForkServer:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # Python 3.12 warns of threads of numpy's BLAS, which set themselves up again after a fork.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        # Python 3.12 warns of threads of numpy's BLAS, which set themselves up again after a fork,
+        # and JAX of its own, for whose sake workers are spawned.
+        for kind in (DeprecationWarning, RuntimeWarning):
+            warnings.simplefilter("ignore", kind)
         return os.fork()
+
+
+def _memory_file() -> BinaryIO:
+    """A file without a name, in memory where the system has such."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("iolaus-worker"), "wb")
+    return cast(BinaryIO, tempfile.TemporaryFile())
 
 
 def _open_pid_fd(pid: int) -> int | None:

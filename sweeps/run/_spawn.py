@@ -9,6 +9,7 @@ closure, a lambda, a notebook's) is sent by value, which takes cloudpickle.
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import multiprocessing
 import os
@@ -19,10 +20,12 @@ from collections.abc import Callable, Mapping
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import setup_globals
+from hydra.core.utils import configure_log, setup_globals
+from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.run._channel import Channel
@@ -43,7 +46,8 @@ def packed(serve: Server, watched: str, reason: str) -> bytes:
     buffer = io.BytesIO()
     try:
         pickle.dump(preparation, buffer)
-        has_main = "init_main_from_name" in preparation or "init_main_from_path" in preparation
+        by_name, by_path = (preparation.get(f"init_main_from_{how}") for how in ("name", "path"))
+        has_main = by_path is not None or by_name not in (None, "__main__")
         _dump((Singleton.get_state(), serve, watched), buffer, has_main)
     except Exception as error:
         raise BadInputError(
@@ -85,6 +89,9 @@ def spawned_main(pipe_fd: int, payload_fd: int) -> None:
     process._inheriting = True  # type: ignore[attr-defined] # as multiprocessing does
     try:
         spawn.prepare(preparation)
+        name = preparation.get("init_main_from_name", "")
+        if name.endswith(".__main__"):  # of a package, which multiprocessing leaves out
+            sys.modules["__main__"] = sys.modules["__mp_main__"] = importlib.import_module(name)
         state, serve, watched = pickle.load(data)
     except SystemExit:
         sys.stderr.write(
@@ -95,6 +102,9 @@ def spawned_main(pipe_fd: int, payload_fd: int) -> None:
         del process._inheriting  # type: ignore[attr-defined]
     setup_globals()
     Singleton.set_state(state)
+    if HydraConfig.initialized():  # until a trial's own is in force
+        hydra = HydraConfig.get()
+        configure_log(cast(DictConfig, hydra.hydra_logging), hydra.verbose)
 
     def serve_and_say(channel: Channel) -> None:
         if spec.slot == 0:
@@ -153,7 +163,7 @@ def _named(module: str, qualname: str) -> Any:
 
 
 def _unwrapped(module: str, qualname: str, depth: int) -> Callable[..., Any]:
-    __import__(module)
+    importlib.import_module(module)
     found = _named(module, qualname)
     for _ in range(depth):
         found = found.__wrapped__

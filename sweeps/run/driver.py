@@ -443,10 +443,10 @@ class Driver:
         if trial not in self._scheduler.running:
             return
         run = self.trials[trial]
+        self._unborn.pop(run.slot, None)  # a trial has its folder: what follows is the user's
         run.saves, run.has_saved = run.saves or batch.saves, run.has_saved or batch.has_saved
         if batch.folder is not None:
             run.folder = Path(batch.folder)
-            self._unborn.pop(run.slot, None)  # its config is made, and its task is called
             if run.assignment.attempt:
                 self._study.goes_on(trial, batch.continued)
         if batch.plan is not None:

@@ -40,6 +40,12 @@ def blas() -> float:
     return float((np.ones((700, 700)) @ np.ones((700, 700))).sum())
 
 
+def cuda() -> float:
+    import torch
+
+    return float(torch.ones(8, device="cuda").sum())
+
+
 def pool_of_threads() -> float:
     """As JAX has one: the pool believes that it has its threads."""
     return float(sum(POOL.map(abs, [1, 2])))

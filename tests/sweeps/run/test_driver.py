@@ -220,6 +220,23 @@ def test_a_trial_that_hangs_is_ended_by_name(timeouts: Timeouts, tmp_path: Path)
     assert sum(type(event).__name__ == "TimedOut" for event, _ in replayed) == 1
 
 
+def test_a_worker_that_gets_stuck_with_its_first_trial_is_ended_by_name(tmp_path: Path) -> None:
+    """It has neither made the trial's folder nor reported; one that has may be silent."""
+
+    def task(trial: int) -> float:
+        if trial == 0:
+            time.sleep(600)
+        report(0, loss=1.0)
+        time.sleep(2.0)
+        return 0.5
+
+    _, study = drive(task, tmp_path, n_trials=3, timeouts=Timeouts(start_s=1.0))
+    assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    why = study.trials[0].user_attrs["why"]
+    assert "did not come to its first line of user code in 1" in why
+    assert "hydra.sweeper.start_method=spawn" in why
+
+
 def test_a_pause_of_the_driver_is_no_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

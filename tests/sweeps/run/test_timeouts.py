@@ -49,6 +49,14 @@ def test_a_timeout_says_what_was_allowed() -> None:
     assert timeouts.overdue(100, 91) == why
 
 
+@given(most=seconds, took=seconds)
+def test_a_worker_is_overdue_after_longer_than_allowed(most: float, took: float) -> None:
+    """The wait for a trial, which is infinitely far in the future, is none."""
+    assert (Timeouts(start_s=most).unborn(took) is not None) == (took > most)
+    assert Timeouts(start_s=most).unborn(took - math.inf) is None
+    assert Timeouts(start_s=None).unborn(took) is None
+
+
 @given(gaps=st.lists(st.floats(0.0, 20.0), max_size=20))
 def test_a_clock_stands_while_nobody_looks(gaps: list[float]) -> None:
     """Of every gap between two looks at most so many seconds count."""
