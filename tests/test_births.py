@@ -67,9 +67,14 @@ def test_workers_that_hang_where_forks_are_asked_for_end_the_sweep(sweep: Any) -
     assert "try hydra.sweeper.start_method=spawn" in run.err
 
 
-def test_ctrl_c_ends_a_sweep_whose_worker_hangs(sweep: Any, eventually: Any) -> None:
+@pytest.mark.parametrize(
+    ("of", "method"), [("hangs_in_workers", "auto"), ("hangs_when_imported_again", "spawn")]
+)
+def test_ctrl_c_ends_a_sweep_whose_worker_hangs(
+    of: str, method: str, sweep: Any, eventually: Any
+) -> None:
     """The first one, at once: there is nothing to wait for."""
-    run = sweep("threaded.py", *GIVEN, THREADS="hangs_in_workers")
+    run = sweep("threaded.py", *GIVEN, f"hydra.sweeper.start_method={method}", THREADS=of)
     said = run.folder / "stdout"
     eventually(lambda: said.is_file() and "study threaded in" in said.read_text())
     eventually(lambda: len(run.descendants()) == 2)

@@ -117,21 +117,23 @@ class ForkServer:
         self._payload.write(packed(self._serve, self._watched, reason))
         self._payload.flush()
 
-    def give_up_forking(self) -> str | None:
-        """Spawn workers from now on; returns why not, where they cannot be, and None else.
+    def give_up_forking(self) -> str:
+        """Spawn workers from now on, where that is ours to choose.
 
-        Under "auto" alone: a start method that was asked for is kept.
+        Returns what may have held up a worker that does not come up, and what was or can be done.
         """
+        if self.method.name == "spawn":
+            return "it is a fresh interpreter, which a machine or disk in distress may hold up"
+        cause = "perhaps it waits for threads that its parent had, of a library or of the app"
         if self._asked != "auto":
-            return self.method.reason
-        if self.method.name != "spawn":
-            reason = "a forked worker did not come to its first line"
-            try:
-                self._prepare_spawning(reason)
-            except BadInputError as error:
-                return str(error)
-            self.method = StartMethod("spawn", reason)
-        return None
+            return f"{cause}; try hydra.sweeper.start_method=spawn"
+        reason = "a forked worker did not come to its first line of user code"
+        try:
+            self._prepare_spawning(reason)
+        except BadInputError as error:
+            return f"{cause}; {error}"
+        self.method = StartMethod("spawn", reason)
+        return f"{cause}; workers are spawned from now on (hydra.sweeper.start_method=spawn)"
 
     def start(self, spec: WorkerSpec) -> Worker:
         """Start a worker. It sends Ready when it is up."""

@@ -44,8 +44,8 @@ class Workers:
         """The process of a slot's worker."""
         return self._up[slot].pid
 
-    def give_up_forking(self) -> str | None:
-        """Spawn workers from now on; returns why not, where they cannot be, and None else."""
+    def give_up_forking(self) -> str:
+        """Spawn workers from now on; see ForkServer.give_up_forking."""
         return self._fork_server.give_up_forking()
 
     def send(self, slot: int, message: ToWorker) -> None:

@@ -482,16 +482,8 @@ class Driver:
             if why is None:
                 continue
             del self._unborn[slot]
-            cause = (
-                f"its worker process {self._workers.pid(slot)} {why}: perhaps it waits for "
-                "threads that were started before it was forked, by a library or at module level"
-            )
-            kept = self._workers.give_up_forking()
-            cause += (
-                "; workers are spawned from now on (hydra.sweeper.start_method=spawn)"
-                if kept is None
-                else f"; try hydra.sweeper.start_method=spawn (now: {kept})"
-            )
+            pid, advice = self._workers.pid(slot), self._workers.give_up_forking()
+            cause = f"its worker process {pid} {why}: {advice}"
             log.warning("slot %d: %s", slot, cause)
             running = [t for t, where in self._scheduler.running.items() if where == slot]
             if running:

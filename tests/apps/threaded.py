@@ -51,6 +51,12 @@ def pool_of_threads() -> float:
     return float(sum(POOL.map(abs, [1, 2])))
 
 
+def hangs_when_imported_again() -> float:
+    if __name__ == "__mp_main__":
+        time.sleep(600)
+    return 1.0
+
+
 def hangs_in_workers() -> float:
     return 1.0
 
