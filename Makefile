@@ -8,7 +8,8 @@ sweep: $(VENV)/.installed
 	$(BIN)/python -m trainer --multirun +sweep=quickstart
 
 test: $(VENV)/.installed lint
-	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not gpu"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not gpu" --ignore tests/hydra_plugins
+	$(BIN)/pytest -m "not slow and not gpu" tests/hydra_plugins  # in one process, without threads: sweeps within are forked
 
 test-all: $(VENV)/.installed lint
 	$(BIN)/pytest

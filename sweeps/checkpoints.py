@@ -58,7 +58,7 @@ class Checkpoint:
 
     path: of the folder. step, seconds: of the trial when it was made. rows: its last reports before
     that, (step, seconds, metrics), which may not have reached the sweep's curves. watched: see
-    `Watched`.
+    `Watched`. setting: the overrides of the trial that made it.
     """
 
     path: Path
@@ -66,6 +66,7 @@ class Checkpoint:
     seconds: float
     rows: Sequence[tuple[int, float, Mapping[str, float]]] = ()
     watched: Watched = field(default_factory=Watched)
+    setting: Sequence[str] = ()
 
 
 def adopt(
@@ -75,6 +76,7 @@ def adopt(
     seconds: float,
     rows: Sequence[tuple[int, float, Mapping[str, float]]] = (),
     watched: Watched | None = None,
+    setting: Sequence[str] = (),
 ) -> Checkpoint:
     """Move what is in a folder to a trial's checkpoints; the folder stays, empty.
 
@@ -96,6 +98,7 @@ def adopt(
             "seconds": seconds,
             "rows": [[at, s, dict(metrics)] for at, s, metrics in rows],
             "watched": [watched.first_step, watched.lowest, watched.highest],
+            "setting": [*setting],
             "sha256": {str(name): _digest(beside / name) for name in _files(beside)},
         }
         (beside / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
@@ -110,7 +113,7 @@ def adopt(
     earlier = [one for one in _all(trial_folder) if one.name <= place.name]
     for other in {*_all(trial_folder)} - {*earlier[:N_KEPT]}:
         shutil.rmtree(other, ignore_errors=True)
-    return Checkpoint(place, step, seconds, rows, watched)
+    return Checkpoint(place, step, seconds, rows, watched, (*setting,))
 
 
 def newest(trial_folder: Path) -> Checkpoint | None:
@@ -152,6 +155,7 @@ def _read(place: Path) -> Checkpoint:
         float(about["seconds"]),
         [(int(step), float(seconds), metrics) for step, seconds, metrics in about["rows"]],
         Watched(first, lowest and (lowest[0], lowest[1]), highest and (highest[0], highest[1])),
+        tuple(about["setting"]),
     )
 
 

@@ -135,6 +135,7 @@ class Reporter:
         self._intervention_was_open = False
         self._last_step = 0
         self._trial_folder: Path | None = None
+        self._setting: Sequence[str] = ()
         self._checkpoint: Checkpoint | None = None
         self._continued: Continued | None = None
         self._recent: deque[Row] = deque(maxlen=MOST_KEPT)
@@ -283,7 +284,7 @@ class Reporter:
             watched = self._watched_so_far
         kept = [(row.step, row.seconds, row.metrics) for row in rows]
         try:
-            adopt(folder, self._trial_folder, step, seconds, kept, watched)
+            adopt(folder, self._trial_folder, step, seconds, kept, watched, self._setting)
         except NotADirectoryError:
             raise
         except OSError as error:
@@ -329,13 +330,16 @@ class Reporter:
         if self._has_saved:
             time.sleep(HOLD_S)
 
-    def place(self, folder: str, checkpoint: Checkpoint | None = None) -> None:
+    def place(
+        self, folder: str, checkpoint: Checkpoint | None = None, setting: Sequence[str] = ()
+    ) -> None:
         """Pass on where this trial's files are, and where it goes on, if it does.
 
-        Its seconds go on from those of the checkpoint, and its last reports are passed on again.
+        setting: its overrides, which its checkpoints keep. Its seconds go on from those of the
+        checkpoint, and its last reports are passed on again.
         """
         with self._lock:
-            self._folder, self._trial_folder = folder, Path(folder)
+            self._folder, self._trial_folder, self._setting = folder, Path(folder), setting
             if checkpoint is not None:
                 rows = [Row(*row) for row in checkpoint.rows]
                 first = rows[0].step if rows else checkpoint.step + 1

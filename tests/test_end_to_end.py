@@ -209,7 +209,7 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
     to its end once.
     """
     diary = tmp_path / "diary"
-    settings = [*GRID, "x=range(0, 14)", "pause_s=0.4", f"diary={diary}", "hydra.sweeper.n_jobs=2"]
+    settings = [*GRID, "x=range(0, 20)", "pause_s=0.4", f"diary={diary}", "hydra.sweeper.n_jobs=2"]
 
     def lines() -> int:
         return len(diary.read_text().splitlines()) if diary.is_file() else 0
@@ -254,12 +254,12 @@ def test_stop_and_continue(sweep: Any, study: Any, eventually: Any, tmp_path: Pa
     assert "cut off when the sweep died" in done.out + done.err
     trials = study().trials
     completed = Counter(t.params["x"] for t in trials if t.state is TrialState.COMPLETE)
-    assert completed == Counter(range(14))
+    assert completed == Counter(range(20))
     assert {t.state for t in trials} == {TrialState.COMPLETE}
     assert {t.number for t in cut} <= {t.number for t in trials if "interruptions" in t.user_attrs}
-    assert len(trials) == 14
+    assert len(trials) == 20
     folders = [t.user_attrs["run"]["folder"] for t in trials if t.state is TrialState.COMPLETE]
-    assert len(set(folders)) == 14
+    assert len(set(folders)) == 20
 
 
 def test_n_trials_is_the_total_and_a_study_can_move(sweep: Any, study: Any, tmp_path: Path) -> None:

@@ -184,7 +184,10 @@ def test_two_drivers_of_one_study(
         )
     sweep(*options, folder=tmp_path / "one").ok()
     assert killed.total() >= n_kills // 2, killed
-    trials = optuna.load_study(study_name="s", storage=url).trials
+    storage = optuna.storages.RDBStorage(url)
+    trials = optuna.load_study(study_name="s", storage=storage).trials
+    storage.remove_session()
+    storage.engine.dispose()
     states = Counter(trial.state for trial in trials)
     assert len(trials) == n_trials
     assert {*states} <= {TrialState.COMPLETE, TrialState.FAIL}

@@ -39,7 +39,7 @@ def test_trials_share_a_worker_and_end_like_any_other(
     run = in_lanes(sweep, f"diary={tmp_path}/diary").ok()
     beside = [line.split() for line in (tmp_path / "diary").read_text().splitlines()]
     assert len({pid for pid, *_ in beside}) == 1
-    assert max(len(trials) for _, *trials in beside) == 3
+    assert 2 <= max(len(trials) for _, *trials in beside) <= 3  # as soon as they are proposed
     trials = study().trials
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 7
     curves = read_curves(tmp_path / "study" / "curves").to_pandas()

@@ -94,9 +94,13 @@ class HydraRunner:
         """A trial's whole config and its folder, in which it may find its checkpoint."""
         config = self._composer.compose(assignment.overrides)
         folder = set_job(config, assignment.trial)
-        if assignment.attempt == 0:
-            forget(folder)  # of another sweep, which had the folder before
-        reporter.place(str(folder), newest(folder) if assignment.attempt else None)
+        checkpoint = newest(folder) if assignment.attempt else None
+        if checkpoint is None or checkpoint.setting != assignment.overrides:
+            # Of another sweep that had the folder, or of another setting: a driver that is killed
+            # may not have written yet which it was.
+            forget(folder)
+            checkpoint = None
+        reporter.place(str(folder), checkpoint, assignment.overrides)
         return config, folder
 
     def findings(self, config: DictConfig) -> tuple[Finding, ...]:

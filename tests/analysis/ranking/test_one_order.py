@@ -59,7 +59,8 @@ def made(folder: Path, seed: int, directions: tuple[str, ...], n_seeds: int) -> 
         if rng.random() < 0.5:
             loss[-1] += rng.choice([-0.4, 0.4])
         values = sign * loss
-        columns = {"trial": np.full(N_REPORTS, number), "step": steps, "seconds": 1.0 * steps}
+        columns = {"trial": np.full(N_REPORTS, number), "attempt": 0 * steps}
+        columns |= {"step": steps, "seconds": 1.0 * steps}
         table = {**columns, "metric": ["loss"] * N_REPORTS, "value": values}
         tables.append(pa.table(table, SCHEMA))
         own = state[number // n_seeds]
