@@ -131,7 +131,7 @@ class StallRule:
             return None
         rank = peers.goal_rank(trial, BEST_PER_CUBE_ROOT * caution)
         behind = _Behind(n_steps, reach, rank, here, prospect)
-        return _out_of_reach(signals(steps, losses), steps, losses, behind, sign)
+        return _behind(signals(steps, losses), steps, losses, behind, sign)
 
     def _alone(self, steps: Array, losses: Array, plan: Plan, sign: float) -> Verdict | None:
         if len(losses) < 2 * N_TAIL or rate_changes(plan, int(steps[-1])):
@@ -326,7 +326,7 @@ def _stall(s: Signals, sign: float) -> str:
     return f"stalled since step {s.stalled_since:,} at {sign * s.level:.4g} (noise {s.noise:.2g})"
 
 
-def _out_of_reach(s: Signals, steps: Array, losses: Array, behind: _Behind, sign: float) -> Verdict:
+def _behind(s: Signals, steps: Array, losses: Array, behind: _Behind, sign: float) -> Verdict:
     here = behind.here
     numbers = _course(s, steps, losses, sign) | {
         "reach": sign * behind.reach,
@@ -351,7 +351,7 @@ def _out_of_reach(s: Signals, steps: Array, losses: Array, behind: _Behind, sign
     else:
         peers += "; none has gone further to show what comes"
     if s.stalled_since is None:
-        return Verdict("out_of_reach", s.step, f"behind: {behind_goal} ({peers})", numbers)
+        return Verdict("behind", s.step, f"behind: {behind_goal} ({peers})", numbers)
     return Verdict("stalled", s.step, f"{_stall(s, sign)}: {behind_goal} ({peers})", numbers)
 
 

@@ -100,8 +100,8 @@ def test_interventions_are_bounded_and_given_time(on_stall: OnStall) -> None:
     [
         (AllOf([Always("stalled"), Always("MedianPruner")]), Intervention),
         (AllOf([Always("MedianPruner"), Always("rebound")]), Intervention),
-        (AllOf([Always("MedianPruner"), Always("out_of_reach")]), Verdict),
-        (Always("out_of_reach"), Verdict),
+        (AllOf([Always("MedianPruner"), Always("behind")]), Verdict),
+        (Always("behind"), Verdict),
     ],
 )
 def test_a_stall_among_rules_that_agree_is_answered(pruner: VerdictPruner, kind: type) -> None:
