@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
 
-from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.curves import SCHEMA, read_curves
 from iolaus.sweeps.errors import BadInputError, StorageError
 from iolaus.sweeps.study.folder import read_study
 
@@ -72,7 +73,8 @@ def test_a_damaged_part_is_named_and_the_rest_is_read(
     sweep(*swept_again).ok()  # a second part
     part = min((swept / "curves").glob("*.parquet"))
     before, data = read_curves(swept / "curves").num_rows, bytearray(part.read_bytes())
-    data[len(data) // 4] ^= 1
+    values = pq.ParquetFile(part).metadata.row_group(0).column(len(SCHEMA) - 1)
+    data[values.data_page_offset + values.total_compressed_size // 2] ^= 1
     part.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
     assert 0 < read_curves(swept / "curves").num_rows < before
     assert f"{part} is damaged, and its part of the curves is left out" in caplog.text

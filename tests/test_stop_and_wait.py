@@ -47,7 +47,7 @@ def test_a_sweep_is_stopped_and_goes_on(
     assert cli("wait", folder, "--until", "stalled").returncode == 0
     assert cli("stop", folder).stdout == "Nobody runs this sweep.\n"
 
-    run = running(sweep, eventually, tmp_path, "step_s=0.002")
+    run = running(sweep, eventually, tmp_path)
     done = cli("wait", folder)
     assert (done.returncode, done.stdout) == (0, "The sweep is done.\n")
     assert run.wait().code == 0
@@ -61,7 +61,7 @@ def test_a_sweep_is_stopped_when_its_trials_are_over(
     sweep: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """--finish is Ctrl-C from afar: what runs finishes, and no more begins."""
-    run = running(sweep, eventually, tmp_path, "step_s=0.005")
+    run = running(sweep, eventually, tmp_path)
     assert cli("stop", str(tmp_path / "study"), "--finish").returncode == 0
     assert run.wait().code == 130
     states = [t.state for t in study().trials]

@@ -295,7 +295,7 @@ def cut_off_text(trials: Iterable[FrozenTrial]) -> str:
     n_on = len(attempts) - n_anew
     parts = [
         f"{counted(n_on, 'trial')} went on from {'its' if n_on == 1 else 'their'} checkpoints",
-        f"{counted(n_anew, 'trial')} began anew, without a checkpoint",
+        f"{counted(n_anew, 'trial')} began anew, without a checkpoint of its setting",
     ]
     said = " and ".join(part for part, n in zip(parts, (n_on, n_anew), strict=True) if n)
     return f"Of those cut off, {said}: {counted(sum(lost), 'step')} computed again." if said else ""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,19 @@ def n_drivers_running(folder: Path) -> int:
     return len({record_of(t).driver for t in running})
 
 
+def suspend(run: Any, database: Path) -> None:
+    """Stop a driver at a moment when it does not hold SQLite's lock, which would stop all."""
+    while True:
+        run.signal(signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(database, timeout=0.5)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError:
+            run.signal(signal.SIGCONT)
+            time.sleep(0.02)
+
+
 def assert_exact(trials: list[optuna.trial.FrozenTrial]) -> None:
     """The total is exact, and every trial has a result and a driver."""
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * N_TRIALS
@@ -68,7 +84,7 @@ def test_a_driver_that_was_suspended_drops_what_is_another_s(
     eventually(lambda: n_drivers_running(tmp_path) == 1)
     other = shared("other")
     eventually(lambda: n_drivers_running(tmp_path) == 2)
-    one.signal(signal.SIGSTOP)
+    suspend(one, tmp_path / "s.db")
     other.ok()
     assert_exact(trials_of(tmp_path))
     before = [trial.values for trial in trials_of(tmp_path)]
