@@ -75,8 +75,8 @@ class Run:
             os.kill(pid, number)
             time.sleep(0.05)  # a scheduler that is in no hurry
 
-    def wait(self) -> Run:
-        _eventually(lambda: (self.folder / "code").is_file())
+    def wait(self, timeout_s: float = 60) -> Run:
+        _eventually(lambda: (self.folder / "code").is_file(), timeout_s)
         return self
 
     @property
@@ -91,8 +91,8 @@ class Run:
     def err(self) -> str:
         return (self.folder / "stderr").read_text()
 
-    def ok(self) -> Run:
-        assert self.wait().code == 0, self.out + self.err
+    def ok(self, timeout_s: float = 60) -> Run:
+        assert self.wait(timeout_s).code == 0, self.out + self.err
         return self
 
 

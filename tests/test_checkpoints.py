@@ -121,7 +121,7 @@ def test_kills_cost_no_more_than_an_interval(
         run.signal(signal.SIGKILL)
         run.wait()
         killed += 1
-    sweep(*given).ok()
+    sweep(*given).ok(600)
     assert killed >= min(n_kills, 4)
     assert_exact(study(), tmp_path, n_trials)
     again = sum(n - 1 for n in steps_taken(tmp_path).values())

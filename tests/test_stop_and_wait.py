@@ -20,7 +20,7 @@ def cli(*words: str) -> Any:
 def running(sweep: Any, eventually: Any, tmp_path: Path, *options: str) -> Any:
     run = sweep(
         *("counting.py", "x=interval(0, 1)", f"diary={tmp_path / 'diary'}", "step_s=0.01"),
-        *("hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=6", "n_steps=200", *options),
+        *("hydra.sweeper.n_jobs=2", *options),
     )
     eventually(lambda: (tmp_path / "diary").is_file())
     return run
@@ -31,7 +31,8 @@ def test_a_sweep_is_stopped_and_goes_on(
 ) -> None:
     """Trials make a checkpoint; exit code and waiting tell; a request of before stops nobody."""
     folder = str(tmp_path / "study")
-    run = running(sweep, eventually, tmp_path)
+    given = ("hydra.sweeper.n_trials=3", "n_steps=1000")
+    run = running(sweep, eventually, tmp_path, *given)
     assert cli("wait", folder, "--timeout", "0").returncode == 124
     stopped = cli("stop", folder, "--json")
     assert stopped.returncode == 0, stopped.stderr
@@ -47,11 +48,11 @@ def test_a_sweep_is_stopped_and_goes_on(
     assert cli("wait", folder, "--until", "stalled").returncode == 0
     assert cli("stop", folder).stdout == "Nobody runs this sweep.\n"
 
-    run = running(sweep, eventually, tmp_path)
+    run = running(sweep, eventually, tmp_path, *given)
     done = cli("wait", folder)
     assert (done.returncode, done.stdout) == (0, "The sweep is done.\n")
     assert run.wait().code == 0
-    assert [t.state for t in study().trials] == [TrialState.COMPLETE] * 6
+    assert [t.state for t in study().trials] == [TrialState.COMPLETE] * 3
     taken = (tmp_path / "diary").read_text().splitlines()
     assert len(taken) - len({*taken}) <= 4
     assert cli("wait", folder, "--until", "stalled").returncode == 3
@@ -61,9 +62,9 @@ def test_a_sweep_is_stopped_when_its_trials_are_over(
     sweep: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """--finish is Ctrl-C from afar: what runs finishes, and no more begins."""
-    run = running(sweep, eventually, tmp_path)
+    run = running(sweep, eventually, tmp_path, "hydra.sweeper.n_trials=16", "n_steps=400")
     assert cli("stop", str(tmp_path / "study"), "--finish").returncode == 0
     assert run.wait().code == 130
     states = [t.state for t in study().trials]
-    assert 2 <= len(states) < 6
+    assert 2 <= len(states) < 16
     assert {*states} == {TrialState.COMPLETE}
