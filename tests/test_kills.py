@@ -74,7 +74,13 @@ def kill(driver: int, victim: str, chance: random.Random) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind == "the trainer" else [])
+        for kind in KINDS
+    ],
+)
 @pytest.mark.parametrize(
     ("n_kills", "n_trials"), [(6, 24), pytest.param(50, 330, marks=pytest.mark.slow)]
 )
