@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent / "apps"))
 from counting import next_state
 
 N_STEPS, EVERY = 60, 15
+GRID = ("hydra/sweeper/sampler=grid",)
 
 
 def walk(x: float) -> list[float]:
@@ -63,15 +64,22 @@ def assert_exact(study: Any, tmp_path: Path, n_trials: int) -> None:
     assert not [*(tmp_path / "study").glob("*/checkpoints")]
 
 
+def ended_amid_it(
+    sweep: Any, eventually: Any, tmp_path: Path, given: list[str], order: str
+) -> None:
+    """A sweep that gets SIGTERM while its trials run."""
+    run = sweep(*given)
+    eventually(lambda: len(steps_taken(tmp_path)) > 10)
+    run.signal_all(signal.SIGTERM, order)
+    assert run.wait().code == 143, run.err
+
+
 def test_a_trial_ended_by_sigterm_goes_on_where_it_was(
     sweep: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """Asked for a checkpoint it makes one, under its own number: no step is taken twice."""
     given = options(tmp_path, 2)
-    run = sweep(*given)
-    eventually(lambda: len(steps_taken(tmp_path)) > 10)
-    run.signal(signal.SIGTERM)
-    assert run.wait().code == 143, run.err
+    ended_amid_it(sweep, eventually, tmp_path, given, "the driver")
     assert {t.state for t in study().trials} == {TrialState.WAITING}
     done = sweep(*given).ok()
     assert_exact(study(), tmp_path, 2)
@@ -89,13 +97,22 @@ def test_a_worker_that_is_told_to_end_makes_a_checkpoint(
 ) -> None:
     """A scheduler that signals all processes of a job loses no step either."""
     given = options(tmp_path, 2)
-    run = sweep(*given)
-    eventually(lambda: len(steps_taken(tmp_path)) > 10)
-    run.signal_all(signal.SIGTERM, "all from the bottom")
-    assert run.wait().code == 143, run.err
+    ended_amid_it(sweep, eventually, tmp_path, given, "all from the bottom")
     sweep(*given).ok()
     assert_exact(study(), tmp_path, 2)
     assert sum(n - 1 for n in steps_taken(tmp_path).values()) <= 4
+
+
+def test_a_worker_whose_trial_saves_nothing_fails_no_trial_amid_the_others_checkpoints(
+    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+) -> None:
+    """A signal to all processes ends it at once, while the driver waits for those that save."""
+    given = [*options(tmp_path, 2), "x=0.5", "saves=choice(true,false)"]
+    given = [*(word for word in given if not word.startswith("x=interval")), *GRID]
+    ended_amid_it(sweep, eventually, tmp_path, given, "all from the top")
+    assert [t.state for t in study().trials] == [TrialState.WAITING] * 2
+    sweep(*given).ok()
+    assert [t.state for t in study().trials] == [TrialState.COMPLETE] * 2
 
 
 @pytest.mark.parametrize(
@@ -156,10 +173,7 @@ def test_an_app_without_checkpoints_begins_anew_and_it_is_said(
 ) -> None:
     """The same number, the curve of the new run alone, and the loss in a line; no wait for it."""
     given = options(tmp_path, 2, saves="false")
-    run = sweep(*given)
-    eventually(lambda: len(steps_taken(tmp_path)) > 10)
-    run.signal(signal.SIGTERM)
-    assert run.wait().code == 143
+    ended_amid_it(sweep, eventually, tmp_path, given, "the driver")
     done = sweep(*given).ok()
     assert_exact(study(), tmp_path, 2)
     assert "2 trials began anew" in done.out

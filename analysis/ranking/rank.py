@@ -309,7 +309,8 @@ def _by_curves(
     levels, errors, df = np.array(known).T
     levels = np.where(np.isnan(levels), values, levels)  # not written yet, or it began with NaN
     name = f"{'level' if kind == 'final' else 'smoothed best'} of {metric}"
-    return tiers.from_curves(levels, errors, df), name, "curve"
+    estimates = tiers.from_curves(levels, errors, df)
+    return estimates, name, "curve" if np.isfinite(errors).any() else "none"
 
 
 def _table(

@@ -283,11 +283,7 @@ class Driver:
         if self._clock() - self._looked_s < LOOK_S or self._n_interrupts >= 2:
             return
         self._looked_s = self._clock()
-        try:
-            request = self._study.stop_request()
-        except Exception as error:  # a database that is away is noticed by those who need it
-            log.debug("no look at the study for a request to stop: %s", error)
-            return
+        request = self._study.stop_request()
         if request is None:
             return
         if request.how == "now":
@@ -427,6 +423,8 @@ class Driver:
                 self._handle(s.Ended(trial, outcome))
             case Gone(cause, number):
                 if number in ENDING_SIGNALS:
+                    if self._is_saving:
+                        return  # the job is being ended, and its trial is about to be put back
                     self._wait_for_signal()
                 self._unborn.pop(slot, None)
                 self._handle(s.Died(slot, cause))

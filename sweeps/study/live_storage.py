@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import math
 import queue
 import threading
@@ -32,6 +33,8 @@ from iolaus.sweeps.errors import StorageError, is_disk_full
 from iolaus.sweeps.study.backend import first_line
 
 __all__ = ["PATIENCE_S", "LiveStorage", "OutdatedError"]
+
+log = logging.getLogger("sweeps")
 
 # A database that is restarted or briefly locked comes back within this time; after it the sweep
 # stops.
@@ -75,6 +78,8 @@ class LiveStorage(BaseStorage):
         self._database = threading.Lock()
         self._error: Exception | None = None
         self._writer: threading.Thread | None = None
+        self._system_attrs: dict[int, Mapping[str, Any]] = {}  # by study id, as last looked at
+        self._is_looking = False
 
     # --- what is particular to this storage ---
 
@@ -92,6 +97,24 @@ class LiveStorage(BaseStorage):
         ]
         for trial in self._now(compat.news, self._backend, study_id, others, len(known.by_number)):
             self._keep(study_id, trial)
+
+    def last_system_attrs(self, study_id: int) -> Mapping[str, Any] | None:
+        """A study's system attributes as last seen; None before. Never waits for the database.
+
+        Has the writing thread look again, unless the last look is still to come.
+        """
+        if not self._is_looking:
+            self._is_looking = True
+            self._write(self._look, study_id)
+        return self._system_attrs.get(study_id)
+
+    def _look(self, study_id: int) -> None:
+        try:
+            self._system_attrs[study_id] = self._backend.get_study_system_attrs(study_id)
+        except optuna.exceptions.StorageInternalError as error:  # those who need it will notice
+            log.debug("no look at the study's attributes: %s", error)
+        finally:
+            self._is_looking = False
 
     def running_here(self, study_id: int) -> list[FrozenTrial]:
         """The trials that this process has begun and not ended, by number."""

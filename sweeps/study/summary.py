@@ -288,14 +288,19 @@ def show_next(
 
 
 def cut_off_text(trials: Iterable[FrozenTrial]) -> str:
-    """What became of the trials that were cut off, in a sentence; "" if none was."""
-    attempts = [attempt for trial in trials for attempt in record_of(trial).went_on[-1:]]
-    lost = [max(last - max(step, 0), 0) for step, last in attempts]
-    n_anew = sum(step < 0 for step, _ in attempts)
-    n_on = len(attempts) - n_anew
+    """What became of the trials that were cut off, in a sentence; "" if none was.
+
+    Of one that was cut off several times the last time counts, and the steps of all. What a driver
+    that was killed had not recorded is not known, so there may be more steps.
+    """
+    went_on = [pairs for trial in trials if (pairs := record_of(trial).went_on)]
+    n_lost = sum(max(last - max(step, 0), 0) for pairs in went_on for step, last in pairs)
+    n_anew = sum(pairs[-1][0] < 0 for pairs in went_on)
+    n_on = len(went_on) - n_anew
     parts = [
         f"{counted(n_on, 'trial')} went on from {'its' if n_on == 1 else 'their'} checkpoints",
         f"{counted(n_anew, 'trial')} began anew, without a checkpoint of its setting",
     ]
     said = " and ".join(part for part, n in zip(parts, (n_on, n_anew), strict=True) if n)
-    return f"Of those cut off, {said}: {counted(sum(lost), 'step')} computed again." if said else ""
+    again = f": at least {counted(n_lost, 'step')} computed again" if n_lost else ""
+    return f"Of those cut off, {said}{again}." if said else ""

@@ -223,9 +223,9 @@ class SweepStudy:
 
     def stop_request(self) -> StopRequest | None:
         """What somebody has asked since this driver began, given once; see `stopping`."""
-        attrs = self._storage.get_study_system_attrs(compat.study_id(self.study))
-        request = request_of(attrs)
-        if request == self._seen_request:
+        attrs = self._storage.last_system_attrs(compat.study_id(self.study))
+        request = None if attrs is None else request_of(attrs)
+        if request is None or request == self._seen_request:
             return None
         self._seen_request = request
         return request

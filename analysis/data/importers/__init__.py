@@ -32,13 +32,9 @@ def read_runs(source: Path, columns: Columns | None = None) -> Runs:
     """
     columns = columns or Columns()
     if source.is_dir():
-        for found in (
-            stores.mlruns(source),
-            tensorboard.runs(source),
-            tables.folder(source, columns),
-        ):
-            if found is not None:
-                return tidy(found, source)
+        found = stores.mlruns(source) or tensorboard.runs(source) or tables.folder(source, columns)
+        if found is not None:
+            return tidy(found, source)
         raise FileNotFoundError(
             f"{source} is no sweep (it has no sweep.yaml) and holds no TensorBoard event files, "
             "no mlruns and no table of runs (.csv, .tsv, .parquet, .json, .jsonl)"

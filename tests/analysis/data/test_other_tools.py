@@ -15,6 +15,7 @@ import pytest
 
 from iolaus.analysis.data.importers import Columns, read_runs
 from iolaus.analysis.data.sweep import Sweep, load
+from iolaus.analysis.ranking.rank import rank
 
 STEPS = np.arange(40)
 ENDS = (0.1, 0.4)
@@ -327,6 +328,27 @@ def test_writers_of_one_tensorboard_run_are_one(tmp_path: Path) -> None:
     sweep = load(tmp_path / "parts", metric="loss/all/train")
     assert sweep.trials["name"].tolist() == ["one"]
     assert set(sweep.curves["metric"]) == {"lr", "loss/all/train", "loss/all/val"}
+
+
+def test_a_table_that_holds_no_runs_beside_runs_of_tensorboard(tmp_path: Path) -> None:
+    """It is not looked at: the runs are there."""
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "a")) as writer:
+        for step, value in enumerate(course(0.2)):
+            writer.add_scalar("loss", value, step)
+    (tmp_path / "labels.csv").write_text("image,label\nx.png,cat\n")
+    assert load(tmp_path).trials["name"].tolist() == ["a"]
+
+
+def test_of_ends_alone_no_noise_is_claimed(tmp_path: Path) -> None:
+    """Neither that of curves, nor how many seeds would settle it."""
+    frame = pd.DataFrame({"run": ["a", "b", "c"], "val_loss": [0.3, 0.4, 0.5]})
+    found = rank(table(tmp_path / "runs.csv", frame))
+    assert found.noise_source == "none"
+    assert "noise of their curves" not in str(found)
+    assert "more seeds" not in str(found)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,15 @@ def n_drivers_running(folder: Path) -> int:
     return len({record_of(t).driver for t in running})
 
 
+def both_running(shared: Any, eventually: Any, folder: Path) -> tuple[Any, Any]:
+    """Two drivers, each of which has a trial."""
+    one = shared("one")
+    eventually(lambda: n_drivers_running(folder) == 1)
+    other = shared("other")
+    eventually(lambda: n_drivers_running(folder) == 2)
+    return one, other
+
+
 def suspend(run: Any, database: Path) -> None:
     """Stop a driver at a moment when it does not hold SQLite's lock, which would stop all."""
     while True:
@@ -65,10 +74,7 @@ def test_what_a_killed_driver_ran_is_run_by_the_other(
     shared: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """A driver of the same machine goes on with it at once, and ends when all is done."""
-    one = shared("one")
-    eventually(lambda: n_drivers_running(tmp_path) == 1)
-    other = shared("other")
-    eventually(lambda: n_drivers_running(tmp_path) == 2)
+    one, other = both_running(shared, eventually, tmp_path)
     one.signal(signal.SIGKILL)
     other.ok()
     assert_exact(trials_of(tmp_path))
@@ -80,10 +86,7 @@ def test_a_driver_that_was_suspended_drops_what_is_another_s(
     shared: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """Silent for longer than the grace period, it loses its trials, and says so when it wakes."""
-    one = shared("one")
-    eventually(lambda: n_drivers_running(tmp_path) == 1)
-    other = shared("other")
-    eventually(lambda: n_drivers_running(tmp_path) == 2)
+    one, other = both_running(shared, eventually, tmp_path)
     suspend(one, tmp_path / "s.db")
     other.ok()
     assert_exact(trials_of(tmp_path))

@@ -13,12 +13,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
+from iolaus.sweeps.study.record import TrialRecord
 from iolaus.sweeps.study.summary import (
     N_ROWS_SHOWN,
     Result,
+    cut_off_text,
     rank,
     save_results,
     table,
@@ -313,3 +315,20 @@ def test_ranking_fits_its_terminal(width: int) -> None:
     for name in (f"parameter_{i}" for i in range(6)):
         assert (name in header) != (name in below)
     assert ("parameter_5" in header) == (width == 200)
+
+
+def test_the_steps_of_all_interruptions_are_counted() -> None:
+    """Of a trial that was cut off twice both times count; what is not known is not claimed."""
+
+    def trial(*went_on: tuple[int, int]) -> FrozenTrial:
+        attrs = TrialRecord(went_on=went_on).to_attrs()
+        return create_trial(state=TrialState.RUNNING, user_attrs=attrs)
+
+    assert cut_off_text([trial()]) == ""
+    assert cut_off_text([trial((400, 460), (500, 530)), trial((-1, 20))]) == (
+        "Of those cut off, 1 trial went on from its checkpoints and 1 trial began anew, without a "
+        "checkpoint of its setting: at least 110 steps computed again."
+    )
+    assert cut_off_text([trial((400, 400))]) == (
+        "Of those cut off, 1 trial went on from its checkpoints."
+    )
