@@ -107,7 +107,8 @@ def test_a_worker_whose_trial_saves_nothing_fails_no_trial_amid_the_others_check
     sweep: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """A signal to all processes ends it at once, while the driver waits for those that save."""
-    given = [*options(tmp_path, 2), "x=0.5", "saves=choice(true,false)"]
+    slow = ("n_steps=16", "step_s=0.3")  # so that the others are dead before it has saved
+    given = [*options(tmp_path, 2), "x=0.5", "saves=choice(true,false)", *slow]
     given = [*(word for word in given if not word.startswith("x=interval")), *GRID]
     ended_amid_it(sweep, eventually, tmp_path, given, "all from the top")
     assert [t.state for t in study().trials] == [TrialState.WAITING] * 2
