@@ -49,11 +49,13 @@ FOR_THE_DRIVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Worker:
     """The driver's end of a worker.
 
-    Its pipe, and a descriptor that becomes readable when the process ends.
+    Its pipe, and a descriptor that becomes readable when the process ends. method: how it was
+    started, "fork" or "spawn".
     """
 
     slot: int
     pid: int
+    method: str
     pipe: Connection
     pid_fd: int | None
 
@@ -117,16 +119,18 @@ class ForkServer:
         self._payload.write(packed(self._serve, self._watched, reason))
         self._payload.flush()
 
-    def give_up_forking(self) -> str:
+    def give_up_forking(self, worker: Worker) -> str:
         """Spawn workers from now on, where that is ours to choose.
 
         Returns what may have held up a worker that does not come up, and what was or can be done.
         """
-        if self.method.name == "spawn":
+        if worker.method == "spawn":
             return "it is a fresh interpreter, which a machine or disk in distress may hold up"
         cause = "perhaps it waits for threads that its parent had, of a library or of the app"
         if self._asked != "auto":
             return f"{cause}; try hydra.sweeper.start_method=spawn"
+        if self.method.name == "spawn":  # since another one did not come up
+            return f"{cause}; the next is spawned"
         reason = "a forked worker did not come to its first line of user code"
         try:
             self._prepare_spawning(reason)
@@ -138,7 +142,7 @@ class ForkServer:
     def start(self, spec: WorkerSpec) -> Worker:
         """Start a worker. It sends Ready when it is up."""
         pid, fds = self._request((self.method.name, spec))
-        return Worker(spec.slot, pid, Connection(fds[0]), _open_pid_fd(pid))
+        return Worker(spec.slot, pid, self.method.name, Connection(fds[0]), _open_pid_fd(pid))
 
     def cause_of_death(self, worker: Worker) -> tuple[str, int | None]:
         """How a worker that is gone came to its end: in words, and the signal that killed it."""

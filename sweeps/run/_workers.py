@@ -44,9 +44,13 @@ class Workers:
         """The process of a slot's worker."""
         return self._up[slot].pid
 
-    def give_up_forking(self) -> str:
+    def is_forked(self, slot: int) -> bool:
+        """Whether a slot's worker is a copy of the driver, not a fresh interpreter."""
+        return self._up[slot].method == "fork"
+
+    def give_up_forking(self, slot: int) -> str:
         """Spawn workers from now on; see ForkServer.give_up_forking."""
-        return self._fork_server.give_up_forking()
+        return self._fork_server.give_up_forking(self._up[slot])
 
     def send(self, slot: int, message: ToWorker) -> None:
         """Send a message; one to a worker that has just died is lost."""

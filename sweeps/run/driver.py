@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -178,6 +179,7 @@ class Driver:
         self._filled: dict[int, Filled] = {}  # of workers with lanes, by slot
         # Slots whose worker is on its way to the user's code, since when; inf: waits for a trial.
         self._unborn: dict[int, float] = {}
+        self._n_unborn = Counter[int]()  # by slot: workers that did not come to the user's code
         self.trials: dict[int, TrialRun] = {}
         self.stopped_by: int | None = None  # the number of the last signal that was obeyed
 
@@ -476,11 +478,14 @@ class Driver:
         """End workers that do not come to the user's code, and have others started differently."""
         now_s = self._awake_clock()
         for slot, since_s in list(self._unborn.items()):
-            why = self._rules.timeouts.unborn(now_s - since_s)
+            # A fork that waits for lost threads waits for ever; a fresh interpreter may be slow.
+            n_before = 0 if self._workers.is_forked(slot) else self._n_unborn[slot]
+            why = self._rules.timeouts.unborn(now_s - since_s, n_before)
             if why is None:
                 continue
             del self._unborn[slot]
-            pid, advice = self._workers.pid(slot), self._workers.give_up_forking()
+            self._n_unborn[slot] += 1
+            pid, advice = self._workers.pid(slot), self._workers.give_up_forking(slot)
             cause = f"its worker process {pid} {why}: {advice}"
             log.warning("slot %d: %s", slot, cause)
             running = [t for t, where in self._scheduler.running.items() if where == slot]

@@ -65,13 +65,18 @@ class Timeouts:
             )
         return None
 
-    def unborn(self, seconds: float) -> str | None:
-        """Why a worker is to be ended that has tried for so long to get to the user's code."""
-        if self.start_s is None or seconds <= self.start_s:
+    def unborn(self, seconds: float, n_before: int = 0) -> str | None:
+        """Why a worker is to be ended that has tried for so long to get to the user's code.
+
+        n_before: earlier starts after which this one is given more time, each time twice as much: a
+        slow machine or disk delays a sweep and does not end it.
+        """
+        if self.start_s is None or seconds <= (limit_s := self.start_s * 2**n_before):
             return None
         return (
             f"did not come to its first line of user code in {_text(seconds)} "
-            f"(start_timeout is {_text(self.start_s)})"
+            f"(start_timeout is {_text(self.start_s)}"
+            f"{f', {_text(limit_s)} for this start' if n_before else ''})"
         )
 
 

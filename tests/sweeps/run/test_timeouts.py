@@ -55,6 +55,7 @@ def test_a_worker_is_overdue_after_longer_than_allowed(most: float, took: float)
     assert (Timeouts(start_s=most).unborn(took) is not None) == (took > most)
     assert Timeouts(start_s=most).unborn(took - math.inf) is None
     assert Timeouts(start_s=None).unborn(took) is None
+    assert (Timeouts(start_s=most).unborn(took, 2) is not None) == (took > 4 * most)
 
 
 @given(gaps=st.lists(st.floats(0.0, 20.0), max_size=20))

@@ -30,6 +30,8 @@ from tests.postgres import PASSWORD
 
 ROOT = Path(__file__).parents[3]
 N_ROUNDS, N_DRIVERS = 6, 3
+# Optuna's suite pickles storages, and leaves the copies open; they may be found after any test.
+pytestmark = pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,6 @@ def tables(postgres: Any) -> Iterator[str]:
     gc.collect()  # what Optuna's suite has left open, while its warnings are ignored
 
 
-# Optuna's suite pickles storages, and leaves the copies open.
-@pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
 class TestContract(StorageContract):
     """Optuna's own storage contract, and ours."""
 
