@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,45 @@ class Run:
         return self
 
 
+@contextmanager
+def _warm(*modules: str) -> Iterator[Callable[..., Run]]:
+    """Starts commands in forks of one process that has imported what they need, and the modules."""
+    words = [sys.executable, str(APPS.parent / "warm_python.py"), *modules]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+
+        def start(argv: Sequence[str], folder: Path, cwd: Path, env: Mapping[str, str]) -> Run:
+            folder.mkdir()
+            command = {"argv": argv, "cwd": str(cwd), "env": env, "folder": str(folder)}
+            process.stdin.write(json.dumps(command) + "\n")
+            process.stdin.flush()
+            return Run(folder)
+
+        yield start
+
+
 @pytest.fixture(scope="session")
 def _warm_python() -> Iterator[Any]:
-    with subprocess.Popen(
-        [sys.executable, str(APPS.parent / "warm_python.py")], stdin=subprocess.PIPE, text=True
-    ) as p:
-        yield p.stdin
+    with _warm() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def _warm_cli() -> Iterator[Any]:
+    with _warm("iolaus.cli", "iolaus.analysis.report.report") as start:
+        yield start
+
+
+@pytest.fixture
+def cli(_warm_cli: Any, tmp_path: Path) -> Callable[..., Run]:
+    """Runs `iolaus COMMAND ...` to its end, as a process of its own."""
+    numbers = itertools.count()
+
+    def run(*words: object, cwd: Path = tmp_path, timeout_s: float = 120, **env: str) -> Run:
+        argv = ["-m", "iolaus.cli", *map(str, words)]
+        return _warm_cli(argv, tmp_path / f"cli-{next(numbers)}", cwd, env).wait(timeout_s)
+
+    return run
 
 
 @pytest.fixture
@@ -112,8 +146,6 @@ def sweep(_warm_python: Any, tmp_path: Path) -> Callable[..., Run]:
     numbers = itertools.count()
 
     def start(app: str, *arguments: str, folder: Path = tmp_path / "study", **env: str) -> Run:
-        files = tmp_path / f"run-{next(numbers)}"
-        files.mkdir()
         given = [
             "hydra/sweeper=iolaus",
             f"hydra.sweep.dir={folder}",
@@ -121,10 +153,7 @@ def sweep(_warm_python: Any, tmp_path: Path) -> Callable[..., Run]:
             *arguments,
         ]
         argv = [str(APPS / app), "--multirun", *given]
-        command = {"argv": argv, "cwd": str(tmp_path), "env": env, "folder": str(files)}
-        _warm_python.write(json.dumps(command) + "\n")
-        _warm_python.flush()
-        return Run(files)
+        return _warm_python(argv, tmp_path / f"run-{next(numbers)}", tmp_path, env)
 
     return start
 

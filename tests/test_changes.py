@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,7 @@ def test_the_same_code_elsewhere_is_the_same(go: Go, app: Path, tmp_path: Path) 
 
 
 def test_trials_that_differ_are_told_apart_in_every_table(
-    go: Go, study: Any, tmp_path: Path
+    go: Go, cli: Any, study: Any, tmp_path: Path
 ) -> None:
     """By default the sweep goes on, says what differs, and no table or headline hides it."""
     folder = tmp_path / "study"
@@ -151,9 +150,7 @@ def test_trials_that_differ_are_told_apart_in_every_table(
     assert "2 with epochs=2" in warning
     assert "2 with epochs=3" in warning
     for command in ("show", "rank", "diagnose", "convergence"):
-        arguments = [sys.executable, "-m", "iolaus.cli", command, str(folder)]
-        done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-        lines = done.stdout.splitlines()
+        lines = cli(command, folder).ok().out.splitlines()
         assert "ran with" in lines[0] or "ran_with" in lines[0], command
         assert all("epochs=" in line for line in lines[1:3]), command
     _, text = iolaus.write_report(folder)

@@ -419,7 +419,7 @@ def test_a_real_terminal_command(tmp_path: Path) -> None:
 
 
 def test_failed_settings_are_run_again_by_the_same_command(
-    sweep: Any, study: Any, tmp_path: Path
+    sweep: Any, cli: Any, study: Any, tmp_path: Path
 ) -> None:
     """A grid in which some failed is not called done; `iolaus retry` queues them, and names how."""
     mended = tmp_path / "mended"
@@ -436,20 +436,19 @@ def test_failed_settings_are_run_again_by_the_same_command(
         "main()\n"
     )
     given = [str(app), *GRID, "hydra.sweeper.max_failure_rate=1", "x=range(0, 3)", "y=range(0, 2)"]
-    retry = [sys.executable, "-m", "iolaus.cli", "retry", str(tmp_path / "study"), "--failed"]
     first, again = sweep(*given).ok(), sweep(*given).ok()
     assert "--failed" in first.out
     assert "2 trials failed" in again.out
     assert "--failed" in again.out
     assert "whole grid" not in again.out
     mended.touch()
-    done = subprocess.run(retry, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("Queued again: 2 trials, 0, 1.")
-    assert f"hydra.sweep.dir={tmp_path / 'study'}" in done.stdout
+    done = cli("retry", tmp_path / "study", "--failed").ok()
+    assert done.out.startswith("Queued again: 2 trials, 0, 1.")
+    assert f"hydra.sweep.dir={tmp_path / 'study'}" in done.out
     last = sweep(*given).ok()
     assert "[6/6 trials" in last.out
     assert "--failed" not in last.out
     assert sorted(t.value for t in study().trials if t.value is not None) == [0, 1, 1, 2, 2, 3]
     assert "The whole grid has been run." in sweep(*given).ok().out
-    done = subprocess.run(retry, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("No trial has failed")
+    done = cli("retry", tmp_path / "study", "--failed").ok()
+    assert done.out.startswith("No trial has failed")

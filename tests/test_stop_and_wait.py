@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
-
-CLI = [sys.executable, "-m", "iolaus.cli"]
-
-
-def cli(*words: str) -> Any:
-    return subprocess.run([*CLI, *words], capture_output=True, text=True, timeout=120)
 
 
 def running(sweep: Any, eventually: Any, tmp_path: Path, *options: str) -> Any:
@@ -27,16 +19,16 @@ def running(sweep: Any, eventually: Any, tmp_path: Path, *options: str) -> Any:
 
 
 def test_a_sweep_is_stopped_and_goes_on(
-    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+    sweep: Any, cli: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """Trials make a checkpoint; exit code and waiting tell; a request of before stops nobody."""
     folder = str(tmp_path / "study")
     given = ("hydra.sweeper.n_trials=3", "n_steps=1000")
     run = running(sweep, eventually, tmp_path, *given)
-    assert cli("wait", folder, "--timeout", "0").returncode == 124
+    assert cli("wait", folder, "--timeout", "0").code == 124
     stopped = cli("stop", folder, "--json")
-    assert stopped.returncode == 0, stopped.stderr
-    said = json.loads(stopped.stdout)
+    assert stopped.code == 0, stopped.err
+    said = json.loads(stopped.out)
     assert said["was_running"]
     assert said["has_ended"]
     assert "counting.py" in said["command"]
@@ -44,26 +36,26 @@ def test_a_sweep_is_stopped_and_goes_on(
     assert "no new trials: iolaus stop: running trials are stopped, to go on later" in run.out
     waiting = [t for t in study().trials if t.state is TrialState.WAITING]
     assert len(waiting) == 2
-    assert cli("wait", folder).returncode == 3
-    assert cli("wait", folder, "--until", "stalled").returncode == 0
-    assert cli("stop", folder).stdout == "Nobody runs this sweep.\n"
+    assert cli("wait", folder).code == 3
+    assert cli("wait", folder, "--until", "stalled").code == 0
+    assert cli("stop", folder).out == "Nobody runs this sweep.\n"
 
     run = running(sweep, eventually, tmp_path, *given)
     done = cli("wait", folder)
-    assert (done.returncode, done.stdout) == (0, "The sweep is done.\n")
+    assert (done.code, done.out) == (0, "The sweep is done.\n")
     assert run.wait().code == 0
     assert [t.state for t in study().trials] == [TrialState.COMPLETE] * 3
     taken = (tmp_path / "diary").read_text().splitlines()
     assert len(taken) - len({*taken}) <= 4
-    assert cli("wait", folder, "--until", "stalled").returncode == 3
+    assert cli("wait", folder, "--until", "stalled").code == 3
 
 
 def test_a_sweep_is_stopped_when_its_trials_are_over(
-    sweep: Any, study: Any, eventually: Any, tmp_path: Path
+    sweep: Any, cli: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """--finish is Ctrl-C from afar: what runs finishes, and no more begins."""
     run = running(sweep, eventually, tmp_path, "hydra.sweeper.n_trials=16", "n_steps=400")
-    assert cli("stop", str(tmp_path / "study"), "--finish").returncode == 0
+    assert cli("stop", str(tmp_path / "study"), "--finish").code == 0
     assert run.wait().code == 130
     states = [t.state for t in study().trials]
     assert 2 <= len(states) < 16

@@ -5,9 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import multiprocessing
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -106,25 +103,19 @@ def test_drivers_that_begin_at_the_same_moment_share_one_study(
             assert len(study.trials) == N_DRIVERS - len(refused)
 
 
-def cli(command: str, folder: Path, *options: str, url: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "iolaus.cli", command, str(folder), *options, "--json"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, STORAGE_VARIABLE: url},
-    )
-    assert done.returncode == 0, done.stderr
-    assert PASSWORD not in done.stdout + done.stderr
-    return json.loads(done.stdout)
-
-
 def test_a_sweep_outlives_a_restart_of_its_server(
-    sweep: Any, eventually: Callable[..., Any], postgres: Any, tmp_path: Path
+    sweep: Any, cli: Any, eventually: Callable[..., Any], postgres: Any, tmp_path: Path
 ) -> None:
     """Trials run on and are recorded when the server is back; all commands read such a study, and
     the password is printed nowhere.
     """
     url, folder, diary = postgres.new_database(), tmp_path / "study", tmp_path / "diary"
+
+    def asked(command: str, *options: str) -> Any:
+        done = cli(command, folder, *options, "--json", **{STORAGE_VARIABLE: url}).ok()
+        assert PASSWORD not in done.out + done.err
+        return json.loads(done.out)
+
     given = [
         *("trouble.py", "hydra/sweeper/sampler=grid", "x=range(1, 9)", "do=report"),
         *("n_steps=20", "step_s=0.02", f"diary={diary}", "hydra.sweeper.n_jobs=2"),
@@ -137,13 +128,13 @@ def test_a_sweep_outlives_a_restart_of_its_server(
     postgres.start()
     run.ok()
     assert PASSWORD not in run.out + run.err
-    assert cli("status", folder, url=url)["n_by_state"] == {"complete": 8}
+    assert asked("status")["n_by_state"] == {"complete": 8}
     assert len(diary.read_text().splitlines()) == 8
     with closing(LiveStorage(open_backend(url))) as storage:
         trials = optuna.load_study(study_name="s", storage=storage).trials
     assert {t.state for t in trials} == {TrialState.COMPLETE}
     assert sorted(t.params["x"] for t in trials) == list(range(1, 9))
     assert all(len(t.intermediate_values) == 20 for t in trials)
-    assert len(cli("rank", folder, url=url)["settings"]) == 8
-    assert Path(cli("report", folder, url=url)["html"]).is_file()
-    assert cli("retry", folder, "--failed", url=url)["queued_again"] == []
+    assert len(asked("rank")["settings"]) == 8
+    assert Path(asked("report")["html"]).is_file()
+    assert asked("retry", "--failed")["queued_again"] == []

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CLI = [sys.executable, "-m", "iolaus.cli", "status"]
-
 
 def test_a_running_sweep_says_where_it_stands(
-    sweep: Any, eventually: Callable[..., Any], tmp_path: Path
+    sweep: Any, cli: Callable[..., Any], eventually: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Counts by state, the best, and each running trial with its last step and rate."""
     folder = str(tmp_path / "study")
@@ -21,8 +17,7 @@ def test_a_running_sweep_says_where_it_stands(
     sweep(*given, "n_steps=3", "hydra.sweeper.n_trials=3").ok()
 
     def look() -> Any:
-        done = subprocess.run([*CLI, folder, "--json"], capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
+        return json.loads(cli("status", folder, "--json").ok().out)
 
     done = look()
     assert done["n_by_state"] == {"complete": 3}
@@ -40,7 +35,7 @@ def test_a_running_sweep_says_where_it_stands(
     assert (found["best"], found["best_trial"]) == (done["best"], done["best_trial"])
     assert [trial["number"] for trial in found["running"]] == [3, 4]
     assert all(0 < trial["steps_per_second"] < 101 for trial in found["running"])
-    text = subprocess.run([*CLI, folder], capture_output=True, text=True, check=True).stdout
+    text = cli("status", folder).ok().out
     assert text.startswith("3 complete, 2 running; 3 ended in the last hour\nbest ")
     assert "  trial 3: step " in text
     run.signal(15)
