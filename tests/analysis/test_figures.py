@@ -30,14 +30,15 @@ mpl.use("agg")
 
 Make = Callable[..., Sweep]
 
-AWKWARD: dict[str, dict[str, Any]] = {
+AWKWARD: dict[str, Any] = {
     "one trial, one report": {"n_trials": 1, "n_reports": 1},
     "all pruned": {"state": "pruned"},
     "all running": {"state": "running"},
     "nothing finite": {"finite": False},
     "larger is better, below 0": {"direction": "maximize"},
     "repeats and held_out": {"n_seeds": 3, "holdout": True},
-    "1,000 trials": {"n_trials": 1000, "n_reports": 20},
+    "200 trials": {"n_trials": 200, "n_reports": 20},
+    "1,000 trials": pytest.param({"n_trials": 1000, "n_reports": 20}, marks=pytest.mark.slow),
 }
 
 
