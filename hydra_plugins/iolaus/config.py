@@ -129,6 +129,8 @@ class IolausSweeperConf:
     metric_goal: str | None = None
     objective: str | None = None
     report: str | None = "html"
+    # As sweeper configs of before hydra-optuna-sweeper 1.2 have it: read as params.
+    search_space: dict[str, Any] | None = None
     # Old names, read for one release more: lint, holdout_fraction and n_interventions.
     audit: str | None = None
     audit_fraction: float | None = None

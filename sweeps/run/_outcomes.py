@@ -75,9 +75,14 @@ def as_floats(returned: Any) -> tuple[float, ...]:
     if any(isinstance(item, str | bytes | None) for item in items):
         return ()
     try:
-        return tuple(float(item) for item in items)
+        return tuple(_number(item) for item in items)
     except Exception:  # the object is the user's, and so is its __float__
         return ()
+
+
+def _number(item: Any) -> float:
+    """A number, also one that is the only element of an array or tensor, of any shape."""
+    return float(item.item() if hasattr(item, "item") else item)
 
 
 def describe(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import _provenance as provenance
 from iolaus.sweeps.run._factories import function_named, make_plans, make_pruner, make_sampler
 from iolaus.sweeps.run._job import HydraRunner, changes_directory, no_lint
+from iolaus.sweeps.run._launcher import jobs_asked_for
 from iolaus.sweeps.run._messages import WorkerSpec
 from iolaus.sweeps.run._objective import Objective
 from iolaus.sweeps.run._reports import Report, find_report
@@ -74,7 +75,8 @@ def set_up(
     composer = Composer(context.config_loader, config)
     space = searched(config.hydra.sweeper, arguments, composer)
     gpus = visible_gpus(os.environ)
-    slots = plan_slots(settings.n_jobs, gpus, physical_cores())
+    n_jobs = jobs_asked_for(config.hydra.launcher, settings.n_jobs)
+    slots = plan_slots(n_jobs, gpus, physical_cores())
     sampler = make_sampler(settings.sampler, space)
     pruner = make_pruner(settings.pruner, len(settings.directions), settings.holdout_fraction)
     plans = make_plans(settings, space, config)
@@ -89,7 +91,6 @@ def set_up(
     folder = Path(config.hydra.sweep.dir).absolute()
     serve = _server(settings, config, runner, folder, _most_lanes(plans.n_trials, len(slots)))
     report = find_report(settings.report)
-    _warn_of_launcher(config)
     folders = {"SWEEP": folder, "": Path(config.hydra.runtime.cwd)}
     fingerprint = provenance.fingerprint(fixed_settings(space, composer, folders), sys.modules)
     return Setup(
@@ -135,12 +136,4 @@ def _refuse_job_settings(config: DictConfig) -> None:
     if config.hydra.job.env_set:
         raise BadInputError(
             "hydra.job.env_set and lanes do not go together: lanes share one environment"
-        )
-
-
-def _warn_of_launcher(config: DictConfig) -> None:
-    if config.hydra.launcher._target_.rpartition(".")[2] != "BasicLauncher":
-        log.warning(
-            "hydra/launcher is not used: iolaus runs trials in its own worker processes "
-            "(hydra.sweeper.n_jobs)"
         )

@@ -240,7 +240,9 @@ def read_settings(node: DictConfig) -> Settings:
         raise BadInputError(f"hydra.sweeper: {one_line(error)}") from error
     options = _under_new_names(options)
     names = {field.name for field in dataclasses.fields(Settings)}
-    unknown = sorted(set(options) - names - {"_target_", "_recursive_", "params", "when"})
+    unknown = sorted(
+        set(options) - names - {"_target_", "_recursive_", "params", "when", "search_space"}
+    )
     if unknown:
         raise BadInputError(
             f"hydra.sweeper has no option {', '.join(unknown)}; "

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.search._conditions import in_order, without
 from iolaus.sweeps.search.composing import Composer
+from iolaus.sweeps.search.old_search_space import params_of
 from iolaus.sweeps.search.parsing import parse_space, with_ties
 from iolaus.sweeps.search.space import Space, Value, both, holds
 
@@ -44,6 +45,14 @@ def searched(sweeper: DictConfig, arguments: Sequence[str], composer: Composer) 
     except OmegaConfBaseException as error:
         raise BadInputError(f"hydra.sweeper.params: {one_line(error)}") from error
     params = with_ties(resolved, _plain(sweeper.params, resolve=False))
+    if old := _plain(OmegaConf.select(sweeper, "search_space"), resolve=True):
+        read = params_of(old)
+        log.warning(
+            "hydra.sweeper.search_space is the old way to say what is searched; it is read as "
+            "hydra.sweeper.params: %s",
+            ", ".join(f"{key}: {value}" for key, value in read.items()),
+        )
+        params = {**read, **params}
     space = parse_space(params, arguments, composer.parse, composer.is_group, when)
     return settled(space, composer)
 

@@ -533,6 +533,7 @@ def test_as_floats_takes_what_is_like_a_number() -> None:
         as_floats(numpy.float32(0.5)) == as_floats(torch.tensor([0.5])) == as_floats(0.5) == (0.5,)
     )
     assert as_floats([numpy.int64(2), torch.tensor(3.0), True]) == (2.0, 3.0, 1.0)
+    assert as_floats(numpy.array([0.5])) == as_floats(torch.tensor([[0.5]])) == (0.5,)
     assert as_floats("1.0") == as_floats(b"1") == as_floats(None) == as_floats({}) == ()
     assert as_floats(torch.zeros(2)) == as_floats(Broken()) == as_floats(10**400) == ()
     assert as_floats(random) == ()
