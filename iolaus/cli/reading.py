@@ -22,6 +22,7 @@ __all__ = [
     "convergence",
     "dashboard",
     "diagnose",
+    "diff",
     "importance",
     "next_",
     "rank",
@@ -209,6 +210,62 @@ def compare(
     print_ranking(
         compared([_loaded(folder, metric, direction, step, run) for folder in folders]), as_json
     )
+
+
+@needs("analysis")
+def diff(
+    one: Annotated[
+        str,
+        typer.Argument(metavar="DIR[:TRIAL]", help="a sweep's folder and a trial, such as out:3"),
+    ],
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="DIR[:TRIAL]", help="what to compare it with", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Where the curves of two runs part, and what differs in settings and code.
+
+    With a DIR alone: which of its trials are identical in all their reports.
+    """
+    from iolaus.analysis.data.sweep import load
+    from iolaus.analysis.difference import diff as compared
+    from iolaus.analysis.difference import identical
+
+    (folder, trial), of_other = _one_run(one), other and _one_run(other)
+    sweep = load(folder)
+    if not of_other:
+        groups = identical(sweep)
+        if as_json:
+            print_json(groups)
+            return
+        for group in groups:
+            print(f"trials {', '.join(map(str, group))} are identical in all their reports")
+        if not groups:
+            print("no two trials are identical in all their reports")
+        return
+    beside = sweep if of_other[0] == folder else load(of_other[0])
+    found = compared(sweep, _the_run(sweep, trial), beside, _the_run(beside, of_other[1]))
+    if as_json:
+        print_json({"identical": found.identical, **vars(found)})
+        return
+    print(*found.sentences(), sep="\n")
+    if len(found.curves):
+        print_frame(found.curves, as_json=False)
+
+
+def _one_run(word: str) -> tuple[Path, int | None]:
+    """A folder and the number of a trial behind a colon, None if none is given."""
+    folder, colon, number = word.rpartition(":")
+    return (Path(folder), int(number)) if colon and number.isdecimal() else (Path(word), None)
+
+
+def _the_run(sweep: Sweep, trial: int | None) -> int:
+    if trial is not None:
+        return trial
+    if len(sweep.trials) != 1:
+        raise SweepError(f"{sweep.name} has {len(sweep.trials)} trials: say which one, as in DIR:3")
+    return int(sweep.trials.index[0])
 
 
 @needs("analysis")
