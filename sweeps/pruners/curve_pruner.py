@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import threading
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,9 @@ class StudyView:
 class CurvePruner(VerdictPruner):
     """A pruner that is given losses as they come and keeps what it needs of them.
 
-    Override `observe`; also `learn`, `finished` and `start` if it compares a report with others.
+    Override `observe`; also `learn`, `finished` and `start` if it compares a report with others;
+    `paused`, `thaw` and `resumed` if trials that it stopped may come back. A trial that is never
+    thawed is also told as finished, STOPPED, at the end of the sweep.
     Losses are smaller when better, a trial's steps rise. A copy or pickle forgets what was seen.
     """
 
@@ -67,6 +69,22 @@ class CurvePruner(VerdictPruner):
 
     def finished(self, trial: int, outcome: PeerOutcome) -> None:
         """Take the end of a trial; one that never reported may end too."""
+
+    def paused(self, trial: int) -> None:
+        """Take that a trial was stopped and may come back."""
+        self.finished(trial, PeerOutcome.STOPPED)
+
+    def thaw(self, paused: Mapping[int, float], last_call: bool = False) -> int | None:  # noqa: ARG002
+        """Which of the paused trials should go on now that more is known, or None.
+
+        paused: for each, the share of its run that would have to be made again; 0.0 where its
+            checkpoint is where it stopped.
+        last_call: a slot would fall idle otherwise, the sweep has no new setting left.
+        """
+        return None
+
+    def resumed(self, trial: int) -> None:
+        """Take that a paused trial goes on; steps that it reports again are ignored."""
 
     def start(self, view: StudyView) -> None:
         """Begin with a study. What was seen in another is forgotten."""
