@@ -14,11 +14,12 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "Watched", "adopt", "forget", "newest"]
+__all__ = ["CHECKPOINTS", "Checkpoint", "Watched", "adopt", "forget", "keep_newest", "newest"]
 
 log = logging.getLogger("sweeps")
 
@@ -58,7 +59,7 @@ class Checkpoint:
 
     path: of the folder. step, seconds: of the trial when it was made. rows: its last reports before
     that, (step, seconds, metrics), which may not have reached the sweep's curves. watched: see
-    `Watched`. setting: the overrides of the trial that made it.
+    `Watched`. setting: the overrides of the trial that made it. n_bytes: of its files.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Checkpoint:
     rows: Sequence[tuple[int, float, Mapping[str, float]]] = ()
     watched: Watched = field(default_factory=Watched)
     setting: Sequence[str] = ()
+    n_bytes: int = 0
 
 
 def adopt(
@@ -113,7 +115,7 @@ def adopt(
     earlier = [one for one in _all(trial_folder) if one.name <= place.name]
     for other in {*_all(trial_folder)} - {*earlier[:N_KEPT]}:
         shutil.rmtree(other, ignore_errors=True)
-    return Checkpoint(place, step, seconds, rows, watched, (*setting,))
+    return Checkpoint(place, step, seconds, rows, watched, (*setting,), _n_bytes(place))
 
 
 def newest(trial_folder: Path) -> Checkpoint | None:
@@ -130,8 +132,18 @@ def newest(trial_folder: Path) -> Checkpoint | None:
 
 
 def forget(trial_folder: Path) -> None:
-    """Delete all checkpoints of a trial."""
-    shutil.rmtree(trial_folder / CHECKPOINTS, ignore_errors=True)
+    """Delete all checkpoints of a trial; who looks meanwhile finds all of them or none."""
+    gone = trial_folder / f"{CHECKPOINTS}.deleted"
+    shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed
+    with suppress(OSError):  # there are none
+        (trial_folder / CHECKPOINTS).rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def keep_newest(trial_folder: Path) -> None:
+    """Delete all checkpoints of a trial but the newest: it is paused, and others need the space."""
+    for other in _all(trial_folder)[1:]:
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def _all(trial_folder: Path) -> list[Path]:
@@ -156,6 +168,7 @@ def _read(place: Path) -> Checkpoint:
         [(int(step), float(seconds), metrics) for step, seconds, metrics in about["rows"]],
         Watched(first, lowest and (lowest[0], lowest[1]), highest and (highest[0], highest[1])),
         tuple(about["setting"]),
+        _n_bytes(place),
     )
 
 
@@ -163,6 +176,10 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:
             yield path.relative_to(folder)
+
+
+def _n_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _digest(path: Path) -> str:

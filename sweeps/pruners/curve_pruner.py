@@ -123,7 +123,7 @@ def curve_pruner(pruner: BasePruner) -> CurvePruner:
 class StudyFeed:
     """Tells a pruner what is new in a study: the one way from stored trials to losses as they come.
 
-    A finished trial never changes, so it is looked at once. Within a trial, a value at or before
+    A finished trial never changes, so it is looked at once; a paused one may go on. Within a trial, a value at or before
     the last step that was told is not told any more.
     """
 
@@ -133,13 +133,14 @@ class StudyFeed:
         self._asked: FrozenTrial | None = None
         self._n_known = 0
         self._unfinished: set[int] = set()
+        self._paused: set[int] = set()
         self._n_seen: dict[int, int] = {}
         self._last_step: dict[int, int] = {}
         self._lock = threading.Lock()  # study.optimize(n_jobs=...) calls from several threads
 
     def start(self, view: StudyView) -> None:
         """Begin with a study, of which nothing is known yet."""
-        self._view, self._n_known, self._unfinished = view, 0, set()
+        self._view, self._n_known, self._unfinished, self._paused = view, 0, set(), set()
         self._n_seen, self._last_step = {}, {}
         self._pruner.start(view)
 
@@ -153,11 +154,28 @@ class StudyFeed:
             if len(trial.intermediate_values) != self._n_seen.get(number, 0):
                 for step, loss in self._new_losses(trial):
                     self._pruner.learn(number, step, loss, plan_of(trial))
-            if trial.state.is_finished():
+            if compat.is_paused(trial):
+                if number not in self._paused:
+                    self._paused.add(number)
+                    self._pruner.paused(number)
+            elif trial.state.is_finished():
                 self._unfinished.discard(number)
+                self._paused.discard(number)
                 self._n_seen.pop(number, None)
                 self._pruner.finished(number, OUTCOMES[trial.state])
+            else:
+                self.resumed(number)
         self._n_known = len(trials)
+
+    def thaw(self, paused: Mapping[int, float], last_call: bool) -> int | None:
+        """Which of the paused trials should go on, see `CurvePruner.thaw`."""
+        return self._pruner.thaw(paused, last_call)
+
+    def resumed(self, number: int) -> None:
+        """A trial runs; the pruner is told so if it was paused."""
+        if number in self._paused:
+            self._paused.discard(number)
+            self._pruner.resumed(number)
 
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """Pass on a loss that came by another way than the study, where it is not told again."""
