@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "Watched", "adopt", "forget", "keep_newest", "newest"]
+__all__ = [
+    "CHECKPOINTS",
+    "Checkpoint",
+    "Watched",
+    "adopt",
+    "forget",
+    "keep_newest",
+    "newest",
+    "parse_bytes",
+]
 
 log = logging.getLogger("sweeps")
 
@@ -144,6 +154,26 @@ def keep_newest(trial_folder: Path) -> None:
     """Delete all checkpoints of a trial but the newest: it is paused, and others need the space."""
     for other in _all(trial_folder)[1:]:
         shutil.rmtree(other, ignore_errors=True)
+
+
+UNITS_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_bytes(value: Any) -> int:
+    """A number of bytes, or a text such as 500MB, 2GB, 1.5 TB; 0 is one.
+
+    Raises ValueError for anything else.
+
+    >>> parse_bytes("2GB"), parse_bytes("1.5 MB"), parse_bytes(0)
+    (2000000000, 1500000, 0)
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMGT]?B)?\s*", value)
+        if match:
+            return round(float(match[1]) * UNITS_BYTES[match[2] or ""])
+    raise ValueError(f"{value!r} is no size: give bytes, or a text such as 500MB, 2GB")
 
 
 def _all(trial_folder: Path) -> list[Path]:

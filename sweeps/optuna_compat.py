@@ -136,8 +136,14 @@ def _read(storage: Any, study: int) -> None:
 
 def _still_paused(storage: Any, study: int, known: Any) -> set[int]:
     """The ids of trials that are as paused in the database as they are in the cache."""
-    numbers = {i: storage._trial_id_to_study_id_and_number[i][1] for i in known.unfinished_trial_ids}
-    cached = {i: known.trials[n].user_attrs[PAUSED_ATTR] for i, n in numbers.items() if is_paused(known.trials[n])}
+    numbers = {
+        i: storage._trial_id_to_study_id_and_number[i][1] for i in known.unfinished_trial_ids
+    }
+    cached = {
+        i: known.trials[n].user_attrs[PAUSED_ATTR]
+        for i, n in numbers.items()
+        if is_paused(known.trials[n])
+    }
     if not cached:
         return set()
     models, rdb = _rdb()

@@ -123,8 +123,8 @@ def curve_pruner(pruner: BasePruner) -> CurvePruner:
 class StudyFeed:
     """Tells a pruner what is new in a study: the one way from stored trials to losses as they come.
 
-    A finished trial never changes, so it is looked at once; a paused one may go on. Within a trial, a value at or before
-    the last step that was told is not told any more.
+    A finished trial never changes, so it is looked at once; a paused one may go on. Within a trial,
+    a value at or before the last step that was told is not told any more.
     """
 
     def __init__(self, pruner: CurvePruner) -> None:

@@ -139,6 +139,8 @@ class Channel:
                 if self._pipe.poll(BATCH_S):
                     message = self._pipe.recv()
                     if isinstance(message, Assignment):
+                        with self._lock:  # what came before was for an earlier attempt
+                            self._stopped.pop(message.trial, None)
                         self._assignments.put(message)
                     else:
                         self._deliver(message)

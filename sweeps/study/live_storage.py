@@ -69,7 +69,8 @@ class LiveStorage(BaseStorage):
         self._place: dict[int, tuple[int, int]] = {}  # trial id -> study id, number
         self._directions: dict[int, list[StudyDirection]] = {}
         self._mine: set[int] = set()  # trials this process runs: memory is ahead of the database
-        self._to_pause: dict[int, Mapping[str, Any]] = {}  # trial id -> see `pause`
+        # See `pause`, by trial id.
+        self._to_pause: dict[int, tuple[Mapping[str, Any], Callable[[], None] | None]] = {}
         self._writes: queue.SimpleQueue[
             tuple[Callable[..., Any], tuple[Any, ...]] | _Wait | threading.Event | None
         ]
@@ -183,13 +184,16 @@ class LiveStorage(BaseStorage):
         self._keep(self._place[trial_id][0], self._now(self._backend.get_trial, trial_id))
         return given
 
-    def pause(self, trial_id: int, user_attrs: Mapping[str, Any]) -> None:
+    def pause(
+        self, trial_id: int, user_attrs: Mapping[str, Any], then: Callable[[], None] | None = None
+    ) -> None:
         """Have what is told next of a trial, that it was pruned, be a pause, with these attributes.
 
         They mark it (`optuna_compat.PAUSED_ATTR`). In the database it waits; here, and wherever
-        such a trial is read, it is pruned until it is thawed.
+        such a trial is read, it is pruned until it is thawed. then: called, in a thread, when it is
+        in the database.
         """
-        self._to_pause[trial_id] = user_attrs
+        self._to_pause[trial_id] = user_attrs, then
 
     def thaw(self, trial_id: int, user_attrs: Mapping[str, Any]) -> bool:
         """Have a paused trial run here, with these attributes; False if another driver has it."""
@@ -333,10 +337,18 @@ class LiveStorage(BaseStorage):
         self.check_trial_is_updatable(trial_id, trial.state)
         return trial
 
-    def _give_back(self, trial_id: int, owner: str, user_attrs: Mapping[str, Any]) -> None:
+    def _give_back(
+        self,
+        trial_id: int,
+        owner: str,
+        user_attrs: Mapping[str, Any],
+        then: Callable[[], None] | None = None,
+    ) -> None:
         """From here on any process may have the trial: the database knows better than memory."""
         if not compat.give_back(self._backend, trial_id, owner, user_attrs):
             self._lost.put(trial_id)
+        elif then is not None:
+            then()
         self._mine.discard(trial_id)
 
     def forget_reports(self, trial_id: int, from_step: int) -> None:
@@ -479,12 +491,13 @@ class LiveStorage(BaseStorage):
                 self._keep(study_id, self._now(self._backend.get_trial, trial_id))
             return taken
         finished = datetime.now() if state.is_finished() else trial.datetime_complete
-        results = {} if values is None else {"values": list(values)}
-        if (attrs := self._to_pause.pop(trial_id, None)) is not None:
+        results: dict[str, Any] = {} if values is None else {"values": list(values)}
+        if trial_id in self._to_pause:
+            attrs, then = self._to_pause.pop(trial_id)
             owner = trial.user_attrs.get(compat.DRIVER_ATTR, "")
             results["user_attrs"] = {**trial.user_attrs, **attrs, compat.DRIVER_ATTR: ""}
             self._changed(trial_id, state=state, datetime_complete=finished, **results)
-            self._write(self._give_back, trial_id, owner, attrs)
+            self._write(self._give_back, trial_id, owner, attrs, then)
             return True
         self._changed(trial_id, state=state, datetime_complete=finished, **results)
         self._write_trial(self._backend.set_trial_state_values, trial_id, state, values)
