@@ -79,7 +79,10 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
         leases.beat()
     metric = setup.rules.objective.metric
     others = not_comparable(study.user_attrs, setup.fingerprint)
-    joined = SweepStudy(study, storage, setup.rules.space, setup.plans, metric, leases, others)
+    joined = SweepStudy(
+        *(study, storage, setup.rules.space, setup.plans, metric, leases, others),
+        place=str(setup.folder) if storage.driver else "",
+    )
     # The lock on the folder makes us the only driver of a study in it: whatever runs there is an
     # orphan.
     if cut_off := joined.take_over() if leases else take_over(study, lambda _: False, 0.0):

@@ -41,7 +41,7 @@ from iolaus.sweeps.run._workers import Gone, Workers
 from iolaus.sweeps.run.events import EventLog
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
-from iolaus.sweeps.study.record import Run, record_of
+from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Verdict
 
@@ -126,9 +126,9 @@ class TrialRun:
     """What the driver knows of a trial that it runs or ran.
 
     others: metrics it reported beside the watched one. saves, has_saved: see
-    `iolaus.sweeps.reporting.Batch`. kept: its newest checkpoint. outcome: the task's own, with no objective
-    looked for, None while it runs. awake_s, heard_s: when it was started and last reported, by a
-    clock that stands while the driver is held up.
+    `iolaus.sweeps.reporting.Batch`. kept: its newest checkpoint. outcome: the task's own, with no
+    objective looked for, None while it runs. awake_s, heard_s: when it was started and last
+    reported, by a clock that stands while the driver is held up.
     """
 
     assignment: Assignment
@@ -355,8 +355,8 @@ class Driver:
         self._handle(s.Proposed(slot, proposal.trial))
 
     def _may_get_more(self) -> bool:
-        """Whether a trial under way may become this driver's, or have a paused one go on."""
-        is_awaited = self._scheduler.running and self._study.may_thaw and self._study.paused
+        """Whether a trial under way may become this driver's, or be paused, or have one go on."""
+        is_awaited = self._study.may_thaw and self._scheduler.running
         return bool(is_awaited or self._study.of_others())
 
     def _look_at_others(self) -> None:
@@ -453,7 +453,7 @@ class Driver:
                 self._handle(s.Died(slot, cause))
 
     def _is_pause(self, verdict: Verdict | None) -> bool:
-        """Whether a trial that ends by this verdict may go on later; not one that gave up itself."""
+        """Whether a trial that ends by this verdict may go on later; without one it gave up."""
         return self._study.may_thaw and verdict is not None and "diverged" not in verdict.rules
 
     def _wait_for_signal(self) -> None:
@@ -561,8 +561,10 @@ class Driver:
 
     def _close_paused(self) -> None:
         """The sweep has all that it wanted: those that are still paused are pruned."""
-        for trial in self._study.close_paused():
-            self._forget(record_of(trial).run.folder)
+        self._study.close_paused()
+        for trial in self._study.study.get_trials(deepcopy=False):
+            if is_over(trial) and (record := record_of(trial)).pauses:
+                self._forget(record.run.folder)
 
     def _forget(self, folder: str) -> None:
         """Delete a trial's checkpoints. folder: as it is recorded, "" for none."""

@@ -57,9 +57,9 @@ class Pause:
     """That a trial was stopped by a verdict and could go on.
 
     step: up to which it had reported. rule, reason: the verdict's. checkpoint, n_bytes: the step of
-    the checkpoint that it can go on from, and its size; None: it can only be started anew. slot,
-    began, seconds: where, from when and how long it had run until then, since it began or was
-    thawed. thawed: when it went on, "" if it did not; why: that was. began and thawed are local
+    the checkpoint that it can go on from, and its size; None: it can only be started anew. place:
+    the sweep's folder that has it, where a study has several, else "". slot, began, seconds: where,
+    from when and how long it had run until then, since it began or was thawed. thawed: when it went on, "" if it did not; why: that was. began and thawed are local
     times, ISO 8601. from_step: of the checkpoint that it went on from, -1 for none, None while that
     is not known.
     """
@@ -69,12 +69,17 @@ class Pause:
     reason: str
     checkpoint: int | None = None
     n_bytes: int = 0
+    place: str = ""
     slot: int | None = None
     began: str = ""
     seconds: float = 0.0
     thawed: str = ""
     why: str = ""
     from_step: int | None = None
+
+    def has_checkpoint(self, place: str) -> bool:
+        """Whether the trial can go on from its checkpoint in this sweep's folder."""
+        return self.checkpoint is not None and self.place == place
 
     @classmethod
     def from_json(cls, value: Any) -> Pause | None:
@@ -84,12 +89,12 @@ class Pause:
         except TypeError:
             return None
 
-    def share_again(self, n_steps: int | None) -> float:
-        """The share of the trial's run, in [0, 1], that would have to be made again.
+    def share_again(self, n_steps: int | None, place: str) -> float:
+        """The share of the trial's run, in [0, 1], that would have to be made again in a folder.
 
         n_steps: of the whole run; where that is not known, 1 unless nothing is to be made again.
         """
-        n_again = self.step - (0 if self.checkpoint is None else self.checkpoint)
+        n_again = self.step - ((self.checkpoint or 0) if self.has_checkpoint(place) else 0)
         if n_again <= 0:
             return 0.0
         return min(n_again / n_steps, 1.0) if n_steps else 1.0

@@ -32,6 +32,7 @@ __all__ = [
     "Result",
     "ResultsTable",
     "cut_off_text",
+    "pauses_text",
     "rank",
     "ranked",
     "save_results",
@@ -304,3 +305,31 @@ def cut_off_text(trials: Iterable[FrozenTrial]) -> str:
     said = " and ".join(part for part, n in zip(parts, (n_on, n_anew), strict=True) if n)
     again = f": at least {counted(n_lost, 'step')} computed again" if n_lost else ""
     return f"Of those cut off, {said}{again}." if said else ""
+
+
+def pauses_text(study: optuna.Study) -> str:
+    """What came of the trials that were paused, in a sentence; "" if none was.
+
+    As in "3 trials paused, 2 thawed (1 of them finished, 2nd best)".
+    """
+    records = {t.number: record_of(t) for t in study.get_trials(deepcopy=False)}
+    paused = {number: record.pauses for number, record in records.items() if record.pauses}
+    thawed = {number for number, pauses in paused.items() if any(pause.thawed for pause in pauses)}
+    if not paused:
+        return ""
+    places = [
+        place
+        for place, standing in enumerate(ranked(study), start=1)
+        for run in standing.runs
+        if run.number in thawed and run.state == "complete"
+    ]
+    place = "" if not places or places[0] == 1 else f"{_ordinal(places[0])} "
+    best = f", {place}best" if places else ""
+    came = f" ({len(places) or 'none'} of them finished{best})" if thawed else ""
+    return f"{counted(len(paused), 'trial')} paused, {len(thawed) or 'none'} thawed{came}."
+
+
+def _ordinal(n: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, ..."""
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"

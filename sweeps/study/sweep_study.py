@@ -116,7 +116,7 @@ class SweepStudy:
     study: made with `open_study`. metric: what trials report, which pruners judge by its own goal,
     whatever the study's objectives are. leases: of the drivers that share the study, None if no
     other can have it. not_comparable: sessions that ran with other settings or code, of which no
-    result is taken over.
+    result is taken over. place: the sweep's folder, where drivers of the study have others.
     """
 
     def __init__(
@@ -128,8 +128,10 @@ class SweepStudy:
         metric: Metric,
         leases: Leases | None,
         not_comparable: frozenset[int] = frozenset(),
+        place: str = "",
     ) -> None:
         self.study = study
+        self._place = place
         self.metric = metric
         self._storage = storage
         self._space = space
@@ -214,7 +216,7 @@ class SweepStudy:
         """A paused trial that the pruner wants to go on, which is this driver's now."""
         paused = {trial.number: trial for trial in self.paused} if self.may_thaw else {}
         while paused:
-            shares = {number: _share_again(trial) for number, trial in paused.items()}
+            shares = {number: self._share_again(trial) for number, trial in paused.items()}
             number = self._feed.thaw(shares, last_call=why == LAST_CALL)
             if number is None:
                 return None
@@ -233,8 +235,14 @@ class SweepStudy:
                 self._feed.resumed(number)
                 self._thawed.add(number)
                 trial = optuna.Trial(self.study, compat.trial_id(known))
-                return replace(self._begun(trial), is_anew=pause.checkpoint is None)
+                is_anew = not pause.has_checkpoint(self._place)
+                return replace(self._begun(trial), is_anew=is_anew)
         return None
+
+    def _share_again(self, trial: FrozenTrial) -> float:
+        """The share of a paused trial's run that would have to be made again if it went on here."""
+        record = record_of(trial)
+        return record.pauses[-1].share_again(record.plan.n_steps, self._place)
 
     def _is_waited_for(self) -> bool:
         """Whether a trial runs, here or elsewhere, for whose end the sweep has to wait anyway.
@@ -252,7 +260,7 @@ class SweepStudy:
         forget: given a trial's folder, as recorded, deletes its checkpoints; called in a thread,
         once no driver relies on them.
         """
-        kept = [t for t in self.paused if _pauses(t)[-1].checkpoint is not None]
+        kept = [t for t in self.paused if _pauses(t)[-1].has_checkpoint(self._place)]
         n_bytes = sum(_pauses(trial)[-1].n_bytes for trial in kept)
         lost = []
         for trial in sorted(kept, key=self._standing, reverse=True):
@@ -271,23 +279,20 @@ class SweepStudy:
         final = record_of(trial).run.final
         return math.inf if final is None else self.metric.sign * final, -trial.number
 
-    def close_paused(self) -> list[FrozenTrial]:
-        """Tell the trials that are still paused pruned, by their verdicts; returns them.
+    def close_paused(self) -> None:
+        """Tell the trials that are still paused pruned, by their verdicts.
 
         Not those that another driver has thawed meanwhile.
         """
         self._storage.flush()
         self._storage.refresh(compat.study_id(self.study))
-        closed = []
         for trial in self.paused:
             _, _, reason = record_of(trial).why.partition(": ")
             outcome = Outcome(Ending.PRUNED, reason=reason)
             attrs = TrialRecord(ending=outcome.ending, why=why(outcome)).to_attrs()
             attrs[compat.PAUSED_ATTR] = 0
-            if self._storage.close_paused(compat.trial_id(trial), attrs):
-                closed.append(trial)
+            self._storage.close_paused(compat.trial_id(trial), attrs)
         self._feed.learn(self._all_trials(), but=self._trials)
-        return closed
 
     def _take_over_result(self, trial: optuna.Trial, before: FrozenTrial) -> None:
         """End a trial whose setting has been run, with the result of then.
@@ -622,6 +627,7 @@ class SweepStudy:
             reason=outcome.reason,
             checkpoint=None if kept is None else kept.step,
             n_bytes=0 if kept is None else kept.n_bytes,
+            place=self._place,
             slot=run.slot,
             began="" if trial.datetime_start is None else trial.datetime_start.isoformat(),
             seconds=run.seconds or 0.0,
@@ -687,12 +693,6 @@ def _thaws(pruner: optuna.pruners.BasePruner) -> bool:
 
 def _pauses(trial: FrozenTrial) -> tuple[Pause, ...]:
     return record_of(trial).pauses
-
-
-def _share_again(trial: FrozenTrial) -> float:
-    """The share of a paused trial's run that would have to be made again if it went on."""
-    record = record_of(trial)
-    return record.pauses[-1].share_again(record.plan.n_steps)
 
 
 def _note(trial: optuna.Trial, record: TrialRecord) -> None:
