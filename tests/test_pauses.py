@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent / "apps"))
 from counting import next_state
 
 N_STEPS, AT = 30, 10
+AT_ONCE = ("hydra.sweeper.n_jobs=4", "step_s=0.1")  # the first still runs when all are paused
 
 
 def walk(x: float) -> list[float]:
@@ -65,12 +66,11 @@ def assert_whole(study: Any, folder: Path, trials: list[int]) -> None:
 
 def n_paused(folder: Path) -> int:
     """How many trials of a sweep that runs are paused."""
-    if not (folder / "study.db").is_file():
+    if not (folder.parent / "diary").is_file():  # no trial has begun, the study may be being made
         return 0
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
-    names = [known.study_name for known in storage.get_all_studies()]
-    trials = optuna.load_study(study_name=names[0], storage=storage).trials if names else []
-    return sum(map(is_paused, trials))
+    name = storage.get_all_studies()[0].study_name
+    return sum(map(is_paused, optuna.load_study(study_name=name, storage=storage).trials))
 
 
 def checkpoints(folder: Path) -> list[int]:
@@ -123,7 +123,7 @@ def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
 def test_a_last_call_takes_paused_trials_into_slots_that_would_fall_idle(
     sweep: Any, study: Any, tmp_path: Path
 ) -> None:
-    """While a trial is waited for anyway; those it takes are not waited for by another last call."""
+    """While a trial is waited for anyway; those it takes are waited for by no other last call."""
     sweep(*options(tmp_path, 4, "at=10"), "n_steps=60").ok()
     whys = [[pause.why for pause in record_of(trial).pauses] for trial in study().trials]
     assert whys[0] == []
@@ -136,12 +136,12 @@ def test_a_sweep_that_is_killed_amid_pauses_keeps_them(
 ) -> None:
     """What is paused stays so until it is thawed, and then goes on exactly."""
     folder, given = tmp_path / "study", options(tmp_path, 4, f"at=10,file={tmp_path / 'now'}")
-    run = sweep(*given, "step_s=0.05")
-    eventually(lambda: n_paused(folder) == 2)
+    run = sweep(*given, *AT_ONCE)
+    eventually(lambda: n_paused(folder) >= 2)
     run.signal(signal.SIGKILL)
     run.wait()
     states = [state_of(trial) for trial in study().trials]
-    assert states.count("paused") == 2
+    assert states.count("paused") >= 2
     assert len(checkpoints(folder)) >= 2
     (tmp_path / "now").touch()
     sweep(*given, "step_s=0.01").ok()
@@ -156,7 +156,7 @@ def test_a_stopped_sweep_goes_on_with_its_paused_trials(
 ) -> None:
     """Ended by SIGTERM it leaves them paused; the same command makes the last of it."""
     folder, given = tmp_path / "study", options(tmp_path, 3, f"at=10,file={tmp_path / 'now'}")
-    run = sweep(*given, "step_s=0.05")
+    run = sweep(*given, *AT_ONCE)
     eventually(lambda: n_paused(folder) == 2)
     run.signal(signal.SIGTERM)
     run.wait()
@@ -202,7 +202,7 @@ def test_the_checkpoints_of_paused_trials_are_bounded(
 ) -> None:
     """The worst lose theirs first, and are started anew: another attempt, the whole run again."""
     folder, given = tmp_path / "study", options(tmp_path, 4, f"at=10,file={tmp_path / 'now'}")
-    run = sweep(*given, "hydra.sweeper.paused_limit=200", "step_s=0.05")  # room for one
+    run = sweep(*given, "hydra.sweeper.paused_limit=1500B", *AT_ONCE)  # room for one
     eventually(lambda: n_paused(folder) == 3)
     eventually(lambda: len([n for n in checkpoints(folder) if n]) <= 1)
     (tmp_path / "now").touch()

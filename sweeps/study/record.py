@@ -59,9 +59,9 @@ class Pause:
     step: up to which it had reported. rule, reason: the verdict's. checkpoint, n_bytes: the step of
     the checkpoint that it can go on from, and its size; None: it can only be started anew. place:
     the sweep's folder that has it, where a study has several, else "". slot, began, seconds: where,
-    from when and how long it had run until then, since it began or was thawed. thawed: when it went on, "" if it did not; why: that was. began and thawed are local
-    times, ISO 8601. from_step: of the checkpoint that it went on from, -1 for none, None while that
-    is not known.
+    from when and how long it had run until then, since it began or was thawed. thawed: when it went
+    on, "" if it did not; why: that was. began and thawed are local times, ISO 8601. from_step: of
+    the checkpoint that it went on from, -1 for none, None while that is not known.
     """
 
     step: int
