@@ -24,7 +24,7 @@ from rich.text import Text
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
-from iolaus.sweeps.study.record import broken_constraints, record_of
+from iolaus.sweeps.study.record import broken_constraints, record_of, state_of
 from iolaus.sweeps.text import counted, short_names
 from iolaus.sweeps.types import Ending
 
@@ -125,12 +125,12 @@ def _ending(trial: FrozenTrial) -> tuple[str, str]:
     """(state, reason) of a trial, for the table."""
     record = record_of(trial)
     state, _, reason = record.why.partition(": ")
-    if record.verdict is not None and record.ending is Ending.PRUNED:
+    if record.verdict is not None and record.ending in (Ending.PRUNED, Ending.PAUSED):
         reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
     broken = ", ".join(broken_constraints(trial))
     if broken and trial.state is TrialState.COMPLETE:
         state, reason = INFEASIBLE, f"breaks {broken}"
-    return state or trial.state.name.lower(), reason
+    return state or state_of(trial), reason
 
 
 @dataclass(frozen=True, slots=True)
