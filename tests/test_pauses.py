@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from iolaus.sweeps.curves import read_curves
@@ -212,3 +213,52 @@ def test_the_checkpoints_of_paused_trials_are_bounded(
     assert from_steps.count(-1) == 2
     taken = steps_taken(tmp_path)
     assert [taken[n, 1] - 1 for n in (1, 2, 3)] == [int(step == -1) for step in from_steps]
+
+
+END_S = 400  # where other tests take the cores
+TRAINER = (
+    *("train.py", "task=digits", "model=mlp", "steps=120", "report_every=5", "eval_every=30"),
+    *("keep_best=false", "checkpoint.every_seconds=null", "optim.lr=interval(0.01, 0.1)"),
+    "+hydra.sweeper.sampler={_target_:by_number.ByNumber}",
+    *("hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=3"),
+)
+LANES = (
+    "hydra.sweeper.lane_runner=iolaus.trainer.lanes.serve.run_lanes",
+    "hydra.sweeper.lanes=2",
+)
+
+
+def curves_of(folder: Path) -> dict[int, list[tuple[int, str, float]]]:
+    """All that each trial reported, by trial."""
+    table = read_curves(folder / "curves").to_pandas()
+    return {
+        int(number): [*zip(own["step"], own["metric"], own["value"], strict=True)]
+        for number, own in table.groupby("trial")
+    }
+
+
+@pytest.mark.parametrize("lanes", [(), LANES], ids=["alone", "in lanes"])
+def test_a_run_of_the_trainer_that_was_paused_is_the_run_that_was_not(
+    lanes: tuple[str, ...], sweep: Any, study: Any, tmp_path: Path
+) -> None:
+    """It saves its state at the moment it is stopped, alone and in lanes, and repeats no step."""
+    whole, paused = tmp_path / "whole", tmp_path / "study"
+    pruner = ("_target_=pausing.PauseAll", "+at=40", "+n_finished=1")
+    given = [
+        "+hydra.sweeper.pruner." + word[1:] if word[0] == "+" else "hydra.sweeper.pruner." + word
+        for word in pruner
+    ]
+    sweep(*TRAINER, *lanes, folder=whole).ok(END_S)
+    sweep(*TRAINER, *lanes, *given).ok(END_S)
+    records = [record_of(trial) for trial in study().trials]
+    assert [trial.state for trial in study().trials] == [TrialState.COMPLETE] * 3
+    assert all(record.pauses for record in records[1:])
+    for record in records[1:]:
+        (pause,) = record.pauses
+        assert pause.step == pause.checkpoint == pause.from_step
+    expected, got = curves_of(whole), curves_of(paused)
+    for number, rows in expected.items():
+        assert [row[:2] for row in got[number]] == [row[:2] for row in rows]
+        values = [row[2] for row in got[number]]
+        assert values == pytest.approx([row[2] for row in rows], rel=1e-3 if lanes else 0, abs=0)
+    assert checkpoints(paused) == []

@@ -81,8 +81,8 @@ def order(
     but break a constraint, likewise; then paused, pruned, running and failed ones by their best. A
     setting is what its best run came to, and infeasible if any completed run is. With several
     objectives those on the Pareto front come first, and the first objective decides the rest. NaN
-    comes last of its state; of equals the lower number comes first. A duplicate stands right behind the
-    setting whose result it took over, with what that came to.
+    comes last of its state; of equals the lower number comes first. A duplicate stands right behind
+    the setting whose result it took over, with what that came to.
 
     directions: minimize or maximize for each objective. metric_sign: what a best is multiplied by
     to be minimised, 1 or -1; left out, as the first objective. Raises ValueError if a completed run
