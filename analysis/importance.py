@@ -168,9 +168,9 @@ def _judged(sweep: Sweep) -> tuple[pd.DataFrame, Array]:
     if not len(trials):
         return trials, np.zeros(0)
     own = ~trials["why"].astype(str).str.startswith("duplicate")
-    trials = trials[own & trials["state"].isin(["complete", "pruned"])]
+    trials = trials[own & trials["state"].isin(["complete", "paused", "pruned"])]
     sign = sweep.objective_sign
-    pruned = trials["state"].eq("pruned")
+    pruned = trials["state"].isin(["paused", "pruned"])
     values = sign * trials["objective"].astype(float).where(~pruned, _reached(sweep, trials))
     values = values.replace([np.inf, -np.inf], np.nan)
     worst = values.max() if values.notna().any() else 0.0

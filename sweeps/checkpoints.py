@@ -12,13 +12,24 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "Watched", "adopt", "forget", "newest"]
+__all__ = [
+    "CHECKPOINTS",
+    "Checkpoint",
+    "Watched",
+    "adopt",
+    "forget",
+    "keep_newest",
+    "newest",
+    "parse_bytes",
+]
 
 log = logging.getLogger("sweeps")
 
@@ -58,7 +69,7 @@ class Checkpoint:
 
     path: of the folder. step, seconds: of the trial when it was made. rows: its last reports before
     that, (step, seconds, metrics), which may not have reached the sweep's curves. watched: see
-    `Watched`. setting: the overrides of the trial that made it.
+    `Watched`. setting: the overrides of the trial that made it. n_bytes: of its files.
     """
 
     path: Path
@@ -67,6 +78,7 @@ class Checkpoint:
     rows: Sequence[tuple[int, float, Mapping[str, float]]] = ()
     watched: Watched = field(default_factory=Watched)
     setting: Sequence[str] = ()
+    n_bytes: int = 0
 
 
 def adopt(
@@ -113,7 +125,7 @@ def adopt(
     earlier = [one for one in _all(trial_folder) if one.name <= place.name]
     for other in {*_all(trial_folder)} - {*earlier[:N_KEPT]}:
         shutil.rmtree(other, ignore_errors=True)
-    return Checkpoint(place, step, seconds, rows, watched, (*setting,))
+    return Checkpoint(place, step, seconds, rows, watched, (*setting,), _n_bytes(place))
 
 
 def newest(trial_folder: Path) -> Checkpoint | None:
@@ -130,8 +142,38 @@ def newest(trial_folder: Path) -> Checkpoint | None:
 
 
 def forget(trial_folder: Path) -> None:
-    """Delete all checkpoints of a trial."""
-    shutil.rmtree(trial_folder / CHECKPOINTS, ignore_errors=True)
+    """Delete all checkpoints of a trial; who looks meanwhile finds all of them or none."""
+    gone = trial_folder / f"{CHECKPOINTS}.deleted"
+    shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed
+    with suppress(OSError):  # there are none
+        (trial_folder / CHECKPOINTS).rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def keep_newest(trial_folder: Path) -> None:
+    """Delete all checkpoints of a trial but the newest: it is paused, and others need the space."""
+    for other in _all(trial_folder)[1:]:
+        shutil.rmtree(other, ignore_errors=True)
+
+
+UNITS_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_bytes(value: Any) -> int:
+    """A number of bytes, or a text such as 500MB, 2GB, 1.5 TB; 0 is one.
+
+    Raises ValueError for anything else.
+
+    >>> parse_bytes("2GB"), parse_bytes("1.5 MB"), parse_bytes(0)
+    (2000000000, 1500000, 0)
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMGT]?B)?\s*", value)
+        if match:
+            return round(float(match[1]) * UNITS_BYTES[match[2] or ""])
+    raise ValueError(f"{value!r} is no size: give bytes, or a text such as 500MB, 2GB")
 
 
 def _all(trial_folder: Path) -> list[Path]:
@@ -156,6 +198,7 @@ def _read(place: Path) -> Checkpoint:
         [(int(step), float(seconds), metrics) for step, seconds, metrics in about["rows"]],
         Watched(first, lowest and (lowest[0], lowest[1]), highest and (highest[0], highest[1])),
         tuple(about["setting"]),
+        _n_bytes(place),
     )
 
 
@@ -163,6 +206,10 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:
             yield path.relative_to(folder)
+
+
+def _n_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _digest(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -20,6 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 __all__ = [
     "DRIVER_ATTR",
+    "PAUSED_ATTR",
+    "as_pruned",
+    "change_paused",
     "contains",
     "create_trial_if",
     "created_trial",
@@ -27,6 +31,7 @@ __all__ = [
     "forget_reports",
     "give_back",
     "if_owned",
+    "is_paused",
     "news",
     "patience",
     "percentile",
@@ -104,10 +109,54 @@ def news(
     if not hasattr(storage, "_read_trials_from_remote_storage"):
         every = storage.get_all_trials(study, deepcopy=False)
         return [every[i] for i in unfinished if i < n_known] + every[n_known:]
-    storage._read_trials_from_remote_storage(study)
+    _read(storage, study)
     trials: dict[int, FrozenTrial] = storage._studies[study].trials  # type: ignore[attr-defined]
     new = range(n_known, max(n_known, len(trials)))
     return [trials[i] for i in unfinished if i < n_known] + [trials[i] for i in new]
+
+
+def _read(storage: Any, study: int) -> None:
+    """Have a storage's cache read what is new of a study.
+
+    It reads whole every trial that is not finished. Paused ones, of which a sweep may have most,
+    are so only when they are paused no more, or once more.
+    """
+    known = storage._studies.get(study)
+    unchanged = set() if known is None else _still_paused(storage, study, known)
+    if unchanged:
+        known.unfinished_trial_ids -= unchanged
+        # As for finished ones: trials made before it was paused were read before.
+        known.last_finished_trial_id = max(known.last_finished_trial_id, *unchanged)
+    try:
+        storage._read_trials_from_remote_storage(study)
+    finally:
+        if unchanged:
+            known.unfinished_trial_ids |= unchanged
+
+
+def _still_paused(storage: Any, study: int, known: Any) -> set[int]:
+    """The ids of trials that are as paused in the database as they are in the cache."""
+    numbers = {
+        i: storage._trial_id_to_study_id_and_number[i][1] for i in known.unfinished_trial_ids
+    }
+    cached = {
+        i: known.trials[n].user_attrs[PAUSED_ATTR]
+        for i, n in numbers.items()
+        if is_paused(known.trials[n])
+    }
+    if not cached:
+        return set()
+    models, rdb = _rdb()
+    trials, attrs = models.TrialModel, models.TrialUserAttributeModel
+    with rdb._create_scoped_session(storage._backend.scoped_session) as session:
+        rows = (
+            session.query(trials.trial_id, attrs.value_json)
+            .join(attrs, attrs.trial_id == trials.trial_id)
+            .filter(trials.study_id == study, trials.state == TrialState.WAITING)
+            .filter(attrs.key == PAUSED_ATTR)
+            .all()
+        )
+    return {i for i, value in rows if i in cached and cached[i] == json.loads(value)}
 
 
 def forget_reports(storage: BaseStorage, trial: int, from_step: int) -> None:
@@ -138,6 +187,26 @@ def forget_reports(storage: BaseStorage, trial: int, from_step: int) -> None:
 # The user attribute of a trial that names the driver that runs it.
 DRIVER_ATTR = "driver"
 
+# The user attribute of a trial that was stopped and may go on: how often it has been paused; 0 or
+# absent where it is not paused now. It waits in the database, where no driver takes it by asking.
+PAUSED_ATTR = "paused"
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Whether a trial is paused: it waits so marked, or is shown `as_pruned`."""
+    marked = trial.user_attrs.get(PAUSED_ATTR)
+    return bool(marked) and trial.state in (TrialState.WAITING, TrialState.PRUNED)
+
+
+def as_pruned(trial: FrozenTrial, n_objectives: int) -> FrozenTrial:
+    """A paused trial as samplers and pruners shall see it: PRUNED, as `tell` would have left it."""
+    shown = copy.copy(trial)
+    shown.state, last = TrialState.PRUNED, trial.last_step
+    value = math.nan if last is None else trial.intermediate_values[last]
+    shown.values = None if math.isnan(value) or n_objectives > 1 else [value]
+    shown.datetime_complete = trial.datetime_complete or trial.datetime_start
+    return shown
+
 
 def create_trial_if(
     storage: BaseStorage, study: int, template: FrozenTrial | None, n_trials: int
@@ -154,26 +223,71 @@ def create_trial_if(
         if models.TrialModel.count(session, found) != n_trials:
             return None
         made = int(backend._get_prepared_new_trial(study, template, session).trial_id)
-    storage._read_trials_from_remote_storage(study)  # type: ignore[attr-defined] # into its cache
+    _read(storage, study)  # into its cache
     return made
 
 
-def take(storage: BaseStorage, trial: int, driver: str) -> bool:
-    """Make a waiting trial run, and be this driver's; False if it does not wait any more."""
+def take(
+    storage: BaseStorage,
+    trial: int,
+    driver: str,
+    n_paused: int = 0,
+    user_attrs: Mapping[str, Any] | None = None,
+) -> bool:
+    """Make a waiting trial run, and be this driver's; False if it does not wait any more.
+
+    n_paused: what its `PAUSED_ATTR` must be; 0: one that is not paused. user_attrs: what it gets.
+    """
+    attrs = {**(user_attrs or {}), DRIVER_ATTR: driver}
     if not _has_transactions(storage):
+        now = storage.get_trial(trial)
+        if now.user_attrs.get(PAUSED_ATTR, 0) != n_paused:
+            return False
         if not storage.set_trial_state_values(trial, TrialState.RUNNING):
             return False
-        storage.set_trial_user_attr(trial, DRIVER_ATTR, driver)
+        for name, value in attrs.items():
+            storage.set_trial_user_attr(trial, name, value)
         return True
     models, rdb = _rdb()
     backend = storage._backend  # type: ignore[attr-defined]
     with rdb._create_scoped_session(backend.scoped_session) as session:
         row = models.TrialModel.find_or_raise_by_id(trial, session, for_update=True)
-        if row.state is not TrialState.WAITING:
+        if row.state is not TrialState.WAITING or _n_paused(models, session, trial) != n_paused:
             return False
-        _set_user_attrs(backend, session, trial, {DRIVER_ATTR: driver})
+        _set_user_attrs(backend, session, trial, attrs)
         row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
         return True
+
+
+def change_paused(
+    storage: BaseStorage,
+    trial: int,
+    n_paused: int,
+    user_attrs: Mapping[str, Any],
+    values: Sequence[float] | None = None,
+    is_over: bool = False,
+) -> bool:
+    """Give a paused trial these attributes; False, and nothing, if it is not so paused any more.
+
+    n_paused: see `take`. is_over: whether it is PRUNED from here on, with these values.
+    """
+    state = TrialState.PRUNED
+    if not _has_transactions(storage):
+        now = storage.get_trial(trial)
+        if now.state is not TrialState.WAITING or now.user_attrs.get(PAUSED_ATTR, 0) != n_paused:
+            return False
+        for name, value in user_attrs.items():
+            storage.set_trial_user_attr(trial, name, value)
+        return not is_over or storage.set_trial_state_values(trial, state, values)
+    models, rdb = _rdb()
+    backend = storage._backend  # type: ignore[attr-defined]
+    with rdb._create_scoped_session(backend.scoped_session) as session:
+        row = models.TrialModel.find_or_raise_by_id(trial, session, for_update=True)
+        if row.state is not TrialState.WAITING or _n_paused(models, session, trial) != n_paused:
+            return False
+        _set_user_attrs(backend, session, trial, user_attrs)
+        # It takes the session that is open in this thread, and commits all.
+        return not is_over or bool(backend.set_trial_state_values(trial, state, values))
 
 
 def give_back(storage: BaseStorage, trial: int, driver: str, user_attrs: Mapping[str, Any]) -> bool:
@@ -231,9 +345,17 @@ def _rdb() -> tuple[Any, Any]:
 
 
 def _owner(models: Any, session: Any, trial: int) -> str:
+    return str(_user_attr(models, session, trial, DRIVER_ATTR) or "")
+
+
+def _n_paused(models: Any, session: Any, trial: int) -> int:
+    return int(_user_attr(models, session, trial, PAUSED_ATTR) or 0)
+
+
+def _user_attr(models: Any, session: Any, trial: int, name: str) -> Any:
     attrs = models.TrialUserAttributeModel
-    row = session.query(attrs).filter(attrs.trial_id == trial, attrs.key == DRIVER_ATTR).first()
-    return "" if row is None else str(json.loads(row.value_json))
+    row = session.query(attrs).filter(attrs.trial_id == trial, attrs.key == name).first()
+    return None if row is None else json.loads(row.value_json)
 
 
 def _set_user_attrs(backend: Any, session: Any, trial: int, attrs: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "INTERVENTION_METRICS",
     "Batch",
     "Continued",
+    "Kept",
     "Reporter",
     "Row",
     "get_checkpoint",
@@ -88,12 +89,20 @@ class Continued:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """The newest checkpoint of a trial: its step, and the size of its files."""
+
+    step: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What a trial has passed on since the last time.
 
     Its reports, and what is new of the rest: its plan; its output folder, and with that where it
     goes on (None: from its beginning); whether it has made a checkpoint, and whether it has done so
-    since it was asked to.
+    since it was asked to; its newest checkpoint, None before any.
     """
 
     rows: Sequence[Row]
@@ -102,6 +111,7 @@ class Batch:
     continued: Continued | None = None
     saves: bool = False
     has_saved: bool = False
+    kept: Kept | None = None
 
 
 class Reporter:
@@ -131,6 +141,9 @@ class Reporter:
         self._folder: str | None = None
         self._verdict: Verdict | None = None
         self._acknowledged = False
+        self._is_pause = False  # the verdict's: a last checkpoint is of use
+        self._asks_to_save = False
+        self._n_since_pause = 0  # reports without a checkpoint
         self._intervention: Intervention | None = None
         self._intervention_was_open = False
         self._last_step = 0
@@ -143,6 +156,7 @@ class Reporter:
         self._should_save = False
         self._saves = False  # the driver waits for a checkpoint of those alone that make some
         self._has_saved = False
+        self._kept: Kept | None = None
         self._is_news = False
         self._older: frozenset[threading.Thread] = frozenset()
 
@@ -164,10 +178,15 @@ class Reporter:
         """Why this trial must stop, or None while it may go on."""
         return self._verdict
 
-    def stop(self, verdict: Verdict) -> None:
-        """End the trial at its next report. The first verdict stands."""
+    def stop(self, verdict: Verdict, is_pause: bool = False) -> None:
+        """End the trial at its next report. The first verdict stands, but for one that pauses.
+
+        is_pause: the trial may go on later: one that asks `should_checkpoint` may make a last
+        checkpoint after its next report.
+        """
         with self._lock:
-            self._verdict = self._verdict or verdict
+            if self._verdict is None or (self._is_pause and not is_pause):
+                self._verdict, self._is_pause = verdict, is_pause
 
     def offer(self, intervention: Intervention) -> None:
         """Have the trial try something instead of ending.
@@ -191,9 +210,16 @@ class Reporter:
         return intervention
 
     def should_checkpoint(self) -> bool:
-        """Whether the sweep is about to cut the trial off, and a checkpoint now would be of use."""
+        """Whether the sweep is about to end the trial for now: a checkpoint would be of use."""
         self._save_was_seen()
-        return self._should_save
+        self._asks_to_save = True
+        return self._should_save or self._awaits_last_checkpoint
+
+    @property
+    def _awaits_last_checkpoint(self) -> bool:
+        """Whether the trial is to be paused, and may still save where it is."""
+        may_save = self._asks_to_save and self._n_since_pause < 2
+        return self._is_pause and may_save and not self._is_whole
 
     def get_checkpoint(self) -> Path | None:
         """The folder of the checkpoint that the trial goes on from; None if it begins."""
@@ -247,6 +273,8 @@ class Reporter:
             self._take_row(index, _checked_metrics(step, metrics))
         if checkpoint is not None:
             self._keep(index, Path(checkpoint))
+        if self._is_pause:
+            self._n_since_pause += 1 if checkpoint is None else 2
         if self.should_stop() and self._verdict is not None:
             import optuna  # only now: a script that trains alone never pays for it
 
@@ -284,7 +312,7 @@ class Reporter:
             watched = self._watched_so_far
         kept = [(row.step, row.seconds, row.metrics) for row in rows]
         try:
-            adopt(folder, self._trial_folder, step, seconds, kept, watched, self._setting)
+            made = adopt(folder, self._trial_folder, step, seconds, kept, watched, self._setting)
         except NotADirectoryError:
             raise
         except OSError as error:
@@ -296,8 +324,8 @@ class Reporter:
             )
             return
         with self._lock:
-            self._is_news = self._is_news or not self._saves or self._should_save
-            self._saves = True
+            self._is_news = self._saves = True
+            self._kept = Kept(made.step, made.n_bytes)
             self._has_saved = self._should_save
         if self._should_save:
             self._placed()
@@ -308,7 +336,7 @@ class Reporter:
         A task that has seen this and returns counts as stopped.
         """
         self._acknowledged = self._acknowledged or (
-            self._verdict is not None and not self._is_whole
+            self._verdict is not None and not self._is_whole and not self._awaits_last_checkpoint
         )
         return self._acknowledged
 
@@ -344,6 +372,7 @@ class Reporter:
                 rows = [Row(*row) for row in checkpoint.rows]
                 first = rows[0].step if rows else checkpoint.step + 1
                 self._checkpoint, self._saves, self._is_news = checkpoint, True, True
+                self._kept = Kept(checkpoint.step, checkpoint.n_bytes)
                 self._continued = Continued(checkpoint.step, first, checkpoint.watched)
                 self._start_s = self._clock() - checkpoint.seconds
                 self._rows = [*rows, *self._rows]
@@ -358,7 +387,8 @@ class Reporter:
         with self._lock:
             is_news, self._is_news = self._is_news, False
             batch = Batch(
-                self._rows, self._plan, self._folder, self._continued, self._saves, self._has_saved
+                *(self._rows, self._plan, self._folder, self._continued, self._saves),
+                *(self._has_saved, self._kept),
             )
             self._rows, self._plan, self._folder, self._continued = [], None, None, None
         return batch if batch.rows or batch.plan or batch.folder or is_news else None
@@ -423,11 +453,12 @@ def get_checkpoint() -> Path | None:
 
 
 def should_checkpoint() -> bool:
-    """Whether the sweep is about to cut this trial off: report a checkpoint now, if you can.
+    """Whether the sweep is about to end this trial for now: report a checkpoint, if you can.
 
-    So it is after SIGTERM, or Ctrl-C twice. A trial that reports one within the grace period
-    (`hydra.sweeper.checkpoint_grace`) loses nothing; another goes on from the last one that it has
-    made. False outside a sweep.
+    So it is after SIGTERM, or Ctrl-C twice, where a trial that reports one within the grace period
+    (`hydra.sweeper.checkpoint_grace`) loses nothing; and when the pruner pauses the trial, which
+    then ends at that report. Without one it goes on later from the last one that it has made. False
+    outside a sweep.
 
     >>> iolaus.should_checkpoint()
     False

@@ -143,6 +143,7 @@ class Ending(StrEnum):
     DUPLICATE = "duplicate"  # the same setting had been run before; its result was taken over
     FAILED = "failed"  # an exception, an exit, a killed worker, no usable result
     INTERRUPTED = "interrupted"  # the sweep was stopped; continuing it goes on with the trial
+    PAUSED = "paused"  # the pruner ended it early, and may have it go on while the sweep lasts
 
 
 # A longer value stays in its worker. A driver may keep one for each of ten thousand trials.

@@ -10,6 +10,7 @@ import gc
 import html
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,9 +27,11 @@ from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.study.fingerprint import Fingerprint, fingerprints_of, ran_with
 from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep, read_study
 from iolaus.sweeps.study.record import (
+    TrialRecord,
     broken_constraints,
     leader_of,
     record_of,
+    state_of,
     that_ran,
 )
 
@@ -39,7 +42,7 @@ TRIAL_COLUMNS = {
     **dict.fromkeys(
         (
             *("state", "why", "infeasible", "code", "fingerprint", "ran_with"),
-            *("verdict", "verdict_rule", "folder", "lr_plan"),
+            *("verdict", "verdict_rule", "folder", "lr_plan", "stretches"),
         ),
         object,
     ),
@@ -48,6 +51,7 @@ TRIAL_COLUMNS = {
         ("steps", "seconds", "best", "final", "objective", "seed", "examples", "n_steps"),
         np.float64,
     ),
+    "pauses": np.int64,
     **dict.fromkeys(
         ("verdict_step", "held_out_step", "slot", "started_s", "device_seconds"), np.float64
     ),
@@ -60,7 +64,8 @@ class Sweep:
 
     name: of the study. metric: the watched one, whose own goal is metric_goal (None for what its
         name or else the objective says). directions: one per objective.
-    trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case),
+    trials: one row per trial that ran, indexed by number; columns state (Optuna's, lower case, or
+        paused),
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
         repeats gave it one), setting (number of the leading trial), infeasible (the names of the
@@ -71,8 +76,10 @@ class Sweep:
         [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step (if a rule
         ended it), held_out_step (where the pruner would have ended a trial that a holdout let run
         on), slot, started_s (seconds since the sweep's first start), device_seconds (its seconds on
-        a slot), folder, and `params.KEY` for each parameter (missing where a trial has none); of
-        several objectives also objective_2 and so on. Trials cut off with their sweep are left out:
+        a slot), pauses (how often it was paused) and stretches (where one that was has run: slot,
+        start as in started_s and seconds of each; else None), folder, and `params.KEY` for each
+        parameter (missing where a trial has none); of several objectives also objective_2 and so
+        on. Trials cut off with their sweep are left out:
         their settings were run again.
     curves: columns trial, step, examples (NaN if not reported), seconds, metric, value; one row per
     metric and report.
@@ -234,11 +241,14 @@ def _load_runs(source: Path, metric: str | None, direction: str | None, columns:
         "verdict": "",
         "verdict_rule": "",
         "device_seconds": last["seconds"],
+        "pauses": 0,
         "examples": last["examples"],
         "folder": "",
     }
     missing = {name: value for name, value in defaults.items() if name not in about}
-    others = dict.fromkeys(("lr_plan", "verdict_step", "held_out_step", "slot", "started_s"))
+    others = dict.fromkeys(
+        ("lr_plan", "verdict_step", "held_out_step", "slot", "started_s", "stretches")
+    )
     decided = {
         "state": state.mask(diverged, "pruned"),
         "why": why.mask(diverged, "diverged at step " + diverged_at.map("{:.0f}".format)),
@@ -292,7 +302,10 @@ def _load_sweep(folder: Path) -> Sweep:
     said = ran_with(study.user_attrs, ran)
     if len(trials):
         trials["ran_with"] = [said.get(trial.number, "") for trial in ran]
-        trials["started_s"] = (trials["started_s"] - trials["started_s"].min()).dt.total_seconds()
+        first = trials["started_s"].min()
+        trials["started_s"] = (trials["started_s"] - first).dt.total_seconds()
+        since = [_since(first, own) for own in trials["stretches"]]
+        trials["stretches"] = pd.Series(since, trials.index, dtype=object)
     curves = read_curves(folder / "curves").to_pandas()
     if len(trials):
         examples = curves[curves["metric"] == "examples"].groupby("trial")["value"].max()
@@ -345,6 +358,38 @@ def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
     return curves
 
 
+def _began(trial: optuna.trial.FrozenTrial, record: TrialRecord) -> datetime | None:
+    """When a trial was first started: Optuna's time is that of the last time."""
+    began = record.pauses[0].began if record.pauses else ""
+    return datetime.fromisoformat(began) if began else trial.datetime_start
+
+
+def _stretches(
+    trial: optuna.trial.FrozenTrial, record: TrialRecord
+) -> list[tuple[int | None, datetime, float]] | None:
+    """Where a trial that was paused ran, from when and how long; None for one that was not."""
+    if not record.pauses:
+        return None
+    stretches = [
+        (pause.slot, datetime.fromisoformat(pause.began), pause.seconds)
+        for pause in record.pauses
+        if pause.began
+    ]
+    last_s = (record.run.seconds or 0.0) - sum(pause.seconds for pause in record.pauses)
+    if record.pauses[-1].thawed and trial.datetime_start is not None and last_s > 0:
+        stretches.append((record.run.slot, trial.datetime_start, last_s))
+    return stretches
+
+
+def _since(
+    first: datetime, stretches: list[tuple[int | None, datetime, float]] | None
+) -> list[tuple[int | None, float, float]] | None:
+    """The same, in seconds since the sweep's first start."""
+    if stretches is None:
+        return None
+    return [(slot, (began - first).total_seconds(), length) for slot, began, length in stretches]
+
+
 def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:
     record = record_of(trial)
     run, verdict, session = record.run, record.verdict, record.run.session
@@ -353,7 +398,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
     code = ran_in.get("code", {})
     return {
         "number": trial.number,
-        "state": trial.state.name.lower(),
+        "state": state_of(trial),
         "why": record.why,
         "steps": record.steps,
         "seconds": run.seconds,
@@ -374,8 +419,10 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "verdict": "" if verdict is None else verdict.reason,
         "verdict_rule": "" if verdict is None else verdict.rule,
         "slot": run.slot,
-        "started_s": trial.datetime_start,
+        "started_s": _began(trial, record),
         "device_seconds": run.seconds,
+        "pauses": len(record.pauses),
+        "stretches": _stretches(trial, record),
         "folder": run.folder,
         # A choice of null is a category of its own: NaN is a parameter that does not exist.
         **{f"params.{k}": "null" if v is None else v for k, v in trial.params.items()},

@@ -53,12 +53,13 @@ STYLES: dict[str, dict[str, Any]] = {
     "best": {"color": VERMILION, "linewidth": 2.2, "linestyle": "-", "zorder": 4},
     "complete": {"color": BLUE, "linewidth": 0.9, "linestyle": "-", "alpha": 0.75, "zorder": 3},
     "running": {"color": GREEN, "linewidth": 0.9, "linestyle": "-.", "zorder": 3},
+    "paused": {"color": SKY, "linewidth": 0.9, "linestyle": "--", "zorder": 3},
     "pruned": {"color": GREY, "linewidth": 0.7, "linestyle": "-", "zorder": 2},
     "fail": {"color": BLACK, "linewidth": 0.7, "linestyle": ":", "zorder": 2},
 }
 # For legends over lines: readable where they overlap.
 LEGEND: dict[str, Any] = {"fontsize": "small", "framealpha": 0.8, "edgecolor": "none"}
-ENDS = {"pruned": "|", "fail": "x"}
+ENDS = {"paused": "|", "pruned": "|", "fail": "x"}
 STATE_NAMES = {"complete": "completed", "fail": "failed"}
 
 # One mark per shape, told apart without its colour.

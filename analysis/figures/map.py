@@ -29,7 +29,7 @@ from iolaus.sweeps.text import short_names
 __all__ = ["N_CHOICES", "draw_map"]
 
 # Marks of the states, where no diagnosis is at hand.
-STATE_MARKS = {"complete": "o", "pruned": "v", "running": ">", "fail": "X"}
+STATE_MARKS = {"complete": "o", "paused": "s", "pruned": "v", "running": ">", "fail": "X"}
 N_CHOICES = 6  # a number with no more values than this is drawn as a choice
 SPREAD_LOG = (
     20  # axes and colours whose largest value is this many times the smallest are logarithmic

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from iolaus.analysis.figures._style import (
     BLUE,
     GREEN,
     GREY,
+    SKY,
     STATE_NAMES,
     VERMILION,
     say_nothing,
@@ -27,6 +30,7 @@ BARS: dict[str, dict[str, Any]] = {
     "best": {"facecolor": VERMILION, "hatch": "xx"},
     "complete": {"facecolor": BLUE},
     "running": {"facecolor": GREEN, "hatch": "//"},
+    "paused": {"facecolor": SKY, "hatch": ".."},
     "pruned": {"facecolor": "#cccccc"},
     "fail": {"facecolor": BLACK},
 }
@@ -39,6 +43,7 @@ N_NUMBERED = 60  # with more trials than this their numbers do not fit into the 
 def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> None:
     """A bar per trial on its slot, from start to end, in time since the sweep's first start.
 
+    One that was paused has a bar for each stretch that it ran, and a grey line where it was paused.
     Trials that ran side by side on one slot (in lanes) lie under one another. The title says for
     which share of the time, from the first start to the last end, the slots had a trial: gaps are
     time lost between trials or sessions. Trials without a start, slot or duration (running ones
@@ -51,6 +56,7 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
         ax.set_xlabel("time since the sweep began")
         say_nothing(ax, "no trial has a start, a slot and a duration")
         return
+    ran = _by_stretch(ran)
     start, length = ran["started_s"].to_numpy(float), ran["seconds"].to_numpy(float)
     end = float((start + length).max())
     unit_s, unit = next((u for u in UNITS if end >= 2 * u[0]), UNITS[-1])
@@ -81,11 +87,12 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
                 place[own], length[own] / unit_s, left=start[own] / unit_s, height=height, **style,
                 **{**edge, "edgecolor": edges},
             )  # fmt: skip
-            n = int((states == name).sum())
+            n = len(set(ran.index[states == name]))
             label = (
                 f"best: trial {best}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
             )
             handles.append(Patch(**style, **edge, label=label))
+    _draw_pauses(ax, ran.index.to_numpy(), start / unit_s, (start + length) / unit_s, place)
     if len(ran) <= N_NUMBERED and n_lanes <= N_LANES_NUMBERED:
         for number, middle, row, width, name in zip(
             ran.index, start + length / 2, place, length, kind, strict=True
@@ -120,6 +127,38 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     )
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_color(GREY)
+
+
+def _by_stretch(trials: pd.DataFrame) -> pd.DataFrame:
+    """A row for each stretch in which a trial ran, all under its number."""
+    known = trials.get("stretches", pd.Series(None, trials.index, dtype=object))
+    paused = {number: own for number, own in known.items() if isinstance(own, list) and own}
+    rows = [
+        (number, slot, start, length)
+        for number, own in paused.items()
+        for slot, start, length in own
+        if slot is not None
+    ]
+    columns = ["number", "slot", "started_s", "seconds"]
+    split = pd.DataFrame(rows, columns=columns).set_index("number")
+    split["state"] = trials["state"].astype(str).reindex(split.index)
+    whole = trials.drop(index=list(paused))[["slot", "started_s", "seconds", "state"]]
+    return pd.concat([whole, split]) if len(split) else whole
+
+
+def _draw_pauses(
+    ax: Axes,
+    trial: NDArray[np.int64],
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    place: NDArray[np.float64],
+) -> None:
+    """A grey line from the end of each stretch of a trial to the start of its next; all are [n]."""
+    order = np.lexsort((start, trial))
+    for one, following in pairwise(order):
+        if trial[one] == trial[following]:
+            x, y = [end[one], start[following]], [place[one], place[following]]
+            ax.plot(x, y, color=GREY, linewidth=1.2, linestyle=":", zorder=0.5)
 
 
 def lanes(

@@ -21,7 +21,14 @@ from iolaus.analysis.data.sweep import load
 from iolaus.analysis.diagnosis.next_trials import continuing
 from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.sweeps.study.folder import SWEEP_FILE, own_command, read_study
-from iolaus.sweeps.study.record import TrialRecord, is_repeat, leader_of, n_settings, record_of
+from iolaus.sweeps.study.record import (
+    TrialRecord,
+    is_paused,
+    is_repeat,
+    leader_of,
+    n_settings,
+    record_of,
+)
 
 __all__ = ["TopUp", "contenders", "plan_top_up", "run_top_up"]
 
@@ -94,7 +101,8 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
             last + 1, last + 1 + (n_seeds or min(ranking.seeds_to_settle or 50, N_SEEDS_AT_ONCE))
         )
         repeats += [(leader, number, first_seed + number) for number in numbers]
-    queued = [t.number for t in trials if t.state is TrialState.WAITING and not is_repeat(t)]
+    waiting = [t for t in trials if t.state is TrialState.WAITING and not is_paused(t)]
+    queued = [t.number for t in waiting if not is_repeat(t)]
     if repeats and queued:
         raise ValueError(
             f"{folder} has other settings in its queue (trials {', '.join(map(str, queued))}), "

@@ -143,5 +143,7 @@ def _of_sweep(folder: Path) -> pd.DataFrame:
     }
     frame["budget"] = frame["trial"].map(lambda n: plans[n].n_steps)
     frame[ANNOUNCED] = frame["trial"].map(lambda n: () if n in intervened else plans[n].lr)
-    frame["censored"] = frame["trial"].map(lambda n: states.get(n) in ("pruned", "running"))
+    frame["censored"] = frame["trial"].map(
+        lambda n: states.get(n) in ("paused", "pruned", "running")
+    )
     return frame[frame["trial"].isin(states[states != "fail"].index)]

@@ -16,6 +16,8 @@ from iolaus.analysis.data.sweep import Sweep
 
 __all__ = ["Pruning", "pruning"]
 
+# States of trials that a rule ended, for good or for now.
+ENDED = ("paused", "pruned")
 GOOD_SHARE = (
     0.1  # ending a trial was wrong if it would have finished among this share of all trials
 )
@@ -85,7 +87,7 @@ def pruning(sweep: Sweep) -> Pruning:
     empty = pd.DataFrame(columns=["step", "objective", "rank", "wrong"])
     if trials.empty:
         return Pruning(0, {}, math.nan, empty, 0, math.nan, math.nan, 1)
-    ended = trials[trials["state"] == "pruned"]
+    ended = trials[trials["state"].isin(ENDED)]
     rules = {
         str(rule): n for rule, n in Counter(ended["verdict_rule"].dropna()).most_common() if rule
     }
@@ -109,13 +111,13 @@ def pruning(sweep: Sweep) -> Pruning:
 
 
 def _saved_share(trials: pd.DataFrame) -> float:
-    trials = trials[trials["state"].isin(["complete", "pruned"])]
+    trials = trials[trials["state"].isin(["complete", *ENDED])]
     planned = trials["n_steps"].astype(float)
     planned = planned.fillna(planned.max())
     if not planned.sum() > 0:  # none is known, or none has a curve
         return math.nan
     done = trials["steps"].astype(float).fillna(0)
-    left = (planned - done).clip(lower=0)[trials["state"] == "pruned"].sum()
+    left = (planned - done).clip(lower=0)[trials["state"].isin(ENDED)].sum()
     return float(left / planned.sum())
 
 

@@ -47,7 +47,7 @@ PAUSE_S = 10.0
 # What `iolaus.sweeps.study.record` keeps that is not short, or that the note says in words.
 HIDDEN = (
     "driver", "n_steps", "lr_plan", "ending", "why", "run", "log", "findings", "repeat",
-    "repeat_of", "verdict", "verdict_rule", "verdict_step", "verdict_numbers",
+    "repeat_of", "paused", "pauses", "verdict", "verdict_rule", "verdict_step", "verdict_numbers",
 )  # fmt: skip
 METRIC_NAMES = "study:metric_names"  # where Optuna's Study.set_metric_names keeps them
 ARTIFACTS = "artifacts:"  # Optuna's prefix of what it knows of an artifact
@@ -153,7 +153,8 @@ class ReviewedStorage:
         number = trial.number
         if number in self._finished:
             return self._finished[number]
-        shown = copy.copy(trial)
+        # Optuna has no state for it; what the review says of it has the word.
+        shown = compat.as_pruned(trial, 1) if compat.is_paused(trial) else copy.copy(trial)
         own = {name: value for name, value in trial.user_attrs.items() if name not in HIDDEN}
         shown.user_attrs = {**self._review.attributes.get(number, {}), **own}
         shown.system_attrs = {**trial.system_attrs, **self._of_trial(trial)}

@@ -25,6 +25,7 @@ __all__ = ["on_front", "paragraph", "searched", "to_try", "went_wrong", "won"]
 
 STATE_WORDS = {
     "complete": "completed",
+    "paused": "paused",
     "pruned": "ended early",
     "fail": "failed",
     "running": "still running",

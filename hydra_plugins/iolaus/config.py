@@ -122,6 +122,8 @@ class IolausSweeperConf:
     on_change: str = "warn"
     lint: str | None = None
     holdout_fraction: float = 0.0
+    on_prune: str = "pause"
+    paused_limit: Any = "2GB"
     on_stall: str = "prune"
     stall_factor: float = 0.3
     n_interventions: int = 2

@@ -5,7 +5,7 @@ All pass verdicts through.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from optuna.pruners import BasePruner
@@ -46,6 +46,21 @@ class _Combination(CurvePruner):
         """See CurvePruner."""
         for pruner in self._pruners:
             pruner.finished(trial, outcome)
+
+    def paused(self, trial: int) -> None:
+        """See CurvePruner."""
+        for pruner in self._pruners:
+            pruner.paused(trial)
+
+    def thaw(self, paused: Mapping[int, float], last_call: bool = False) -> int | None:
+        """The first choice of any of its pruners, in their order."""
+        thawed = (pruner.thaw(paused, last_call) for pruner in self._pruners)
+        return next((trial for trial in thawed if trial is not None), None)
+
+    def resumed(self, trial: int) -> None:
+        """See CurvePruner."""
+        for pruner in self._pruners:
+            pruner.resumed(trial)
 
 
 class AnyOf(_Combination):

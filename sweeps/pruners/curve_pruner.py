@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import threading
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,9 @@ class StudyView:
 class CurvePruner(VerdictPruner):
     """A pruner that is given losses as they come and keeps what it needs of them.
 
-    Override `observe`; also `learn`, `finished` and `start` if it compares a report with others.
+    Override `observe`; also `learn`, `finished` and `start` if it compares a report with others;
+    `paused`, `thaw` and `resumed` if trials that it stopped may come back. A trial that is never
+    thawed is also told as finished, STOPPED, at the end of the sweep.
     Losses are smaller when better, a trial's steps rise. A copy or pickle forgets what was seen.
     """
 
@@ -67,6 +69,22 @@ class CurvePruner(VerdictPruner):
 
     def finished(self, trial: int, outcome: PeerOutcome) -> None:
         """Take the end of a trial; one that never reported may end too."""
+
+    def paused(self, trial: int) -> None:
+        """Take that a trial was stopped and may come back."""
+        self.finished(trial, PeerOutcome.STOPPED)
+
+    def thaw(self, paused: Mapping[int, float], last_call: bool = False) -> int | None:  # noqa: ARG002
+        """Which of the paused trials should go on now that more is known, or None.
+
+        paused: for each, the share of its run that would have to be made again; 0.0 where its
+            checkpoint is where it stopped.
+        last_call: a slot would fall idle otherwise, the sweep has no new setting left.
+        """
+        return None
+
+    def resumed(self, trial: int) -> None:
+        """Take that a paused trial goes on; steps that it reports again are ignored."""
 
     def start(self, view: StudyView) -> None:
         """Begin with a study. What was seen in another is forgotten."""
@@ -105,8 +123,8 @@ def curve_pruner(pruner: BasePruner) -> CurvePruner:
 class StudyFeed:
     """Tells a pruner what is new in a study: the one way from stored trials to losses as they come.
 
-    A finished trial never changes, so it is looked at once. Within a trial, a value at or before
-    the last step that was told is not told any more.
+    A finished trial never changes, so it is looked at once; a paused one may go on. Within a trial,
+    a value at or before the last step that was told is not told any more.
     """
 
     def __init__(self, pruner: CurvePruner) -> None:
@@ -115,13 +133,14 @@ class StudyFeed:
         self._asked: FrozenTrial | None = None
         self._n_known = 0
         self._unfinished: set[int] = set()
+        self._paused: set[int] = set()
         self._n_seen: dict[int, int] = {}
         self._last_step: dict[int, int] = {}
         self._lock = threading.Lock()  # study.optimize(n_jobs=...) calls from several threads
 
     def start(self, view: StudyView) -> None:
         """Begin with a study, of which nothing is known yet."""
-        self._view, self._n_known, self._unfinished = view, 0, set()
+        self._view, self._n_known, self._unfinished, self._paused = view, 0, set(), set()
         self._n_seen, self._last_step = {}, {}
         self._pruner.start(view)
 
@@ -135,11 +154,28 @@ class StudyFeed:
             if len(trial.intermediate_values) != self._n_seen.get(number, 0):
                 for step, loss in self._new_losses(trial):
                     self._pruner.learn(number, step, loss, plan_of(trial))
-            if trial.state.is_finished():
+            if compat.is_paused(trial):
+                if number not in self._paused:
+                    self._paused.add(number)
+                    self._pruner.paused(number)
+            elif trial.state.is_finished():
                 self._unfinished.discard(number)
+                self._paused.discard(number)
                 self._n_seen.pop(number, None)
                 self._pruner.finished(number, OUTCOMES[trial.state])
+            else:
+                self.resumed(number)
         self._n_known = len(trials)
+
+    def thaw(self, paused: Mapping[int, float], last_call: bool) -> int | None:
+        """Which of the paused trials should go on, see `CurvePruner.thaw`."""
+        return self._pruner.thaw(paused, last_call)
+
+    def resumed(self, number: int) -> None:
+        """A trial runs; the pruner is told so if it was paused."""
+        if number in self._paused:
+            self._paused.discard(number)
+            self._pruner.resumed(number)
 
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """Pass on a loss that came by another way than the study, where it is not told again."""

@@ -24,7 +24,7 @@ from iolaus.sweeps.run._messages import (
     Stopped,
     WorkerSpec,
 )
-from iolaus.sweeps.types import Outcome, Verdict
+from iolaus.sweeps.types import Outcome
 
 __all__ = ["Channel", "ReleasedError"]
 
@@ -54,7 +54,7 @@ class Channel:
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._reporters: dict[int, Reporter] = {}
-        self._stopped: dict[int, Verdict] = {}  # trials that wait to be taken
+        self._stopped: dict[int, Stopped] = {}  # trials that wait to be taken
         self._is_ending = False
         self._pid = os.getpid()
         threading.Thread(target=self._talk, name="iolaus-channel", daemon=True).start()
@@ -85,8 +85,8 @@ class Channel:
         reporter = Reporter(self._watched, time.monotonic, self.flush)
         with self._lock:
             self._reporters[assignment.trial] = reporter
-            if (verdict := self._stopped.pop(assignment.trial, None)) is not None:
-                reporter.stop(verdict)
+            if (stopped := self._stopped.pop(assignment.trial, None)) is not None:
+                reporter.stop(stopped.verdict, stopped.is_pause)
         return assignment, reporter
 
     def terminated(self, number: int, _frame: FrameType | None = None) -> None:
@@ -139,6 +139,8 @@ class Channel:
                 if self._pipe.poll(BATCH_S):
                     message = self._pipe.recv()
                     if isinstance(message, Assignment):
+                        with self._lock:  # what came before was for an earlier attempt
+                            self._stopped.pop(message.trial, None)
                         self._assignments.put(message)
                     else:
                         self._deliver(message)
@@ -157,14 +159,13 @@ class Channel:
         with self._lock:
             reporter = self._reporters.get(message.trial)
             if reporter is None and isinstance(message, Stopped):
-                self._stopped[message.trial] = (
-                    message.verdict
-                )  # it has not begun, or was over before this came
+                # It has not begun, or was over before this came.
+                self._stopped[message.trial] = message
         if reporter is None:
             return
         match message:
-            case Stopped(_, verdict):
-                reporter.stop(verdict)
+            case Stopped(_, verdict, is_pause):
+                reporter.stop(verdict, is_pause)
             case Offered(_, intervention):
                 reporter.offer(intervention)
             case Save():

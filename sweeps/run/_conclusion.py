@@ -74,7 +74,8 @@ def conclude(
         f"this session took {duration(elapsed_s)}:\n"
     )
     _show_ranking(console, results, setup.settings)
-    if text := summary.cut_off_text(study.get_trials(deepcopy=False)):
+    cut_off = summary.cut_off_text(study.get_trials(deepcopy=False))
+    for text in filter(None, (summary.pauses_text(study), cut_off)):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     try:
         summary.save_results(study, setup.folder / RESULTS_FILE)

@@ -94,7 +94,8 @@ class HydraRunner:
         """A trial's whole config and its folder, in which it may find its checkpoint."""
         config = self._composer.compose(assignment.overrides)
         folder = set_job(config, assignment.trial)
-        checkpoint = newest(folder) if assignment.attempt else None
+        may_go_on = assignment.attempt and not assignment.is_anew
+        checkpoint = newest(folder) if may_go_on else None
         if checkpoint is None or checkpoint.setting != assignment.overrides:
             # Of another sweep that had the folder, or of another setting: a driver that is killed
             # may not have written yet which it was.

@@ -28,13 +28,14 @@ __all__ = [
 class Assignment:
     """A trial to run: its number, and the command-line overrides that make its config.
 
-    attempt: how often it was cut off before; from 1 on it goes on from its checkpoint, if it has
-    one.
+    attempt: how often it was cut off or paused before; from 1 on it goes on from its checkpoint, if
+    it has one. is_anew: it begins again all the same: its checkpoint was deleted, or is being so.
     """
 
     trial: int
     overrides: tuple[str, ...]
     attempt: int = 0
+    is_anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,11 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Driver to worker: end this trial at its next report."""
+    """Driver to worker: end this trial at its next report; is_pause: for now."""
 
     trial: int
     verdict: Verdict
+    is_pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)

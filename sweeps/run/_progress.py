@@ -33,7 +33,8 @@ class _Running:
 class Progress:
     """The state of a sweep as its user sees it; a `iolaus.sweeps.run.driver.Watcher`.
 
-    n_total: trials to reach, n_before: those an earlier session ran. sign: 1 where smaller is
+    n_total: trials to reach, n_before: those an earlier session ran, paused: of these, the trials
+    that are paused. sign: 1 where smaller is
     better, -1 where larger.
     metric: the watched metric's name. clock: seconds.
     """
@@ -45,6 +46,7 @@ class Progress:
     sign: int
     metric: str
     clock: Callable[[], float]
+    paused: set[int] = field(default_factory=set)
 
     _counts: Counter[Ending] = field(default_factory=Counter, init=False)
     _running: dict[int, _Running] = field(default_factory=dict, init=False)
@@ -68,6 +70,10 @@ class Progress:
     def started(self, trial: int, slot: int) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
         self._running[trial] = _Running(slot, self.clock())
+        if trial in self.paused:
+            self.paused.discard(trial)
+            if not self.console.is_terminal:
+                self._print(f"trial {trial} goes on after its pause")
 
     def planned(self, trial: int, n_steps: int) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
@@ -82,7 +88,10 @@ class Progress:
     def ended(self, trial: int, outcome: Outcome) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
         running = self._running.pop(trial, None)
-        self._counts[outcome.ending] += 1
+        if outcome.ending is Ending.PAUSED:
+            self.paused.add(trial)
+        else:
+            self._counts[outcome.ending] += 1
         if running is not None and outcome.ending is not Ending.INTERRUPTED:
             self._durations_s.append(self.clock() - running.started_s)
         if len(outcome.values) == 1 and (
@@ -136,14 +145,14 @@ class Progress:
         return Group(head, rows, *note)
 
     def _n_done(self) -> int:
-        return self.n_before + sum(
-            n for ending, n in self._counts.items() if ending is not Ending.INTERRUPTED
-        )
+        n_over = sum(n for ending, n in self._counts.items() if ending is not Ending.INTERRUPTED)
+        return self.n_before + n_over + len(self.paused)
 
     def _counted(self) -> str:
         n = self._counts
         n_pruned = n[Ending.PRUNED] + n[Ending.DIVERGED]
         parts = [f"{self._n_done()}/{self.n_total} trials", f"{len(self._running)} running"]
+        parts += [f"{len(self.paused)} paused"] if self.paused else []
         parts += [f"{n_pruned} pruned"] if n_pruned else []
         parts += [f"{n[Ending.FAILED]} failed"] if n[Ending.FAILED] else []
         parts += [f"best {self._best[0]:.5g} (trial {self._best[1]})"] if self._best else []

@@ -32,7 +32,7 @@ from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, S
 from iolaus.sweeps.study.leases import Leases, new_driver_name
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
-from iolaus.sweeps.study.record import record_of
+from iolaus.sweeps.study.record import is_over, record_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import SweepStudy
 
@@ -79,7 +79,10 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
         leases.beat()
     metric = setup.rules.objective.metric
     others = not_comparable(study.user_attrs, setup.fingerprint)
-    joined = SweepStudy(study, storage, setup.rules.space, setup.plans, metric, leases, others)
+    joined = SweepStudy(
+        *(study, storage, setup.rules.space, setup.plans, metric, leases, others),
+        place=str(setup.folder) if storage.driver else "",
+    )
     # The lock on the folder makes us the only driver of a study in it: whatever runs there is an
     # orphan.
     if cut_off := joined.take_over() if leases else take_over(study, lambda _: False, 0.0):
@@ -91,7 +94,7 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
 def _forget_checkpoints(folder: Path, study: optuna.Study) -> None:
     """Delete those of trials that are over: a driver was killed before it could do so."""
     for trial in study.get_trials(deepcopy=False):
-        if trial.state.is_finished() and (own := record_of(trial).run.folder):
+        if is_over(trial) and (own := record_of(trial).run.folder):
             forget(folder / own)
 
 
@@ -115,7 +118,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
         max_failure_rate=setup.rules.max_failure_rate,
         version=here["packages"].get("hydra-iolaus", ""),
         started=here["started"],
-        may_get_more=study.leases is not None,
+        may_get_more=study.leases is not None or study.may_thaw,
     )
     return Records(
         setup.folder,

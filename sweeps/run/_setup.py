@@ -13,6 +13,7 @@ import optuna
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from iolaus.sweeps.checkpoints import parse_bytes
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import _provenance as provenance
@@ -83,7 +84,8 @@ def set_up(
     metric = _metric(settings)
     objective = Objective(settings.objective, metric, tuple(settings.directions))
     rules = Rules(
-        *(space, settings.seed_key, objective, settings.max_failure_rate), settings.timeouts
+        *(space, settings.seed_key, objective, settings.max_failure_rate, settings.timeouts),
+        paused_bytes=parse_bytes(settings.paused_limit),
     )
     refuse_shared_folders(config, rules, plans, composer)
     lint = function_named("lint", settings.lint) if settings.lint else no_lint

@@ -11,15 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from iolaus.sweeps.checkpoints import forget
+from iolaus.sweeps.checkpoints import forget, keep_newest
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
-from iolaus.sweeps.reporting import Row
+from iolaus.sweeps.reporting import Kept, Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import (
@@ -41,7 +41,7 @@ from iolaus.sweeps.run._workers import Gone, Workers
 from iolaus.sweeps.run.events import EventLog
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
-from iolaus.sweeps.study.record import Run
+from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Verdict
 
@@ -90,7 +90,7 @@ class Rules:
 
     space: turns the values of a proposal into overrides. seed_key: the config's key for the seeds
     of repeats. max_failure_rate: in [0, 1], above which no new trial is started. timeouts: after
-    which a trial is ended.
+    which a trial is ended. paused_bytes: what the checkpoints of paused trials may take.
     """
 
     space: Space
@@ -98,12 +98,14 @@ class Rules:
     objective: Objective
     max_failure_rate: float
     timeouts: Timeouts = field(default_factory=Timeouts)
+    paused_bytes: int = 0
 
     def assignment(self, proposal: Proposal) -> Assignment:
         """A proposed trial, ready for a worker to make its config."""
         lines = self.space.overrides(proposal.values)
         seeds = () if proposal.seed is None else (f"{self.seed_key}={proposal.seed}",)
-        return Assignment(proposal.trial, (*lines, *seeds), proposal.attempt)
+        overrides = (*lines, *seeds)
+        return Assignment(proposal.trial, overrides, proposal.attempt, proposal.is_anew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,9 @@ class TrialRun:
     """What the driver knows of a trial that it runs or ran.
 
     others: metrics it reported beside the watched one. saves, has_saved: see
-    `iolaus.sweeps.reporting.Batch`. outcome: the task's own, with no objective
-    looked for, None while it runs. awake_s, heard_s: when it was started and last reported, by a
-    clock that stands while the driver is held up.
+    `iolaus.sweeps.reporting.Batch`. kept: its newest checkpoint. outcome: the task's own, with no
+    objective looked for, None while it runs. awake_s, heard_s: when it was started and last
+    reported, by a clock that stands while the driver is held up.
     """
 
     assignment: Assignment
@@ -139,6 +141,7 @@ class TrialRun:
     is_stopping: bool = False
     saves: bool = False
     has_saved: bool = False
+    kept: Kept | None = None
     outcome: Outcome | None = None
 
 
@@ -166,14 +169,17 @@ class Driver:
         self._awake_clock = AwakeClock(clock, MOST_GAP_S)
         self._scheduler = s.Scheduler(
             *(len(workers.specs), study.n_to_ask, rules.max_failure_rate),
-            may_get_more=study.leases is not None,
+            may_get_more=study.leases is not None or study.may_thaw,
         )
         self._n_interrupts = 0
         self._is_saving = False
         self._looked_s = clock()
         self._signals: list[int] = []  # that have come and are not handled yet
         self._n_recorded = 0
-        self._postponed: list[int] = []  # slots that wait for what becomes of others' trials
+        # Slots that wait for what becomes of trials under way: others' may come here, and paused
+        # ones may go on.
+        self._postponed: list[int] = []
+        self._n_recorded_then = 0
         self._taken_over_s = self._asked_again_s = clock()
         self._shown: set[str] = set()  # log messages; every worker finds out the same
         self._filled: dict[int, Filled] = {}  # of workers with lanes, by slot
@@ -205,6 +211,8 @@ class Driver:
                 stack.callback(self._study.leases.close)
             try:
                 self._run()
+                if not self._scheduler.draining and not self._study.of_others():
+                    self._close_paused()
             except Exception as error:
                 self._give_up(error)
         return self._scheduler.failure
@@ -218,6 +226,7 @@ class Driver:
                 self._receive(slot, message)
             self._end_overdue()
             self._look_at_others()
+            self._ask_again()
             self._obey_request()
             self._end_unborn()
             self._watcher.tick()
@@ -255,7 +264,8 @@ class Driver:
                 case s.Start(slot, trial):
                     self._start(slot, trial)
                 case s.Stop(slot, trial, verdict):
-                    self._workers.send(slot, Stopped(trial, verdict))
+                    stopped = Stopped(trial, verdict, self._is_pause(verdict))
+                    self._workers.send(slot, stopped)
                 case s.Tell(trial, outcome):
                     self._record(trial, outcome)
                 case s.Release(slot):
@@ -335,7 +345,7 @@ class Driver:
             self._halt(error)
             proposal = None
         self._show_duplicates()
-        if proposal is None and not self._scheduler.draining and self._study.of_others():
+        if proposal is None and not self._scheduler.draining and self._may_get_more():
             self._postponed.append(slot)
             return
         if proposal is None:
@@ -343,6 +353,11 @@ class Driver:
             return
         self.trials[proposal.trial] = TrialRun(self._rules.assignment(proposal))
         self._handle(s.Proposed(slot, proposal.trial))
+
+    def _may_get_more(self) -> bool:
+        """Whether a trial under way may become this driver's, or be paused, or have one go on."""
+        is_awaited = self._study.may_thaw and self._scheduler.running
+        return bool(is_awaited or self._study.of_others())
 
     def _look_at_others(self) -> None:
         """Drivers that share the study may have died, or have taken this one for dead."""
@@ -361,10 +376,14 @@ class Driver:
                     log.info("their driver died, they go on: trials %s", shown)
         except StorageError as error:
             self._halt(error)
+
+    def _ask_again(self) -> None:
+        """Ask for slots that wait: from time to time, and when a trial has ended here."""
+        now_s, is_news = self._clock(), self._n_recorded != self._n_recorded_then
         if self._postponed and (
-            self._scheduler.draining or now_s - self._asked_again_s >= ASK_AGAIN_S
+            self._scheduler.draining or is_news or now_s - self._asked_again_s >= ASK_AGAIN_S
         ):
-            self._asked_again_s = now_s
+            self._asked_again_s, self._n_recorded_then = now_s, self._n_recorded
             slots, self._postponed = self._postponed, []
             for slot in slots:
                 self._ask_or_end(slot)
@@ -422,6 +441,8 @@ class Driver:
                 run.outcome = outcome
                 curve, objective = self._study.watched(trial), self._rules.objective
                 outcome = with_objective(outcome, objective, curve, run.others)
+                if outcome.ending is Ending.PRUNED and self._is_pause(outcome.verdict):
+                    outcome = replace(outcome, ending=Ending.PAUSED)
                 self._handle(s.Ended(trial, outcome))
             case Gone(cause, number):
                 if number in ENDING_SIGNALS:
@@ -430,6 +451,10 @@ class Driver:
                     self._wait_for_signal()
                 self._unborn.pop(slot, None)
                 self._handle(s.Died(slot, cause))
+
+    def _is_pause(self, verdict: Verdict | None) -> bool:
+        """Whether a trial that ends by this verdict may go on later; without one it gave up."""
+        return self._study.may_thaw and verdict is not None and "diverged" not in verdict.rules
 
     def _wait_for_signal(self) -> None:
         """Tell a signal to the whole job, which ends the sweep, from one to a worker alone."""
@@ -445,6 +470,7 @@ class Driver:
         run = self.trials[trial]
         self._unborn.pop(run.slot, None)  # a trial has its folder: what follows is the user's
         run.saves, run.has_saved = run.saves or batch.saves, run.has_saved or batch.has_saved
+        run.kept = batch.kept or run.kept
         if batch.folder is not None:
             run.folder = Path(batch.folder)
             if run.assignment.attempt:
@@ -517,18 +543,33 @@ class Driver:
         folder = run.folder or self._records.folder
         on_disk = self._records.curves.written_behind()
         about, output = self._about(run, folder), str(folder / OUTPUT_FILE)
-        is_over = outcome.ending is not Ending.INTERRUPTED
-        is_to_forget = is_over and run.saves and run.folder is not None
-        then = functools.partial(forget, folder) if is_to_forget else None
-        self._study.tell(trial, outcome, about, log=output, after=on_disk, then=then)
+        then = None
+        if run.saves and run.folder is not None and outcome.ending is not Ending.INTERRUPTED:
+            is_paused = outcome.ending is Ending.PAUSED
+            then = functools.partial(keep_newest if is_paused else forget, folder)
+        self._study.tell(trial, outcome, about, log=output, after=on_disk, then=then, kept=run.kept)
+        if outcome.ending is Ending.PAUSED:
+            self._study.bound_checkpoints(self._rules.paused_bytes, self._forget)
         if self._n_recorded == 0 and outcome.ending is Ending.COMPLETED:
             self._warn_if_not_judged(trial)
         self._n_recorded += 1
         run.outcome = run.outcome or outcome
         self._watcher.ended(trial, outcome)
         self._show_duplicates()
-        if outcome.ending in (Ending.PRUNED, Ending.DIVERGED):
+        if outcome.ending in (Ending.PRUNED, Ending.DIVERGED, Ending.PAUSED):
             self._stop_siblings(trial, outcome)
+
+    def _close_paused(self) -> None:
+        """The sweep has all that it wanted: those that are still paused are pruned."""
+        self._study.close_paused()
+        for trial in self._study.study.get_trials(deepcopy=False):
+            if is_over(trial) and (record := record_of(trial)).pauses:
+                self._forget(record.run.folder)
+
+    def _forget(self, folder: str) -> None:
+        """Delete a trial's checkpoints. folder: as it is recorded, "" for none."""
+        if folder:
+            forget(self._records.folder / folder)
 
     def _about(self, run: TrialRun, folder: Path) -> Run:
         inside = folder.is_relative_to(self._records.folder)

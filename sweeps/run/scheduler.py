@@ -154,7 +154,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Record the outcome of `trial`. Given once for every trial proposed that was not lost."""
+    """Record the outcome of `trial`. Given once for every proposal that was not lost."""
 
     trial: int
     outcome: Outcome
@@ -196,7 +196,7 @@ class Scheduler:
         over the trials that have ended, or over the first 10 (all, if there are fewer) while there
         are not so many.
     may_get_more: whether more trials may come than n_to_run, from drivers that share the study and
-        die: a free slot asks for one until the study is exhausted.
+        die, or paused ones that go on: a free slot asks for one until the study is exhausted.
     """
 
     n_slots: int
@@ -306,7 +306,7 @@ class Scheduler:
     def _tell(self, trial: int, outcome: Outcome) -> list[Action]:
         del self._running[trial]
         self._stopping.discard(trial)
-        if outcome.ending is not Ending.INTERRUPTED:
+        if outcome.ending not in (Ending.INTERRUPTED, Ending.PAUSED):
             self._n_ended += 1
             self._n_failed += outcome.ending is Ending.FAILED
             n_judged = max(self._n_ended, min(self.n_to_run, N_TRIALS_TO_JUDGE_FAILURES))

@@ -12,6 +12,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from iolaus.sweeps.checkpoints import parse_bytes
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.metric import GOALS, choose_metric
 from iolaus.sweeps.run._start_method import START_METHODS
@@ -23,6 +24,7 @@ __all__ = ["OBJECTIVES", "Settings", "read_settings"]
 
 log = logging.getLogger("sweeps")
 
+ON_PRUNE = ("pause", "stop")
 OBJECTIVES = (None, "best", "final", "return")
 
 
@@ -54,6 +56,9 @@ class Settings:
     `iolaus.sweeps.study.opening.ON_CHANGE`.
     lint: dotted name of a function (config) that returns `iolaus.sweeps.types.Finding`s before a
     trial runs, or None.
+    on_prune: "pause" or "stop": whether a trial that the pruner ends may go on later, if the pruner
+    thaws any. paused_limit: what the checkpoints of paused trials may take, in bytes or as a text
+    such as 500MB; 0: none is kept.
     on_stall: "prune", or an intervention ("decay", "rewind": see
     `iolaus.sweeps.types.Intervention`) to be tried n_interventions times before;
     stall_factor: for the learning rate each time.
@@ -88,6 +93,8 @@ class Settings:
     on_change: str
     lint: str | None
     holdout_fraction: float
+    on_prune: str
+    paused_limit: int | str
     on_stall: str
     stall_factor: float
     n_interventions: int
@@ -133,6 +140,13 @@ class Settings:
             refuse(
                 "holdout_fraction", self.holdout_fraction, "give a share from 0 to 1, such as 0.05"
             )
+        if self.on_prune not in ON_PRUNE:
+            refuse("on_prune", self.on_prune, f"choose from {', '.join(ON_PRUNE)}")
+        try:
+            parse_bytes(self.paused_limit)
+        except ValueError:
+            wanted = "give bytes, 0 or more, or a text such as 500MB, 2GB"
+            refuse("paused_limit", self.paused_limit, wanted)
         if self.on_stall not in ("prune", *Intervention.ACTIONS):
             refuse(
                 "on_stall", self.on_stall, f"choose from prune, {', '.join(Intervention.ACTIONS)}"

@@ -58,7 +58,7 @@ def run_sweep(
         opened_storage(setup) as storage,
     ):
         study = join_study(setup, storage)
-        if study.n_to_ask == 0 and not study.of_others():
+        if study.n_to_ask == 0 and not study.of_others() and not study.paused:
             show_reached(console, study.study, setup)
             return []
         records, progress = begin_session(setup, study), _progress(console, setup, study)
@@ -88,10 +88,12 @@ def run_sweep(
 
 def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
     n_planned, n_to_ask = setup.plans.n_trials * setup.plans.n_repeats, study.n_to_ask
+    paused = {trial.number for trial in study.paused}
     return Progress(
         console,
         n_total=max(n_planned, n_to_ask),  # more may be queued than n_trials asks for
-        n_before=max(n_planned - n_to_ask, 0),
+        n_before=max(n_planned - n_to_ask - len(paused), 0),
+        paused=paused,
         n_slots=len(setup.slots),
         sign=study.objective_sign,
         metric=setup.settings.metric,

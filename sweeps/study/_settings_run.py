@@ -7,7 +7,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.study.record import again_for, counts_as_run, is_repeat, record_of
+from iolaus.sweeps.study.record import (
+    again_for,
+    counts_as_run,
+    is_over,
+    is_paused,
+    is_repeat,
+    record_of,
+)
 
 __all__ = ["SettingsRun"]
 
@@ -57,9 +64,13 @@ class SettingsRun:
         self._unfinished.add(number)
 
     def before(self, params: Mapping[str, Any], mine: Container[int]) -> FrozenTrial | None:
-        """The first trial of this setting that has a result of its own, or is one of mine."""
+        """The first trial of this setting that has a result of its own, or is one of mine.
+
+        A paused one has that of a pruned one.
+        """
         key, unfinished = _key(params), self._look()
-        same = [t.number for t in unfinished if t.number in mine and _key(t.params) == key]
+        theirs = [t for t in unfinished if t.number in mine or (is_paused(t) and self._counts(t))]
+        same = [t.number for t in theirs if _key(t.params) == key]
         same += [self._with_result[key]] if key in self._with_result else []
         return self._trials()[min(same)] if same else None
 
@@ -74,7 +85,7 @@ class SettingsRun:
         self._unfinished.update(range(self._n_known, len(trials)))
         self._n_known = len(trials)
         for number in sorted(self._unfinished):
-            if trials[number].state.is_finished():
+            if is_over(trials[number]):
                 self._unfinished.discard(number)
                 self._count(trials[number])
         return [trials[number] for number in sorted(self._unfinished)]
@@ -85,11 +96,14 @@ class SettingsRun:
         if (queued := _queued_key(trial)) is not None:
             self._queued.add(queued)
         has_result = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        record = record_of(trial)
-        is_own = record.duplicate_of is None and record.run.session not in self._not_comparable
-        if has_result and is_own:
+        if has_result and self._counts(trial):
             key = _key(trial.params)
             self._with_result[key] = min(trial.number, self._with_result.get(key, trial.number))
+
+    def _counts(self, trial: FrozenTrial) -> bool:
+        """Whether a trial's result is its own, of a session whose results are comparable."""
+        record = record_of(trial)
+        return record.duplicate_of is None and record.run.session not in self._not_comparable
 
 
 def _leads(trial: FrozenTrial) -> bool:

@@ -69,6 +69,8 @@ class LiveStorage(BaseStorage):
         self._place: dict[int, tuple[int, int]] = {}  # trial id -> study id, number
         self._directions: dict[int, list[StudyDirection]] = {}
         self._mine: set[int] = set()  # trials this process runs: memory is ahead of the database
+        # See `pause`, by trial id.
+        self._to_pause: dict[int, tuple[Mapping[str, Any], Callable[[], None] | None]] = {}
         self._writes: queue.SimpleQueue[
             tuple[Callable[..., Any], tuple[Any, ...]] | _Wait | threading.Event | None
         ]
@@ -93,7 +95,9 @@ class LiveStorage(BaseStorage):
         known = self._known_trials.setdefault(study_id, _Trials())
         # A finished trial never changes; of those that this process runs, memory is ahead.
         others = [
-            trial.number for trial in known.unfinished() if compat.trial_id(trial) not in self._mine
+            trial.number
+            for trial in (*known.unfinished(), *known.paused())
+            if compat.trial_id(trial) not in self._mine
         ]
         for trial in self._now(compat.news, self._backend, study_id, others, len(known.by_number)):
             self._keep(study_id, trial)
@@ -180,6 +184,57 @@ class LiveStorage(BaseStorage):
         self._keep(self._place[trial_id][0], self._now(self._backend.get_trial, trial_id))
         return given
 
+    def pause(
+        self, trial_id: int, user_attrs: Mapping[str, Any], then: Callable[[], None] | None = None
+    ) -> None:
+        """Have what is told next of a trial, that it was pruned, be a pause, with these attributes.
+
+        They mark it (`optuna_compat.PAUSED_ATTR`). In the database it waits; here, and wherever
+        such a trial is read, it is pruned until it is thawed. then: called, in a thread, when it is
+        in the database.
+        """
+        self._to_pause[trial_id] = user_attrs, then
+
+    def thaw(self, trial_id: int, user_attrs: Mapping[str, Any]) -> bool:
+        """Have a paused trial run here, with these attributes; False if another driver has it."""
+        if trial_id in self._mine:  # paused a moment ago
+            self.flush()
+        n_paused = self.live_trial(trial_id).user_attrs[compat.PAUSED_ATTR]
+        arguments = (self._backend, trial_id, self.driver, n_paused, user_attrs)
+        taken: bool = self._now(compat.take, *arguments)
+        if taken:
+            self._mine.add(trial_id)
+        self._keep(self._place[trial_id][0], self._now(self._backend.get_trial, trial_id))
+        return taken
+
+    def change_paused(
+        self, trial_id: int, user_attrs: Mapping[str, Any], then: Callable[[], None]
+    ) -> None:
+        """Give a paused trial other attributes.
+
+        then: called, in a thread, when the database has them; not where another driver was quicker.
+        """
+        trial = self.live_trial(trial_id)
+        n_paused = trial.user_attrs[compat.PAUSED_ATTR]
+        changed = copy.copy(trial)
+        changed.user_attrs = {**trial.user_attrs, **user_attrs}
+        self._keep(self._place[trial_id][0], changed)
+
+        def change() -> None:
+            if compat.change_paused(self._backend, trial_id, n_paused, user_attrs):
+                then()
+
+        self._write(change)
+
+    def close_paused(self, trial_id: int, user_attrs: Mapping[str, Any]) -> bool:
+        """End a paused trial as pruned, with these attributes; False if another driver has it."""
+        trial = self.live_trial(trial_id)
+        n_paused = trial.user_attrs[compat.PAUSED_ATTR]
+        arguments = (self._backend, trial_id, n_paused, user_attrs, trial.values, True)
+        closed: bool = self._now(compat.change_paused, *arguments)
+        self._keep(self._place[trial_id][0], self._now(self._backend.get_trial, trial_id))
+        return closed
+
     def take_lost(self) -> list[FrozenTrial]:
         """Trials of this process that others took over since the last call, as they are now.
 
@@ -259,6 +314,8 @@ class LiveStorage(BaseStorage):
                 )
 
     def _keep(self, study_id: int, trial: FrozenTrial) -> None:
+        if compat.is_paused(trial):
+            trial = compat.as_pruned(trial, len(self.get_study_directions(study_id)))
         self._place[compat.trial_id(trial)] = study_id, trial.number
         self._known_trials.setdefault(study_id, _Trials()).put(trial)
 
@@ -280,10 +337,18 @@ class LiveStorage(BaseStorage):
         self.check_trial_is_updatable(trial_id, trial.state)
         return trial
 
-    def _give_back(self, trial_id: int, owner: str, user_attrs: Mapping[str, Any]) -> None:
+    def _give_back(
+        self,
+        trial_id: int,
+        owner: str,
+        user_attrs: Mapping[str, Any],
+        then: Callable[[], None] | None = None,
+    ) -> None:
         """From here on any process may have the trial: the database knows better than memory."""
         if not compat.give_back(self._backend, trial_id, owner, user_attrs):
             self._lost.put(trial_id)
+        elif then is not None:
+            then()
         self._mine.discard(trial_id)
 
     def forget_reports(self, trial_id: int, from_step: int) -> None:
@@ -294,6 +359,10 @@ class LiveStorage(BaseStorage):
             self._changed(trial_id, intermediate_values=kept)
             forget = functools.partial(compat.forget_reports, self._backend)
             self._write_trial(forget, trial_id, from_step)
+
+    def paused(self, study_id: int) -> list[FrozenTrial]:
+        """The trials of a study that are paused, by number, for looking at."""
+        return self._known_trials[study_id].paused() if study_id in self._known_trials else []
 
     def live_trial(self, trial_id: int) -> FrozenTrial:
         """A trial as it is now, for looking at: `get_trial` without its copy."""
@@ -422,7 +491,14 @@ class LiveStorage(BaseStorage):
                 self._keep(study_id, self._now(self._backend.get_trial, trial_id))
             return taken
         finished = datetime.now() if state.is_finished() else trial.datetime_complete
-        results = {} if values is None else {"values": list(values)}
+        results: dict[str, Any] = {} if values is None else {"values": list(values)}
+        if trial_id in self._to_pause:
+            attrs, then = self._to_pause.pop(trial_id)
+            owner = trial.user_attrs.get(compat.DRIVER_ATTR, "")
+            results["user_attrs"] = {**trial.user_attrs, **attrs, compat.DRIVER_ATTR: ""}
+            self._changed(trial_id, state=state, datetime_complete=finished, **results)
+            self._write(self._give_back, trial_id, owner, attrs, then)
+            return True
         self._changed(trial_id, state=state, datetime_complete=finished, **results)
         self._write_trial(self._backend.set_trial_state_values, trial_id, state, values)
         return True
@@ -478,6 +554,7 @@ class _Trials:
         self.by_number: list[FrozenTrial] = []
         self.distributions: dict[str, BaseDistribution] = {}  # of the first trial that has it
         self._unfinished: set[int] = set()
+        self._paused: set[int] = set()
 
     def put(self, trial: FrozenTrial) -> None:
         """Take a new trial, the next by number, or a new state of a known one."""
@@ -489,12 +566,20 @@ class _Trials:
             self._unfinished.discard(trial.number)
         else:
             self._unfinished.add(trial.number)
+        if compat.is_paused(trial):
+            self._paused.add(trial.number)
+        else:
+            self._paused.discard(trial.number)
         for name, distribution in trial.distributions.items():
             self.distributions.setdefault(name, distribution)
 
     def unfinished(self) -> list[FrozenTrial]:
         """Those that run or wait, by number."""
         return [self.by_number[number] for number in sorted(self._unfinished)]
+
+    def paused(self) -> list[FrozenTrial]:
+        """Those that were stopped and may go on, which are shown as pruned, by number."""
+        return [self.by_number[number] for number in sorted(self._paused)]
 
     def of(self, states: Container[TrialState] | None) -> list[FrozenTrial]:
         """Those in these states, all if None, by number, in a list of the caller's own."""

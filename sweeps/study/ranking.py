@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.study.record import broken_constraints, leader_of, record_of, that_ran
+from iolaus.sweeps.study.record import broken_constraints, leader_of, record_of, state_of, that_ran
 
 __all__ = [
     "INFEASIBLE",
@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 INFEASIBLE = "infeasible"
-# What a setting came to, the best first; all but infeasible are Optuna's states.
-STATES = ("complete", INFEASIBLE, "pruned", "running", "fail")
+# What a setting came to, the best first; all but infeasible and paused are Optuna's states.
+STATES = ("complete", INFEASIBLE, "paused", "pruned", "running", "fail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Run:
     """What the place of a trial depends on.
 
     setting: the number of its leading trial, which is its own unless it repeats another. state:
-    Optuna's, in lower case. objectives: of a completed one, else empty. best: of the watched
-    metric, as reported; NaN if unknown. For a trial that still runs, what it may come to, where a
-    caller knows that. is_feasible: whether it keeps all constraints. duplicate_of: the trial whose
-    result it took over, if it was not run for that.
+    Optuna's, in lower case, or paused. objectives: of a completed one, else empty. best: of the
+    watched metric, as reported; NaN if unknown. For a trial that still runs, what it may come to,
+    where a caller knows that. is_feasible: whether it keeps all constraints. duplicate_of: the
+    trial whose result it took over, if it was not run for that.
     """
 
     number: int
@@ -78,11 +78,11 @@ def order(
     """The settings of these runs, best first.
 
     Completed ones by the objective, the mean over their completed runs; then those that completed
-    but break a constraint, likewise; then pruned, running and failed ones by their best. A setting
-    is what its best run came to, and infeasible if any completed run is. With several objectives
-    those on the Pareto front come first, and the first objective decides the rest. NaN comes last
-    of its state; of equals the lower number comes first. A duplicate stands right behind the
-    setting whose result it took over, with what that came to.
+    but break a constraint, likewise; then paused, pruned, running and failed ones by their best. A
+    setting is what its best run came to, and infeasible if any completed run is. With several
+    objectives those on the Pareto front come first, and the first objective decides the rest. NaN
+    comes last of its state; of equals the lower number comes first. A duplicate stands right behind
+    the setting whose result it took over, with what that came to.
 
     directions: minimize or maximize for each objective. metric_sign: what a best is multiplied by
     to be minimised, 1 or -1; left out, as the first objective. Raises ValueError if a completed run
@@ -192,7 +192,7 @@ def _run(trial: FrozenTrial) -> Run:
     return Run(
         trial.number,
         leader_of(trial),
-        trial.state.name.lower(),
+        state_of(trial),
         tuple(trial.values or ()) if is_done else (),
         math.nan if record.run.best is None else record.run.best,
         not broken_constraints(trial),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from iolaus.sweeps.optuna_compat import is_paused
 from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
 
 __all__ = [
+    "Pause",
     "Run",
     "TrialRecord",
     "again_for",
@@ -19,10 +21,13 @@ __all__ = [
     "counts_as_run",
     "failed",
     "has_failed",
+    "is_over",
+    "is_paused",
     "is_repeat",
     "leader_of",
     "n_settings",
     "record_of",
+    "state_of",
     "that_ran",
     "was_interrupted",
     "why",
@@ -48,6 +53,54 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """That a trial was stopped by a verdict and could go on.
+
+    step: up to which it had reported. rule, reason: the verdict's. checkpoint, n_bytes: the step of
+    the checkpoint that it can go on from, and its size; None: it can only be started anew. place:
+    the sweep's folder that has it, where a study has several, else "". slot, began, seconds: where,
+    from when and how long it had run until then, since it began or was thawed. thawed: when it went
+    on, "" if it did not; why: that was. began and thawed are local times, ISO 8601. from_step: of
+    the checkpoint that it went on from, -1 for none, None while that is not known.
+    """
+
+    step: int
+    rule: str
+    reason: str
+    checkpoint: int | None = None
+    n_bytes: int = 0
+    place: str = ""
+    slot: int | None = None
+    began: str = ""
+    seconds: float = 0.0
+    thawed: str = ""
+    why: str = ""
+    from_step: int | None = None
+
+    def has_checkpoint(self, place: str) -> bool:
+        """Whether the trial can go on from its checkpoint in this sweep's folder."""
+        return self.checkpoint is not None and self.place == place
+
+    @classmethod
+    def from_json(cls, value: Any) -> Pause | None:
+        """A pause as `asdict` gives it; None for what is none."""
+        try:
+            return cls(**value)
+        except TypeError:
+            return None
+
+    def share_again(self, n_steps: int | None, place: str) -> float:
+        """The share of the trial's run, in [0, 1], that would have to be made again in a folder.
+
+        n_steps: of the whole run; where that is not known, 1 unless nothing is to be made again.
+        """
+        n_again = self.step - ((self.checkpoint or 0) if self.has_checkpoint(place) else 0)
+        if n_again <= 0:
+            return 0.0
+        return min(n_again / n_steps, 1.0) if n_steps else 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class TrialRecord:
     """What this package keeps of a trial in Optuna's user attributes, under the fields' names.
 
@@ -59,7 +112,8 @@ class TrialRecord:
     setting and result it shares, without having been run. again_for: the failed trial whose setting
     it runs again (in older studies an interrupted one, too). interruptions: why it was cut off
     with its sweep and put back, to go on, each time. went_on: for each of these the step from which
-    it went on, and that up to which it had reported; -1 for none. fix_of: the trial whose suggested
+    it went on, and that up to which it had reported; -1 for none. pauses: see `Pause`, each time.
+    fix_of: the trial whose suggested
     fix it tries. verdict: why a rule ended it (attributes verdict, verdict_rule, verdict_step and
     verdict_numbers). held_out, held_out_step: why and where the pruner would have ended it, had it
     not been held out.
@@ -80,10 +134,16 @@ class TrialRecord:
     again_for: int | None = None
     interruptions: tuple[str, ...] = ()
     went_on: tuple[tuple[int, int], ...] = ()
+    pauses: tuple[Pause, ...] = ()
     fix_of: int | None = None
     verdict: Verdict | None = None
     held_out: str = ""
     held_out_step: int | None = None
+
+    @property
+    def attempt(self) -> int:
+        """How often it has gone on, after it was cut off or paused; 0 for its first run."""
+        return len(self.interruptions) + sum(bool(pause.thawed) for pause in self.pauses)
 
     def to_attrs(self) -> dict[str, Any]:
         """The attributes, as JSON knows them; what is not known is left out, NaN and infinity too.
@@ -102,6 +162,8 @@ class TrialRecord:
                 attrs[name] = list(texts)
         if self.went_on:
             attrs["went_on"] = [list(pair) for pair in self.went_on]
+        if self.pauses:
+            attrs["pauses"] = [asdict(pause) for pause in self.pauses]
         if self.plan.n_steps is not None:
             attrs[Plan.N_STEPS_ATTR] = self.plan.n_steps
         if self.plan.lr:
@@ -153,6 +215,7 @@ class TrialRecord:
             again_for=_whole(attrs, "again_for"),
             interruptions=_texts(attrs, "interruptions"),
             went_on=_pairs(attrs, "went_on"),
+            pauses=_pauses(attrs),
             fix_of=_whole(attrs, "fix_of"),
             verdict=_verdict(attrs),
             held_out=_text(attrs, "held_out") or _text(attrs, "audited"),
@@ -178,12 +241,27 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
 # One attribute alone, for what is asked of every trial again and again.
 
 
+def is_over(trial: FrozenTrial) -> bool:
+    """Whether a trial has its result, which never changes."""
+    return trial.state.is_finished() and not is_paused(trial)
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """Optuna's state of a trial in lower case, or "paused"."""
+    return "paused" if is_paused(trial) else trial.state.name.lower()
+
+
 def counts_as_run(trial: FrozenTrial) -> bool:
     """Whether a trial counts towards n_trials.
 
-    All do that run or ran, but those that were cut off.
+    All do that run or ran, paused ones too, but those that were cut off.
     """
-    return trial.state is not TrialState.WAITING and not was_interrupted(trial)
+    return not _is_queued(trial) and not was_interrupted(trial)
+
+
+def _is_queued(trial: FrozenTrial) -> bool:
+    """Whether a trial waits to be run, or to go on after it was cut off."""
+    return trial.state is TrialState.WAITING and not is_paused(trial)
 
 
 def was_interrupted(trial: FrozenTrial) -> bool:
@@ -191,7 +269,7 @@ def was_interrupted(trial: FrozenTrial) -> bool:
 
     In older studies such a trial has failed, and another one runs its setting again.
     """
-    if trial.state is TrialState.WAITING:
+    if _is_queued(trial):
         return bool(_texts(trial.user_attrs, "interruptions"))
     return trial.state is TrialState.FAIL and _ending(trial.user_attrs) is Ending.INTERRUPTED
 
@@ -219,7 +297,7 @@ def that_ran(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
     Left out are those that were cut off with their sweep, and those that another has run again.
     """
-    ran = [trial for trial in trials if trial.state is not TrialState.WAITING]
+    ran = [trial for trial in trials if not _is_queued(trial)]
     again = {again_for(trial) for trial in ran}
     return [trial for trial in ran if not was_interrupted(trial) and trial.number not in again]
 
@@ -232,7 +310,7 @@ def n_settings(trials: Iterable[FrozenTrial]) -> int:
     leading = [trial for trial in trials if not is_repeat(trial)]
     again = {again_for(trial) for trial in leading}
     return sum(
-        (counts_as_run(trial) or trial.state is TrialState.WAITING) and trial.number not in again
+        (counts_as_run(trial) or _is_queued(trial)) and trial.number not in again
         for trial in leading
     )
 
@@ -279,6 +357,12 @@ def _pairs(attrs: Mapping[str, Any], name: str) -> tuple[tuple[int, int], ...]:
         return tuple((int(a), int(b)) for a, b in value) if isinstance(value, list | tuple) else ()
     except (TypeError, ValueError):
         return ()
+
+
+def _pauses(attrs: Mapping[str, Any]) -> tuple[Pause, ...]:
+    value = attrs.get("pauses")
+    found = map(Pause.from_json, value) if isinstance(value, list | tuple) else ()
+    return tuple(pause for pause in found if pause is not None)
 
 
 def _number(attrs: Mapping[str, Any], name: str) -> float | None:

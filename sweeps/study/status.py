@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps.curves import SCHEMA, UNREADABLE
 from iolaus.sweeps.study.ranking import INFEASIBLE
-from iolaus.sweeps.study.record import record_of, was_interrupted
+from iolaus.sweeps.study.record import record_of, state_of, was_interrupted
 from iolaus.sweeps.study.summary import rank
 
 __all__ = ["RunningTrial", "Status", "last_steps", "status"]
@@ -43,7 +43,8 @@ class RunningTrial:
 class Status:
     """Where a sweep stands.
 
-    n_by_state: trials by Optuna's state in small letters, those that were cut off as interrupted.
+    n_by_state: trials by Optuna's state in small letters, those that were cut off as interrupted,
+    those that the pruner may have go on as paused.
     best, best_trial: the first objective's, None where none has completed. n_ended_last_hour: of
     any state, but interrupted.
     """
@@ -73,7 +74,7 @@ def status(study: optuna.Study, last: Mapping[int, tuple[int, float]], now: date
 
 
 def _state(trial: FrozenTrial) -> str:
-    return "interrupted" if was_interrupted(trial) else trial.state.name.lower()
+    return "interrupted" if was_interrupted(trial) else state_of(trial)
 
 
 def _running(trial: FrozenTrial, last: tuple[int, float] | None) -> RunningTrial:

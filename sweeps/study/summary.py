@@ -24,7 +24,7 @@ from rich.text import Text
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
-from iolaus.sweeps.study.record import broken_constraints, record_of
+from iolaus.sweeps.study.record import broken_constraints, record_of, state_of
 from iolaus.sweeps.text import counted, short_names
 from iolaus.sweeps.types import Ending
 
@@ -32,6 +32,7 @@ __all__ = [
     "Result",
     "ResultsTable",
     "cut_off_text",
+    "pauses_text",
     "rank",
     "ranked",
     "save_results",
@@ -124,12 +125,12 @@ def _ending(trial: FrozenTrial) -> tuple[str, str]:
     """(state, reason) of a trial, for the table."""
     record = record_of(trial)
     state, _, reason = record.why.partition(": ")
-    if record.verdict is not None and record.ending is Ending.PRUNED:
+    if record.verdict is not None and record.ending in (Ending.PRUNED, Ending.PAUSED):
         reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
     broken = ", ".join(broken_constraints(trial))
     if broken and trial.state is TrialState.COMPLETE:
         state, reason = INFEASIBLE, f"breaks {broken}"
-    return state or trial.state.name.lower(), reason
+    return state or state_of(trial), reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,3 +305,31 @@ def cut_off_text(trials: Iterable[FrozenTrial]) -> str:
     said = " and ".join(part for part, n in zip(parts, (n_on, n_anew), strict=True) if n)
     again = f": at least {counted(n_lost, 'step')} computed again" if n_lost else ""
     return f"Of those cut off, {said}{again}." if said else ""
+
+
+def pauses_text(study: optuna.Study) -> str:
+    """What came of the trials that were paused, in a sentence; "" if none was.
+
+    As in "3 trials paused, 2 thawed (1 of them finished, 2nd best)".
+    """
+    records = {t.number: record_of(t) for t in study.get_trials(deepcopy=False)}
+    paused = {number: record.pauses for number, record in records.items() if record.pauses}
+    thawed = {number for number, pauses in paused.items() if any(pause.thawed for pause in pauses)}
+    if not paused:
+        return ""
+    places = [
+        place
+        for place, standing in enumerate(ranked(study), start=1)
+        for run in standing.runs
+        if run.number in thawed and run.state == "complete"
+    ]
+    place = "" if not places or places[0] == 1 else f"{_ordinal(places[0])} "
+    best = f", {place}best" if places else ""
+    came = f" ({len(places) or 'none'} of them finished{best})" if thawed else ""
+    return f"{counted(len(paused), 'trial')} paused, {len(thawed) or 'none'} thawed{came}."
+
+
+def _ordinal(n: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, ..."""
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"

@@ -6,11 +6,13 @@ Which trials there are, what is proposed next, what is recorded of each
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 
 import optuna
 from optuna.study import StudyDirection
@@ -19,8 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError, SweepError, one_line
 from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.pruners.curve_pruner import StudyFeed, StudyView, curve_pruner
-from iolaus.sweeps.reporting import Continued
+from iolaus.sweeps.pruners.compose import parts
+from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyFeed, StudyView, curve_pruner
+from iolaus.sweeps.reporting import Continued, Kept
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.study._repeats import Field, Unit
 from iolaus.sweeps.study._settings_run import SettingsRun
@@ -29,6 +32,7 @@ from iolaus.sweeps.study.leases import Leases
 from iolaus.sweeps.study.live_storage import LiveStorage, OutdatedError
 from iolaus.sweeps.study.opening import judged_by
 from iolaus.sweeps.study.record import (
+    Pause,
     Run,
     TrialRecord,
     counts_as_run,
@@ -52,20 +56,25 @@ ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
 GRACE_SHARE = 0.15
 # A trial of a shared study that no driver has signed for this long is another tool's, which died.
 ORPHAN_AGE_S = 60.0
+# Why a paused trial goes on.
+MORE_IS_KNOWN, LAST_CALL = "more is known", "last call"
+# What a trial that goes on after a pause does not have any more.
+NO_END = {compat.PAUSED_ATTR: 0, "ending": "", "why": "", "verdict": "", "verdict_rule": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A trial the study wants run.
 
-    Its number, the values of its parameters, its seed if repeats give it one, and how often it was
-    cut off before.
+    Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
+    off or paused before, and whether it begins anew all the same.
     """
 
     trial: int
     values: Mapping[str, Value]
     seed: int | None = None
     attempt: int = 0
+    is_anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,8 @@ class Plans:
     queue: settings known in advance, which go first.
     n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
     extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that
-    has stalled.
+    has stalled. pauses: whether trials that the pruner ends may go on later, if the pruner thaws
+    any.
     """
 
     n_trials: int
@@ -97,6 +107,7 @@ class Plans:
     first_seed: int = 0
     extend: Callable[[optuna.Trial], None] | None = None
     on_stall: OnStall = OnStall()
+    pauses: bool = False
 
 
 class SweepStudy:
@@ -105,7 +116,7 @@ class SweepStudy:
     study: made with `open_study`. metric: what trials report, which pruners judge by its own goal,
     whatever the study's objectives are. leases: of the drivers that share the study, None if no
     other can have it. not_comparable: sessions that ran with other settings or code, of which no
-    result is taken over.
+    result is taken over. place: the sweep's folder, where drivers of the study have others.
     """
 
     def __init__(
@@ -117,8 +128,10 @@ class SweepStudy:
         metric: Metric,
         leases: Leases | None,
         not_comparable: frozenset[int] = frozenset(),
+        place: str = "",
     ) -> None:
         self.study = study
+        self._place = place
         self.metric = metric
         self._storage = storage
         self._space = space
@@ -135,6 +148,8 @@ class SweepStudy:
         self.objective_sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
         self._settings = SettingsRun(self._all_trials, not_comparable)
         self._own_plans: dict[int, Plan] = {}
+        self.may_thaw = plans.pauses and _thaws(study.pruner)
+        self._thawed: set[int] = set()  # trials that have not said yet from where they go on
         judged = judged_by(metric, study, storage)
         self._feed = StudyFeed(curve_pruner(study.pruner))
         self._feed.start(StudyView(judged, lambda number: self._all_trials()[number], metric.sign))
@@ -161,16 +176,21 @@ class SweepStudy:
     def ask(self) -> Proposal | None:
         """The next trial to run, or None: n_trials is reached, or the sampler has nothing left.
 
+        A paused one that the pruner thaws comes first; and where nothing is left, but others still
+        run, the last call.
+
         A setting that has been run is not run again: it is told its known result, and the next one
         is asked for.
         """
         while True:
             self._storage.refresh(compat.study_id(self.study))
             self._feed.learn(self._all_trials(), but=self._trials)  # what other drivers reported
+            if (thawed := self._thaw(MORE_IS_KNOWN)) is not None:
+                return thawed
             try:
                 if not self._settings.n_waiting() and not self._enqueue_repeat():
                     if self.n_missing == 0 or getattr(self.study, "exhausted", False):
-                        return None
+                        return self._thaw(LAST_CALL) if self._is_waited_for() else None
                     self._enqueue_next()
                 self._storage.may_create = not self._settings.n_waiting()
                 trial = self._suggested()
@@ -186,6 +206,93 @@ class SweepStudy:
                 self._parked.setdefault(before.number, []).append(trial)
             else:
                 self._take_over_result(trial, before)
+
+    @property
+    def paused(self) -> list[FrozenTrial]:
+        """The trials that were stopped and may go on, of all drivers, by number."""
+        return self._storage.paused(compat.study_id(self.study))
+
+    def _thaw(self, why: str) -> Proposal | None:
+        """A paused trial that the pruner wants to go on, which is this driver's now."""
+        paused = {trial.number: trial for trial in self.paused} if self.may_thaw else {}
+        while paused:
+            shares = {number: self._share_again(trial) for number, trial in paused.items()}
+            number = self._feed.thaw(shares, last_call=why == LAST_CALL)
+            if number is None:
+                return None
+            if number not in paused:
+                name, choices = type(self.study.pruner).__name__, ", ".join(map(str, paused))
+                raise SweepError(
+                    f"the pruner {name} thaws trial {number}, which is not paused: {choices} are"
+                )
+            known = paused.pop(number)
+            *earlier, pause = record_of(known).pauses
+            pause = replace(
+                pause, thawed=datetime.now().isoformat(timespec="milliseconds"), why=why
+            )
+            attrs = {**NO_END, "pauses": [asdict(one) for one in (*earlier, pause)]}
+            if self._storage.thaw(compat.trial_id(known), attrs):
+                self._feed.resumed(number)
+                self._thawed.add(number)
+                trial = optuna.Trial(self.study, compat.trial_id(known))
+                is_anew = not pause.has_checkpoint(self._place)
+                return replace(self._begun(trial), is_anew=is_anew)
+        return None
+
+    def _share_again(self, trial: FrozenTrial) -> float:
+        """The share of a paused trial's run that would have to be made again if it went on here."""
+        record = record_of(trial)
+        return record.pauses[-1].share_again(record.plan.n_steps, self._place)
+
+    def _is_waited_for(self) -> bool:
+        """Whether a trial runs, here or elsewhere, for whose end the sweep has to wait anyway.
+
+        Those of a last call are not waited for by another one, which would never come to an end.
+        """
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        pauses = [record_of(trial).pauses for trial in running]
+        return not all(known and known[-1].why == LAST_CALL for known in pauses)
+
+    def bound_checkpoints(self, most_bytes: float, forget: Callable[[str], None]) -> list[int]:
+        """Have paused trials lose their checkpoints until the others' take no more than this.
+
+        The worst go first, of equals the oldest; they can be started anew. Returns their numbers.
+        forget: given a trial's folder, as recorded, deletes its checkpoints; called in a thread,
+        once no driver relies on them.
+        """
+        kept = [t for t in self.paused if _pauses(t)[-1].has_checkpoint(self._place)]
+        n_bytes = sum(_pauses(trial)[-1].n_bytes for trial in kept)
+        lost = []
+        for trial in sorted(kept, key=self._standing, reverse=True):
+            if n_bytes <= most_bytes:
+                break
+            *earlier, pause = _pauses(trial)
+            n_bytes -= pause.n_bytes
+            pauses = (*earlier, replace(pause, checkpoint=None, n_bytes=0))
+            attrs = TrialRecord(pauses=pauses).to_attrs()
+            then = functools.partial(forget, record_of(trial).run.folder)
+            self._storage.change_paused(compat.trial_id(trial), attrs, then)
+            lost.append(trial.number)
+        return lost
+
+    def _standing(self, trial: FrozenTrial) -> tuple[float, int]:
+        final = record_of(trial).run.final
+        return math.inf if final is None else self.metric.sign * final, -trial.number
+
+    def close_paused(self) -> None:
+        """Tell the trials that are still paused pruned, by their verdicts.
+
+        Not those that another driver has thawed meanwhile.
+        """
+        self._storage.flush()
+        self._storage.refresh(compat.study_id(self.study))
+        for trial in self.paused:
+            _, _, reason = record_of(trial).why.partition(": ")
+            outcome = Outcome(Ending.PRUNED, reason=reason)
+            attrs = TrialRecord(ending=outcome.ending, why=why(outcome)).to_attrs()
+            attrs[compat.PAUSED_ATTR] = 0
+            self._storage.close_paused(compat.trial_id(trial), attrs)
+        self._feed.learn(self._all_trials(), but=self._trials)
 
     def _take_over_result(self, trial: optuna.Trial, before: FrozenTrial) -> None:
         """End a trial whose setting has been run, with the result of then.
@@ -241,6 +348,7 @@ class SweepStudy:
             self._settings.reopen(number)
             self._trials.pop(number, None)
             self._own_plans.pop(number, None)
+            self._thawed.discard(number)
             for waiting in self._parked.pop(number, []):
                 put_back(self.study, self._known(waiting), f"trial {number} was lost")
         for parked in self._parked.values():
@@ -289,24 +397,33 @@ class SweepStudy:
             seed = self._plans.first_seed
             _note(trial, TrialRecord(seed=seed))
         self._trials[trial.number] = trial
-        self._curves[trial.number] = WatchedCurve(self.metric)
-        return Proposal(trial.number, trial.params, seed, len(record.interruptions))
+        earlier = self._curves.get(trial.number, WatchedCurve(self.metric))
+        curve = self._curves[trial.number] = WatchedCurve(self.metric)
+        curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
+        return Proposal(trial.number, trial.params, seed, record.attempt)
 
     def goes_on(self, number: int, continued: Continued | None) -> None:
-        """A trial that was cut off runs again: from its checkpoint, or (None) from its beginning.
+        """A trial that was cut off or paused runs again: from its checkpoint, or (None) anew.
 
-        What it had reported beyond is forgotten, in memory, pruner and database.
+        What it had reported beyond is forgotten, in memory and database, and by the pruner, but of
+        a paused trial, whose curve is a peer's.
         """
         trial, trial_id = self._trials[number], compat.trial_id(self._trials[number])
         before = self._known(trial)
         record, reported = record_of(before), max(before.intermediate_values, default=-1)
         from_step, first = (-1, 0) if continued is None else (continued.step, continued.first_step)
         self._storage.forget_reports(trial_id, first)
-        after = self._known(trial)
-        self._feed.goes_on(after)
+        after, earlier = self._known(trial), self._curves[number]
         curve = self._curves[number] = WatchedCurve(self.metric, n_steps=record.plan.n_steps)
         if continued is not None:
             curve.go_on(after.intermediate_values, continued.watched)
+            curve.n_interventions = earlier.n_interventions
+        if number in self._thawed:
+            self._thawed.discard(number)
+            *before_it, pause = record.pauses
+            _note(trial, TrialRecord(pauses=(*before_it, replace(pause, from_step=from_step))))
+            return
+        self._feed.goes_on(after)
         last = max(reported, -1 if record.steps is None else record.steps)
         _note(trial, TrialRecord(went_on=(*record.went_on, (from_step, last))))
 
@@ -434,8 +551,11 @@ class SweepStudy:
         log: str,
         after: threading.Event | None = None,
         then: Callable[[], None] | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """Record how a trial ended; one that was interrupted is put back, to go on later.
+
+        One that is paused looks pruned to the sampler. kept: the checkpoint that it has.
 
         Everything a reviewer should see is set before; afterwards Optuna refuses it. after: the
         database gets the result when this is set, so that no crash leaves a finished trial without
@@ -462,6 +582,10 @@ class SweepStudy:
                     compat.trial_id(trial), curve.final_step, curve.final
                 )
         was_cut_off = outcome.ending is Ending.INTERRUPTED
+        pauses = record_of(self._known(trial)).pauses
+        seconds = run.seconds
+        if seconds is not None:
+            run = replace(run, seconds=seconds + sum(pause.seconds for pause in pauses))
         _note(
             trial,
             TrialRecord(
@@ -477,8 +601,14 @@ class SweepStudy:
         for finding in outcome.findings:
             if finding.rule == "infeasible":
                 trial.set_constraint(finding.name, finding.amount)
+        if outcome.ending is Ending.PAUSED:
+            pause = self._pause(number, outcome, replace(run, seconds=seconds), kept)
+            attrs = TrialRecord(pauses=(*pauses, pause)).to_attrs()
+            attrs[compat.PAUSED_ATTR] = len(pauses) + 1
+            self._storage.pause(compat.trial_id(trial), attrs, then)
+        self._thawed.discard(number)
         self._finish(trial, outcome)
-        if then is not None:
+        if then is not None and outcome.ending is not Ending.PAUSED:
             self._storage.write_then(compat.trial_id(trial), then)
         self._own_plans.pop(number, None)
         self._feed.learn(self._all_trials(), but=self._trials)
@@ -487,6 +617,21 @@ class SweepStudy:
                 put_back(self.study, self._known(waiting), outcome.reason)
             else:
                 self._take_over_result(waiting, self._known(trial))
+
+    def _pause(self, number: int, outcome: Outcome, run: Run, kept: Kept | None) -> Pause:
+        """What is recorded of a pause that begins now. run: of this attempt."""
+        trial, verdict = self._all_trials()[number], outcome.verdict
+        return Pause(
+            step=max(self._curves[number].final_step, 0),
+            rule="" if verdict is None else verdict.rule,
+            reason=outcome.reason,
+            checkpoint=None if kept is None else kept.step,
+            n_bytes=0 if kept is None else kept.n_bytes,
+            place=self._place,
+            slot=run.slot,
+            began="" if trial.datetime_start is None else trial.datetime_start.isoformat(),
+            seconds=run.seconds or 0.0,
+        )
 
     def siblings(self, number: int) -> list[int]:
         """The other runs, still under way here, of a trial's setting."""
@@ -502,7 +647,7 @@ class SweepStudy:
         match outcome.ending:
             case Ending.COMPLETED:
                 self.study.tell(trial, list(outcome.values))
-            case Ending.PRUNED | Ending.DIVERGED | Ending.INFEASIBLE:
+            case Ending.PRUNED | Ending.DIVERGED | Ending.INFEASIBLE | Ending.PAUSED:
                 self.study.tell(trial, state=TrialState.PRUNED)
             case Ending.FAILED:
                 self.study.tell(trial, state=TrialState.FAIL)
@@ -538,6 +683,16 @@ class SweepStudy:
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+
+def _thaws(pruner: optuna.pruners.BasePruner) -> bool:
+    """Whether a pruner may ever want a trial that it has stopped to go on."""
+    ours = [part for part in parts(pruner) if isinstance(part, CurvePruner)]
+    return any(type(part).thaw is not CurvePruner.thaw for part in ours)
+
+
+def _pauses(trial: FrozenTrial) -> tuple[Pause, ...]:
+    return record_of(trial).pauses
 
 
 def _note(trial: optuna.Trial, record: TrialRecord) -> None:

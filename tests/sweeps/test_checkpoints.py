@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iolaus.sweeps import checkpoints
-from iolaus.sweeps.checkpoints import Watched, adopt, forget, newest
+from iolaus.sweeps.checkpoints import (
+    Watched,
+    adopt,
+    forget,
+    keep_newest,
+    newest,
+    parse_bytes,
+)
 
 
 def made(folder: Path, text: str) -> Path:
@@ -94,3 +101,28 @@ def test_a_checkpoint_is_a_folder(tmp_path: Path) -> None:
     """What is none is refused by name."""
     with pytest.raises(NotADirectoryError, match=r"checkpoint=.*none is no folder"):
         adopt(tmp_path / "none", tmp_path, 1, 0.0)
+
+
+def test_a_paused_trial_keeps_the_newest_alone(tmp_path: Path) -> None:
+    """Half of the disk; its size is known, made or read. Nothing is left of it when forgotten."""
+    for step in (3, 7):
+        made_then = adopt(made(tmp_path / "own", "x" * 1000), tmp_path, step, 1.5)
+    keep_newest(tmp_path)
+    (kept,) = (tmp_path / "checkpoints").iterdir()
+    found = newest(tmp_path)
+    assert found is not None
+    assert (found.step, found.path) == (7, kept)
+    size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
+    assert found.n_bytes == made_then.n_bytes == size > 1000
+    forget(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+    forget(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, True, None, "2 GiB", "GB", "", "many"])
+def test_a_size_is_bytes_or_says_its_unit(wrong: object) -> None:
+    """Whole bytes, or a text with a unit; anything else is refused with what to write."""
+    assert parse_bytes(" 2.5 kB ") == 2500
+    assert parse_bytes("12") == 12
+    with pytest.raises(ValueError, match="give bytes, or a text such as 500MB, 2GB"):
+        parse_bytes(wrong)

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -162,6 +163,65 @@ def test_a_task_may_ask_instead_of_being_thrown_out() -> None:
         assert iolaus.should_stop()
     assert reporter.acknowledged
     assert not iolaus.should_stop()
+
+
+def saved(folder: Path) -> Path:
+    """A folder to report as a checkpoint."""
+    folder.mkdir(exist_ok=True)
+    (folder / "state").write_text("all of it")
+    return folder
+
+
+def test_a_trial_that_is_paused_may_save_after_its_next_report(tmp_path: Path) -> None:
+    """One that asks for checkpoints is not thrown out at that report, and is at the checkpoint; the
+    driver is told which it is.
+    """
+    reporter = make()
+    reporter.place(str(tmp_path))
+    assert not reporter.should_checkpoint()
+    reporter.report(4, {"loss": 1.0})
+    reporter.stop(VERDICT, is_pause=True)
+    reporter.report(5, {"loss": 1.0})
+    assert not reporter.should_stop()
+    assert reporter.should_checkpoint()
+    with pytest.raises(optuna.TrialPruned, match="enough"):
+        reporter.report(5, {}, saved(tmp_path / "own"))
+    assert reporter.acknowledged
+    batch = reporter.take()
+    assert batch is not None
+    assert batch.kept is not None
+    assert (batch.kept.step, batch.kept.n_bytes > 0) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("asks", "is_pause", "n_reports"), [(True, True, 2), (False, True, 1), (True, False, 1)]
+)
+def test_a_trial_that_does_not_save_ends_at_once(
+    asks: bool, is_pause: bool, n_reports: int
+) -> None:
+    """One report more for one that asks for checkpoints and is to go on later; else the next ends
+    it.
+    """
+    reporter = make()
+    if asks:
+        reporter.should_checkpoint()
+    reporter.stop(VERDICT, is_pause)
+    for step in range(1, n_reports):
+        reporter.report(step, {"loss": 1.0})
+    with pytest.raises(optuna.TrialPruned, match="enough"):
+        reporter.report(n_reports, {"loss": 1.0})
+
+
+def test_a_trial_that_diverges_while_it_is_paused_has_diverged() -> None:
+    """What comes before its last checkpoint may end it for good."""
+    reporter = make()
+    reporter.should_checkpoint()
+    reporter.stop(VERDICT, is_pause=True)
+    with pytest.raises(optuna.TrialPruned, match="became nan"):
+        reporter.report(5, {"loss": math.nan})
+    assert reporter.verdict is not None
+    assert reporter.verdict.rule == "diverged"
+    assert not reporter.should_checkpoint()
 
 
 class Sized:

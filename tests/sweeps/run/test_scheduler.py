@@ -375,3 +375,18 @@ def test_where_drivers_share_a_study_it_asks_until_it_is_exhausted() -> None:
     assert scheduler.handle(Ended(7, COMPLETED)) == [Tell(7, COMPLETED), Ask(0)]
     assert scheduler.handle(Exhausted(0)) == [Release(0)]
     assert scheduler.done
+
+
+def test_a_paused_trial_is_told_and_may_be_proposed_again() -> None:
+    """It has neither ended nor failed; the slot that it leaves asks for more, beyond n_to_run."""
+    paused = Outcome(Ending.PAUSED, verdict=VERDICT)
+    scheduler = Scheduler(1, 2, max_failure_rate=0.4, may_get_more=True)
+    assert scheduler.start() == [Spawn(0)]
+    assert scheduler.handle(Freed(0)) == [Ask(0)]
+    assert scheduler.handle(Proposed(0, 0)) == [Start(0, 0)]
+    for _ in range(3):
+        assert scheduler.handle(Judged(0, VERDICT)) == [Stop(0, 0, VERDICT)]
+        assert scheduler.handle(Ended(0, paused)) == [Tell(0, paused), Ask(0)]
+        assert scheduler.handle(Proposed(0, 0)) == [Start(0, 0)]
+    assert scheduler.handle(Ended(0, FAILED)) == [Tell(0, FAILED), Release(0)]  # of two, not five
+    assert scheduler.failure is not None
