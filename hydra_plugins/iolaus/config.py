@@ -121,7 +121,7 @@ class IolausSweeperConf:
     seed_key: str = "seed"
     on_change: str = "warn"
     lint: str | None = None
-    holdout_fraction: float = 0.0
+    holdout_fraction: float = 0.03
     on_stall: str = "prune"
     stall_factor: float = 0.3
     n_interventions: int = 2

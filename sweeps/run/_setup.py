@@ -16,7 +16,13 @@ from omegaconf import DictConfig
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import _provenance as provenance
-from iolaus.sweeps.run._factories import function_named, make_plans, make_pruner, make_sampler
+from iolaus.sweeps.run._factories import (
+    function_named,
+    make_plans,
+    make_pruner,
+    make_sampler,
+    seed_of,
+)
 from iolaus.sweeps.run._job import HydraRunner, changes_directory, no_lint
 from iolaus.sweeps.run._messages import WorkerSpec
 from iolaus.sweeps.run._objective import Objective
@@ -76,7 +82,8 @@ def set_up(
     gpus = visible_gpus(os.environ)
     slots = plan_slots(settings.n_jobs, gpus, physical_cores())
     sampler = make_sampler(settings.sampler, space)
-    pruner = make_pruner(settings.pruner, len(settings.directions), settings.holdout_fraction)
+    n_directions, seed = len(settings.directions), seed_of(settings.sampler)
+    pruner = make_pruner(settings.pruner, n_directions, settings.holdout_fraction, seed)
     plans = make_plans(settings, space, config)
     metric = _metric(settings)
     objective = Objective(settings.objective, metric, tuple(settings.directions))

@@ -58,7 +58,7 @@ class Settings:
     `iolaus.sweeps.types.Intervention`) to be tried n_interventions times before;
     stall_factor: for the learning rate each time.
     holdout_fraction: share of the trials the pruner would end that run on, to count how often it is
-    wrong.
+    wrong; 0 for none.
     metric: the watched metric. metric_goal: "minimize" or "maximize" it, or None for what its name
     says, or else the direction (`iolaus.sweeps.metric.choose_metric`). objective: see OBJECTIVES.
     report: the name of a report (see iolaus.sweeps.run._reports), a dotted name of a function that
@@ -131,7 +131,7 @@ class Settings:
                 refuse(option, value, "give seconds above 0, or a text such as 90s, 30min, 2h, 1d")
         if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
             refuse(
-                "holdout_fraction", self.holdout_fraction, "give a share from 0 to 1, such as 0.05"
+                "holdout_fraction", self.holdout_fraction, "give a share from 0 to 1, such as 0.03"
             )
         if self.on_stall not in ("prune", *Intervention.ACTIONS):
             refuse(
@@ -226,7 +226,7 @@ RENAMED_CLASSES = {
     },
 }
 # What an option is that nobody has given, of those that have an old name.
-_DEFAULTS = {"lint": None, "holdout_fraction": 0.0, "n_interventions": 2}
+_DEFAULTS = {"lint": None, "holdout_fraction": 0.03, "n_interventions": 2}
 
 
 def read_settings(node: DictConfig) -> Settings:

@@ -15,16 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 from omegaconf import OmegaConf
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from iolaus.sweeps.holdout import goal_rank, held_out
+from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
-from iolaus.sweeps.study.record import broken_constraints, record_of
+from iolaus.sweeps.study.record import broken_constraints, record_of, that_ran
 from iolaus.sweeps.text import counted, short_names
 from iolaus.sweeps.types import Ending
 
@@ -32,6 +36,8 @@ __all__ = [
     "Result",
     "ResultsTable",
     "cut_off_text",
+    "holdout_text",
+    "n_best_of",
     "rank",
     "ranked",
     "save_results",
@@ -126,6 +132,8 @@ def _ending(trial: FrozenTrial) -> tuple[str, str]:
     state, _, reason = record.why.partition(": ")
     if record.verdict is not None and record.ending is Ending.PRUNED:
         reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
+    if trial.state is TrialState.COMPLETE and record.held_out_step is not None:
+        reason = f"held out: to be stopped at step {record.held_out_step:,}"
     broken = ", ".join(broken_constraints(trial))
     if broken and trial.state is TrialState.COMPLETE:
         state, reason = INFEASIBLE, f"breaks {broken}"
@@ -304,3 +312,32 @@ def cut_off_text(trials: Iterable[FrozenTrial]) -> str:
     said = " and ".join(part for part, n in zip(parts, (n_on, n_anew), strict=True) if n)
     again = f": at least {counted(n_lost, 'step')} computed again" if n_lost else ""
     return f"Of those cut off, {said}{again}." if said else ""
+
+
+def holdout_text(study: optuna.Study) -> str:
+    """How often stopping trials was wrong, as far as the holdout says; "" if none was held out."""
+    ran = that_ran(study.get_trials(deepcopy=False))
+    steps = {
+        trial.number: step for trial in ran if (step := record_of(trial).held_out_step) is not None
+    }
+    if not steps:
+        return ""
+    sign = -1.0 if study.directions[0] is StudyDirection.MAXIMIZE else 1.0
+    losses = {
+        trial.number: sign * trial.values[0]
+        for trial in ran
+        if trial.state is TrialState.COMPLETE and trial.values
+    }
+    config = yaml.safe_load(study.user_attrs.get("config", "")) or {}
+    return held_out(losses, steps, goal_rank(len(ran), n_best_of(config))).sentence()
+
+
+def n_best_of(config: Mapping[str, Any]) -> float:
+    """How many of the best count in a sweep of this config, times the cube root of its trials.
+
+    It is what the pruner `stalled` takes for its goal, and without that what it would at caution 1.
+    """
+    node: Any = config
+    for key in ("hydra", "sweeper", "pruner", "caution"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return BEST_PER_CUBE_ROOT * (node if isinstance(node, int | float) else 1.0)
