@@ -119,6 +119,9 @@ class Course:
             self.rates = earlier["rates"].numpy()
             if self._plateau is not None:
                 self._plateau = type(self._plateau)(**earlier["plateau"])
+            if len(self.rates) != self.run.n_steps:  # it is extended
+                to_come = self._planned()[self.step :] * self.lr_factor
+                self.rates = np.concatenate([self.rates[: self.step], to_come])
             self.hooks.tell(f"going on exactly from step {self.step} of {self.run.n_steps}")
         self._first_step = self.step
         self._announce()
