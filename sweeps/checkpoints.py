@@ -14,11 +14,20 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "Watched", "adopt", "forget", "newest"]
+__all__ = [
+    "CHECKPOINTS",
+    "Checkpoint",
+    "Watched",
+    "adopt",
+    "copied",
+    "forget",
+    "newest",
+    "wholes",
+]
 
 log = logging.getLogger("sweeps")
 
@@ -121,17 +130,42 @@ def newest(trial_folder: Path) -> Checkpoint | None:
 
     One that is damaged is named in a warning, with what is wrong, and left out.
     """
+    return next(wholes(trial_folder), None)
+
+
+def wholes(trial_folder: Path) -> Iterator[Checkpoint]:
+    """All checkpoints of a trial that are whole, newest first; damaged ones are named."""
     for place in _all(trial_folder):
-        try:
-            return _read(place)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            log.warning("the checkpoint %s is damaged (%s); an older one is taken", place, error)
-    return None
+        if (found := _whole(place, "an older one is taken")) is not None:
+            yield found
+
+
+def copied(place: Path, trial_folder: Path, setting: Sequence[str]) -> Checkpoint | None:
+    """Another trial's checkpoint as one of this trial, whose setting is this.
+
+    None for one that is gone or damaged, which is named in a warning. Raises OSError where it
+    cannot be written.
+    """
+    if (other := _whole(place, "the trial begins anew")) is None:
+        return None
+    own = trial_folder / CHECKPOINTS / place.name
+    shutil.copytree(place, own)
+    manifest = json.loads((own / MANIFEST).read_text(encoding="utf-8"))
+    (own / MANIFEST).write_text(json.dumps(manifest | {"setting": [*setting]}), encoding="utf-8")
+    return replace(other, path=own, setting=(*setting,))
 
 
 def forget(trial_folder: Path) -> None:
     """Delete all checkpoints of a trial."""
     shutil.rmtree(trial_folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _whole(place: Path, instead: str) -> Checkpoint | None:
+    try:
+        return _read(place)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("the checkpoint %s is damaged (%s); %s", place, error, instead)
+        return None
 
 
 def _all(trial_folder: Path) -> list[Path]:

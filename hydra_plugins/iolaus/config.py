@@ -112,6 +112,7 @@ class IolausSweeperConf:
     start_timeout: Any = 60
     start_method: str = "auto"
     checkpoint_grace: Any = 10
+    keep_checkpoints: int = 4
     grace_period: Any = "60s"
     params: dict[str, Any] | None = None
     custom_search_space: str | None = None

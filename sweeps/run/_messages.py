@@ -29,12 +29,13 @@ class Assignment:
     """A trial to run: its number, and the command-line overrides that make its config.
 
     attempt: how often it was cut off before; from 1 on it goes on from its checkpoint, if it has
-    one.
+    one. from_checkpoint: that of another trial, from which it goes on where it has none; "": none.
     """
 
     trial: int
     overrides: tuple[str, ...]
     attempt: int = 0
+    from_checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

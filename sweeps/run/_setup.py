@@ -88,7 +88,8 @@ def set_up(
     metric = _metric(settings)
     objective = Objective(settings.objective, metric, tuple(settings.directions))
     rules = Rules(
-        *(space, settings.seed_key, objective, settings.max_failure_rate), settings.timeouts
+        *(space, settings.seed_key, objective, settings.max_failure_rate, settings.timeouts),
+        keep_checkpoints=settings.keep_checkpoints,
     )
     refuse_shared_folders(config, rules, plans, composer)
     lint = function_named("lint", settings.lint) if settings.lint else no_lint

@@ -41,6 +41,7 @@ from iolaus.sweeps.run._workers import Gone, Workers
 from iolaus.sweeps.run.events import EventLog
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
+from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.record import Run
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Verdict
@@ -90,7 +91,7 @@ class Rules:
 
     space: turns the values of a proposal into overrides. seed_key: the config's key for the seeds
     of repeats. max_failure_rate: in [0, 1], above which no new trial is started. timeouts: after
-    which a trial is ended.
+    which a trial is ended. keep_checkpoints: of how many of the best completed trials.
     """
 
     space: Space
@@ -98,25 +99,28 @@ class Rules:
     objective: Objective
     max_failure_rate: float
     timeouts: Timeouts = field(default_factory=Timeouts)
+    keep_checkpoints: int = 4
 
     def assignment(self, proposal: Proposal) -> Assignment:
         """A proposed trial, ready for a worker to make its config."""
         lines = self.space.overrides(proposal.values)
         seeds = () if proposal.seed is None else (f"{self.seed_key}={proposal.seed}",)
-        return Assignment(proposal.trial, (*lines, *seeds), proposal.attempt)
+        overrides = (*lines, *seeds)
+        return Assignment(proposal.trial, overrides, proposal.attempt, proposal.from_checkpoint)
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
     """Where a session leaves what happens, beside the study.
 
-    folder: the sweep's. session: its number, from 0.
+    folder: the sweep's. session: its number, from 0. kept: the checkpoints that stay.
     """
 
     folder: Path
     session: int
     curves: CurveWriter
     events: EventLog
+    kept: KeptCheckpoints = field(default_factory=lambda: KeptCheckpoints(0, 1.0))
 
 
 @dataclass
@@ -518,8 +522,12 @@ class Driver:
         on_disk = self._records.curves.written_behind()
         about, output = self._about(run, folder), str(folder / OUTPUT_FILE)
         is_over = outcome.ending is not Ending.INTERRUPTED
-        is_to_forget = is_over and run.saves and run.folder is not None
-        then = functools.partial(forget, folder) if is_to_forget else None
+        then = None
+        if is_over and run.saves and run.folder is not None:
+            is_done = outcome.ending is Ending.COMPLETED and outcome.values
+            kept = self._records.kept
+            dropped = kept.offer(outcome.values[0], folder) if is_done else [folder]
+            then = functools.partial(_forget_all, dropped)
         self._study.tell(trial, outcome, about, log=output, after=on_disk, then=then)
         if self._n_recorded == 0 and outcome.ending is Ending.COMPLETED:
             self._warn_if_not_judged(trial)
@@ -599,3 +607,8 @@ def _leave_closed_terminal() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, fd)
             os.close(nowhere)
+
+
+def _forget_all(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        forget(folder)

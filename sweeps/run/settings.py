@@ -39,7 +39,8 @@ class Settings:
     n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
-    sweep waits for the checkpoints of trials that make some; None: not at all. start_timeout:
+    sweep waits for the checkpoints of trials that make some; None: not at all. keep_checkpoints:
+    of how many of the best completed trials the last checkpoint stays. start_timeout:
     likewise, how long a worker may take to the first line of the user's code; None for no limit.
     start_method: how workers are started, see `iolaus.sweeps.run._start_method`.
     grace_period: how long another driver of a shared study may be silent before its trials are
@@ -80,6 +81,7 @@ class Settings:
     start_method: str
     stall_timeout: float | str | None
     checkpoint_grace: float | str | None
+    keep_checkpoints: int
     grace_period: float | str
     custom_search_space: str | None
     enqueue: Sequence[Mapping[str, Any]]
@@ -132,6 +134,12 @@ class Settings:
         if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
             refuse(
                 "holdout_fraction", self.holdout_fraction, "give a share from 0 to 1, such as 0.03"
+            )
+        if type(self.keep_checkpoints) is not int or self.keep_checkpoints < 0:
+            refuse(
+                "keep_checkpoints",
+                self.keep_checkpoints,
+                "give of how many of the best completed trials the checkpoint stays, 0 or more",
             )
         if self.on_stall not in ("prune", *Intervention.ACTIONS):
             refuse(

@@ -58,14 +58,15 @@ ORPHAN_AGE_S = 60.0
 class Proposal:
     """A trial the study wants run.
 
-    Its number, the values of its parameters, its seed if repeats give it one, and how often it was
-    cut off before.
+    Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
+    off before, and another trial's checkpoint from which it goes on ("": none).
     """
 
     trial: int
     values: Mapping[str, Value]
     seed: int | None = None
     attempt: int = 0
+    from_checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +291,9 @@ class SweepStudy:
             _note(trial, TrialRecord(seed=seed))
         self._trials[trial.number] = trial
         self._curves[trial.number] = WatchedCurve(self.metric)
-        return Proposal(trial.number, trial.params, seed, len(record.interruptions))
+        other = record.from_checkpoint
+        attempt = len(record.interruptions) + bool(other)  # what another trial did comes before
+        return Proposal(trial.number, trial.params, seed, attempt, other)
 
     def goes_on(self, number: int, continued: Continued | None) -> None:
         """A trial that was cut off runs again: from its checkpoint, or (None) from its beginning.
@@ -307,6 +310,9 @@ class SweepStudy:
         curve = self._curves[number] = WatchedCurve(self.metric, n_steps=record.plan.n_steps)
         if continued is not None:
             curve.go_on(after.intermediate_values, continued.watched)
+        if not record.interruptions:  # it begins, with what another trial has come to
+            _note(trial, TrialRecord(extended_from=max(from_step, 0)))
+            return
         last = max(reported, -1 if record.steps is None else record.steps)
         _note(trial, TrialRecord(went_on=(*record.went_on, (from_step, last))))
 
