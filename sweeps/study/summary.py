@@ -134,6 +134,10 @@ def _ending(trial: FrozenTrial) -> tuple[str, str]:
         reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
     if trial.state is TrialState.COMPLETE and record.held_out_step is not None:
         reason = f"held out: to be stopped at step {record.held_out_step:,}"
+    if trial.state is TrialState.COMPLETE and record.extension_of is not None:
+        at = record.extended_from
+        how = "began anew" if at is None else f"went on from step {at:,}"
+        reason = f"extends trial {record.extension_of}: {how}"
     broken = ", ".join(broken_constraints(trial))
     if broken and trial.state is TrialState.COMPLETE:
         state, reason = INFEASIBLE, f"breaks {broken}"
