@@ -20,6 +20,7 @@ from typing import Any
 
 __all__ = [
     "CHECKPOINTS",
+    "STAYS",
     "Checkpoint",
     "Watched",
     "adopt",
@@ -35,6 +36,8 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 # The newest, and the one before it in case that is damaged.
 N_KEPT = 2
+# A checkpoint with a file of this name in it stays beside them, the newest of its kind.
+STAYS = "stays"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,9 @@ def adopt(
 ) -> Checkpoint:
     """Move what is in a folder to a trial's checkpoints; the folder stays, empty.
 
-    The newest two are kept. Raises OSError where it cannot be written, in which case those before
-    it are there, NotADirectoryError if the folder is none.
+    The newest two are kept, and the newest in which there is a file called `stays`. Raises OSError
+    where it cannot be written, in which case those before it are there, NotADirectoryError if the
+    folder is none.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"checkpoint={folder} is no folder: write it, then report it")
@@ -120,7 +124,8 @@ def adopt(
         raise
     # Those of later steps are damaged, or of a course that was given up: this is the newest.
     earlier = [one for one in _all(trial_folder) if one.name <= place.name]
-    for other in {*_all(trial_folder)} - {*earlier[:N_KEPT]}:
+    stay = [one for one in earlier if (one / STAYS).is_file()]
+    for other in {*_all(trial_folder)} - {*earlier[:N_KEPT], *stay[:1]}:
         shutil.rmtree(other, ignore_errors=True)
     return Checkpoint(place, step, seconds, rows, watched, (*setting,))
 

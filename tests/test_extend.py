@@ -117,6 +117,7 @@ def test_a_trial_without_a_checkpoint_begins_anew(sweep: Any, study: Any, tmp_pa
     assert trial.value == walk(trial.params["x"], 30)[-1]
 
 
+@pytest.mark.slow
 def test_the_trainer_extended_is_the_long_run(tmp_path: Path) -> None:
     """Through the driver, with the real trainer: a constant rate goes on and has the bits of one
     long run, in every metric; a cosine that has come to its end begins anew, and is said to.

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iolaus.sweeps.checkpoints import newest
-from iolaus.trainer.course import Hooks, planned_rates
+from iolaus.sweeps.checkpoints import STAYS, newest
+from iolaus.trainer.course import Hooks, before_fall, planned_rates
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.settings import Settings
 
@@ -185,11 +185,13 @@ class Saves:
     hooks: Hooks
     clock: Callable[[], float] = time.monotonic
     _saved_s: float = field(init=False)
+    _before_fall: int | None = field(init=False)  # where a longer run could go on
     _cost_s: float = 0.0
     _has_answered: bool = False  # to `should_checkpoint`, which asks once
 
     def __post_init__(self) -> None:
         self._saved_s = self.clock()
+        self._before_fall = before_fall(self.run) if self.run.checkpoint.at_end else None
 
     def is_due(self, step: int) -> bool:
         """Whether to save after so many updates."""
@@ -198,6 +200,7 @@ class Saves:
         every = self.run.checkpoint
         return (
             (not self._has_answered and self.hooks.should_checkpoint())
+            or step == self._before_fall
             or (every.every_steps is not None and step % every.every_steps == 0)
             or (
                 every.every_seconds is not None
@@ -223,6 +226,8 @@ class Saves:
         try:
             unfinished.mkdir()
             write_state(unfinished, self.run, state)
+            if step == self._before_fall:
+                (unfinished / STAYS).touch()
         except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
             shutil.rmtree(unfinished, ignore_errors=True)
             self.hooks.tell(f"step {step}: no checkpoint written, going on: {error}")

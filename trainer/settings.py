@@ -66,8 +66,9 @@ class LossSettings:
 class CheckpointSettings:
     """How often a run's exact state is written; None: not by steps, not by the clock.
 
-    The sweep may ask for it at any time, whatever is set here. at_end: after the last step too, so
-    that the run can be extended; in a sweep, which keeps it of its best trials.
+    The sweep may ask for it at any time, whatever is set here. at_end: after the last step too, and
+    where a constant rate begins to fall, so that the run can be extended; in a sweep, which keeps
+    both of its best trials.
     """
 
     every_steps: int | None = None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iolaus.sweeps import checkpoints
-from iolaus.sweeps.checkpoints import Watched, adopt, forget, newest
+from iolaus.sweeps.checkpoints import STAYS, Watched, adopt, copied, forget, newest, wholes
 
 
 def made(folder: Path, text: str) -> Path:
@@ -94,3 +94,31 @@ def test_a_checkpoint_is_a_folder(tmp_path: Path) -> None:
     """What is none is refused by name."""
     with pytest.raises(NotADirectoryError, match=r"checkpoint=.*none is no folder"):
         adopt(tmp_path / "none", tmp_path, 1, 0.0)
+
+
+def test_one_that_is_marked_stays_beside_the_newest_two(tmp_path):
+    """The newest with a file called `stays` in it; an older such one goes."""
+    for step in range(1, 7):
+        folder = tmp_path / "new"
+        folder.mkdir(exist_ok=True)
+        (folder / "state").write_text(str(step))
+        if step in (1, 3):
+            (folder / STAYS).touch()
+        adopt(folder, tmp_path / "trial", step, 0.0)
+    assert [found.step for found in wholes(tmp_path / "trial")] == [6, 5, 3]
+
+
+def test_a_copy_is_the_other_trials_state_under_this_setting(tmp_path, caplog):
+    """Its files, step and what was watched; one that is damaged is named, and there is none."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "state").write_text("1")
+    other = adopt(folder, tmp_path / "one", 7, 1.5, watched=Watched(1, (0.5, 3)), setting=["x=1"])
+    own = copied(other.path, tmp_path / "two", ["x=2"])
+    assert newest(tmp_path / "two") == own
+    assert (own.step, own.seconds, own.watched) == (7, 1.5, Watched(1, (0.5, 3)))
+    assert own.setting == ("x=2",)
+    assert (own.path / "state").read_text() == "1"
+    (other.path / "state").write_text("2")
+    assert copied(other.path, tmp_path / "three", ["x=3"]) is None
+    assert "the trial begins anew" in caplog.text

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
+from iolaus.sweeps.checkpoints import STAYS
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.types import Intervention, Verdict
 from iolaus.trainer import loop
@@ -603,3 +604,27 @@ def test_a_run_whose_end_is_not_to_be_kept_leaves_none(compose: Compose, tmp_pat
     one = Attempts(tmp_path)
     alone(read(compose(*PLAIN, *quiet)), one)
     assert one.saved == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        (("schedule=wsd",), 9),  # report_every=3; warm-up is over after 0.6 steps, the decay at 9.7
+        (("schedule=multistep",), 6),
+        (("schedule=wsd", "schedule.stable_steps=0"), None),
+        (("schedule=constant",), None),
+        (("schedule=cosine",), None),
+        (("schedule=plateau",), None),
+    ],
+)
+def test_the_state_before_the_rate_falls_is_kept(
+    compose: Compose, tmp_path: Path, words: tuple[str, ...], step: int | None
+) -> None:
+    """One state from which a longer run can go on, whatever comes after, and marked to stay."""
+    run = read(compose(*PLAIN, *EVEN, *words, "checkpoint.every_steps=null"))
+    one = Attempts(tmp_path)
+    alone(run, one)
+    assert set(one.saved) == {N_STEPS} | ({step} if step else set())
+    assert [n for n, place in one.saved.items() if (place / STAYS).exists()] == (
+        [step] if step else []
+    )
