@@ -168,6 +168,7 @@ def plan_extension(
 def queue_extension(folder: Path, plan: Extension) -> None:
     """Make the new study, queue its trials, and give them the curves so far."""
     study = read_study(folder)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan.folder.mkdir(parents=True, exist_ok=True)
     backend = open_backend(plan.storage)
     if plan.study_name in [known.study_name for known in backend.get_all_studies()]:
