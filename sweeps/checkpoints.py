@@ -16,19 +16,22 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 __all__ = [
     "CHECKPOINTS",
+    "STAYS",
     "Checkpoint",
     "Watched",
     "adopt",
+    "copied",
     "forget",
     "keep_newest",
     "newest",
     "parse_bytes",
+    "wholes",
 ]
 
 log = logging.getLogger("sweeps")
@@ -37,6 +40,8 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 # The newest, and the one before it in case that is damaged.
 N_KEPT = 2
+# A checkpoint with a file of this name in it stays beside them, the newest of its kind.
+STAYS = "stays"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,9 @@ def adopt(
 ) -> Checkpoint:
     """Move what is in a folder to a trial's checkpoints; the folder stays, empty.
 
-    The newest two are kept. Raises OSError where it cannot be written, in which case those before
-    it are there, NotADirectoryError if the folder is none.
+    The newest two are kept, and the newest in which there is a file called `stays`. Raises OSError
+    where it cannot be written, in which case those before it are there, NotADirectoryError if the
+    folder is none.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"checkpoint={folder} is no folder: write it, then report it")
@@ -123,7 +129,8 @@ def adopt(
         raise
     # Those of later steps are damaged, or of a course that was given up: this is the newest.
     earlier = [one for one in _all(trial_folder) if one.name <= place.name]
-    for other in {*_all(trial_folder)} - {*earlier[:N_KEPT]}:
+    stay = [one for one in earlier if (one / STAYS).is_file()]
+    for other in {*_all(trial_folder)} - {*earlier[:N_KEPT], *stay[:1]}:
         shutil.rmtree(other, ignore_errors=True)
     return Checkpoint(place, step, seconds, rows, watched, (*setting,), _n_bytes(place))
 
@@ -133,12 +140,29 @@ def newest(trial_folder: Path) -> Checkpoint | None:
 
     One that is damaged is named in a warning, with what is wrong, and left out.
     """
+    return next(wholes(trial_folder), None)
+
+
+def wholes(trial_folder: Path) -> Iterator[Checkpoint]:
+    """All checkpoints of a trial that are whole, newest first; damaged ones are named."""
     for place in _all(trial_folder):
-        try:
-            return _read(place)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            log.warning("the checkpoint %s is damaged (%s); an older one is taken", place, error)
-    return None
+        if (found := _whole(place, "an older one is taken")) is not None:
+            yield found
+
+
+def copied(place: Path, trial_folder: Path, setting: Sequence[str]) -> Checkpoint | None:
+    """Another trial's checkpoint as one of this trial, whose setting is this.
+
+    None for one that is gone or damaged, which is named in a warning. Raises OSError where it
+    cannot be written.
+    """
+    if (other := _whole(place, "the trial begins anew")) is None:
+        return None
+    own = trial_folder / CHECKPOINTS / place.name
+    shutil.copytree(place, own)
+    manifest = json.loads((own / MANIFEST).read_text(encoding="utf-8"))
+    (own / MANIFEST).write_text(json.dumps(manifest | {"setting": [*setting]}), encoding="utf-8")
+    return replace(other, path=own, setting=(*setting,))
 
 
 def forget(trial_folder: Path) -> None:
@@ -174,6 +198,14 @@ def parse_bytes(value: Any) -> int:
         if match:
             return round(float(match[1]) * UNITS_BYTES[match[2] or ""])
     raise ValueError(f"{value!r} is no size: give bytes, or a text such as 500MB, 2GB")
+
+
+def _whole(place: Path, instead: str) -> Checkpoint | None:
+    try:
+        return _read(place)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("the checkpoint %s is damaged (%s); %s", place, error, instead)
+        return None
 
 
 def _all(trial_folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["counted", "short_names"]
+__all__ = ["counted", "ordinal", "short_names"]
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -30,3 +30,13 @@ def counted(n: int, what: str) -> str:
     ('1 trial', '1,200 trials')
     """
     return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def ordinal(n: int) -> str:
+    """A place in an order.
+
+    >>> [ordinal(n) for n in (1, 2, 11, 23, 112)]
+    ['1st', '2nd', '11th', '23rd', '112th']
+    """
+    ending = "th" if n // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"

@@ -379,7 +379,8 @@ def test_pruner_prunes(sweep: Any, study: Any) -> None:
         "hydra.sweeper.n_jobs=1",
     ]
     pruner = ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=2"]
-    done = sweep("trouble.py", *GRID, *given, *pruner).ok()
+    alone = ["hydra.sweeper.holdout_fraction=0"]
+    done = sweep("trouble.py", *GRID, *given, *pruner, *alone).ok()
     pruned = [t for t in study().trials if t.state is TrialState.PRUNED]
     assert [t.params["x"] for t in pruned] == [3, 4]
     assert all(t.user_attrs["steps"] < 49 for t in pruned)

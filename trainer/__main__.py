@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def main(cfg: DictConfig) -> float:
     keep = folder / "best.pt" if folder is not None and cfg.keep_best else None
     if alone and folder is not None:
         own = Standalone(folder, goes_on=cfg.resume == "auto")
+        run = replace(run, checkpoint=replace(run.checkpoint, at_end=False))  # nobody would keep it
         with own.running():
             summary = train(
                 run,

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iolaus.sweeps.checkpoints import newest
-from iolaus.trainer.course import Hooks
+from iolaus.sweeps.checkpoints import STAYS, newest
+from iolaus.trainer.course import Hooks, before_fall, planned_rates
+from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.settings import Settings
 
 __all__ = [
@@ -77,8 +78,10 @@ def write_state(folder: Path, run: Settings, state: RunState) -> None:
 def read_state(folder: Path, run: Settings) -> RunState:
     """The state in a folder, on the CPU.
 
-    Raises ValueError, in one sentence, where there is none, it cannot be read, another version of
-    the trainer has written it, or it is of a run with other settings: which ones is said.
+    The run may be a longer one, with its schedule stretched, if that has the same rates as far as
+    the state has come. Raises ValueError, in one sentence, where there is none, it cannot be read,
+    another version of the trainer has written it, or it is of a run with other settings or rates:
+    which ones is said.
     """
     path = folder / FILE
     try:
@@ -93,13 +96,39 @@ def read_state(folder: Path, run: Settings) -> RunState:
             f"the checkpoint {path} has format {kept['format']}, and this version of iolaus reads "
             f"{FORMAT}: go on with the version that wrote it, or begin anew"
         )
-    if different := _differences(json.loads(kept["config"]), json.loads(_deciding(run))):
+    was, now = json.loads(kept["config"]), json.loads(_deciding(run))
+    is_extended = was.pop("stretch", 1) != now.pop("stretch", 1)
+    if different := _differences(was, now):
         raise ValueError(
             f"the checkpoint {path} is of a run with other settings ({'; '.join(different)}): an "
             "exact continuation needs the same; to go on from its weights with these, give "
             "resume=best.pt of that run"
         )
+    if is_extended:
+        _refuse_other_rates(path, kept["course"], run)
     return RunState(**{part.name: kept[part.name] for part in fields(RunState)})
+
+
+def _refuse_other_rates(path: Path, course: Mapping[str, Any], run: Settings) -> None:
+    """Raise ValueError if a run's rates up to where a checkpoint is are not those it was made with.
+
+    Those of a schedule that looks at the loss are, unless an intervention has lowered them.
+    """
+    step = int(course["step"])
+    if step > run.n_steps:
+        raise ValueError(f"{path} is at step {step:,}, beyond the run's {run.n_steps:,}")
+    if isinstance(run.schedule, LossDriven):
+        if course["lr_factor"] != 1:
+            raise ValueError(f"{path}: an intervention has lowered the rates, so they do not fit")
+        return
+    made, planned = course["rates"].numpy()[:step], planned_rates(run, run.optim.lr)[:step]
+    other = np.flatnonzero(made != planned)
+    if len(other):
+        at = int(other[-1])
+        raise ValueError(
+            f"{path}: the rate of step {at:,} was {made[at]:.3g}, and that of the stretched "
+            f"schedule is {planned[at]:.3g}"
+        )
 
 
 def state_to_resume(run: Settings, own: Path | None = None) -> RunState | None:
@@ -156,11 +185,13 @@ class Saves:
     hooks: Hooks
     clock: Callable[[], float] = time.monotonic
     _saved_s: float = field(init=False)
+    _before_fall: int | None = field(init=False)  # where a longer run could go on
     _cost_s: float = 0.0
     _has_answered: bool = False  # to `should_checkpoint`, which asks once
 
     def __post_init__(self) -> None:
         self._saved_s = self.clock()
+        self._before_fall = before_fall(self.run) if self.run.checkpoint.at_end else None
 
     def is_due(self, step: int) -> bool:
         """Whether to save after so many updates."""
@@ -169,12 +200,17 @@ class Saves:
         every = self.run.checkpoint
         return (
             (not self._has_answered and self.hooks.should_checkpoint())
+            or step == self._before_fall
             or (every.every_steps is not None and step % every.every_steps == 0)
             or (
                 every.every_seconds is not None
                 and self.clock() - self._saved_s >= max(every.every_seconds, self._cost_s / SHARE)
             )
         )
+
+    def is_due_at_end(self, ended: str) -> bool:
+        """Whether to save after the last step, of a run that came to it."""
+        return self.folder is not None and self.run.checkpoint.at_end and ended == "done"
 
     def save(self, state: RunState) -> None:
         """Write the state and hand it in; raises what the report does, such as the order to end.
@@ -190,6 +226,8 @@ class Saves:
         try:
             unfinished.mkdir()
             write_state(unfinished, self.run, state)
+            if step == self._before_fall:
+                (unfinished / STAYS).touch()
         except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
             shutil.rmtree(unfinished, ignore_errors=True)
             self.hooks.tell(f"step {step}: no checkpoint written, going on: {error}")

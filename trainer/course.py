@@ -23,7 +23,7 @@ from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
 from iolaus.trainer.settings import Settings
 
-__all__ = ["Course", "Hooks", "Summary", "planned_rates", "window_metrics"]
+__all__ = ["Course", "Hooks", "Summary", "before_fall", "planned_rates", "window_metrics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,9 @@ class Course:
             self.rates = earlier["rates"].numpy()
             if self._plateau is not None:
                 self._plateau = type(self._plateau)(**earlier["plateau"])
+            if len(self.rates) != self.run.n_steps:  # it is extended
+                to_come = self._planned()[self.step :] * self.lr_factor
+                self.rates = np.concatenate([self.rates[: self.step], to_come])
             self.hooks.tell(f"going on exactly from step {self.step} of {self.run.n_steps}")
         self._first_step = self.step
         self._announce()
@@ -293,6 +296,23 @@ def planned_rates(run: Settings, top: float) -> NDArray[np.float64]:
     """
     rates: NDArray[np.float64] = run.schedule(np.arange(run.n_steps), top)
     return rates
+
+
+def before_fall(run: Settings) -> int | None:
+    """The last report before a rate that was constant since warm-up begins to fall.
+
+    From there a longer run can go on. None where the rate never falls, falls all the time (before a
+    tenth of the run), or depends on the loss.
+    """
+    if isinstance(run.schedule, LossDriven):
+        return None
+    rates = planned_rates(run, run.optim.lr)
+    warm = min(int(np.ceil(run.schedule.warmup_steps)), run.n_steps - 1)
+    others = np.flatnonzero(rates[warm:] != rates[warm])
+    if not len(others):
+        return None
+    step = (warm + int(others[0])) // run.report_every * run.report_every
+    return step if step >= max(warm, 0.1 * run.n_steps) else None
 
 
 def _watched(name: str, measured: Mapping[str, float]) -> float:

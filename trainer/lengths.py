@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["UNITS", "BatchSizes", "batch_sizes", "in_steps", "steps_of"]
+__all__ = ["UNITS", "BatchSizes", "batch_sizes", "in_steps", "steps_of", "stretched"]
 
 UNITS = ("steps", "epochs", "examples", "run", "rest")
 
@@ -105,6 +105,11 @@ def steps_of(
             return value
 
 
+def stretched(n_steps: int, stretch: float) -> int:
+    """So many times as many steps, rounded down where that is no whole number."""
+    return math.floor(n_steps * stretch + 1e-6)
+
+
 def batch_sizes(
     batch_size: int, schedule: Sequence[Sequence[Any]], unit: str, n_train: int
 ) -> BatchSizes:
@@ -124,9 +129,12 @@ def batch_sizes(
 
 
 def in_steps(
-    node: Mapping[str, Any], sizes: BatchSizes, n_train: int, n_steps: int
+    node: Mapping[str, Any], sizes: BatchSizes, n_train: int, n_steps: int, stretch: float = 1
 ) -> dict[str, Any]:
     """A schedule's settings with every length in steps and its `unit` taken out.
+
+    n_steps: of the run as it is written. stretch: the run, and every length but warm-up, which
+    stays as it is, become so many times as long.
 
     Every setting whose name ends in `_steps` is a length, also inside lists and their mappings.
     Warm-up is found first, since "rest" is what it leaves of the run. With `rounding: down`, taken
@@ -142,15 +150,20 @@ def in_steps(
 
     warmup = rounded(steps_of(node.get("warmup_steps", 0), unit, sizes, n_train, n_steps))
     # A warm-up that fills the run is the lint's to find, not an error.
-    n_rest = max(n_steps - warmup, 1.0)
+    n_all = stretched(n_steps, stretch)
+    n_rest = max(n_all - warmup, 1.0)
 
     def convert(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: convert(key, inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
             return tuple(convert(name, inner) for inner in value)
+        if name == "warmup_steps":
+            return warmup
         if name.endswith("_steps"):
-            return rounded(steps_of(value, unit, sizes, n_train, n_steps, n_rest))
+            own_unit = str(value).strip().partition(" ")[2].strip() or unit
+            factor = 1 if own_unit in ("run", "rest") else stretch  # shares stretch by themselves
+            return rounded(factor * steps_of(value, unit, sizes, n_train, n_all, n_rest))
         return value
 
     own = {name: value for name, value in node.items() if name not in ("unit", "rounding")}

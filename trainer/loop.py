@@ -145,6 +145,17 @@ def train(
         saves = Saves(run, folder, hooks)
         del kept  # as large as the run itself
 
+        def exact_state() -> RunState:
+            return RunState(
+                model=state.model.state_dict(),
+                optimizer=state.optimizer.state_dict(),
+                scaler=state.scaler.state_dict(),
+                course=course.state_dict(time.perf_counter() - began),
+                best=best_weights.state_dict(),
+                window=torch.from_numpy(measured_of(window, earlier)),
+                random=taken_random_state(run.device),
+            )
+
         while not course.is_over:
             set_streams(dropouts, run.seed, course.step)
             batch = batches.at(course.examples, course.size)
@@ -166,17 +177,9 @@ def train(
                         best_weights.restore(state.model, state.optimizer)
                     course.comply(intervention, best_weights.step)
             if not course.is_over and saves.is_due(course.step):
-                saves.save(
-                    RunState(
-                        model=state.model.state_dict(),
-                        optimizer=state.optimizer.state_dict(),
-                        scaler=state.scaler.state_dict(),
-                        course=course.state_dict(time.perf_counter() - began),
-                        best=best_weights.state_dict(),
-                        window=torch.from_numpy(measured_of(window, earlier)),
-                        random=taken_random_state(run.device),
-                    )
-                )
+                saves.save(exact_state())
+        if saves.is_due_at_end(course.ended):
+            saves.save(exact_state())
 
         is_measured = bool(course.measured) and course.ended == "done"
         final = course.measured if is_measured else evaluate(run, state.model, val_set)

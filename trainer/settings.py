@@ -17,7 +17,7 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.build import build
 from iolaus.trainer.clipping import Clipping
 from iolaus.trainer.data import Splits, check_buffer
-from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of
+from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of, stretched
 from iolaus.trainer.optim import OptimSettings
 from iolaus.trainer.schedules import Schedule
 from iolaus.trainer.tasks.base import Task
@@ -66,11 +66,14 @@ class LossSettings:
 class CheckpointSettings:
     """How often a run's exact state is written; None: not by steps, not by the clock.
 
-    The sweep may ask for it at any time, whatever is set here.
+    The sweep may ask for it at any time, whatever is set here. at_end: after the last step too, and
+    where a constant rate begins to fall, so that the run can be extended; in a sweep, which keeps
+    both of its best trials.
     """
 
     every_steps: int | None = None
     every_seconds: float | None = 60.0
+    at_end: bool = True
 
     def __post_init__(self) -> None:
         steps, seconds = self.every_steps, self.every_seconds
@@ -142,7 +145,11 @@ def _read(node: Mapping[str, Any]) -> Settings:
     n_train = len(splits.train)
     _require(node, "batch_size", "a whole number from 1 up", _from_1)
     sizes = batch_sizes(node["batch_size"], batch["schedule"] or (), batch["unit"], n_train)
-    n_steps = math.floor(steps_of(node["steps"], "steps", sizes, n_train))
+    n_written = math.floor(steps_of(node["steps"], "steps", sizes, n_train))
+    stretch = node.get("stretch", 1)
+    if isinstance(stretch, bool) or not isinstance(stretch, int | float) or not stretch >= 1:
+        raise ValueError(f"stretch must be a number from 1 up; got {stretch!r}")
+    n_steps = stretched(n_written, stretch)
     if n_steps < 1:
         raise ValueError(
             f"steps={node['steps']} leaves no whole step at batch_size={node['batch_size']}"
@@ -164,12 +171,12 @@ def _read(node: Mapping[str, Any]) -> Settings:
             f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}"
         )
     device = _device(node["device"])
-    schedule = {**node, "schedule": in_steps(node["schedule"], sizes, n_train, n_steps)}
+    schedule = in_steps(node["schedule"], sizes, n_train, n_written, stretch)
     return Settings(
         task=task,
         splits=splits,
         optim=_optim(node["optim"]),
-        schedule=_built(schedule, "schedule", Schedule),
+        schedule=_built({"schedule": schedule}, "schedule", Schedule),
         clip=_built(node, "clip", Clipping),
         loss=LossSettings(**node["loss"]),
         n_steps=n_steps,

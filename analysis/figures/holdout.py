@@ -32,7 +32,8 @@ def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
     objective = done["objective"].astype(float)
     ordered = objective.sort_values(ascending=sweep.objective_sign > 0)
     rank = np.arange(1, len(ordered) + 1)
-    held_out = ordered.index.isin(pruning.held_out.index)
+    holdout = pruning.holdout
+    held_out = ordered.index.isin([one.trial for one in holdout.finished])
     ax.plot(
         rank[~held_out],
         ordered[~held_out],
@@ -40,7 +41,7 @@ def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
         color=GREY,
         label=f"left alone ({(~held_out).sum()})",
     )
-    wrong = ordered.index.isin(pruning.held_out.index[pruning.held_out["wrong"].astype(bool)])
+    wrong = ordered.index.isin([one.trial for one in holdout.finished if one.was_wrong])
     right = held_out & ~wrong
     if right.any():
         ax.plot(
@@ -59,16 +60,13 @@ def draw_holdout(ax: Axes, sweep: Sweep, pruning: Pruning) -> None:
             markersize=9,
             label=f"wrongly ({wrong.sum()})",
         )
-    ax.axvline(pruning.good_rank + 0.5, color="black", linewidth=0.8, linestyle="--")
+    ax.axvline(holdout.goal_rank + 0.5, color="black", linewidth=0.8, linestyle="--")
     low, high = float(objective.min()), float(objective.max())
     if low > 0 and high > 20 * low:
         logarithmic(ax.yaxis)
     ax.legend(**LEGEND)
-    n = len(pruning.held_out)
-    title = "no trial was held out" if not n else (
-        f"ending was wrong in {pruning.n_wrong} of {n} "
-        f"({pruning.wrong_low:.0%} to {pruning.wrong_high:.0%} at 95 %)"
-    )  # fmt: skip
+    is_known = bool(holdout.finished)
+    title = f"ending was wrong in {holdout.wrong}" if is_known else "no trial was held out"
     saved = (
         f"; {pruning.saved_share:.0%} of the planned steps saved"
         if np.isfinite(pruning.saved_share)

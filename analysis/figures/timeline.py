@@ -29,6 +29,7 @@ __all__ = ["draw_timeline", "lanes"]
 BARS: dict[str, dict[str, Any]] = {
     "best": {"facecolor": VERMILION, "hatch": "xx"},
     "complete": {"facecolor": BLUE},
+    "held out": {"facecolor": BLUE, "hatch": ".."},
     "running": {"facecolor": GREEN, "hatch": "//"},
     "paused": {"facecolor": SKY, "hatch": ".."},
     "pruned": {"facecolor": "#cccccc"},
@@ -46,7 +47,8 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     One that was paused has a bar for each stretch that it ran, and a grey line where it was paused.
     Trials that ran side by side on one slot (in lanes) lie under one another. The title says for
     which share of the time, from the first start to the last end, the slots had a trial: gaps are
-    time lost between trials or sessions. Trials without a start, slot or duration (running ones
+    time lost between trials or sessions. Trials that were to be stopped but were held out are
+    dotted. Trials without a start, slot or duration (running ones
     have none) are left out.
     """
     ax.set_ylabel("slot")
@@ -71,7 +73,8 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     height = 0.8 / n_lanes
     place = slot - 0.4 + height * (lane + 0.5)
     best, states = best_trial(sweep, ranking), ran["state"].astype(str)
-    kind = np.where(ran.index == best, "best", states)
+    was_held_out = states.eq("complete") & ran["held_out_step"].notna()
+    kind = np.where(ran.index == best, "best", states.mask(was_held_out, "held out"))
     handles = []
     for name, style in BARS.items():
         own = kind == name
@@ -87,7 +90,7 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
                 place[own], length[own] / unit_s, left=start[own] / unit_s, height=height, **style,
                 **{**edge, "edgecolor": edges},
             )  # fmt: skip
-            n = len(set(ran.index[states == name]))
+            n = len(set(ran.index[was_held_out if name == "held out" else states == name]))
             label = (
                 f"best: trial {best}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
             )

@@ -10,17 +10,16 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
-from scipy.stats import binomtest
 
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.sweeps.holdout import HoldoutResult, goal_rank, held_out
+from iolaus.sweeps.study.summary import n_best_of
+from iolaus.sweeps.text import counted
 
 __all__ = ["Pruning", "pruning"]
 
 # States of trials that a rule ended, for good or for now.
 ENDED = ("paused", "pruned")
-GOOD_SHARE = (
-    0.1  # ending a trial was wrong if it would have finished among this share of all trials
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,51 +30,31 @@ class Pruning:
     saved_share: optimizer steps of these trials that were not run, as a share of what all ended and
         completed trials had planned; NaN if no plan is known (a trial without one is taken to plan
         as many steps as the longest).
-    held_out: held out trials that have finished, index trial; columns step (of the verdict),
-        objective, rank (1 is the best of all completed trials), wrong (rank within the best
-        GOOD_SHARE of all trials, or first).
-    n_wrong, wrong_low, wrong_high: how often ending would have been wrong, with the 95 % interval
-        of the share (Wilson 1927); NaN without held out trials.
-    good_rank: the worst rank that counts as wrong to have ended; trials that were ended count as
-        worse than those that completed.
+    holdout: how often ending would have been wrong.
     """
 
     n_ended: int
     rules: dict[str, int]
     saved_share: float
-    held_out: pd.DataFrame
-    n_wrong: int
-    wrong_low: float
-    wrong_high: float
-    good_rank: int
+    holdout: HoldoutResult
 
     def sentences(self) -> list[str]:
         """What was ended and saved, and how often that was wrong, in words.
 
-        Empty if no rule ended any trial.
+        Empty if no rule would have ended any trial.
         """
-        if not self.n_ended and self.held_out.empty:
+        wrong = self.holdout.sentence()
+        if not self.n_ended and not wrong:
             return []
         rules = ", ".join(f"{rule} {n}" for rule, n in self.rules.items())
-        said = [f"{_trials(self.n_ended)} ended early" + (f" ({rules})" if rules else "")]
+        ended = f"{counted(self.n_ended, 'trial')} ended early" + (f" ({rules})" if rules else "")
         if math.isfinite(self.saved_share):
-            said[0] += (
-                f", which saved {self.saved_share:.0%} of the steps that the sweep had planned"
-            )
-        said[0] += "."
-        if self.held_out.empty:
-            return [
-                *said,
-                "How often that was wrong is not known: hydra.sweeper.holdout_fraction=0.05 lets "
-                "some run on.",
-            ]
-        among = "as the best of all" if self.good_rank == 1 else f"among the best {self.good_rank}"
-        said.append(
-            f"Of {_trials(len(self.held_out))} that the pruner would have ended but that ran on, "
-            f"{self.n_wrong} finished {among}: wrong in {self.n_wrong / len(self.held_out):.0%} "
-            f"(95 % interval {self.wrong_low:.0%} to {self.wrong_high:.0%})."
+            ended += f", which saved {self.saved_share:.0%} of the steps that the sweep had planned"
+        unknown = (
+            "How often that was wrong is not known: hydra.sweeper.holdout_fraction=0.03 lets some "
+            "run on."
         )
-        return said
+        return [f"{ended}.", wrong or unknown]
 
 
 def pruning(sweep: Sweep) -> Pruning:
@@ -84,30 +63,18 @@ def pruning(sweep: Sweep) -> Pruning:
     Diverged trials count as ended, though no holdout lets them run on.
     """
     trials = sweep.trials
-    empty = pd.DataFrame(columns=["step", "objective", "rank", "wrong"])
     if trials.empty:
-        return Pruning(0, {}, math.nan, empty, 0, math.nan, math.nan, 1)
+        return Pruning(0, {}, math.nan, held_out({}, {}, 1))
     ended = trials[trials["state"].isin(ENDED)]
     rules = {
         str(rule): n for rule, n in Counter(ended["verdict_rule"].dropna()).most_common() if rule
     }
-    done = trials[trials["state"] == "complete"]
-    rank = done["objective"].rank(ascending=sweep.objective_sign > 0, method="min")
-    good_rank = max(1, math.ceil(GOOD_SHARE * (len(done) + len(ended))))
-    held_out = done[done["held_out_step"].notna()]
-    held_out = pd.DataFrame(
-        {
-            "step": held_out["held_out_step"],
-            "objective": held_out["objective"],
-            "rank": rank.loc[held_out.index].astype(int),
-        }
-    )
-    held_out["wrong"] = held_out["rank"] <= good_rank
-    n, wrong = len(held_out), int(held_out["wrong"].sum())
-    low, high = binomtest(wrong, n).proportion_ci(method="wilson") if n else (math.nan, math.nan)
-    return Pruning(
-        len(ended), rules, _saved_share(trials), held_out, wrong, float(low), float(high), good_rank
-    )
+    done = sweep.objective_sign * trials.loc[trials["state"] == "complete", "objective"]
+    losses = {int(number): float(loss) for number, loss in zip(done.index, done, strict=True)}
+    at = trials["held_out_step"].dropna()
+    steps = {int(number): int(step) for number, step in zip(at.index, at, strict=True)}
+    found = held_out(losses, steps, goal_rank(len(trials), n_best_of(sweep.config)))
+    return Pruning(len(ended), rules, _saved_share(trials), found)
 
 
 def _saved_share(trials: pd.DataFrame) -> float:
@@ -119,7 +86,3 @@ def _saved_share(trials: pd.DataFrame) -> float:
     done = trials["steps"].astype(float).fillna(0)
     left = (planned - done).clip(lower=0)[trials["state"].isin(ENDED)].sum()
     return float(left / planned.sum())
-
-
-def _trials(n: int) -> str:
-    return f"{n} trial" if n == 1 else f"{n} trials"

@@ -330,7 +330,7 @@ def _gradients(sweep: Sweep) -> Section:
 def _pruning(sweep: Sweep) -> Section:
     found = pruning(sweep)
     blocks: list[Block] = [" ".join(found.sentences())] if found.sentences() else []
-    if len(found.held_out):
+    if found.holdout.finished:
         caption = "Trials that the pruner would have ended, among all that completed."
         draw = lambda figure: figures.draw_holdout(figure.subplots(), sweep, found)  # noqa: E731
         blocks.append(Picture("holdout", caption, draw, (7.0, 3.5)))

@@ -112,6 +112,7 @@ class IolausSweeperConf:
     start_timeout: Any = 60
     start_method: str = "auto"
     checkpoint_grace: Any = 10
+    keep_checkpoints: int = 4
     grace_period: Any = "60s"
     params: dict[str, Any] | None = None
     custom_search_space: str | None = None
@@ -121,7 +122,7 @@ class IolausSweeperConf:
     seed_key: str = "seed"
     on_change: str = "warn"
     lint: str | None = None
-    holdout_fraction: float = 0.0
+    holdout_fraction: float = 0.03
     on_prune: str = "pause"
     paused_limit: Any = "2GB"
     on_stall: str = "prune"

@@ -70,6 +70,8 @@ def _show_table(folder: Path, as_json: bool) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=200)
     metric = describe_sweep(folder).metric
     console.print(summary.table(results, metric, len(study.directions)))
+    if text := summary.holdout_text(study):
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _show_trial(sweep: Sweep, trial: int, as_json: bool) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from iolaus.cli.options import AsJson, Folder
+from iolaus.cli.options import AsJson, Folder, needs
 from iolaus.cli.output import print_json
-from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.errors import BadInputError, SweepError
 
-__all__ = ["retry", "status", "stop", "wait"]
+__all__ = ["extend", "retry", "status", "stop", "wait"]
 
 # Exit codes of `wait`, beside 0; the last is that of the command timeout.
 OTHERWISE, TIMED_OUT = 3, 124
@@ -77,6 +78,95 @@ def retry(
     were = "trial " if len(numbers) == 1 else f"{len(numbers)} trials, "
     print(f"Queued again: {were}{', '.join(map(str, numbers))}. To run what is queued:")
     print(f"  {command}" if command else "  the sweep's own command")
+
+
+def extend(
+    folder: Folder,
+    steps: Annotated[
+        str, typer.Option(metavar="N", help="how long: 3x as long as they were, or steps in all")
+    ],
+    trials: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="TRIAL", help="which (default: the best)", show_default=False),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="so many of the best")] = 4,
+    steps_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="of an app of your own: what its config calls the length of a run"
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be run")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let the best trials go on for longer, in a sweep of their own beside this one.
+
+    Each goes on from its checkpoint with its schedule stretched; where the stretched schedule would
+    have had other rates by then, or no checkpoint is left, it begins anew. Which it is, is said.
+    """
+    import subprocess
+
+    from iolaus.sweeps.study import extending
+    from iolaus.sweeps.study.folder import short
+
+    length = extending.length_of(steps)
+    is_ours = steps_key is None and _is_of_trainer(folder)
+    plan = extending.plan_extension(
+        folder,
+        length,
+        _choose_of_trainer if is_ours else _newest,
+        numbers=trials or (),
+        top=top,
+        steps_key=steps_key,
+        stretch_key="stretch" if is_ours else None,
+    )
+    said = print if not as_json else lambda text: print(text, file=sys.stderr)
+    for one in plan.trials:
+        said(str(one))
+    if not plan.trials:
+        said(f"These trials have been extended before, in {short(plan.folder)}.")
+    if dry_run:
+        said(f"in {plan.working_dir}: {plan}")
+    else:
+        extending.queue_extension(folder, plan)
+        output = sys.stderr.fileno() if as_json else None
+        done = subprocess.run(plan.command, cwd=plan.working_dir, stdout=output)
+        if done.returncode:
+            raise SweepError(f"the sweep's command failed ({done.returncode}): {plan}")
+    if as_json:
+        print_json({"folder": plan.folder, "trials": plan.trials, "command": str(plan)})
+
+
+def _is_of_trainer(folder: Path) -> bool:
+    from omegaconf import OmegaConf
+
+    from iolaus.sweeps.study.folder import read_study
+
+    config = OmegaConf.create(read_study(folder).user_attrs.get("config", ""))
+    target = OmegaConf.select(config, "schedule._target_")
+    return OmegaConf.select(config, "stretch") is not None and str(target).startswith(
+        "iolaus.trainer."
+    )
+
+
+def _newest(_folder: Path, _factor: float, checkpoints: Sequence[Path]) -> tuple[Path | None, str]:
+    """What an app of the user's makes of its newest checkpoint is its own business."""
+    why = "" if checkpoints else "no checkpoint of it has been kept"
+    return next(iter(checkpoints), None), why
+
+
+@needs("trainer")
+def _choose_of_trainer(
+    folder: Path, factor: float, checkpoints: Sequence[Path]
+) -> tuple[Path | None, str]:
+    from omegaconf import DictConfig, OmegaConf
+
+    from iolaus.trainer.extending import checkpoint_to_extend
+
+    path = folder / ".hydra" / "config.yaml"
+    if not checkpoints or not path.is_file():
+        return None, f"{path} is not there" if checkpoints else "no checkpoint of it has been kept"
+    return checkpoint_to_extend(cast(DictConfig, OmegaConf.load(path)), factor, checkpoints)
 
 
 def stop(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial
 
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.pruners.curve_pruner import (
@@ -23,6 +24,9 @@ from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Plan, Verdict
 
 __all__ = ["AllOf", "AnyOf", "Holdout", "Interval", "WarmUp", "parts"]
+
+# The first trial that a holdout lets run on is one of the first so many that were to be ended.
+FIRST_HELD_OUT = 3
 
 
 class _Combination(CurvePruner):
@@ -206,10 +210,12 @@ class Interval(_Combination):
 class Holdout(_Combination):
     """Lets a share of the trials that the pruner would end run on, to count how often it was wrong.
 
-    holdout_fraction: in [0, 1]. A trial's number and the seed decide whether it is held out, so the
-    answer is the same in every process. The first verdict on such a trial is kept in its user
-    attributes `held_out` (the reason) and `held_out_step`; afterwards the pruner is asked no more,
-    unless the loss is not finite: trials that diverged are not held out.
+    holdout_fraction: in [0, 1]. Of each 1 / holdout_fraction trials to be ended one is drawn by the
+    seed, the first of all from the first FIRST_HELD_OUT, so that small sweeps have one too. The
+    verdict on it is kept in its user attributes `held_out` (the reason) and `held_out_step`;
+    afterwards the pruner is asked no more, unless the loss is not finite: trials that diverged are
+    not held out. Which trials have been ended or held out before is read from the study.
+    `iolaus.sweeps.holdout` counts how often ending was wrong.
 
     >>> limit = optuna.pruners.ThresholdPruner(upper=10)
     >>> study = optuna.create_study(pruner=iolaus.Holdout(limit, holdout_fraction=1.0))
@@ -219,43 +225,64 @@ class Holdout(_Combination):
     (False, 3)
     """
 
-    def __init__(self, pruner: BasePruner, holdout_fraction: float = 0.05, seed: int = 0) -> None:
+    def __init__(self, pruner: BasePruner, holdout_fraction: float = 0.03, seed: int = 0) -> None:
         if not 0 <= holdout_fraction <= 1:
             raise ValueError(
                 f"Holdout: holdout_fraction={holdout_fraction}; give a share between 0 and 1, such "
-                "as 0.05"
+                "as 0.03"
             )
         super().__init__([pruner])
         self._fraction, self._seed = holdout_fraction, seed
-        self._marked: set[int] = set()
+        self._held_out: set[int] = set()
+        self._ended: set[int] = set()
 
     def start(self, view: StudyView) -> None:
         """See CurvePruner."""
         super().start(view)
-        self._marked = set()
+        self._held_out, self._ended = set(), set()
+        for trial in view.study.get_trials(deepcopy=False):
+            self._count(trial)
+
+    def finished(self, trial: int, outcome: PeerOutcome) -> None:
+        """See CurvePruner."""
+        super().finished(trial, outcome)
+        if self._view is not None and trial not in self._ended:
+            self._count(self._view.trial(trial))  # another driver may have run it
 
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """The pruner's verdict, or None for a trial that is held out, which is marked."""
         (pruner,) = self._pruners
-        if trial in self._marked and not has_diverged(loss):
+        if trial in self._held_out and not has_diverged(loss):
             pruner.learn(trial, step, loss, plan)
             return None
         verdict = pruner.observe(trial, step, loss, plan)
-        if verdict is None or has_diverged(loss):
+        if verdict is None or has_diverged(loss) or trial in self._ended:
             return verdict
-        if np.random.default_rng([self._seed, trial]).random() >= self._fraction:
+        if not self._is_drawn(len(self._ended) + len(self._held_out)):
+            self._ended.add(trial)
             return verdict
-        self._mark(trial, verdict)
-        return None
-
-    def _mark(self, trial: int, verdict: Verdict) -> None:
-        self._marked.add(trial)
-        if self._view is None:
-            return
-        live = self._view.trial(trial)
-        if "held_out" not in live.user_attrs:  # a pruner that forgot may have marked it before
+        self._held_out.add(trial)
+        if self._view is not None:
+            live = self._view.trial(trial)
             compat.set_user_attr(self._view.study, live, "held_out", verdict.reason)
             compat.set_user_attr(self._view.study, live, "held_out_step", verdict.step)
+        return None
+
+    def _is_drawn(self, n_before: int) -> bool:
+        """Whether the trial to be ended after so many others is held out."""
+        blocks = {int(n_before * self._fraction), int((n_before + 1) * self._fraction)}
+        return self._fraction > 0 and n_before in map(self._place, blocks)
+
+    def _place(self, block: int) -> int:
+        length = 1 / self._fraction
+        drawn = np.random.default_rng([self._seed, block]).random()
+        return int(block * length + drawn * (length if block else min(length, FIRST_HELD_OUT)))
+
+    def _count(self, trial: FrozenTrial) -> None:
+        if "held_out" in trial.user_attrs:
+            self._held_out.add(trial.number)
+        elif trial.user_attrs.get("verdict_rule", "diverged") != "diverged":
+            self._ended.add(trial.number)
 
 
 def parts(pruner: BasePruner) -> Iterator[BasePruner]:

@@ -9,6 +9,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from iolaus.sweeps.holdout import goal_rank
 from iolaus.sweeps.signals import Trend
 
 __all__ = ["N_COLUMNS", "PeerOutcome", "Peers", "Prospect", "Standing"]
@@ -123,13 +124,9 @@ class Peers:
         self._outcome[row] = outcome
 
     def goal_rank(self, trial: int, n_best: float) -> int:
-        """Which place the goal is that of: n_best * cube root of the number of trials, rounded up.
-
-        The root lets the top grow with the sweep, but more slowly: at n_best 1.25 it is 4 of 30 and
-        13 of 1,000.
-        """
+        """Which place the goal is that of, see `iolaus.sweeps.holdout.goal_rank`."""
         self._row(trial)
-        return min(len(self._rows), math.ceil(n_best * math.cbrt(len(self._rows))))
+        return goal_rank(len(self._rows), n_best)
 
     def goal(self, trial: int, n_best: float) -> float:
         """The k-th lowest loss that any trial, this one included, has shown; k is `goal_rank`."""

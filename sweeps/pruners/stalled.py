@@ -26,6 +26,7 @@ from iolaus.sweeps.signals import (
     signals,
     trend,
 )
+from iolaus.sweeps.text import ordinal
 from iolaus.sweeps.types import Plan, Verdict
 
 __all__ = ["StallRule", "StalledLoss", "rate_changes"]
@@ -357,7 +358,4 @@ def _behind(s: Signals, steps: Array, losses: Array, behind: _Behind, sign: floa
 
 def _place(rank: int) -> str:
     """In words: best, 2nd best, 3rd best, ..."""
-    if rank == 1:
-        return "best"
-    ending = "th" if rank // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
-    return f"{rank}{ending} best"
+    return "best" if rank == 1 else f"{ordinal(rank)} best"

@@ -58,7 +58,7 @@ def show_reached(console: Console, study: optuna.Study, setup: Setup) -> None:
         highlight=False,
         markup=False,
     )
-    _show_ranking(console, summary.rank(study), setup.settings)
+    _show_ranking(console, study, summary.rank(study), setup.settings)
 
 
 def conclude(
@@ -73,7 +73,7 @@ def conclude(
         f"\n{counted(len(results), 'trial')} in study {study.study_name}, "
         f"this session took {duration(elapsed_s)}:\n"
     )
-    _show_ranking(console, results, setup.settings)
+    _show_ranking(console, study, results, setup.settings)
     cut_off = summary.cut_off_text(study.get_trials(deepcopy=False))
     for text in filter(None, (summary.pauses_text(study), cut_off)):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -104,8 +104,12 @@ def conclude(
     summary.show_next(console, sys.orig_argv[0], folder, command, n_trials, n_failed)
 
 
-def _show_ranking(console: Console, results: Sequence[summary.Result], settings: Settings) -> None:
+def _show_ranking(
+    console: Console, study: optuna.Study, results: Sequence[summary.Result], settings: Settings
+) -> None:
     console.print(summary.table(results, settings.metric, len(settings.directions)))
+    if text := summary.holdout_text(study):
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _is_kept(storage: object) -> bool:

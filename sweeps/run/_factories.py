@@ -21,7 +21,7 @@ from iolaus.sweeps.search.parsing import checked_setting
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.sweep_study import OnStall, Plans
 
-__all__ = ["function_named", "make", "make_plans", "make_pruner", "make_sampler"]
+__all__ = ["function_named", "make", "make_plans", "make_pruner", "make_sampler", "seed_of"]
 
 log = logging.getLogger("sweeps")
 
@@ -110,14 +110,17 @@ def _class_name(config: Any) -> str:
 
 
 def make_pruner(
-    config: Any, n_directions: int, holdout_fraction: float
+    config: Any, n_directions: int, holdout_fraction: float, seed: int = 0
 ) -> optuna.pruners.BasePruner:
-    """The pruner; none if the config is empty.
+    """The pruner; none if the config is empty. It lets the holdout run on, unless that is its own.
 
+    seed: draws which trials that is.
     Raises BadInputError if it or a part of it cannot judge where there are several objectives: all
     judge the watched metric, but Wilcoxon's asks for the one best trial too.
     """
-    pruner = make(config, "pruner") if config else optuna.pruners.NopPruner()
+    pruner: optuna.pruners.BasePruner = (
+        make(config, "pruner") if config else optuna.pruners.NopPruner()
+    )
     if isinstance(pruner, optuna.pruners.NopPruner):
         return pruner
     for part in parts(pruner) if n_directions > 1 else ():
@@ -127,7 +130,15 @@ def make_pruner(
                 "objectives; use a pruner that judges the watched metric alone, such as "
                 "hydra/sweeper/pruner=stalled, or none"
             )
-    return Holdout(pruner, holdout_fraction) if holdout_fraction > 0 else pruner
+    if holdout_fraction == 0 or isinstance(pruner, Holdout):
+        return pruner
+    return Holdout(pruner, holdout_fraction, seed)
+
+
+def seed_of(sampler: Any) -> int:
+    """The seed in a sampler's config; 0 where it has none."""
+    seed = None if OmegaConf.is_missing(sampler, "seed") else sampler.get("seed")
+    return seed if isinstance(seed, int) else 0
 
 
 def make(config: Any, what: str, **extra: Any) -> Any:

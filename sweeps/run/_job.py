@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, en
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from iolaus.sweeps.checkpoints import forget, newest
+from iolaus.sweeps.checkpoints import copied, forget, newest
 from iolaus.sweeps.hydra_compat import copy_without, set_hydra_config
 from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter
 from iolaus.sweeps.run._job_files import OUTPUT_FILE, ConfigFiles, output_to
@@ -100,7 +100,8 @@ class HydraRunner:
             # Of another sweep that had the folder, or of another setting: a driver that is killed
             # may not have written yet which it was.
             forget(folder)
-            checkpoint = None
+            other = assignment.from_checkpoint
+            checkpoint = copied(Path(other), folder, assignment.overrides) if other else None
         reporter.place(str(folder), checkpoint, assignment.overrides)
         return config, folder
 

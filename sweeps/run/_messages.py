@@ -30,12 +30,14 @@ class Assignment:
 
     attempt: how often it was cut off or paused before; from 1 on it goes on from its checkpoint, if
     it has one. is_anew: it begins again all the same: its checkpoint was deleted, or is being so.
+    from_checkpoint: that of another trial, from which it goes on where it has none; "": none.
     """
 
     trial: int
     overrides: tuple[str, ...]
     attempt: int = 0
     is_anew: bool = False
+    from_checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

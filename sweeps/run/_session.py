@@ -29,10 +29,10 @@ from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import in_memory, open_backend, sqlite_url
 from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
 from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
+from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.leases import Leases, new_driver_name
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
-from iolaus.sweeps.study.record import is_over, record_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import SweepStudy
 
@@ -91,11 +91,12 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
     return joined
 
 
-def _forget_checkpoints(folder: Path, study: optuna.Study) -> None:
-    """Delete those of trials that are over: a driver was killed before it could do so."""
-    for trial in study.get_trials(deepcopy=False):
-        if is_over(trial) and (own := record_of(trial).run.folder):
-            forget(folder / own)
+def _kept_checkpoints(setup: Setup, study: SweepStudy) -> KeptCheckpoints:
+    """Those of the best completed trials; of others a driver that was killed may have left some."""
+    kept = KeptCheckpoints(setup.rules.keep_checkpoints, study.objective_sign)
+    for folder in kept.offer_all(study.study.get_trials(deepcopy=False), setup.folder):
+        forget(folder)
+    return kept
 
 
 def begin_session(setup: Setup, study: SweepStudy) -> Records:
@@ -104,7 +105,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
     Writes multirun.yaml, sweep.yaml and the session's line in events.jsonl, and this session's
     provenance into the study.
     """
-    _forget_checkpoints(setup.folder, study.study)
+    kept = _kept_checkpoints(setup, study)
     now = datetime.now(UTC)
     here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), setup.gpus, now)
     try:
@@ -125,6 +126,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
         number,
         CurveWriter(setup.folder / CURVES_FOLDER, name, clock=time.monotonic),
         EventLog(setup.folder / EVENTS_FILE, session, clock=time.monotonic),
+        kept,
     )
 
 

@@ -17,7 +17,13 @@ from iolaus.sweeps.checkpoints import parse_bytes
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import _provenance as provenance
-from iolaus.sweeps.run._factories import function_named, make_plans, make_pruner, make_sampler
+from iolaus.sweeps.run._factories import (
+    function_named,
+    make_plans,
+    make_pruner,
+    make_sampler,
+    seed_of,
+)
 from iolaus.sweeps.run._job import HydraRunner, changes_directory, no_lint
 from iolaus.sweeps.run._launcher import jobs_asked_for
 from iolaus.sweeps.run._messages import WorkerSpec
@@ -79,13 +85,15 @@ def set_up(
     n_jobs = jobs_asked_for(config.hydra.launcher, settings.n_jobs)
     slots = plan_slots(n_jobs, gpus, physical_cores())
     sampler = make_sampler(settings.sampler, space)
-    pruner = make_pruner(settings.pruner, len(settings.directions), settings.holdout_fraction)
+    n_directions, seed = len(settings.directions), seed_of(settings.sampler)
+    pruner = make_pruner(settings.pruner, n_directions, settings.holdout_fraction, seed)
     plans = make_plans(settings, space, config)
     metric = _metric(settings)
     objective = Objective(settings.objective, metric, tuple(settings.directions))
     rules = Rules(
         *(space, settings.seed_key, objective, settings.max_failure_rate, settings.timeouts),
         paused_bytes=parse_bytes(settings.paused_limit),
+        keep_checkpoints=settings.keep_checkpoints,
     )
     refuse_shared_folders(config, rules, plans, composer)
     lint = function_named("lint", settings.lint) if settings.lint else no_lint

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from optuna.trial import TrialState
+
 from iolaus.sweeps.checkpoints import forget, keep_newest
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
@@ -41,6 +43,7 @@ from iolaus.sweeps.run._workers import Gone, Workers
 from iolaus.sweeps.run.events import EventLog
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
+from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
 from iolaus.sweeps.types import Ending, Intervention, Outcome, Verdict
@@ -91,6 +94,7 @@ class Rules:
     space: turns the values of a proposal into overrides. seed_key: the config's key for the seeds
     of repeats. max_failure_rate: in [0, 1], above which no new trial is started. timeouts: after
     which a trial is ended. paused_bytes: what the checkpoints of paused trials may take.
+    keep_checkpoints: of how many of the best completed trials.
     """
 
     space: Space
@@ -99,26 +103,32 @@ class Rules:
     max_failure_rate: float
     timeouts: Timeouts = field(default_factory=Timeouts)
     paused_bytes: int = 0
+    keep_checkpoints: int = 4
 
     def assignment(self, proposal: Proposal) -> Assignment:
         """A proposed trial, ready for a worker to make its config."""
         lines = self.space.overrides(proposal.values)
         seeds = () if proposal.seed is None else (f"{self.seed_key}={proposal.seed}",)
         overrides = (*lines, *seeds)
-        return Assignment(proposal.trial, overrides, proposal.attempt, proposal.is_anew)
+        return Assignment(
+            *(proposal.trial, overrides, proposal.attempt),
+            is_anew=proposal.is_anew,
+            from_checkpoint=proposal.from_checkpoint,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
     """Where a session leaves what happens, beside the study.
 
-    folder: the sweep's. session: its number, from 0.
+    folder: the sweep's. session: its number, from 0. kept: the checkpoints that stay.
     """
 
     folder: Path
     session: int
     curves: CurveWriter
     events: EventLog
+    kept: KeptCheckpoints = field(default_factory=lambda: KeptCheckpoints(0, 1.0))
 
 
 @dataclass
@@ -545,8 +555,7 @@ class Driver:
         about, output = self._about(run, folder), str(folder / OUTPUT_FILE)
         then = None
         if run.saves and run.folder is not None and outcome.ending is not Ending.INTERRUPTED:
-            is_paused = outcome.ending is Ending.PAUSED
-            then = functools.partial(keep_newest if is_paused else forget, folder)
+            then = self._dropping(outcome, folder)
         self._study.tell(trial, outcome, about, log=output, after=on_disk, then=then, kept=run.kept)
         if outcome.ending is Ending.PAUSED:
             self._study.bound_checkpoints(self._rules.paused_bytes, self._forget)
@@ -563,8 +572,18 @@ class Driver:
         """The sweep has all that it wanted: those that are still paused are pruned."""
         self._study.close_paused()
         for trial in self._study.study.get_trials(deepcopy=False):
-            if is_over(trial) and (record := record_of(trial)).pauses:
-                self._forget(record.run.folder)
+            if trial.state is TrialState.PRUNED and is_over(trial):
+                record = record_of(trial)
+                if record.pauses:
+                    self._forget(record.run.folder)
+
+    def _dropping(self, outcome: Outcome, folder: Path) -> Callable[[], None]:
+        """What deletes the checkpoints that nobody needs now that this trial has ended so."""
+        if outcome.ending is Ending.PAUSED:
+            return functools.partial(keep_newest, folder)
+        is_done = outcome.ending is Ending.COMPLETED and outcome.values
+        dropped = self._records.kept.offer(outcome.values[0], folder) if is_done else [folder]
+        return functools.partial(_forget_all, dropped)
 
     def _forget(self, folder: str) -> None:
         """Delete a trial's checkpoints. folder: as it is recorded, "" for none."""
@@ -640,3 +659,8 @@ def _leave_closed_terminal() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, fd)
             os.close(nowhere)
+
+
+def _forget_all(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        forget(folder)

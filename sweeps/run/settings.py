@@ -41,7 +41,8 @@ class Settings:
     n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
-    sweep waits for the checkpoints of trials that make some; None: not at all. start_timeout:
+    sweep waits for the checkpoints of trials that make some; None: not at all. keep_checkpoints:
+    of how many of the best completed trials the last checkpoint stays. start_timeout:
     likewise, how long a worker may take to the first line of the user's code; None for no limit.
     start_method: how workers are started, see `iolaus.sweeps.run._start_method`.
     grace_period: how long another driver of a shared study may be silent before its trials are
@@ -63,7 +64,7 @@ class Settings:
     `iolaus.sweeps.types.Intervention`) to be tried n_interventions times before;
     stall_factor: for the learning rate each time.
     holdout_fraction: share of the trials the pruner would end that run on, to count how often it is
-    wrong.
+    wrong; 0 for none.
     metric: the watched metric. metric_goal: "minimize" or "maximize" it, or None for what its name
     says, or else the direction (`iolaus.sweeps.metric.choose_metric`). objective: see OBJECTIVES.
     report: the name of a report (see iolaus.sweeps.run._reports), a dotted name of a function that
@@ -85,6 +86,7 @@ class Settings:
     start_method: str
     stall_timeout: float | str | None
     checkpoint_grace: float | str | None
+    keep_checkpoints: int
     grace_period: float | str
     custom_search_space: str | None
     enqueue: Sequence[Mapping[str, Any]]
@@ -138,7 +140,13 @@ class Settings:
                 refuse(option, value, "give seconds above 0, or a text such as 90s, 30min, 2h, 1d")
         if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
             refuse(
-                "holdout_fraction", self.holdout_fraction, "give a share from 0 to 1, such as 0.05"
+                "holdout_fraction", self.holdout_fraction, "give a share from 0 to 1, such as 0.03"
+            )
+        if type(self.keep_checkpoints) is not int or self.keep_checkpoints < 0:
+            refuse(
+                "keep_checkpoints",
+                self.keep_checkpoints,
+                "give of how many of the best completed trials the checkpoint stays, 0 or more",
             )
         if self.on_prune not in ON_PRUNE:
             refuse("on_prune", self.on_prune, f"choose from {', '.join(ON_PRUNE)}")
@@ -240,7 +248,7 @@ RENAMED_CLASSES = {
     },
 }
 # What an option is that nobody has given, of those that have an old name.
-_DEFAULTS = {"lint": None, "holdout_fraction": 0.0, "n_interventions": 2}
+_DEFAULTS = {"lint": None, "holdout_fraction": 0.03, "n_interventions": 2}
 
 
 def read_settings(node: DictConfig) -> Settings:

@@ -116,7 +116,9 @@ class TrialRecord:
     fix_of: the trial whose suggested
     fix it tries. verdict: why a rule ended it (attributes verdict, verdict_rule, verdict_step and
     verdict_numbers). held_out, held_out_step: why and where the pruner would have ended it, had it
-    not been held out.
+    not been held out. extension_of, from_checkpoint: the trial of another study that it extends,
+    and the checkpoint of that from which it goes on; "" where it begins anew. extended_from: the
+    step from which it did.
     """
 
     driver: str = ""
@@ -139,6 +141,9 @@ class TrialRecord:
     verdict: Verdict | None = None
     held_out: str = ""
     held_out_step: int | None = None
+    extension_of: int | None = None
+    from_checkpoint: str = ""
+    extended_from: int | None = None
 
     @property
     def attempt(self) -> int:
@@ -222,13 +227,16 @@ class TrialRecord:
             held_out_step=_whole(
                 attrs, "held_out_step" if "held_out_step" in attrs else "audited_step"
             ),
+            extension_of=_whole(attrs, "extension_of"),
+            from_checkpoint=_text(attrs, "from_checkpoint"),
+            extended_from=_whole(attrs, "extended_from"),
         )
 
 
 # Fields whose attribute is the field's own value.
 _PLAIN = (
     "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "duplicate_of", "again_for",
-    "fix_of", "held_out", "held_out_step",
+    "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint", "extended_from",
 )  # fmt: skip
 _DEFAULTS = {name: getattr(TrialRecord(), name) for name in _PLAIN}
 

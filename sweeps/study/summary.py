@@ -15,23 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 from omegaconf import OmegaConf
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from iolaus.sweeps.holdout import goal_rank, held_out
+from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
-from iolaus.sweeps.study.record import broken_constraints, record_of, state_of
-from iolaus.sweeps.text import counted, short_names
+from iolaus.sweeps.study.record import broken_constraints, record_of, state_of, that_ran
+from iolaus.sweeps.text import counted, ordinal, short_names
 from iolaus.sweeps.types import Ending
 
 __all__ = [
     "Result",
     "ResultsTable",
     "cut_off_text",
+    "holdout_text",
+    "n_best_of",
     "pauses_text",
     "rank",
     "ranked",
@@ -127,6 +133,12 @@ def _ending(trial: FrozenTrial) -> tuple[str, str]:
     state, _, reason = record.why.partition(": ")
     if record.verdict is not None and record.ending in (Ending.PRUNED, Ending.PAUSED):
         reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
+    if trial.state is TrialState.COMPLETE and record.held_out_step is not None:
+        reason = f"held out: to be stopped at step {record.held_out_step:,}"
+    if trial.state is TrialState.COMPLETE and record.extension_of is not None:
+        at = record.extended_from
+        how = "began anew" if at is None else f"went on from step {at:,}"
+        reason = f"extends trial {record.extension_of}: {how}"
     broken = ", ".join(broken_constraints(trial))
     if broken and trial.state is TrialState.COMPLETE:
         state, reason = INFEASIBLE, f"breaks {broken}"
@@ -323,13 +335,36 @@ def pauses_text(study: optuna.Study) -> str:
         for run in standing.runs
         if run.number in thawed and run.state == "complete"
     ]
-    place = "" if not places or places[0] == 1 else f"{_ordinal(places[0])} "
+    place = "" if not places or places[0] == 1 else f"{ordinal(places[0])} "
     best = f", {place}best" if places else ""
     came = f" ({len(places) or 'none'} of them finished{best})" if thawed else ""
     return f"{counted(len(paused), 'trial')} paused, {len(thawed) or 'none'} thawed{came}."
 
 
-def _ordinal(n: int) -> str:
-    """1st, 2nd, 3rd, 4th, 11th, ..."""
-    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
-    return f"{n}{ending}"
+def holdout_text(study: optuna.Study) -> str:
+    """How often stopping trials was wrong, as far as the holdout says; "" if none was held out."""
+    ran = that_ran(study.get_trials(deepcopy=False))
+    steps = {
+        trial.number: step for trial in ran if (step := record_of(trial).held_out_step) is not None
+    }
+    if not steps:
+        return ""
+    sign = -1.0 if study.directions[0] is StudyDirection.MAXIMIZE else 1.0
+    losses = {
+        trial.number: sign * trial.values[0]
+        for trial in ran
+        if trial.state is TrialState.COMPLETE and trial.values
+    }
+    config = yaml.safe_load(study.user_attrs.get("config", "")) or {}
+    return held_out(losses, steps, goal_rank(len(ran), n_best_of(config))).sentence()
+
+
+def n_best_of(config: Mapping[str, Any]) -> float:
+    """How many of the best count in a sweep of this config, times the cube root of its trials.
+
+    It is what the pruner `stalled` takes for its goal, and without that what it would at caution 1.
+    """
+    node: Any = config
+    for key in ("hydra", "sweeper", "pruner", "caution"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return BEST_PER_CUBE_ROOT * (node if isinstance(node, int | float) else 1.0)

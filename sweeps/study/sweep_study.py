@@ -67,7 +67,8 @@ class Proposal:
     """A trial the study wants run.
 
     Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
-    off or paused before, and whether it begins anew all the same.
+    off or paused before, whether it begins anew all the same, and another trial's checkpoint from
+    which it goes on ("": none).
     """
 
     trial: int
@@ -75,6 +76,7 @@ class Proposal:
     seed: int | None = None
     attempt: int = 0
     is_anew: bool = False
+    from_checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +402,9 @@ class SweepStudy:
         earlier = self._curves.get(trial.number, WatchedCurve(self.metric))
         curve = self._curves[trial.number] = WatchedCurve(self.metric)
         curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
-        return Proposal(trial.number, trial.params, seed, record.attempt)
+        other = record.from_checkpoint
+        attempt = record.attempt + bool(other)  # what another trial did comes before
+        return Proposal(trial.number, trial.params, seed, attempt, from_checkpoint=other)
 
     def goes_on(self, number: int, continued: Continued | None) -> None:
         """A trial that was cut off or paused runs again: from its checkpoint, or (None) anew.
@@ -424,6 +428,10 @@ class SweepStudy:
             _note(trial, TrialRecord(pauses=(*before_it, replace(pause, from_step=from_step))))
             return
         self._feed.goes_on(after)
+        if record.from_checkpoint and not record.interruptions:
+            # It begins, with what another trial has come to.
+            _note(trial, TrialRecord(extended_from=max(from_step, 0)))
+            return
         last = max(reported, -1 if record.steps is None else record.steps)
         _note(trial, TrialRecord(went_on=(*record.went_on, (from_step, last))))
 

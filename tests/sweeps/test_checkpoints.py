@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from iolaus.sweeps import checkpoints
 from iolaus.sweeps.checkpoints import (
+    STAYS,
     Watched,
     adopt,
+    copied,
     forget,
     keep_newest,
     newest,
     parse_bytes,
+    wholes,
 )
 
 
@@ -126,3 +129,31 @@ def test_a_size_is_bytes_or_says_its_unit(wrong: object) -> None:
     assert parse_bytes("12") == 12
     with pytest.raises(ValueError, match="give bytes, or a text such as 500MB, 2GB"):
         parse_bytes(wrong)
+
+
+def test_one_that_is_marked_stays_beside_the_newest_two(tmp_path):
+    """The newest with a file called `stays` in it; an older such one goes."""
+    for step in range(1, 7):
+        folder = tmp_path / "new"
+        folder.mkdir(exist_ok=True)
+        (folder / "state").write_text(str(step))
+        if step in (1, 3):
+            (folder / STAYS).touch()
+        adopt(folder, tmp_path / "trial", step, 0.0)
+    assert [found.step for found in wholes(tmp_path / "trial")] == [6, 5, 3]
+
+
+def test_a_copy_is_the_other_trials_state_under_this_setting(tmp_path, caplog):
+    """Its files, step and what was watched; one that is damaged is named, and there is none."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "state").write_text("1")
+    other = adopt(folder, tmp_path / "one", 7, 1.5, watched=Watched(1, (0.5, 3)), setting=["x=1"])
+    own = copied(other.path, tmp_path / "two", ["x=2"])
+    assert newest(tmp_path / "two") == own
+    assert (own.step, own.seconds, own.watched) == (7, 1.5, Watched(1, (0.5, 3)))
+    assert own.setting == ("x=2",)
+    assert (own.path / "state").read_text() == "1"
+    (other.path / "state").write_text("2")
+    assert copied(other.path, tmp_path / "three", ["x=3"]) is None
+    assert "the trial begins anew" in caplog.text

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
+from iolaus.sweeps.checkpoints import STAYS
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.types import Intervention, Verdict
 from iolaus.trainer import loop
@@ -529,3 +530,101 @@ def test_half_precision_goes_on_on_another_device(
     alone(here, moved, n_processes=1)
     alone(there, moved)
     assert moved.outcome.final == pytest.approx(whole.outcome.final, rel=0.02)  # type: ignore[union-attr]
+
+
+EVEN = ("report_every=3", "eval_every=4", "device=cpu")  # both divide N_STEPS
+LONGER: dict[str, tuple[int, tuple[str, ...]]] = {
+    "constant": (N_STEPS, ("schedule=constant",)),
+    "a share of the run as warm-up": (
+        N_STEPS,
+        ("schedule=constant", "schedule.warmup_steps=.25 run"),
+    ),
+    "plateau": (N_STEPS, SCHEDULES[1]),
+    "newbob": (N_STEPS, SCHEDULES[2]),
+    "before its decay": (9, ("schedule=wsd",)),
+    "before its first drop": (6, ("schedule=multistep",)),
+    "in steps": (5, ("schedule=step", "schedule.decay_steps=6")),
+}
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_an_extended_run_is_the_long_run(compose: Compose, tmp_path: Path, name: str) -> None:
+    """Twice as long, from the short run's last state or one before its rate fell: the reports from
+    there on, the best weights and the last ones have the bits of a run of that length.
+    """
+    step, words = LONGER[name]
+    words = (*PLAIN, *EVEN, *words, "model=transformer", "model.dropout=0.2")
+    short, longer = (read(compose(*words, f"stretch={times}")) for times in (1, 2))
+    assert longer.n_steps == 2 * N_STEPS
+    first, extended, whole = (Attempts(tmp_path / str(i)) for i in range(3))
+    for one in (first, extended, whole):
+        one.folder.mkdir()
+    alone(short, first)
+    extended.last = first.saved[step]
+    extended.reports = [r for r in first.reports if r["step"] <= step]
+    weights, expected = alone(longer, extended), alone(longer, whole)
+    assert_equal(whole, extended)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "exponential", "wsd", "one_cycle"])
+def test_a_rate_that_has_fallen_cannot_be_stretched(
+    compose: Compose, tmp_path: Path, schedule: str
+) -> None:
+    """The stretched schedule would have had other rates by then: which ones, is said."""
+    words = (*PLAIN, *EVEN, f"schedule={schedule}")
+    first = Attempts(tmp_path)
+    alone(read(compose(*words)), first)
+    with pytest.raises(
+        ValueError, match=r"the rate of step 1?\d was .*, and that of the stretched"
+    ):
+        read_state(first.saved[N_STEPS], read(compose(*words, "stretch=3")))
+
+
+def test_a_run_in_lanes_leaves_its_last_state_too(compose: Compose, tmp_path: Path) -> None:
+    """Of two that end amid a block, each leaves a state from which the solo loop goes on."""
+    words = (*PLAIN, *EVEN, "schedule=constant", "checkpoint.every_steps=null")
+    runs = [read(compose(*words, f"steps={n}")) for n in (11, N_STEPS)]
+    laned = [Attempts(tmp_path / str(run.n_steps)) for run in runs]
+    for one in laned:
+        one.folder.mkdir()
+    in_lanes(runs, laned)
+    for run, one in zip(runs, laned, strict=True):
+        whole = Attempts(tmp_path / f"alone_{run.n_steps}")
+        whole.folder.mkdir()
+        alone(run, whole)
+        states = [read_state(saved.saved[run.n_steps], run) for saved in (one, whole)]
+        torch.testing.assert_close(states[0].model, states[1].model, rtol=1e-4, atol=1e-6)
+        assert states[0].course["step"] == run.n_steps
+
+
+def test_a_run_whose_end_is_not_to_be_kept_leaves_none(compose: Compose, tmp_path: Path) -> None:
+    """checkpoint.at_end=false: nothing is written after the last step."""
+    quiet = ("checkpoint.every_steps=null", "checkpoint.at_end=false")
+    one = Attempts(tmp_path)
+    alone(read(compose(*PLAIN, *quiet)), one)
+    assert one.saved == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        (("schedule=wsd",), 9),  # report_every=3; warm-up is over after 0.6 steps, the decay at 9.7
+        (("schedule=multistep",), 6),
+        (("schedule=wsd", "schedule.stable_steps=0"), None),
+        (("schedule=constant",), None),
+        (("schedule=cosine",), None),
+        (("schedule=plateau",), None),
+    ],
+)
+def test_the_state_before_the_rate_falls_is_kept(
+    compose: Compose, tmp_path: Path, words: tuple[str, ...], step: int | None
+) -> None:
+    """One state from which a longer run can go on, whatever comes after, and marked to stay."""
+    run = read(compose(*PLAIN, *EVEN, *words, "checkpoint.every_steps=null"))
+    one = Attempts(tmp_path)
+    alone(run, one)
+    assert set(one.saved) == {N_STEPS} | ({step} if step else set())
+    assert [n for n, place in one.saved.items() if (place / STAYS).exists()] == (
+        [step] if step else []
+    )

@@ -293,8 +293,19 @@ class Group:
         for lane in lanes:
             run = self._at(lane)
             seconds = time.perf_counter() - run.began_s
+            if run.saves.is_due_at_end(run.course.ended) and not self._save_last(lane, block):
+                continue
             final, on_test = measures[lane], tested.get(lane, {})
             self._leave(lane, run.course.summary(seconds, final, on_test, run.best_step))
+
+    def _save_last(self, lane: int, block: _Block) -> bool:
+        """Write the state after a run's last step; False if it cannot, and has left."""
+        try:
+            self._at(lane).saves.save(self._state_of(lane, block.ended.get(lane)))
+        except (TrialPruned, Exception) as error:
+            self._leave(lane, error)
+            return False
+        return True
 
     def _save(self) -> None:
         """Write the exact states that are due; a run that cannot, or is told to end, leaves."""
@@ -311,11 +322,15 @@ class Group:
             if (run_there := self.lanes[lane]) is not None:
                 run_there.saves.saved(cost_s)
 
-    def _state_of(self, lane: int) -> RunState:
-        """The exact state of a lane's run, in the solo loop's form."""
+    def _state_of(self, lane: int, ended: LaneState | None = None) -> RunState:
+        """The exact state of a lane's run, in the solo loop's form.
+
+        ended: the lane's state at the run's end, where its lane has been trained on since.
+        """
         run = self._at(lane)
         model, optimizer = run.state.model, run.state.optimizer
-        self.stack.read(self.stack.snapshot(lane), run.n_updates, model, optimizer)
+        state = self.stack.snapshot(lane) if ended is None else ended
+        self.stack.read(state, run.n_updates, model, optimizer)
         now = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
         if run.best is not None:
             self.stack.read(self.stack.kept_state(lane), run.best.n_updates, model, optimizer)
