@@ -29,6 +29,7 @@ from iolaus.sweeps.study.record import (
     broken_constraints,
     leader_of,
     record_of,
+    set_apart,
     that_ran,
 )
 
@@ -348,13 +349,15 @@ def _with_examples(curves: pd.DataFrame) -> pd.DataFrame:
 def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:
     record = record_of(trial)
     run, verdict, session = record.run, record.verdict, record.run.session
-    values = trial.values if trial.values and trial.state is TrialState.COMPLETE else []
+    is_done = trial.state is TrialState.COMPLETE
+    values = trial.values if trial.values and is_done else []
+    apart = set_apart(record) if is_done else ""
     ran_in = sessions[session] if session is not None and session < len(sessions) else {}
     code = ran_in.get("code", {})
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
-        "why": record.why,
+        "why": f"{record.why}, {apart}" if apart else record.why,
         "steps": record.steps,
         "seconds": run.seconds,
         "best": float("nan") if run.best is None else run.best,
