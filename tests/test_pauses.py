@@ -41,7 +41,7 @@ def options(
         "hydra.sweeper.pruner._target_=pausing.PauseAll",
         *(f"+hydra.sweeper.pruner.{option}" for option in pruner.split(",")),
         *("hydra.sweeper.n_jobs=2", f"hydra.sweeper.n_trials={n_trials}"),
-        "hydra.sweeper.holdout_fraction=0",
+        *("hydra.sweeper.holdout_fraction=0", "hydra.sweeper.keep_checkpoints=0"),
         *(f"{key}={value}" for key, value in more.items()),
     ]
 

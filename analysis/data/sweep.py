@@ -31,6 +31,7 @@ from iolaus.sweeps.study.record import (
     broken_constraints,
     leader_of,
     record_of,
+    set_apart,
     state_of,
     that_ran,
 )
@@ -393,13 +394,15 @@ def _since(
 def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dict[str, Any]:
     record = record_of(trial)
     run, verdict, session = record.run, record.verdict, record.run.session
-    values = trial.values if trial.values and trial.state is TrialState.COMPLETE else []
+    is_done = trial.state is TrialState.COMPLETE
+    values = trial.values if trial.values and is_done else []
+    apart = set_apart(record) if is_done else ""
     ran_in = sessions[session] if session is not None and session < len(sessions) else {}
     code = ran_in.get("code", {})
     return {
         "number": trial.number,
         "state": state_of(trial),
-        "why": record.why,
+        "why": f"{record.why}, {apart}" if apart else record.why,
         "steps": record.steps,
         "seconds": run.seconds,
         "best": float("nan") if run.best is None else run.best,

@@ -103,8 +103,8 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
             if width > 0.02 * end:
                 color = "black" if name == "pruned" else "white"
                 box = (
-                    {"facecolor": VERMILION, "edgecolor": "none", "pad": 2.0}
-                    if name == "best"
+                    {"facecolor": BARS[name]["facecolor"], "edgecolor": "none", "pad": 2.0}
+                    if "hatch" in BARS[name]
                     else None
                 )
                 place_s = middle / unit_s

@@ -16,8 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from optuna.trial import TrialState
-
 from iolaus.sweeps.checkpoints import forget, keep_newest
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
@@ -572,10 +570,8 @@ class Driver:
         """The sweep has all that it wanted: those that are still paused are pruned."""
         self._study.close_paused()
         for trial in self._study.study.get_trials(deepcopy=False):
-            if trial.state is TrialState.PRUNED and is_over(trial):
-                record = record_of(trial)
-                if record.pauses:
-                    self._forget(record.run.folder)
+            if is_over(trial) and (record := record_of(trial)).pauses:
+                self._forget(record.run.folder)
 
     def _dropping(self, outcome: Outcome, folder: Path) -> Callable[[], None]:
         """What deletes the checkpoints that nobody needs now that this trial has ended so."""
@@ -586,9 +582,12 @@ class Driver:
         return functools.partial(_forget_all, dropped)
 
     def _forget(self, folder: str) -> None:
-        """Delete a trial's checkpoints. folder: as it is recorded, "" for none."""
-        if folder:
-            forget(self._records.folder / folder)
+        """Delete a trial's checkpoints, unless it is one of the best that keep theirs.
+
+        folder: as it is recorded, "" for none.
+        """
+        if folder and (place := self._records.folder / folder) not in self._records.kept:
+            forget(place)
 
     def _about(self, run: TrialRun, folder: Path) -> Run:
         inside = folder.is_relative_to(self._records.folder)

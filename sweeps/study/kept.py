@@ -36,6 +36,10 @@ class KeptCheckpoints:
         dropped, self._best = self._best[self._n :], self._best[: self._n]
         return [folder for _, folder in dropped]
 
+    def __contains__(self, folder: Path) -> bool:
+        """Whether the checkpoint in a trial's folder is kept."""
+        return any(folder == kept for _, kept in self._best)
+
     def offer_all(self, trials: Iterable[FrozenTrial], sweep: Path) -> list[Path]:
         """The same of all trials of a study, in the sweep's folder: what an earlier session left.
 

@@ -27,6 +27,7 @@ __all__ = [
     "leader_of",
     "n_settings",
     "record_of",
+    "set_apart",
     "state_of",
     "that_ran",
     "was_interrupted",
@@ -342,6 +343,17 @@ def broken_constraints(trial: FrozenTrial) -> list[str]:
 def why(outcome: Outcome) -> str:
     """How a trial ended, in a sentence that begins with the ending."""
     return f"{outcome.ending}: {outcome.reason}" if outcome.reason else str(outcome.ending)
+
+
+def set_apart(record: TrialRecord) -> str:
+    """What tells a completed trial from others: it was held out, or extends another; else ""."""
+    if record.held_out_step is not None:
+        return f"held out: to be stopped at step {record.held_out_step:,}"
+    if record.extension_of is None:
+        return ""
+    at = record.extended_from
+    how = "began anew" if at is None else f"went on from step {at:,}"
+    return f"extends trial {record.extension_of}: {how}"
 
 
 def _is_known(value: Any) -> bool:

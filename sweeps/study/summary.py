@@ -28,7 +28,13 @@ from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
-from iolaus.sweeps.study.record import broken_constraints, record_of, state_of, that_ran
+from iolaus.sweeps.study.record import (
+    broken_constraints,
+    record_of,
+    set_apart,
+    state_of,
+    that_ran,
+)
 from iolaus.sweeps.text import counted, ordinal, short_names
 from iolaus.sweeps.types import Ending
 
@@ -133,12 +139,8 @@ def _ending(trial: FrozenTrial) -> tuple[str, str]:
     state, _, reason = record.why.partition(": ")
     if record.verdict is not None and record.ending in (Ending.PRUNED, Ending.PAUSED):
         reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
-    if trial.state is TrialState.COMPLETE and record.held_out_step is not None:
-        reason = f"held out: to be stopped at step {record.held_out_step:,}"
-    if trial.state is TrialState.COMPLETE and record.extension_of is not None:
-        at = record.extended_from
-        how = "began anew" if at is None else f"went on from step {at:,}"
-        reason = f"extends trial {record.extension_of}: {how}"
+    if trial.state is TrialState.COMPLETE:
+        reason = set_apart(record) or reason
     broken = ", ".join(broken_constraints(trial))
     if broken and trial.state is TrialState.COMPLETE:
         state, reason = INFEASIBLE, f"breaks {broken}"

@@ -21,6 +21,7 @@ from iolaus.sweeps.study.summary import (
     N_ROWS_SHOWN,
     Result,
     cut_off_text,
+    holdout_text,
     rank,
     save_results,
     table,
@@ -332,3 +333,24 @@ def test_the_steps_of_all_interruptions_are_counted() -> None:
     assert cut_off_text([trial((400, 400))]) == (
         "Of those cut off, 1 trial went on from its checkpoints."
     )
+
+
+def test_a_completed_trial_that_was_held_out_or_extends_another_is_marked():
+    """In the column of why it ended, and the sentence below the table counts those held out."""
+    study = optuna.create_study()
+    for value, attrs in (
+        (3.0, TrialRecord(why="completed", held_out="behind", held_out_step=1200)),
+        (1.0, TrialRecord(why="completed", extension_of=7, extended_from=2000)),
+        (2.0, TrialRecord(why="completed", extension_of=8)),
+    ):
+        study.enqueue_trial({}, user_attrs=attrs.to_attrs())
+        study.tell(study.ask(), value)
+    assert [(result.number, result.why) for result in rank(study)] == [
+        (1, "extends trial 7: went on from step 2,000"),
+        (2, "extends trial 8: began anew"),
+        (0, "held out: to be stopped at step 1,200"),
+    ]
+    assert holdout_text(study).startswith(
+        "1 trial that was to be stopped ran on; it ended 3rd of 3"
+    )
+    assert holdout_text(optuna.create_study()) == ""
