@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+import iolaus
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.run.events import replay_events
 from iolaus.sweeps.study.record import is_paused, record_of, state_of
@@ -98,6 +99,11 @@ def test_a_thawed_trial_is_the_trial_that_was_not_paused(
         assert record_of(trial).verdict is None
     assert checkpoints(folder) == []
     assert "3 trials paused, 3 thawed (3 of them finished, " in done.out
+    loaded = iolaus.load(folder).trials
+    assert [*loaded["pauses"]] == [0, 1, 1, 1]
+    (_, start, before_s), (_, again, after_s) = loaded.loc[1, "stretches"]
+    assert 0 <= start < start + before_s < again
+    assert loaded.loc[1, "seconds"] == pytest.approx(before_s + after_s)
     replayed = replay_events(folder / "events.jsonl")
     assert sum("Tell" in str(actions) for _, actions in replayed) == 7
 

@@ -210,7 +210,8 @@ class SweepStudy:
     @property
     def paused(self) -> list[FrozenTrial]:
         """The trials that were stopped and may go on, of all drivers, by number."""
-        return self._storage.paused(compat.study_id(self.study))
+        paused = self._storage.paused(compat.study_id(self.study))
+        return [trial for trial in paused if _pauses(trial)]
 
     def _thaw(self, why: str) -> Proposal | None:
         """A paused trial that the pruner wants to go on, which is this driver's now."""
