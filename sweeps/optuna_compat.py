@@ -195,7 +195,8 @@ PAUSED_ATTR = "paused"
 def is_paused(trial: FrozenTrial) -> bool:
     """Whether a trial is paused: it waits so marked, or is shown `as_pruned`."""
     marked = trial.user_attrs.get(PAUSED_ATTR)
-    return bool(marked) and trial.state in (TrialState.WAITING, TrialState.PRUNED)
+    is_marked = type(marked) is int and marked > 0  # others may write what they like
+    return is_marked and trial.state in (TrialState.WAITING, TrialState.PRUNED)
 
 
 def as_pruned(trial: FrozenTrial, n_objectives: int) -> FrozenTrial:

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from iolaus.analysis.data.sweep import Sweep
@@ -44,7 +47,8 @@ N_NUMBERED = 60  # with more trials than this their numbers do not fit into the 
 def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> None:
     """A bar per trial on its slot, from start to end, in time since the sweep's first start.
 
-    One that was paused has a bar for each stretch that it ran, and a grey line where it was paused.
+    One that was paused has a bar for each stretch that it ran, and a grey line from one to the
+    next.
     Trials that ran side by side on one slot (in lanes) lie under one another. The title says for
     which share of the time, from the first start to the last end, the slots had a trial: gaps are
     time lost between trials or sessions. Trials that were to be stopped but were held out are
@@ -75,7 +79,7 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     best, states = best_trial(sweep, ranking), ran["state"].astype(str)
     was_held_out = states.eq("complete") & ran["held_out_step"].notna()
     kind = np.where(ran.index == best, "best", states.mask(was_held_out, "held out"))
-    handles = []
+    handles: list[Artist] = []
     for name, style in BARS.items():
         own = kind == name
         if own.any():
@@ -95,7 +99,10 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
                 f"best: trial {best}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
             )
             handles.append(Patch(**style, **edge, label=label))
-    _draw_pauses(ax, ran.index.to_numpy(), start / unit_s, (start + length) / unit_s, place)
+    handles += _draw_pauses(
+        *(ax, ran.index.to_numpy(), start / unit_s, (start + length) / unit_s),
+        place + 0.35 * height,  # the numbers stand above
+    )
     if len(ran) <= N_NUMBERED and n_lanes <= N_LANES_NUMBERED:
         for number, middle, row, width, name in zip(
             ran.index, start + length / 2, place, length, kind, strict=True
@@ -155,13 +162,21 @@ def _draw_pauses(
     start: NDArray[np.float64],
     end: NDArray[np.float64],
     place: NDArray[np.float64],
-) -> None:
-    """A grey line from the end of each stretch of a trial to the start of its next; all are [n]."""
+) -> list[Line2D]:
+    """A grey line from the end of each stretch of a trial to the start of its next; all are [n].
+
+    Returns the line for a legend, if there is any. Others ran where it was paused: the lines lie
+    over their bars.
+    """
     order = np.lexsort((start, trial))
-    for one, following in pairwise(order):
-        if trial[one] == trial[following]:
-            x, y = [end[one], start[following]], [place[one], place[following]]
-            ax.plot(x, y, color=GREY, linewidth=1.2, linestyle=":", zorder=0.5)
+    gaps = [(i, k) for i, k in pairwise(order) if trial[i] == trial[k]]
+    style: dict[str, Any] = {"color": "#555555", "linewidth": 1.0, "linestyle": (0, (1, 1.5))}
+    halo = withStroke(linewidth=2.5, foreground="white")
+    for i, k in gaps:
+        xs, ys = [end[i], start[k]], [place[i], place[k]]
+        ax.plot(xs, ys, **style, zorder=3, path_effects=[halo])
+    n = len({int(trial[i]) for i, _ in gaps})
+    return [Line2D([], [], **style, label=f"paused ({n})")] if gaps else []
 
 
 def lanes(

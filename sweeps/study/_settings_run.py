@@ -69,8 +69,9 @@ class SettingsRun:
         A paused one has that of a pruned one.
         """
         key, unfinished = _key(params), self._look()
-        theirs = [t for t in unfinished if t.number in mine or (is_paused(t) and self._counts(t))]
-        same = [t.number for t in theirs if _key(t.params) == key]
+        asked = [t for t in unfinished if t.number in mine or is_paused(t)]
+        equal = [t for t in asked if _key(t.params) == key]
+        same = [t.number for t in equal if t.number in mine or self._counts(t)]
         same += [self._with_result[key]] if key in self._with_result else []
         return self._trials()[min(same)] if same else None
 

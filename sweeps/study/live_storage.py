@@ -100,7 +100,8 @@ class LiveStorage(BaseStorage):
             if compat.trial_id(trial) not in self._mine
         ]
         for trial in self._now(compat.news, self._backend, study_id, others, len(known.by_number)):
-            self._keep(study_id, trial)
+            if not known.has_pause_of(trial):
+                self._keep(study_id, trial)
 
     def last_system_attrs(self, study_id: int) -> Mapping[str, Any] | None:
         """A study's system attributes as last seen; None before. Never waits for the database.
@@ -232,7 +233,12 @@ class LiveStorage(BaseStorage):
         n_paused = trial.user_attrs[compat.PAUSED_ATTR]
         arguments = (self._backend, trial_id, n_paused, user_attrs, trial.values, True)
         closed: bool = self._now(compat.change_paused, *arguments)
-        self._keep(self._place[trial_id][0], self._now(self._backend.get_trial, trial_id))
+        if closed:
+            trial = copy.copy(trial)
+            trial.user_attrs = {**trial.user_attrs, **user_attrs}
+        else:
+            trial = self._now(self._backend.get_trial, trial_id)
+        self._keep(self._place[trial_id][0], trial)
         return closed
 
     def take_lost(self) -> list[FrozenTrial]:
@@ -576,6 +582,13 @@ class _Trials:
     def unfinished(self) -> list[FrozenTrial]:
         """Those that run or wait, by number."""
         return [self.by_number[number] for number in sorted(self._unfinished)]
+
+    def has_pause_of(self, trial: FrozenTrial) -> bool:
+        """Whether a trial is paused, and no more often than is known: there is nothing new."""
+        if trial.number not in self._paused or not compat.is_paused(trial):
+            return False
+        n_paused = self.by_number[trial.number].user_attrs[compat.PAUSED_ATTR]
+        return bool(trial.user_attrs[compat.PAUSED_ATTR] == n_paused)
 
     def paused(self) -> list[FrozenTrial]:
         """Those that were stopped and may go on, which are shown as pruned, by number."""

@@ -66,8 +66,8 @@ class Result:
     values: the objectives, means over the completed runs; spread: the standard deviation of the
     first one between runs, NaN if fewer than two completed. best: of the watched metric, NaN if
     there is none; of several runs the mean. n_steps: the last step reported, of several runs
-    the highest. ran_with: what tells its session from the others', "" where all ran alike; of runs
-    that differ in it, all of them.
+    the highest. n_pauses: of all runs. ran_with: what tells its session from the others', "" where
+    all ran alike; of runs that differ in it, all of them.
     """
 
     number: int
@@ -80,6 +80,7 @@ class Result:
     n_runs: int = 1
     spread: float = math.nan
     ran_with: str = ""
+    n_pauses: int = 0
 
 
 def rank(study: optuna.Study) -> list[Result]:
@@ -124,6 +125,7 @@ def _result(
         len(trials),
         _spread(done),
         " / ".join(dict.fromkeys(ran_with[t.number] for t in trials if t.number in ran_with)),
+        sum(len(record_of(trial).pauses) for trial in trials),
     )
 
 
@@ -202,8 +204,8 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Resu
     """The ranking for a terminal: the best `N_ROWS_SHOWN` rows, and how many there are below.
 
     Its columns are the trial, how it ended, what the study optimises (objective), the best value of
-    the watched metric on its curve, the last step, what it ran with (where trials differ in it),
-    and the parameters.
+    the watched metric on its curve, the last step, how often it was paused (if any was), what it
+    ran with (where trials differ in it), and the parameters.
     """
     rows = results[:N_ROWS_SHOWN]
     keys = list(dict.fromkeys(key for r in results for key in r.params))
@@ -222,6 +224,8 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Resu
             (f"best {metric}", [_number(r.best) for r in rows]),
             ("steps", ["" if r.n_steps is None else f"{r.n_steps:,}" for r in rows]),
         ]
+    if any(r.n_pauses for r in results):
+        columns.append(("pauses", [str(r.n_pauses or "") for r in rows]))
     if differ := any(r.ran_with for r in results):
         columns.append((RAN_WITH, [r.ran_with for r in rows]))
     params = [(short[key], [_number(r.params.get(key, "")) for r in rows]) for key in keys]
@@ -337,8 +341,8 @@ def pauses_text(study: optuna.Study) -> str:
         for run in standing.runs
         if run.number in thawed and run.state == "complete"
     ]
-    place = "" if not places or places[0] == 1 else f"{ordinal(places[0])} "
-    best = f", {place}best" if places else ""
+    place = "" if not places else "the" if places[0] == 1 else ordinal(places[0])
+    best = f", {place} best" if places else ""
     came = f" ({len(places) or 'none'} of them finished{best})" if thawed else ""
     return f"{counted(len(paused), 'trial')} paused, {len(thawed) or 'none'} thawed{came}."
 

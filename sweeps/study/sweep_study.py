@@ -151,6 +151,7 @@ class SweepStudy:
         self._settings = SettingsRun(self._all_trials, not_comparable)
         self._own_plans: dict[int, Plan] = {}
         self.may_thaw = plans.pauses and _thaws(study.pruner)
+        self._paused_records: dict[int, tuple[FrozenTrial, TrialRecord]] = {}
         self._thawed: set[int] = set()  # trials that have not said yet from where they go on
         judged = judged_by(metric, study, storage)
         self._feed = StudyFeed(curve_pruner(study.pruner))
@@ -212,7 +213,16 @@ class SweepStudy:
     @property
     def paused(self) -> list[FrozenTrial]:
         """The trials that were stopped and may go on, of all drivers, by number."""
-        return self._storage.paused(compat.study_id(self.study))
+        paused = self._storage.paused(compat.study_id(self.study))
+        return [trial for trial in paused if self._paused_record(trial).pauses]
+
+    def _paused_record(self, trial: FrozenTrial) -> TrialRecord:
+        """What is known of a paused trial, read once: most trials of a sweep may be paused."""
+        known, record = self._paused_records.get(trial.number, (None, None))
+        if known is not trial or record is None:
+            record = record_of(trial)
+            self._paused_records[trial.number] = trial, record
+        return record
 
     def _thaw(self, why: str) -> Proposal | None:
         """A paused trial that the pruner wants to go on, which is this driver's now."""
@@ -243,7 +253,7 @@ class SweepStudy:
 
     def _share_again(self, trial: FrozenTrial) -> float:
         """The share of a paused trial's run that would have to be made again if it went on here."""
-        record = record_of(trial)
+        record = self._paused_record(trial)
         return record.pauses[-1].share_again(record.plan.n_steps, self._place)
 
     def _is_waited_for(self) -> bool:

@@ -34,6 +34,7 @@ AWKWARD: dict[str, Any] = {
     "one trial, one report": {"n_trials": 1, "n_reports": 1},
     "all pruned": {"state": "pruned"},
     "all running": {"state": "running"},
+    "all paused": {"state": "paused"},
     "nothing finite": {"finite": False},
     "larger is better, below 0": {"direction": "maximize"},
     "repeats and held_out": {"n_seeds": 3, "holdout": True},
@@ -290,6 +291,24 @@ def test_the_timeline_says_how_much_of_the_slots_was_used(made_sweep: Make) -> N
     ).axes[0]
     assert ax.get_title(loc="left") == "slots in use 75% of the time"
     assert sorted(bar.get_width() for bar in ax.patches) == [5.0, 10.0]
+
+
+def test_a_trial_that_was_paused_is_drawn_where_it_ran(made_sweep: Make) -> None:
+    """A bar for each stretch, on its slot, and a line from one to the next; counted once."""
+    what = made_sweep(2, state="complete")
+    trials = what.trials.assign(started_s=[0.0, 0.0], seconds=[10.0, 5.0], slot=[0, 1])
+    trials["stretches"] = [None, [(1, 0.0, 2.0), (0, 10.0, 3.0)]]
+    ax = drawn(
+        lambda f: figures.draw_timeline(f.subplots(), dataclasses.replace(what, trials=trials))
+    ).axes[0]
+    bars = sorted(
+        (round(bar.get_x()), round(bar.get_width()), round(bar.get_y())) for bar in ax.patches
+    )
+    assert bars == [(0, 2, 1), (0, 10, 0), (10, 3, 0)]
+    (line,) = ax.lines
+    assert [*line.get_xdata()] == [2.0, 10.0]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[-1] == "paused (1)"
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=30))

@@ -74,6 +74,7 @@ AWKWARD = {
     "one trial": {"n_trials": 1, "n_reports": 1},
     "all pruned": {"state": "pruned"},
     "all running": {"state": "running"},
+    "all paused": {"state": "paused"},
     "nothing finite": {"finite": False},
     "repeats, held_out, larger is better": {"n_seeds": 3, "holdout": True, "direction": "maximize"},
 }

@@ -16,12 +16,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
-from iolaus.sweeps.study.record import TrialRecord
+from iolaus.sweeps.study.record import Pause, TrialRecord
 from iolaus.sweeps.study.summary import (
     N_ROWS_SHOWN,
     Result,
     cut_off_text,
     holdout_text,
+    pauses_text,
     rank,
     save_results,
     table,
@@ -354,3 +355,40 @@ def test_a_completed_trial_that_was_held_out_or_extends_another_is_marked():
         "1 trial that was to be stopped ran on; it ended 3rd of 3"
     )
     assert holdout_text(optuna.create_study()) == ""
+
+
+def test_what_came_of_pauses_is_said_and_counted() -> None:
+    """How many were paused and thawed, and how the best of those that finished stands; the table
+    has a column for it if there is any.
+    """
+    again = Pause(5, "behind", "too far behind", thawed="2026-01-01T00:00:00", why="last call")
+    never = Pause(5, "behind", "too far behind")
+
+    def attrs(*pauses: Pause) -> dict[str, Any]:
+        return TrialRecord(pauses=pauses).to_attrs()
+
+    plain = study_of({"value": 1.0})
+    assert pauses_text(plain) == ""
+    assert "pauses" not in shown(plain)
+    study = study_of(
+        {"value": 1.0},
+        {"value": 2.0, "user_attrs": attrs(again, again)},
+        {"value": 3.0, "user_attrs": attrs(again)},
+        {"state": TrialState.PRUNED, "user_attrs": attrs(again, never)},
+        {"state": TrialState.PRUNED, "user_attrs": attrs(never)},
+    )
+    assert pauses_text(study) == "4 trials paused, 3 thawed (2 of them finished, 2nd best)."
+    assert "pauses" in shown(study)
+    study.add_trial(create_trial(value=0.5, user_attrs=attrs(again)))
+    assert pauses_text(study) == "5 trials paused, 4 thawed (3 of them finished, the best)."
+
+
+def test_a_paused_trial_stands_before_those_pruned_for_good() -> None:
+    """With its verdict, under the word paused, whatever its best."""
+    paused = {"paused": 1, "why": "paused: too far behind", "ending": "paused"}
+    paused |= {"verdict": "too far behind", "verdict_rule": "behind", "verdict_step": 7}
+    study = study_of({"value": 1.0}, {"state": TrialState.PRUNED})
+    study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=paused))
+    found = rank(study)
+    assert [result.number for result in found] == [0, 2, 1]
+    assert (found[1].state, found[1].why) == ("paused", "behind at step 7")
