@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from iolaus.sweeps.errors import cannot_write
-from iolaus.sweeps.run._progress import duration
 from iolaus.sweeps.run._provenance import shareable
 from iolaus.sweeps.run._reports import write_report
 from iolaus.sweeps.run._setup import Setup
@@ -25,7 +24,7 @@ from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.folder import RESULTS_FILE, STORAGE_VARIABLE, short
 from iolaus.sweeps.study.record import failed
-from iolaus.sweeps.text import counted
+from iolaus.sweeps.text import counted, duration
 
 __all__ = ["command_line", "conclude", "make_console", "show_reached"]
 

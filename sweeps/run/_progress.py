@@ -15,9 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from iolaus.sweeps.text import duration
 from iolaus.sweeps.types import Ending, Outcome
 
-__all__ = ["Progress", "duration"]
+__all__ = ["Progress"]
 
 
 @dataclass
@@ -159,16 +160,6 @@ class Progress:
             "" if self.console.is_terminal else f"  [{self._counted()}]"
         )  # there the live display shows it
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words of one or two units: 12 s, 3 min 5 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.metric import GOALS, choose_metric
 from iolaus.sweeps.run._start_method import START_METHODS
-from iolaus.sweeps.run.timeouts import Timeouts, parse_seconds
+from iolaus.sweeps.run.timeouts import Timeouts
 from iolaus.sweeps.study.opening import ON_CHANGE
+from iolaus.sweeps.text import parse_seconds
 from iolaus.sweeps.types import Intervention
 
 __all__ = ["OBJECTIVES", "Settings", "read_settings"]

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from iolaus.sweeps.run._progress import Progress, duration
+from iolaus.sweeps.run._progress import Progress
+from iolaus.sweeps.text import duration
 from iolaus.sweeps.types import Ending, Outcome
 
 
