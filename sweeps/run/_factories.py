@@ -81,6 +81,7 @@ def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
         first_seed=_first_seed(settings, space, config) if settings.repeats > 1 else 0,
         extend=_extension(settings.custom_search_space, config),
         on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_interventions),
+        stop_when=settings.no_gain,
     )
 
 

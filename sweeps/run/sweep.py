@@ -11,7 +11,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from iolaus.sweeps.errors import StorageError, SweepFailedError, SweepStoppedError
-from iolaus.sweeps.run._conclusion import conclude, make_console, show_reached
+from iolaus.sweeps.run._conclusion import (
+    conclude,
+    is_spent,
+    make_console,
+    show_reached,
+    show_spent,
+)
 from iolaus.sweeps.run._fork_server import ForkServer
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
@@ -59,7 +65,10 @@ def run_sweep(
     ):
         study = join_study(setup, storage)
         if study.n_to_ask == 0 and not study.of_others():
-            show_reached(console, study.study, setup)
+            show_reached(console, study, setup)
+            return []
+        if is_spent(study, setup):
+            show_spent(console, study, setup)
             return []
         records, progress = begin_session(setup, study), _progress(console, setup, study)
         workers = Workers(fork_server, setup.slots)
@@ -78,7 +87,7 @@ def run_sweep(
         except StorageError as error:  # memory has all that is needed to say where the sweep stands
             failure = failure or str(error)
         _log_lanes(driver)
-        conclude(console, study.study, setup, elapsed_s, is_short=study.n_to_ask > 0)
+        conclude(console, study, setup, elapsed_s)
         if failure is not None:
             raise SweepFailedError(failure)
         if driver.stopped_by is not None and study.n_to_ask > 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +23,13 @@ from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners.curve_pruner import StudyFeed, StudyView, curve_pruner
 from iolaus.sweeps.reporting import Continued
 from iolaus.sweeps.search.space import Space, Value
-from iolaus.sweeps.study._repeats import Field, Unit
+from iolaus.sweeps.study._repeats import Field, Unit, pooled_spread
 from iolaus.sweeps.study._settings_run import SettingsRun
 from iolaus.sweeps.study._watched import WatchedCurve
+from iolaus.sweeps.study.budget import Cost, cost_of_others, session_key
 from iolaus.sweeps.study.leases import Leases
 from iolaus.sweeps.study.live_storage import LiveStorage, OutdatedError
+from iolaus.sweeps.study.no_gain import NoGain, found_by, noise_of
 from iolaus.sweeps.study.opening import judged_by
 from iolaus.sweeps.study.record import (
     Run,
@@ -88,7 +91,7 @@ class Plans:
     queue: settings known in advance, which go first.
     n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
     extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that
-    has stalled.
+    has stalled. stop_when: nothing is to be gained any more, so that no new setting is proposed.
     """
 
     n_trials: int
@@ -97,6 +100,7 @@ class Plans:
     first_seed: int = 0
     extend: Callable[[optuna.Trial], None] | None = None
     on_stall: OnStall = OnStall()
+    stop_when: NoGain | None = None
 
 
 class SweepStudy:
@@ -139,14 +143,44 @@ class SweepStudy:
         self._feed = StudyFeed(curve_pruner(study.pruner))
         self._feed.start(StudyView(judged, lambda number: self._all_trials()[number], metric.sign))
         self._feed.learn(self._all_trials())
+        self._session = secrets.token_hex(4)
+        self.cost = Cost()  # of this session so far
+        # Why no new setting is proposed, though n_trials is not reached; "" while some are.
+        self.enough = self._why_enough()
 
     @property
     def n_missing(self) -> int:
-        """How many settings are still to be run to reach n_trials.
+        """How many settings are still to be run, to reach n_trials or until it is enough.
 
         Interrupted ones do not count as run.
         """
-        return max(0, self._plans.n_trials - self._settings.n_run())
+        return 0 if self.enough else max(0, self._plans.n_trials - self._settings.n_run())
+
+    def _why_enough(self) -> str:
+        if self._plans.stop_when is None:
+            return ""
+        trials = self._all_trials()
+        found = found_by(trials, self.objective_sign)
+        if not found:
+            return ""
+        spread = pooled_spread(list(self._units().values())) if self._plans.n_repeats > 1 else None
+        best = min(found, key=lambda one: one.loss)
+        noise = noise_of(trials[best.trial]) if spread is None else spread
+        return self._plans.stop_when.verdict(found, noise)
+
+    def note_cost(self, cost: Cost) -> None:
+        """Have the database keep what this session has cost so far."""
+        self.cost = cost
+        key = session_key(self._session)
+        self._storage.note(compat.study_id(self.study), key, cost.to_attr())
+
+    def cost_before(self) -> Cost:
+        """What the other sessions of the study have cost, as far as was seen last."""
+        study_id = compat.study_id(self.study)
+        attrs = self._storage.last_system_attrs(study_id)
+        if attrs is None:
+            attrs = self._storage.get_study_system_attrs(study_id)
+        return cost_of_others(attrs, self._session)
 
     @property
     def n_to_ask(self) -> int:
@@ -168,6 +202,7 @@ class SweepStudy:
             self._storage.refresh(compat.study_id(self.study))
             self._feed.learn(self._all_trials(), but=self._trials)  # what other drivers reported
             try:
+                self.enough = self.enough or self._why_enough()
                 if not self._settings.n_waiting() and not self._enqueue_repeat():
                     if self.n_missing == 0 or getattr(self.study, "exhausted", False):
                         return None
