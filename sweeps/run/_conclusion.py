@@ -23,7 +23,7 @@ from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.budget import cost_text
 from iolaus.sweeps.study.folder import RESULTS_FILE, STORAGE_VARIABLE, short
-from iolaus.sweeps.study.record import failed
+from iolaus.sweeps.study.record import failed, was_interrupted
 from iolaus.sweeps.study.sweep_study import SweepStudy
 from iolaus.sweeps.text import counted, duration
 
@@ -55,7 +55,7 @@ def is_spent(sweep: SweepStudy, setup: Setup) -> bool:
 
 def show_spent(console: Console, sweep: SweepStudy, setup: Setup) -> None:
     """Print that there was no budget left to run anything, and the ranking."""
-    text = f"{_spent_text(sweep, setup)} Nothing was run."
+    text = f"Nothing was run. {_spent_text(sweep, setup)}"
     console.print(text, soft_wrap=True, highlight=False, markup=False)
     _show_ranking(console, summary.rank(sweep.study), setup.settings)
 
@@ -63,10 +63,13 @@ def show_spent(console: Console, sweep: SweepStudy, setup: Setup) -> None:
 def _spent_text(sweep: SweepStudy, setup: Setup) -> str:
     budget = setup.settings.limit
     assert budget is not None
+    trials = sweep.study.get_trials(deepcopy=False)
+    n_begun = sum(map(was_interrupted, trials))
+    begun = f" ({n_begun} of them begun, to go on from their checkpoints)" if n_begun else ""
     return (
-        f"The budget of {budget.text} is spent ({cost_text(sweep.cost_before() + sweep.cost)} in "
-        f"all sessions); {counted(sweep.n_to_ask, 'trial')} of {setup.plans.n_trials} are left. "
-        f"To go on: hydra.sweeper.budget={budget.twice()}"
+        f"The budget of {budget.text} is spent: all sessions took "
+        f"{cost_text(sweep.cost_before() + sweep.cost)}. {counted(sweep.n_to_ask, 'trial')} of "
+        f"{setup.plans.n_trials} are left{begun}, for a larger budget."
     )
 
 
