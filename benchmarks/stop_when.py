@@ -131,7 +131,7 @@ def scores(sweeps: Sequence[Sweep]) -> pd.DataFrame:
             "regret": own.mean(),
             "against fixed": f"{(own - fixed).mean():+.3f} ± {error:.3f}",
         }
-    return pd.DataFrame(rows).T
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def calibration(sweeps: Sequence[Sweep], n_next: int = 10) -> pd.DataFrame:
@@ -242,8 +242,8 @@ def main() -> None:
     }
     for name, sweeps in sets.items():
         print(f"\n{name}: {len(sweeps)} sweeps\n")
-        print(scores(sweeps).to_string(float_format="%.3f"))
-        print(calibration(sweeps).to_string(float_format="%.2f"))
+        print(scores(sweeps).to_string(float_format="{:.3f}".format))
+        print(calibration(sweeps).to_string(float_format="{:.2f}".format))
 
 
 if __name__ == "__main__":

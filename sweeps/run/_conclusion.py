@@ -23,6 +23,7 @@ from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.budget import cost_text
 from iolaus.sweeps.study.folder import RESULTS_FILE, STORAGE_VARIABLE, short
+from iolaus.sweeps.study.preview import Preview
 from iolaus.sweeps.study.record import failed, was_interrupted
 from iolaus.sweeps.study.sweep_study import SweepStudy
 from iolaus.sweeps.text import counted, duration
@@ -101,8 +102,17 @@ def show_reached(console: Console, sweep: SweepStudy, setup: Setup) -> None:
     _show_ranking(console, summary.rank(study), setup.settings)
 
 
-def conclude(console: Console, sweep: SweepStudy, setup: Setup, elapsed_s: float) -> None:
-    """Print the ranking, save the results and the report, and name the next commands."""
+def conclude(
+    console: Console,
+    sweep: SweepStudy,
+    setup: Setup,
+    elapsed_s: float,
+    foreseen: Preview | None = None,
+) -> None:
+    """Print the ranking, save the results and the report, and name the next commands.
+
+    foreseen: what was said at the beginning of what the session would take.
+    """
     study = sweep.study
     results = summary.rank(study)
     console.print(
@@ -110,6 +120,9 @@ def conclude(console: Console, sweep: SweepStudy, setup: Setup, elapsed_s: float
         f"this session took {duration(elapsed_s)}:\n"
     )
     _show_ranking(console, results, setup.settings)
+    if foreseen is not None:
+        text = f"It cost {cost_text(sweep.cost)}; {foreseen.time()} was foreseen for all trials."
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
     if text := summary.cut_off_text(study.get_trials(deepcopy=False)):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     more = ""  # what the command needs to go on, beside n_trials

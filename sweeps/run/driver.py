@@ -35,7 +35,7 @@ from iolaus.sweeps.run._messages import (
     Stopped,
     UserCodeReached,
 )
-from iolaus.sweeps.run._meter import Meter
+from iolaus.sweeps.run.meter import Meter
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import describe
 from iolaus.sweeps.run._workers import Gone, Workers

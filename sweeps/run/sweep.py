@@ -19,6 +19,7 @@ from iolaus.sweeps.run._conclusion import (
     show_spent,
 )
 from iolaus.sweeps.run._fork_server import ForkServer
+from iolaus.sweeps.run.meter import machine_of
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
@@ -30,6 +31,7 @@ from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.folder import locked, short
+from iolaus.sweeps.study.preview import expected_share, paces_of
 from iolaus.sweeps.study.sweep_study import SweepStudy
 from iolaus.sweeps.text import counted
 
@@ -87,7 +89,7 @@ def run_sweep(
         except StorageError as error:  # memory has all that is needed to say where the sweep stands
             failure = failure or str(error)
         _log_lanes(driver)
-        conclude(console, study, setup, elapsed_s)
+        conclude(console, study, setup, elapsed_s, progress.announced)
         if failure is not None:
             raise SweepFailedError(failure)
         if driver.stopped_by is not None and study.n_to_ask > 0:
@@ -105,6 +107,9 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
         sign=study.objective_sign,
         metric=setup.settings.metric,
         clock=time.monotonic,
+        machine=machine_of(setup.slots, setup.settings.lanes),
+        share=expected_share(study.study.pruner),
+        paces=paces_of(study.study.get_trials(deepcopy=False)),
     )
 
 

@@ -1,11 +1,12 @@
 """Whether more trials would still find something better: the chance that they do.
 
 If none of the last w trials was better than the best before them, the next n hold a better one with
-a chance of at most n / (w + n + 1): that of Laplace's rule of succession, w failures of as many
-tries and nothing else known, and that of ranks, by which each of the w + 1 + n trials since then is
-the best of them equally often (records of exchangeable sequences: Rényi 1962). The trials before
-the best would lower it for a random search, whose trials come in no order, and not for a sampler
-that learns; so they do not count. What w means is the old rule "no improvement for w trials".
+a chance of n / (w + n + 1): that of Laplace's rule of succession, w failures of as many tries and
+nothing else known, and that of ranks, by which each of these w + 1 + n trials is the best of them
+equally often (records of exchangeable sequences: Rényi 1962). For a random search, whose trials
+come in no order, it is too high, since the trials before the best count too; for a sampler that
+learns they do not. So this is the old rule "no improvement for w trials", with its chance: of those
+tried in benchmarks/stop_when.py none is better, and others claim too little.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class NoGain:
         since = "" if reached == best else f", to which trial {reached.trial} had come as near"
         return (
             f"no gain is to be expected: none of {counted(n_since, 'trial')} improved on trial "
-            f"{best.trial}{within}{since}; one of the next {self.n} does with a chance of "
-            f"{chance:.2g} at most, below p={self.p:g}"
+            f"{best.trial}{within}{since}; the chance that one of the next {self.n} does is "
+            f"{chance:.2g}, below p={self.p:g}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iolaus.sweeps.run._messages import WorkerSpec
-from iolaus.sweeps.run._meter import Meter
+from iolaus.sweeps.run.meter import Meter
 from iolaus.sweeps.study.budget import Cost
 
 

@@ -79,7 +79,7 @@ def test_the_rule_ends_where_the_chance_is_below_p() -> None:
     said = rule.verdict(found, 0.1)
     assert "none of 41 trials improved on trial 41 by more than its noise (0.1)" in said
     assert "to which trial 1 had come as near" in said
-    assert "one of the next 10 does with a chance of 0.19 at most, below p=0.2" in said
+    assert "the chance that one of the next 10 does is 0.19, below p=0.2" in said
     assert rule.verdict(found, 0.0) == ""  # without noise the last one was a gain
     assert rule.verdict([], 0.1) == rule.verdict([Found(0, math.inf)] * 99, 0.1) == ""
 
