@@ -35,11 +35,11 @@ from iolaus.sweeps.run._messages import (
     Stopped,
     UserCodeReached,
 )
-from iolaus.sweeps.run.meter import Meter
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import describe
 from iolaus.sweeps.run._workers import Gone, Workers
 from iolaus.sweeps.run.events import EventLog
+from iolaus.sweeps.run.meter import Meter
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.budget import Budget

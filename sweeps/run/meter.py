@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
 
 from iolaus.sweeps.run._messages import WorkerSpec
-from iolaus.sweeps.run._slots import GPU_VARIABLE
+from iolaus.sweeps.run._slots import GPU_VARIABLE, physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.study.budget import Cost
 from iolaus.sweeps.study.preview import Machine
 
-__all__ = ["Meter", "machine_of"]
+__all__ = ["Meter", "machine_here", "machine_of"]
 
 
 def machine_of(slots: Sequence[WorkerSpec], lanes: int | str) -> Machine:
@@ -25,6 +27,12 @@ def _n_cores(slots: Sequence[WorkerSpec]) -> int:
 def _gpus(slots: Sequence[WorkerSpec]) -> set[str]:
     """By name; slots may share one."""
     return {value for s in slots for name, value in s.environment if name == GPU_VARIABLE}
+
+
+def machine_here(settings: Settings) -> Machine:
+    """What the slots of a sweep would hold of this machine."""
+    slots = plan_slots(settings.n_jobs, visible_gpus(os.environ), physical_cores())
+    return machine_of(slots, settings.lanes)
 
 
 class Meter:

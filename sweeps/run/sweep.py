@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from iolaus.sweeps.errors import StorageError, SweepFailedError, SweepStoppedError
+from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.run._conclusion import (
     conclude,
     is_spent,
@@ -19,7 +20,6 @@ from iolaus.sweeps.run._conclusion import (
     show_spent,
 )
 from iolaus.sweeps.run._fork_server import ForkServer
-from iolaus.sweeps.run.meter import machine_of
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
@@ -28,6 +28,7 @@ from iolaus.sweeps.run._setup import Setup, set_up
 from iolaus.sweeps.run._spawn import GUARD, is_importing_app
 from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver
+from iolaus.sweeps.run.meter import machine_of
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.folder import locked, short
@@ -108,7 +109,7 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
         metric=setup.settings.metric,
         clock=time.monotonic,
         machine=machine_of(setup.slots, setup.settings.lanes),
-        share=expected_share(study.study.pruner),
+        share=expected_share([type(part).__name__ for part in parts(study.study.pruner)]),
         paces=paces_of(study.study.get_trials(deepcopy=False)),
     )
 

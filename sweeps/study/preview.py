@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.pruners.compose import parts
-from iolaus.sweeps.study.record import record_of, that_ran
+from iolaus.sweeps.study.record import record_of, that_ran, was_interrupted
 from iolaus.sweeps.text import counted, duration
 from iolaus.sweeps.types import Ending
 
-__all__ = ["Machine", "Pace", "Preview", "Range", "expected_share", "paces_of", "preview"]
+__all__ = [
+    "Machine",
+    "Pace",
+    "Preview",
+    "Range",
+    "expected_share",
+    "paces_of",
+    "preview",
+    "preview_of",
+]
 
 # Two-sided ranges of 90 %.
 Z = 1.645
@@ -58,9 +65,12 @@ _WITH_PRUNER = {
 _WITH_ANOTHER = Range(0.1, 0.6, 1.0)
 
 
-def expected_share(pruner: BasePruner) -> Range:
-    """The share of its planned steps that a trial makes under a pruner, as far as was measured."""
-    names = {type(part).__name__ for part in parts(pruner)}
+def expected_share(pruners: Collection[str]) -> Range:
+    """The share of its planned steps that a trial makes, as far as was measured elsewhere.
+
+    pruners: the names of the classes that judge it together; none, or NopPruner: nobody does.
+    """
+    names = set(pruners)
     if names <= {"NopPruner"}:
         return _WITHOUT_PRUNER
     return next((_WITH_PRUNER[name] for name in _WITH_PRUNER if name in names), _WITH_ANOTHER)
@@ -106,14 +116,16 @@ class Preview:
 
     def sentence(self) -> str:
         """All of it, for a log."""
+        if self.n_left <= 0:
+            return "no trial is left"
         held = [(self.core_s, "core"), (self.gpu_s, "GPU")]
-        hours = [f"{_hours(seconds, what)}, " for seconds, what in held if seconds.high > 0]
+        hours = [f", {_hours(seconds, what)}" for seconds, what in held if seconds.high > 0]
         whose = "this sweep's own" if self.is_own_share else "other sweeps'"
         share = self.share
         return (
-            f"{counted(math.ceil(self.n_left), 'trial')} left: {self.time()}, {''.join(hours)}"
-            f"if trials make {share.middle:.2f} of their steps ({share.low:.2f} to "
-            f"{share.high:.2f}, by {whose} trials); speed of {counted(self.n_paces, 'trial')}"
+            f"{counted(math.ceil(self.n_left), 'trial')} left: {self.time()}{''.join(hours)}; "
+            f"a trial makes {share.middle:.2f} of its steps ({share.low:.2f} to {share.high:.2f}, "
+            f"by {whose} trials), at the speed of {counted(self.n_paces, 'trial')}"
         )
 
     def time(self, word: str = "") -> str:
@@ -215,3 +227,29 @@ def paces_of(trials: Iterable[FrozenTrial]) -> list[Pace]:
 
 
 _WITH_A_RESULT = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def preview_of(
+    trials: Sequence[FrozenTrial],
+    last: Mapping[int, tuple[int, float]],
+    n_total: int,
+    machine: Machine,
+    expected: Range,
+) -> Preview | None:
+    """What is left of a sweep, as its study and its curves tell.
+
+    last: of running trials, (step, seconds) of the last report. n_total: trials to reach, repeats
+    included. expected: as in `preview`. None while no trial has shown its pace.
+    """
+    paces, n_done = paces_of(trials), 0.0
+    for trial in trials:
+        if trial.state.is_finished():
+            n_done += not was_interrupted(trial)
+            continue
+        step, seconds = last.get(trial.number, (-1, 0.0))
+        n_steps = record_of(trial).plan.n_steps
+        if trial.state is TrialState.RUNNING and n_steps and step > 0 and seconds > 0:
+            share = min((step + 1) / n_steps, 1.0)
+            paces.append(Pace(seconds / share))
+            n_done += share
+    return preview(paces, expected, max(0.0, n_total - n_done), machine)
