@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import optuna
+import torch
 from omegaconf import DictConfig
 
 from iolaus.trainer.lint_command import composed, sample
 from iolaus.trainer.loop import train
 from iolaus.trainer.settings import Settings
 
-__all__ = ["Timed", "speeds", "whole_seconds"]
+__all__ = ["Timed", "drawn", "seconds_of", "whole_seconds"]
 
 N_SETTINGS = 3
 FOR_S = 3.0
@@ -56,17 +57,25 @@ def whole_seconds(reports: Sequence[tuple[int, float]], n_steps: int) -> float |
     return first_s + max(n_steps - first, 0) * (last_s - first_s) / (last - first)
 
 
-def speeds(overrides: Sequence[str], for_s: float = FOR_S) -> tuple[DictConfig, list[float]]:
-    """The sweeper's config of a command line, and the seconds of whole trials of drawn settings.
+def drawn(overrides: Sequence[str]) -> tuple[DictConfig, list[Settings]]:
+    """The sweeper's config of a command line, and a few settings drawn from its search space.
 
-    Trained one at a time, in this process: side by side each may be slower. Of a setting whose
-    reports are too far apart nothing is known. Raises BadInputError for what cannot be run.
+    Raises BadInputError for what cannot be run.
     """
     with composed(overrides) as (master, space, composer):
-        drawn = sample(space, composer, N_SETTINGS, seed=master.seed)
-        sweeper = master.hydra.sweeper
-    seconds = [_whole_seconds(setting.view.run, for_s) for setting in drawn]
-    return sweeper, [value for value in seconds if value is not None]
+        linted = sample(space, composer, N_SETTINGS, seed=master.seed)
+        return master.hydra.sweeper, [one.view.run for one in linted]
+
+
+def seconds_of(runs: Sequence[Settings], n_threads: int, for_s: float = FOR_S) -> list[float]:
+    """What whole trials of these settings take, trained for for_s seconds each, in this process.
+
+    One at a time: side by side, or in lanes, each may be slower. A setting whose reports are too
+    far apart is left out.
+    """
+    torch.set_num_threads(n_threads)
+    seconds = [_whole_seconds(run, for_s) for run in runs]
+    return [value for value in seconds if value is not None]
 
 
 def _whole_seconds(run: Settings, for_s: float) -> float | None:

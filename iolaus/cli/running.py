@@ -99,13 +99,15 @@ def _of_overrides(overrides: list[str]) -> Preview | None:
     from iolaus.sweeps.study.preview import Pace, expected_share
     from iolaus.sweeps.study.preview import preview as previewed
     from iolaus.sweeps.study.status import classes_of
-    from iolaus.trainer.speed import speeds
+    from iolaus.trainer.speed import drawn, seconds_of
 
-    sweeper, seconds = speeds(overrides)
+    sweeper, runs = drawn(overrides)
     settings = read_settings(sweeper)
+    machine = machine_here(settings)
+    paces = [Pace(s) for s in seconds_of(runs, machine.n_cores // machine.n_places)]
     expected = expected_share(classes_of(OmegaConf.to_container(settings.pruner)))
     n_trials = settings.n_trials * settings.repeats
-    return previewed([Pace(s) for s in seconds], expected, n_trials, machine_here(settings))
+    return previewed(paces, expected, n_trials, machine)
 
 
 def retry(

@@ -30,9 +30,8 @@ def _gpus(slots: Sequence[WorkerSpec]) -> set[str]:
 
 
 def machine_here(settings: Settings) -> Machine:
-    """What the slots of a sweep would hold of this machine."""
-    slots = plan_slots(settings.n_jobs, visible_gpus(os.environ), physical_cores())
-    return machine_of(slots, settings.lanes)
+    """What the slots of a sweep would hold of this machine, with one trial in each."""
+    return machine_of(plan_slots(settings.n_jobs, visible_gpus(os.environ), physical_cores()), 1)
 
 
 class Meter:

@@ -157,7 +157,8 @@ def preview(
     share = Range(*(min(value, 1.0) for value in (share.low, share.middle, share.high)))
     work_s = whole_s.times(share).times(n_left)
     n_places = max(1, min(machine.n_places, math.ceil(n_left)))
-    tail_s = (1 - 1 / n_places) * whole_s.high if n_left > 0 else 0.0
+    longest_s = max(whole_s.high, *(pace.whole_s for pace in paces))
+    tail_s = (1 - 1 / n_places) * longest_s if n_left > 0 else 0.0
     wall_s = work_s.times(1 / n_places)
     # A place holds its part of the machine, whether the others have trials or not.
     held_s = work_s.times(1 / max(machine.n_places, 1))
