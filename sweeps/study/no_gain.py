@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -107,10 +108,13 @@ def found_by(trials: Sequence[FrozenTrial], sign: int) -> list[Found]:
         and not is_repeat(trial)
         and (record := record_of(trial)).duplicate_of is None
         and record.ending is not Ending.INFEASIBLE
-        and trial.datetime_complete is not None
     ]
-    ended.sort(key=lambda trial: (trial.datetime_complete, trial.number))
+    ended.sort(key=lambda trial: (_ended_at(trial), trial.number))
     return [Found(trial.number, _loss(trial, sign)) for trial in ended]
+
+
+def _ended_at(trial: FrozenTrial) -> datetime:
+    return trial.datetime_complete or trial.datetime_start or datetime.min
 
 
 def _loss(trial: FrozenTrial, sign: int) -> float:

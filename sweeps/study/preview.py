@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.study.record import record_of, that_ran, was_interrupted
+from iolaus.sweeps.study.record import counts_as_run, record_of, that_ran
 from iolaus.sweeps.text import counted, duration
 from iolaus.sweeps.types import Ending
 
@@ -244,12 +244,12 @@ def preview_of(
     """
     paces, n_done = paces_of(trials), 0.0
     for trial in trials:
-        if trial.state.is_finished():
-            n_done += not was_interrupted(trial)
+        if trial.state is not TrialState.RUNNING:
+            n_done += counts_as_run(trial)
             continue
         step, seconds = last.get(trial.number, (-1, 0.0))
         n_steps = record_of(trial).plan.n_steps
-        if trial.state is TrialState.RUNNING and n_steps and step > 0 and seconds > 0:
+        if n_steps and step > 0 and seconds > 0:
             share = min((step + 1) / n_steps, 1.0)
             paces.append(Pace(seconds / share))
             n_done += share

@@ -132,7 +132,10 @@ class SweepStudy:
         self._trials: dict[int, optuna.Trial] = {}
         self._curves: dict[int, WatchedCurve] = {}
         self._said_back = False
-        self._seen_request = request_of(storage.get_study_system_attrs(compat.study_id(study)))
+        attrs = storage.get_study_system_attrs(compat.study_id(study))
+        self._seen_request = request_of(attrs)
+        self._session = secrets.token_hex(4)
+        self._cost_before = cost_of_others(attrs, self._session)
         self._duplicates: list[tuple[int, int]] = []
         # Those that wait for the result of a running trial of their setting.
         self._parked: dict[int, list[optuna.Trial]] = {}
@@ -143,7 +146,6 @@ class SweepStudy:
         self._feed = StudyFeed(curve_pruner(study.pruner))
         self._feed.start(StudyView(judged, lambda number: self._all_trials()[number], metric.sign))
         self._feed.learn(self._all_trials())
-        self._session = secrets.token_hex(4)
         self.cost = Cost()  # of this session so far
         # Why no new setting is proposed, though n_trials is not reached; "" while some are.
         self.enough = self._why_enough()
@@ -157,7 +159,8 @@ class SweepStudy:
         return 0 if self.enough else max(0, self._plans.n_trials - self._settings.n_run())
 
     def _why_enough(self) -> str:
-        if self._plans.stop_when is None:
+        rule, n_trials = self._plans.stop_when, self._plans.n_trials
+        if rule is None or self._settings.n_run() >= n_trials:  # that is reached
             return ""
         trials = self._all_trials()
         found = found_by(trials, self.objective_sign)
@@ -166,7 +169,7 @@ class SweepStudy:
         spread = pooled_spread(list(self._units().values())) if self._plans.n_repeats > 1 else None
         best = min(found, key=lambda one: one.loss)
         noise = noise_of(trials[best.trial]) if spread is None else spread
-        return self._plans.stop_when.verdict(found, noise)
+        return rule.verdict(found, noise)
 
     def note_cost(self, cost: Cost) -> None:
         """Have the database keep what this session has cost so far."""
@@ -176,11 +179,10 @@ class SweepStudy:
 
     def cost_before(self) -> Cost:
         """What the other sessions of the study have cost, as far as was seen last."""
-        study_id = compat.study_id(self.study)
-        attrs = self._storage.last_system_attrs(study_id)
-        if attrs is None:
-            attrs = self._storage.get_study_system_attrs(study_id)
-        return cost_of_others(attrs, self._session)
+        attrs = self._storage.last_system_attrs(compat.study_id(self.study))
+        if attrs is not None:
+            self._cost_before = cost_of_others(attrs, self._session)
+        return self._cost_before
 
     @property
     def n_to_ask(self) -> int:
