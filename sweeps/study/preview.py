@@ -52,15 +52,16 @@ class Range:
         return Range(self.low * by.low, self.middle * by.middle, self.high * by.high)
 
 
-# Shares of all steps that were made under a pruner: least, middle and most of the sets of curves in
-# benchmarks/README.md. Without one a trial ends early by divergence alone.
-_WITHOUT_PRUNER = Range(0.8, 1.0, 1.0)
+# Shares of all steps that were made under a pruner, from the lowest to the highest twentieth of the
+# sweeps of 40 in benchmarks/README.md, and lower where sweeps of 1,000 were. Without one a trial
+# ends early by divergence alone.
+_WITHOUT_PRUNER = Range(0.57, 1.0, 1.0)
 _WITH_PRUNER = {
-    "StalledLoss": Range(0.15, 0.45, 0.75),
-    "MedianPruner": Range(0.07, 0.3, 0.5),
-    "PercentilePruner": Range(0.14, 0.3, 0.41),
-    "SuccessiveHalvingPruner": Range(0.08, 0.1, 0.2),
-    "HyperbandPruner": Range(0.18, 0.23, 0.67),
+    "StalledLoss": Range(0.15, 0.45, 0.8),
+    "MedianPruner": Range(0.05, 0.35, 0.55),
+    "PercentilePruner": Range(0.07, 0.36, 0.6),
+    "SuccessiveHalvingPruner": Range(0.05, 0.09, 0.2),
+    "HyperbandPruner": Range(0.15, 0.23, 0.67),
 }
 _WITH_ANOTHER = Range(0.1, 0.6, 1.0)
 
@@ -103,7 +104,7 @@ class Preview:
 
     n_left: trials, those under way by the share of them that is left. wall_s, core_s, gpu_s:
     seconds. share: of its planned steps that a trial makes. n_paces: trials it is known from.
-    is_own_share: whether that share is from the sweep's own trials.
+    is_own_share: whether the sweep's own trials tell that share, too.
     """
 
     n_left: float
@@ -120,7 +121,7 @@ class Preview:
             return "no trial is left"
         held = [(self.core_s, "core"), (self.gpu_s, "GPU")]
         hours = [f", {_hours(seconds, what)}" for seconds, what in held if seconds.high > 0]
-        whose = "this sweep's own" if self.is_own_share else "other sweeps'"
+        whose = "this and other sweeps'" if self.is_own_share else "other sweeps'"
         share = self.share
         return (
             f"{counted(math.ceil(self.n_left), 'trial')} left: {self.time()}{''.join(hours)}; "
@@ -145,16 +146,15 @@ def preview(
 ) -> Preview | None:
     """What n_left trials take, >= 0; None while no trial has shown its pace.
 
-    paces: of trials, in any order. expected: the share of its steps that a trial makes, where too
-    few of these have ended. The range holds 9 times in 10 if trials to come are like those so far.
+    paces: of trials, in any order. expected: the share of its steps that a trial makes, by other
+    sweeps; a middle of 1 says that no pruner ends any. The range holds 9 times in 10 if trials to
+    come take as long as those so far.
     """
     if not paces:
         return None
     whole_s = _mean([pace.whole_s for pace in paces], n_left, LEAST_FOR_SPREAD)
     shares = [pace.share for pace in paces if pace.share is not None]
-    is_own = len(shares) >= LEAST_FOR_SHARE
-    share = _mean(shares, n_left, LEAST_FOR_SHARE) if is_own else expected
-    share = Range(*(min(value, 1.0) for value in (share.low, share.middle, share.high)))
+    share = _share(shares, expected, n_left)
     work_s = whole_s.times(share).times(n_left)
     n_places = max(1, min(machine.n_places, math.ceil(n_left)))
     longest_s = max(whole_s.high, *(pace.whole_s for pace in paces))
@@ -169,7 +169,27 @@ def preview(
         held_s.times(machine.n_gpus),
         share,
         len(paces),
-        is_own,
+        len(shares) >= LEAST_FOR_SHARE,
+    )
+
+
+def _share(shares: Sequence[float], expected: Range, n_left: float) -> Range:
+    """The share of its steps that a trial to come makes; shares: of those that have ended.
+
+    Under a pruner the first trials are not like the later ones, which have peers to be judged by:
+    their shares alone held for 6 of 10 sweeps of 40 (benchmarks/preview.py), so what is expected
+    stays in the range. Where all trials came to their end, one more is taken to have diverged.
+    """
+    if len(shares) < LEAST_FOR_SHARE:
+        return expected
+    if expected.middle == 1:
+        own = _mean([*shares, expected.low], n_left, LEAST_FOR_SHARE)
+        return Range(own.low, own.middle, min(own.high, 1.0))
+    own = _mean(shares, n_left, LEAST_FOR_SHARE)
+    return Range(
+        min(own.low, expected.low),
+        (own.middle + expected.middle) / 2,
+        min(max(own.high, expected.middle), 1.0),
     )
 
 

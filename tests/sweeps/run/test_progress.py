@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from iolaus.sweeps.run._progress import Progress
-from iolaus.sweeps.study.preview import Pace
+from iolaus.sweeps.study.preview import Pace, Range
 from iolaus.sweeps.text import duration
 from iolaus.sweeps.types import Ending, Outcome
 
@@ -192,11 +192,12 @@ def test_the_preview_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_sweep_that_goes_on_has_its_preview_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """The trials of earlier sessions have shown what one takes; pruned ones what is saved."""
     progress, clock, _ = make(n_total=30, n_before=20)
+    progress.share = Range(0.2, 0.6, 0.8)
     progress.paces += [Pace(100.0, 1.0)] * 10 + [Pace(100.0, 0.5)] * 10
     caplog.set_level(logging.INFO)
     progress.started(20, 0)
     clock.now_s = 0.2
     progress.tick()
     (line,) = (record.message for record in caplog.records)
-    assert "a trial makes 0.75 of its steps" in line
-    assert "by this sweep's own trials), at the speed of 20 trials" in line
+    assert "a trial makes 0.68 of its steps" in line  # half way between .75 and .6
+    assert "by this and other sweeps' trials), at the speed of 20 trials" in line

@@ -82,14 +82,23 @@ def test_the_range_holds(n_known: int, n_places: int) -> None:
 
 
 def test_its_own_trials_tell_what_the_pruner_saves() -> None:
-    """Eight that have ended are believed rather than other sweeps; before, these are."""
+    """From the eighth that has ended on they widen what is known of other sweeps."""
     few = [Pace(10.0, 0.5)] * 7 + [Pace(10.0)]
     assert found(few, Range(0.1, 0.2, 0.3), 10, Machine(1)).share == Range(0.1, 0.2, 0.3)
     what = found([*few, Pace(10.0, 0.5)], Range(0.1, 0.2, 0.3), 10, Machine(1, 4))
-    assert (what.share, what.is_own_share) == (Range(0.5, 0.5, 0.5), True)
-    assert (what.wall_s.middle, what.core_s.middle) == (50.0, 200.0)
-    assert "a trial makes 0.50 of its steps" in what.sentence()
-    assert "by this sweep's own trials" in what.sentence()
+    assert (what.share, what.is_own_share) == (Range(0.1, 0.35, 0.5), True)
+    assert (what.wall_s.middle, what.core_s.middle) == pytest.approx((35.0, 140.0))
+    assert "a trial makes 0.35 of its steps (0.10 to 0.50, by this and other" in what.sentence()
+
+
+def test_without_a_pruner_trials_make_all_steps_unless_they_diverge() -> None:
+    """Other sweeps say how many of these there are, until the sweep's own trials do."""
+    whole = [Pace(10.0, 1.0)] * 40
+    early = found(whole[:8], expected_share([]), 10, Machine(1)).share
+    late = found(whole, expected_share([]), 10, Machine(1)).share
+    assert early.low < late.low < early.high == late.high == 1.0
+    half = [Pace(10.0, share) for share in (1.0, 0.1) * 20]
+    assert 0.5 < found(half, expected_share([]), 10, Machine(1)).share.middle < 0.6
 
 
 def test_nothing_is_said_before_a_trial_has_shown_its_pace() -> None:
@@ -101,7 +110,7 @@ def test_nothing_is_said_before_a_trial_has_shown_its_pace() -> None:
 def test_what_pruners_save_elsewhere() -> None:
     """Each has its range, a pruner of one's own nearly all; without one only divergence saves."""
     assert expected_share([]) == expected_share(["NopPruner"])
-    assert expected_share([]).low >= 0.8
+    assert expected_share([]).middle == 1.0
     assert expected_share(["Holdout", "StalledLoss"]) == expected_share(["StalledLoss"])
     assert expected_share(["MyOwn"]).high == 1.0
 
