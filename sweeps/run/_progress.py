@@ -31,6 +31,7 @@ PREVIEW_AFTER_S = 5.0
 class _Running:
     slot: int
     started_s: float
+    is_warm: bool  # its worker is up: what came before its first report comes with every trial
     reported_s: float = 0.0
     first: tuple[int, float] | None = None  # report: its step, and when it came
     step: int | None = None
@@ -82,7 +83,8 @@ class Progress:
     def started(self, trial: int, slot: int) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
         now_s = self.clock()
-        self._running[trial] = _Running(slot, now_s)
+        is_warm = any(n for ending, n in self._counts.items() if ending is not Ending.INTERRUPTED)
+        self._running[trial] = _Running(slot, now_s, is_warm)
         self._began_s = now_s if self._began_s is None else self._began_s
 
     def planned(self, trial: int, n_steps: int) -> None:
@@ -129,11 +131,15 @@ class Progress:
             if self.announced is not None and self.announced.wall_s.high >= PREVIEW_AFTER_S:
                 log.info("%s", self.announced.sentence())
 
+    def shown(self) -> list[Pace]:
+        """What trials have shown of the cost of one, those under way by their speed so far."""
+        running = map(_pace_so_far, self._running.values())
+        return [*self.paces, *(pace for pace in running if pace is not None)]
+
     def left(self) -> Preview | None:
         """What the rest takes; None until a trial has ended, or planned its steps and reported."""
         running = list(self._running.values())
-        shown = [pace for r in running if (pace := _pace_so_far(r)) is not None]
-        if not (paces := [*self.paces, *shown]):
+        if not (paces := self.shown()):
             return None
         whole_s, now_s = fmean(pace.whole_s for pace in paces), self.clock()
         done = sum(min((now_s - r.started_s) / whole_s, 1.0) for r in running)
@@ -152,12 +158,13 @@ class Progress:
         seconds = self.clock() - running.started_s
         if seconds <= 0 or ending not in (Ending.COMPLETED, Ending.PRUNED, Ending.DIVERGED):
             return None
-        if ending is Ending.COMPLETED:
-            return Pace(seconds, 1.0)
-        if running.n_steps is None or running.step is None:
-            return None
-        share = min((running.step + 1) / running.n_steps, 1.0)
-        return Pace(seconds / share, share)
+        share = 1.0
+        if ending is not Ending.COMPLETED:
+            if running.n_steps is None or running.step is None:
+                return None
+            share = min((running.step + 1) / running.n_steps, 1.0)
+        so_far = None if running.is_warm else _pace_so_far(running)
+        return Pace(seconds / share if so_far is None else so_far.whole_s, share)
 
     def __rich__(self) -> Group:
         """The live display."""
@@ -210,7 +217,8 @@ def _pace_so_far(running: _Running) -> Pace | None:
     if running.step <= first or running.reported_s <= first_s:
         return None
     step_s = (running.reported_s - first_s) / (running.step - first)
-    return Pace(first_s - running.started_s + step_s * max(running.n_steps - first, 1))
+    begin_s = first_s - running.started_s if running.is_warm else first * step_s
+    return Pace(begin_s + step_s * max(running.n_steps - first, 1))
 
 
 @contextmanager

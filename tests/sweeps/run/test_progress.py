@@ -201,3 +201,20 @@ def test_a_sweep_that_goes_on_has_its_preview_at_once(caplog: pytest.LogCaptureF
     (line,) = (record.message for record in caplog.records)
     assert "a trial makes 0.68 of its steps" in line  # half way between .75 and .6
     assert "by this and other sweeps' trials), at the speed of 20 trials" in line
+
+
+def test_what_the_first_trials_wait_for_is_not_paid_by_all() -> None:
+    """A worker that compiles for 100 s does so once: the speed is that between the reports."""
+    progress, clock, _ = make(n_total=12)
+    for trial in (0, 1):
+        progress.started(trial, trial)
+        progress.planned(trial, 100)
+    clock.now_s = 100
+    for step in range(10):
+        clock.now_s += 1
+        for trial in (0, 1):
+            progress.reported(trial, step, 1.0)
+    assert [pace.whole_s for pace in progress.shown()] == [100.0, 100.0]
+    for trial in (0, 1):
+        progress.ended(trial, Outcome(Ending.PRUNED))
+    assert [(p.whole_s, p.share) for p in progress.shown()] == [(100.0, 0.1)] * 2
