@@ -1,10 +1,15 @@
-"""Names and counts as a reader wants them, the same in every table, sentence and figure."""
+"""Names, counts and times as a reader wants them, the same in every table, sentence and figure."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["counted", "ordinal", "short_names"]
+__all__ = ["counted", "duration", "ordinal", "parse_seconds", "short_names"]
+
+UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -40,3 +45,33 @@ def ordinal(n: int) -> str:
     """
     ending = "th" if n // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
     return f"{n}{ending}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of one or two units: 12 s, 3 min 5 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def parse_seconds(value: Any) -> float:
+    """A number of seconds, or a text such as 90s, 30min, 2h, 1.5d.
+
+    Raises ValueError for anything else, and for what is not above 0 and finite.
+
+    >>> parse_seconds("30min"), parse_seconds("2 h"), parse_seconds(10)
+    (1800.0, 7200.0, 10.0)
+    """
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d)?\s*", value)
+        if match:
+            seconds = float(match[1]) * UNITS_S[match[2] or "s"]
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{value!r} is no time: give seconds above 0, or a text such as 30min, 2h")
+    return seconds

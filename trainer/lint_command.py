@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from iolaus.trainer.best_weights import load_best
 from iolaus.trainer.lint import RULES, Preview, lint, preview
 from iolaus.trainer.settings import CONF, read
 
-__all__ = ["lint_command"]
+__all__ = ["composed", "lint_command", "sample"]
 
 N_SHOWN = 11
 
@@ -51,15 +52,8 @@ def lint_command(overrides: Sequence[str], as_json: bool = False) -> str:
     and findings. Searched is what `hydra.sweeper.params` of a
     `+sweep=NAME` or the overrides themselves say, as under --multirun. Raises BadInputError.
     """
-    with initialize_config_dir(str(CONF), version_base=None, job_name="trainer"):
-        loader = GlobalHydra.instance().config_loader()
-        try:
-            master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
-            composer = Composer(loader, master)
-            space = searched(master.hydra.sweeper, list(master.hydra.overrides.task), composer)
-            linted = sample(space, composer, master.lint.n_samples, seed=master.seed)
-        except HydraException as error:
-            raise BadInputError(str(error)) from error
+    with composed(overrides) as (master, space, composer):
+        linted = sample(space, composer, master.lint.n_samples, seed=master.seed)
     text = (
         one_run(linted[0])
         if not space.parameters
@@ -79,6 +73,23 @@ def lint_command(overrides: Sequence[str], as_json: bool = False) -> str:
         figure.savefig(path, dpi=120)
         text += "" if as_json else f"\nfigure: {path}"
     return text
+
+
+@contextmanager
+def composed(overrides: Sequence[str]) -> Iterator[tuple[DictConfig, Space, Composer]]:
+    """The config, the search space and the composer of what overrides ask for, as --multirun does.
+
+    Raises BadInputError for what Hydra cannot compose, here or inside.
+    """
+    with initialize_config_dir(str(CONF), version_base=None, job_name="trainer"):
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+            composer = Composer(loader, master)
+            space = searched(master.hydra.sweeper, list(master.hydra.overrides.task), composer)
+            yield master, space, composer
+        except HydraException as error:
+            raise BadInputError(str(error)) from error
 
 
 def sample(space: Space, composer: Composer, n_samples: int, seed: int) -> list[Linted]:

@@ -103,6 +103,8 @@ class IolausSweeperConf:
     storage: Any = None
     study_name: str | None = None
     n_trials: int = 20
+    budget: Any = None
+    stop_when: Any = None
     n_jobs: Any = "auto"
     lanes: Any = 1
     lane_runner: str | None = None

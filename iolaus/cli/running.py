@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -15,7 +15,10 @@ from iolaus.cli.options import AsJson, Folder, needs
 from iolaus.cli.output import print_json
 from iolaus.sweeps.errors import BadInputError, SweepError
 
-__all__ = ["extend", "retry", "status", "stop", "wait"]
+if TYPE_CHECKING:
+    from iolaus.sweeps.study.preview import Preview
+
+__all__ = ["extend", "preview", "retry", "status", "stop", "wait"]
 
 # Exit codes of `wait`, beside 0; the last is that of the command timeout.
 OTHERWISE, TIMED_OUT = 3, 124
@@ -30,28 +33,82 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     from optuna.trial import TrialState
 
     from iolaus.sweeps.study.folder import CURVES_FOLDER, read_study
-    from iolaus.sweeps.study.status import last_steps
+    from iolaus.sweeps.study.status import last_steps, left
     from iolaus.sweeps.study.status import status as standing
 
     study = read_study(folder)
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     last = last_steps(folder / CURVES_FOLDER, [trial.number for trial in running])
     found = standing(study, last, datetime.now())
+    rest = left(study, _about(folder), last)
     if as_json:
         trials = [asdict(t) | {"steps_per_second": t.steps_per_second} for t in found.running]
-        print_json(asdict(found) | {"running": trials})
+        print_json(asdict(found) | {"running": trials, "left": rest})
         return
     counts = (f"{n} {state}" for state, n in sorted(found.n_by_state.items()))
     print(", ".join(counts) or "no trial yet", end="")
     print(f"; {found.n_ended_last_hour} ended in the last hour")
     if found.best is not None:
         print(f"best {found.best:.6g} (trial {found.best_trial})")
+    if rest is not None and rest.n_left > 0:
+        print(rest.sentence())
     for trial in found.running:
         of = "" if trial.n_steps is None else f" of {trial.n_steps:,}"
         step = "no report on disk yet" if trial.step is None else f"step {trial.step:,}{of}"
         rate = trial.steps_per_second
         speed = "" if rate is None else f", {rate:.3g} steps/s"
         print(f"  trial {trial.number}: {step}{speed}{trial.driver and f', {trial.driver}'}")
+
+
+def preview(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR | OVERRIDE...",
+            help="a sweep's folder; or Hydra overrides, as for `python -m iolaus.trainer "
+            "--multirun`, of which a few settings are trained for some seconds",
+            show_default=False,
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """What a sweep will still take, or what one would take: time and cores or GPUs, with ranges."""
+    from iolaus.sweeps.study.folder import CURVES_FOLDER, read_study
+    from iolaus.sweeps.study.status import last_steps, left
+
+    if len(what) == 1 and "=" not in what[0]:
+        folder = Path(what[0])
+        study = read_study(folder)
+        numbers = [trial.number for trial in study.get_trials(deepcopy=False)]
+        found = left(study, _about(folder), last_steps(folder / CURVES_FOLDER, numbers))
+    else:
+        found = _of_overrides(what)
+    if as_json:
+        print_json(found)
+    else:
+        print("no trial has shown its speed yet" if found is None else found.sentence())
+
+
+@needs("trainer")
+def _of_overrides(overrides: list[str]) -> Preview | None:
+    import optuna
+    from omegaconf import OmegaConf
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    from iolaus.sweeps.run.meter import machine_here
+    from iolaus.sweeps.run.settings import read_settings
+    from iolaus.sweeps.study.preview import Pace, expected_share
+    from iolaus.sweeps.study.preview import preview as previewed
+    from iolaus.sweeps.study.status import classes_of
+    from iolaus.trainer.speed import drawn, seconds_of
+
+    sweeper, runs = drawn(overrides)
+    settings = read_settings(sweeper)
+    machine = machine_here(settings)
+    paces = [Pace(s) for s in seconds_of(runs, machine.n_cores // machine.n_places)]
+    expected = expected_share(classes_of(OmegaConf.to_container(settings.pruner)))
+    n_trials = settings.n_trials * settings.repeats
+    return previewed(paces, expected, n_trials, machine)
 
 
 def retry(
@@ -257,12 +314,17 @@ def _eventually(what: Callable[[], bool], timeout_s: float | None) -> bool:
 
 def _same_command(folder: Path) -> str:
     """The sweep's own command for this folder, "" if it is not known."""
-    from omegaconf import OmegaConf
+    from iolaus.sweeps.study.folder import own_command
 
-    from iolaus.sweeps.study.folder import describe_sweep, own_command
-
-    # As it was typed: `${oc.env:DB}` stays.
-    about = cast(dict[str, Any], OmegaConf.to_container(describe_sweep(folder), resolve=False))
-    own = own_command(about.get("sessions") or [])
+    own = own_command(_about(folder).get("sessions") or [])
     kept = [part for part in own if part.partition("=")[0] != "hydra.sweep.dir"]
     return shlex.join([*kept, f"hydra.sweep.dir={folder.absolute()}"]) if own else ""
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """A sweep's own description as plain data, as it was typed: `${oc.env:DB}` stays."""
+    from omegaconf import OmegaConf
+
+    from iolaus.sweeps.study.folder import describe_sweep
+
+    return cast(dict[str, Any], OmegaConf.to_container(describe_sweep(folder), resolve=False))

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from iolaus.sweeps.errors import cannot_write
-from iolaus.sweeps.run._progress import duration
 from iolaus.sweeps.run._provenance import shareable
 from iolaus.sweeps.run._reports import write_report
 from iolaus.sweeps.run._setup import Setup
@@ -23,14 +22,25 @@ from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.backend import in_memory
+from iolaus.sweeps.study.budget import cost_text
 from iolaus.sweeps.study.folder import RESULTS_FILE, STORAGE_VARIABLE, short
-from iolaus.sweeps.study.record import failed
-from iolaus.sweeps.text import counted
+from iolaus.sweeps.study.preview import Preview
+from iolaus.sweeps.study.record import failed, was_interrupted
+from iolaus.sweeps.study.sweep_study import SweepStudy
+from iolaus.sweeps.text import counted, duration
 
-__all__ = ["command_line", "conclude", "make_console", "show_reached"]
-
+__all__ = [
+    "command_line",
+    "conclude",
+    "is_spent",
+    "make_console",
+    "show_reached",
+    "show_spent",
+]
 
 log = logging.getLogger("sweeps")
+
+_STOP_NEVER = "hydra.sweeper.stop_when=null"
 
 
 def make_console() -> Console:
@@ -38,10 +48,42 @@ def make_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=False)
 
 
-def show_reached(console: Console, study: optuna.Study, setup: Setup) -> None:
+def is_spent(sweep: SweepStudy, setup: Setup) -> bool:
+    """Whether the budget is spent and trials are left to run, which only a larger one would."""
+    budget = setup.settings.limit
+    cost = sweep.cost_before() + sweep.cost
+    return budget is not None and sweep.n_to_ask > 0 and budget.is_spent(cost)
+
+
+def show_spent(console: Console, sweep: SweepStudy, setup: Setup) -> None:
+    """Print that there was no budget left to run anything, and the ranking."""
+    text = f"Nothing was run. {_spent_text(sweep, setup)}"
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    _show_ranking(console, sweep.study, summary.rank(sweep.study), setup.settings)
+
+
+def _spent_text(sweep: SweepStudy, setup: Setup) -> str:
+    budget = setup.settings.limit
+    assert budget is not None
+    trials = sweep.study.get_trials(deepcopy=False)
+    n_begun = sum(map(was_interrupted, trials))
+    begun = f" ({n_begun} of them begun, to go on from their checkpoints)" if n_begun else ""
+    return (
+        f"The budget of {budget.text} is spent: all sessions took "
+        f"{cost_text(sweep.cost_before() + sweep.cost)}. {counted(sweep.n_to_ask, 'trial')} of "
+        f"{setup.plans.n_trials} are left{begun}, for a larger budget."
+    )
+
+
+def show_reached(console: Console, sweep: SweepStudy, setup: Setup) -> None:
     """Print that nothing was left to run, and the ranking."""
-    asked, n_trials = setup.settings.n_trials, setup.plans.n_trials
+    asked, n_trials, study = setup.settings.n_trials, setup.plans.n_trials, sweep.study
     n_failed = len(failed(study.get_trials(deepcopy=False)))
+    if sweep.enough:
+        advice = f"Nothing was run: {sweep.enough}. To go on all the same: {_STOP_NEVER}."
+        console.print(advice, soft_wrap=True, highlight=False, markup=False)
+        _show_ranking(console, study, summary.rank(study), setup.settings)
+        return
     if n_failed:
         retry = summary.iolaus_command(sys.orig_argv[0], "retry", short(setup.folder), "--failed")
         advice = (
@@ -62,21 +104,38 @@ def show_reached(console: Console, study: optuna.Study, setup: Setup) -> None:
 
 
 def conclude(
-    console: Console, study: optuna.Study, setup: Setup, elapsed_s: float, is_short: bool
+    console: Console,
+    sweep: SweepStudy,
+    setup: Setup,
+    elapsed_s: float,
+    foreseen: Preview | None = None,
 ) -> None:
     """Print the ranking, save the results and the report, and name the next commands.
 
-    is_short: whether n_trials was not reached, so that the same command goes on.
+    foreseen: what was said at the beginning of what the session would take.
     """
+    study = sweep.study
     results = summary.rank(study)
     console.print(
         f"\n{counted(len(results), 'trial')} in study {study.study_name}, "
         f"this session took {duration(elapsed_s)}:\n"
     )
     _show_ranking(console, study, results, setup.settings)
+    if foreseen is not None:
+        text = f"It cost {cost_text(sweep.cost)}; {foreseen.time()} was foreseen for all trials."
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
     cut_off = summary.cut_off_text(study.get_trials(deepcopy=False))
     for text in filter(None, (summary.pauses_text(study), cut_off)):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
+    more = ""  # what the command needs to go on, beside n_trials
+    budget = setup.settings.limit
+    if budget is not None and is_spent(sweep, setup):
+        console.print(_spent_text(sweep, setup), soft_wrap=True, highlight=False, markup=False)
+        more = f"hydra.sweeper.budget={budget.twice()}"
+    elif sweep.enough:
+        text = f"{sweep.enough[0].upper()}{sweep.enough[1:]}."
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        more = _STOP_NEVER
     try:
         summary.save_results(study, setup.folder / RESULTS_FILE)
     except OSError as error:
@@ -98,8 +157,10 @@ def conclude(
             highlight=False,
         )
     folder = short(setup.folder)
+    # The same command goes on where n_trials was not reached.
+    is_short = sweep.n_to_ask > 0 or sweep.enough
     n_trials = setup.settings.n_trials if is_short else 2 * setup.settings.n_trials
-    command = command_line(sys.orig_argv, folder)
+    command = command_line(sys.orig_argv, folder, more)
     n_failed = len(failed(study.get_trials(deepcopy=False)))
     summary.show_next(console, sys.orig_argv[0], folder, command, n_trials, n_failed)
 
@@ -117,12 +178,14 @@ def _is_kept(storage: object) -> bool:
     return storage is None or (isinstance(storage, str) and not in_memory(storage))
 
 
-def command_line(argv: Sequence[str], sweep_dir: str) -> str:
+def command_line(argv: Sequence[str], sweep_dir: str, more: str = "") -> str:
     """How this process was started, to be typed again for the same folder, with no n_trials.
 
-    No password stands in it (see `shareable`). argv: sys.orig_argv.
+    No password stands in it (see `shareable`). argv: sys.orig_argv. more: an override that is to
+    stand in it, instead of what was given for the same key.
     """
-    given = [a for a in shareable(argv) if not a.startswith("hydra.sweeper.n_trials=")]
+    keys = {"hydra.sweeper.n_trials", *([more.partition("=")[0]] if more else [])}
+    given = [a for a in shareable(argv) if a.partition("=")[0] not in keys] + [more] * bool(more)
     if not any(a.startswith("hydra.sweep.dir=") for a in argv):
         given.append(f"hydra.sweep.dir={sweep_dir}")  # it may be named after the time
     return shlex.join(given)

@@ -82,6 +82,7 @@ def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
         extend=_extension(settings.custom_search_space, config),
         on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_interventions),
         pauses=settings.on_prune == "pause",
+        stop_when=settings.no_gain,
     )
 
 

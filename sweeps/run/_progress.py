@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,18 +16,28 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from iolaus.sweeps.study.preview import Machine, Pace, Preview, Range, preview
 from iolaus.sweeps.types import Ending, Outcome
 
-__all__ = ["Progress", "duration"]
+__all__ = ["Progress"]
+
+log = logging.getLogger("sweeps")
+
+# A preview is worth a line from here on: what is over before needs none.
+PREVIEW_AFTER_S = 5.0
 
 
 @dataclass
 class _Running:
     slot: int
     started_s: float
+    is_warm: bool  # its worker is up: what came before its first report comes with every trial
+    reported_s: float = 0.0
+    first: tuple[int, float] | None = None  # report: its step, and when it came
     step: int | None = None
     value: float | None = None
     n_steps: int | None = None
+    goes_on: bool = False  # after a pause, so that it shows no pace of a whole trial
 
 
 @dataclass
@@ -36,7 +47,8 @@ class Progress:
     n_total: trials to reach, n_before: those an earlier session ran, paused: of these, the trials
     that are paused. sign: 1 where smaller is
     better, -1 where larger.
-    metric: the watched metric's name. clock: seconds.
+    metric: the watched metric's name. clock: seconds. machine: what the slots hold. share: of its
+    steps that a trial is expected to make. paces: of trials of earlier sessions.
     """
 
     console: Console
@@ -47,10 +59,14 @@ class Progress:
     metric: str
     clock: Callable[[], float]
     paused: set[int] = field(default_factory=set)
+    machine: Machine = field(default_factory=lambda: Machine(1))
+    share: Range = field(default_factory=lambda: Range(1.0, 1.0, 1.0))
+    paces: list[Pace] = field(default_factory=list)
 
+    announced: Preview | None = field(default=None, init=False)  # what was said at the beginning
+    _began_s: float | None = field(default=None, init=False)
     _counts: Counter[Ending] = field(default_factory=Counter, init=False)
     _running: dict[int, _Running] = field(default_factory=dict, init=False)
-    _durations_s: list[float] = field(default_factory=list, init=False)
     _best: tuple[float, int] | None = field(default=None, init=False)
     _note: str = field(default="", init=False)
     _live: Live | None = field(default=None, init=False)
@@ -69,8 +85,12 @@ class Progress:
 
     def started(self, trial: int, slot: int) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
-        self._running[trial] = _Running(slot, self.clock())
-        if trial in self.paused:
+        now_s = self.clock()
+        is_warm = any(n for ending, n in self._counts.items() if ending is not Ending.INTERRUPTED)
+        goes_on = trial in self.paused
+        self._running[trial] = _Running(slot, now_s, is_warm, goes_on=goes_on)
+        self._began_s = now_s if self._began_s is None else self._began_s
+        if goes_on:
             self.paused.discard(trial)
             if not self.console.is_terminal:
                 self._print(f"trial {trial} goes on after its pause")
@@ -82,7 +102,8 @@ class Progress:
     def reported(self, trial: int, step: int, value: float | None) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
         running = self._running[trial]
-        running.step = step
+        running.step, running.reported_s = step, self.clock()
+        running.first = running.first or (step, running.reported_s)
         running.value = running.value if value is None else value
 
     def ended(self, trial: int, outcome: Outcome) -> None:
@@ -92,8 +113,8 @@ class Progress:
             self.paused.add(trial)
         else:
             self._counts[outcome.ending] += 1
-        if running is not None and outcome.ending is not Ending.INTERRUPTED:
-            self._durations_s.append(self.clock() - running.started_s)
+        if running is not None and (pace := self._pace(running, outcome.ending)) is not None:
+            self.paces.append(pace)
         if len(outcome.values) == 1 and (
             self._best is None or self.sign * (outcome.values[0] - self._best[0]) < 0
         ):
@@ -113,19 +134,49 @@ class Progress:
             self.console.out(line, highlight=False)  # nothing to wrap or colour
 
     def tick(self) -> None:
-        """See `iolaus.sweeps.run.driver.Watcher`. The live display redraws by itself."""
+        """See `iolaus.sweeps.run.driver.Watcher`. Logs the preview once; the display redraws."""
+        if self.announced is not None or self._began_s is None:
+            return
+        if self.paces or self.clock() - self._began_s >= PREVIEW_AFTER_S:
+            self.announced = self.left()
+            if self.announced is not None and self.announced.wall_s.high >= PREVIEW_AFTER_S:
+                log.info("%s", self.announced.sentence())
+
+    def shown(self) -> list[Pace]:
+        """What trials have shown of the cost of one, those under way by their speed so far."""
+        running = map(_pace_so_far, self._running.values())
+        return [*self.paces, *(pace for pace in running if pace is not None)]
+
+    def left(self) -> Preview | None:
+        """What the rest takes; None until a trial has ended, or planned its steps and reported."""
+        running = list(self._running.values())
+        if not (paces := self.shown()):
+            return None
+        whole_s, now_s = fmean(pace.whole_s for pace in paces), self.clock()
+        done = sum(min((now_s - r.started_s) / whole_s, 1.0) for r in running)
+        n_left = max(0.0, self.n_total - self._n_done() - done)
+        n_places = max(self.n_slots, len(running))  # more than slots, in lanes
+        machine = Machine(n_places, self.machine.n_cores, self.machine.n_gpus)
+        return preview(paces, self.share, n_left, machine)
 
     def time_left_s(self) -> float | None:
-        """An estimate from the mean duration of the trials so far.
+        """The middle of what the rest takes; see `left`."""
+        left = self.left()
+        return None if left is None else left.wall_s.middle
 
-        None before the first has ended.
-        """
-        if not self._durations_s:
+    def _pace(self, running: _Running, ending: Ending) -> Pace | None:
+        """What a trial that has ended shows; None for one that ended by no work of its own."""
+        seconds = self.clock() - running.started_s
+        show = (Ending.COMPLETED, Ending.PRUNED, Ending.PAUSED, Ending.DIVERGED)
+        if seconds <= 0 or ending not in show or running.goes_on:
             return None
-        n_left = max(0, self.n_total - self.n_before - len(self._durations_s))
-        mean_s = sum(self._durations_s) / len(self._durations_s)
-        spent_s = sum(min(self.clock() - r.started_s, mean_s) for r in self._running.values())
-        return max(0.0, (n_left * mean_s - spent_s) / self.n_slots)
+        share = 1.0
+        if ending is not Ending.COMPLETED:
+            if running.n_steps is None or running.step is None:
+                return None
+            share = min((running.step + 1) / running.n_steps, 1.0)
+        so_far = None if running.is_warm else _pace_so_far(running)
+        return Pace(seconds / share if so_far is None else so_far.whole_s, share)
 
     def __rich__(self) -> Group:
         """The live display."""
@@ -156,8 +207,8 @@ class Progress:
         parts += [f"{n_pruned} pruned"] if n_pruned else []
         parts += [f"{n[Ending.FAILED]} failed"] if n[Ending.FAILED] else []
         parts += [f"best {self._best[0]:.5g} (trial {self._best[1]})"] if self._best else []
-        left_s = self.time_left_s()
-        parts += [f"about {duration(left_s)} left"] if left_s is not None and left_s >= 1 else []
+        left = self.left()
+        parts += [left.time("left ")] if left is not None and left.wall_s.middle >= 1 else []
         return " · ".join(parts)
 
     def _line(self, trial: int, outcome: Outcome, running: _Running | None) -> str:
@@ -170,14 +221,16 @@ class Progress:
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words of one or two units: 12 s, 3 min 5 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+def _pace_so_far(running: _Running) -> Pace | None:
+    """What a running trial shows: its steps at the speed between its first report and its last."""
+    if running.first is None or running.step is None or running.n_steps is None:
+        return None
+    first, first_s = running.first
+    if running.step <= first or running.reported_s <= first_s:
+        return None
+    step_s = (running.reported_s - first_s) / (running.step - first)
+    begin_s = first_s - running.started_s if running.is_warm else first * step_s
+    return Pace(begin_s + step_s * max(running.n_steps - first, 1))
 
 
 @contextmanager

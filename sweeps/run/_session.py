@@ -25,6 +25,7 @@ from iolaus.sweeps.run._factories import make
 from iolaus.sweeps.run._setup import Setup
 from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
+from iolaus.sweeps.run.meter import machine_of
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import in_memory, open_backend, sqlite_url
 from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
@@ -108,6 +109,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
     kept = _kept_checkpoints(setup, study)
     now = datetime.now(UTC)
     here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), setup.gpus, now)
+    here["slots"] = dataclasses.asdict(machine_of(setup.slots, setup.settings.lanes))
     try:
         number = _describe(setup, study.study, here)
     except OSError as error:

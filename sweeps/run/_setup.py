@@ -91,10 +91,12 @@ def set_up(
     metric = _metric(settings)
     objective = Objective(settings.objective, metric, tuple(settings.directions))
     rules = Rules(
-        *(space, settings.seed_key, objective, settings.max_failure_rate, settings.timeouts),
+        *(space, settings.seed_key, objective, settings.max_failure_rate),
+        *(settings.timeouts, settings.limit),
         paused_bytes=parse_bytes(settings.paused_limit),
         keep_checkpoints=settings.keep_checkpoints,
     )
+    _refuse_budget_of_none(settings, gpus)
     refuse_shared_folders(config, rules, plans, composer)
     lint = function_named("lint", settings.lint) if settings.lint else no_lint
     runner = HydraRunner(context, task_function, composer, lint)
@@ -107,6 +109,14 @@ def set_up(
         *(settings, config, folder, sampler, pruner, plans, rules, slots, gpus, serve, report),
         fingerprint,
     )
+
+
+def _refuse_budget_of_none(settings: Settings, gpus: Sequence[str]) -> None:
+    if settings.limit is not None and settings.limit.resource == "gpu" and not gpus:
+        raise BadInputError(
+            f"hydra.sweeper.budget={settings.budget}: no GPU is visible here, so none of it would "
+            "ever be spent; give a wall time such as 2h, or core time such as '30 core-min'"
+        )
 
 
 def _metric(settings: Settings) -> Metric:

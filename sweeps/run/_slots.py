@@ -12,7 +12,9 @@ from pathlib import Path
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.run._messages import WorkerSpec
 
-__all__ = ["physical_cores", "plan_slots", "visible_gpus"]
+__all__ = ["GPU_VARIABLE", "physical_cores", "plan_slots", "visible_gpus"]
+
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def plan_slots(n_jobs: int | str, gpus: Sequence[str], n_cores: int) -> tuple[WorkerSpec, ...]:
@@ -32,9 +34,7 @@ def plan_slots(n_jobs: int | str, gpus: Sequence[str], n_cores: int) -> tuple[Wo
         n_slots = n_jobs
     n_threads = max(1, n_cores // n_slots)
     return tuple(
-        WorkerSpec(
-            slot, (("CUDA_VISIBLE_DEVICES", gpus[slot % len(gpus)]),) if gpus else (), n_threads
-        )
+        WorkerSpec(slot, ((GPU_VARIABLE, gpus[slot % len(gpus)]),) if gpus else (), n_threads)
         for slot in range(n_slots)
     )
 
@@ -44,7 +44,7 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
 
     Found without loading CUDA.
     """
-    chosen = environment.get("CUDA_VISIBLE_DEVICES")
+    chosen = environment.get(GPU_VARIABLE)
     if chosen is not None:
         names = (name.strip() for name in chosen.split(","))
         return tuple(

@@ -39,8 +39,10 @@ from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import describe
 from iolaus.sweeps.run._workers import Gone, Workers
 from iolaus.sweeps.run.events import EventLog
+from iolaus.sweeps.run.meter import Meter
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
+from iolaus.sweeps.study.budget import Budget
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
@@ -59,6 +61,8 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 SIGNAL_LATENCY_S = 1.0
 # A pause of the driver that is longer is no time that its trials have wasted.
 MOST_GAP_S = 5.0
+# How often the study is told what the session has cost: what a driver that is killed forgets.
+NOTE_S = 10.0
 # How often a driver with nothing to do looks what has become of the trials of others.
 ASK_AGAIN_S = 1.0
 
@@ -91,8 +95,9 @@ class Rules:
 
     space: turns the values of a proposal into overrides. seed_key: the config's key for the seeds
     of repeats. max_failure_rate: in [0, 1], above which no new trial is started. timeouts: after
-    which a trial is ended. paused_bytes: what the checkpoints of paused trials may take.
-    keep_checkpoints: of how many of the best completed trials.
+    which a trial is ended. budget: of all sessions, None for no limit. paused_bytes: what the
+    checkpoints of paused trials may take. keep_checkpoints: of how many of the best completed
+    trials.
     """
 
     space: Space
@@ -100,6 +105,7 @@ class Rules:
     objective: Objective
     max_failure_rate: float
     timeouts: Timeouts = field(default_factory=Timeouts)
+    budget: Budget | None = None
     paused_bytes: int = 0
     keep_checkpoints: int = 4
 
@@ -175,13 +181,15 @@ class Driver:
         self._watcher = watcher
         self._clock = clock
         self._awake_clock = AwakeClock(clock, MOST_GAP_S)
+        self._meter = Meter(workers.specs, clock)
+        self._cost_before = study.cost_before()
         self._scheduler = s.Scheduler(
             *(len(workers.specs), study.n_to_ask, rules.max_failure_rate),
             may_get_more=study.leases is not None or study.may_thaw,
         )
         self._n_interrupts = 0
         self._is_saving = False
-        self._looked_s = clock()
+        self._looked_s = self._noted_s = clock()
         self._signals: list[int] = []  # that have come and are not handled yet
         self._n_recorded = 0
         # Slots that wait for what becomes of trials under way: others' may come here, and paused
@@ -236,6 +244,7 @@ class Driver:
             self._look_at_others()
             self._ask_again()
             self._obey_request()
+            self._keep_budget()
             self._end_unborn()
             self._watcher.tick()
             try:
@@ -315,6 +324,23 @@ class Driver:
             self._watcher.draining("iolaus stop --finish: running trials finish")
             self._interrupt()
 
+    def _keep_budget(self) -> None:
+        """Read the meter; when the budget is spent, cut off what runs, to go on with a larger."""
+        cost = self._meter.read(self._scheduler.running.values())
+        if self._clock() - self._noted_s >= NOTE_S:
+            self._noted_s = self._clock()
+            self._study.note_cost(cost)
+            self._cost_before = self._study.cost_before()
+        budget = self._rules.budget
+        if budget is None or self._n_interrupts >= 2:
+            return
+        if budget.is_spent(self._cost_before + cost):
+            why = (
+                f"the budget of {budget.text} is spent: running trials are stopped, to go on later"
+            )
+            self._watcher.draining(why)
+            self._stop_running()
+
     def _stop_running(self) -> None:
         """Cut off what runs, after a last checkpoint of those that make some."""
         if not self._n_interrupts:
@@ -357,6 +383,9 @@ class Driver:
             self._postponed.append(slot)
             return
         if proposal is None:
+            if self._study.enough and "enough" not in self._shown:
+                self._shown.add("enough")
+                self._watcher.draining(self._study.enough)
             self._handle(s.Exhausted(slot))
             return
         self.trials[proposal.trial] = TrialRun(self._rules.assignment(proposal))
@@ -619,6 +648,7 @@ class Driver:
             self._handle(s.Judged(sibling, Verdict("repeats", step, why)))
 
     def _close(self) -> None:
+        self._study.note_cost(self._meter.read(()))
         self._workers.close()
         self._records.events.close()
         try:

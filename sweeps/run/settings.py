@@ -16,8 +16,11 @@ from iolaus.sweeps.checkpoints import parse_bytes
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.metric import GOALS, choose_metric
 from iolaus.sweeps.run._start_method import START_METHODS
-from iolaus.sweeps.run.timeouts import Timeouts, parse_seconds
+from iolaus.sweeps.run.timeouts import Timeouts
+from iolaus.sweeps.study.budget import Budget
+from iolaus.sweeps.study.no_gain import NoGain
 from iolaus.sweeps.study.opening import ON_CHANGE
+from iolaus.sweeps.text import parse_seconds
 from iolaus.sweeps.types import Intervention
 
 __all__ = ["OBJECTIVES", "Settings", "read_settings"]
@@ -38,7 +41,11 @@ class Settings:
     sampler, pruner: configs with `_target_`. direction: "minimize", "maximize", or a list of them.
     storage: an Optuna storage URL, or None for study.db in the sweep's folder. study_name: None for
     the job's name.
-    n_trials: the total to reach. n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
+    n_trials: the total to reach. budget: what all sessions together may cost, as a text such as 2h
+    (wall time), "500 gpu-min" or "30 core-min" (of the slots that had a trial); None for no limit.
+    stop_when: "no_gain", or {no_gain: {p: ..., n: ...}}: no new setting is run when the chance that
+    one of the next n improves on the best by more than its noise is below p; None: never.
+    n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
     sweep waits for the checkpoints of trials that make some; None: not at all. keep_checkpoints:
@@ -77,6 +84,8 @@ class Settings:
     storage: Any
     study_name: str | None
     n_trials: int
+    budget: str | None
+    stop_when: Any
     n_jobs: int | str
     lanes: int | str
     lane_runner: str | None
@@ -138,6 +147,17 @@ class Settings:
                 _ = (value is None and option != "grace_period") or parse_seconds(value)
             except ValueError:
                 refuse(option, value, "give seconds above 0, or a text such as 90s, 30min, 2h, 1d")
+        try:
+            _ = self.limit
+        except ValueError as error:
+            refuse("budget", self.budget, str(error))
+        try:
+            rule = self.no_gain
+        except (TypeError, ValueError):
+            wanted = "give no_gain, or {no_gain:{p:0.2,n:10}} with p between 0 and 1, n 1 or more"
+            refuse("stop_when", self.stop_when, wanted)
+        if rule is not None and len(self.directions) > 1:
+            refuse("stop_when", self.stop_when, "several objectives have no one best to improve on")
         if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
             refuse(
                 "holdout_fraction", self.holdout_fraction, "give a share from 0 to 1, such as 0.03"
@@ -224,6 +244,23 @@ class Settings:
             *(self.checkpoint_grace, self.start_timeout),
         )
         return Timeouts(*(None if value is None else parse_seconds(value) for value in asked))
+
+    @property
+    def limit(self) -> Budget | None:
+        """`budget`, read. Raises ValueError for what is none."""
+        return None if self.budget is None else Budget.parse(self.budget)
+
+    @property
+    def no_gain(self) -> NoGain | None:
+        """`stop_when`, read. Raises TypeError or ValueError for what is no rule."""
+        match self.stop_when:
+            case None:
+                return None
+            case "no_gain":
+                return NoGain()
+            case {"no_gain": dict(numbers), **others} if not others:
+                return NoGain(**numbers)
+        raise ValueError(f"there is no rule {self.stop_when}")
 
     @property
     def grace_period_s(self) -> float:

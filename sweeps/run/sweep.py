@@ -11,7 +11,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from iolaus.sweeps.errors import StorageError, SweepFailedError, SweepStoppedError
-from iolaus.sweeps.run._conclusion import conclude, make_console, show_reached
+from iolaus.sweeps.pruners.compose import parts
+from iolaus.sweeps.run._conclusion import (
+    conclude,
+    is_spent,
+    make_console,
+    show_reached,
+    show_spent,
+)
 from iolaus.sweeps.run._fork_server import ForkServer
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
@@ -21,9 +28,11 @@ from iolaus.sweeps.run._setup import Setup, set_up
 from iolaus.sweeps.run._spawn import GUARD, is_importing_app
 from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver
+from iolaus.sweeps.run.meter import machine_of
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.folder import locked, short
+from iolaus.sweeps.study.preview import expected_share, paces_of
 from iolaus.sweeps.study.sweep_study import SweepStudy
 from iolaus.sweeps.text import counted
 
@@ -59,7 +68,10 @@ def run_sweep(
     ):
         study = join_study(setup, storage)
         if study.n_to_ask == 0 and not study.of_others() and not study.paused:
-            show_reached(console, study.study, setup)
+            show_reached(console, study, setup)
+            return []
+        if is_spent(study, setup):
+            show_spent(console, study, setup)
             return []
         records, progress = begin_session(setup, study), _progress(console, setup, study)
         workers = Workers(fork_server, setup.slots)
@@ -78,7 +90,7 @@ def run_sweep(
         except StorageError as error:  # memory has all that is needed to say where the sweep stands
             failure = failure or str(error)
         _log_lanes(driver)
-        conclude(console, study.study, setup, elapsed_s, is_short=study.n_to_ask > 0)
+        conclude(console, study, setup, elapsed_s, progress.announced)
         if failure is not None:
             raise SweepFailedError(failure)
         if driver.stopped_by is not None and study.n_to_ask > 0:
@@ -98,6 +110,9 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
         sign=study.objective_sign,
         metric=setup.settings.metric,
         clock=time.monotonic,
+        machine=machine_of(setup.slots, setup.settings.lanes),
+        share=expected_share([type(part).__name__ for part in parts(study.study.pruner)]),
+        paces=paces_of(study.study.get_trials(deepcopy=False)),
     )
 
 

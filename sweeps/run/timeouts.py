@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from iolaus.sweeps.run._progress import duration
+from iolaus.sweeps.text import duration
 
-__all__ = ["AwakeClock", "Timeouts", "parse_seconds"]
-
-UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_seconds(value: Any) -> float:
-    """A number of seconds, or a text such as 90s, 30min, 2h, 1.5d.
-
-    Raises ValueError for anything else, and for what is not above 0 and finite.
-
-    >>> parse_seconds("30min"), parse_seconds("2 h"), parse_seconds(10)
-    (1800.0, 7200.0, 10.0)
-    """
-    seconds = math.nan
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d)?\s*", value)
-        if match:
-            seconds = float(match[1]) * UNITS_S[match[2] or "s"]
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"{value!r} is no time: give seconds above 0, or a text such as 30min, 2h")
-    return seconds
+__all__ = ["AwakeClock", "Timeouts"]
 
 
 @dataclass(frozen=True, slots=True)

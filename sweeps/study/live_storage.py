@@ -113,6 +113,10 @@ class LiveStorage(BaseStorage):
             self._write(self._look, study_id)
         return self._system_attrs.get(study_id)
 
+    def note(self, study_id: int, key: str, value: Any) -> None:
+        """Write a study's system attribute, later: nobody waits for the database."""
+        self._write(self._backend.set_study_system_attr, study_id, key, value)
+
     def _look(self, study_id: int) -> None:
         try:
             self._system_attrs[study_id] = self._backend.get_study_system_attrs(study_id)

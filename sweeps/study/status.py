@@ -1,4 +1,4 @@
-"""Where a sweep stands, while it runs or after: counts, the best so far, what is under way."""
+"""Where a sweep stands, while it runs or after: counts, the best, what is under way and left."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps.curves import SCHEMA, UNREADABLE
+from iolaus.sweeps.study.preview import Machine, Preview, expected_share, preview_of
 from iolaus.sweeps.study.ranking import INFEASIBLE
 from iolaus.sweeps.study.record import record_of, state_of, was_interrupted
 from iolaus.sweeps.study.summary import rank
 
-__all__ = ["RunningTrial", "Status", "last_steps", "status"]
+__all__ = ["RunningTrial", "Status", "classes_of", "last_steps", "left", "status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,33 @@ def _running(trial: FrozenTrial, last: tuple[int, float] | None) -> RunningTrial
     record = record_of(trial)
     step, seconds = last or (None, None)
     return RunningTrial(trial.number, step, record.plan.n_steps, seconds, record.driver)
+
+
+def left(
+    study: optuna.Study, about: Mapping[str, Any], last: Mapping[int, tuple[int, float]]
+) -> Preview | None:
+    """What is left of a sweep; None while no trial has shown its pace.
+
+    about: the sweep's own description (`sweep.yaml`), as plain data. last: as in `status`.
+    """
+    sweeper, sessions = about.get("sweeper") or {}, about.get("sessions") or [{}]
+    held = sessions[-1].get("slots") or {}  # older sweeps say nothing of their slots
+    n_running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    machine = Machine(
+        max(held.get("n_places", 1), n_running), held.get("n_cores", 0), held.get("n_gpus", 0)
+    )
+    n_settings = about.get("n_settings") or about.get("n_trials") or 0
+    n_total = int(n_settings) * int(sweeper.get("repeats") or 1)
+    expected = expected_share(classes_of(sweeper.get("pruner")))
+    return preview_of(study.get_trials(deepcopy=False), last, n_total, machine, expected)
+
+
+def classes_of(config: Any) -> list[str]:
+    """The names of all classes that a config makes."""
+    if isinstance(config, Mapping):
+        own = [config["_target_"].rpartition(".")[2]] if "_target_" in config else []
+        return own + [name for value in config.values() for name in classes_of(value)]
+    return [name for value in config for name in classes_of(value)] if type(config) is list else []
 
 
 def last_steps(curves: Path, trials: Sequence[int]) -> dict[int, tuple[int, float]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,11 +26,13 @@ from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyFeed, StudyView, curve_pruner
 from iolaus.sweeps.reporting import Continued, Kept
 from iolaus.sweeps.search.space import Space, Value
-from iolaus.sweeps.study._repeats import Field, Unit
+from iolaus.sweeps.study._repeats import Field, Unit, pooled_spread
 from iolaus.sweeps.study._settings_run import SettingsRun
 from iolaus.sweeps.study._watched import WatchedCurve
+from iolaus.sweeps.study.budget import Cost, cost_of_others, session_key
 from iolaus.sweeps.study.leases import Leases
 from iolaus.sweeps.study.live_storage import LiveStorage, OutdatedError
+from iolaus.sweeps.study.no_gain import NoGain, found_by, noise_of
 from iolaus.sweeps.study.opening import judged_by
 from iolaus.sweeps.study.record import (
     Pause,
@@ -100,7 +103,7 @@ class Plans:
     n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
     extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that
     has stalled. pauses: whether trials that the pruner ends may go on later, if the pruner thaws
-    any.
+    any. stop_when: nothing is to be gained any more, so that no new setting is proposed.
     """
 
     n_trials: int
@@ -110,6 +113,7 @@ class Plans:
     extend: Callable[[optuna.Trial], None] | None = None
     on_stall: OnStall = OnStall()
     pauses: bool = False
+    stop_when: NoGain | None = None
 
 
 class SweepStudy:
@@ -143,7 +147,10 @@ class SweepStudy:
         self._trials: dict[int, optuna.Trial] = {}
         self._curves: dict[int, WatchedCurve] = {}
         self._said_back = False
-        self._seen_request = request_of(storage.get_study_system_attrs(compat.study_id(study)))
+        attrs = storage.get_study_system_attrs(compat.study_id(study))
+        self._seen_request = request_of(attrs)
+        self._session = secrets.token_hex(4)
+        self._cost_before = cost_of_others(attrs, self._session)
         self._duplicates: list[tuple[int, int]] = []
         # Those that wait for the result of a running trial of their setting.
         self._parked: dict[int, list[optuna.Trial]] = {}
@@ -157,14 +164,43 @@ class SweepStudy:
         self._feed = StudyFeed(curve_pruner(study.pruner))
         self._feed.start(StudyView(judged, lambda number: self._all_trials()[number], metric.sign))
         self._feed.learn(self._all_trials())
+        self.cost = Cost()  # of this session so far
+        # Why no new setting is proposed, though n_trials is not reached; "" while some are.
+        self.enough = self._why_enough()
 
     @property
     def n_missing(self) -> int:
-        """How many settings are still to be run to reach n_trials.
+        """How many settings are still to be run, to reach n_trials or until it is enough.
 
         Interrupted ones do not count as run.
         """
-        return max(0, self._plans.n_trials - self._settings.n_run())
+        return 0 if self.enough else max(0, self._plans.n_trials - self._settings.n_run())
+
+    def _why_enough(self) -> str:
+        rule, n_trials = self._plans.stop_when, self._plans.n_trials
+        if rule is None or self._settings.n_run() >= n_trials:  # that is reached
+            return ""
+        trials = self._all_trials()
+        found = found_by(trials, self.objective_sign)
+        if not found:
+            return ""
+        spread = pooled_spread(list(self._units().values())) if self._plans.n_repeats > 1 else None
+        best = min(found, key=lambda one: one.loss)
+        noise = noise_of(trials[best.trial]) if spread is None else spread
+        return rule.verdict(found, noise)
+
+    def note_cost(self, cost: Cost) -> None:
+        """Have the database keep what this session has cost so far."""
+        self.cost = cost
+        key = session_key(self._session)
+        self._storage.note(compat.study_id(self.study), key, cost.to_attr())
+
+    def cost_before(self) -> Cost:
+        """What the other sessions of the study have cost, as far as was seen last."""
+        attrs = self._storage.last_system_attrs(compat.study_id(self.study))
+        if attrs is not None:
+            self._cost_before = cost_of_others(attrs, self._session)
+        return self._cost_before
 
     @property
     def n_to_ask(self) -> int:
@@ -191,6 +227,7 @@ class SweepStudy:
             if (thawed := self._thaw(MORE_IS_KNOWN)) is not None:
                 return thawed
             try:
+                self.enough = self.enough or self._why_enough()
                 if not self._settings.n_waiting() and not self._enqueue_repeat():
                     if self.n_missing == 0 or getattr(self.study, "exhausted", False):
                         return self._thaw(LAST_CALL) if self._is_waited_for() else None

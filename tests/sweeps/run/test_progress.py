@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from iolaus.sweeps.run._progress import Progress, duration
+from iolaus.sweeps.run._progress import Progress
+from iolaus.sweeps.study.preview import Pace, Range
+from iolaus.sweeps.text import duration
 from iolaus.sweeps.types import Ending, Outcome
 
 
@@ -167,3 +169,52 @@ def test_log_lines_pass_above_the_live_display(monkeypatch: pytest.MonkeyPatch) 
 def test_durations_in_words(seconds: float, words: str) -> None:
     """One or two units, rounded so that there is never a sixtieth of anything."""
     assert duration(seconds) == words
+
+
+def test_the_preview_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """When the first trials have reported for some seconds, with its range; later not again."""
+    progress, clock, _ = make(n_total=12)
+    caplog.set_level(logging.INFO)
+    for trial in (0, 1):
+        progress.started(trial, trial)
+        progress.planned(trial, 100)
+    for now_s in range(1, 9):
+        clock.now_s = now_s
+        for trial in (0, 1):
+            progress.reported(trial, now_s, 1.0)  # a step a second
+        progress.tick()
+    (line,) = (record.message for record in caplog.records)
+    assert line.startswith("12 trials left: about 9 min 55 s (4 min 58 s to 21 min 30 s); ")
+    assert progress.announced is not None
+    assert progress.announced.n_paces == 2
+
+
+def test_a_sweep_that_goes_on_has_its_preview_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The trials of earlier sessions have shown what one takes; pruned ones what is saved."""
+    progress, clock, _ = make(n_total=30, n_before=20)
+    progress.share = Range(0.2, 0.6, 0.8)
+    progress.paces += [Pace(100.0, 1.0)] * 10 + [Pace(100.0, 0.5)] * 10
+    caplog.set_level(logging.INFO)
+    progress.started(20, 0)
+    clock.now_s = 0.2
+    progress.tick()
+    (line,) = (record.message for record in caplog.records)
+    assert "a trial makes 0.68 of its steps" in line  # half way between .75 and .6
+    assert "by this and other sweeps' trials), at the speed of 20 trials" in line
+
+
+def test_what_the_first_trials_wait_for_is_not_paid_by_all() -> None:
+    """A worker that compiles for 100 s does so once: the speed is that between the reports."""
+    progress, clock, _ = make(n_total=12)
+    for trial in (0, 1):
+        progress.started(trial, trial)
+        progress.planned(trial, 100)
+    clock.now_s = 100
+    for step in range(10):
+        clock.now_s += 1
+        for trial in (0, 1):
+            progress.reported(trial, step, 1.0)
+    assert [pace.whole_s for pace in progress.shown()] == [100.0, 100.0]
+    for trial in (0, 1):
+        progress.ended(trial, Outcome(Ending.PRUNED))
+    assert [(p.whole_s, p.share) for p in progress.shown()] == [(100.0, 0.1)] * 2

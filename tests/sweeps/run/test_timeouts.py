@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts, parse_seconds
+from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
+from iolaus.sweeps.text import parse_seconds
 
 seconds = st.floats(0.001, 1e7)
 

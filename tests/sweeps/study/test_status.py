@@ -23,6 +23,7 @@ def test_a_running_sweep_says_where_it_stands(
     assert done["n_by_state"] == {"complete": 3}
     assert done["running"] == []
     assert done["n_ended_last_hour"] == 3
+    assert done["left"]["n_left"] == 0
     run = sweep(*given, "n_steps=100000", "step_s=0.01", "hydra.sweeper.n_trials=9")
 
     def both() -> Any:
@@ -38,6 +39,10 @@ def test_a_running_sweep_says_where_it_stands(
     text = cli("status", folder).ok().out
     assert text.startswith("3 complete, 2 running; 3 ended in the last hour\nbest ")
     assert "  trial 3: step " in text
+    assert found["left"]["n_left"] == 6
+    wall_s = found["left"]["wall_s"]
+    assert 0 < wall_s["low"] <= wall_s["middle"] <= wall_s["high"]
+    assert "\n6 trials left: about " in text
     run.signal(15)
     run.wait()
     assert look()["n_by_state"] == {"complete": 3, "interrupted": 2}

@@ -1,0 +1,55 @@
+"""What the slots of a session hold of the machine, and what it costs while it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+
+from iolaus.sweeps.run._messages import WorkerSpec
+from iolaus.sweeps.run._slots import GPU_VARIABLE, physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run.settings import Settings
+from iolaus.sweeps.study.budget import Cost
+from iolaus.sweeps.study.preview import Machine
+
+__all__ = ["Meter", "machine_here", "machine_of"]
+
+
+def machine_of(slots: Sequence[WorkerSpec], lanes: int | str) -> Machine:
+    """What slots hold together; lanes: of each, one where "auto" does not tell yet."""
+    n_lanes = lanes if isinstance(lanes, int) else 1
+    return Machine(n_lanes * len(slots), _n_cores(slots), len(_gpus(slots)))
+
+
+def _n_cores(slots: Sequence[WorkerSpec]) -> int:
+    return sum(slot.n_threads or 1 for slot in slots)
+
+
+def _gpus(slots: Sequence[WorkerSpec]) -> set[str]:
+    """By name; slots may share one."""
+    return {value for s in slots for name, value in s.environment if name == GPU_VARIABLE}
+
+
+def machine_here(settings: Settings) -> Machine:
+    """What the slots of a sweep would hold of this machine, with one trial in each."""
+    return machine_of(plan_slots(settings.n_jobs, visible_gpus(os.environ), physical_cores()), 1)
+
+
+class Meter:
+    """Adds up what the slots of a session hold.
+
+    slots: one specification per slot. clock: seconds, never going back.
+    """
+
+    def __init__(self, slots: Sequence[WorkerSpec], clock: Callable[[], float]) -> None:
+        self._slots = slots
+        self._clock = clock
+        self._last_s = clock()
+        self._cost = Cost()
+
+    def read(self, busy: Collection[int]) -> Cost:
+        """The cost so far; busy: the slots that have a trial since the last reading."""
+        now_s = self._clock()
+        passed_s, self._last_s = now_s - self._last_s, now_s
+        specs = [spec for spec in self._slots if spec.slot in busy]
+        self._cost += Cost(passed_s, _n_cores(specs) * passed_s, len(_gpus(specs)) * passed_s)
+        return self._cost
