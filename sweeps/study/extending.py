@@ -41,8 +41,9 @@ _OWN = (
     "hydra.sweeper.repeats",
     "hydra/sweeper/pruner",
     "hydra.sweeper.enqueue",
+    "hydra.sweeper.budget",
+    "hydra.sweeper.stop_when",
 )
-_DROPPED = ("hydra.sweeper.budget", "hydra.sweeper.stop_when")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +151,8 @@ def plan_extension(
     storage = sqlite_url(target / STUDY_FILE) if is_own else str(about.storage)
     known = {t.extension_of for t in map(record_of, _trials_of(storage, name, target, is_own))}
     n_trials = len(known | {one.trial for one in longer})
-    values = (str(target), name, str(n_trials), "1", "none", "[]")
-    changed = {*_OWN, *_DROPPED, override.partition("=")[0]}
+    values = (str(target), name, str(n_trials), "1", "none", "[]", "null", "null")
+    changed = {*_OWN, override.partition("=")[0]}
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in changed]
     set_here = (f"{key}={_quoted(value)}" for key, value in zip(_OWN, values, strict=True))
     cwd = OmegaConf.to_container(config, resolve=False)
