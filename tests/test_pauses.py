@@ -228,7 +228,7 @@ TRAINER = (
     *("train.py", "task=digits", "model=mlp", "steps=120", "report_every=5", "eval_every=30"),
     *("keep_best=false", "checkpoint.every_seconds=null", "optim.lr=interval(0.01, 0.1)"),
     "+hydra.sweeper.sampler={_target_:by_number.ByNumber}",
-    *("hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=3"),
+    *("hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=3", "hydra.sweeper.holdout_fraction=0"),
 )
 LANES = (
     "hydra.sweeper.lane_runner=iolaus.trainer.lanes.serve.run_lanes",
