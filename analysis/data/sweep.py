@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
+from iolaus.analysis.data.earlier import EarlierRepeats, repeats_of_earlier
 from iolaus.analysis.data.importers import Columns, read_runs
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
@@ -82,6 +83,7 @@ class Sweep:
         distribution as `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
     notes: what was assumed of the runs of other tools, in sentences.
     fingerprints: what the results of its sessions depend on beside the search, by id.
+    earlier: where no setting was repeated, the repeats of earlier sweeps of the same task.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Sweep:
     metric_goal: Goal | None = None
     notes: tuple[str, ...] = ()
     fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
+    earlier: tuple[EarlierRepeats, ...] = ()
 
     def __post_init__(self) -> None:
         """Before the first trial there are the columns of all others, so that nobody need ask."""
@@ -297,6 +300,7 @@ def _load_sweep(folder: Path) -> Sweep:
     if len(trials):
         examples = curves[curves["metric"] == "examples"].groupby("trial")["value"].max()
         trials["examples"] = trials["number"].map(examples).astype(float)
+    is_repeated = len(trials) > 0 and bool(trials["setting"].duplicated().any())
     return Sweep(
         name=about.study_name,
         metric=about.metric,
@@ -311,6 +315,7 @@ def _load_sweep(folder: Path) -> Sweep:
         space=study.user_attrs.get("search_space", {}),
         metric_goal=about.get("metric_goal"),
         fingerprints=fingerprints_of(study.user_attrs),
+        earlier=() if is_repeated else repeats_of_earlier(folder, study),
     )
 
 
