@@ -62,6 +62,7 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     for tier, own in rows.assign(place=place).groupby("tier", sort=True):
         n = int(str(tier))
         color, marker = TIER_STYLES[n - 1] if n <= len(TIER_STYLES) else (GREY, "o")
+        color = color if ranking.is_repeated else BLUE
         level = own["level"].to_numpy(float)
         # One run may be worth nothing as an interval, or be known far too badly for the picture.
         reach = np.nan_to_num(

@@ -503,23 +503,28 @@ def _headline(ranking: Ranking) -> str:
             f"better is not known: each ran with one seed, and {_seeds_differ(ranking)}."
         )
     first = ranking.first
-    by = "" if winner in first else f"by {ranking.of} with the same seeds for all, "
-    if len(first) == 1 and _n_seeds(table, first[0]) > 1:
-        better = (
-            f"{_named(ranking, first[0])} is better than {others}, {by}beyond the noise of seeds"
-            f"{_but_ran_differently(ranking)}"
-        )
-        return f"{better}: {measured}." if not by else f"{better}."
-    if len(first) == 1:
+    if len(first) == 1 and first[0] == winner:
+        if _n_seeds(table, winner) > 1:
+            return (
+                f"{_named(ranking, winner)} is better than {others}, beyond the noise of seeds"
+                f"{_but_ran_differently(ranking)}: {measured}."
+            )
         return (
-            f"{_named(ranking, first[0], 'Run')} {_came_out(ranking)}, {by}beyond the noise of the "
-            f"others' seeds, but whether its setting is better one seed cannot tell: {measured}."
+            f"{_named(ranking, winner, 'Run')} {_came_out(ranking)}, {measured}, beyond the noise "
+            "of the others' seeds; whether its setting is better, one seed cannot tell."
+        )
+    leads = f"{_named(ranking, winner)} leads, {measured}"
+    if len(first) == 1:
+        other = _label(table, first[0])
+        return (
+            f"{leads}; but with the same seeds for all setting {other} would be first, beyond "
+            f"the noise of seeds{_but_ran_differently(ranking)}."
         )
     names = ", ".join(_label(table, n) for n in first[:N_NAMED])
     names += f" and {len(first) - N_NAMED} more" if len(first) > N_NAMED else ""
-    leads = f"{_named(ranking, winner)} leads"
-    share = f"{len(first)} of {n_others + 1} settings share first place{' ' + by if by else ''}"
-    return f"{leads}, but {share.rstrip(', ')}: {names}; {measured}."
+    with_all = "" if winner in first else "with the same seeds for all "
+    share = f"{len(first)} of {n_others + 1} settings share first place"
+    return f"{leads}; but {with_all}{share}: {names}."
 
 
 def _came_out(ranking: Ranking) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.stats import chi2
 
 from iolaus.analysis.data.earlier import EarlierRepeats
 from iolaus.analysis.data.parameters import varied
@@ -24,7 +23,7 @@ Array = NDArray[np.float64]
 
 # Settings are near-identical if no parameter differs by more than this share of its range.
 NEAR = 0.05
-LEAST_PAIRS = 3
+LEAST_DF = 3  # three pairs, or four runs of one setting
 # A parameter whose largest value is this many times the smallest is compared by its logarithm.
 SPREAD_LOG = 20.0
 SEED_NAMES = ("seed", "random_seed", "rng_seed")
@@ -54,8 +53,7 @@ def of_earlier_sweeps(earlier: Sequence[EarlierRepeats]) -> SeedNoise | None:
     groups = [values for sweep in earlier for values in sweep.settings]
     if not groups:
         return None
-    setting = np.repeat(np.arange(len(groups)), [len(values) for values in groups])
-    known = tiers.from_seeds(setting, np.full(len(setting), -1), np.concatenate(groups))
+    known = _pooled(groups)
     if not known.noise > 0:
         return None
     names = ", ".join(sweep.name for sweep in earlier)
@@ -68,23 +66,30 @@ def of_near_settings(trials: pd.DataFrame, done: pd.Index[Any]) -> SeedNoise | N
     """What runs of near-identical settings differ by: at most a little more than seeds do.
 
     trials: of a sweep, with parameters and objective; the ranges are those of all of them. done:
-    those that count. Each run is in one pair at most, the nearest first; the estimate is the median
-    of the pairs', so that one that exploded does not make it. A parameter called seed tells no
-    settings apart. None with fewer than LEAST_PAIRS pairs, or if no pair differs.
+    those that count. Runs whose parameters are the same are a group; the others are in one pair at
+    most, the nearest first. One that exploded counts as in `iolaus.analysis.ranking.tiers`. A
+    parameter called seed tells no settings apart. None with fewer degrees of freedom than LEAST_DF,
+    or if no runs of a group differ.
     """
     columns = [c for key, c in varied(trials).items() if key.rpartition(".")[2] not in SEED_NAMES]
-    if not (columns or _has_seed(trials)) or len(done) < 2 * LEAST_PAIRS:
+    if not (columns or _has_seed(trials)) or len(done) <= LEAST_DF:
         return None
     places = [_place(trials[column])[trials.index.get_indexer(done)] for column in columns]
     points = np.column_stack(places) if places else np.zeros((len(done), 1))
     values = trials.loc[done, "objective"].to_numpy(np.float64)
-    pairs = _nearest_pairs(points)
-    if len(pairs) < LEAST_PAIRS:
+    groups = [values[members] for members in _near(points)]
+    if sum(len(group) - 1 for group in groups) < LEAST_DF:
         return None
-    squares = (values[pairs[:, 0]] - values[pairs[:, 1]]) ** 2 / 2
-    sd = math.sqrt(float(np.median(squares)) / float(chi2.median(1)))
-    evidence = f"{len(pairs)} pairs of near-identical settings of this sweep"
-    return SeedNoise(sd, float(len(pairs)), "alike", evidence) if sd > 0 else None
+    known = _pooled([tuple(group) for group in groups])
+    n_runs = sum(map(len, groups))
+    evidence = f"{n_runs} runs of near-identical settings of this sweep"
+    return SeedNoise(known.noise, known.df_all, "alike", evidence) if known.noise > 0 else None
+
+
+def _pooled(groups: Sequence[Sequence[float]]) -> tiers.Estimates:
+    """What groups of runs, each of one setting, say of their noise together."""
+    setting = np.repeat(np.arange(len(groups)), [len(values) for values in groups])
+    return tiers.from_seeds(setting, np.full(len(setting), -1), np.concatenate(groups))
 
 
 def _has_seed(trials: pd.DataFrame) -> bool:
@@ -105,21 +110,26 @@ def _place(values: pd.Series) -> Array:
     return np.nan_to_num((known - lowest) / ((highest - lowest) or 1.0), nan=-1.0)
 
 
-def _nearest_pairs(points: Array) -> NDArray[np.int64]:
-    """Disjoint pairs of points, [pairs, 2], no coordinate further apart than NEAR, nearest first.
+def _near(points: Array) -> list[NDArray[np.int64]]:
+    """Groups of points, by number: those that are the same, and disjoint pairs of other near ones.
 
-    Looks at the three nearest of each point, which costs n log n.
+    Near: no coordinate further apart than NEAR; the nearest pairs first, of the three nearest of
+    each point, which costs n log n.
     """
-    k = min(4, len(points))
-    distance, other = cKDTree(points).query(points, k=k, p=np.inf, distance_upper_bound=NEAR * 1.01)
-    one = np.repeat(np.arange(len(points)), k)
+    _, same, counts = np.unique(points, axis=0, return_inverse=True, return_counts=True)
+    groups = [np.flatnonzero(same.ravel() == i) for i in np.flatnonzero(counts > 1)]
+    alone = np.flatnonzero(counts[same.ravel()] == 1)
+    if len(alone) < 2:
+        return groups
+    k = min(4, len(alone))
+    distance, other = cKDTree(points[alone]).query(points[alone], k=k, p=np.inf)
+    one = np.repeat(np.arange(len(alone)), k)
     distance, other = distance.ravel(), other.ravel()
     near = (distance <= NEAR) & (one != other)
     order = np.argsort(distance[near], kind="stable")
-    free = np.ones(len(points), dtype=bool)
-    found = []
+    free = np.ones(len(alone), dtype=bool)
     for a, b in zip(one[near][order], other[near][order], strict=True):
         if free[a] and free[b]:
             free[[a, b]] = False
-            found.append((int(a), int(b)))
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
+            groups.append(alone[[a, b]])
+    return groups

@@ -180,7 +180,7 @@ def test_the_best_is_the_rankings_first() -> None:
     assert ranking.winner == best_trial(what) == best_trial(what, ranking) == 0
     assert "best: trial 0" in legend(all_curves(what, ranking=ranking))
     assert ranking.level_leader == 1
-    assert "its curve ends above setting 1's" in ranking.sentences()[0]
+    assert "its curve ends above run 1's" in ranking.sentences()[1]
 
 
 def test_interventions_and_stalls_are_marked_where_they_were() -> None:
@@ -308,7 +308,8 @@ def test_trials_of_one_lane_do_not_overlap(ran: list[tuple[int, int]]) -> None:
 
 def test_tiers_are_set_apart(made_sweep: Make) -> None:
     """Every tier of the ranking is named once, and a line stands between two."""
-    ranking = rank(made_sweep(20))
+    ranking = rank(made_sweep(24, n_seeds=3))
+    assert ranking.is_repeated
     n_tiers = ranking.table["tier"].max()
     ax = drawn(lambda f: figures.draw_ranking(f.subplots(), ranking)).axes[0]
     assert [text.get_text() for text in ax.texts] == [f"tier {i + 1}" for i in range(n_tiers)]
@@ -331,7 +332,7 @@ def spread(**changes: float) -> Ranking:
         }
     )
     table = table.assign(low=estimate - 0.1, high=estimate + 0.1)
-    return Ranking(table, "level of loss", False, 0.05, "curve", 0.2, 2, ())
+    return Ranking(table, "objective", False, 0.05, "seeds", "", 0.15, 0.2, 2, ())
 
 
 @pytest.mark.parametrize(("sign", "said"), [(1.0, "10.65 →"), (-1.0, "← -10.65")])
