@@ -393,7 +393,9 @@ def _table(
                 "best": float(runs["best"].astype(float).mean()),
                 "ran_with": _ran_with(runs),
                 "why": _why((ended if len(ended) else runs).iloc[0]),
-                **({"sweep": lead["sweep"]} if "sweep" in runs else {}),
+                **(
+                    {"sweep": " and ".join(dict.fromkeys(runs["sweep"]))} if "sweep" in runs else {}
+                ),
                 **{c: lead[c] for c in trials.columns if c.startswith(PREFIX)},
             }
         )
@@ -663,7 +665,9 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     """The settings of several sweeps in one ranking.
 
     Setting numbers are counted on from one sweep to the next. The table has the column sweep (its
-    name) and, in trials, the numbers as in their own sweep. What makes the sweeps not comparable is
+    name) and, in trials, the numbers as in their own sweep. A setting that several have run, with
+    the same fixed settings, code and versions, is one setting; a run that is in several counts once
+    (the same seed and result). What makes the sweeps not comparable is
     among the warnings: code, metric, examples, fixed parameters. Raises ValueError if their
     directions differ, or there are none.
 
@@ -691,7 +695,7 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     joint = replace(
         sweeps[0],
         name=" and ".join(names),
-        trials=_ran_with_of_all(pd.concat(all_trials), sweeps),
+        trials=_copies_merged(_ran_with_of_all(pd.concat(all_trials), sweeps), sweeps),
         curves=pd.concat(all_curves, ignore_index=True),
     )
     found = []
@@ -728,6 +732,39 @@ def _ran_with_of_all(trials: pd.DataFrame, sweeps: Sequence[Sweep]) -> pd.DataFr
         }
     )
     return trials.assign(ran_with=ids.map(said))
+
+
+def _copies_merged(trials: pd.DataFrame, sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """The trials with one setting for what is the same in several sweeps, each run once.
+
+    Where what a trial ran with is not known, as of other tools' runs, it has no copy.
+    """
+    if "fingerprint" not in trials:
+        return trials
+    fixed = {name: f.fixed for sweep in sweeps for name, f in sweep.fingerprints.items()}
+    keys = parameters(trials)
+    first: dict[Any, int] = {}
+    merged: dict[int, int] = {}
+    for row in trials.to_dict("records"):
+        if not row["fingerprint"] or not keys:
+            continue
+        theirs = fixed.get(row["fingerprint"], {})
+        values = (theirs.get(k) if pd.isna(row[c]) else row[c] for k, c in keys.items())
+        setting = int(row["setting"])
+        same = (row.get("ran_with", ""), *map(_as_text, values))
+        merged.setdefault(setting, first.setdefault(same, setting))
+    trials = trials.assign(setting=trials["setting"].map(lambda n: merged.get(n, n)))
+    runs = trials[trials["fingerprint"].ne("") & trials["seed"].notna()]
+    again = runs.duplicated(["setting", "seed", "state", "objective"])
+    return trials.drop(index=runs.index[again])
+
+
+def _as_text(value: Any) -> str:
+    """A parameter's value, the same for a number and the text of it."""
+    try:
+        return f"{float(value):.12g}"
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def _fixed(sweep: Sweep) -> set[str]:

@@ -501,6 +501,30 @@ def test_compared_sweeps_are_told_apart_by_what_they_ran_with() -> None:
     assert not alike.table["ran_with"].any()
 
 
+def test_a_setting_and_its_copy_are_one() -> None:
+    """What two sweeps ran alike is one setting with the seeds of both; a run that is in both counts
+    once, one that is fixed there and searched here is the same, other code is not.
+    """
+    known = Fingerprint({"epochs": "5", "variant": "a"})
+
+    def ran(runs: pd.DataFrame, known: Fingerprint = known) -> Sweep:
+        trials = runs.assign(fingerprint=known.id, ran_with="")
+        space = {"variant": {}} if "params.variant" in runs else {}
+        return replace(sweep(trials), fingerprints={known.id: known}, space=space)
+
+    four = repeated({"a": [1.0, 1.1, 0.9, 1.2], "b": [3.0, 3.1, 2.9, 3.2]})
+    eight = repeated({"a": [1.0, 1.1, 0.9, 1.2, 1.3, 0.8, 1.0, 1.1]})
+    both = compare([ran(four), ran(eight)])
+    assert list(both.table["n_seeds"]) == [8, 4]
+    assert list(both.table["sweep"]) == ["made 1 and made 2", "made 1"]
+    fixed = compare([ran(four), ran(eight.drop(columns="params.variant"))])
+    assert list(fixed.table["n_seeds"]) == [8, 4]
+    other = compare([ran(four), ran(eight, Fingerprint({"epochs": "40", "variant": "a"}))])
+    assert sorted(other.table["n_seeds"]) == [4, 4, 8]
+    unknown = compare([sweep(four), sweep(eight)])
+    assert sorted(unknown.table["n_seeds"]) == [4, 4, 8]
+
+
 def test_sweeps_are_compared_in_one_ranking() -> None:
     """Two sweeps share one ranking; each row names its sweep and its trials there, and other code
     is warned of.
