@@ -58,7 +58,8 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
         .sort_values(kind="stable")
         .index
     )
-    settings = _settings(sweep)
+    settings, leader = _settings(sweep), sweep.trials["setting"]
+    order = order[~leader.reindex(order).duplicated()]  # seeds of one setting have one fix
     run = {_same(params) for params in settings.values()}
     found: dict[Any, NextTrial] = {}
     for number, row in zip(order, problems.loc[order].to_dict("records"), strict=True):

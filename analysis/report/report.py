@@ -244,6 +244,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     told = pd.DataFrame(
         {
             "trial": problems.index,
+            **_setting_and_seed(sweep.trials.loc[problems.index], sweep.trials),
             "shape": problems["shape"].map(shape_name),
             "since step": problems["since"],
             "why": problems["reason"],
@@ -389,7 +390,7 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     frame = pd.DataFrame(
         {
             "trial": trials.index,
-            **_setting_and_seed(trials),
+            **_setting_and_seed(trials, trials),
             "state": trials["state"],
             "shape": diagnosis["shape"].reindex(trials.index).fillna("").map(shape_name),
             "objective": trials["objective"],
@@ -405,11 +406,11 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     return Section("All trials", [words.searched(sweep), Table(caption, frame)])
 
 
-def _setting_and_seed(trials: pd.DataFrame) -> dict[str, pd.Series]:
-    """The columns that tell which runs are of one setting, where there are several of any."""
+def _setting_and_seed(shown: pd.DataFrame, trials: pd.DataFrame) -> dict[str, pd.Series]:
+    """The columns that tell which of the shown are of one setting, where any trials are."""
     if not trials["setting"].duplicated().any():
         return {}
-    return {"setting": trials["setting"], "seed": trials["seed"]}
+    return {"setting": shown["setting"], "seed": shown["seed"]}
 
 
 def _differ(trials: pd.DataFrame) -> bool:

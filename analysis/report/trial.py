@@ -41,6 +41,7 @@ def described(sweep: Sweep, trial: int) -> pd.Series:
             "seconds",
             "examples",
             "objective",
+            "setting",
             "seed",
             "ran_with",
         ]
