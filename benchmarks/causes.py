@@ -2,8 +2,8 @@
 
     python benchmarks/causes.py [--seed 2026] [--keep CURVES.parquet]     # about three minutes
 
-Digits (MLP, plain PyTorch), a sweep of twelve sound runs beside each of which one run has one cause:
-a rate 100 times too low or high, a warm-up longer than the run, a batch that changes in the middle,
+Digits (MLP, plain PyTorch), twelve sound runs, and beside them in turn one run with one cause: a
+rate 100 times too low or high, a warm-up longer than the run, a batch that changes in the middle,
 a cosine spent early, few examples, noisy labels, weight decay too high, a start that is dead, a
 collapse after it had learned. Each is diagnosed among the sound ones and alone, with what anyone
 records: loss, val_loss, lr, grad_norm and the settings.
@@ -123,7 +123,7 @@ def trained(setting: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
         loss.backward()
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
         if step % REPORT_EVERY == 0:
             found = {"loss": float(np.mean(losses)), "lr": setting["lr"] * share, "grad_norm": norm}
             losses = []
