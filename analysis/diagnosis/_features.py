@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,12 @@ DEAD_SHARE = 1e-2
 HARDLY = 0.3  # a share of the way from the start to the lowest loss: a fall of less is hardly one
 ALIKE = 0.25  # first reports this share of the room apart are one start ...
 ALIKE_SHARE = 1 / 3  # ... if so many of them are
+# Steps that begin so many reports late count on from another run's.
+FAR_BEGIN = 5.0
+STEP_FIELDS = (
+    *("step", "best_step", "stalled_since", "stalled_low", "stalled_high", "diverged_at"),
+    "rebound_since",
+)
 WARMED_TIMES = 2.0  # a rate that has risen by less is constant
 FLOOR_GAP = 0.25  # of the fall of the training loss
 N_REPORTS_VALIDATION = 3
@@ -102,10 +108,19 @@ class Features:
     signals: Signals | None = field(init=False)
 
     def __post_init__(self) -> None:
-        said = signals(self.steps, self.losses) if len(self.steps) else None
+        said = _signals(self.steps, self.losses, self.before) if len(self.steps) else None
         object.__setattr__(self, "signals", said)
         if math.isnan(self.start) and said is not None and said.n_reports:
             object.__setattr__(self, "start", float(self.losses[0]))
+
+    @property
+    def before(self) -> float:
+        """The step that the run began at: 0, unless its steps count on from another run's."""
+        return _before(self.steps)
+
+    def elapsed(self, step: float) -> float:
+        """Steps of this run up to one, as it is reported."""
+        return step - self.before
 
     @property
     def room(self) -> float:
@@ -136,7 +151,8 @@ class Features:
     @property
     def is_spent(self) -> bool:
         """Whether the learning rate is as good as gone before half of the run."""
-        return self.rate_share(0.5 * max(self.n_steps, 1)) < SPENT_SHARE
+        half = self.before + 0.5 * max(self.elapsed(self.n_steps), 1.0)
+        return self.rate_share(half) < SPENT_SHARE
 
     @property
     def local_noise(self) -> float:
@@ -181,6 +197,23 @@ class Features:
         if self.rates is None or not len(self.rates[0]) or not self.rates[1].max() > 0:
             return math.nan
         return float(np.interp(step, *self.rates) / self.rates[1].max())
+
+
+def _before(steps: Array) -> float:
+    """The step before the first report, by the distance of the next; 0 where that is near."""
+    if len(steps) < 2:
+        return 0.0
+    gap = float(np.median(np.diff(steps)))
+    return max(float(steps[0]) - gap, 0.0) if steps[0] > FAR_BEGIN * gap else 0.0
+
+
+def _signals(steps: Array, losses: Array, before: float) -> Signals:
+    """The signals of a run that began at the step `before`, with the steps as they are reported."""
+    said = signals(steps - before, losses)
+    if not before:
+        return said
+    known = {name: getattr(said, name) for name in STEP_FIELDS}
+    return replace(said, **{n: int(v + before) for n, v in known.items() if v is not None})
 
 
 def _neighbours_noise(losses: Array) -> float:
@@ -332,7 +365,9 @@ def _features(
     nothing: Curve = (np.empty(0), np.empty(0))
     steps, values = training.curves.get(number, nothing)
     measured = validation.curves.get(number)
-    judged = signals(*measured) if measured is not None and len(measured[0]) else None
+    judged = None
+    if measured is not None and len(measured[0]):
+        judged = _signals(measured[0], measured[1], _before(steps))
     planned = row.get("n_steps")
     own_norms = norms.get(number, {})
     start = training.starts.get(number, math.nan)

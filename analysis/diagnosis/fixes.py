@@ -302,10 +302,9 @@ def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
     if features.explosion is not None and keys.key("threshold") is None:
         return True
     s = features.signals
-    jumped = (
-        s is not None
-        and np.nanmax(features.losses) > features.start + 0.1 * features.room + 4 * s.noise
-    )
+    jumped = s is not None and np.nanmax(
+        features.losses
+    ) - features.start > 0.1 * features.room + 6 * max(s.noise, features.local_noise)
     return bool(jumped) or keys.towards_good < 1 / LEAST
 
 

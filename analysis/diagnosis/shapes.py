@@ -46,7 +46,9 @@ SLOW = 0.5  # what the best had fallen by this step that a falling loss must hav
 REBOUND = 0.1  # of its own fall, climbed back
 GAP = 0.15  # of the fall of the training loss, between it and validation once both are stable
 SWING = 0.04  # amplitude of an oscillation
-SWING_NOISES = 2.0  # the same, of the noise between neighbouring reports
+# Fewer may be a bend, such as that of a batch that changes in the middle.
+LEAST_PERIODS = 3.5
+SWING_NOISES = 1.0  # the same, of the noise between neighbouring reports
 # How near its end a loss is to have arrived there: roughly, and to be called flat.
 EARLY_NEAR, FLAT_NEAR = 0.1, 0.03
 EARLY = 1 / 3  # share of the run before which a loss that goes flat has fallen fast
@@ -197,9 +199,9 @@ def _medians_of_three(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _is_sudden(losses: NDArray[np.float64], lowest: NDArray[np.float64], at: int) -> bool:
-    """Whether most of the way up was made within a tenth of the reports."""
-    after = losses[at : at + max(2, len(losses) // 10)]
-    return float(np.median(after) - lowest[at]) > 0.5 * float(losses[at:].max() - lowest[at])
+    """Whether most of the way up was made within two reports."""
+    climb = float(np.median(losses[at:]) - lowest[at])
+    return float(losses[at : at + 2].mean() - lowest[at]) > 0.7 * climb
 
 
 def _first_gradient(features: Features, step: float) -> tuple[str, str]:
@@ -255,7 +257,7 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
         return Diagnosis("overfitting", reason, v.best_step)
     gap = v.level - s.level
     is_stable = (
-        not v.trend_high < 0 or -v.trend * log_time(v.step, 2 * v.step) < GAIN * validation_fall
+        not v.trend_high < 0 or -v.trend * _next_doubling(features, v) < GAIN * validation_fall
     )
     if (
         is_stable
@@ -283,9 +285,9 @@ def _rebound(features: Features, s: Signals) -> Diagnosis | None:
 
 
 def _swings(features: Features, s: Signals) -> bool:
-    return s.period_steps is not None and s.amplitude > max(
-        SWING * features.room, SWING_NOISES * features.late_noise
-    )
+    if s.period_steps is None or s.period_steps * LEAST_PERIODS > features.elapsed(s.step):
+        return False
+    return s.amplitude > max(SWING * features.room, SWING_NOISES * features.late_noise)
 
 
 def _oscillating(features: Features, s: Signals) -> Diagnosis | None:
@@ -305,7 +307,7 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
     It began with the stall that the signals see; a tail that creeps on can put that late, so that
     early is also what came near its end early.
     """
-    gain = max(-s.trend, 0.0) * log_time(s.step, 2 * s.step)
+    gain = max(-s.trend, 0.0) * _next_doubling(features, s)
     is_falling = s.trend_high < 0 and gain > GAIN * features.room
     if is_falling and s.stalled_since is None:
         return None
@@ -320,10 +322,11 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
         f"{noise:.2g}"
     )
     if features.fall <= HARDLY * features.room or features.room <= 4 * noise:
-        return Diagnosis("underfitting", f"{at}: {_hardly(features, s)}", since)
+        return Diagnosis("underfitting", f"{at}: {_hardly(features)}", since)
     share = features.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
-    is_early = min(since, arrived) < EARLY * max(features.n_steps, s.step)
+    whole = features.elapsed(max(features.n_steps, s.step))
+    is_early = features.elapsed(min(since, arrived)) < EARLY * whole
     if features.has_a_floor and features.validation is not None:
         val = features.validation_sign * features.validation.level
         return Diagnosis(
@@ -349,10 +352,16 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
     return Diagnosis("stalled", f"{at}{rate}{other}", since)
 
 
-def _hardly(features: Features, s: Signals) -> str:
+def _next_doubling(features: Features, s: Signals) -> float:
+    """Steps at the present slope worth those of another doubling of the run."""
+    elapsed = int(features.elapsed(s.step))
+    return log_time(elapsed, 2 * elapsed)
+
+
+def _hardly(features: Features) -> str:
     """How little a loss has fallen, of what there was to fall."""
     start = features.own(features.start)
-    if features.fall <= 2 * max(s.noise, features.local_noise):
+    if features.fall <= 0:
         return f"it has not {_way('fallen', features.sign)} from {start:.4g}"
     if math.isnan(features.lowest) or features.fall > features.room:
         return f"it has hardly {_way('fallen', features.sign)} from {start:.4g}"
