@@ -155,20 +155,23 @@ class Features:
         return self.rate_share(half) < SPENT_SHARE
 
     @property
-    def local_noise(self) -> float:
-        """Robust standard deviation of one report around its neighbours, which no jump makes."""
+    def noise(self) -> float:
+        """Robust standard deviation of one report: of the signals, or around its neighbours.
+
+        The smaller one: a jump or a spike is no noise.
+        """
         if self.signals is None or self.signals.n_reports < 3:
             return 0.0
         n = self.signals.n_reports
         _, losses = thin(self.steps[:n], self.losses[:n])
-        return _neighbours_noise(losses)
+        return min(self.signals.noise, _neighbours_noise(losses))
 
     @property
     def late_noise(self) -> float:
-        """The same of the last half, if that is more: smaller batches late are no oscillation."""
+        """Around its neighbours in the last half: smaller batches late are no oscillation."""
         half = self.losses[(self.signals.n_reports if self.signals is not None else 0) // 2 :]
         half = half[np.isfinite(half)]
-        return max(self.local_noise, _neighbours_noise(half) if len(half) > 2 else 0.0)
+        return _neighbours_noise(half) if len(half) > 2 else 0.0
 
     @property
     def has_a_floor(self) -> bool:
@@ -186,7 +189,7 @@ class Features:
         ):
             return False
         gap = s.level - v.level
-        return bool(gap > FLOOR_GAP * self.fall > 0 and gap > 4 * (v.noise + self.local_noise))
+        return bool(gap > FLOOR_GAP * self.fall > 0 and gap > 4 * (v.noise + self.noise))
 
     def own(self, loss: float) -> float:
         """A level or slope of the training loss as its metric has it; 0 has no sign."""

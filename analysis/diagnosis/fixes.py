@@ -52,6 +52,7 @@ WARM_UP_SHARE, WELL_LEFT = 0.1, 0.05
 # Weight decay that is more than usual where it is part of the gradient, and where it is not.
 COUPLED_DECAY, DECOUPLED_DECAY = 0.03, 1.0
 OPTIMIZER_KEYS = ("optim", "optimizer", "kind", "optim.kind", "optimizer.name")
+LONG_ENOUGH = 0.25  # of the run: one that was ended before may have been about to begin
 FLAT_SHAPES = ("converged", "fast_then_flat", "stalled", "underfitting")
 TRAINING_EXAMPLES = (
     "look at the training examples (wrong labels, augmentation, dropout): validation is lower than "
@@ -246,7 +247,9 @@ def _never_began(features: Features, keys: ConfigKeys) -> bool:
 
 def _has_not_moved(features: Features) -> bool:
     s = features.signals
-    return s is not None and features.fall <= 2 * max(s.noise, features.local_noise)
+    if s is None or features.elapsed(s.step) < LONG_ENOUGH * features.elapsed(features.n_steps):
+        return False
+    return features.fall <= 2 * s.noise
 
 
 def _is_decayed(features: Features, keys: ConfigKeys) -> bool:
@@ -302,9 +305,10 @@ def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
     if features.explosion is not None and keys.key("threshold") is None:
         return True
     s = features.signals
-    jumped = s is not None and np.nanmax(
-        features.losses
-    ) - features.start > 0.1 * features.room + 6 * max(s.noise, features.local_noise)
+    jumped = (
+        s is not None
+        and np.nanmax(features.losses) - features.start > 0.1 * features.room + 6 * s.noise
+    )
     return bool(jumped) or keys.towards_good < 1 / LEAST
 
 

@@ -131,7 +131,7 @@ def _exploded(features: Features, s: Signals) -> Diagnosis | None:
     """
     finite = features.losses[: s.n_reports]
     peak_at = int(finite.argmax())
-    rise = float(finite[peak_at]) - features.start - 4 * features.local_noise
+    rise = float(finite[peak_at]) - features.start - 4 * features.noise
     scale = max(features.room, 1e-9 * abs(features.start))
     if peak_at == 0 and _falls_steadily(finite, s.level):
         return None
@@ -165,7 +165,7 @@ def _collapsed(features: Features, s: Signals) -> Diagnosis | None:
         return None
     lowest = np.minimum.accumulate(_medians_of_three(losses))
     had_learned = lowest < features.start - HARDLY * features.room
-    jump = max(ROSE * features.room, 6 * features.local_noise)
+    jump = max(ROSE * features.room, 6 * features.noise)
     # As far above what it had reached, in two reports in a row at least.
     up = had_learned & (losses > lowest + jump)
     up[:-1] &= up[1:]
@@ -239,7 +239,7 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
     v = features.validation
     if v is None or v.n_reports < N_REPORTS or v.diverged_at is not None:
         return None
-    if features.fall <= 4 * min(s.noise, features.local_noise):  # nothing was learned
+    if features.fall <= 4 * features.noise:  # nothing was learned
         return None
     validation_fall = features.validation_start - v.best
     best, level = features.validation_sign * v.best, features.validation_sign * v.level
@@ -316,12 +316,11 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
     since = s.stalled_since if s.stalled_since is not None else arrived
     # A stall that was seen while the loss was still well above its end began later.
     since = max(since, _arrived(features, s, FLAT_NEAR))
-    noise = min(s.noise, features.local_noise)
     at = (
         f"flat at {features.own(s.level):.4g} since step {since:.0f} of {features.n_steps}, noise "
-        f"{noise:.2g}"
+        f"{features.noise:.2g}"
     )
-    if features.fall <= HARDLY * features.room or features.room <= 4 * noise:
+    if features.fall <= HARDLY * features.room or features.room <= 4 * features.noise:
         return Diagnosis("underfitting", f"{at}: {_hardly(features)}", since)
     share = features.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
@@ -378,8 +377,7 @@ def _arrived(features: Features, s: Signals, near: float) -> float:
     near: within this share of its fall, or its noise.
     """
     steps, losses = smooth(features.steps[: s.n_reports], features.losses[: s.n_reports])
-    noise = min(s.noise, features.local_noise)
-    above = np.flatnonzero(losses > s.level + max(3 * noise, near * features.fall))
+    above = np.flatnonzero(losses > s.level + max(3 * features.noise, near * features.fall))
     after = int(above[-1]) + 1 if len(above) else 0
     return float(steps[min(after, len(steps) - 1)])
 
