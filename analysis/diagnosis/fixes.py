@@ -16,6 +16,7 @@ import numpy as np
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import Features
 from iolaus.analysis.diagnosis.shapes import Diagnosis
+from iolaus.sweeps.types import SPENT_SHARE
 
 __all__ = ["NO_FIX", "ConfigKeys", "Fix", "all_config_keys", "as_text", "suggested_fix"]
 
@@ -39,7 +40,7 @@ NAMES: Mapping[str, Sequence[str]] = {
         *("warmup_steps", "num_warmup_steps", "warmup", "warmup_iters", "warmup_epochs"),
         *("warmup_ratio", "warmup_share"),
     ),
-    "total_steps": ("decay_steps", "t_max", "total_steps", "num_training_steps", "lr_decay_steps"),
+    "total_steps": ("decay_steps", "T_max", "total_steps", "num_training_steps", "lr_decay_steps"),
 }
 # By these factors a learning rate is changed; how far in between is said by how far the trial is
 # from its peers.
@@ -224,9 +225,11 @@ def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) ->
         case "fast_then_flat" | "oscillating" | "stalled":
             if features.is_spent:
                 return _slower_decay(features, keys)
+            # Flat since the rate has gone to nothing, as it should by the end: too little was done.
+            went_out = features.rate_share(diagnosis.since) < SPENT_SHARE
             return (
                 _other_rate(keys, up=True)
-                if keys.towards_good > LEAST
+                if keys.towards_good > LEAST or went_out
                 else _lower_late(features, keys)
             )
         case "rebound":
