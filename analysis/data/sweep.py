@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 
 from iolaus.analysis.data.earlier import EarlierRepeats, repeats_of_earlier
 from iolaus.analysis.data.importers import Columns, read_runs
+from iolaus.analysis.data.parameters import PREFIX, varied
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
@@ -32,9 +33,11 @@ from iolaus.sweeps.study.record import (
     record_of,
     that_ran,
 )
+from iolaus.sweeps.text import counted, short_names
 
 __all__ = ["Sweep", "is_sweep", "load"]
 
+N_ROWS_SHOWN = 10  # in a notebook: more is a frame
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
     **dict.fromkeys(
@@ -100,10 +103,16 @@ class Sweep:
     earlier: tuple[EarlierRepeats, ...] = ()
 
     def __post_init__(self) -> None:
-        """Before the first trial there are the columns of all others, so that nobody need ask."""
+        """Before the first trial there are the columns of all others, so that nobody need ask.
+
+        Parameters come first, then what the trial came to.
+        """
         if "state" not in self.trials:
             columns = {name: pd.Series(dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()}
             object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
+        first = [c for c in map(str, self.trials.columns) if c.startswith(PREFIX)]
+        others = [c for c in self.trials.columns if c not in first]
+        object.__setattr__(self, "trials", self.trials[[*first, *others]])
 
     @property
     def objective_sign(self) -> float:
@@ -139,17 +148,25 @@ class Sweep:
         return {trial: str(known.get(trial, "running")) for trial in trials}
 
     def _repr_html_(self) -> str:
-        """See IPython: what it is in a line, then its trials."""
+        """See IPython: what it is in a line, then the first trials with their parameters."""
         states = ", ".join(
             f"{n} {state}" for state, n in self.trials["state"].value_counts().items()
         )
         what = (
-            f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, "
+            f"{self.name}: {counted(len(self.trials), 'trial')} ({states}), watched {self.metric}, "
             f"{', '.join(self.directions)}"
         )
-        table = self.trials.drop(columns="folder", errors="ignore")
-        return f"<p>{html.escape(what)}</p>" + table.to_html(
-            max_rows=20, na_rep="", float_format="{:.4g}".format
+        params = varied(self.trials)
+        repeated = ["setting", "seed"] if self.trials["setting"].duplicated().any() else []
+        columns = [*params.values(), "state", "objective", "best", "steps", "seconds", *repeated]
+        table = self.trials[[c for c in columns if c in self.trials]].head(N_ROWS_SHOWN)
+        names = dict(zip(params.values(), short_names(list(params)).values(), strict=True))
+        more = len(self.trials) - len(table)
+        below = f"<p>{more} more: see <code>sweep.trials</code>, and <code>sweep.curves</code></p>"
+        return (
+            f"<p>{html.escape(what)}</p>"
+            + table.rename(columns=names).to_html(na_rep="", float_format="{:.4g}".format)
+            + (below if more else "")
         )
 
 
