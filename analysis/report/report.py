@@ -36,6 +36,7 @@ from iolaus.analysis.report._document import (
     as_html,
     as_markdown,
 )
+from iolaus.analysis.report._explorer import explorer
 from iolaus.analysis.report.notes import COLUMNS, write_notes
 from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
 from iolaus.sweeps.text import counted, short_names
@@ -204,11 +205,13 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
             f"{'steps' if axis == 'step' else axis}."
         )
         name = "curves" if metric == sweep.metric else "ranked_curves"
-        return Picture(name, caption, draw, (9.0, 5.5 if metric == sweep.metric else 4.5))
+        size_in = (9.0, 5.5 if metric == sweep.metric else 4.5)
+        return Picture(name, caption, draw, size_in, words.curves_seen(sweep, metric), True)
 
     ranked_by = _ranked_by(sweep)
-    metrics = dict.fromkeys([ranked_by, sweep.metric])
-    return Section("Curves", [picture(m) for m in metrics if lines_of(sweep, m)])
+    metrics = [m for m in dict.fromkeys([ranked_by, sweep.metric]) if lines_of(sweep, m)]
+    explored = explorer(sweep, ranking, diagnosis, metrics, axis)
+    return Section("Curves", [*([explored] if explored else []), *map(picture, metrics)])
 
 
 def _ranked_by(sweep: Sweep) -> str:

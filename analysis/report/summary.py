@@ -20,7 +20,7 @@ from iolaus.analysis.ranking.rank import Ranking
 from iolaus.analysis.ranking.top_up import contenders
 from iolaus.sweeps.text import counted
 
-__all__ = ["on_front", "paragraph", "searched", "to_do", "went_wrong"]
+__all__ = ["curves_seen", "on_front", "paragraph", "searched", "to_do", "went_wrong"]
 
 STATE_WORDS = {
     "complete": "completed",
@@ -131,6 +131,23 @@ def to_do(ranking: Ranking, trials: Sequence[NextTrial]) -> list[str]:
     )
     tries = [f"{'try ' if seeds else ''}{'; '.join(named)}"] if named else []
     return [f"To do next: {_listed([*seeds, *tries])}."] if seeds or tries else []
+
+
+def curves_seen(sweep: Sweep, metric: str) -> str:
+    """What a figure of a metric's curves shows, in numbers: an alternative text."""
+    rows = sweep.curves[(sweep.curves["metric"] == metric) & np.isfinite(sweep.curves["value"])]
+    ends = rows.sort_values("step", kind="stable").groupby("trial")["value"]
+    first, last = ends.first(), ends.last()
+    if last.empty:
+        return f"No finite {metric} was reported."
+    is_rising = metric == sweep.metric and sweep.metric_sign < 0
+    best = last.idxmax() if is_rising else last.idxmin()
+    return (
+        f"{metric} of {counted(len(last), 'trial')} over the run: they begin around "
+        f"{first.median():.4g} and end between {last.min():.4g} and {last.max():.4g}, half of them "
+        f"{'above' if is_rising else 'below'} {last.median():.4g}; trial {best} ends "
+        f"{'highest' if is_rising else 'lowest'}."
+    )
 
 
 def _listed(texts: Sequence[str]) -> str:
