@@ -195,9 +195,11 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
         f"<tr>{''.join(map(_td, row, numbers))}</tr>\n"
         for row in block.frame.itertuples(index=False)
     )
-    caption = f"<caption>{html.escape(block.caption)}</caption>"
+    named = html.escape(block.caption)
+    caption = f"<caption>{named}</caption>"
     return (
-        f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead>\n'
+        f'<div class="table" tabindex="0" role="region" aria-label="{named}">'
+        f"<table>{caption}<thead><tr>{head}</tr></thead>\n"
         f"<tbody>{rows}</tbody></table></div>\n"
     )
 
@@ -255,6 +257,7 @@ td { padding: .2rem .6rem; border-top: 1px solid var(--line); vertical-align: to
 td.n, th.n { text-align: right; }
 td.n { font-variant-numeric: tabular-nums; }
 td.long { white-space: normal; min-width: 22rem; }
+@page { size: A4 landscape; margin: 12mm; }
 @media print {
   :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --band: #f2f1ee; --link: #000; }
   main { max-width: none; padding: 0; }
@@ -263,7 +266,7 @@ td.long { white-space: normal; min-width: 22rem; }
   th { position: static; }
   th button { white-space: normal; padding: .1rem .3rem; }
   td { white-space: normal; padding: .1rem .3rem; }
-  td.long { min-width: 0; }
+  td.long { min-width: 14rem; }
   tr, figure { break-inside: avoid; }
   img { filter: none; max-height: 90vh; object-fit: contain; }
 }

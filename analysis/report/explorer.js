@@ -186,6 +186,19 @@ document.querySelectorAll(".explorer").forEach(box => {
     svg.addEventListener("click", event => { const near = nearest(svg, event); choose(near && near.t !== chosen ? near.t : null); });
   });
   draw();
+
+  // A trial's number in any table leads to what is known of it.
+  document.querySelectorAll(".table table").forEach(table => {
+    const at = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent.trim() === "trial");
+    if (at < 0) return;
+    [...table.tBodies[0].rows].forEach(row => {
+      const t = trials.get(row.cells[at].textContent.trim());
+      if (!t) return;
+      row.cells[at].replaceChildren();
+      const button = make(row.cells[at], "button", {type: "button", class: "to-trial", "aria-label": `what is known of trial ${t.number}`}, t.number);
+      button.addEventListener("click", () => { choose(t); box.scrollIntoView({behavior: "smooth"}); });
+    });
+  });
 });
 
 // A field above each long table keeps the rows that hold all of its words.
