@@ -85,7 +85,7 @@ def of_one_setting(own: Mapping[int, Diagnosis]) -> tuple[int, dict[int, Diagnos
         if found.shape == shape
         else Diagnosis(
             shape,
-            f"{how_many} {'is' if counts[shape] == 1 else 'are'} {shape_name(shape)}; this one "
+            f"{how_many}: {shape_name(shape)}; this one "
             f"alone: {shape_name(found.shape)}, {found.reason}",
         )
         for number, found in own.items()

@@ -347,7 +347,7 @@ def test_seeds_of_one_setting_have_one_shape_and_one_fix():
         sweep({n: {"loss": c} for n, c in (own | best).items()}, setting=[0, 0, 0, 3], **LR)
     )
     assert list(found["shape"]) == ["stalled"] * 3 + ["converged"]
-    assert "2 of 3 seeds are stalled; this one alone: rebound" in found["reason"][1]
+    assert "2 of 3 seeds: stalled; this one alone: rebound" in found["reason"][1]
     assert "(2 of 3 seeds)" in found["reason"][0]
     assert found["fix"][:3].nunique() == 1
     risky = {**own, 2: CURVES["exploded"]}
