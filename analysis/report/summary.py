@@ -18,6 +18,7 @@ from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.ranking.pareto import pareto
 from iolaus.analysis.ranking.rank import Ranking
 from iolaus.analysis.ranking.top_up import contenders
+from iolaus.sweeps.study.fingerprint import ALIKE_ONLY
 from iolaus.sweeps.text import counted
 
 __all__ = ["curves_seen", "on_front", "paragraph", "searched", "to_do", "went_wrong"]
@@ -31,12 +32,14 @@ STATE_WORDS = {
 N_NAMED = 6  # parameters: more is a table
 N_FIXES = 3
 N_FRONT = 8  # settings
+RAN_DIFFERENTLY = ALIKE_ONLY.partition("{")[0]  # what no headline may hide
 
 
 def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
     """A sweep in three sentences, each said by numbers in `ranking` or `diagnosis`.
 
-    What won and how sure that is (of several objectives also who is on the front); what went wrong
+    What won and how sure that is (of several objectives also who is on the front; where the trials
+    ran with different settings or code, that that may be the difference); what went wrong
     most; what to do next. What does not apply is left out. Nothing else is claimed.
     ranking: of `iolaus.analysis.ranking.rank.rank`. diagnosis: of
     `iolaus.analysis.diagnosis.diagnose.diagnose`.
@@ -49,6 +52,7 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
     return " ".join(
         [
             ranking.headline(),
+            *(w for w in ranking.warnings if w.startswith(RAN_DIFFERENTLY)),
             *on_front(sweep, ranking),
             *problems,
             *to_do(ranking, next_trials(sweep, diagnosis)),
