@@ -183,7 +183,6 @@ def test_each_trial_carries_attributes_note_and_picture(folder: Path) -> None:
             assert (status, headers["Content-Type"], content[:4]) == (200, "image/png", PNG)
     assert {key["key"] for key in study["union_user_attrs"]} >= {
         "shape",
-        "tier",
         "steps",
         "examples",
         "seconds",
@@ -196,7 +195,7 @@ def test_the_study_carries_the_ranking_and_its_curves(folder: Path) -> None:
     """
     app = DashboardApp(folder)
     study = detail(app)
-    assert study["note"]["body"].startswith("12 trials of made")
+    assert study["note"]["body"].startswith("Run ")
     assert "| setting |" in study["note"]["body"]
     path = f"/artifacts/1/{study['artifacts'][0]['artifact_id']}"
     assert path in study["note"]["body"]
@@ -272,7 +271,7 @@ def test_recorded_notes_are_seen_without_us(folder: Path) -> None:
 
     write_notes(folder, load(folder))
     study = optuna.load_study(study_name="made", storage=f"sqlite:///{folder / 'study.db'}")
-    assert get_note(study).startswith("12 trials of made")
+    assert get_note(study).startswith("Run ")
     assert "**Suggested fix**" in get_note(optuna.Trial(study, 3))
     before = dump(folder)
     write_notes(folder, load(folder))
@@ -377,18 +376,18 @@ def test_in_a_browser(folder: Path, serve: Any, page: Any, tmp_path: Path) -> No
     page.screenshot(path=tmp_path / "trial.png", full_page=True)
 
     page.goto(f"{address}/dashboard/studies/1/note")
-    page.get_by_role("columnheader", name="tier").wait_for()
+    page.get_by_role("columnheader", name="objective").wait_for()
+    page.get_by_text("which setting is better is not known").wait_for()
     assert is_drawn(page.get_by_alt_text("all curves").first)
     page.screenshot(path=tmp_path / "note.png", full_page=True)
     page.locator("td").get_by_role("link").first.click()
-    page.get_by_text("Tier 1 of ").wait_for()
+    page.get_by_text("Ended: ").wait_for()
 
     page.goto(f"{address}/dashboard/studies/1/smartSelection")
     page.get_by_text(
         "User Attribute stalled_since"
     ).wait_for()  # an axis of the parallel coordinates
-    page.get_by_role("columnheader", name="UserAttribute shape").wait_for()
-    page.get_by_role("columnheader", name="UserAttribute tier").get_by_role(
+    page.get_by_role("columnheader", name="UserAttribute steps").get_by_role(
         "button"
     ).click()  # sorts
     assert not errors
@@ -433,7 +432,7 @@ def test_a_thousand_trials_stay_usable(
         (
             "axes and table",
             "/smartSelection",
-            page.get_by_role("columnheader", name="UserAttribute tier"),
+            page.get_by_role("columnheader", name="UserAttribute steps"),
         ),
     ):
         started_s = time.monotonic()

@@ -20,7 +20,9 @@ import pandas as pd
 import yaml
 from optuna.trial import TrialState
 
+from iolaus.analysis.data.earlier import EarlierRepeats, repeats_of_earlier
 from iolaus.analysis.data.importers import Columns, read_runs
+from iolaus.analysis.data.parameters import PREFIX, varied
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
@@ -35,9 +37,11 @@ from iolaus.sweeps.study.record import (
     state_of,
     that_ran,
 )
+from iolaus.sweeps.text import counted, short_names
 
 __all__ = ["Sweep", "is_sweep", "load"]
 
+N_ROWS_SHOWN = 10  # in a notebook: more is a frame
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
     **dict.fromkeys(
@@ -90,6 +94,7 @@ class Sweep:
         distribution as `iolaus.sweeps.search.space` signs it. Both empty where nothing is known.
     notes: what was assumed of the runs of other tools, in sentences.
     fingerprints: what the results of its sessions depend on beside the search, by id.
+    earlier: where no setting was repeated, the repeats of earlier sweeps of the same task.
     """
 
     name: str
@@ -103,12 +108,19 @@ class Sweep:
     metric_goal: Goal | None = None
     notes: tuple[str, ...] = ()
     fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
+    earlier: tuple[EarlierRepeats, ...] = ()
 
     def __post_init__(self) -> None:
-        """Before the first trial there are the columns of all others, so that nobody need ask."""
+        """Before the first trial there are the columns of all others, so that nobody need ask.
+
+        Parameters come first, then what the trial came to.
+        """
         if "state" not in self.trials:
             columns = {name: pd.Series(dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()}
             object.__setattr__(self, "trials", pd.DataFrame(columns).rename_axis("number"))
+        first = [c for c in map(str, self.trials.columns) if c.startswith(PREFIX)]
+        others = [c for c in self.trials.columns if c not in first]
+        object.__setattr__(self, "trials", self.trials[[*first, *others]])
 
     @property
     def objective_sign(self) -> float:
@@ -144,17 +156,25 @@ class Sweep:
         return {trial: str(known.get(trial, "running")) for trial in trials}
 
     def _repr_html_(self) -> str:
-        """See IPython: what it is in a line, then its trials."""
+        """See IPython: what it is in a line, then the first trials with their parameters."""
         states = ", ".join(
             f"{n} {state}" for state, n in self.trials["state"].value_counts().items()
         )
         what = (
-            f"{self.name}: {len(self.trials)} trials ({states}), watched {self.metric}, "
+            f"{self.name}: {counted(len(self.trials), 'trial')} ({states}), watched {self.metric}, "
             f"{', '.join(self.directions)}"
         )
-        table = self.trials.drop(columns="folder", errors="ignore")
-        return f"<p>{html.escape(what)}</p>" + table.to_html(
-            max_rows=20, na_rep="", float_format="{:.4g}".format
+        params = varied(self.trials)
+        repeated = ["setting", "seed"] if self.trials["setting"].duplicated().any() else []
+        columns = [*params.values(), "state", "objective", "best", "steps", "seconds", *repeated]
+        table = self.trials[[c for c in columns if c in self.trials]].head(N_ROWS_SHOWN)
+        names = dict(zip(params.values(), short_names(list(params)).values(), strict=True))
+        more = len(self.trials) - len(table)
+        below = f"<p>{more} more: see <code>sweep.trials</code>, and <code>sweep.curves</code></p>"
+        return (
+            f"<p>{html.escape(what)}</p>"
+            + table.rename(columns=names).to_html(na_rep="", float_format="{:.4g}".format)
+            + (below if more else "")
         )
 
 
@@ -311,6 +331,7 @@ def _load_sweep(folder: Path) -> Sweep:
     if len(trials):
         examples = curves[curves["metric"] == "examples"].groupby("trial")["value"].max()
         trials["examples"] = trials["number"].map(examples).astype(float)
+    is_repeated = len(trials) > 0 and bool(trials["setting"].duplicated().any())
     return Sweep(
         name=about.study_name,
         metric=about.metric,
@@ -325,6 +346,7 @@ def _load_sweep(folder: Path) -> Sweep:
         space=study.user_attrs.get("search_space", {}),
         metric_goal=about.get("metric_goal"),
         fingerprints=fingerprints_of(study.user_attrs),
+        earlier=() if is_repeated else repeats_of_earlier(folder, study),
     )
 
 

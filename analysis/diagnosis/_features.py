@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iolaus.analysis.data.curves import Curve, curves_of, planned_rates
-from iolaus.sweeps.signals import N_LEVEL, Signals, signals, smooth
+from iolaus.sweeps.signals import N_LEVEL, Signals, signals, smooth, thin
+from iolaus.sweeps.types import SPENT_SHARE
 
 __all__ = ["HARDLY", "Array", "Explosion", "Features", "explosion", "gather", "loss_metrics"]
 
@@ -33,6 +34,17 @@ DEAD_SHARE = 1e-2
 HARDLY = 0.3  # a share of the way from the start to the lowest loss: a fall of less is hardly one
 ALIKE = 0.25  # first reports this share of the room apart are one start ...
 ALIKE_SHARE = 1 / 3  # ... if so many of them are
+# Steps that begin so many reports late count on from another run's.
+FAR_BEGIN = 5.0
+STEP_FIELDS = (
+    *("step", "best_step", "stalled_since", "stalled_low", "stalled_high", "diverged_at"),
+    "rebound_since",
+)
+WARMED_TIMES = 2.0  # a rate that has risen by less is constant
+FLOOR_GAP = 0.25  # of the fall of the training loss
+N_REPORTS_VALIDATION = 3
+# A parameter whose gradient never is this share of the largest one is dead from the start.
+NEVER_SHARE = 1e-6
 N_NORMS_BEFORE = 3  # reports before an explosion, for a median
 N_NORMS_DEAD = 4  # reports at the end, to call a gradient dead
 
@@ -67,6 +79,7 @@ class Features:
     NaN where there is no other trial.
     validation: its signals, None if it is not reported; loss_then: the training loss when
     validation was best.
+    never_alive: a parameter whose gradient is about 0 from the first report on, "" for none.
     rates: the learning rate (steps, values), None if unknown. clipped: mean share of clipped steps,
     NaN if unknown.
     metric: what the training loss was reported as. sign, validation_sign: -1 if that metric, or the
@@ -88,16 +101,26 @@ class Features:
     rates: Curve | None = None
     clipped: float = math.nan
     usual_norm: float = math.nan
+    never_alive: str = ""
     metric: str = "loss"
     sign: float = 1.0
     validation_sign: float = 1.0
     signals: Signals | None = field(init=False)
 
     def __post_init__(self) -> None:
-        said = signals(self.steps, self.losses) if len(self.steps) else None
+        said = _signals(self.steps, self.losses, self.before) if len(self.steps) else None
         object.__setattr__(self, "signals", said)
         if math.isnan(self.start) and said is not None and said.n_reports:
             object.__setattr__(self, "start", float(self.losses[0]))
+
+    @property
+    def before(self) -> float:
+        """The step that the run began at: 0, unless its steps count on from another run's."""
+        return _before(self.steps)
+
+    def elapsed(self, step: float) -> float:
+        """Steps of this run up to one, as it is reported."""
+        return step - self.before
 
     @property
     def room(self) -> float:
@@ -110,6 +133,64 @@ class Features:
         """How far this loss has fallen at its end; negative if it rose."""
         return self.start - self.signals.level if self.signals is not None else math.nan
 
+    @property
+    def warms_up(self) -> bool:
+        """Whether the learning rate has risen all the way and still does at the last report."""
+        if self.rates is None or self.signals is None or len(self.rates[0]) < N_NORMS_DEAD:
+            return False
+        steps, values = self.rates
+        values = values[steps <= self.signals.step]
+        third = len(values) // 3
+        return (
+            third > 0
+            and bool((np.diff(values) >= -1e-9 * np.abs(values).max()).all())
+            and bool(values[-1] > values[-1 - third] > values[0])
+            and bool(values[-1] > WARMED_TIMES * values[0])
+        )
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the learning rate is as good as gone before half of the run."""
+        half = self.before + 0.5 * max(self.elapsed(self.n_steps), 1.0)
+        return self.rate_share(half) < SPENT_SHARE
+
+    @property
+    def noise(self) -> float:
+        """Robust standard deviation of one report: of the signals, or around its neighbours.
+
+        The smaller one: a jump or a spike is no noise.
+        """
+        if self.signals is None or self.signals.n_reports < 3:
+            return 0.0
+        n = self.signals.n_reports
+        _, losses = thin(self.steps[:n], self.losses[:n])
+        return min(self.signals.noise, _neighbours_noise(losses))
+
+    @property
+    def late_noise(self) -> float:
+        """Around its neighbours in the last half: smaller batches late are no oscillation."""
+        half = self.losses[(self.signals.n_reports if self.signals is not None else 0) // 2 :]
+        half = half[np.isfinite(half)]
+        return _neighbours_noise(half) if len(half) > 2 else 0.0
+
+    @property
+    def has_a_floor(self) -> bool:
+        """Whether training stays far above validation.
+
+        What is left of its loss is then in its examples (wrong labels, augmentation, dropout), and
+        no rate removes it.
+        """
+        v, s = self.validation, self.signals
+        if (
+            v is None
+            or s is None
+            or v.n_reports < N_REPORTS_VALIDATION
+            or v.diverged_at is not None
+        ):
+            return False
+        gap = s.level - v.level
+        return bool(gap > FLOOR_GAP * self.fall > 0 and gap > 4 * (v.noise + self.noise))
+
     def own(self, loss: float) -> float:
         """A level or slope of the training loss as its metric has it; 0 has no sign."""
         return self.sign * loss + 0.0
@@ -119,6 +200,27 @@ class Features:
         if self.rates is None or not len(self.rates[0]) or not self.rates[1].max() > 0:
             return math.nan
         return float(np.interp(step, *self.rates) / self.rates[1].max())
+
+
+def _before(steps: Array) -> float:
+    """The step before the first report, by the distance of the next; 0 where that is near."""
+    if len(steps) < 2:
+        return 0.0
+    gap = float(np.median(np.diff(steps)))
+    return max(float(steps[0]) - gap, 0.0) if steps[0] > FAR_BEGIN * gap else 0.0
+
+
+def _signals(steps: Array, losses: Array, before: float) -> Signals:
+    """The signals of a run that began at the step `before`, with the steps as they are reported."""
+    said = signals(steps - before, losses)
+    if not before:
+        return said
+    known = {name: getattr(said, name) for name in STEP_FIELDS}
+    return replace(said, **{n: int(v + before) for n, v in known.items() if v is not None})
+
+
+def _neighbours_noise(losses: Array) -> float:
+    return 1.4826 * float(np.median(np.abs(np.diff(losses)))) / math.sqrt(2)
 
 
 def explosion(norms: Mapping[str, Curve], *, can_die: bool = True) -> Explosion | None:
@@ -177,6 +279,17 @@ def _usual_norm(norms: Mapping[str, Curve], exploded: Explosion | None) -> float
     before = values[steps < exploded.step] if exploded is not None else values
     before = before[np.isfinite(before)]
     return float(np.median(before)) if len(before) >= N_NORMS_BEFORE else math.nan
+
+
+def _never_alive(norms: Mapping[str, Curve]) -> str:
+    """The first parameter whose gradient is about 0 from the first report on, "" if none is."""
+    peaks = {
+        name: float(np.max(values[np.isfinite(values)], initial=0.0))
+        for name, (_, values) in norms.items()
+        if name and len(values) >= N_NORMS_DEAD
+    }
+    largest = max(peaks.values(), default=0.0)
+    return next((name for name, peak in peaks.items() if peak < NEVER_SHARE * largest), "")
 
 
 def _dead_since(norms: Array) -> int | None:
@@ -255,7 +368,9 @@ def _features(
     nothing: Curve = (np.empty(0), np.empty(0))
     steps, values = training.curves.get(number, nothing)
     measured = validation.curves.get(number)
-    judged = signals(*measured) if measured is not None and len(measured[0]) else None
+    judged = None
+    if measured is not None and len(measured[0]):
+        judged = _signals(measured[0], measured[1], _before(steps))
     planned = row.get("n_steps")
     own_norms = norms.get(number, {})
     start = training.starts.get(number, math.nan)
@@ -282,6 +397,7 @@ def _features(
         rates=rates.get(number),
         clipped=float(np.mean(clipped[number][1])) if number in clipped else math.nan,
         usual_norm=_usual_norm(own_norms, exploded),
+        never_alive=_never_alive(own_norms),
         metric=training.name,
         sign=training.sign,
         validation_sign=validation.sign,

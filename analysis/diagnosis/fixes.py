@@ -36,12 +36,33 @@ NAMES: Mapping[str, Sequence[str]] = {
     "decay_steps": ("decay_steps", "step_size"),
     "weight_decay": ("weight_decay", "wd"),
     "dropout": ("dropout", "p_dropout", "dropout_rate"),
+    "warmup": (
+        *("warmup_steps", "num_warmup_steps", "warmup", "warmup_iters", "warmup_epochs"),
+        *("warmup_ratio", "warmup_share"),
+    ),
+    "total_steps": ("decay_steps", "T_max", "total_steps", "num_training_steps", "lr_decay_steps"),
 }
 # By these factors a learning rate is changed; how far in between is said by how far the trial is
 # from its peers.
 LEAST, MOST = 3.0, 10.0
+MOST_BY_PEERS = 100.0
 # Of the first rate at the end of a run: a decay by at least 100 times, and one that is slow.
 END_SHARE, SLOW_END_SHARE = 0.01, 0.1
+# A warm-up is a tenth of the run; this share of the room left is not well.
+WARM_UP_SHARE, WELL_LEFT = 0.1, 0.05
+# Weight decay that is more than usual where it is part of the gradient, and where it is not.
+COUPLED_DECAY, DECOUPLED_DECAY = 0.03, 1.0
+OPTIMIZER_KEYS = ("optim", "optimizer", "kind", "optim.kind", "optimizer.name")
+LONG_ENOUGH = 0.25  # of the run: one that was ended before may have been about to begin
+FLAT_SHAPES = ("converged", "fast_then_flat", "stalled", "underfitting")
+TRAINING_EXAMPLES = (
+    "look at the training examples (wrong labels, augmentation, dropout): validation is lower than "
+    "training, and no rate removes what is left"
+)
+INITIAL_WEIGHTS = (
+    "look at the initial weights and the inputs: it never began to learn, and the rate is usual"
+)
+IF_NOT = "if it still does not move, look at the initial weights and the inputs"
 GOOD_SHARE = 0.25  # of the trials, best first, whose rates are good ones
 N_PEERS = 4  # fewer other trials say nothing about rates
 
@@ -76,7 +97,7 @@ class ConfigKeys:
     choices: config group to the option chosen. has_trainer: whether these are the reference
     trainer's groups.
     step_scale: what clipping leaves of a usual step, 1 without. good_rate: the learning rate times
-    that of the sweep's best trials, NaN if unknown.
+    that of the sweep's best trials, NaN if unknown. good_decay: their median weight decay.
     """
 
     values: Mapping[str, Any]
@@ -86,6 +107,7 @@ class ConfigKeys:
     has_trainer: bool = False
     step_scale: float = 1.0
     good_rate: float = math.nan
+    good_decay: float = math.nan
 
     def key(self, role: str) -> str | None:
         """The key of a setting by its role (of NAMES), None if the config has none.
@@ -163,10 +185,13 @@ def _with_good_rates(sweep: Sweep, keys: Mapping[int, ConfigKeys]) -> dict[int, 
         rates = np.array(
             [rate for n in best if (rate := keys[n].number("lr") * keys[n].step_scale) > 0]
         )
-        is_known = len(peers) > N_PEERS and len(rates)
-        done[number] = (
-            replace(own, good_rate=float(np.exp(np.log(rates).mean()))) if is_known else own
-        )
+        decays = np.array([keys[n].number("weight_decay") for n in best])
+        decays = decays[np.isfinite(decays)]
+        if len(peers) > N_PEERS and len(rates):
+            own = replace(own, good_rate=float(np.exp(np.log(rates).mean())))
+        if len(peers) > N_PEERS and len(decays):
+            own = replace(own, good_decay=float(np.median(decays)))
+        done[number] = own
     return done
 
 
@@ -175,23 +200,36 @@ def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) ->
 
     NO_FIX if it is well, words alone where no setting is known.
     """
+    if diagnosis.shape in ("slow", "underfitting", "stalled", "improving") and features.warms_up:
+        return _shorter_warm_up(features, keys)
+    if features.has_a_floor and diagnosis.shape in ("converged", "improving"):
+        return Fix({}, TRAINING_EXAMPLES)
+    if diagnosis.shape in FLAT_SHAPES and not features.is_spent and _is_decayed(features, keys):
+        return _less_weight_decay(keys)
     match diagnosis.shape:
+        case "died" if features.never_alive:
+            return Fix({}, INITIAL_WEIGHTS)
         case "exploded" | "died":
             return _calmer(features, keys)
+        case "underfitting" if _never_began(features, keys):
+            return Fix({}, INITIAL_WEIGHTS)
         case "slow" | "underfitting":
-            if _is_spent(features):
+            if features.is_spent:
                 return _slower_decay(features, keys)
-            return (
-                _calmer(features, keys)
-                if _is_unstable(features, keys)
-                else _other_rate(keys, up=True)
-            )
+            if _is_unstable(features, keys):
+                return _calmer(features, keys)
+            raised = _other_rate(keys, up=True)
+            if math.isnan(keys.towards_good) and _has_not_moved(features):
+                return replace(raised, advice=f"{raised.advice}; {IF_NOT}")
+            return raised
         case "fast_then_flat" | "oscillating" | "stalled":
-            if _is_spent(features):
+            if features.is_spent:
                 return _slower_decay(features, keys)
+            # Flat since the rate has gone to nothing, as it should by the end: too little was done.
+            went_out = features.rate_share(diagnosis.since) < SPENT_SHARE
             return (
                 _other_rate(keys, up=True)
-                if keys.towards_good > LEAST
+                if keys.towards_good > LEAST or went_out
                 else _lower_late(features, keys)
             )
         case "rebound":
@@ -204,8 +242,62 @@ def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) ->
             return NO_FIX
 
 
-def _is_spent(features: Features) -> bool:
-    return features.rate_share(0.5 * max(features.n_steps, 1)) < SPENT_SHARE
+def _never_began(features: Features, keys: ConfigKeys) -> bool:
+    """Whether a loss has not moved at all at a rate at which the best trials learn."""
+    is_usual = 1 / LEAST <= keys.towards_good <= LEAST
+    return is_usual and features.explosion is None and _has_not_moved(features)
+
+
+def _has_not_moved(features: Features) -> bool:
+    s = features.signals
+    if s is None or features.elapsed(s.step) < LONG_ENOUGH * features.elapsed(features.n_steps):
+        return False
+    return features.fall <= 2 * s.noise
+
+
+def _is_decayed(features: Features, keys: ConfigKeys) -> bool:
+    """Whether a flat loss is held up by the weight decay.
+
+    It is if the decay is ten times that of better trials, or, with no others to compare with, more
+    than is ever usual.
+    """
+    decay = keys.number("weight_decay")
+    if not decay > 0:
+        return False
+    if not math.isnan(keys.good_decay):
+        return decay >= MOST * keys.good_decay and features.fall < (1 - WELL_LEFT) * features.room
+    named = [str(keys.values.get(key, "")) for key in OPTIMIZER_KEYS]
+    is_decoupled = "adamw" in " ".join([*named, keys.choices.get("optim") or ""]).lower()
+    return decay >= (DECOUPLED_DECAY if is_decoupled else COUPLED_DECAY)
+
+
+def _less_weight_decay(keys: ConfigKeys) -> Fix:
+    key, decay = keys.key("weight_decay"), keys.number("weight_decay")
+    value = keys.good_decay if keys.good_decay > 0 else decay / MOST**2
+    values = {key: _round(value)} if key is not None else {}
+    return Fix(values, "lower the weight decay: it holds the loss up")
+
+
+def _shorter_warm_up(features: Features, keys: ConfigKeys) -> Fix:
+    """A warm-up over a tenth of the run, in the unit it is given in."""
+    words = "shorten the warm-up: the rate still rises when the run ends"
+    key, n = keys.key("warmup"), max(features.n_steps, 1)
+    if key is None:
+        return Fix({}, words)
+    before = keys.values[key]
+    if isinstance(before, str) or (isinstance(before, float) and before <= 1):
+        return Fix({key: "0.1 run" if isinstance(before, str) else 0.1}, words)
+    per_step = before / _warm_up_steps(features, keys)
+    return Fix({key: max(1, round(WARM_UP_SHARE * n * per_step))}, words)
+
+
+def _warm_up_steps(features: Features, keys: ConfigKeys) -> float:
+    """How many steps the warm-up takes, if the rate rises straight to the one that is set."""
+    rate, s = keys.number("lr"), features.signals
+    if features.rates is None or s is None or not rate > 0:
+        return max(keys.number("warmup"), 1.0)
+    now = float(np.interp(s.step, *features.rates))
+    return s.step * max(rate / now, 1.0) if now > 0 else max(keys.number("warmup"), 1.0)
 
 
 def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
@@ -218,7 +310,7 @@ def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
     s = features.signals
     jumped = (
         s is not None
-        and np.nanmax(features.losses) > features.start + 0.1 * features.room + 4 * s.noise
+        and np.nanmax(features.losses) - features.start > 0.1 * features.room + 6 * s.noise
     )
     return bool(jumped) or keys.towards_good < 1 / LEAST
 
@@ -244,7 +336,10 @@ def _calmer(features: Features, keys: ConfigKeys) -> Fix:
 
 
 def _other_rate(keys: ConfigKeys, *, up: bool) -> Fix:
-    """Another learning rate from the start: towards that of better trials, by 3 to 10 times."""
+    """Another learning rate from the start: that of better trials, 3 to 100 times as much.
+
+    Where there are none, 3 times up or 10 times down.
+    """
     words = f"{'raise' if up else 'lower'} the learning rate and start again"
     key, rate = keys.key("lr"), keys.number("lr")
     if key is None or not rate > 0:
@@ -252,7 +347,7 @@ def _other_rate(keys: ConfigKeys, *, up: bool) -> Fix:
     factor = keys.towards_good if up else 1 / keys.towards_good
     if math.isnan(factor):
         factor = LEAST if up else MOST
-    factor = min(max(factor, LEAST), MOST)
+    factor = min(max(factor, LEAST), MOST_BY_PEERS)
     return Fix({key: _round(rate * factor if up else rate / factor)}, words)
 
 
@@ -284,9 +379,9 @@ def _slower_decay(features: Features, keys: ConfigKeys) -> Fix:
     It helps where the rate is spent while the loss is high.
     """
     words = "decay more slowly: the rate is spent too early"
-    decay = _decay(features, keys, SLOW_END_SHARE)
+    decay = _decay(features, keys, SLOW_END_SHARE) or _to_the_end(features, keys)
     if not decay:
-        return Fix(_other_rate(keys, up=True).values, words)
+        return Fix({}, words)
     if keys.towards_good > LEAST:
         return Fix({**decay, **_other_rate(keys, up=True).values}, f"{words}, and raise it")
     return Fix(decay, words)
@@ -311,6 +406,16 @@ def _decay(features: Features, keys: ConfigKeys, end: float) -> dict[str, Any]:
     if not math.isnan(before):
         steps = min(steps, before / LEAST) if end == END_SHARE else max(steps, before * LEAST)
     return {key: max(1, round(steps))}
+
+
+def _to_the_end(features: Features, keys: ConfigKeys) -> dict[str, Any]:
+    """A schedule without a decay rate, such as a cosine, over the whole run. Empty without one."""
+    key = keys.key("total_steps")
+    if key is None or not math.isnan(keys.number("decay_rate")) or not features.n_steps:
+        return {}
+    if isinstance(keys.values[key], str):
+        return {key: "1 rest"} if keys.has_trainer else {}
+    return {key: int(features.n_steps)}
 
 
 def _regularised(diagnosis: Diagnosis, keys: ConfigKeys) -> Fix:

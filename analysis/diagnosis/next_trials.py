@@ -21,7 +21,7 @@ from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.sweeps.study.folder import own_command, read_study
 from iolaus.sweeps.study.record import TrialRecord, n_settings
 
-__all__ = ["NextTrial", "as_frame", "continuing", "enqueue", "next_trials"]
+__all__ = ["NextTrial", "as_frame", "continuing", "enqueue", "next_trials", "rerun_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
         .sort_values(kind="stable")
         .index
     )
-    settings = _settings(sweep)
+    settings, leader = _settings(sweep), sweep.trials["setting"]
+    order = order[~leader.reindex(order).duplicated()]  # seeds of one setting have one fix
     run = {_same(params) for params in settings.values()}
     found: dict[Any, NextTrial] = {}
     for number, row in zip(order, problems.loc[order].to_dict("records"), strict=True):
@@ -208,6 +209,21 @@ def _of_best(sweep: Sweep, key: str) -> Any:
         if len(having)
         else None
     )
+
+
+def rerun_command(sweep: Sweep, trial: int) -> str:
+    """One run of the app with a trial's own values and seed; "" if its command is not known."""
+    row = sweep.trials.loc[trial]
+    values = {
+        str(c).removeprefix("params."): v
+        for c, v in row.items()
+        if str(c).startswith("params.") and not pd.isna(v)
+    }
+    sweeper = sweep.config.get("hydra", {}).get("sweeper", {})
+    seed = row.get("seed")
+    if seed is not None and not pd.isna(seed):
+        values.setdefault(str(sweeper.get("seed_key") or "seed"), int(seed))
+    return _command(sweep, values)
 
 
 def _command(sweep: Sweep, values: Mapping[str, Any]) -> str:

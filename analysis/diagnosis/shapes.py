@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iolaus.analysis.diagnosis._features import HARDLY, Features
 from iolaus.sweeps.signals import N_TAIL, Signals, log_time, smooth
@@ -43,8 +44,13 @@ NEAR = 0.05  # what may be left above the lowest for a flat loss to have converg
 GAIN = 0.05  # what another doubling of the steps must promise for a loss to be called falling
 SLOW = 0.5  # what the best had fallen by this step that a falling loss must have, not to be slow
 REBOUND = 0.1  # of its own fall, climbed back
-GAP = 0.3  # of the fall of the training loss, between it and validation once both are stable
+GAP = 0.15  # of the fall of the training loss, between it and validation once both are stable
 SWING = 0.04  # amplitude of an oscillation
+# Fewer may be a bend, such as that of a batch that changes in the middle.
+LEAST_PERIODS = 3.5
+SWING_NOISES = 1.0  # the same, of the noise between neighbouring reports
+# How near its end a loss is to have arrived there: roughly, and to be called flat.
+EARLY_NEAR, FLAT_NEAR = 0.1, 0.03
 EARLY = 1 / 3  # share of the run before which a loss that goes flat has fallen fast
 # Slope of the last half over the mean slope, above which a curve falls slowly all the way.
 STRAIGHT = 0.5
@@ -92,7 +98,8 @@ def diagnose_curve(features: Features) -> Diagnosis:
         n = s.n_reports if s is not None else 0
         reports = f"only {n} finite report{'s' if n > 1 else ''}" if n else "no finite report"
         return Diagnosis("broken", f"{reports}: {features.ended or 'no curve to judge'}")
-    for rule in (_diverged, _died, _exploded, _overfitting, _rebound, _oscillating, _flat):
+    rules = (_diverged, _died, _exploded, _collapsed, _overfitting, _rebound, _oscillating, _flat)
+    for rule in rules:
         found = rule(features, s)
         if found is not None:
             return found
@@ -118,11 +125,16 @@ def _diverged(features: Features, s: Signals) -> Diagnosis | None:
 
 
 def _exploded(features: Features, s: Signals) -> Diagnosis | None:
-    """Above the start by a good part of the room without ever coming back low."""
+    """Above the start by a good part of the room without ever coming back low.
+
+    A loss that begins high, above where the others do, and falls steadily is not one.
+    """
     finite = features.losses[: s.n_reports]
     peak_at = int(finite.argmax())
-    rise = float(finite[peak_at]) - features.start - 4 * s.noise
+    rise = float(finite[peak_at]) - features.start - 4 * features.noise
     scale = max(features.room, 1e-9 * abs(features.start))
+    if peak_at == 0 and _falls_steadily(finite, s.level):
+        return None
     if rise > ROSE * scale and s.level > features.start - HARDLY * scale:
         since = float(features.steps[peak_at])
         whose, parameter = _first_gradient(features, since)
@@ -136,6 +148,62 @@ def _exploded(features: Features, s: Signals) -> Diagnosis | None:
     return None
 
 
+def _falls_steadily(losses: NDArray[np.float64], level: float) -> bool:
+    """Whether a loss that is highest at first is, half-way, still on its way down."""
+    middle = float(np.median(losses[len(losses) // 2 :][: N_REPORTS + 1]))
+    return middle - level > GAIN * (float(losses[0]) - level)
+
+
+def _collapsed(features: Features, s: Signals) -> Diagnosis | None:
+    """Low for a while, then up in a jump: back to the start for good, or far above it for a time.
+
+    That is an explosion whose gradients came to rest.
+    """
+    losses = features.losses[: s.n_reports]
+    steps = features.steps[: s.n_reports]
+    if s.n_reports < N_TAIL or not features.room > 0:
+        return None
+    lowest = np.minimum.accumulate(_medians_of_three(losses))
+    had_learned = lowest < features.start - HARDLY * features.room
+    jump = max(ROSE * features.room, 6 * features.noise)
+    # As far above what it had reached, in two reports in a row at least.
+    up = had_learned & (losses > lowest + jump)
+    up[:-1] &= up[1:]
+    far_up = up & (losses > features.start + ROSE * features.room)
+    ends_up = bool(up[-1]) and features.fall <= HARDLY * features.room
+    if not (far_up.any() or ends_up):
+        return None
+    down = np.flatnonzero(~up)
+    at = int(np.flatnonzero(far_up)[0]) if far_up.any() else int(down[-1]) + 1
+    while at > 0 and up[at - 1]:
+        at -= 1
+    if not far_up.any() and not _is_sudden(losses, lowest, at):
+        return None
+    peak = float(losses[at:].max())
+    since = float(steps[at])
+    whose, parameter = _first_gradient(features, since)
+    return Diagnosis(
+        "exploded",
+        f"the {features.metric} had {_way('fallen', features.sign)} from "
+        f"{features.own(features.start):.4g} to {features.own(float(lowest[at])):.4g}, "
+        f"jumps to {features.own(peak):.4g} from step {since:.0f} on and ends at "
+        f"{features.own(s.level):.4g}{whose}",
+        since,
+        parameter,
+    )
+
+
+def _medians_of_three(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    padded = np.concatenate([losses[:1], losses, losses[-1:]])
+    return np.asarray(np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0))
+
+
+def _is_sudden(losses: NDArray[np.float64], lowest: NDArray[np.float64], at: int) -> bool:
+    """Whether most of the way up was made within two reports."""
+    climb = float(np.median(losses[at:]) - lowest[at])
+    return float(losses[at : at + 2].mean() - lowest[at]) > 0.7 * climb
+
+
 def _first_gradient(features: Features, step: float) -> tuple[str, str]:
     """(words, parameter) of the gradient that exploded before a loss did; empty if none did."""
     e = features.explosion
@@ -145,8 +213,14 @@ def _first_gradient(features: Features, step: float) -> tuple[str, str]:
 
 
 def _died(features: Features, s: Signals) -> Diagnosis | None:
-    """The gradient exploded and is about 0 from then on, while the loss is not low."""
+    """The gradient is about 0 from an explosion on, or always was, while the loss is not low."""
     e = features.explosion
+    if features.never_alive and not features.fall > HARDLY * features.room:
+        reason = (
+            f"the gradient of {features.never_alive} is about 0 from the first step on, at "
+            f"{features.metric} {features.own(s.level):.4g}"
+        )
+        return Diagnosis("died", reason, float(features.steps[0]), features.never_alive)
     if e is None or e.dead_since is None or features.fall > HARDLY * features.room:
         return None
     times = f" to {e.times:.3g} times its median" if e.times < 1e6 else ""
@@ -165,6 +239,8 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
     v = features.validation
     if v is None or v.n_reports < N_REPORTS or v.diverged_at is not None:
         return None
+    if features.fall <= 4 * features.noise:  # nothing was learned
+        return None
     validation_fall = features.validation_start - v.best
     best, level = features.validation_sign * v.best, features.validation_sign * v.level
     if (
@@ -181,7 +257,7 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
         return Diagnosis("overfitting", reason, v.best_step)
     gap = v.level - s.level
     is_stable = (
-        not v.trend_high < 0 or -v.trend * log_time(v.step, 2 * v.step) < GAIN * validation_fall
+        not v.trend_high < 0 or -v.trend * _next_doubling(features, v) < GAIN * validation_fall
     )
     if (
         is_stable
@@ -209,7 +285,9 @@ def _rebound(features: Features, s: Signals) -> Diagnosis | None:
 
 
 def _swings(features: Features, s: Signals) -> bool:
-    return s.period_steps is not None and s.amplitude > SWING * features.room
+    if s.period_steps is None or s.period_steps * LEAST_PERIODS > features.elapsed(s.step):
+        return False
+    return s.amplitude > max(SWING * features.room, SWING_NOISES * features.late_noise)
 
 
 def _oscillating(features: Features, s: Signals) -> Diagnosis | None:
@@ -229,49 +307,77 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
     It began with the stall that the signals see; a tail that creeps on can put that late, so that
     early is also what came near its end early.
     """
-    gain = max(-s.trend, 0.0) * log_time(s.step, 2 * s.step)
+    gain = max(-s.trend, 0.0) * _next_doubling(features, s)
     is_falling = s.trend_high < 0 and gain > GAIN * features.room
     if is_falling and s.stalled_since is None:
         return None
     left = features.room - features.fall
-    arrived = _arrived(features, s)
+    arrived = _arrived(features, s, EARLY_NEAR)
     since = s.stalled_since if s.stalled_since is not None else arrived
+    # A stall that was seen while the loss was still well above its end began later.
+    since = max(since, _arrived(features, s, FLAT_NEAR))
     at = (
         f"flat at {features.own(s.level):.4g} since step {since:.0f} of {features.n_steps}, noise "
-        f"{s.noise:.2g}"
+        f"{features.noise:.2g}"
     )
-    if features.fall <= HARDLY * features.room or features.room <= 4 * s.noise:
-        hardly = "hardly" if features.fall > 0 else "not"
-        hardly = (
-            f"it has {hardly} {_way('fallen', features.sign)} from "
-            f"{features.own(features.start):.4g}"
-        )
-        return Diagnosis("underfitting", f"{at}: {hardly}", since)
+    if features.fall <= HARDLY * features.room or features.room <= 4 * features.noise:
+        return Diagnosis("underfitting", f"{at}: {_hardly(features)}", since)
     share = features.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
-    is_early = min(since, arrived) < EARLY * max(features.n_steps, s.step)
+    whole = features.elapsed(max(features.n_steps, s.step))
+    is_early = features.elapsed(min(since, arrived)) < EARLY * whole
+    if features.has_a_floor and features.validation is not None:
+        val = features.validation_sign * features.validation.level
+        return Diagnosis(
+            "converged",
+            f"{at}, above validation at {val:.4g}: what is left is in its examples",
+            since,
+        )
     if not math.isnan(features.lowest) and left <= max(NEAR * features.room, 2 * s.noise):
         place = (
             f"{left:.2g} {_way('above', features.sign)} the {_way('lowest', features.sign)} of the "
             "sweep"
         )
         return Diagnosis("converged", f"{at}, {place}", since)
-    if is_early and not share < SPENT_SHARE:
+    if is_early and (not share < SPENT_SHARE or features.is_spent):
         return Diagnosis("fast_then_flat", f"{at}{rate}", since)
-    if math.isnan(features.lowest):
+    if math.isnan(features.lowest) and not features.is_spent:
         return Diagnosis("converged", at, since)
-    return Diagnosis(
-        "stalled", f"{at}{rate}; another trial reached {features.own(features.lowest):.4g}", since
+    other = (
+        ""
+        if math.isnan(features.lowest)
+        else f"; another trial reached {features.own(features.lowest):.4g}"
+    )
+    return Diagnosis("stalled", f"{at}{rate}{other}", since)
+
+
+def _next_doubling(features: Features, s: Signals) -> float:
+    """Steps at the present slope worth those of another doubling of the run."""
+    elapsed = int(features.elapsed(s.step))
+    return log_time(elapsed, 2 * elapsed)
+
+
+def _hardly(features: Features) -> str:
+    """How little a loss has fallen, of what there was to fall."""
+    start = features.own(features.start)
+    if features.fall <= 0:
+        return f"it has not {_way('fallen', features.sign)} from {start:.4g}"
+    if math.isnan(features.lowest) or features.fall > features.room:
+        return f"it has hardly {_way('fallen', features.sign)} from {start:.4g}"
+    return (
+        f"it has {_way('fallen', features.sign)} only {features.fall / features.room:.0%} of the "
+        f"way from {start:.4g} to the {_way('lowest', features.sign)} of the sweep, "
+        f"{features.own(features.start - features.room):.4g}"
     )
 
 
-def _arrived(features: Features, s: Signals) -> float:
+def _arrived(features: Features, s: Signals, near: float) -> float:
     """The step at which the smoothed loss came to stay near its end.
 
-    Near is within its noise, or a tenth of its fall.
+    near: within this share of its fall, or its noise.
     """
     steps, losses = smooth(features.steps[: s.n_reports], features.losses[: s.n_reports])
-    above = np.flatnonzero(losses > s.level + max(3 * s.noise, 0.1 * features.fall))
+    above = np.flatnonzero(losses > s.level + max(3 * features.noise, near * features.fall))
     after = int(above[-1]) + 1 if len(above) else 0
     return float(steps[min(after, len(steps) - 1)])
 
@@ -282,6 +388,16 @@ def _falling(features: Features, s: Signals) -> Diagnosis:
     slope = f"by {-s.trend * 1000:.3g} per 1,000 steps"
     still = f"still {_way('falling', features.sign)} at step {s.step}"
     at = f"{still} {slope}, from {features.own(features.start):.4g} to {features.own(s.level):.4g}"
+    if features.has_a_floor and features.validation is not None:
+        val = features.validation_sign * features.validation.level
+        return Diagnosis(
+            "improving",
+            f"{at}, above validation at {val:.4g}: much of what is left is in its examples",
+        )
+    if features.warms_up:
+        return Diagnosis(
+            "slow", f"{at}, and the learning rate still rises: its warm-up is not over"
+        )
     if not math.isnan(features.lowest_by_now):
         best_fall = features.start - features.lowest_by_now
         if features.fall < SLOW * best_fall:

@@ -26,6 +26,7 @@ __all__ = [
     "above_zero",
     "add_lines",
     "centred_mean",
+    "limits_of",
     "logarithmic",
     "plain_ticks",
     "say_nothing",
@@ -124,7 +125,17 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
-    """Set the value axis of `ax` for curves [n, 2] so that a diverged one does not spoil it.
+    """Set the value axis of `ax` for curves [n, 2], see `limits_of`."""
+    low, high, is_log = limits_of(curves)
+    if is_log:
+        logarithmic(ax.yaxis)
+        ax.set_ylim(low, high)
+    elif high > low:
+        ax.set_ylim(low, high)
+
+
+def limits_of(curves: Iterable[Points]) -> tuple[float, float, bool]:
+    """(low, high, whether logarithmic) of values [n, 2] so that a diverged one does not spoil them.
 
     The best value lies at the bottom, the level at which most begin (or end, if that is higher)
     half-way up or above; what lies higher leaves the frame. Logarithmic if that is more than a
@@ -132,16 +143,14 @@ def value_limits(ax: Axes, curves: Iterable[Points]) -> None:
     """
     values = [curve[:, 1] for curve in curves if len(curve)]
     if not values:
-        return
+        return 0.0, 0.0, False
     low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
     level = max(float(np.median([v[0] for v in values])), float(np.median([v[-1] for v in values])))
     top = min(high, 2 * level - low) if level > low else high
     if low > 0 and top > 20 * low:
-        logarithmic(ax.yaxis)
-        ax.set_ylim(low * 0.9, top * 1.1)
-    elif top > low:
-        margin = 0.03 * (top - low)
-        ax.set_ylim(low - margin, top + margin)
+        return low * 0.9, top * 1.1, True
+    margin = 0.03 * (top - low)
+    return low - margin, top + margin, False
 
 
 def centred_mean(curve: Points) -> Points:

@@ -30,6 +30,7 @@ __all__ = ["N_CHOICES", "draw_map"]
 
 # Marks of the states, where no diagnosis is at hand.
 STATE_MARKS = {"complete": "o", "paused": "s", "pruned": "v", "running": ">", "fail": "X"}
+EXPLODED = ("exploded", "died", "broken")  # shapes that have no say in what colours mean
 N_CHOICES = 6  # a number with no more values than this is drawn as a choice
 SPREAD_LOG = (
     20  # axes and colours whose largest value is this many times the smallest are logarithmic
@@ -49,8 +50,8 @@ def draw_map(
 
     Its mark is the shape of its curve (`diagnosis`; without it, how it ended), its colour the final
     value of the watched metric, or the objective where no trial reported that: dark is good.
-    Colours end at three times the median's distance from the best, so that exploded trials do not
-    hide the others; a trial that never reported a finite value is hollow; a ring marks the first of
+    Colours end at three times the median's distance from the best, of the trials that have not
+    exploded; a trial that never reported a finite value is hollow; a ring marks the first of
     the `ranking`. Choices stand side by side, a little apart where trials share one. Trials that
     lack one of the two parameters are left out.
     """
@@ -74,7 +75,9 @@ def draw_map(
     if final.isna().all():  # trials that only return their result
         final, what = trials["objective"].astype(float), "objective"
         is_largest = sweep.objective_sign < 0
-    norm = _colours(final, is_largest)
+    shapes = pd.Series(dtype=str) if diagnosis is None else diagnosis["shape"]
+    exploded = shapes.index[shapes.isin(EXPLODED)]
+    norm = _colours(final.drop(index=exploded, errors="ignore"), final, is_largest)
     cmap = "cividis_r" if is_largest else "cividis"
     kind = (
         trials["state"].astype(str)
@@ -178,14 +181,18 @@ def _apart(at: pd.DataFrame, choice_x: bool, choice_y: bool) -> pd.DataFrame:
     )
 
 
-def _colours(final: pd.Series, largest_is_best: bool) -> Normalize:
-    """From the best to three times the median's distance, which an exploded trial does not move."""
-    known = final.dropna().to_numpy(dtype=np.float64)
-    if not len(known):
+def _colours(usual: pd.Series, final: pd.Series, largest_is_best: bool) -> Normalize:
+    """From the best to three times the median's distance, of those that have not exploded.
+
+    usual: their values; where there are none, all final ones count.
+    """
+    known = usual.dropna() if usual.notna().any() else final.dropna()
+    if known.empty:
         return Normalize(0, 1)
-    best, median = (known.max() if largest_is_best else known.min()), np.median(known)
+    values = known.to_numpy(dtype=np.float64)
+    best, median = (values.max() if largest_is_best else values.min()), np.median(values)
     low, high = sorted(
-        (float(best), float(np.clip(best + 3 * (median - best), known.min(), known.max())))
+        (float(best), float(np.clip(best + 3 * (median - best), values.min(), values.max())))
     )
     if low > 0 and high > SPREAD_LOG * low:
         return LogNorm(low, high)

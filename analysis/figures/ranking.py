@@ -25,6 +25,14 @@ OBJECTIVE: dict[str, Any] = {
     "linestyle": "none",
     "zorder": 3,
 }
+CUT_WHISKER: dict[str, Any] = {
+    "linestyle": "none",
+    "markersize": 7,
+    "color": BLACK,
+    "markerfacecolor": "white",
+    "clip_on": False,
+    "zorder": 4,
+}
 TIER_STYLES = ((VERMILION, "o"), (BLUE, "s"), (ORANGE, "D"))  # from the fourth tier on: GREY
 
 
@@ -32,9 +40,11 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     """The n_shown best completed settings, best on top, in the order of the ranking.
 
     Each has a stroke at the objective, and its level with the 95 % interval, coloured and named by
-    tier. Settings of one tier cannot be told apart. A setting without interval is a mark alone; one
-    far behind is an arrow at the edge, with its level. Settings are named by the number of their
-    first trial.
+    tier. Settings of one tier cannot be told apart. Without repeats there are no tiers: intervals
+    are of each run's own end, and a grey band around the first is what two seeds may differ by,
+    where that is known. A setting without interval is a mark alone; one far behind is an arrow at
+    the edge, with its level; an arrowhead at the edge ends an interval that goes on beyond it.
+    Settings are named by the number of their first trial.
     """
     table = ranking.table[
         ranking.table["tier"].notna() & np.isfinite(ranking.table["level"].astype(float))
@@ -52,6 +62,7 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     for tier, own in rows.assign(place=place).groupby("tier", sort=True):
         n = int(str(tier))
         color, marker = TIER_STYLES[n - 1] if n <= len(TIER_STYLES) else (GREY, "o")
+        color = color if ranking.is_repeated else BLUE
         level = own["level"].to_numpy(float)
         # One run may be worth nothing as an interval, or be known far too badly for the picture.
         reach = np.nan_to_num(
@@ -64,7 +75,8 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
             "linestyle": "none",
         }
         ax.errorbar(level, own["place"], xerr=reach, **style, capsize=2)
-    _name_tiers(ax, rows["tier"].to_numpy(int))
+    if ranking.is_repeated:
+        _name_tiers(ax, rows["tier"].to_numpy(int))
     seeds = rows["n_seeds"].astype(int)
     labels = [
         f"{n} ({k} seeds)" if k > 1 else str(n) for n, k in zip(rows["setting"], seeds, strict=True)
@@ -73,6 +85,7 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
     ax.set_ylim(len(rows) - 0.4, -0.6)
     limits = _limits(ranking, rows)
     ax.set_xlim(limits)
+    _mark_cut_whiskers(ax, rows, limits)
     for row, value in zip(place, rows["level"].astype(float), strict=True):
         if not limits[0] <= value <= limits[1]:
             is_right = value > limits[1]
@@ -86,14 +99,30 @@ def draw_ranking(ax: Axes, ranking: Ranking, n_shown: int = N_SHOWN) -> None:
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
             )
     below = len(table) - len(rows)
-    noise = "between seeds" if ranking.noise_source == "seeds" else "of each curve"
-    title = f"95 % intervals from the noise {noise}"
-    if ranking.noise_source == "none":
-        title = "values without interval: the noise is not known"
-    elif ranking.of != "objective":
-        title += "; | is the objective"
-    ax.set_title(title + (f"; {below} more below" if below else ""), loc="left", fontsize="medium")
+    what = ["bars: 95 % intervals from the noise between seeds"]
+    if not ranking.is_repeated:
+        what = ["bars: where each run's own curve ends (95 %); another seed may differ by more"]
+        what = what if np.isfinite(rows["low"].astype(float)).any() else []
+        if np.isfinite(ranking.seed_difference):
+            what = ["bars: each run's own end", "grey: no further than two seeds may differ"]
+            middle, half = float(rows["level"].iloc[0]), ranking.seed_difference
+            ax.axvspan(middle - half, middle + half, color=GREY, alpha=0.15, zorder=0)
+    what = what or ["values without interval: the noise is not known"]
+    what += ["| is the objective"] if ranking.of != "objective" else []
+    what += [f"{below} more below"] if below else []
+    ax.set_title("; ".join(what), loc="left", fontsize="medium")
     ax.grid(axis="x", alpha=0.3)
+
+
+def _mark_cut_whiskers(ax: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None:
+    """An open arrowhead at the frame's edge where an interval goes on beyond it."""
+    inside = rows["level"].astype(float).between(*limits).to_numpy()
+    for bound, edge, marker in (("low", limits[0], "<"), ("high", limits[1], ">")):
+        ends = rows[bound].to_numpy(float)
+        is_cut = inside & ((ends < edge) if bound == "low" else (ends > edge))
+        ax.plot(
+            np.full(int(is_cut.sum()), edge), np.flatnonzero(is_cut), marker=marker, **CUT_WHISKER
+        )
 
 
 def _name_tiers(ax: Axes, tiers: NDArray[np.int64]) -> None:

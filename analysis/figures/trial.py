@@ -9,11 +9,13 @@ from matplotlib.figure import Figure, SubFigure
 
 from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis._features import loss_metrics
 from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.analysis.figures._style import (
     AXIS_NAMES,
     BLACK,
     BLUE,
+    GREEN,
     GREY,
     LOWEST_RATE,
     VERMILION,
@@ -29,6 +31,13 @@ from iolaus.analysis.figures._style import (
 __all__ = ["draw_trial"]
 
 N_BEHIND = 50  # of the other trials: enough to see where they lie
+VALIDATION: dict[str, Any] = {
+    "color": GREEN,
+    "linewidth": 1.2,
+    "linestyle": "--",
+    "marker": ".",
+    "markersize": 4,
+}
 VERDICT: dict[str, Any] = {"color": BLACK, "linewidth": 1.0, "linestyle": "--"}
 
 
@@ -36,6 +45,8 @@ def draw_trial(
     figure: Figure | SubFigure, sweep: Sweep, trial: int, diagnosis: pd.DataFrame
 ) -> None:
     """One trial's watched metric, others faint behind, and its learning rate, taken and planned.
+
+    Of a loss the validation's (or training's) is drawn beside, dashed.
 
     The shape's mark stands where it began, a dashed line where a verdict ended the trial. Limits
     are those of all trials, so that pictures of several compare. diagnosis: of
@@ -62,6 +73,9 @@ def draw_trial(
                 at = own[min(int((own[:, 0] < since).sum()), len(own) - 1)]
                 label = f"{shape_name(shape)}, since step {since:,.0f}"
                 above.plot(*at, **shape_style(shape), zorder=5, label=label)
+        measured = lines_of(sweep, beside).get(trial) if (beside := _beside(sweep)) else None
+        if measured is not None:
+            above.plot(*measured.T, **VALIDATION, label=beside)
         value_limits(above, curves.values())
         above.set_xlim(0, 1.01 * max(curve[-1, 0] for curve in curves.values()))
     else:
@@ -87,3 +101,9 @@ def draw_trial(
         below.plot(*rate.T, color=VERMILION, linewidth=1.5, label="taken")
     logarithmic(below.yaxis)
     below.legend(frameon=False, fontsize="small")
+
+
+def _beside(sweep: Sweep) -> str | None:
+    """The other one of training and validation, where both are losses or both the same measure."""
+    training, validation = loss_metrics(sweep)
+    return validation if training == sweep.metric else training

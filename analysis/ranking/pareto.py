@@ -19,7 +19,7 @@ from iolaus.sweeps.study.ranking import non_dominated
 
 __all__ = ["CRITERIA", "pareto", "shown"]
 
-CRITERIA = ("tier", "steps_to_target", "noise", "seconds")
+CRITERIA = ("tier", "steps_to_target", "noise", "seconds")  # without repeats objective, not tier
 
 
 def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
@@ -31,8 +31,10 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
     a curve), seconds (of a run), on_front; of the last three the median over the seeds. On the
     front is who is no worse than any other in tier, steps_to_target, noise and seconds, or better
     in one of them: results that cannot be told apart count as equal, and so do all that never reach
-    the target, behind those that do. A criterion nobody has a number for decides nothing. The
-    frame's `attrs` say metric and target. Where settings differ in it, ran_with is a column too.
+    the target, behind those that do. Without repeats, when there are no tiers, it is the objective
+    itself in their place, for what one seed of each is worth. A criterion nobody has a number
+    for decides nothing. The frame's `attrs` say metric and target. Where settings differ in it,
+    ran_with is a column too.
 
     Of a sweep with several objectives these are the criteria, each in its own direction, as the
     ranking has them: columns setting, objective, objective_2 and so on, on_front; `attrs` say the
@@ -66,7 +68,11 @@ def pareto(sweep: Sweep, ranking: Ranking | None = None) -> pd.DataFrame:
         .join(middle, on="setting")
         .reset_index(drop=True)
     )
-    found["on_front"] = non_dominated(found[list(CRITERIA)].astype(float).to_numpy())
+    criteria = found[list(CRITERIA)].astype(float)
+    if not ranking.is_repeated:
+        criteria["tier"] = sweep.objective_sign * found["objective"].astype(float)
+        found = found.drop(columns="tier")
+    found["on_front"] = non_dominated(criteria.to_numpy())
     found.attrs |= {"metric": sweep.metric, "target": sign * target}
     return found
 

@@ -18,11 +18,12 @@ import pandas as pd
 from scipy.stats import t
 
 from iolaus.analysis.data.curves import curves_of
-from iolaus.analysis.data.parameters import PREFIX, parameters
+from iolaus.analysis.data.parameters import PREFIX, parameters, varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.ranking import tiers
 from iolaus.analysis.ranking._extrapolation import likely_end
 from iolaus.analysis.ranking.level import is_written, level, objective_source
+from iolaus.analysis.ranking.seed_noise import SeedNoise, of_earlier_sweeps, of_near_settings
 from iolaus.sweeps.signals import signals
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, Fingerprint, labels
 from iolaus.sweeps.study.folder import own_command
@@ -39,8 +40,11 @@ N_SEEDS_FIRST = 2
 # Levels closer than this, relative to their size, differ by rounding.
 ROUNDING = 1e-9
 N_NAMED = 8  # settings that share first place
+N_VALUES = 6  # parameters of the first: more is a table
+# What an interval without repeats is of.
+OWN_END = "this run's end,"
 
-NoiseSource = Literal["seeds", "curve", "none"]
+NoiseSource = Literal["seeds", "earlier", "alike", "none"]
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,19 @@ class Ranking:
         from ("smoothed best of val_loss", if that was its best); "objective" where settings were
         repeated (the mean over the seeds, corrected for seeds that only some settings have run),
         or where there is no such curve. larger_is_better: the direction of the objective.
-    noise: standard deviation of one run around its setting, typical. noise_source: "seeds";
-        "curve", where no setting was repeated: errors are then those of the level of each curve,
-        and another seed may differ by more; "none" if not even that is known: then all share one
-        tier.
+    noise: standard deviation of one run around its setting, between seeds, typical; NaN if not
+        known. noise_source: "seeds", of settings repeated here. Where none is there are no tiers,
+        that is one for all, and intervals are of the end of each run's own curve; the noise is then
+        that of "earlier" sweeps of the task (`iolaus.analysis.data.earlier`), else of settings that
+        are "alike" (`iolaus.analysis.ranking.seed_noise`), else of "none". noise_evidence: what it
+        was measured on, in words.
+    seed_difference: by how much two seeds of one setting may differ (95 %).
     smallest_difference: between the first place and the others, found in nine such sweeps of ten.
     seeds_to_settle: more seeds for each setting of the first tier after which its leader would
         stand alone if the differences are as they seem; 0 if it does (never without repeats: then
-        at least 2), None if more than 50 are needed or the noise is not known.
-    warnings: what the reader must know before believing the order, in sentences.
+        at least 2), None if more than 50 are needed.
+    warnings: what the reader must know before believing the order, in sentences. can_top_up:
+        whether `iolaus top-up` can run more seeds: not of runs of other tools.
     """
 
     table: pd.DataFrame
@@ -78,9 +86,12 @@ class Ranking:
     larger_is_better: bool
     noise: float
     noise_source: NoiseSource
+    noise_evidence: str
+    seed_difference: float
     smallest_difference: float
     seeds_to_settle: int | None
     warnings: tuple[str, ...]
+    can_top_up: bool = False
 
     @property
     def winner(self) -> int | None:
@@ -111,21 +122,30 @@ class Ranking:
         near = levels <= levels.min() + ROUNDING * np.abs(levels).max()
         return int(table["setting"].to_numpy()[near.argmax()])
 
+    @property
+    def is_repeated(self) -> bool:
+        """Whether settings ran with several seeds: without, none can be called better."""
+        return self.noise_source == "seeds"
+
+    def headline(self) -> str:
+        """Who is first, and how sure that is, in a sentence."""
+        return _headline(self)
+
     def sentences(self) -> list[str]:
-        """Who is first, whether that is certain, what could have been seen, and the warnings."""
-        return [*_outcome(self), *self.warnings]
+        """The headline, what could have been seen, what would settle it, and the warnings."""
+        return [self.headline(), *_evidence(self), *self.warnings]
 
     def shown(self) -> pd.DataFrame:
         """The table for a reader.
 
         It has the parameters that vary, by their keys, trials where a setting has several, and the
-        level where it is not the objective itself.
+        level where it is not the objective itself; tiers where settings were repeated.
         """
         table = self.table.assign(
             trials=[" ".join(map(str, numbers)) for numbers in self.table["trials"]]
         )
         left_out = [c for c in parameters(table).values() if table[c].nunique(dropna=False) < 2]
-        if len(table) and table["trials"].eq(table["setting"].astype(str)).all():
+        if len(table) and self.table["trials"].map(len).eq(1).all():
             left_out.append("trials")
         level, objective = (table[c].astype(float) for c in ("level", "objective"))
         if (
@@ -136,9 +156,16 @@ class Ranking:
             left_out.append("level")
         if "ran_with" in table and not table["ran_with"].any():
             left_out.append("ran_with")
+        if not self.is_repeated:
+            left_out.append("tier")
         names = {column: key for key, column in parameters(table).items()}
-        names |= {"n_seeds": "seeds", "low": "95 % low", "high": "95 % high"}
+        interval = "95 %" if self.is_repeated else OWN_END
+        names |= {"n_seeds": "seeds", "low": f"{interval} low", "high": f"{interval} high"}
         names |= {"ran_with": RAN_WITH}
+        if "sweep" in table:  # numbers as in their own sweep
+            own = [numbers[0] for numbers in self.table["trials"]]
+            table = table.assign(setting=own)
+            table = table[["sweep", *(c for c in table if c != "sweep")]]
         return table.drop(columns=left_out).rename(columns=names)
 
     def _repr_html_(self) -> str:
@@ -168,9 +195,11 @@ def rank(sweep: Sweep) -> Ranking:
             False,
             math.nan,
             "none",
+            "",
+            math.nan,
             math.nan,
             None,
-            ("No trial has run.",),
+            (),
         )
     trials = trials[~trials["why"].astype(str).str.startswith("duplicate")]
     standings = order(_runs(sweep, trials), sweep.directions, sweep.metric_sign)
@@ -179,17 +208,22 @@ def rank(sweep: Sweep) -> Ranking:
     done = trials[trials["state"].eq("complete") & np.isfinite(trials["objective"].astype(float))]
     settings = {int(s): i for i, s in enumerate(dict.fromkeys(done["setting"]))}
     index = done["setting"].map(settings).to_numpy(np.int64)
-    source: NoiseSource = "none"
+    values = sign * done["objective"].to_numpy(np.float64)
+    is_repeated = 0 < len(settings) < len(done)
+    elsewhere = None if is_repeated else _noise_elsewhere(sweep, done)
     known, of = None, "objective"
-    if 0 < len(settings) < len(done):
+    if is_repeated:
         seed = done["seed"].astype(float).fillna(-1).to_numpy(np.int64)
-        known = tiers.from_seeds(index, seed, sign * done["objective"].to_numpy(np.float64))
-        source = "seeds"
-    elif len(done):
-        known, of, source = _by_curves(sweep, done, sign)
+        known = between_seeds = tiers.from_seeds(index, seed, values)
+        tier = tiers.tiers(known)
+    else:
+        if len(done):
+            known, of = _by_curves(sweep, done, sign)
+        noise, df = (elsewhere.sd, elsewhere.df) if elsewhere else (math.nan, 0.0)
+        between_seeds = tiers.from_noise(values, noise, df)
+        tier = np.ones(len(done), dtype=np.int64)  # one seed each tells no settings apart
     levels: dict[int, dict[str, float]] = {}
     if known is not None:
-        tier = tiers.tiers(known)
         half = t.isf(0.025, np.maximum(known.df, 1e-9)) * known.standard_error
         levels = {
             setting: {
@@ -204,12 +238,20 @@ def rank(sweep: Sweep) -> Ranking:
         table=_table(sweep, trials, standings, levels),
         of=of,
         larger_is_better=sign < 0,
-        noise=known.noise if known else math.nan,
-        noise_source=source,
-        smallest_difference=tiers.smallest_difference(known) if known else math.nan,
-        seeds_to_settle=_seeds_to_settle(known, tier, source) if known else None,
-        warnings=tuple(_warnings(sweep, trials, done, known, source)),
+        noise=between_seeds.noise,
+        noise_source="seeds" if is_repeated else elsewhere.source if elsewhere else "none",
+        noise_evidence=elsewhere.evidence if elsewhere else "",
+        seed_difference=tiers.seed_difference(between_seeds),
+        smallest_difference=tiers.smallest_difference(between_seeds),
+        seeds_to_settle=_seeds_to_settle(between_seeds, tier, is_repeated) if known else None,
+        warnings=tuple(_warnings(sweep, trials, done, known, is_repeated)),
+        can_top_up=bool(sweep.provenance),
     )
+
+
+def _noise_elsewhere(sweep: Sweep, done: pd.DataFrame) -> SeedNoise | None:
+    """How much seeds differ, by other evidence than repeats here."""
+    return of_earlier_sweeps(sweep.earlier) or of_near_settings(sweep.trials, done.index)
 
 
 def best_trial(sweep: Sweep, ranking: Ranking | None = None) -> int | None:
@@ -284,22 +326,21 @@ def _with_infeasible(trials: pd.DataFrame, standings: Sequence[Standing]) -> pd.
     )
 
 
-def _seeds_to_settle(known: tiers.Estimates, tier: tiers.Indices, source: str) -> int | None:
+def _seeds_to_settle(known: tiers.Estimates, tier: tiers.Indices, is_repeated: bool) -> int | None:
+    if is_repeated or len(tier) < 2:
+        return tiers.seeds_to_settle(known, tier)
+    if math.isnan(known.noise):
+        return N_SEEDS_FIRST
     needed = tiers.seeds_to_settle(known, tier)
-    if source == "curve" and needed is not None and len(tier) > 1:
-        return max(needed, N_SEEDS_FIRST)
-    return needed
+    return None if needed is None else max(needed, N_SEEDS_FIRST)
 
 
-def _by_curves(
-    sweep: Sweep, done: pd.DataFrame, sign: float
-) -> tuple[tiers.Estimates, str, NoiseSource]:
+def _by_curves(sweep: Sweep, done: pd.DataFrame, sign: float) -> tuple[tiers.Estimates, str]:
     """One run per setting: the level of the curve that the objective was taken from, if any."""
     source = objective_source(sweep, done)
     values = sign * done["objective"].to_numpy(np.float64)
     if source is None:
-        unknown = np.full(len(done), np.nan)
-        return tiers.from_curves(values, unknown, np.ones(len(done))), "objective", "none"
+        return tiers.from_noise(values, math.nan, 1.0), "objective"
     metric, kind = source
     curves = curves_of(sweep.curves, metric)
     known = [
@@ -309,8 +350,7 @@ def _by_curves(
     levels, errors, df = np.array(known).T
     levels = np.where(np.isnan(levels), values, levels)  # not written yet, or it began with NaN
     name = f"{'level' if kind == 'final' else 'smoothed best'} of {metric}"
-    estimates = tiers.from_curves(levels, errors, df)
-    return estimates, name, "curve" if np.isfinite(errors).any() else "none"
+    return tiers.from_curves(levels, errors, df), name
 
 
 def _table(
@@ -353,7 +393,9 @@ def _table(
                 "best": float(runs["best"].astype(float).mean()),
                 "ran_with": _ran_with(runs),
                 "why": _why((ended if len(ended) else runs).iloc[0]),
-                **({"sweep": lead["sweep"]} if "sweep" in runs else {}),
+                **(
+                    {"sweep": " and ".join(dict.fromkeys(runs["sweep"]))} if "sweep" in runs else {}
+                ),
                 **{c: lead[c] for c in trials.columns if c.startswith(PREFIX)},
             }
         )
@@ -376,15 +418,12 @@ def _why(trial: pd.Series) -> str:
     return str(trial["why"])
 
 
-_REPEATS = "Repeats would tell: runs with a column `setting` that names the first of each."
-
-
 def _warnings(
     sweep: Sweep,
     trials: pd.DataFrame,
     done: pd.DataFrame,
     known: tiers.Estimates | None,
-    source: str,
+    is_repeated: bool,
 ) -> list[str]:
     found = []
     broken = trials[trials["state"].eq("infeasible")].drop_duplicates("setting")
@@ -395,10 +434,7 @@ def _warnings(
         )
         found.append(f"Infeasible, so ranked after all that keep the constraints: {which}.")
     if known is None:
-        return [
-            *found,
-            f"No {'feasible ' if found else ''}trial has completed, so nothing is ranked.",
-        ]
+        return found
     if len(sweep.directions) > 1:
         found.append(
             f"Of {len(sweep.directions)} objectives the first decides the order within the Pareto "
@@ -423,22 +459,7 @@ def _warnings(
             f"Not every seed of {which} completed; those that did not are left out, which flatters "
             "the rest."
         )
-    if source == "curve":
-        found.append(
-            "No setting was repeated: the noise is that of each curve, and another seed may "
-            "differ by more. "
-            + (
-                "`iolaus top-up DIR` runs the seeds that would tell."
-                if sweep.provenance
-                else _REPEATS
-            )
-        )
-    elif source == "none" and len(done) > 1:
-        found.append(
-            "Nothing is known about the noise (no repeats, no curve of the objective): no order "
-            "is certain."
-        )
-    elif source == "seeds" and known.df_all < FEW_DEGREES:
+    if is_repeated and known.df_all < FEW_DEGREES:
         found.append(
             f"The spread between seeds is known from {known.df_all:.0f} degrees of freedom only."
         )
@@ -465,24 +486,148 @@ def _ran_differently(done: pd.DataFrame) -> list[str]:
     )
 
 
-def _outcome(ranking: Ranking) -> list[str]:
-    """Who is first and how certain that is, then what noise was seen."""
+def _headline(ranking: Ranking) -> str:
+    """Who is first and how certain that is; nothing is called better by one seed."""
     table, winner = ranking.table, ranking.winner
     if winner is None:
-        return []
-    n_ranked = int(table["tier"].notna().sum())
+        if table.empty:
+            return "No trial has run."
+        feasible = "feasible " if table["state"].eq("infeasible").any() else ""
+        return f"No {feasible}setting has completed, so none has won."
+    measured = f"{_measured(ranking)}{_values(table)}"
+    n_others = int(table["tier"].notna().sum()) - 1
     if int(table["state"].eq("complete").sum()) == 1:
-        return [f"Setting {winner} is the only one that completed."]
-    said = [*_objection(ranking), *_first_tier(ranking, n_ranked)]
-    if math.isfinite(ranking.noise) and n_ranked > 1:
-        whose = {"seeds": "between seeds of one setting", "curve": "of a curve's level"}[
-            ranking.noise_source
-        ]
-        said.append(
-            f"Noise {whose}: {ranking.noise:.3g}; a lead of {ranking.smallest_difference:.3g} "
-            "would be seen in 90 % of such sweeps, a smaller one in fewer."
+        return f"{_named(ranking, winner)} is the only one that completed: {measured}."
+    others = f"the other {n_others}" if n_others > 1 else "the other one"
+    if not ranking.is_repeated:
+        return (
+            f"{_named(ranking, winner, 'Run')} {_came_out(ranking)}, {measured}; which setting is "
+            f"better is not known: each ran with one seed, and {_seeds_differ(ranking)}."
         )
-    return said
+    first = ranking.first
+    if len(first) == 1 and first[0] == winner:
+        if _n_seeds(table, winner) > 1:
+            return (
+                f"{_named(ranking, winner)} is better than {others}, beyond the noise of seeds"
+                f"{_but_ran_differently(ranking)}: {measured}."
+            )
+        return (
+            f"{_named(ranking, winner, 'Run')} {_came_out(ranking)}, {measured}, beyond the noise "
+            "of the others' seeds; whether its setting is better, one seed cannot tell."
+        )
+    leads = f"{_named(ranking, winner)} leads, {measured}"
+    if len(first) == 1:
+        other = _label(table, first[0])
+        return (
+            f"{leads}; but with the same seeds for all setting {other} would be first, beyond "
+            f"the noise of seeds{_but_ran_differently(ranking)}."
+        )
+    names = ", ".join(_label(table, n) for n in first[:N_NAMED])
+    names += f" and {len(first) - N_NAMED} more" if len(first) > N_NAMED else ""
+    with_all = "" if winner in first else "with the same seeds for all "
+    share = f"{len(first)} of {n_others + 1} settings share first place"
+    return f"{leads}; but {with_all}{share}: {names}."
+
+
+def _came_out(ranking: Ranking) -> str:
+    best = "highest" if ranking.larger_is_better else "lowest"
+    return f"came out {best}" if ranking.of.startswith("smoothed") else f"ended {best}"
+
+
+def _seeds_differ(ranking: Ranking) -> str:
+    """How much seeds of one setting differ in such sweeps, as far as it is known."""
+    if math.isnan(ranking.noise):
+        return "how much seeds differ in such sweeps has not been measured"
+    return (
+        f"seeds differ by about {ranking.noise:.2g} (standard deviation) in such sweeps, by "
+        f"{ranking.noise_evidence}"
+    )
+
+
+def _measured(ranking: Ranking) -> str:
+    """The objective of the first setting with what is known of it."""
+    lead = ranking.table.astype(object).iloc[0]  # each value of its own type
+    known = []
+    has_level = not pd.isna(lead["level"])
+    is_same = has_level and math.isclose(lead["level"], lead["objective"], rel_tol=1e-6)
+    if ranking.is_repeated and has_level and not is_same:
+        known.append(f"with the same seeds for all {lead['level']:.4g}")
+    if has_level and np.isfinite(lead["low"]):
+        what = "95 % interval" if ranking.is_repeated else "this run's end:"
+        known.append(f"{what} {lead['low']:.4g} to {lead['high']:.4g}")
+    within = f" ({', '.join(known)})" if known else ""
+    return f"objective {_value(lead['objective'])}{within}"
+
+
+def _values(table: pd.DataFrame) -> str:
+    """The parameters of the first setting, where they are few."""
+    lead = table.astype(object).iloc[0]
+    known = [
+        f"{name}={_value(lead[column])}"
+        for name, column in varied(table).items()
+        if not pd.isna(lead[column])
+    ]
+    return f", with {' '.join(known)}" if 0 < len(known) <= N_VALUES else ""
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _named(ranking: Ranking, setting: int, what: str = "Setting") -> str:
+    return f"{what} {_label(ranking.table, setting)}"
+
+
+def _label(table: pd.DataFrame, setting: int) -> str:
+    """What a setting is called: its number, of several sweeps its own one there; a run's name."""
+    row = table[table["setting"].eq(setting)].iloc[0]
+    if "sweep" in table:
+        return f"{row['trials'][0]} of {row['sweep']}"
+    named = "name" in table and isinstance(row["name"], str) and row["name"] != str(setting)
+    return f"{setting} ({row['name']})" if named else str(setting)
+
+
+def _n_seeds(table: pd.DataFrame, setting: int) -> int:
+    return int(table.loc[table["setting"].eq(setting), "n_seeds"].iloc[0])
+
+
+def _evidence(ranking: Ranking) -> list[str]:
+    """What speaks against the first of the order, what noise was seen, and what would settle it."""
+    n_ranked = int(ranking.table["tier"].notna().sum()) if len(ranking.table) else 0
+    if ranking.winner is None or n_ranked < 2:
+        return []
+    said = _objection(ranking)
+    if ranking.is_repeated and math.isfinite(ranking.noise):
+        said.append(
+            f"Noise between seeds of one setting: {ranking.noise:.3g}; a lead of "
+            f"{ranking.smallest_difference:.3g} would be seen in 90 % of such sweeps, a smaller "
+            "one in fewer."
+        )
+    elif math.isfinite(ranking.seed_difference):
+        values = ranking.table.loc[ranking.table["tier"].notna(), "objective"].astype(float)
+        near = int((values - values.iloc[0]).abs().le(ranking.seed_difference).sum()) - 1
+        said.append(
+            f"Two seeds of one setting may differ by {ranking.seed_difference:.3g}: {near} of the "
+            f"other {n_ranked - 1} {'is' if near == 1 else 'are'} no further from the first."
+        )
+    return [*said, *_settled_by(ranking)]
+
+
+def _settled_by(ranking: Ranking) -> list[str]:
+    if ranking.is_repeated and len(ranking.first) < 2:
+        return []
+    if ranking.seeds_to_settle is None:
+        more = f"More than {tiers.N_SEEDS_MOST} more seeds each would be needed to settle it."
+        return [more]
+    seeds = f"{ranking.seeds_to_settle} more seed{'' if ranking.seeds_to_settle == 1 else 's'}"
+    if ranking.is_repeated:
+        return [f"About {seeds} for each of them would settle it."]
+    how = (
+        "`iolaus top-up DIR`"
+        if ranking.can_top_up
+        else "a column `setting` names the first of each"
+    )
+    return [f"At least {seeds} for each of the best would tell ({how})."]
 
 
 def _objection(ranking: Ranking) -> list[str]:
@@ -492,51 +637,20 @@ def _objection(ranking: Ranking) -> list[str]:
         return []
     rows = ranking.table.set_index("setting")
     best = "highest" if ranking.larger_is_better else "lowest"
-    has = f"Setting {winner} has the {best} objective, {rows['objective'][winner]:.4g}"
+    who = _named(ranking, winner, "Setting" if ranking.is_repeated else "Run")
+    has = f"{who} has the {best} objective, {rows['objective'][winner]:.4g}"
     if leader is None or pd.isna(rows["tier"][winner]):
         return [f"{has}, which is not finite: how certain it is cannot be told."]
     worse = "below" if ranking.larger_is_better else "above"
-    its, other = rows["level"][winner], rows["level"][leader]
-    numbers = f"{its:.4g} against {other:.4g}"
-    if ranking.noise_source == "seeds":
-        but = f"with the same seeds for all it would lie {worse} setting {leader} ({numbers})"
-    elif ranking.of.startswith("level"):
-        but = f"its curve ends {worse} setting {leader}'s ({ranking.of}: {numbers})"
-    else:
-        but = f"its curve's best lies {worse} setting {leader}'s ({ranking.of}: {numbers})"
-    if winner in ranking.first:
-        return [f"{has}, but {but}, which is within the noise."]
-    return [f"{has}, but {but}, beyond the noise: its lead may be the luck of one report."]
-
-
-def _first_tier(ranking: Ranking, n_ranked: int) -> list[str]:
-    first = ranking.first
-    if n_ranked < 2:
-        return []
-    if len(first) == 1:
-        others, but = f"the other {n_ranked - 1}", _but_ran_differently(ranking)
-        if ranking.noise_source == "curve":  # one seed ranks runs, not settings
-            ended = "higher" if ranking.larger_is_better else "lower"
-            by = "" if ranking.winner in first else f" by {ranking.of}"
-            return [
-                f"The run of setting {first[0]} came out {ended} than {others}{by}, beyond the "
-                "noise of their curves; whether the setting is better, one seed each cannot tell"
-                f"{but}."
-            ]
-        if ranking.winner in first:
-            return [f"Setting {first[0]} is better than {others}, beyond the noise of seeds{but}."]
-        return [f"By {ranking.of} setting {first[0]} is better, beyond the noise of seeds{but}."]
-    names = ", ".join(map(str, first[:N_NAMED]))
-    names += f" and {len(first) - N_NAMED} more" if len(first) > N_NAMED else ""
-    place = "first place" if ranking.winner in first else f"first place by {ranking.of}"
-    said = [f"{len(first)} of {n_ranked} settings share {place}: {names}."]
-    if ranking.noise_source == "none":
-        return said
-    if ranking.seeds_to_settle is None:
-        more = f"More than {tiers.N_SEEDS_MOST} more seeds each would be needed to settle it."
-        return [*said, more]
-    least = "At least" if ranking.noise_source == "curve" else "About"
-    return [*said, f"{least} {_seeds(ranking.seeds_to_settle)} for each of them would settle it."]
+    numbers = f"{rows['level'][winner]:.4g} against {rows['level'][leader]:.4g}"
+    other = _label(ranking.table, leader)
+    if ranking.is_repeated:
+        but = f"with the same seeds for all it would lie {worse} setting {other} ({numbers})"
+        within = winner in ranking.first
+        return [f"{has}, but {but}, {'within' if within else 'beyond'} the noise."]
+    its = "its curve ends" if ranking.of.startswith("level") else "its curve's best lies"
+    but = f"{its} {worse} run {other}'s ({ranking.of}: {numbers})"
+    return [f"{has}, but {but}: its lead may be the luck of one report."]
 
 
 def _but_ran_differently(ranking: Ranking) -> str:
@@ -547,15 +661,13 @@ def _but_ran_differently(ranking: Ranking) -> str:
     return "; but not all ran with the same settings, code and versions, which may be the reason"
 
 
-def _seeds(n: int) -> str:
-    return f"{n} more seed{'' if n == 1 else 's'}"
-
-
 def compare(sweeps: Sequence[Sweep]) -> Ranking:
     """The settings of several sweeps in one ranking.
 
     Setting numbers are counted on from one sweep to the next. The table has the column sweep (its
-    name) and, in trials, the numbers as in their own sweep. What makes the sweeps not comparable is
+    name) and, in trials, the numbers as in their own sweep. A setting that several have run, with
+    the same fixed settings, code and versions, is one setting; a run that is in several counts once
+    (the same seed and result). What makes the sweeps not comparable is
     among the warnings: code, metric, examples, fixed parameters. Raises ValueError if their
     directions differ, or there are none.
 
@@ -583,7 +695,7 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     joint = replace(
         sweeps[0],
         name=" and ".join(names),
-        trials=_ran_with_of_all(pd.concat(all_trials), sweeps),
+        trials=_copies_merged(_ran_with_of_all(pd.concat(all_trials), sweeps), sweeps),
         curves=pd.concat(all_curves, ignore_index=True),
     )
     found = []
@@ -622,6 +734,39 @@ def _ran_with_of_all(trials: pd.DataFrame, sweeps: Sequence[Sweep]) -> pd.DataFr
     return trials.assign(ran_with=ids.map(said))
 
 
+def _copies_merged(trials: pd.DataFrame, sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """The trials with one setting for what is the same in several sweeps, each run once.
+
+    Where what a trial ran with is not known, as of other tools' runs, it has no copy.
+    """
+    if "fingerprint" not in trials:
+        return trials
+    fixed = {name: f.fixed for sweep in sweeps for name, f in sweep.fingerprints.items()}
+    keys = parameters(trials)
+    first: dict[Any, int] = {}
+    merged: dict[int, int] = {}
+    for row in trials.to_dict("records"):
+        if not row["fingerprint"] or not keys:
+            continue
+        theirs = fixed.get(row["fingerprint"], {})
+        values = (theirs.get(k) if pd.isna(row[c]) else row[c] for k, c in keys.items())
+        setting = int(row["setting"])
+        same = (row.get("ran_with", ""), *map(_as_text, values))
+        merged.setdefault(setting, first.setdefault(same, setting))
+    trials = trials.assign(setting=trials["setting"].map(lambda n: merged.get(n, n)))
+    runs = trials[trials["fingerprint"].ne("") & trials["seed"].notna()]
+    again = runs.duplicated(["setting", "seed", "state", "objective"])
+    return trials.drop(index=runs.index[again])
+
+
+def _as_text(value: Any) -> str:
+    """A parameter's value, the same for a number and the text of it."""
+    try:
+        return f"{float(value):.12g}"
+    except (TypeError, ValueError):
+        return str(value)
+
+
 def _fixed(sweep: Sweep) -> set[str]:
     """What a sweep's last command fixed by options of the app's own, such as task=digits.
 
@@ -652,10 +797,14 @@ def as_document(ranking: Ranking) -> dict[str, Any]:
     }
     fields |= {
         name: getattr(ranking, name)
-        for name in ("smallest_difference", "seeds_to_settle", "warnings")
+        for name in (
+            *("noise_evidence", "seed_difference", "smallest_difference", "seeds_to_settle"),
+            "warnings",
+        )
     }
     plain = {
         name: None if isinstance(v, float) and not math.isfinite(v) else v
         for name, v in fields.items()
     }
+    plain["headline"] = ranking.headline()
     return {**plain, "settings": json.loads(ranking.table.to_json(orient="records"))}

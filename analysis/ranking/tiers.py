@@ -20,7 +20,9 @@ __all__ = [
     "Estimates",
     "Indices",
     "from_curves",
+    "from_noise",
     "from_seeds",
+    "seed_difference",
     "seeds_to_settle",
     "smallest_difference",
     "tiers",
@@ -87,6 +89,15 @@ def from_curves(levels: Array, standard_errors: Array, df: Array) -> Estimates:
     variance = np.where(is_known, variance, np.nan)
     nothing = np.zeros((len(levels), 0)), np.zeros((0, 0))
     return Estimates(levels, variance, df, np.ones(len(levels)), noise, math.inf, *nothing)
+
+
+def from_noise(values: Array, noise: float, df: float) -> Estimates:
+    """One run per setting, [k], whose noise between seeds was measured elsewhere.
+
+    df: degrees of freedom of that measurement. NaN for noise that is not known.
+    """
+    k, nothing = len(values), (np.zeros((len(values), 0)), np.zeros((0, 0)))
+    return Estimates(values, np.full(k, noise**2), np.full(k, df), np.ones(k), noise, df, *nothing)
 
 
 def from_seeds(setting: Indices, seed: Indices, value: Array) -> Estimates:
@@ -280,6 +291,13 @@ def _is_significant(statistic: float, df: float, pairwise: float, n_left: int) -
     ):  # Bonferroni's bound, which spares a slow integral
         return True
     return bool(studentized_range.sf(statistic * math.sqrt(2), n_left, df) <= ALPHA)
+
+
+def seed_difference(known: Estimates) -> float:
+    """By how much two runs of one setting may differ (95 %), in both directions; NaN if unknown."""
+    if not (math.isfinite(known.noise) and known.df_all > 0):
+        return math.nan
+    return float(t.isf(0.025, known.df_all) * known.noise * math.sqrt(2))
 
 
 def smallest_difference(known: Estimates) -> float:

@@ -68,8 +68,8 @@ class TopUp:
 def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> TopUp:
     """The runs that would settle first place: more seeds for the settings that may have it.
 
-    The settings are the first tier, at most its best 8; where nothing was repeated, at least the
-    best four. If first place is settled there are no runs.
+    The settings are the first tier, at most its best 8; where nothing was repeated, the best four.
+    If first place is settled there are no runs.
 
     n_seeds: for each; left out: as many as the ranking says, at most 4. Raises ValueError if the
     sweep has no seed to change, searches it, or is of no command we know; also if other settings
@@ -160,14 +160,23 @@ def _description_kept(folder: Path, study: optuna.Study) -> Iterator[None]:
 
 
 def contenders(ranking: Ranking) -> list[int]:
-    """The settings between which first place is open."""
-    ranked = [int(n) for n in ranking.table.loc[ranking.table["tier"].notna(), "setting"]]
-    open_to = {*ranked[:1], *ranking.first}  # the first of the order, and whom the levels favour
-    if len(ranked) < 2 or (len(open_to) == 1 and ranking.noise_source == "seeds"):
+    """The settings between which first place is open, best first.
+
+    That is the first tier, and the first of the order; without repeats the best four, by their
+    results and by their levels. None where first place is settled.
+    """
+    table = ranking.table[ranking.table["tier"].notna()]
+    ranked = [int(n) for n in table["setting"]]
+    if len(ranked) < 2:
         return []
-    least = 2 if ranking.noise_source == "seeds" else N_SETTINGS_FIRST
-    best_first = sorted(ranked, key=lambda setting: setting not in open_to)
-    return best_first[: min(max(len(open_to), least), N_SETTINGS_AT_ONCE)]
+    if not ranking.is_repeated:
+        favoured = {ranked[0], ranking.level_leader}
+        return sorted(ranked, key=lambda setting: setting not in favoured)[:N_SETTINGS_FIRST]
+    favoured = {ranked[0], *ranking.first}  # the first of the order, and whom the levels favour
+    if len(favoured) == 1 and int(table["n_seeds"].iloc[0]) > 1:
+        return []
+    best_first = sorted(ranked, key=lambda setting: setting not in favoured)
+    return best_first[: min(max(len(favoured), 2), N_SETTINGS_AT_ONCE)]
 
 
 def _runs(trials: list[optuna.trial.FrozenTrial], leader: int) -> list[optuna.trial.FrozenTrial]:

@@ -17,6 +17,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from iolaus.analysis.report import _explorer
+from iolaus.analysis.report._explorer import Explorer
 from iolaus.analysis.report.terminal import cell, holds_numbers
 
 __all__ = ["Block", "Document", "Items", "Picture", "Section", "Table", "as_html", "as_markdown"]
@@ -44,13 +46,16 @@ class Picture:
     """A figure that `draw` makes on an empty one.
 
     name: of its file, without ending. size_in: width and height, inches.
-    caption: what to see, which also stands in for the picture where there is none.
+    caption: what to see. seen: what is seen, with numbers, for those who do not see it; left out,
+        the caption. is_explored: whether a page that runs scripts shows an Explorer in its place.
     """
 
     name: str
     caption: str
     draw: Callable[[Figure], None]
     size_in: tuple[float, float] = (9.0, 4.5)
+    seen: str = ""
+    is_explored: bool = False
 
     def png(self) -> bytes:
         """The figure, drawn."""
@@ -63,7 +68,7 @@ class Picture:
         return file.getvalue()
 
 
-Block = str | Items | Table | Picture  # a str is a paragraph
+Block = str | Items | Table | Picture | Explorer  # a str is a paragraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +109,10 @@ def as_markdown(document: Document) -> str:
                 parts.append(block)
             elif isinstance(block, Items):
                 parts.append("\n".join(f"- {text}" for text in block.texts))
+            elif isinstance(block, Explorer):
+                continue  # of pages alone
             elif isinstance(block, Picture):
-                parts += [f"![{block.name}]({block.name}.png)", f"*{block.caption}*"]
+                parts += [f"![{block.seen or block.name}]({block.name}.png)", f"*{block.caption}*"]
             else:
                 parts += [f"**{block.caption}**", _markdown_table(block.frame)]
     return "\n\n".join(parts) + "\n"
@@ -135,7 +142,7 @@ def as_html(document: Document, pictures: Mapping[str, bytes]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(document.title)}</title>
-<style>{CSS}</style>
+<style>{CSS}{_explorer.CSS}</style>
 </head>
 <body>
 <main>
@@ -146,7 +153,7 @@ def as_html(document: Document, pictures: Mapping[str, bytes]) -> str:
 <nav>{links}</nav>
 </header>
 {"".join(parts)}</main>
-<script>{JS}</script>
+<script>{JS}{_explorer.JS}</script>
 </body>
 </html>
 """
@@ -170,20 +177,29 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
     if isinstance(block, Picture):
         caption = html.escape(block.caption)
         data = base64.b64encode(pictures[block.name]).decode("ascii")
+        seen = html.escape(block.seen) or caption
         image = (
-            f'<img src="data:image/png;base64,{data}" alt="{caption}" '
+            f'<img src="data:image/png;base64,{data}" alt="{seen}" '
             f'style="max-width:{block.size_in[0]:g}in">'
         )
-        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>\n"
+        kind = " class=drawn" if block.is_explored else ""
+        return f"<figure{kind}>{image}<figcaption>{caption}</figcaption></figure>\n"
+    if isinstance(block, Explorer):
+        return (
+            f'<div class="explorer"><p class="about">{html.escape(block.caption)}</p>'
+            f'<script type="application/json">{block.json()}</script></div>\n'
+        )
     numbers = [holds_numbers(column) for _, column in block.frame.items()]
     head = "".join(map(_th, block.frame.columns, numbers))
     rows = "".join(
         f"<tr>{''.join(map(_td, row, numbers))}</tr>\n"
         for row in block.frame.itertuples(index=False)
     )
-    caption = f"<caption>{html.escape(block.caption)}</caption>"
+    named = html.escape(block.caption)
+    caption = f"<caption>{named}</caption>"
     return (
-        f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead>\n'
+        f'<div class="table" tabindex="0" role="region" aria-label="{named}">'
+        f"<table>{caption}<thead><tr>{head}</tr></thead>\n"
         f"<tbody>{rows}</tbody></table></div>\n"
     )
 
@@ -228,6 +244,7 @@ a { color: var(--link); }
 .lead { font-size: 1.1rem; }
 figure { margin: 1rem 0; }
 img { width: 100%; height: auto; background: #fff; border-radius: 4px; }
+@media (prefers-color-scheme: dark) { img { filter: invert(.9) hue-rotate(180deg); } }
 .table { overflow: auto; max-height: 32rem; margin: 1rem 0; border: 1px solid var(--line); border-radius: 4px; }
 table { border-collapse: collapse; font-size: .85rem; min-width: 100%; }
 caption { text-align: left; padding: .4rem .6rem; }
@@ -240,6 +257,19 @@ td { padding: .2rem .6rem; border-top: 1px solid var(--line); vertical-align: to
 td.n, th.n { text-align: right; }
 td.n { font-variant-numeric: tabular-nums; }
 td.long { white-space: normal; min-width: 22rem; }
+@page { size: A4 landscape; margin: 12mm; }
+@media print {
+  :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --band: #f2f1ee; --link: #000; }
+  main { max-width: none; padding: 0; }
+  .table { overflow: visible; max-height: none; border: none; }
+  table { font-size: .6rem; }
+  th { position: static; }
+  th button { white-space: normal; padding: .1rem .3rem; }
+  td { white-space: normal; padding: .1rem .3rem; }
+  td.long { min-width: 14rem; }
+  tr, figure { break-inside: avoid; }
+  img { filter: none; max-height: 90vh; object-fit: contain; }
+}
 """  # noqa: E501
 
 # A click on a head sorts by its column, a second one the other way round; empty cells stay below.

@@ -25,7 +25,7 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.shapes import STALLED_SHAPES, shape_name
 from iolaus.analysis.ranking.level import objective_source
-from iolaus.analysis.ranking.rank import Ranking, rank
+from iolaus.analysis.ranking.rank import OWN_END, Ranking, rank
 from iolaus.analysis.report import summary as words
 from iolaus.analysis.report.terminal import cell
 from iolaus.sweeps import optuna_compat as compat
@@ -48,7 +48,10 @@ log = logging.getLogger(__name__)
 
 N_RANKED = 20  # settings in the study's note: more is a report
 # Columns of the ranking that a note has room for.
-COLUMNS = ("seeds", "objective", "level", "95 % low", "95 % high", "tier", "best", RAN_WITH)
+COLUMNS = (
+    *("seeds", "objective", "level", "95 % low", "95 % high"),
+    *(f"{OWN_END} low", f"{OWN_END} high", "tier", "best", RAN_WITH),
+)
 N_LINKED = 20  # trials behind one link: the dashboard shows all of them on one page
 # The last line of a note by us. A person's own words go below it, and stay.
 SIGNATURE = "*Written by Iolaus. What you add below this line is kept.*"
@@ -62,9 +65,9 @@ Attributes = Mapping[str, str | int | float]
 class Review:
     """A sweep as a reviewer sees it.
 
-    attributes: of each trial, by number: shape, tier, stalled_since (step), verdict (its rule),
-        steps, examples, seconds, best and final (of the watched metric), and with repeats setting
-        and seed; what is unknown is left out.
+    attributes: of each trial, by number: shape, stalled_since (step), verdict (its rule),
+        steps, examples, seconds, best and final (of the watched metric), and with repeats setting,
+        seed and tier; what is unknown is left out.
     notes: of each trial, Markdown. about: the note on the study, Markdown. objective: what the
         objective is of a completed trial, such as "final val_loss"; "" if it is neither the last
         nor the best of a curve.
@@ -97,7 +100,7 @@ def review(
             sweep, ranking, diagnosis, {}, {}, f"{_plain(sweep.name)}: no trial has begun.", ""
         )
     found = diagnosis.to_dict("index")
-    tiers = _tiers(ranking)
+    tiers = _tiers(ranking) if ranking.is_repeated else {}
     n_tiers = max(tiers.values(), default=0)
     rows = dict(zip(map(int, sweep.trials.index), sweep.trials.to_dict("records"), strict=True))
     return Review(
@@ -114,7 +117,8 @@ def review(
             filter(
                 None,
                 (
-                    _plain(words.paragraph(sweep, ranking, diagnosis)),
+                    _own(words.paragraph(sweep, ranking, diagnosis)),
+                    "\n".join(f"- {_own(text)}" for text in ranking.sentences()[1:]),
                     _shapes(diagnosis, study_id),
                     _ranked(ranking, study_id),
                 ),
@@ -249,6 +253,12 @@ def _markdown(frame: pd.DataFrame) -> str:
 def _plain(text: str) -> str:
     """Text as Markdown that shows it: nothing in it is markup."""
     return re.sub(r"([\\`*<>\[\]|#~]|(?<!\w)_|_(?!\w))", r"\\\1", text).replace("\n", " ")
+
+
+def _own(text: str) -> str:
+    """A sentence of ours as Markdown: what stands between backticks is code, nothing else is."""
+    parts = re.split(r"(`[^`]+`)", text)
+    return "".join(part if i % 2 else _plain(part) for i, part in enumerate(parts))
 
 
 def _sentence(text: str) -> str:

@@ -15,11 +15,13 @@ from iolaus.analysis import figures
 from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
+from iolaus.analysis.diagnosis._features import loss_metrics
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.figures.map import N_CHOICES
 from iolaus.analysis.importance import CHANCE, importance, in_words, interactions, shares
+from iolaus.analysis.ranking.level import objective_source
 from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import Ranking, rank
 from iolaus.analysis.replay.holdout import pruning
@@ -34,6 +36,7 @@ from iolaus.analysis.report._document import (
     as_html,
     as_markdown,
 )
+from iolaus.analysis.report._explorer import explorer
 from iolaus.analysis.report.notes import COLUMNS, write_notes
 from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
 from iolaus.sweeps.text import counted, short_names
@@ -98,8 +101,8 @@ def report(
     ranking = rank(sweep) if ranking is None else ranking
     diagnosis = diagnose(sweep) if diagnosis is None else diagnosis
     sections = [
-        _ranking(sweep, ranking),
         _curves(sweep, ranking, diagnosis),
+        _ranking(sweep, ranking),
         _shapes(sweep, diagnosis),
         _next(sweep, diagnosis),
         _parameters(sweep, ranking, diagnosis),
@@ -146,10 +149,16 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     columns = [c for c in ("setting", *COLUMNS, *params) if c in completed]
     frame = completed[columns].rename(columns=names)
     height = 1.2 + 0.22 * min(len(table), figures.ranking.N_SHOWN)
+    intervals = (
+        "its 95 % interval. Settings of one tier cannot be told apart"
+        if ranking.is_repeated
+        else "where that run's own curve ends (95 %). With one seed each no setting is known to be "
+        "better"
+    )
     picture = Picture(
         "ranking",
         "Settings, named by their first trial, best on top: a stroke at the objective, a mark at "
-        f"the {ranking.of} with its 95 % interval. Settings of one tier cannot be told apart.",
+        f"the {ranking.of} with {intervals}.",
         lambda figure: figures.draw_ranking(figure.subplots(), ranking),
         (8.0, height),
     )
@@ -157,33 +166,59 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
         return Section("Ranking", [])
     front = pareto(sweep, ranking)
     front = shown(front[front["on_front"]].drop(columns="on_front"))
-    what = "all objectives" if len(sweep.directions) > 1 else "tier, speed, noise and seconds"
+    first = "tier" if ranking.is_repeated else "objective"
+    what = f"{first}, speed, noise and seconds"
+    what = "all objectives" if len(sweep.directions) > 1 else what
     also = f"the {ranking.of} and " if "level" in frame else ""
     completed_ones = f"Completed settings by the objective, with {also}the best {sweep.metric}"
     unbeaten = f"Settings that no other beats in {what} at once"
     tables = [Table(completed_ones, frame), Table(unbeaten, front)]
-    return Section("Ranking", [picture, *tables])
+    more = ranking.sentences()[1:]
+    return Section("Ranking", [picture, *([Items(more)] if more else []), *tables])
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
-    if not lines_of(sweep, sweep.metric):
-        return Section("Curves", [])
+    """The metric that settings are ranked by first, then the watched one, if it is another."""
     axis = _axis(sweep)
 
-    def draw(figure: Figure) -> None:
-        has_rates = bool(lines_of(sweep, "lr", axis))
-        curves, rates = (
-            figure.subplots(2, 1, height_ratios=[4, 1]) if has_rates else (figure.subplots(), None)
-        )
-        figures.draw_curves(
-            curves, sweep, diagnosis=diagnosis, ranking=ranking, axis=axis, rate_ax=rates
-        )
+    def picture(metric: str) -> Picture:
+        def draw(figure: Figure) -> None:
+            has_rates = metric == sweep.metric and bool(lines_of(sweep, "lr", axis))
+            curves, rates = (
+                figure.subplots(2, 1, height_ratios=[4, 1])
+                if has_rates
+                else (figure.subplots(), None)
+            )
+            figures.draw_curves(
+                curves,
+                sweep,
+                metric,
+                diagnosis=diagnosis if metric == sweep.metric else None,
+                ranking=ranking,
+                axis=axis,
+                rate_ax=rates,
+            )
 
-    caption = (
-        f"Every trial's {sweep.metric}, smoothed, on one axis of "
-        f"{'steps' if axis == 'step' else axis}."
-    )
-    return Section("Curves", [Picture("curves", caption, draw, (9.0, 5.5))])
+        ranks = ", by which settings are ranked" if metric == ranked_by else ""
+        caption = (
+            f"Every trial's {metric}{ranks}, smoothed, on one axis of "
+            f"{'steps' if axis == 'step' else axis}."
+        )
+        name = "curves" if metric == sweep.metric else "ranked_curves"
+        size_in = (9.0, 5.5 if metric == sweep.metric else 4.5)
+        return Picture(name, caption, draw, size_in, words.curves_seen(sweep, metric), True)
+
+    ranked_by = _ranked_by(sweep)
+    metrics = [m for m in dict.fromkeys([ranked_by, sweep.metric]) if lines_of(sweep, m)]
+    explored = explorer(sweep, ranking, diagnosis, metrics, axis)
+    return Section("Curves", [*([explored] if explored else []), *map(picture, metrics)])
+
+
+def _ranked_by(sweep: Sweep) -> str:
+    """The metric whose end or best is the objective; where it is none, the validation's."""
+    done = sweep.trials[sweep.trials["state"].eq("complete") & sweep.trials["objective"].notna()]
+    source = objective_source(sweep, done) if len(done) else None
+    return source[0] if source else loss_metrics(sweep)[1] or sweep.metric
 
 
 def _axis(sweep: Sweep) -> str:
@@ -212,6 +247,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     told = pd.DataFrame(
         {
             "trial": problems.index,
+            **_setting_and_seed(sweep.trials.loc[problems.index], sweep.trials),
             "shape": problems["shape"].map(shape_name),
             "since step": problems["since"],
             "why": problems["reason"],
@@ -357,6 +393,7 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     frame = pd.DataFrame(
         {
             "trial": trials.index,
+            **_setting_and_seed(trials, trials),
             "state": trials["state"],
             "shape": diagnosis["shape"].reindex(trials.index).fillna("").map(shape_name),
             "objective": trials["objective"],
@@ -368,9 +405,15 @@ def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
             "why it ended": trials["why"],
         }
     )
-    return Section(
-        "All trials", [Table(f"{counted(len(frame), 'trial')}; a click on a heading sorts", frame)]
-    )
+    caption = f"{counted(len(frame), 'trial')}; a click on a heading sorts"
+    return Section("All trials", [words.searched(sweep), Table(caption, frame)])
+
+
+def _setting_and_seed(shown: pd.DataFrame, trials: pd.DataFrame) -> dict[str, pd.Series]:
+    """The columns that tell which of the shown are of one setting, where any trials are."""
+    if not trials["setting"].duplicated().any():
+        return {}
+    return {"setting": shown["setting"], "seed": shown["seed"]}
 
 
 def _differ(trials: pd.DataFrame) -> bool:

@@ -1,12 +1,10 @@
-"""The report's first paragraph, a function per sentence.
+"""The three sentences that a report begins with, a function per sentence.
 
-It says what was searched, what came first and how certain that is, what went wrong most, and what
-is next.
+They say what won and how sure that is, what went wrong most, and what to do next.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,9 +17,11 @@ from iolaus.analysis.diagnosis.next_trials import NextTrial, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.ranking.pareto import pareto
 from iolaus.analysis.ranking.rank import Ranking
+from iolaus.analysis.ranking.top_up import contenders
+from iolaus.sweeps.study.fingerprint import ALIKE_ONLY
 from iolaus.sweeps.text import counted
 
-__all__ = ["on_front", "paragraph", "searched", "to_try", "went_wrong", "won"]
+__all__ = ["curves_seen", "on_front", "paragraph", "searched", "to_do", "went_wrong"]
 
 STATE_WORDS = {
     "complete": "completed",
@@ -33,25 +33,30 @@ STATE_WORDS = {
 N_NAMED = 6  # parameters: more is a table
 N_FIXES = 3
 N_FRONT = 8  # settings
+RAN_DIFFERENTLY = ALIKE_ONLY.partition("{")[0]  # what no headline may hide
 
 
 def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
-    """The sweep in a few sentences, each said by numbers in `sweep`, `ranking` or `diagnosis`.
+    """A sweep in three sentences, each said by numbers in `ranking` or `diagnosis`.
 
-    Nothing else is claimed.
+    What won and how sure that is (of several objectives also who is on the front; where the trials
+    ran with different settings or code, that that may be the difference); what went wrong
+    most; what to do next. What does not apply is left out. Nothing else is claimed.
     ranking: of `iolaus.analysis.ranking.rank.rank`. diagnosis: of
     `iolaus.analysis.diagnosis.diagnose.diagnose`.
     """
+    if sweep.trials.empty:
+        return searched(sweep)
     problems = (
         went_wrong(diagnosis) if len(sweep.curves) else []
     )  # a task that reports no curves is not broken for it
     return " ".join(
         [
-            searched(sweep),
-            *won(ranking),
+            ranking.headline(),
+            *(w for w in ranking.warnings if w.startswith(RAN_DIFFERENTLY)),
             *on_front(sweep, ranking),
             *problems,
-            *to_try(next_trials(sweep, diagnosis)),
+            *to_do(ranking, next_trials(sweep, diagnosis)),
         ]
     )
 
@@ -77,45 +82,6 @@ def searched(sweep: Sweep) -> str:
         f"{what}{over}: "
         f"{_listed([f'{n} {STATE_WORDS.get(state, state)}' for state, n in counts.most_common()])}."
     )
-
-
-def won(ranking: Ranking) -> list[str]:
-    """Who came first, whether that is certain, and what to know before believing it.
-
-    Where nothing can be said, it says so.
-    """
-    winner = ranking.winner
-    if winner is None:
-        feasible = "feasible " if ranking.table["state"].eq("infeasible").any() else ""
-        return [f"No {feasible}setting has completed, so none has won."]
-    lead = ranking.table.astype(object).iloc[0]  # each value of its own type
-    params = varied(ranking.table)
-    values = [
-        f"{name}={_value(lead[column])}"
-        for name, column in params.items()
-        if not pd.isna(lead[column])
-    ]
-    where = f", with {_listed(values)}" if 0 < len(values) <= N_NAMED else ""
-    is_alone = ranking.table["state"].eq("complete").sum() == 1
-    if is_alone:
-        leads = "is the only one that completed"
-    else:
-        leads = "came first" if ranking.first == [winner] else "leads"
-    measured = f"objective {_value(lead['objective'])}{_certainty(ranking, lead)}"
-    said = f"Setting {winner} {leads}: {measured}{where}."
-    return [said, *(ranking.warnings if is_alone else ranking.sentences())]
-
-
-def _certainty(ranking: Ranking, lead: pd.Series) -> str:
-    """The level of the first setting and its interval, as far as they are known."""
-    known = []
-    if ranking.of != "objective":
-        known.append(f"{ranking.of} {lead['level']:.4g}")
-    elif not math.isclose(lead["level"], lead["objective"], rel_tol=1e-6):
-        known.append(f"with the same seeds for all {lead['level']:.4g}")
-    if np.isfinite(lead["low"]):
-        known.append(f"95 % interval {lead['low']:.4g} to {lead['high']:.4g}")
-    return f" ({', '.join(known)})" if known and not pd.isna(lead["level"]) else ""
 
 
 def on_front(sweep: Sweep, ranking: Ranking) -> list[str]:
@@ -149,8 +115,12 @@ def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
     return [f"What went wrong most, of {counted(len(judged), 'trial')}: {'; '.join(counts)}."]
 
 
-def to_try(trials: Sequence[NextTrial]) -> list[str]:
-    """The first changes to try, each with the first trials it would fix."""
+def to_do(ranking: Ranking, trials: Sequence[NextTrial]) -> list[str]:
+    """What to do next: the seeds that would tell who is first, and the first changes to try.
+
+    trials: of `iolaus.analysis.diagnosis.next_trials.next_trials`; each change is named with the
+    first trials it would fix.
+    """
     changes: dict[str, list[str]] = {}
     for trial in trials:
         changes.setdefault(" ".join(trial.overrides), []).append(str(trial.fixes[0]))
@@ -158,7 +128,31 @@ def to_try(trials: Sequence[NextTrial]) -> list[str]:
         f"{change} for trial{'s' if len(of) > 1 else ''} {_listed(of[:N_FIXES])}"
         for change, of in list(changes.items())[:N_FIXES]
     ]
-    return [f"To try next: {'; '.join(named)}."] if named else []
+    n_open = len(contenders(ranking))
+    seeds = (
+        [f"more seeds of the {n_open} settings that may be first (`iolaus top-up DIR`)"]
+        if n_open and ranking.can_top_up
+        else []
+    )
+    tries = [f"{'try ' if seeds else ''}{'; '.join(named)}"] if named else []
+    return [f"To do next: {_listed([*seeds, *tries])}."] if seeds or tries else []
+
+
+def curves_seen(sweep: Sweep, metric: str) -> str:
+    """What a figure of a metric's curves shows, in numbers: an alternative text."""
+    rows = sweep.curves[(sweep.curves["metric"] == metric) & np.isfinite(sweep.curves["value"])]
+    ends = rows.sort_values("step", kind="stable").groupby("trial")["value"]
+    first, last = ends.first(), ends.last()
+    if last.empty:
+        return f"No finite {metric} was reported."
+    is_rising = metric == sweep.metric and sweep.metric_sign < 0
+    best = last.idxmax() if is_rising else last.idxmin()
+    return (
+        f"{metric} of {counted(len(last), 'trial')} over the run: they begin around "
+        f"{first.median():.4g} and end between {last.min():.4g} and {last.max():.4g}, half of them "
+        f"{'above' if is_rising else 'below'} {last.median():.4g}; trial {best} ends "
+        f"{'highest' if is_rising else 'lowest'}."
+    )
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis._features import loss_metrics
 from iolaus.analysis.diagnosis.convergence import convergence
 from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.next_trials import rerun_command
 
 __all__ = ["described"]
 
@@ -41,6 +43,7 @@ def described(sweep: Sweep, trial: int) -> pd.Series:
             "seconds",
             "examples",
             "objective",
+            "setting",
             "seed",
             "ran_with",
         ]
@@ -49,5 +52,9 @@ def described(sweep: Sweep, trial: int) -> pd.Series:
     numbers: dict[Any, Any] = (
         convergence(sweep).drop(columns=["state", "last", "n_reports"]).to_dict("index")[trial]
     )
-    about: dict[Any, Any] = {**params, **dict(ended.items()), **found, **numbers}
+    where = {"folder": str(own.get("folder") or ""), "rerun": rerun_command(sweep, trial)}
+    validation = sweep.curve(trial, name) if (name := loss_metrics(sweep)[1]) else None
+    if validation is not None and len(validation) and name != sweep.metric:
+        where[str(name)] = f"{validation['value'].iloc[-1]:.4g}"
+    about: dict[Any, Any] = {**params, **dict(ended.items()), **where, **found, **numbers}
     return pd.Series(about, dtype="object")

@@ -359,7 +359,11 @@ def convergence(
         return
     console = terminal()
     if table["last"].notna().any():
-        columns = [c for c in ("trial", "name", "ran_with", *converging.SHOWN) if c in table]
+        columns = [
+            c
+            for c in ("trial", "name", "setting", "seed", "ran_with", *converging.SHOWN)
+            if c in table
+        ]
         console.print(as_table(table[columns]))
     nothing = f"No trial has a finite report of {sweep.metric}, so there is nothing to measure."
     console.print(time.sentence() if time else nothing, markup=False, highlight=False)
@@ -508,10 +512,13 @@ def _loaded(
 def _named(table: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """The rows of trials, as columns.
 
-    Beside each number the name of the run, where other tools gave it one, and what it ran with,
-    where trials differ in it.
+    Beside each number the name of the run, where other tools gave it one, what it ran with, where
+    trials differ in it, and its setting and seed, where settings were repeated.
     """
     table = table.reset_index()
+    if sweep.trials["setting"].duplicated().any():
+        for column in ("seed", "setting"):
+            table.insert(1, column, table["trial"].map(sweep.trials[column]))
     if "ran_with" in sweep.trials and sweep.trials["ran_with"].any():
         table.insert(1, "ran_with", table["trial"].map(sweep.trials["ran_with"]))
     if "name" in sweep.trials:

@@ -182,7 +182,7 @@ def test_the_best_is_the_rankings_first() -> None:
     assert ranking.winner == best_trial(what) == best_trial(what, ranking) == 0
     assert "best: trial 0" in legend(all_curves(what, ranking=ranking))
     assert ranking.level_leader == 1
-    assert "its curve ends above setting 1's" in ranking.sentences()[0]
+    assert "its curve ends above run 1's" in ranking.sentences()[1]
 
 
 def test_interventions_and_stalls_are_marked_where_they_were() -> None:
@@ -328,7 +328,8 @@ def test_trials_of_one_lane_do_not_overlap(ran: list[tuple[int, int]]) -> None:
 
 def test_tiers_are_set_apart(made_sweep: Make) -> None:
     """Every tier of the ranking is named once, and a line stands between two."""
-    ranking = rank(made_sweep(20))
+    ranking = rank(made_sweep(24, n_seeds=3))
+    assert ranking.is_repeated
     n_tiers = ranking.table["tier"].max()
     ax = drawn(lambda f: figures.draw_ranking(f.subplots(), ranking)).axes[0]
     assert [text.get_text() for text in ax.texts] == [f"tier {i + 1}" for i in range(n_tiers)]
@@ -351,7 +352,7 @@ def spread(**changes: float) -> Ranking:
         }
     )
     table = table.assign(low=estimate - 0.1, high=estimate + 0.1)
-    return Ranking(table, "level of loss", False, 0.05, "curve", 0.2, 2, ())
+    return Ranking(table, "objective", False, 0.05, "seeds", "", 0.15, 0.2, 2, ())
 
 
 @pytest.mark.parametrize(("sign", "said"), [(1.0, "10.65 →"), (-1.0, "← -10.65")])
@@ -368,6 +369,51 @@ def test_one_exploded_setting_squashes_no_others(sign: float, said: str) -> None
     left, right = ax.get_xlim()
     assert right - left < 1.5
     assert [text.get_text() for text in ax.texts if "10.65" in text.get_text()] == [said]
+
+
+def test_a_whisker_that_is_cut_is_marked() -> None:
+    """An interval that goes on beyond the frame ends in an arrowhead at its edge, others do not."""
+    ranking = spread()
+    table = ranking.table.assign(high=ranking.table["high"] + [0, 0, 90, 0, 0])
+    ranking = dataclasses.replace(ranking, table=table)
+    ax = drawn(lambda f: figures.draw_ranking(f.subplots(), ranking)).axes[0]
+    marked = {
+        line.get_marker(): list(line.get_ydata())
+        for line in ax.lines
+        if line.get_marker() in ("<", ">")
+    }
+    assert marked == {"<": [], ">": [2]}
+
+
+def test_without_repeats_no_tier_is_drawn() -> None:
+    """Intervals are named after each run's own end, in one colour; what seeds may differ by is a
+    band around the first.
+    """
+    ranking = dataclasses.replace(
+        spread(), noise_source="alike", table=spread().table.assign(tier=1), seed_difference=0.25
+    )
+    ax = drawn(lambda f: figures.draw_ranking(f.subplots(), ranking)).axes[0]
+    assert not [text for text in ax.texts if "tier" in text.get_text()]
+    assert "own end" in ax.get_title(loc="left")
+    (band,) = ax.patches
+    assert band.get_x() == pytest.approx(0.75)
+    assert band.get_width() == pytest.approx(0.5)
+
+
+def test_exploded_trials_have_no_say_in_what_colours_mean() -> None:
+    """Where most trials have exploded, the colours still tell the others apart."""
+    ends = [1.0, 1.2, 1.4, *[1e4] * 9]
+    what = small(
+        {n: [2.0, end, end] for n, end in enumerate(ends)}, dict.fromkeys(range(12), "complete")
+    )
+    trials = what.trials.assign(
+        final=ends, **{"params.a": np.arange(12.0), "params.b": np.arange(12.0)}
+    )
+    what = dataclasses.replace(what, trials=trials)
+    table = pd.DataFrame({"shape": ["converged"] * 3 + ["exploded"] * 9}, index=trials.index)
+    figure = drawn(lambda f: figures.draw_map(f.subplots(), what, "a", "b", table))
+    (norm,) = {c.norm for c in figure.axes[0].collections if c.get_array() is not None}
+    assert norm.vmax <= 1.6
 
 
 def test_one_setting_lies_in_its_frame() -> None:

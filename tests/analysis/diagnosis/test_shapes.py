@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.sweep import Sweep, load
-from iolaus.analysis.diagnosis._features import Features, explosion, gather, loss_metrics
+from iolaus.analysis.diagnosis._features import (
+    Features,
+    _never_alive,
+    explosion,
+    gather,
+    loss_metrics,
+)
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose_curve
 from iolaus.sweeps.signals import signals
@@ -37,12 +43,15 @@ def sweep(curves: dict[int, dict[str, np.ndarray]], **trials: object) -> Sweep:
     ]
     frame = pd.concat(rows).assign(examples=math.nan, seconds=0.0)
     about = pd.DataFrame(
-        {"state": "complete", "why": "completed", "n_steps": 1000, "final": 0.0} | trials,
+        {"state": "complete", "why": "completed", "n_steps": 1000, "final": 0.0}
+        | {"setting": list(curves)}
+        | trials,
         index=list(curves),
     )
     return Sweep("s", "loss", ("minimize",), about, frame)
 
 
+LR = {"params.lr": 0.1}
 CURVES = {
     "exploded": 1 + np.exp(5 * U),
     "rebound": np.where(U < 0.5, 1 - 1.6 * U, 0.2 + 0.6 * (U - 0.5)),
@@ -248,9 +257,117 @@ def test_a_maximised_metric_is_told_of_as_it_was_reported():
 
 
 def test_a_loss_that_ends_above_its_start_has_not_hardly_fallen():
-    """Flat a little below the start it has hardly fallen, above it not at all."""
-    assert "hardly fallen" in diagnose_curve(features(0.95 + NOISE)).reason
+    """Flat a little below the start it has fallen by little, above it not at all; of a loss that
+    has fallen by a third of the way nobody says hardly.
+    """
+    assert "fallen only 5% of the way" in diagnose_curve(features(0.95 + NOISE)).reason
     assert "has not fallen" in diagnose_curve(features(1.05 + NOISE)).reason
+
+
+def test_a_collapse_after_learning_is_no_underfitting():
+    """A loss that falls, then jumps back to the start for good, or far above it for a time, has
+    exploded since then; one spike of a single report, or a slow climb, has not.
+    """
+    learned = np.exp(-10 * U) + NOISE
+    for collapsed in (
+        np.where(U < 0.8, learned, 1.0 + NOISE),
+        np.where(U < 0.5, learned, 0.2 + 500 * np.exp(-60 * (U - 0.5))),
+    ):
+        found = diagnose_curve(features(collapsed))
+        assert found.shape == "exploded"
+        assert found.since == pytest.approx(810 if collapsed[-1] > 0.5 else 500, abs=10)
+        assert diagnose_curve(features(collapsed, lowest=math.nan)).shape == "exploded"
+    spike = learned.copy()
+    spike[60] = 500.0
+    assert diagnose_curve(features(spike)).shape == "converged"
+    climbing = np.where(U < 0.3, learned, 0.05 + 0.9 * (U - 0.3))
+    assert diagnose_curve(features(climbing)).shape == "rebound"
+
+
+def test_a_steady_fall_from_a_high_start_is_no_explosion():
+    """A trial whose own start lies far above the others' and that falls all the way is slow or
+    improving; one that comes down at once, to stay at the start of the others, has exploded.
+    """
+    assert diagnose_curve(features(20 - 12 * U)).shape in ("slow", "improving")
+    assert diagnose_curve(features(1 + 50 * np.exp(-3 * U))).shape in ("slow", "improving")
+    assert diagnose_curve(features(1 + 50 * np.exp(-100 * U) + NOISE)).shape == "exploded"
+
+
+def test_flat_begins_where_the_loss_is_near_its_end():
+    """The step since which a loss is called flat is one at which it stands at that value."""
+    falling = 0.04 + 2.3 * np.exp(-U * 14)
+    found = diagnose_curve(features(falling, start=2.34, lowest=math.nan))
+    at = float(np.interp(found.since, STEPS, falling))
+    assert abs(at - 0.04) < 0.05 * 2.3
+
+
+def test_a_warm_up_that_outlasts_the_run_is_said():
+    """A loss that still falls while its rate still rises is slow for that; one whose rate has come
+    up, or is constant, is not.
+    """
+    falling = 1 - 0.3 * U**2
+    rising = diagnose_curve(features(falling, rates=(STEPS, 1e-3 * U)))
+    assert rising.shape == "slow"
+    assert "its warm-up is not over" in rising.reason
+    for rates in (np.minimum(U, 0.2), np.ones(100), U[::-1]):
+        other = diagnose_curve(features(falling, rates=(STEPS, rates)))
+        assert "warm-up" not in other.reason
+
+
+def test_training_that_stays_above_validation_has_its_loss_in_its_examples():
+    """As of wrong labels: what is left is no matter of the rate, whatever the others reached."""
+    noisy = 0.6 + 0.4 * np.exp(-10 * U) + NOISE
+    clean = signals(STEPS, 0.2 + 0.8 * np.exp(-10 * U))
+    found = diagnose_curve(features(noisy, validation=clean, validation_start=1.0))
+    assert found.shape == "converged"
+    assert "in its examples" in found.reason
+    alike = signals(STEPS, 0.62 + 0.38 * np.exp(-10 * U))
+    found = diagnose_curve(features(noisy, validation=alike, validation_start=1.0))
+    assert "in its examples" not in found.reason
+
+
+def test_a_gradient_that_never_was_is_a_dead_start():
+    """A parameter whose gradient is about 0 from the first report on is named; small ones live."""
+    norms = {"": (STEPS, np.ones(100)), "a": (STEPS, np.zeros(100)), "b": (STEPS, np.ones(100))}
+    flat = 1.0 + NOISE
+    assert _never_alive(norms) == "a"
+    assert _never_alive({**norms, "a": (STEPS, np.full(100, 1e-3))}) == ""
+    found = diagnose_curve(features(flat, never_alive="a"))
+    assert (found.shape, found.parameter) == ("died", "a")
+    assert diagnose_curve(features(np.exp(-5 * U), never_alive="a")).shape != "died"
+
+
+def test_seeds_of_one_setting_have_one_shape_and_one_fix():
+    """The most frequent shape is that of all, and each run says what it would be alone; if one
+    exploded, so did the setting. There is one fix.
+    """
+    own = {0: CURVES["stalled"], 1: CURVES["rebound"], 2: CURVES["stalled"] + NOISE}
+    best = {3: np.exp(-15 * U)}
+    found = diagnose(
+        sweep({n: {"loss": c} for n, c in (own | best).items()}, setting=[0, 0, 0, 3], **LR)
+    )
+    assert list(found["shape"]) == ["stalled"] * 3 + ["converged"]
+    assert "2 of 3 seeds: stalled; this one alone: rebound" in found["reason"][1]
+    assert "(2 of 3 seeds)" in found["reason"][0]
+    assert found["fix"][:3].nunique() == 1
+    risky = {**own, 2: CURVES["exploded"]}
+    found = diagnose(sweep({n: {"loss": c} for n, c in risky.items()}, setting=[0, 0, 0], **LR))
+    assert set(found["shape"]) == {"exploded"}
+
+
+@pytest.mark.parametrize("first", [0, 1, 10, 50_000])
+@pytest.mark.parametrize("shape", ["fast_then_flat", "stalled", "slow", "improving"])
+def test_a_shape_does_not_depend_on_where_steps_begin(shape, first):
+    """Steps counted from 0, from 1, or on from another run give the same shape."""
+    best = np.exp(-20 * U)
+    made = sweep({0: {"loss": CURVES[shape]}, 1: {"loss": best}})
+    steps = made.curves["step"] - 10 + first
+    moved = replace(
+        made,
+        curves=made.curves.assign(step=steps),
+        trials=made.trials.assign(n_steps=1000 + first - 10),
+    )
+    assert diagnose(moved)["shape"][0] == diagnose(made)["shape"][0] == shape
 
 
 def test_validation_is_told_of_as_it_was_reported_too():

@@ -24,7 +24,6 @@ from iolaus.analysis.ranking.rank import as_document, best_trial, rank
 from iolaus.analysis.report.dashboard import ReviewedStorage
 from iolaus.analysis.report.notes import review
 from iolaus.analysis.report.report import report
-from iolaus.analysis.report.summary import won
 from iolaus.sweeps.curves import SCHEMA
 from iolaus.sweeps.study import summary
 
@@ -108,10 +107,10 @@ def named_first(study: optuna.Study, sweep: Sweep, path: Path) -> dict[str, int 
     ranking = rank(sweep)
     notes = review(sweep, 1)
     row = next(line for line in notes.about.splitlines() if line.startswith("| ["))
-    sections = report(sweep, ranking).sections
+    (section,) = (s for s in report(sweep, ranking).sections if s.title == "Ranking")
     (table,) = (
         block.frame  # type: ignore[union-attr]
-        for block in sections[0].blocks
+        for block in section.blocks
         if getattr(block, "caption", "").startswith("Completed settings")
     )
     best = best_trial(sweep)
@@ -126,7 +125,7 @@ def named_first(study: optuna.Study, sweep: Sweep, path: Path) -> dict[str, int 
         "ranking": ranking.winner,
         "ranking for machines": as_document(ranking)["settings"][0]["setting"],
         "ranking for readers": int(ranking.shown()["setting"].iloc[0]),
-        "headline": int(re.match(r"Setting (\d+) ", won(ranking)[0])[1]),  # type: ignore[index]
+        "headline": int(re.match(r"(?:Setting|Run) (\d+) ", ranking.headline())[1]),  # type: ignore[index]
         "report": int(table["setting"].iloc[0]),
         "note": int(re.match(r"\| \[(\d+)\]", row)[1]),  # type: ignore[index]
         "figures": None if best is None else int(sweep.trials["setting"][best]),
@@ -153,24 +152,22 @@ def test_all_outputs_name_the_same_first(
     first = named_first(study, sweep, tmp_path / "optimization_results.yaml")
     assert first == dict.fromkeys(first, best)
     ranking = rank(sweep)
-    objections = [s for s in ranking.sentences() if f"Setting {best} has the" in s]
+    objections = [s for s in ranking.sentences() if f" {best} has the" in s]
     assert len(objections) == (ranking.level_leader != best)
     if objections:
-        assert f"{'below' if sign < 0 else 'above'} setting {ranking.level_leader}" in objections[0]
+        other = f"{'setting' if ranking.is_repeated else 'run'} {ranking.level_leader}"
+        assert f"{'below' if sign < 0 else 'above'} {other}" in objections[0]
         is_tied = best in ranking.first
-        assert ("within the noise" in objections[0]) is is_tied
-        assert ("beyond the noise" in objections[0]) is not is_tied
+        assert ("within the noise" in objections[0]) is (ranking.is_repeated and is_tied)
+        assert ("beyond the noise" in objections[0]) is (ranking.is_repeated and not is_tied)
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-@pytest.mark.parametrize(("objective", "at", "is_tied"), [("final", -1, True), ("best", 40, False)])
-def test_a_spike_wins_but_is_called_out(
-    direction: str, objective: str, at: int, is_tied: bool
-) -> None:
+@pytest.mark.parametrize(("objective", "at"), [("final", -1), ("best", 40)])
+def test_a_spike_wins_but_is_called_out(direction: str, objective: str, at: int) -> None:
     """The lowest objective is first even if it is a single report far off its curve.
 
-    That it may be luck is said, the tier says what the curve is worth, and no sentence calls it
-    better.
+    That it may be luck is said, and no sentence calls it better.
     """
     sign = -1.0 if direction == "maximize" else 1.0
     rng = np.random.default_rng(0)
@@ -189,14 +186,11 @@ def test_a_spike_wins_but_is_called_out(
     ranking = rank(Sweep("s", "loss", (direction,), trials, frame))
     assert ranking.winner == 0
     assert ranking.level_leader == 1
-    assert (int(ranking.table["tier"].iloc[0]) == 1) is is_tied
-    said = " ".join(won(ranking))
+    said = " ".join(ranking.sentences())
     best, worse = ("highest", "below") if sign < 0 else ("lowest", "above")
     lies = "its curve ends" if objective == "final" else "its curve's best lies"
-    assert f"Setting 0 has the {best} objective, {sign * 0.5:.4g}, but {lies} {worse}" in said
-    assert ("within the noise" if is_tied else "beyond the noise") in said
-    ended = "higher" if sign < 0 else "lower"
-    by = f"The run of setting 1 came out {ended} than the other 2 by {ranking.of}, beyond"
-    assert (by in said) is not is_tied  # of the objective it would be false: 0 has the best
-    assert "Setting 0 is better" not in said
-    assert "Setting 0 came first" not in said
+    assert f"Run 0 has the {best} objective, {sign * 0.5:.4g}, but {lies} {worse} run 1" in said
+    assert "its lead may be the luck of one report" in said
+    came_out = f"Run 0 {'came out' if objective == 'best' else 'ended'} {best}, objective"
+    assert said.startswith(came_out)
+    assert "is better than" not in said

@@ -25,26 +25,29 @@ def run(*arguments: str, cwd: Path) -> str:
     ).stdout
 
 
-def ranking(tier: list[int | None], source: str) -> Ranking:
+def ranking(tier: list[int | None], source: str, n_seeds: int = 3) -> Ranking:
     table = pd.DataFrame(
         {
             "setting": range(10, 10 + len(tier)),
             "state": "complete",
             "tier": pd.array(tier, dtype="Int64"),
+            "level": 1.0,
+            "n_seeds": n_seeds,
         }
     )
-    return Ranking(table, "objective", False, 0.1, source, 0.3, 3, ())  # type: ignore[arg-type]
+    return Ranking(table, "objective", False, 0.1, source, "", 0.3, 0.3, 3, ())  # type: ignore[arg-type]
 
 
 def test_which_settings_are_topped_up() -> None:
-    """The tied of the first tier, at most the best eight; without repeats at least four; none once
-    first place is settled.
+    """The tied of the first tier, at most the best eight; without repeats the best four; none once
+    first place is settled, which one seed cannot do.
     """
     assert contenders(ranking([1, 1, 2, 2, None], "seeds")) == [10, 11]
     assert contenders(ranking([1, 2, 2], "seeds")) == []
-    assert contenders(ranking([1, 2, 2, 3, 4, None], "curve")) == [10, 11, 12, 13]
-    assert contenders(ranking([1] * 20, "none")) == list(range(10, 18))
-    assert contenders(ranking([1], "curve")) == []
+    assert contenders(ranking([1, 2, 2], "seeds", n_seeds=1)) == [10, 11]
+    assert contenders(ranking([1] * 20, "seeds")) == list(range(10, 18))
+    assert contenders(ranking([1] * 20, "none")) == [10, 11, 12, 13]
+    assert contenders(ranking([1], "alike")) == []
     assert contenders(ranking([None, None], "none")) == []
 
 

@@ -30,6 +30,7 @@ from iolaus.analysis.report._document import (
     as_html,
     as_markdown,
 )
+from iolaus.analysis.report._explorer import Explorer
 from iolaus.analysis.report.report import report
 from iolaus.cli import main
 
@@ -212,7 +213,7 @@ def test_a_report_judges_the_sweep_once(
     (tmp_path / "sweep.yaml").touch()
     report_module.write_report(tmp_path)
     assert judged == ["rank", "diagnose"]
-    assert "6 trials of made" in get_note(study)
+    assert "which setting is better is not known" in get_note(study)
 
 
 def test_tables_sort_in_a_browser(made_sweep: Make, tmp_path: Path, browser: Any) -> None:
@@ -240,3 +241,62 @@ def test_tables_sort_in_a_browser(made_sweep: Make, tmp_path: Path, browser: Any
         orders.append(known)
     assert orders == [sorted(orders[0]), sorted(orders[0], reverse=True)]
     assert not troubles
+
+
+def test_the_page_can_be_explored(made_sweep: Make, tmp_path: Path, browser: Any) -> None:
+    """Pointing at a line names its trial, a click isolates it in both drawings and tells of it, the
+    buttons hide states and shapes, a field filters rows, a number in a table leads to its trial;
+    nothing is fetched and no error is logged. On paper there are the drawn pictures and all rows.
+    """
+    sweep = made_sweep(24)
+    page_file = tmp_path / "index.html"
+    page_file.write_text(page_of(report(sweep)))
+    page = browser.new_page()
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on(
+        "request",
+        lambda asked: troubles.append(asked.url) if asked.url.startswith("http") else None,
+    )
+    page.goto(page_file.as_uri())
+    curves = page.locator(".explorer svg").first
+    lines = curves.locator("polyline")
+    assert lines.count() == len(sweep.trials)
+    best = curves.locator("polyline.best")
+    number = best.get_attribute("data-trial")
+    assert number == str(rank(sweep).winner)
+    curves.scroll_into_view_if_needed()
+    frame = curves.bounding_box()
+    x, y = map(float, best.get_attribute("points").split()[-1].split(","))
+    place = frame["x"] + x * frame["width"] / 960, frame["y"] + y * frame["width"] / 960
+    page.mouse.move(*place)
+    tip = page.locator(".explorer .tip")
+    assert f"trial {number}:" in tip.text_content()
+    page.mouse.click(*place)
+    assert page.locator("polyline.chosen").count() == 2
+    assert sweep.trials["why"][int(number)] in page.locator(".about-trial").text_content()
+    page.get_by_role("button", name="ended early").click()
+    n_pruned = int(sweep.trials["state"].eq("pruned").sum())
+    assert lines.count() == len(sweep.trials) - n_pruned
+    page.get_by_role("button", name="ended early").click()
+    page.get_by_label("filter the rows of: 24 trials").fill("pruned")
+    rows = page.locator("#all-trials tbody tr")
+    assert sum(row.is_visible() for row in rows.all()) == n_pruned
+    page.get_by_label("filter the rows of: 24 trials").fill("")
+    page.locator("#all-trials").get_by_label("what is known of trial 5", exact=True).click()
+    assert page.locator(".about-trial strong").text_content() == "trial 5"
+    assert not page.locator("#curves img").first.is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("#curves img").first.is_visible()
+    assert not curves.is_visible()
+    box = page.locator("#all-trials .table")
+    assert box.evaluate("e => e.scrollHeight <= e.clientHeight")
+    assert not troubles
+
+
+def test_what_users_name_ends_no_script() -> None:
+    """A name with markup stays a text among the numbers of the page."""
+    held = Explorer("", {"name": "</script><b>"}).json()
+    assert "<" not in held
+    assert json.loads(held) == {"name": "</script><b>"}

@@ -14,7 +14,7 @@ import pytest
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.next_trials import NextTrial
 from iolaus.analysis.ranking.rank import Ranking, rank
-from iolaus.analysis.report.summary import paragraph, searched, to_try, went_wrong, won
+from iolaus.analysis.report.summary import paragraph, searched, to_do, went_wrong
 
 Make = Callable[..., Sweep]
 
@@ -33,6 +33,7 @@ def ranking(estimates: list[float], tiers: list[int], **given: object) -> Rankin
             "state": "complete",
             "objective": estimates,
             "level": estimates,
+            "n_seeds": 3,
             "low": [e - 0.1 for e in estimates],
             "high": [e + 0.1 for e in estimates],
             "tier": pd.array(tiers, dtype="Int64"),
@@ -42,6 +43,7 @@ def ranking(estimates: list[float], tiers: list[int], **given: object) -> Rankin
     )
     usual = {
         "of": "objective", "larger_is_better": False, "noise": 0.05, "noise_source": "seeds",
+        "noise_evidence": "", "seed_difference": 0.1,
         "smallest_difference": 0.2, "seeds_to_settle": 3, "warnings": ("Beware.",),
     }  # fmt: skip
     return Ranking(table=table, **{**usual, **given})  # type: ignore[arg-type]
@@ -66,10 +68,11 @@ def test_a_shared_first_place_is_no_victory(tiers: list[int], certain: bool) -> 
     """A leader that cannot be told from the next only leads, and what would settle it is said, then
     the warnings.
     """
-    said = " ".join(won(ranking([1.0, 1.05, 2.0], tiers)))
+    said = " ".join(ranking([1.0, 1.05, 2.0], tiers).sentences())
     assert "objective 1 (95 % interval 0.9 to 1.1), with optim.lr=0.1" in said
-    assert ("Setting 0 came first" in said) is certain
-    assert ("Setting 0 leads" in said) is not certain
+    assert ("Setting 0 is better than the other 2, beyond the noise of seeds" in said) is certain
+    assert ("Setting 0 leads, objective 1" in said) is not certain
+    assert ("; but 2 of 3 settings share first place: 0, 1." in said) is not certain
     assert ("seeds" in said and "would settle it" in said) is not certain
     assert said.endswith("Beware.")
 
@@ -78,7 +81,7 @@ def test_one_setting_alone_is_said_to_be_alone_once() -> None:
     """Who has nobody to be compared with has not come first, and it is said in one sentence; one
     trial is no trials.
     """
-    alone, *more = won(ranking([1.0], [1]))
+    alone, *more = ranking([1.0], [1]).sentences()
     assert alone.startswith("Setting 0 is the only one that completed: objective 1 (")
     assert more == ["Beware."]
     assert went_wrong(pd.DataFrame({"shape": ["converged"]})) == ["It shows no problem."]
@@ -98,16 +101,17 @@ def test_no_interval_is_claimed_where_none_is_known() -> None:
         [1.0, 2.0], [1, 1], noise=math.nan, noise_source="none", smallest_difference=math.nan
     )
     unknown = dataclasses.replace(unknown, table=unknown.table.assign(low=np.nan, high=np.nan))
-    assert "interval" not in " ".join(won(unknown))
+    assert "interval" not in " ".join(unknown.sentences())
+    assert "is better than" not in unknown.headline()
     none = dataclasses.replace(
         unknown,
         table=unknown.table.assign(
             tier=pd.array([None, None], dtype="Int64"), state="pruned", objective=np.nan
         ),
     )
-    assert won(none) == ["No setting has completed, so none has won."]
+    assert none.headline() == "No setting has completed, so none has won."
     infeasible = dataclasses.replace(none, table=none.table.assign(state=["infeasible", "pruned"]))
-    assert won(infeasible) == ["No feasible setting has completed, so none has won."]
+    assert infeasible.headline() == "No feasible setting has completed, so none has won."
 
 
 def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:
@@ -135,18 +139,24 @@ def test_a_few_cures_are_named_in_the_order_given() -> None:
         return NextTrial((trial, 99), "slow", overrides, "", {}, "", "")
 
     same = [suggested_fix(n, "optim.lr=0.2", "clip=norm") for n in range(10, 15)]
-    assert to_try(
-        [
-            suggested_fix(1, "optim.lr=0.1"),
-            *same,
-            suggested_fix(2, "schedule=cosine"),
-            suggested_fix(3, "optim.lr=0.5"),
-        ]
-    ) == [
-        "To try next: optim.lr=0.1 for trial 1; optim.lr=0.2 clip=norm for trials 10, 11 and 12; "
+    fixes = [
+        suggested_fix(1, "optim.lr=0.1"),
+        *same,
+        suggested_fix(2, "schedule=cosine"),
+        suggested_fix(3, "optim.lr=0.5"),
+    ]
+    settled = ranking([1.0, 2.0], [1, 2])
+    assert to_do(settled, fixes) == [
+        "To do next: optim.lr=0.1 for trial 1; optim.lr=0.2 clip=norm for trials 10, 11 and 12; "
         "schedule=cosine for trial 2."
     ]
-    assert to_try([]) == []
+    assert to_do(settled, []) == []
+    tied = ranking([1.0, 2.0], [1, 1], can_top_up=True)
+    assert to_do(tied, fixes[:1]) == [
+        "To do next: more seeds of the 2 settings that may be first (`iolaus top-up DIR`) and try "
+        "optim.lr=0.1 for trial 1."
+    ]
+    assert to_do(dataclasses.replace(tied, can_top_up=False), []) == []
 
 
 @pytest.mark.parametrize("state", [None, "complete", "pruned", "running"])

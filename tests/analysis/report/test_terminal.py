@@ -102,7 +102,7 @@ def test_the_ranking_in_the_terminal_has_short_names_that_stay_unique(
             "step": step,
             "loss": 1 + n + 1 / (step + 1),
             "params.a.very.long.path": n,
-            "params.other.tier": n,
+            "params.other.state": n,
         }
         for n in range(3)
         for step in range(30)
@@ -112,7 +112,7 @@ def test_the_ranking_in_the_terminal_has_short_names_that_stay_unique(
     with pytest.raises(SystemExit, match="0"):
         main()
     heading = capsys.readouterr().out.splitlines()[0].split()
-    assert heading[-4:] == ["best", "why", "path", "other.tier"]
+    assert heading[-4:] == ["best", "why", "path", "other.state"]
 
 
 def test_texts_about_one_trial_stand_left(tmp_path, capsys, monkeypatch) -> None:
