@@ -52,7 +52,7 @@ class GaussianProcess:
 
     @classmethod
     def fit(cls, features: Array, targets: Array) -> GaussianProcess:
-        """features [n, p], targets [n], finite, n of 3 or more."""
+        """Fit features [n, p] to targets [n], finite, n of 3 or more."""
         mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-12
         examples = (features - mean) / spread
         middle = float(np.median(targets))

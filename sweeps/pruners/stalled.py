@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from iolaus.sweeps.pruners.curve_pruner import NO_PLAN, CurvePruner, StudyView
-from iolaus.sweeps.pruners.forecast import Forecast
+from iolaus.sweeps.pruners.forecast import Forecast, planned_rate
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Prospect, Standing
 from iolaus.sweeps.pruners.verdicts import distinct
 from iolaus.sweeps.signals import (
@@ -71,6 +71,8 @@ class StallRule:
     standing here means something: eight have finished, or the order has held since half of these
     steps, or two fifths of the run are over. Where a change of the learning rate by a factor of two
     or more is planned, this waits for three finished trials.
+    Where rates are announced and eight such trials have finished, a forecast takes the place of all
+    this but the best share: the trial ends when the goal is below the lowest end foreseen.
     With fewer peers it ends when it has stalled for a quarter of the run, no such change is
     planned, and it does not lead a sweep of several.
     """
@@ -329,8 +331,7 @@ def rate_changes(plan: Plan, step: int) -> bool:
     later = [rate for at, rate in plan.lr if at > step]
     if not later:
         return False
-    corners = np.array(plan.lr, dtype=np.float64)
-    rate = float(np.interp(step, corners[:, 0], corners[:, 1]))
+    rate = planned_rate(plan, step)
     return min(later) * RATE_CHANGE <= rate or max(later) >= rate * RATE_CHANGE
 
 
