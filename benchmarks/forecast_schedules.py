@@ -103,7 +103,7 @@ def continued(basis: Array, losses: Array, known: Array, asked: Array, m: int) -
 
 
 def by_law(choices: list[Array], losses: Array, known: Array, asked: Array, m: int) -> Array:
-    """Log of the lowest loss foreseen for the asked trials by the best choice of a law's numbers."""
+    """Log of the lowest loss of the asked trials by the best choice of a law's numbers."""
     level = losses[:, m - 3 : m].mean(axis=1)
     scaled = losses / level[:, None]
     good = known[np.argsort(losses[known].min(axis=1))[: max(10, int(0.7 * len(known)))]]
