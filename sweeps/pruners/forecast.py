@@ -28,6 +28,7 @@ LENGTHS = (0.5, 1.0, 2.0, 4.0)
 NOISES = (0.005, 0.03, 0.1, 0.3)
 LINEAR = 0.3
 LEAST_RATE = 1e-4  # of the highest of a plan: cosines end in zero, which has no logarithm
+LARGEST = 1e100
 FAR = 3.0  # standard deviations from the mean of the finished beyond which a feature is cut off
 
 
@@ -90,8 +91,8 @@ def _kernel(a: Array, b: Array, length: float) -> Array:
 class Forecast:
     """The lowest loss a trial will have shown by its end, from `n` finished trials.
 
-    best: the middle. low: the one-sided 98 % bound of an error that were known; that of a tenth of
-    the sweep's schedule-driven trials was undercut (benchmarks/README.md has the shares).
+    best: the middle. low: the lowest of three one-sided 98 % bounds, as if the shape of the process
+    were known; it is fitted, so trials end below more often (benchmarks/README.md).
     """
 
     best: float
@@ -128,8 +129,8 @@ class Forecasts:
         seen[share:] = now.level, now.best, rate, change  # holds until its next report
 
     def finish(self, trial: int) -> None:
-        """Take that a trial has run to its end."""
-        if trial in self._seen and trial not in self._finished:
+        """Take that a trial has run to its end, once."""
+        if trial in self._seen:
             self._finished.append(trial)
             self._fits.clear()
 
@@ -164,16 +165,18 @@ class Forecasts:
         return Forecast(best, low, fit.n)
 
     def _fit(self, share: int) -> _Fit | None:
-        there = [t for t in self._finished if not np.isnan(self._seen[t][share, 0])]
+        last = self._finished[-MOST_FINISHED:]
+        there = [t for t in last if not np.isnan(self._seen[t][share, 0])]
         if len(there) < MIN_FINISHED:
             return None
-        there = there[-MOST_FINISHED:]
         seen = np.array([self._seen[t][share] for t in there])
         ends = np.array([self._seen[t][-1, 1] for t in there])
         # Losses differ by orders of magnitude; where all are above 0 their ratios are compared.
         as_log = bool((seen[:, :2] > 0).all() and (ends > 0).all())
         features = _features(seen, as_log)
         gains = (np.log(ends) if as_log else ends) - features[:, 0]
+        if max(np.abs(features).max(), np.abs(gains).max()) > LARGEST:
+            return None  # their squares are beyond floats
         return _Fit(GaussianProcess.fit(features, gains), as_log, len(there))
 
 

@@ -128,7 +128,7 @@ class Peers:
         was_complete = self._outcome[row] == PeerOutcome.COMPLETE
         self._n_complete += (outcome is PeerOutcome.COMPLETE) - int(was_complete)
         self._outcome[row] = outcome
-        if outcome is PeerOutcome.COMPLETE:
+        if outcome is PeerOutcome.COMPLETE and not was_complete:
             self.forecasts.finish(trial)
 
     def goal_rank(self, trial: int, n_best: float) -> int:
