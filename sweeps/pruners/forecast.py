@@ -2,7 +2,8 @@
 
 At equal shares of the run, finished trials show how much lower one of such a loss, such a course
 and such a learning rate came by its end. A Gaussian process through them answers for a running
-trial, with an error. Laws of the schedule itself did no better: benchmarks/forecast_schedules.py.
+trial, with an error. Laws of the schedule miss it by more, except where no schedule of the trial's
+kind has finished: benchmarks/forecast_schedules.py.
 """
 
 from __future__ import annotations
