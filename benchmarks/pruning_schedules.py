@@ -1,11 +1,11 @@
 """Real learning curves driven by learning-rate schedules.
 
 python benchmarks/pruning_schedules.py OUT.parquet. Trains every trial of a sweep as one stacked
-model (CPU, a minute per sweep) and writes the columns `task, trial, step, loss, lr` that `python -m
-analysis replay` reads. Three problems x three kinds of sweep: `cosine` and `multistep` (the same
-shape for every trial), `mixed` (multi-step, cosine, staged restarts, warm-up then
-linear decay, constant). The optimizer is SGD with momentum 0.9; learning rate, schedule and weight
-decay differ between trials.
+model (CPU, a minute per sweep) and writes the columns `task, trial, step, loss, lr` that `iolaus
+replay` reads, and `kind` of schedule. Three problems x three kinds of sweep: `cosine` and
+`multistep` (the same shape for every trial), `mixed` (multi-step, cosine, staged restarts, warm-up
+then linear decay, constant). The optimizer is SGD with momentum 0.9; learning rate, schedule and
+weight decay differ between trials.
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ def sweep(name: str, kinds: tuple[str, ...], n_trials: int, seed: int) -> pd.Dat
             "step": epoch.ravel(),
             "loss": losses.ravel(),
             "lr": rates[:, STEPS_PER_EPOCH - 1 :: STEPS_PER_EPOCH].ravel(),
+            "kind": np.repeat(kind, N_EPOCHS),
         }
     )
 

@@ -109,7 +109,7 @@ class Stalled(Nothing):
     def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
         """Stop on a verdict."""
         now = trend(steps, losses)
-        self._peers.report(trial, now, plan.n_steps)
+        self._peers.report(trial, now, plan)
         return (
             Move.STOP
             if self._rule.verdict(self._peers, trial, steps, losses, now, plan)

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iolaus.sweeps.holdout import goal_rank
+from iolaus.sweeps.pruners.forecast import Forecasts
 from iolaus.sweeps.signals import Trend
+from iolaus.sweeps.types import Plan
 
 __all__ = ["N_COLUMNS", "PeerOutcome", "Peers", "Prospect", "Standing"]
 
@@ -88,6 +90,7 @@ class Peers:
         self._outcome: NDArray[np.int8] = np.zeros(16, np.int8)
         self._n_complete = 0
         self._n_steps: int | None = None  # of the first trial that planned its length
+        self.forecasts = Forecasts()
         self._bound = math.inf  # enough trials have shown this or less to find the goal among them
 
     def __len__(self) -> int:
@@ -99,12 +102,16 @@ class Peers:
         """How many trials have finished."""
         return self._n_complete
 
-    def report(self, trial: int, trend: Trend, n_steps: int | None = None) -> None:
+    def report(self, trial: int, trend: Trend, plan: Plan | None = None) -> None:
         """Take where a trial's curve is now; reports of a trial come in rising steps.
 
-        n_steps: the length it plans, None if unknown; its steps then count as they are.
+        plan: the length and the rates it announced. Steps of one without a length count as they
+        are; only trials that announced both are forecast.
         """
         row = self._row(trial)
+        n_steps = plan.n_steps if plan else None
+        if plan:
+            self.forecasts.report(trial, trend, plan)
         self._n_steps = self._n_steps or n_steps
         step, best_step = (self._scaled(s, n_steps) for s in (trend.step, trend.best_step))
         while step >= N_COLUMNS * self._width_steps:
@@ -122,6 +129,8 @@ class Peers:
         was_complete = self._outcome[row] == PeerOutcome.COMPLETE
         self._n_complete += (outcome is PeerOutcome.COMPLETE) - int(was_complete)
         self._outcome[row] = outcome
+        if outcome is PeerOutcome.COMPLETE and not was_complete:
+            self.forecasts.finish(trial)
 
     def goal_rank(self, trial: int, n_best: float) -> int:
         """Which place the goal is that of, see `iolaus.sweeps.holdout.goal_rank`."""

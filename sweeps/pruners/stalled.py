@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from iolaus.sweeps.pruners.curve_pruner import NO_PLAN, CurvePruner, StudyView
+from iolaus.sweeps.pruners.forecast import Forecast, planned_rate
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Prospect, Standing
 from iolaus.sweeps.pruners.verdicts import distinct
 from iolaus.sweeps.signals import (
@@ -35,6 +36,8 @@ __all__ = ["StallRule", "StalledLoss", "rate_changes"]
 # much each matters).
 # The goal is the k-th best of n trials, k = this * caution * cube root of n.
 BEST_PER_CUBE_ROOT = 1.25
+# The same where a forecast says more exactly what is out of reach.
+FORESEEN_PER_CUBE_ROOT = 2.0
 # Standard errors added to the slope, times caution.
 GAIN_ERRORS = 1.0
 # Standard errors of the level within which a trial is where winners were, times caution.
@@ -69,6 +72,8 @@ class StallRule:
     standing here means something: eight have finished, or the order has held since half of these
     steps, or two fifths of the run are over. Where a change of the learning rate by a factor of two
     or more is planned, this waits for three finished trials.
+    Where rates are announced and eight such trials have finished, a forecast takes the place of all
+    this but the best share: the trial ends when the goal is below the lowest end foreseen.
     With fewer peers it ends when it has stalled for a quarter of the run, no such change is
     planned, and it does not lead a sweep of several.
     """
@@ -104,6 +109,9 @@ class StallRule:
         if n_steps is None:
             return None if peers.leads(trial) else self._alone(steps, losses, plan, sign)
         caution = self.caution
+        foreseen = peers.forecasts.forecast(trial, caution)
+        if foreseen is not None:
+            return self._foreseen(peers, trial, steps, losses, n_steps, foreseen, sign)
         goal = peers.goal(trial, BEST_PER_CUBE_ROOT * caution)
         slope = min(now.slope - GAIN_ERRORS * caution * now.slope_se, 0.0)
         reach = now.best + slope * log_time(now.step, n_steps)
@@ -133,6 +141,43 @@ class StallRule:
         rank = peers.goal_rank(trial, BEST_PER_CUBE_ROOT * caution)
         behind = _Behind(n_steps, reach, rank, here, prospect)
         return _behind(signals(steps, losses), steps, losses, behind, sign)
+
+    def _foreseen(
+        self,
+        peers: Peers,
+        trial: int,
+        steps: Array,
+        losses: Array,
+        n_steps: int,
+        foreseen: Forecast,
+        sign: float,
+    ) -> Verdict | None:
+        rank = peers.goal_rank(trial, FORESEEN_PER_CUBE_ROOT * self.caution)
+        goal = peers.goal(trial, FORESEEN_PER_CUBE_ROOT * self.caution)
+        if foreseen.low <= goal:
+            return None
+        here = peers.standing(trial, goal)
+        step = int(steps[-1])
+        safe = min(SAFE_SHARE_MOST, SAFE_SHARE * n_steps / (step + 1))
+        if here.n_better < safe * (here.n_peers + 1):
+            return None
+        numbers = {
+            "reach": sign * foreseen.best,
+            "reach_at_best": sign * foreseen.low,
+            "goal": sign * goal,
+            "best_of_all": sign * here.best_of_all,
+            "n_peers": float(here.n_peers),
+            "n_better": float(here.n_better),
+            "n_finished": float(foreseen.n),
+        }
+        low, shown_goal = distinct(sign * foreseen.low, sign * goal)
+        text = (
+            f"behind: {sign * foreseen.best:.4g} foreseen by step {n_steps:,}, {low} at best, "
+            f"the {_place(rank)} has {shown_goal} ({foreseen.n} finished trials, compared at this "
+            f"share of the run by loss, course and learning rate)"
+        )
+        s = signals(steps, losses)
+        return Verdict("behind", step, text, _course(s, steps, losses, sign) | numbers)
 
     def _alone(self, steps: Array, losses: Array, plan: Plan, sign: float) -> Verdict | None:
         if len(losses) < 2 * N_TAIL or rate_changes(plan, int(steps[-1])):
@@ -218,7 +263,7 @@ class StalledLoss(CurvePruner):
             return
         curve.add(step, loss * self._flip)
         if curve.now is not None and curve.now.step == step:
-            self._peers.report(trial, curve.now, plan.n_steps or self._n_steps)
+            self._peers.report(trial, curve.now, Plan(plan.n_steps or self._n_steps, plan.lr))
 
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """Why the trial should end at this report, or None, also for one that has ended."""
@@ -287,8 +332,7 @@ def rate_changes(plan: Plan, step: int) -> bool:
     later = [rate for at, rate in plan.lr if at > step]
     if not later:
         return False
-    corners = np.array(plan.lr, dtype=np.float64)
-    rate = float(np.interp(step, corners[:, 0], corners[:, 1]))
+    rate = planned_rate(plan, step)
     return min(later) * RATE_CHANGE <= rate or max(later) >= rate * RATE_CHANGE
 
 

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 
 from iolaus.sweeps.pruners.peers import FURTHER, LAG, MIN_NEAREST, N_COLUMNS, PeerOutcome, Peers
 from iolaus.sweeps.signals import Trend
+from iolaus.sweeps.types import Plan
 
 
 def at(step: int, level: float, best: float, best_step: int | None = None) -> Trend:
@@ -88,7 +89,7 @@ def test_trials_of_other_lengths_are_compared_at_equal_shares_of_the_run():
     for trial, n in enumerate((50, 3200, 400, 800)):
         for tenth in range(5):
             step = n * tenth // 10
-            peers.report(trial, at(step, 1 - tenth / 10 + trial, 1 - tenth / 10 + trial), n)
+            peers.report(trial, at(step, 1 - tenth / 10 + trial, 1 - tenth / 10 + trial), Plan(n))
     for trial in range(4):
         here = peers.standing(trial, 0.0)
         assert (here.n_peers, here.n_better) == (3, trial)
