@@ -47,7 +47,7 @@ class Explosions:
         parameters of the search that vary, by key.
     groups: of these keys, those that tell settings apart beside the clipping. rule: the key of the
     kind of clipping, threshold: of its threshold; None where it was not searched. measured: what
-    `measure` is.
+    `measure` is, measure_sign: -1 if it is maximised.
     """
 
     trials: pd.DataFrame
@@ -55,6 +55,7 @@ class Explosions:
     rule: str | None = None
     threshold: str | None = None
     measured: str = ""
+    measure_sign: float = 1.0
 
     @cached_property
     def shares(self) -> pd.DataFrame:
@@ -70,12 +71,19 @@ class Explosions:
                 continue
             n_exploded = int(own["exploded"].sum())
             low, high = _interval(n_exploded, len(own))
-            rows.append(
-                (*cell, len(own), n_exploded, int(own["died"].sum()))
-                + (n_exploded / len(own), low, high)
-            )
+            n_died, share = int(own["died"].sum()), n_exploded / len(own)
+            rows.append((*cell, len(own), n_exploded, n_died, share, low, high))
         columns = [*keys, "n", "n_exploded", "n_died", "share", "low", "high"]
         return pd.DataFrame(rows, columns=columns)
+
+    def by_rule(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Rows of `shares` that differ in the threshold alone, from the lowest, and their name."""
+        if self.threshold is None or self.shares.empty:
+            return
+        keys = [*self.groups, *filter(None, (self.rule,))]
+        for cell, rows in _cells(self.shares[self.shares[self.threshold].notna()], keys):
+            if len(rows) > 1:
+                yield _named(keys, cell), rows.sort_values(self.threshold)
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
@@ -96,13 +104,15 @@ def explosions(sweep: Sweep) -> Explosions:
     """Who exploded, when, and below which clipping threshold nobody does.
 
     >>> found = explosions(iolaus.load("multirun/exploding"))
-    >>> print("\\n".join(found.sentences))
+    >>> found.sentences[0]
     """
-    known = {n: f for n, f in gather(sweep).items() if f.signals is not None}
+    known = {
+        n: f for n, f in gather(sweep).items() if f.signals is not None and f.state != "running"
+    }
     trials = sweep.trials.loc[list(known)]
     params = {k: c for k, c in varied(trials).items() if k != "seed"}
     rule, threshold = _clipping(trials, params)
-    measured, measures = _measures(sweep)
+    measured, sign, measures = _measures(sweep)
     rows = {n: _row(features) for n, features in known.items()}
     table = pd.DataFrame.from_dict(
         rows, orient="index", columns=["exploded", "died", "step", "parameter", "dead_since"]
@@ -112,7 +122,7 @@ def explosions(sweep: Sweep) -> Explosions:
     for key, column in params.items():
         table[key] = trials[column].to_numpy()
     groups = tuple(k for k in params if k not in (rule, threshold))
-    return Explosions(table.rename_axis("trial"), groups, rule, threshold, measured)
+    return Explosions(table.rename_axis("trial"), groups, rule, threshold, measured, sign)
 
 
 def _row(features: Features) -> tuple[bool, bool, float, str, float]:
@@ -126,9 +136,7 @@ def _row(features: Features) -> tuple[bool, bool, float, str, float]:
     return exploded, died, float(e.step), e.parameter, since
 
 
-def _clipping(
-    trials: pd.DataFrame, params: Mapping[str, str]
-) -> tuple[str | None, str | None]:
+def _clipping(trials: pd.DataFrame, params: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The keys of (kind of clipping, its threshold) among the parameters that vary."""
     of_clipping = [k for k in params if "clip" in k.lower()]
     is_number = {k: pd.api.types.is_numeric_dtype(trials[params[k]]) for k in of_clipping}
@@ -136,14 +144,15 @@ def _clipping(
     return rule, next((k for k in of_clipping if is_number[k]), None)
 
 
-def _measures(sweep: Sweep) -> tuple[str, dict[int, float]]:
-    """What trials are compared by, and its value at the end of each."""
+def _measures(sweep: Sweep) -> tuple[str, float, dict[int, float]]:
+    """What trials are compared by, its sign, and its value at the end of each."""
     names = [str(name) for name in sweep.curves["metric"].unique()]
     accuracy = next((n for n in names if "accuracy" in n and n.startswith("val")), None)
     if accuracy is None:
-        return "objective", sweep.trials["objective"].astype(float).to_dict()
+        values = {int(n): float(v) for n, v in sweep.trials["objective"].items()}
+        return "objective", sweep.objective_sign, values
     curves = curves_of(sweep.curves, accuracy)
-    return accuracy, {n: float(values[-1]) for n, (_, values) in curves.items() if len(values)}
+    return accuracy, -1.0, {n: float(values[-1]) for n, (_, values) in curves.items()}
 
 
 def _cells(trials: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Cell, pd.DataFrame]]:
@@ -269,93 +278,75 @@ def _holm(pairs: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
 def _thresholds(found: Explosions) -> list[str]:
     """For each setting with several thresholds, below which of them no seed explodes."""
     sentences = []
-    for name, rows in _by_rule(found):
+    for name, rows in found.by_rule():
         assert found.threshold is not None
-        thresholds = rows[found.threshold].tolist()
+        at = [f"at {_value(threshold)}" for threshold in rows[found.threshold]]
         counts = list(zip(rows["n_exploded"], rows["n"], strict=True))
         n_safe = next((i for i, (k, _) in enumerate(counts) if k), len(counts))
-        told = [f"{_share(*counts[i])} at {_value(thresholds[i])}" for i in range(n_safe, len(counts))]
-        least = f"{name}: " if name else ""
+        n_unsure = next((i for i in range(len(counts)) if all(k == n for k, n in counts[i:])), None)
+        last = len(counts) - 1 if n_unsure is None else n_unsure
+        told = [f"{_share(*counts[i])} {at[i]}" for i in range(n_safe, last + 1)]
+        if n_unsure is not None and n_unsure < len(counts) - 1:
+            told[-1] += " and all above it"
+        key, named = found.threshold, f"{name}: " if name else ""
         if not n_safe:
             sentences.append(
-                f"{least}seeds explode at the lowest {found.threshold} tried already: "
-                f"{', '.join(told)}."
+                f"{named}at the lowest {key} already seeds explode: {', '.join(told)}."
             )
             continue
-        highest = _value(thresholds[n_safe - 1])
-        none = f"{_share(*counts[n_safe - 1])} explode at {highest}"
+        none = f"{_share(*counts[n_safe - 1])} explode {at[n_safe - 1]}"
         if n_safe == len(counts):
-            sentences.append(f"{least}no seed explodes up to the highest {found.threshold}: {none}.")
+            sentences.append(f"{named}up to the highest {key} no seed explodes: {none}.")
             continue
+        low, high = rows[key].iloc[n_safe - 1], rows[key].iloc[n_safe]
         sentences.append(
-            f"{least}the {found.threshold} below which no seed explodes lies between {highest} and "
-            f"{_value(thresholds[n_safe])}: {none}, {', '.join(told)}."
+            f"{named}the {key} below which no seed explodes lies between {_value(low)} and "
+            f"{_value(high)}: {none}, {', '.join(told)}."
         )
     return sentences
 
 
-def _by_rule(found: Explosions) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Settings that differ in the threshold alone, from the lowest on, under their name."""
-    if found.threshold is None or found.shares.empty:
-        return
-    keys = [*found.groups, *filter(None, (found.rule,))]
-    clipped = found.shares[found.shares[found.threshold].notna()]
-    for cell, rows in _cells(clipped, keys):
-        if len(rows) > 1:
-            yield _named(keys, cell), rows.sort_values(found.threshold)
-
-
 def _with_and_without(found: Explosions) -> list[str]:
-    """What clipping does to the measure: each kind at its highest threshold without explosions.
+    """What each kind of clipping does to the measure, at the threshold that is best for it.
 
-    Chosen so, and not by the measure, the comparison is not flattered by the choice. Differences
-    are of the same seeds, with the 95 % interval of their mean (Student's t).
+    Differences are of the same seeds, with the 95 % interval of their mean (Student's t), made
+    wider for the number of thresholds of which this one was chosen (Bonferroni).
     """
     if found.rule is None or found.shares.empty:
         return []
     sentences = []
-    keys = [*found.groups]
-    for cell, own in _cells(found.trials, keys):
+    for cell, own in _cells(found.trials, found.groups):
         without = own[own[found.rule].eq(UNCLIPPED)]
-        if len(without) < N_SEEDS:
-            continue
+        named = _named(found.groups, cell)
         for rule, clipped in own[~own[found.rule].eq(UNCLIPPED)].groupby(found.rule):
-            threshold, best = _highest_safe(found, clipped)
-            if best is None:
+            tried = [
+                (setting, trials)
+                for setting, trials in _cells(clipped, [k for k in (found.threshold,) if k])
+                if len(trials) >= N_SEEDS and trials["measure"].notna().all()
+            ]
+            if not tried or len(without) < N_SEEDS:
                 continue
-            at = f" at {_value(threshold)}" if not _no(threshold) else ""
-            named = _named(keys, cell)
+            sign = found.measure_sign
+            setting, best = min(tried, key=lambda one: sign * float(one[1]["measure"].mean()))
+            at = f" at {_value(setting[0])}" if setting and not _no(setting[0]) else ""
+            of = f", the best of {len(tried)}," if len(tried) > 1 else ""
             sentences.append(
                 f"{named}{': ' if named else ''}{found.measured} ends at "
-                f"{best['measure'].mean():.3g} with {found.rule}={rule}{at} and at "
-                f"{without['measure'].mean():.3g} without clipping{_difference(best, without)}."
+                f"{best['measure'].mean():.3g} with {found.rule}={rule}{at}{of} and at "
+                f"{without['measure'].mean():.3g} without clipping"
+                f"{_difference(best, without, len(tried))}."
             )
     return sentences
 
 
-def _highest_safe(
-    found: Explosions, clipped: pd.DataFrame
-) -> tuple[Hashable, pd.DataFrame | None]:
-    """The highest threshold below which no seed explodes, and its trials."""
-    if found.threshold is None or clipped[found.threshold].isna().all():
-        return None, (clipped if len(clipped) >= N_SEEDS else None)
-    safe: tuple[Hashable, pd.DataFrame | None] = (None, None)
-    for threshold, own in clipped.groupby(found.threshold, sort=True):
-        if own["exploded"].any() or len(own) < N_SEEDS:
-            break
-        safe = threshold, own
-    return safe
-
-
-def _difference(a: pd.DataFrame, b: pd.DataFrame) -> str:
+def _difference(a: pd.DataFrame, b: pd.DataFrame, n_tried: int) -> str:
     """The mean difference of the same seeds in words, with its interval."""
-    pairs = a.set_index("seed")["measure"] - b.set_index("seed")["measure"]
-    pairs = pairs.dropna()
-    n = len(pairs)
-    if n < N_SEEDS or not math.isfinite(float(pairs.std())):
+    pairs = (a.set_index("seed")["measure"] - b.set_index("seed")["measure"]).dropna()
+    n, spread = len(pairs), float(pairs.std())
+    if n < N_SEEDS or not math.isfinite(spread):
         return ""
-    margin = float(t.ppf(0.975, n - 1)) * float(pairs.std()) / math.sqrt(n)
     middle = float(pairs.mean())
-    told = "" if abs(middle) > margin else ", which cannot be told from none"
-    low, high = middle - margin, middle + margin
-    return f" (difference {middle:.2g}, {low:.2g} to {high:.2g} with 95 %, {counted(n, 'seed')}{told})"
+    margin = float(t.ppf(1 - 0.025 / n_tried, n - 1)) * spread / math.sqrt(n)
+    interval = f"95 % interval {middle - margin:.2g} to {middle + margin:.2g}, {n} seeds"
+    told = "" if abs(middle) > margin else "; it cannot be told from none"
+    return f": a difference of {middle:.2g} ({interval}){told}"

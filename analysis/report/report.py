@@ -16,6 +16,7 @@ from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
 from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.explosions import explosions
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.figures.map import N_CHOICES
@@ -105,6 +106,7 @@ def report(
         _parameters(sweep, ranking, diagnosis),
         _schedules(sweep, ranking),
         _gradients(sweep),
+        _explosions(sweep),
         _pruning(sweep),
         _machine(sweep, ranking),
         _trials(sweep, diagnosis),
@@ -325,6 +327,22 @@ def _gradients(sweep: Sweep) -> Section:
     )
     draw = lambda figure: figures.draw_gradients(figure, sweep)  # noqa: E731
     return Section("Gradients", [Picture("gradients", caption, draw, (9.0, 4.5))])
+
+
+def _explosions(sweep: Sweep) -> Section:
+    found = explosions(sweep)
+    if not found.sentences:
+        return Section("Explosions", [])
+    blocks: list[Block] = [Items(found.sentences)]
+    if len(found.shares) and found.rule is not None:
+        caption = (
+            "Norms of the gradients, step by step, of a trial that died and of one that differs in "
+            "its clipping alone; the share of seeds that explode, with 95 % intervals."
+        )
+        draw = lambda figure: figures.draw_explosions(figure, sweep, found)  # noqa: E731
+        blocks.append(Picture("explosions", caption, draw, (10.0, 4.2)))
+        blocks.append(Table("How often each setting explodes", found.shares))
+    return Section("Explosions", blocks)
 
 
 def _pruning(sweep: Sweep) -> Section:

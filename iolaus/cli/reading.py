@@ -315,6 +315,7 @@ def diagnose(
 ) -> None:
     """The shape of each trial's loss, why, and what to do about it."""
     from iolaus.analysis.diagnosis.diagnose import diagnose as diagnosed
+    from iolaus.analysis.diagnosis.explosions import explosions
     from iolaus.analysis.diagnosis.shapes import shape_name
 
     sweep = _loaded(folder, metric, direction, step, run)
@@ -326,6 +327,8 @@ def diagnose(
         print(f"No trial has a curve of {sweep.metric} that could be judged.")
         return
     print_frame(table, as_json)
+    if not as_json:
+        print(*("", *explosions(sweep).sentences), sep="\n")
 
 
 @needs("analysis")
