@@ -149,8 +149,8 @@ def _measures(sweep: Sweep) -> tuple[str, float, dict[int, float]]:
     names = [str(name) for name in sweep.curves["metric"].unique()]
     accuracy = next((n for n in names if "accuracy" in n and n.startswith("val")), None)
     if accuracy is None:
-        values = {int(n): float(v) for n, v in sweep.trials["objective"].items()}
-        return "objective", sweep.objective_sign, values
+        ends = sweep.trials["objective"].astype(float)
+        return "objective", sweep.objective_sign, dict(zip(ends.index.tolist(), ends, strict=True))
     curves = curves_of(sweep.curves, accuracy)
     return accuracy, -1.0, {n: float(values[-1]) for n, (_, values) in curves.items()}
 
@@ -209,7 +209,7 @@ def _when(trials: pd.DataFrame) -> list[str]:
     named = ", ".join(f"{name} in {n}" for name, n in first.most_common(N_NAMED))
     more = ", others in the rest" if len(first) > N_NAMED else ""
     return [
-        f"Where it died, a gradient exceeds {EXPLODED_TIMES:.0f} times its median at step "
+        f"Where it died, a gradient exceeds {EXPLODED_TIMES:.0f} times the median before it at step "
         f"{_middle(died['step'])}, first that of {named}{more}; it is about 0 from step "
         f"{_middle(died['dead_since'])} on."
     ]

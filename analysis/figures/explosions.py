@@ -105,7 +105,7 @@ def _draw_norms(ax: Axes, sweep: Sweep, found: Explosions) -> None:
 def _norms(sweep: Sweep, pair: tuple[int, int]) -> dict[str, list[Points]]:
     """The first steps of both trials' norms by parameter; a model's own before its modules'."""
     names = [m for m in map(str, sweep.curves["metric"].unique()) if m.startswith(PREFIX)]
-    norms = {}
+    norms: dict[str, list[Points]] = {}
     for name in sorted(names, key=lambda n: "." in n):
         lines = lines_of(sweep, name)
         if all(number in lines for number in pair) and len(norms) < N_PARAMETERS:
