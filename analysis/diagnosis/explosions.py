@@ -209,8 +209,8 @@ def _when(trials: pd.DataFrame) -> list[str]:
     named = ", ".join(f"{name} in {n}" for name, n in first.most_common(N_NAMED))
     more = ", others in the rest" if len(first) > N_NAMED else ""
     return [
-        f"Where it died, a gradient exceeds {EXPLODED_TIMES:.0f} times the median before it at step "
-        f"{_middle(died['step'])}, first that of {named}{more}; it is about 0 from step "
+        f"Where it died, a gradient exceeds {EXPLODED_TIMES:.0f} times the median before it at "
+        f"step {_middle(died['step'])}, first that of {named}{more}; it is about 0 from step "
         f"{_middle(died['dead_since'])} on."
     ]
 

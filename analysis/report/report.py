@@ -36,6 +36,7 @@ from iolaus.analysis.report._document import (
     as_markdown,
 )
 from iolaus.analysis.report.notes import COLUMNS, write_notes
+from iolaus.sweeps.study.findings import lint_sentences
 from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
 from iolaus.sweeps.text import counted, short_names
 
@@ -315,7 +316,9 @@ def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
     draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
-    return Section("Learning rates", [Picture("schedules", caption, draw)])
+    found = lint_sentences(sweep.findings)
+    blocks: list[Block] = [Items(found)] if found else []
+    return Section("Learning rates", [*blocks, Picture("schedules", caption, draw)])
 
 
 def _gradients(sweep: Sweep) -> Section:

@@ -60,7 +60,9 @@ def _show_table(folder: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from iolaus.sweeps.study import summary
+    from iolaus.sweeps.study.findings import lint_sentences
     from iolaus.sweeps.study.folder import describe_sweep, read_study
+    from iolaus.sweeps.study.record import record_of
 
     study = read_study(folder)
     results = summary.rank(study)
@@ -70,6 +72,9 @@ def _show_table(folder: Path, as_json: bool) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=200)
     metric = describe_sweep(folder).metric
     console.print(summary.table(results, metric, len(study.directions)))
+    findings = {trial.number: record_of(trial).findings for trial in study.get_trials()}
+    for sentence in lint_sentences(findings):
+        console.print(sentence, markup=False)
 
 
 def _show_trial(sweep: Sweep, trial: int, as_json: bool) -> None:
@@ -317,6 +322,7 @@ def diagnose(
     from iolaus.analysis.diagnosis.diagnose import diagnose as diagnosed
     from iolaus.analysis.diagnosis.explosions import explosions
     from iolaus.analysis.diagnosis.shapes import shape_name
+    from iolaus.sweeps.study.findings import lint_sentences
 
     sweep = _loaded(folder, metric, direction, step, run)
     table = _named(diagnosed(sweep), sweep)
@@ -328,7 +334,10 @@ def diagnose(
         return
     print_frame(table, as_json)
     if not as_json:
-        print(*("", *explosions(sweep).sentences), sep="\n")
+        for sentence in lint_sentences(sweep.findings):
+            print(f"\n{sentence}")
+        for sentence in explosions(sweep).sentences:
+            print(f"\n{sentence}")
 
 
 @needs("analysis")
