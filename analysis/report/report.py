@@ -17,6 +17,7 @@ from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.explosions import explosions
+from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.figures.map import N_CHOICES
@@ -329,7 +330,8 @@ def _gradients(sweep: Sweep) -> Section:
         "and that were not."
     )
     draw = lambda figure: figures.draw_gradients(figure, sweep)  # noqa: E731
-    return Section("Gradients", [Picture("gradients", caption, draw, (9.0, 4.5))])
+    said = clipping_sentences(sweep)
+    return Section("Gradients", [*said, Picture("gradients", caption, draw, (9.0, 4.5))])
 
 
 def _explosions(sweep: Sweep) -> Section:

@@ -321,6 +321,7 @@ def diagnose(
     """The shape of each trial's loss, why, and what to do about it."""
     from iolaus.analysis.diagnosis.diagnose import diagnose as diagnosed
     from iolaus.analysis.diagnosis.explosions import explosions
+    from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
     from iolaus.analysis.diagnosis.shapes import shape_name
     from iolaus.sweeps.study.findings import lint_sentences
 
@@ -334,10 +335,13 @@ def diagnose(
         return
     print_frame(table, as_json)
     if not as_json:
-        for sentence in lint_sentences(sweep.findings):
-            print(f"\n{sentence}")
-        for sentence in explosions(sweep).sentences:
-            print(f"\n{sentence}")
+        found = (
+            lint_sentences(sweep.findings),
+            explosions(sweep).sentences,
+            clipping_sentences(sweep),
+        )
+        for sentences in filter(None, found):
+            print("", *sentences, sep="\n")
 
 
 @needs("analysis")
