@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,10 +120,22 @@ def explosions(sweep: Sweep) -> Explosions:
     )
     table["seed"] = trials["seed"].to_numpy() if len(trials) else []
     table["measure"] = [measures.get(n, math.nan) for n in known]
-    for key, column in params.items():
-        table[key] = trials[column].to_numpy()
     groups = tuple(k for k in params if k not in (rule, threshold))
+    for key, column in params.items():
+        # Where a parameter exists beside others only, the rest ran with what the config says.
+        fixed = _fixed(sweep.config, key) if key in groups else None
+        table[key] = (
+            trials[column].where(trials[column].notna() | (fixed is None), fixed).to_numpy()
+        )
     return Explosions(table.rename_axis("trial"), groups, rule, threshold, measured, sign)
+
+
+def _fixed(config: Mapping[str, Any], key: str) -> Any:
+    """What the sweep's config says for a key such as task.length; None if nothing plain."""
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found if isinstance(found, int | float | str) else None
 
 
 def _row(features: Features) -> tuple[bool, bool, float, str, float]:
