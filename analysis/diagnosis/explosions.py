@@ -354,6 +354,8 @@ def _with_and_without(found: Explosions) -> list[str]:
 
 def _difference(a: pd.DataFrame, b: pd.DataFrame, n_tried: int) -> str:
     """The mean difference of the same seeds in words, with its interval."""
+    if not (a["seed"].is_unique and b["seed"].is_unique and a["seed"].notna().all()):
+        return ""
     pairs = (a.set_index("seed")["measure"] - b.set_index("seed")["measure"]).dropna()
     n, spread = len(pairs), float(pairs.std())
     if n < N_SEEDS or not math.isfinite(spread):

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from iolaus.analysis.data.curves import Points, lines_of
 from iolaus.analysis.data.sweep import Sweep
@@ -65,11 +66,10 @@ def twins(found: Explosions) -> tuple[int, int] | None:
     is_unclipped = trials[found.rule].eq(UNCLIPPED)
     keys = [*found.groups, "seed"]
     safe = trials[~is_unclipped & ~trials["exploded"]]
-    of_setting = dict(iter(safe.groupby(keys, dropna=False)))
     pairs = []
     for number, row in trials[is_unclipped & trials["died"]].iterrows():
-        own = of_setting.get(tuple(row[key] for key in keys))
-        if own is not None and own["measure"].notna().any():
+        own = safe[_equal(safe[keys], row[keys])]
+        if own["measure"].notna().any():
             best = (found.measure_sign * own["measure"]).idxmin()
             pairs.append((int(str(number)), int(str(best))))
     return sorted(pairs)[len(pairs) // 2] if pairs else None
@@ -129,9 +129,7 @@ def _draw_shares(ax: Axes, found: Explosions) -> None:
     ticks = sorted({float(value) for rows in families for value in rows[threshold]})
     none = ticks[-1] * 10
     for i, (rows, (_, setting)) in enumerate(zip(families, first.iterrows(), strict=True)):
-        same = np.ones(len(lacking), bool)
-        for key in found.groups:
-            same &= (lacking[key].eq(setting[key]) | pd.isna(setting[key])).to_numpy()
+        same = _equal(lacking[list(found.groups)], setting[list(found.groups)])
         drawn = pd.concat([rows, lacking[same].assign(**{threshold: none})])
         share, low, high = (drawn[column].to_numpy() for column in ("share", "low", "high"))
         shift = 1.06 ** (i - (len(families) - 1) / 2)  # so that intervals do not hide each other
@@ -157,6 +155,12 @@ def _draw_shares(ax: Axes, found: Explosions) -> None:
     ax.set_xlabel(threshold)
     ax.set_title("seeds that explode", loc="left", fontsize="medium")
     ax.legend(loc="upper left", **LEGEND)
+
+
+def _equal(rows: pd.DataFrame, to: pd.Series) -> NDArray[np.bool_]:
+    """Which rows have these values; what is missing in both is equal."""
+    same = (rows.eq(to) | (rows.isna() & to.isna())).to_numpy(dtype=np.bool_)
+    return np.asarray(same.all(axis=1))
 
 
 def _codes(first: pd.DataFrame, keys: Iterable[str]) -> list[int]:

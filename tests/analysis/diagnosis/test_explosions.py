@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from scipy.stats import beta
 
 from iolaus.analysis.data.sweep import Sweep, load
 from iolaus.analysis.diagnosis.explosions import Explosions, explosions
-from iolaus.analysis.figures.explosions import twins
+from iolaus.analysis.figures.explosions import draw_explosions, twins
 
 N_SEEDS = 8
 
@@ -123,6 +124,32 @@ def test_a_loss_that_ends_above_its_start_has_exploded(tmp_path: Path) -> None:
     found = explosions(made(alive, losses, tmp_path))
     assert found.trials["exploded"].tolist() == [True, False]
     assert not found.trials["died"].any()
+
+
+def test_the_figure_has_both_twins_on_one_axis(tmp_path: Path) -> None:
+    """W and U of the trial that died and of the one that differs in clipping alone, told apart in
+    grey by width and style; norms of 0 lie at the bottom of a logarithmic axis.
+    """
+    sweep = made(
+        {
+            "none": lambda s: np.where(s < 11, 1.0, np.where(s < 13, 50.0, 0.0)),
+            "norm": lambda s: np.ones(len(s)),
+        },
+        {"none": lambda s: np.where(s < 12, 3.0, 9.0), "norm": lambda s: 3.0 * 0.95**s},
+        tmp_path,
+    )
+    found = explosions(sweep)
+    found.trials["measure"] = 0.5
+    figure = Figure()
+    draw_explosions(figure, sweep, found)
+    ax = figure.axes[0]
+    assert ax.get_yscale() == "log"
+    assert [line.get_label() for line in ax.lines] == [
+        f"{name}, {what} clipping" for what in ("without", "with") for name in ("W", "U")
+    ]
+    assert len({(line.get_linestyle(), line.get_linewidth()) for line in ax.lines}) == 4
+    assert all(len(line.get_xdata()) == 40 for line in ax.lines)
+    assert min(np.min(line.get_ydata()) for line in ax.lines) == 1.0 > ax.get_ylim()[0]
 
 
 def test_where_nothing_explodes_nothing_is_said(tmp_path: Path) -> None:
