@@ -28,7 +28,7 @@ from iolaus.analysis.diagnosis._features import EXPLODED_TIMES, Features, gather
 from iolaus.analysis.diagnosis.shapes import ROSE
 from iolaus.sweeps.text import counted
 
-__all__ = ["N_SEEDS", "UNCLIPPED", "Explosions", "explosions"]
+__all__ = ["N_SEEDS", "UNCLIPPED", "Explosions", "explosions", "value_text"]
 
 N_SEEDS = 3  # of a setting, to say how often it explodes
 UNCLIPPED = "none"  # how a choice of clipping calls its absence
@@ -192,7 +192,9 @@ def _share(k: int, n: int) -> str:
 def _named(groups: Sequence[str], cell: Cell) -> str:
     """A setting in words, such as "model=rnn, task.length=20"; "" of no parameter."""
     return ", ".join(
-        f"{key}={_value(value)}" for key, value in zip(groups, cell, strict=False) if not _no(value)
+        f"{key}={value_text(value)}"
+        for key, value in zip(groups, cell, strict=False)
+        if not _no(value)
     )
 
 
@@ -200,7 +202,8 @@ def _no(value: Hashable) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _value(value: Hashable) -> str:
+def value_text(value: Hashable) -> str:
+    """A parameter's value for a reader: 20.0 is 20."""
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
@@ -293,7 +296,7 @@ def _thresholds(found: Explosions) -> list[str]:
     sentences = []
     for name, rows in found.by_rule():
         assert found.threshold is not None
-        at = [f"at {_value(threshold)}" for threshold in rows[found.threshold]]
+        at = [f"at {value_text(threshold)}" for threshold in rows[found.threshold]]
         counts = list(zip(rows["n_exploded"], rows["n"], strict=True))
         n_safe = next((i for i, (k, _) in enumerate(counts) if k), len(counts))
         n_unsure = next((i for i in range(len(counts)) if all(k == n for k, n in counts[i:])), None)
@@ -313,8 +316,8 @@ def _thresholds(found: Explosions) -> list[str]:
             continue
         low, high = rows[key].iloc[n_safe - 1], rows[key].iloc[n_safe]
         sentences.append(
-            f"{named}the {key} below which no seed explodes lies between {_value(low)} and "
-            f"{_value(high)}: {none}, {', '.join(told)}."
+            f"{named}the {key} below which no seed explodes lies between {value_text(low)} and "
+            f"{value_text(high)}: {none}, {', '.join(told)}."
         )
     return sentences
 
@@ -341,7 +344,7 @@ def _with_and_without(found: Explosions) -> list[str]:
                 continue
             sign = found.measure_sign
             setting, best = min(tried, key=lambda one: sign * float(one[1]["measure"].mean()))
-            at = f" at {_value(setting[0])}" if setting and not _no(setting[0]) else ""
+            at = f" at {value_text(setting[0])}" if setting and not _no(setting[0]) else ""
             of = f", the best of {len(tried)}," if len(tried) > 1 else ""
             sentences.append(
                 f"{named}{': ' if named else ''}{found.measured} ends at "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from iolaus.analysis.data.curves import Points, lines_of
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.explosions import UNCLIPPED, Explosions, explosions
+from iolaus.analysis.diagnosis.explosions import UNCLIPPED, Explosions, explosions, value_text
 from iolaus.analysis.figures._style import (
     AXIS_NAMES,
     BLUE,
@@ -58,7 +58,7 @@ def draw_explosions(
 def twins(found: Explosions) -> tuple[int, int] | None:
     """(a trial that died unclipped, one that differs in clipping alone and did not explode).
 
-    Of several the one in the middle, and of its twins the one with the best measure.
+    Of several the first to die, and of its twins the one with the best measure.
     """
     if found.rule is None:
         return None
@@ -71,8 +71,8 @@ def twins(found: Explosions) -> tuple[int, int] | None:
         own = safe[_equal(safe[keys], row[keys])]
         if own["measure"].notna().any():
             best = (found.measure_sign * own["measure"]).idxmin()
-            pairs.append((int(str(number)), int(str(best))))
-    return sorted(pairs)[len(pairs) // 2] if pairs else None
+            pairs.append((float(row["dead_since"]), int(str(number)), int(str(best))))
+    return min(pairs)[1:] if pairs else None
 
 
 def _draw_norms(ax: Axes, sweep: Sweep, found: Explosions) -> None:
@@ -99,7 +99,8 @@ def _draw_norms(ax: Axes, sweep: Sweep, found: Explosions) -> None:
     ax.set_ylabel("L2 norm of the gradient, before clipping")
     ax.legend(ncols=2, **LEGEND)
     died, lived = pair
-    ax.set_title(f"trial {died} and, clipped, trial {lived}", loc="left", fontsize="medium")
+    what = f"trial {died}, the first to die, and trial {lived}, the same but for its clipping"
+    ax.set_title(what, loc="left", fontsize="medium")
 
 
 def _norms(sweep: Sweep, pair: tuple[int, int]) -> dict[str, list[Points]]:
@@ -132,8 +133,8 @@ def _draw_shares(ax: Axes, found: Explosions) -> None:
         same = _equal(lacking[list(found.groups)], setting[list(found.groups)])
         drawn = pd.concat([rows, lacking[same].assign(**{threshold: none})])
         share, low, high = (drawn[column].to_numpy() for column in ("share", "low", "high"))
-        shift = 1.06 ** (i - (len(families) - 1) / 2)  # so that intervals do not hide each other
-        said = [f"{names[key]}={setting[key]}" for key in telling]
+        shift = 1.09 ** (i - (len(families) - 1) / 2)  # so that intervals do not hide each other
+        said = [f"{names[key]}={value_text(setting[key])}" for key in telling]
         ax.errorbar(
             drawn[threshold].to_numpy(float) * shift,
             share,
@@ -154,7 +155,7 @@ def _draw_shares(ax: Axes, found: Explosions) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.set_xlabel(threshold)
     ax.set_title("seeds that explode", loc="left", fontsize="medium")
-    ax.legend(loc="upper left", **LEGEND)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, **LEGEND)
 
 
 def _equal(rows: pd.DataFrame, to: pd.Series) -> NDArray[np.bool_]:
