@@ -46,6 +46,8 @@ def test_commands_run(tmp_path: Path) -> None:
             str(tmp_path / "multirun/quickstart") if word == "CURVES.parquet" else word
             for word in words
         ]
+        if "+sweep=exploding" in words:
+            words += ["hydra.sweeper.n_trials=2", "hydra.sweeper.repeats=3"]
         run([*words, *SHORT] if trains else words, tmp_path)
     report = tmp_path / "multirun/quickstart/report"
     assert (report / "curves.png").stat().st_size > 10_000

@@ -127,6 +127,9 @@ def test_repeats_count_seeds_up(sweep) -> None:
     per_setting = Counter(lr for _, lr, _ in runs)
     assert per_setting[0.1] == 4
     assert per_setting[0.2] < 4  # by now it is known to be hopeless
+    every = ("hydra.sweeper.repeats=4", "hydra.sweeper.repeat_hopeless=true")
+    _, _, runs = sweep(*arguments, *every)
+    assert set(Counter(lr for _, lr, _ in runs).values()) == {4}
 
 
 def test_infeasible_settings_cost_nothing(sweep) -> None:

@@ -23,7 +23,7 @@ from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
 from iolaus.trainer.settings import Settings
 
-__all__ = ["Course", "Hooks", "Summary", "before_fall", "planned_rates", "window_metrics"]
+__all__ = ["Course", "Hooks", "Summary", "before_fall", "planned_rates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,9 @@ class Course:
         """
         changes = [start - self.step for start in self.run.batches.starts if start > self.step]
         run = self.run
-        every = (run.report_every, run.eval_every, run.checkpoint.every_steps or run.report_every)
+        every = [run.report_every, run.eval_every, run.checkpoint.every_steps or run.report_every]
+        if self.step < run.norms_each_step_until:
+            every.append(1)
         return min(*changes, *(n - self.step % n for n in every))
 
     @property
@@ -163,9 +165,19 @@ class Course:
         return self._is_last or self.step % self.run.report_every == 0
 
     @property
+    def reports_norms(self) -> bool:
+        """Whether the norms of the gradients are due after this many updates."""
+        return self.reports or self.step <= self.run.norms_each_step_until
+
+    @property
     def evaluates(self) -> bool:
         """Whether an evaluation is due after this many updates."""
         return self._is_last or self.step % self.run.eval_every == 0
+
+    @property
+    def pauses(self) -> bool:
+        """Whether anything is to be reported after this many updates."""
+        return self.reports_norms or self.evaluates
 
     def advance(self, n_updates: int = 1) -> None:
         """So many updates have been made."""
@@ -173,19 +185,32 @@ class Course:
             self.examples += self.size
             self.step += 1
 
-    def row(self, window: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
+    def row(
+        self, window: NDArray[np.float64], names: Sequence[str], measured: Mapping[str, float]
+    ) -> dict[str, float]:
         """The metrics to report now; may change the rates to come.
 
-        window: the metrics since the last report (`window_metrics`), empty if none is due.
-        measured: of an evaluation, empty if none is due. Raises ValueError if the schedule watches
-        what is not measured.
+        Means of loss and clipped, maxima of norms, each since it was last reported. NaN in one step
+        is NaN in the metric.
+
+        window: what each update since the last report of the loss measured, [n, 3 + n_params]: mean
+        loss per example, whether it was clipped (0 or 1), and, before clipping, the norm of the
+        gradient and of each parameter's, in the order of names. measured: of an evaluation, empty
+        if none is due. Raises ValueError if the schedule watches what is not measured.
         """
         lr = float(self.rates[self.step - 1])  # of the last update
-        metrics = (
-            dict(window)
-            | ({"lr": lr, "examples": self.examples} if window else {})
-            | dict(measured)
-        )
+        metrics: dict[str, float] = {}
+        if self.reports:
+            loss, clipped = window[:, :2].mean(axis=0).tolist()
+            metrics = {"loss": loss, "clipped": clipped}
+        if self.reports_norms:
+            n_since = max(1, self.step - self.run.norms_each_step_until)
+            norms = window[-n_since:, 2:].max(axis=0).tolist()
+            of = ("grad_norm", *(f"grad_norm/{name}" for name in names))
+            metrics |= dict(zip(of, norms, strict=True))
+        if self.reports:
+            metrics |= {"lr": lr, "examples": self.examples}
+        metrics |= measured
         if measured:
             self.measured = dict(measured)
             if measured["val_loss"] < self.best["val_loss"]:
@@ -274,19 +299,6 @@ class Course:
             if name in ("loss", "grad_norm") or name[:4] == "val_"
         ]
         return f"step {self.step:>{width}}/{self.run.n_steps}  lr {lr:.3g}  " + "  ".join(shown)
-
-
-def window_metrics(steps: NDArray[np.float64], names: Sequence[str]) -> dict[str, float]:
-    """The metrics of a report: means of loss and clipped, maxima of norms.
-
-    steps: what each update since the last report measured, [n_steps, 3 + n_params]: mean loss per
-    example, whether it was clipped (0 or 1), and, before clipping, the norm of the gradient and of
-    each parameter's, in the order of names. NaN in one step is NaN in the metric.
-    """
-    loss, clipped = steps[:, :2].mean(axis=0).tolist()
-    norm, *norms = steps[:, 2:].max(axis=0).tolist()
-    metrics = {"loss": loss, "clipped": clipped, "grad_norm": norm}
-    return metrics | {f"grad_norm/{name}": value for name, value in zip(names, norms, strict=True)}
 
 
 def planned_rates(run: Settings, top: float) -> NDArray[np.float64]:

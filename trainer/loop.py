@@ -25,7 +25,7 @@ from iolaus.trainer.checkpoint import (
     taken_random_state,
 )
 from iolaus.trainer.clipping import gradient_norms, total_norm
-from iolaus.trainer.course import Course, Hooks, Summary, window_metrics
+from iolaus.trainer.course import Course, Hooks, Summary
 from iolaus.trainer.data import Batches, Examples
 from iolaus.trainer.dropout import own_streams, set_streams, streams
 from iolaus.trainer.optim import build_optimizer, load_moments, set_lr
@@ -116,7 +116,8 @@ def train(
     reported; None for none. Reported at step n is what n updates have led to:
     every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of
-    the last step, and `examples` seen; every eval_every steps and at the end `val_loss`,
+    the last step, and `examples` seen; up to norms_each_step_until the norms of each step, after
+    it; every eval_every steps and at the end `val_loss`,
     `val_accuracy` and the task's other measures. Raises optuna.TrialPruned out of report.
     """
     began = time.perf_counter()
@@ -161,12 +162,9 @@ def train(
             batch = batches.at(course.examples, course.size)
             window.append(update(run, state, batch, course.lr))
             course.advance()
-            if course.reports or course.evaluates:
+            if course.pauses:
                 measured = evaluate(run, state.model, val_set) if course.evaluates else {}
-                since = (
-                    window_metrics(measured_of(window, earlier), names) if course.reports else {}
-                )
-                metrics = course.row(since, measured)
+                metrics = course.row(measured_of(window, earlier), names, measured)
                 if course.reports:
                     window, earlier = [], earlier[:0]
                     best_weights.offer(
@@ -236,7 +234,7 @@ def evaluate(
 
 
 def measured_of(window: list[Update], earlier: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What these updates measured, for `window_metrics`, in one transfer from the device.
+    """What these updates measured, for `Course.row`, in one transfer from the device.
 
     earlier: what those before them did, [n, 3 + n_params].
     """

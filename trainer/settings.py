@@ -90,7 +90,8 @@ class Settings:
     """All that decides a run: with equal settings, two on one machine are equal to the last bit.
 
     n_steps: optimizer updates. batches: examples per update over the run; each is split in
-    n_accumulate parts. report_every, eval_every: in steps. test: whether the test set is measured
+    n_accumulate parts. report_every, eval_every: in steps. norms_each_step_until: the step up to
+    which the gradient norms are reported after every update. test: whether the test set is measured
     at the end. resume: what to go on from, or None: a best.pt (`iolaus.trainer.best_weights`), or
     the folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some. node:
     the composed config, for the task's own use.
@@ -110,6 +111,7 @@ class Settings:
     device: torch.device
     precision: str
     report_every: int
+    norms_each_step_until: int
     eval_every: int
     test: bool
     checkpoint: CheckpointSettings
@@ -162,6 +164,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
             )
     for name in ("report_every", "eval_every"):
         _require(node, name, "a whole number from 1 up", _from_1)
+    _require(node, "norms_each_step_until", "a whole number from 0 up", _from_0)
     _require(node, "seed", "a whole number from 0 up", _from_0)
     _require(lint, "from_step", "a whole number from 0 up", _from_0, "lint.")
     _require(lint, "n_samples", "a whole number from 1 up", _from_1, "lint.")
@@ -187,6 +190,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         device=device,
         precision=_precision(node["precision"], device),
         report_every=node["report_every"],
+        norms_each_step_until=node["norms_each_step_until"],
         eval_every=node["eval_every"],
         test=bool(node["test"]),
         checkpoint=CheckpointSettings(**node["checkpoint"]),

@@ -46,7 +46,7 @@ N_ROWS_SHOWN = 10  # in a notebook: more is a frame
 TRIAL_COLUMNS = {
     **dict.fromkeys(
         (
-            *("state", "why", "infeasible", "code", "fingerprint", "ran_with"),
+            *("state", "why", "infeasible", "code", "fingerprint", "ran_with", "findings"),
             *("verdict", "verdict_rule", "folder", "lr_plan", "stretches"),
         ),
         object,
@@ -74,8 +74,9 @@ class Sweep:
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
         repeats gave it one), setting (number of the leading trial), infeasible (the names of the
-        constraints it breaks, "" if none), code (version it ran on, short), fingerprint (id of what
-        else its result depends on, "" if not known), ran_with (what tells it from the fingerprints
+        constraints it breaks, "" if none), findings (a lint's, sentences), code (version it ran on,
+        short), fingerprint (id of what else its result depends on, "" if not known), ran_with (what
+        tells it from the fingerprints
         of the other trials, "" if all are the same), examples (last
         reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners
         [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step (if a rule
@@ -134,6 +135,12 @@ class Sweep:
         Not the objective's: a sweep may maximise an accuracy and watch a loss.
         """
         return float(self.watched.sign)
+
+    @property
+    def findings(self) -> dict[int, tuple[str, ...]]:
+        """What a lint found in each trial's config, in sentences."""
+        known = self.trials.get("findings", pd.Series(dtype=object))
+        return {int(str(number)): tuple(found) for number, found in known.items()}
 
     @property
     def watched(self) -> Metric:
@@ -255,6 +262,7 @@ def _load_runs(source: Path, metric: str | None, direction: str | None, columns:
         "seed": float("nan"),
         "setting": about.index,
         "infeasible": "",
+        "findings": [()] * len(about),
         "code": "",
         "fingerprint": "",
         "ran_with": "",
@@ -434,6 +442,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "seed": float("nan") if record.seed is None else record.seed,
         "setting": leader_of(trial),
         "infeasible": ", ".join(broken_constraints(trial)),
+        "findings": record.findings,
         "code": (code.get("commit") or "")[:10]
         + (f"+{code['difference']}" if code.get("dirty") else ""),
         "fingerprint": str(ran_in.get("fingerprint", "")),

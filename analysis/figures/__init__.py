@@ -4,6 +4,7 @@ They draw on an Axes (or Figure) given, name units, and read in grey too.
 """
 
 from iolaus.analysis.figures.curves import draw_by_shape, draw_curves
+from iolaus.analysis.figures.explosions import draw_explosions
 from iolaus.analysis.figures.gradients import draw_gradients
 from iolaus.analysis.figures.holdout import draw_holdout
 from iolaus.analysis.figures.map import draw_map
@@ -15,6 +16,7 @@ from iolaus.analysis.figures.trial import draw_trial
 __all__ = [
     "draw_by_shape",
     "draw_curves",
+    "draw_explosions",
     "draw_gradients",
     "draw_holdout",
     "draw_map",

@@ -17,6 +17,8 @@ from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
 from iolaus.analysis.diagnosis._features import loss_metrics
 from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.explosions import explosions
+from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.figures.map import N_CHOICES
@@ -38,6 +40,7 @@ from iolaus.analysis.report._document import (
 )
 from iolaus.analysis.report._explorer import explorer
 from iolaus.analysis.report.notes import COLUMNS, write_notes
+from iolaus.sweeps.study.findings import lint_sentences
 from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
 from iolaus.sweeps.text import counted, short_names
 
@@ -108,6 +111,7 @@ def report(
         _parameters(sweep, ranking, diagnosis),
         _schedules(sweep, ranking),
         _gradients(sweep),
+        _explosions(sweep),
         _pruning(sweep),
         _machine(sweep, ranking),
         _trials(sweep, diagnosis),
@@ -349,7 +353,9 @@ def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
     draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
-    return Section("Learning rates", [Picture("schedules", caption, draw)])
+    found = lint_sentences(sweep.findings)
+    blocks: list[Block] = [Items(found)] if found else []
+    return Section("Learning rates", [*blocks, Picture("schedules", caption, draw)])
 
 
 def _gradients(sweep: Sweep) -> Section:
@@ -360,7 +366,24 @@ def _gradients(sweep: Sweep) -> Section:
         "and that were not."
     )
     draw = lambda figure: figures.draw_gradients(figure, sweep)  # noqa: E731
-    return Section("Gradients", [Picture("gradients", caption, draw, (9.0, 4.5))])
+    said = clipping_sentences(sweep)
+    return Section("Gradients", [*said, Picture("gradients", caption, draw, (9.0, 4.5))])
+
+
+def _explosions(sweep: Sweep) -> Section:
+    found = explosions(sweep)
+    if not found.sentences:
+        return Section("Explosions", [])
+    blocks: list[Block] = [Items(found.sentences)]
+    if len(found.shares) and found.rule is not None:
+        caption = (
+            "Norms of the gradients, step by step, of a trial that died and of one that differs in "
+            "its clipping alone; the share of seeds that explode, with 95 % intervals."
+        )
+        draw = lambda figure: figures.draw_explosions(figure, sweep, found)  # noqa: E731
+        blocks.append(Picture("explosions", caption, draw, (10.0, 4.2)))
+        blocks.append(Table("How often each setting explodes", found.shares))
+    return Section("Explosions", blocks)
 
 
 def _pruning(sweep: Sweep) -> Section:

@@ -48,6 +48,7 @@ def described(sweep: Sweep, trial: int) -> pd.Series:
             "ran_with",
         ]
     )
+    ended["lint"] = "; ".join(sweep.findings.get(trial, ()))
     found: dict[Any, Any] = table.to_dict("index").get(trial, {})
     numbers: dict[Any, Any] = (
         convergence(sweep).drop(columns=["state", "last", "n_reports"]).to_dict("index")[trial]

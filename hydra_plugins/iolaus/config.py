@@ -121,6 +121,7 @@ class IolausSweeperConf:
     when: dict[str, Any] | None = None
     enqueue: list[Any] | None = None
     repeats: int = 1
+    repeat_hopeless: bool = False
     seed_key: str = "seed"
     on_change: str = "warn"
     lint: str | None = None

@@ -60,7 +60,9 @@ def _show_table(folder: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from iolaus.sweeps.study import summary
+    from iolaus.sweeps.study.findings import lint_sentences
     from iolaus.sweeps.study.folder import describe_sweep, read_study
+    from iolaus.sweeps.study.record import record_of
 
     study = read_study(folder)
     results = summary.rank(study)
@@ -72,6 +74,9 @@ def _show_table(folder: Path, as_json: bool) -> None:
     console.print(summary.table(results, metric, len(study.directions)))
     if text := summary.holdout_text(study):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
+    findings = {trial.number: record_of(trial).findings for trial in study.get_trials()}
+    for sentence in lint_sentences(findings):
+        console.print(sentence, markup=False)
 
 
 def _show_trial(sweep: Sweep, trial: int, as_json: bool) -> None:
@@ -317,7 +322,10 @@ def diagnose(
 ) -> None:
     """The shape of each trial's loss, why, and what to do about it."""
     from iolaus.analysis.diagnosis.diagnose import diagnose as diagnosed
+    from iolaus.analysis.diagnosis.explosions import explosions
+    from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
     from iolaus.analysis.diagnosis.shapes import shape_name
+    from iolaus.sweeps.study.findings import lint_sentences
 
     sweep = _loaded(folder, metric, direction, step, run)
     table = _named(diagnosed(sweep), sweep)
@@ -328,6 +336,14 @@ def diagnose(
         print(f"No trial has a curve of {sweep.metric} that could be judged.")
         return
     print_frame(table, as_json)
+    if not as_json:
+        found = (
+            lint_sentences(sweep.findings),
+            explosions(sweep).sentences,
+            clipping_sentences(sweep),
+        )
+        for sentences in filter(None, found):
+            print("", *sentences, sep="\n")
 
 
 @needs("analysis")

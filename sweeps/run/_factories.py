@@ -78,6 +78,7 @@ def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
         n_trials=n_trials,
         queue=[*known, *grid],
         n_repeats=settings.repeats,
+        repeat_hopeless=settings.repeat_hopeless,
         first_seed=_first_seed(settings, space, config) if settings.repeats > 1 else 0,
         extend=_extension(settings.custom_search_space, config),
         on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_interventions),

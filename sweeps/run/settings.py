@@ -59,7 +59,8 @@ class Settings:
     lane_runner: dotted name of the function (iolaus.sweeps.run.lanes.LaneServer) that does it.
     custom_search_space: dotted name of a function (config, trial) that suggests more. enqueue:
     settings to run first.
-    repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key.
+    repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key;
+    repeat_hopeless: also of settings that are clearly behind.
     on_change: what to do where the study was last run with other settings or code, see
     `iolaus.sweeps.study.opening.ON_CHANGE`.
     lint: dotted name of a function (config) that returns `iolaus.sweeps.types.Finding`s before a
@@ -100,6 +101,7 @@ class Settings:
     custom_search_space: str | None
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
+    repeat_hopeless: bool
     seed_key: str
     on_change: str
     lint: str | None

@@ -101,6 +101,7 @@ class Plans:
 
     queue: settings known in advance, which go first.
     n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
+    repeat_hopeless: also of a setting whose first seeds are clearly behind.
     extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that
     has stalled. pauses: whether trials that the pruner ends may go on later, if the pruner thaws
     any. stop_when: nothing is to be gained any more, so that no new setting is proposed.
@@ -109,6 +110,7 @@ class Plans:
     n_trials: int
     queue: Sequence[Mapping[str, Value]] = ()
     n_repeats: int = 1
+    repeat_hopeless: bool = False
     first_seed: int = 0
     extend: Callable[[optuna.Trial], None] | None = None
     on_stall: OnStall = OnStall()
@@ -513,7 +515,7 @@ class SweepStudy:
         field = Field.of(list(units.values()), self.objective_sign)
         for leader, unit in units.items():
             missing = unit.missing(self._plans.n_repeats)
-            if missing and not field.is_hopeless(unit):
+            if missing and (self._plans.repeat_hopeless or not field.is_hopeless(unit)):
                 repeat = TrialRecord(
                     repeat_of=leader, repeat=missing[0], seed=self._plans.first_seed + missing[0]
                 )

@@ -77,6 +77,7 @@ overrides = st.builds(
     st.tuples(
         st.sampled_from(PRECISIONS).map(lambda name: f"precision={name}"),
         st.sampled_from((1, 2, 5)).map(lambda n: f"report_every={n}"),
+        st.sampled_from((0, 0, 3)).map(lambda n: f"norms_each_step_until={n}"),
         st.sampled_from((1, 3, 4)).map(lambda n: f"eval_every={n}"),
         st.sampled_from((0.001, 0.01)).map(lambda lr: f"optim.lr={lr}"),
         st.integers(0, 3).map(lambda seed: f"seed={seed}"),

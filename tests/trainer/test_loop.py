@@ -147,6 +147,29 @@ def test_reports_hold_the_window_since_the_last_report(compose: Compose) -> None
     assert 0 < sum(column(sparse, "clipped")) < 3
 
 
+def test_norms_are_reported_at_each_step_as_long_as_asked(compose: Compose) -> None:
+    """Up to norms_each_step_until the norms are those of dense reports, then the largest since the
+    last; loss and clipped come as if nobody had asked.
+    """
+    common = (*SMALL, "steps=25", "optim.lr=0.01", "clip=norm", "clip.threshold=20")
+    dense = trained(compose(*common))[1]
+    sparse = trained(compose(*common, "report_every=10", "eval_every=7"))[1]
+    asked = trained(
+        compose(*common, "report_every=10", "eval_every=7", "norms_each_step_until=13")
+    )[1]
+    norms = ("grad_norm", "grad_norm/W", "grad_norm/U", "grad_norm/b")
+    for name in norms:
+        windows = [*([row] for row in dense[:13]), dense[13:20], dense[20:]]
+        assert column(asked, name) == [max(column(window, name)) for window in windows]
+        assert [r["step"] for r in asked if name in r] == [*range(1, 14), 20, 25]
+
+    def without_norms(reports: list[Report]) -> list[Report]:
+        rows = [{n: v for n, v in row.items() if not n.startswith("grad_norm")} for row in reports]
+        return [row for row in rows if len(row) > 1]
+
+    assert without_norms(asked) == without_norms(sparse)
+
+
 def test_validation_is_reported_at_its_interval_and_at_the_end(compose: Compose) -> None:
     """val_loss and val_accuracy come every eval_every steps and after the last one, and the best is
     remembered.

@@ -37,6 +37,7 @@ def test_every_config_of_a_group_makes_a_run(
         ("digits", "mlp"),
         ("digits", "cnn"),
         ("digit_sum", "lstm"),
+        ("digit_sum", "gru"),
         ("digit_sum", "transformer"),
     ],
 )
@@ -92,6 +93,7 @@ def test_lengths_follow_the_batch_size(compose: Callable[..., DictConfig]) -> No
         (["loss.flood=-1"], "loss.flood must be"),
         (["batch.accumulate=65"], "cannot split a batch of 64"),
         (["report_every=0"], "report_every must be"),
+        (["norms_each_step_until=-1"], "norms_each_step_until must be"),
         (["batch.shuffle_buffer=0"], r"batch\.shuffle_buffer must be null or from 1 up; got 0"),
         (["lint.from_step=-1"], r"lint\.from_step must be"),
         (["lint.n_samples=0"], r"lint\.n_samples must be"),

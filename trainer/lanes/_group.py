@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from iolaus.sweeps.types import Intervention
 from iolaus.trainer.best_weights import WRITE_S
 from iolaus.trainer.checkpoint import RunState
-from iolaus.trainer.course import Summary, window_metrics
+from iolaus.trainer.course import Summary
 from iolaus.trainer.data import Examples
 from iolaus.trainer.lanes._lane_run import LaneRun
 from iolaus.trainer.lanes._rules import own_settings
@@ -211,15 +211,11 @@ class Group:
         block.measures = self._evaluate(evaluated, block.ended, self._val, "val")
         rows = {}
         for lane, run in self._admitted():
-            if not (run.course.reports or run.course.evaluates):
+            if not run.course.pauses:
                 continue
-            window = (
-                window_metrics(np.concatenate(run.window), self.stack.names)
-                if run.course.reports
-                else {}
-            )
+            window, measured = np.concatenate(run.window), block.measures.get(lane, {})
             try:
-                rows[lane] = run.course.row(window, block.measures.get(lane, {}))
+                rows[lane] = run.course.row(window, self.stack.names, measured)
             except Exception as error:
                 self._leave(lane, error)
         return rows

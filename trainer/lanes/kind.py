@@ -43,6 +43,7 @@ class Kind:
     precision: str
     device: torch.device
     report_every: int
+    norms_each_step_until: int
     eval_every: int
     tests: bool
 
@@ -73,6 +74,7 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
         precision=run.precision,
         device=run.device,
         report_every=run.report_every,
+        norms_each_step_until=run.norms_each_step_until,
         eval_every=run.eval_every,
         tests=run.test,
     )

@@ -134,6 +134,7 @@ MODELS = {
     "mlp dropout": ["task=digits", "batch_size=32", "model.dropout=0.3"],
     "cnn": ["task=digits", "model=cnn", "batch_size=32"],
     "lstm": ["task=digit_sum", "model=lstm", *SMALL],
+    "gru": ["task=digit_sum", "model=gru", *SMALL],
     "transformer": ["task=digit_sum", "model=transformer", *SMALL],
 }
 
@@ -156,6 +157,7 @@ def test_each_model(compose: Compose, alone: Any, together: Any, name: str) -> N
 ODD = {
     "a last block that is short": ("steps=33",),
     "evaluations between reports": ("steps=30", "eval_every=7"),
+    "norms at each step": ("steps=30", "eval_every=7", "norms_each_step_until=13"),
     "parts of a batch": ("steps=20", "batch.accumulate=3"),
     "flooding": ("steps=20", "loss.flood=2.9"),
     "the mean": ("steps=20", "loss.reduction=mean", "loss.flood=2.9"),
