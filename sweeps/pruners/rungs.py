@@ -1,0 +1,235 @@
+"""Who is still in the running at each rung of a sweep, learned from how its leaders have moved.
+
+A rung is a share of the run, √2 apart. Leaders at a rung stood somewhere at half of its steps; how
+far down says how much standing means in this sweep, per doubling of the steps. What is measured
+between rungs is compounded to the end of the run: how deep among the trials of a rung the leaders of
+the end may still stand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["RUNGS", "Place", "Rungs"]
+
+PER_DOUBLING = 2
+RUNGS = tuple(2.0 ** (j / PER_DOUBLING - 6) for j in range(6 * PER_DOUBLING))
+# What is assumed of the correlation over a doubling of the steps before any has been seen, and how
+# many squared normal scores of leaders outweigh it.
+PRIOR, PRIOR_WEIGHT = 0.93, 24.0
+# What was seen at a rung counts less at the next.
+DECAY = 0.7
+MIN_LEADERS = 3
+MIN_PEERS = 5
+COHORT = 32
+WAITS = frozenset((6, 8, 10))
+NORMAL = NormalDist()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How one trial stands at its last rung.
+
+    share: of the run. rank: 1 is the best of `of` trials; those that ended or paused before count
+    as worse. depth: the leaders of the end are expected among so many here. correlation: of
+    standing here with standing at the end, among leaders. waits: too few have been here to say.
+    """
+
+    share: float
+    rank: int
+    of: int
+    depth: float
+    correlation: float
+    waits: bool
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the trial may still end among the leaders, and need not wait for others."""
+        return not self.waits and (self.of <= MIN_PEERS or self.rank <= self.depth)
+
+
+class Rungs:
+    """A table [rung, trial] of the best loss by then. A report costs O(1) but at a rung.
+
+    n_best: how many leaders are looked for among n trials.
+    errors: standard deviations of where they may stand below what is expected of them.
+    """
+
+    def __init__(self, n_best: Callable[[int], int], errors: float) -> None:
+        self._n_best, self._errors = n_best, errors
+        self._rows: dict[int, int] = {}
+        self._best = np.full((len(RUNGS), 16), np.nan)
+        self._rung = np.full(16, -1)  # the last one reached
+        self._last = np.full(16, np.nan)  # the best loss at the last report
+        self._gone = np.zeros(16, dtype=bool)  # ended early or paused
+        self._is_last_call = False
+        self._version = 0  # of what depths depend on
+        self._none = (-1, -1)  # version and number of trials for which none could go on
+        self._depths: dict[int, tuple[int, tuple[float, float, NDArray[np.float64], int]]] = {}
+        self._seen: dict[int, tuple[int, tuple[float, float] | None]] = {}
+
+    def report(self, trial: int, share: float, best: float) -> bool:
+        """Take the best loss by a share of the run; whether the trial has come to another rung."""
+        row = self._row(trial)
+        before = int(self._rung[row])
+        rung = before
+        while rung + 1 < len(RUNGS) and share >= RUNGS[rung + 1] - 1e-9:
+            rung += 1
+        if rung > before:
+            self._best[before + 1 : rung, row] = self._last[row]
+            self._best[rung, row] = best
+            self._rung[row] = rung
+            self._version += 1
+        self._last[row] = best
+        return rung > before
+
+    def gone(self, trial: int, gone: bool = True) -> None:
+        """Count a trial that ended or is behind as worse at the rungs that it has not reached."""
+        row = self._row(trial)
+        self._version += gone != bool(self._gone[row])
+        self._gone[row] = gone
+
+    def last_call(self) -> None:
+        """Take that no new trial will come."""
+        self._version += not self._is_last_call
+        self._is_last_call = True
+
+    def place(self, trial: int) -> Place | None:
+        """Where a trial stands at its last rung; None before the first where anything is decided."""
+        row = self._row(trial)
+        rung = int(self._rung[row])
+        if rung < PER_DOUBLING:
+            return None
+        depth, correlation, here, of = self._depth(rung)
+        rank = 1 + int(here.searchsorted(self._best[rung, row]))
+        cohort = min(COHORT, len(self._rows)) if self._is_last_call else COHORT
+        been = self._rung[: len(self._rows)] >= rung
+        been |= self._gone[: len(self._rows)]
+        waits = rung in WAITS and np.count_nonzero(been) < cohort
+        return Place(RUNGS[rung], rank, of, depth, correlation, waits)
+
+    def first(self, trials: Collection[int]) -> int | None:
+        """Of these trials the most promising one that may go on, or None.
+
+        Promising is to stand high above the depth of one's rung.
+        """
+        if (self._version, len(trials)) == self._none:
+            return None
+        places = {trial: place for trial in trials if (place := self.place(trial)) is not None}
+        hopes = [(p.rank / p.depth, -p.share, trial) for trial, p in places.items() if p.goes_on]
+        if hopes:
+            return min(hopes)[2]
+        before = self._version
+        for trial, p in places.items():
+            if not p.waits:  # nobody need wait for it
+                self.gone(trial)
+        if self._version != before:
+            return self.first(trials)
+        self._none = self._version, len(trials)
+        return None
+
+    def _at(self, rung: int) -> tuple[NDArray[np.float64], int]:
+        """The losses of those that were at a rung, and how many stand there or behind."""
+        n = len(self._rows)
+        here = self._best[rung, :n]
+        known = ~np.isnan(here)
+        gone = np.count_nonzero(self._gone[:n] & (self._rung[:n] < rung))
+        return here[known], int(np.count_nonzero(known)) + int(gone)
+
+    def _depth(self, rung: int) -> tuple[float, float, NDArray[np.float64], int]:
+        """How far down leaders of the end may stand at a rung, and on what evidence.
+
+        (depth, correlation with the end, the losses there in order, how many stand there or behind)
+        """
+        version, found = self._depths.get(rung, (-1, None))
+        if found is not None and version == self._version:
+            return found
+        here, of = self._at(rung)
+        n = len(self._rows)
+        top = min(0.5, self._n_best(n) / n)
+        limit = NORMAL.inv_cdf(1 - top)
+        mean = NORMAL.pdf(limit) / top
+        rho = self._correlation(rung)
+        score = min(limit, rho * mean - self._errors * math.sqrt(1 - rho * rho))
+        found = max(top, 1 - NORMAL.cdf(score)) * of, rho, np.sort(here), of
+        self._depths[rung] = self._version, found
+        return found
+
+    def _correlation(self, rung: int) -> float:
+        """Of standing at a rung with standing at the end, among leaders.
+
+        The product over the doublings of the steps to come: those that others have made as they
+        turned out, the rest like the last one seen.
+        """
+        total, weight, fade = PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT, 1.0
+        for r in range(rung, PER_DOUBLING - 1, -1):
+            if (seen := self._moved(r)) is not None:
+                total, weight = total + fade * seen[0] * seen[1], weight + fade * seen[1]
+            fade *= DECAY
+        per_doubling = total / weight
+        left, product, r = -math.log2(RUNGS[rung]), 1.0, rung + PER_DOUBLING
+        while left > 0:
+            if (seen := self._moved(r)) is not None:
+                weight = PRIOR_WEIGHT + seen[1]
+                per_doubling = (per_doubling * PRIOR_WEIGHT + seen[0] * seen[1]) / weight
+            product *= per_doubling ** min(1.0, left)
+            left, r = left - 1, r + PER_DOUBLING
+        return product
+
+    def _moved(self, rung: int) -> tuple[float, float] | None:
+        """(correlation, weight) of leaders' normal scores at a rung with half of its steps.
+
+        Those that came here were chosen by how they stood there, so the scores there are taken from
+        the mean of all that came: with no correlation leaders would have stood at it.
+        """
+        if rung >= len(RUNGS):
+            return None
+        n = len(self._rows)
+        here, there = self._best[rung, :n], self._best[rung - PER_DOUBLING, :n]
+        both = np.flatnonzero(~np.isnan(here) & ~np.isnan(there))
+        known = self._seen.get(rung)
+        if known is not None and known[0] <= len(both) <= known[0] * 1.05:
+            return known[1]
+        found = self._measured(rung, both) if len(both) >= MIN_PEERS else None
+        self._seen[rung] = len(both), found
+        return found
+
+    def _measured(self, rung: int, both: NDArray[np.int64]) -> tuple[float, float] | None:
+        n = len(self._rows)
+        of = self._at(rung)[1]
+        before, of_before = self._at(rung - PER_DOUBLING)
+        n_lead = min(max(MIN_LEADERS, math.ceil(self._n_best(n) * of / n)), len(both) // 2)
+        leaders = both[np.argsort(self._best[rung, both], kind="stable")[:n_lead]]
+        order = np.sort(before)
+        then = _scores(order, self._best[rung - PER_DOUBLING, both], of_before)
+        lead_then = _scores(order, self._best[rung - PER_DOUBLING, leaders], of_before)
+        lead_now = np.mean([NORMAL.inv_cdf(1 - (i + 0.5) / of) for i in range(n_lead)])
+        of_all = float(then.mean())
+        rise = float(lead_now) - of_all
+        if rise <= 0.2:
+            return None
+        correlation = (float(lead_then.mean()) - of_all) / rise
+        return min(max(correlation, 0.0), 1.0), n_lead * rise * rise
+
+    def _row(self, trial: int) -> int:
+        if trial in self._rows:
+            return self._rows[trial]
+        row = self._rows[trial] = len(self._rows)
+        if row == len(self._rung):
+            self._best = np.concatenate([self._best, np.full_like(self._best, np.nan)], axis=1)
+            self._rung = np.concatenate([self._rung, np.full_like(self._rung, -1)])
+            self._last = np.concatenate([self._last, np.full_like(self._last, np.nan)])
+            self._gone = np.concatenate([self._gone, np.zeros_like(self._gone)])
+        return row
+
+
+def _scores(order: NDArray[np.float64], values: NDArray[np.float64], of: int) -> NDArray[np.float64]:
+    """Normal scores of values among sorted ones and worse ones, `of` in all; ties share theirs."""
+    ranks = (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right")) / 2
+    return np.array([NORMAL.inv_cdf(1 - rank / of) for rank in np.clip(ranks, 0.5, of - 0.5)])
