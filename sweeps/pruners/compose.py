@@ -241,7 +241,7 @@ class Holdout(_Combination):
             pruner.learn(trial, step, loss, plan)
             return None
         verdict = pruner.observe(trial, step, loss, plan)
-        if verdict is None or has_diverged(loss):
+        if verdict is None or verdict.rule == "waits" or has_diverged(loss):
             return verdict
         if np.random.default_rng([self._seed, trial]).random() >= self._fraction:
             return verdict

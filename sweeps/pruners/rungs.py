@@ -1,9 +1,9 @@
 """Who is still in the running at each rung of a sweep, learned from how its leaders have moved.
 
-A rung is a share of the run, √2 apart. Leaders at a rung stood somewhere at half of its steps; how
+A rung is a share of the run, √2 apart. Leaders at a rung stood somewhere at half of its steps: how
 far down says how much standing means in this sweep, per doubling of the steps. What is measured
-between rungs is compounded to the end of the run: how deep among the trials of a rung the leaders of
-the end may still stand.
+between rungs is compounded to the end of the run, and says how deep among the trials of a rung the
+leaders of the end may still stand.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RUNGS", "Place", "Rungs"]
+__all__ = ["MIN_PEERS", "Here", "Place", "Rungs"]
 
 PER_DOUBLING = 2
+# Rungs at shares 1/64 to 0.71 of the run; the first at which anything is decided is 1/32.
 RUNGS = tuple(2.0 ** (j / PER_DOUBLING - 6) for j in range(6 * PER_DOUBLING))
 # What is assumed of the correlation over a doubling of the steps before any has been seen, and how
 # many squared normal scores of leaders outweigh it.
@@ -27,31 +28,45 @@ PRIOR, PRIOR_WEIGHT = 0.93, 24.0
 DECAY = 0.7
 MIN_LEADERS = 3
 MIN_PEERS = 5
+# At an eighth, a quarter and half of the run a trial waits until so many have come there, or all.
 COHORT = 32
 WAITS = frozenset((6, 8, 10))
 NORMAL = NormalDist()
 
+Losses = NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """How one trial stands at its last rung.
+class Here:
+    """What is known at a rung.
 
-    share: of the run. rank: 1 is the best of `of` trials; those that ended or paused before count
-    as worse. depth: the leaders of the end are expected among so many here. correlation: of
-    standing here with standing at the end, among leaders. waits: too few have been here to say.
+    losses: the best by then of those that were here, in order. of: them and those that ended or
+    fell behind before. depth: the leaders of the end are expected among so many. correlation: of
+    standing here with standing at the end, among leaders. waits: fewer than `cohort` have come
+    here, or fell behind before.
     """
 
-    share: float
-    rank: int
+    losses: Losses
     of: int
     depth: float
     correlation: float
     waits: bool
+    cohort: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How one trial stands at its last rung, at this share of the run; rank 1 is the best."""
+
+    share: float
+    rank: int
+    here: Here
 
     @property
     def goes_on(self) -> bool:
         """Whether the trial may still end among the leaders, and need not wait for others."""
-        return not self.waits and (self.of <= MIN_PEERS or self.rank <= self.depth)
+        here = self.here
+        return not here.waits and (here.of <= MIN_PEERS or self.rank <= here.depth)
 
 
 class Rungs:
@@ -71,7 +86,7 @@ class Rungs:
         self._is_last_call = False
         self._version = 0  # of what depths depend on
         self._none = (-1, -1)  # version and number of trials for which none could go on
-        self._depths: dict[int, tuple[int, tuple[float, float, NDArray[np.float64], int]]] = {}
+        self._memory: dict[int, tuple[int, Here]] = {}
         self._seen: dict[int, tuple[int, tuple[float, float] | None]] = {}
 
     def report(self, trial: int, share: float, best: float) -> bool:
@@ -87,7 +102,13 @@ class Rungs:
             self._rung[row] = rung
             self._version += 1
         self._last[row] = best
+        if self._gone[row]:  # it was interrupted, and goes on
+            self.gone(trial, gone=False)
         return rung > before
+
+    def __len__(self) -> int:
+        """How many trials the table knows."""
+        return len(self._rows)
 
     def gone(self, trial: int, gone: bool = True) -> None:
         """Count a trial that ended or is behind as worse at the rungs that it has not reached."""
@@ -101,65 +122,74 @@ class Rungs:
         self._is_last_call = True
 
     def place(self, trial: int) -> Place | None:
-        """Where a trial stands at its last rung; None before the first where anything is decided."""
+        """Where a trial stands at its last rung; None before the first that decides anything."""
         row = self._row(trial)
         rung = int(self._rung[row])
         if rung < PER_DOUBLING:
             return None
-        depth, correlation, here, of = self._depth(rung)
-        rank = 1 + int(here.searchsorted(self._best[rung, row]))
-        cohort = min(COHORT, len(self._rows)) if self._is_last_call else COHORT
-        been = self._rung[: len(self._rows)] >= rung
-        been |= self._gone[: len(self._rows)]
-        waits = rung in WAITS and np.count_nonzero(been) < cohort
-        return Place(RUNGS[rung], rank, of, depth, correlation, waits)
+        here = self._here(rung)
+        rank = 1 + int(here.losses.searchsorted(self._best[rung, row]))
+        return Place(RUNGS[rung], rank, here)
 
     def first(self, trials: Collection[int]) -> int | None:
         """Of these trials the most promising one that may go on, or None.
 
         Promising is to stand high above the depth of one's rung.
         """
-        if (self._version, len(trials)) == self._none:
+        if not trials or (self._version, len(trials)) == self._none:
             return None
-        places = {trial: place for trial in trials if (place := self.place(trial)) is not None}
-        hopes = [(p.rank / p.depth, -p.share, trial) for trial, p in places.items() if p.goes_on]
+        before = self._version
+        numbers = np.array(sorted(trials))
+        rows = np.array([self._row(trial) for trial in numbers.tolist()])
+        hopes: list[tuple[float, float, int]] = []
+        behind: list[int] = []
+        for rung in np.unique(self._rung[rows]).tolist():
+            of_rung = self._rung[rows] == rung
+            if rung < PER_DOUBLING:  # another pruner paused it
+                hopes += [(1.0, 0.0, int(numbers[of_rung][0]))]
+                continue
+            here = self._here(rung)
+            if here.waits:
+                continue
+            ranks = 1 + here.losses.searchsorted(self._best[rung, rows[of_rung]])
+            best = int(ranks.argmin())
+            if here.of <= MIN_PEERS or ranks[best] <= here.depth:
+                hopes.append((ranks[best] / here.depth, -RUNGS[rung], int(numbers[of_rung][best])))
+            behind += numbers[of_rung][ranks > here.depth].tolist()
         if hopes:
             return min(hopes)[2]
-        before = self._version
-        for trial, p in places.items():
-            if not p.waits:  # nobody need wait for it
-                self.gone(trial)
+        for trial in behind:  # nobody need wait for it
+            self.gone(trial)
         if self._version != before:
             return self.first(trials)
         self._none = self._version, len(trials)
         return None
 
-    def _at(self, rung: int) -> tuple[NDArray[np.float64], int]:
+    def _here(self, rung: int) -> Here:
+        """What is known at a rung, from a memory that a report between rungs leaves as it is."""
+        version, known = self._memory.get(rung, (-1, None))
+        if known is not None and version == self._version:
+            return known
+        n = len(self._rows)
+        losses, of = self._at(rung)
+        top = min(0.5, self._n_best(n) / n)
+        limit = NORMAL.inv_cdf(1 - top)
+        rho = self._correlation(rung)
+        score = rho * NORMAL.pdf(limit) / top - self._errors * math.sqrt(1 - rho * rho)
+        depth = max(top, 1 - NORMAL.cdf(min(limit, score))) * of
+        been = int(np.count_nonzero((self._rung[:n] >= rung) | self._gone[:n]))
+        cohort = min(COHORT, n) if self._is_last_call else COHORT
+        known = Here(np.sort(losses), of, depth, rho, rung in WAITS and been < cohort, cohort)
+        self._memory[rung] = self._version, known
+        return known
+
+    def _at(self, rung: int) -> tuple[Losses, int]:
         """The losses of those that were at a rung, and how many stand there or behind."""
         n = len(self._rows)
         here = self._best[rung, :n]
         known = ~np.isnan(here)
         gone = np.count_nonzero(self._gone[:n] & (self._rung[:n] < rung))
         return here[known], int(np.count_nonzero(known)) + int(gone)
-
-    def _depth(self, rung: int) -> tuple[float, float, NDArray[np.float64], int]:
-        """How far down leaders of the end may stand at a rung, and on what evidence.
-
-        (depth, correlation with the end, the losses there in order, how many stand there or behind)
-        """
-        version, found = self._depths.get(rung, (-1, None))
-        if found is not None and version == self._version:
-            return found
-        here, of = self._at(rung)
-        n = len(self._rows)
-        top = min(0.5, self._n_best(n) / n)
-        limit = NORMAL.inv_cdf(1 - top)
-        mean = NORMAL.pdf(limit) / top
-        rho = self._correlation(rung)
-        score = min(limit, rho * mean - self._errors * math.sqrt(1 - rho * rho))
-        found = max(top, 1 - NORMAL.cdf(score)) * of, rho, np.sort(here), of
-        self._depths[rung] = self._version, found
-        return found
 
     def _correlation(self, rung: int) -> float:
         """Of standing at a rung with standing at the end, among leaders.
@@ -229,7 +259,9 @@ class Rungs:
         return row
 
 
-def _scores(order: NDArray[np.float64], values: NDArray[np.float64], of: int) -> NDArray[np.float64]:
+def _scores(
+    order: NDArray[np.float64], values: NDArray[np.float64], of: int
+) -> NDArray[np.float64]:
     """Normal scores of values among sorted ones and worse ones, `of` in all; ties share theirs."""
     ranks = (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right")) / 2
     return np.array([NORMAL.inv_cdf(1 - rank / of) for rank in np.clip(ranks, 0.5, of - 0.5)])
