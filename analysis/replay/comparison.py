@@ -61,9 +61,9 @@ class Score:
 
     All but the regret are shares; those without any case are NaN. compute: reports made of all
     reports, with those made once more. kept: of the true top (a tenth, at most ten) that ran to its
-    end. kept_checkpoint: of the top that had shown its best. regret: best found above the true best, in
-    units of the median trial's distance from it. false_prune: of the stopped trials, those that
-    belong to the true best tenth.
+    end. kept_checkpoint: of the top that had shown its best. regret: best found above the true
+    best, in units of the median trial's distance from it. false_prune: of the stopped trials, those
+    that belong to the true best tenth.
     precision: of the stopped trials, those that would not have improved by more than their noise.
     recall: of the trials that for their last tenth or longer did not, those that were stopped after
     their last such improvement.

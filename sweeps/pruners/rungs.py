@@ -240,12 +240,9 @@ class Rungs:
         then = _scores(order, self._best[rung - PER_DOUBLING, both], of_before)
         lead_then = _scores(order, self._best[rung - PER_DOUBLING, leaders], of_before)
         lead_now = np.mean([NORMAL.inv_cdf(1 - (i + 0.5) / of) for i in range(n_lead)])
-        of_all = float(then.mean())
-        rise = float(lead_now) - of_all
-        if rise <= 0.2:
-            return None
-        correlation = (float(lead_then.mean()) - of_all) / rise
-        return min(max(correlation, 0.0), 1.0), n_lead * rise * rise
+        return _correlation_of(
+            float(lead_then.mean()), float(lead_now), float(then.min()), n_lead
+        )
 
     def _row(self, trial: int) -> int:
         if trial in self._rows:
@@ -257,6 +254,28 @@ class Rungs:
             self._last = np.concatenate([self._last, np.full_like(self._last, np.nan)])
             self._gone = np.concatenate([self._gone, np.zeros_like(self._gone)])
         return row
+
+
+def _correlation_of(then: float, now: float, cut: float, n: int) -> tuple[float, float] | None:
+    """(correlation, weight) of normal scores, from the mean of n leaders before and now.
+
+    Only those above the cut before came here, which lifts the mean of the leaders before: of a
+    normal one truncated at the cut. weight: n times the squared change of that mean with the
+    correlation; None where the cut has left nothing to see.
+    """
+
+    def mean(rho: float) -> float:
+        sd = math.sqrt(1 - rho * rho)
+        at = (cut - rho * now) / sd
+        above = 1 - NORMAL.cdf(at)
+        return rho * now + sd * (NORMAL.pdf(at) / above if above > 1e-9 else max(at, 0.0))
+
+    low, high = 0.0, 0.999
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) < then else (low, middle)
+    slope = (mean(high) - mean(max(high - 0.05, 0.0))) / 0.05
+    return (high, n * slope * slope) if slope > 0.2 else None
 
 
 def _scores(
