@@ -194,8 +194,8 @@ class Rungs:
     def _correlation(self, rung: int) -> float:
         """Of standing at a rung with standing at the end, among leaders.
 
-        The product over the doublings of the steps to come: those that others have made as they
-        turned out, the rest like the last one seen.
+        The product over the doublings of the steps to come, each less its standard error: those
+        that others have made as they turned out, the rest like the last one seen.
         """
         total, weight, fade = PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT, 1.0
         for r in range(rung, PER_DOUBLING - 1, -1):
@@ -208,7 +208,8 @@ class Rungs:
             if (seen := self._moved(r)) is not None:
                 weight = PRIOR_WEIGHT + seen[1]
                 per_doubling = (per_doubling * PRIOR_WEIGHT + seen[0] * seen[1]) / weight
-            product *= per_doubling ** min(1.0, left)
+            error = math.sqrt((1 - per_doubling**2) / weight)
+            product *= max(0.0, per_doubling - error) ** min(1.0, left)
             left, r = left - 1, r + PER_DOUBLING
         return product
 
@@ -240,9 +241,7 @@ class Rungs:
         then = _scores(order, self._best[rung - PER_DOUBLING, both], of_before)
         lead_then = _scores(order, self._best[rung - PER_DOUBLING, leaders], of_before)
         lead_now = np.mean([NORMAL.inv_cdf(1 - (i + 0.5) / of) for i in range(n_lead)])
-        return _correlation_of(
-            float(lead_then.mean()), float(lead_now), float(then.min()), n_lead
-        )
+        return _correlation_of(float(lead_then.mean()), float(lead_now), float(then.min()), n_lead)
 
     def _row(self, trial: int) -> int:
         if trial in self._rows:
