@@ -215,6 +215,7 @@ class StalledLoss(CurvePruner):
     def _forget(self) -> None:
         self._peers = Peers()
         self._rungs = Rungs(self._n_best, 1 + self._rule.caution)
+        self._waiting: set[int] = set()  # trials that were paused for want of others
         self._repeats = False  # whether the paused would all have to repeat much of their run
         self._curves: dict[int, _Curve] = {}  # of trials that have not ended
         self._longest_steps = 0
@@ -263,7 +264,11 @@ class StalledLoss(CurvePruner):
                 return None
             place = self._rungs.place(trial)
             curve.at_rung = place is not None and not place.goes_on
-            return _paused(place, steps, losses, sign) if place and curve.at_rung else None
+            if place is None or not curve.at_rung:
+                return None
+            if place.here.waits:
+                self._waiting.add(trial)
+            return _paused(place, steps, losses, sign)
         return self._rule.verdict(self._peers, trial, steps, losses, curve.now, plan, sign)
 
     def paused(self, trial: int) -> None:
@@ -276,17 +281,20 @@ class StalledLoss(CurvePruner):
     def thaw(self, paused: Mapping[int, float], last_call: bool = False) -> int | None:
         """The most promising trial that may still end among the best, if any.
 
-        Where all would have to repeat much of their run, trials wait for none any more.
+        Where all would have to repeat much of their run, only those that waited go on, and none
+        waits any more.
         """
-        if paused:
-            self._repeats = min(paused.values()) > REPEAT_SHARE
+        if len(self._rungs) <= MIN_PEERS or not paused:  # a stall ended it, and would again
+            return None
+        self._repeats = self._repeats or min(paused.values()) > REPEAT_SHARE
         if last_call or self._repeats:
             self._rungs.last_call()
-        return self._rungs.first(paused)
+        return self._rungs.first(self._waiting.intersection(paused) if self._repeats else paused)
 
     def resumed(self, trial: int) -> None:
         """See CurvePruner."""
         self._peers.end(trial, PeerOutcome.RUNNING)
+        self._waiting.discard(trial)
         self._rungs.gone(trial, gone=False)
         if trial in self._curves:
             self._curves[trial].at_rung = False
