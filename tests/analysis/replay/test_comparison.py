@@ -430,14 +430,17 @@ def test_finished_peers_tell_what_comes_after_a_plateau():
 
 def test_better_rules_lie_on_the_front():
     """Saving compute on easy curves: the rule of this project keeps the top at half the cost of
-    none.
+    none, also where stops are final.
     """
     rows = {
         r["rule"]: r
-        for r in summary(replay({"t": curves(60)}, ["none", "stalled", "median"], 4, 3))
+        for r in summary(
+            replay({"t": curves(60)}, ["none", "stalled", "stalled-stop", "median"], 4, 3)
+        )
     }
-    assert rows["stalled"]["compute"] < 0.5
-    assert rows["stalled"]["kept"] >= 0.8
+    assert rows["stalled-stop"]["compute"] < 0.5
+    assert rows["stalled"]["compute"] < 0.55
+    assert min(rows["stalled"]["kept"], rows["stalled-stop"]["kept"]) >= 0.8
     assert rows["none"]["kept"] == 1.0
     assert rows["stalled"]["regret_worst"] >= rows["stalled"]["regret"]
 
