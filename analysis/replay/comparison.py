@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -44,11 +44,15 @@ Flags = NDArray[np.bool_]
 class Run:
     """What became of a task's trials under a rule.
 
-    That is the reports made [trials], and whether the rule itself ended them.
+    n_seen: reports made [trials]. stopped: whether the rule itself ended them, or paused them for
+    good. n_again: reports that thawed trials made once more, of all. ended: when each ended, in the
+    time of a report; infinite if it was paused for good; empty where no time was kept.
     """
 
     n_seen: Indices
     stopped: Flags
+    n_again: int = 0
+    ended: Array = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,10 @@ class Score:
     """How a rule did on one task.
 
     All but the regret are shares; those without any case are NaN. compute: reports made of all
-    reports. kept: of the true top (a tenth, at most ten) that ran to its end.
-    kept_checkpoint: of the top that had shown its best. regret: best found above the true best, in
-    units of the median trial's distance from it. false_prune: of the stopped trials, those that
-    belong to the true best tenth.
+    reports, with those made once more. kept: of the true top (a tenth, at most ten) that ran to its
+    end. kept_checkpoint: of the top that had shown its best. regret: best found above the true
+    best, in units of the median trial's distance from it. false_prune: of the stopped trials, those
+    that belong to the true best tenth.
     precision: of the stopped trials, those that would not have improved by more than their noise.
     recall: of the trials that for their last tenth or longer did not, those that were stopped after
     their last such improvement.
@@ -79,11 +83,17 @@ MEASURES = tuple(Score.__dataclass_fields__)
 
 
 def simulate(
-    curves: Sequence[Curve], rule: Rule, n_workers: int, seed: int, stop_diverged: bool = True
+    curves: Sequence[Curve],
+    rule: Rule,
+    n_workers: int,
+    seed: int,
+    stop_diverged: bool = True,
+    repeats: bool = False,
 ) -> Run:
     """Run the trials in random order on n_workers workers under a rule.
 
-    A seed fixes their order and speeds.
+    A seed fixes their order and speeds. A thawed trial goes on from where it was paused, or begins
+    anew if it repeats: tasks that save nothing; what it reports again is old.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(curves))
@@ -92,15 +102,26 @@ def simulate(
     stopped = np.zeros(len(curves), dtype=bool)
     n_finite = [curves[i].n_finite for i in order]
     waiting = iter(range(len(curves)))
+    ended = np.full(len(curves), math.inf)
+    last_call, n_again = False, 0
+    paused: set[int] = set()
     free: list[float] = [0.0] * n_workers  # when idle workers became so
     due: list[tuple[float, int]] = []  # (time of the next report, trial), a heap
 
     def hire(now: float) -> bool:
-        trial = rule.resume()
+        nonlocal last_call, n_again
+        trial = None if last_call else rule.resume(last_call=False)
         trial = next(waiting, None) if trial is None else trial
-        if trial is not None:
-            heapq.heappush(due, (now + float(pace[trial]), trial))
-        return trial is not None
+        if trial is None:
+            last_call = True
+            trial = rule.resume(last_call=True)
+        if trial is None:
+            return False
+        again = int(n_seen[trial]) if repeats else 0
+        paused.discard(trial)
+        n_again += again
+        heapq.heappush(due, (now + (again + 1) * float(pace[trial]), trial))
+        return True
 
     free = [0.0 for _ in free if not hire(0.0)]
     while due:
@@ -116,14 +137,18 @@ def simulate(
         if move is Move.GO and n < len(curve.steps):
             heapq.heappush(due, (now + float(pace[trial]), trial))
             continue
-        if move is not Move.PAUSE:
+        if move is Move.PAUSE:
+            paused.add(trial)
+        else:
+            ended[trial] = now
             stopped[trial] = move is Move.STOP and n <= n_finite[trial]
             whole = n_finite[trial] == len(curve.steps) and n == len(curve.steps)
             rule.end(trial, float(curve.losses[: n_finite[trial]][:n].min(initial=math.inf)), whole)
         free = [at for at in [*free, now] if not hire(max(at, now))]
-    seen, ended = np.empty_like(n_seen), np.empty_like(stopped)
-    seen[order], ended[order] = n_seen, stopped
-    return Run(seen, ended)
+    stopped[list(paused)] = True
+    back = np.empty_like(order)  # from the curves' order to that of the start
+    back[order] = np.arange(len(curves))
+    return Run(n_seen[back], stopped[back], n_again, ended[back])
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +205,7 @@ def score(curves: Sequence[Curve], run: Run, known: Truth) -> Score:
         i for i, at in enumerate(stalls) if len(known.still_improves[i]) and at <= 0.9 * n_all[i]
     ]
     return Score(
-        compute=float(run.n_seen.sum() / n_all.sum()),
+        compute=float((run.n_seen.sum() + run.n_again) / n_all.sum()),
         kept=float(np.mean(run.n_seen[known.top] >= n_finite[known.top])),
         kept_checkpoint=float(np.mean(shown[known.top] <= known.best[known.top])),
         regret=above / spread if spread > 0 else 0.0,

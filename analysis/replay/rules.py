@@ -26,11 +26,12 @@ from optuna.pruners import (
     SuccessiveHalvingPruner,
     WilcoxonPruner,
 )
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.pruners.peers import PeerOutcome, Peers
-from iolaus.sweeps.pruners.stalled import StallRule
-from iolaus.sweeps.signals import Array, trend
+from iolaus.sweeps.pruners.curve_pruner import StudyView
+from iolaus.sweeps.pruners.peers import PeerOutcome
+from iolaus.sweeps.pruners.stalled import StalledLoss
+from iolaus.sweeps.signals import Array
 from iolaus.sweeps.types import Plan
 
 __all__ = [
@@ -81,8 +82,11 @@ class Rule(Protocol):
     def end(self, trial: int, best: float, complete: bool) -> None:
         """Take the end of a trial: complete, or stopped (by this rule, or diverged)."""
 
-    def resume(self) -> int | None:
-        """A paused trial to go on with, or None; asked whenever a worker is free."""
+    def resume(self, last_call: bool) -> int | None:
+        """A paused trial to go on with, or None; asked whenever a worker is free.
+
+        last_call: no new trial is left.
+        """
 
 
 class Nothing:
@@ -95,44 +99,55 @@ class Nothing:
     def end(self, trial: int, best: float, complete: bool) -> None:
         """Nothing to learn."""
 
-    def resume(self) -> int | None:
+    def resume(self, last_call: bool) -> int | None:  # noqa: ARG002
         """Nothing is ever paused."""
         return None
 
 
 class Stalled(Nothing):
-    """`iolaus.sweeps.pruners.StalledLoss` without Optuna around it; a test holds the two equal."""
+    """`iolaus.sweeps.pruners.StalledLoss` as a sweep's driver asks it.
 
-    def __init__(self, caution: float = 1.0) -> None:
-        self._rule, self._peers = StallRule(caution), Peers()
+    pauses: as with `on_prune: pause`, else a stop is final. repeats: the share of a trial's run
+    that a thaw has to repeat, of what it has run.
+    """
+
+    def __init__(self, caution: float = 1.0, pauses: bool = True, repeats: bool = False) -> None:
+        self._pruner = StalledLoss(caution=caution)
+        self._pruner.start(StudyView(_study(0), _no_trial, pauses=pauses))
+        self._pauses, self._repeats = pauses, repeats
+        self._paused: dict[int, float] = {}  # trial -> share of its run that it has made
 
     def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
-        """Stop on a verdict."""
-        now = trend(steps, losses)
-        self._peers.report(trial, now, plan)
-        return (
-            Move.STOP
-            if self._rule.verdict(self._peers, trial, steps, losses, now, plan)
-            else Move.GO
-        )
+        """Stop or pause on a verdict."""
+        step = int(steps[-1])
+        if self._pruner.observe(trial, step, float(losses[-1]), plan) is None:
+            return Move.GO
+        if not self._pauses:
+            return Move.STOP
+        self._pruner.paused(trial)
+        made = (step + 1) / (plan.n_steps or step + 1)
+        self._paused[trial] = made if self._repeats else 0.0
+        return Move.PAUSE
 
     def end(self, trial: int, best: float, complete: bool) -> None:  # noqa: ARG002
         """Let peers know."""
-        self._peers.end(trial, PeerOutcome.COMPLETE if complete else PeerOutcome.STOPPED)
+        self._pruner.finished(trial, PeerOutcome.COMPLETE if complete else PeerOutcome.STOPPED)
+
+    def resume(self, last_call: bool) -> int | None:
+        """What the pruner thaws."""
+        trial = self._pruner.thaw(self._paused, last_call) if self._paused else None
+        if trial is not None:
+            del self._paused[trial]
+            self._pruner.resumed(trial)
+        return trial
 
 
 class Optuna(Nothing):
     """Any Optuna pruner, as it is, on a study in memory."""
 
     def __init__(self, pruner: BasePruner, seed: int) -> None:
-        self._storage = optuna.storages.InMemoryStorage()
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # Hyperband hashes the study's name with the trial's number to choose a bracket.
-        self._study = optuna.create_study(
-            storage=self._storage, study_name=f"replay-{seed}", pruner=pruner
-        )
-        optuna.logging.set_verbosity(verbosity)
+        self._study = _study(seed, pruner)
+        self._storage = self._study._storage
         self._ids: dict[int, int] = {}
 
     def report(self, trial: int, steps: Array, losses: Array, plan: Plan) -> Move:
@@ -206,7 +221,7 @@ class AshaPromote:
     def end(self, trial: int, best: float, complete: bool) -> None:
         """An ended trial is paused nowhere."""
 
-    def resume(self) -> int | None:
+    def resume(self, last_call: bool) -> int | None:  # noqa: ARG002
         """The best trial of the highest rung that is in its top 1/eta and has not been promoted."""
         for shown, promoted in zip(reversed(self._shown), reversed(self._promoted), strict=True):
             top = sorted(shown, key=shown.__getitem__)[: len(shown) // self._eta]
@@ -215,6 +230,19 @@ class AshaPromote:
                     promoted.add(trial)
                     return trial
         return None
+
+
+def _study(seed: int, pruner: BasePruner | None = None) -> optuna.Study:
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Hyperband hashes the study's name with the trial's number to choose a bracket.
+    study = optuna.create_study(study_name=f"replay-{seed}", pruner=pruner)
+    optuna.logging.set_verbosity(verbosity)
+    return study
+
+
+def _no_trial(number: int) -> FrozenTrial:
+    raise LookupError(f"trial {number}: a replay keeps no trials")
 
 
 def _patient(info: SweepInfo) -> BasePruner:
@@ -239,6 +267,8 @@ RULES: Mapping[str, Callable[[SweepInfo], Rule]] = MappingProxyType(
         "divergence": lambda _: Nothing(),
         "stalled": lambda _: Stalled(),
         "stalled-cautious": lambda _: Stalled(caution=2.0),
+        "stalled-stop": lambda _: Stalled(pauses=False),
+        "stalled-cautious-stop": lambda _: Stalled(caution=2.0, pauses=False),
         "median": _optuna(lambda _: MedianPruner()),
         "median-warmup": _optuna(lambda info: MedianPruner(n_warmup_steps=info.n_steps // 10)),
         "percentile": _optuna(

@@ -20,6 +20,7 @@ from iolaus.sweeps.pruners.curve_pruner import (
     curve_pruner,
 )
 from iolaus.sweeps.pruners.peers import PeerOutcome
+from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Plan, Verdict
 
@@ -256,7 +257,9 @@ class Holdout(_Combination):
             pruner.learn(trial, step, loss, plan)
             return None
         verdict = pruner.observe(trial, step, loss, plan)
-        if verdict is None or has_diverged(loss) or trial in self._ended:
+        if verdict is None or verdict.rule == WAITS_RULE or has_diverged(loss):
+            return verdict
+        if trial in self._ended:
             return verdict
         if not self._is_drawn(len(self._ended) + len(self._held_out)):
             self._ended.add(trial)
@@ -281,7 +284,7 @@ class Holdout(_Combination):
     def _count(self, trial: FrozenTrial) -> None:
         if "held_out" in trial.user_attrs:
             self._held_out.add(trial.number)
-        elif trial.user_attrs.get("verdict_rule", "diverged") != "diverged":
+        elif trial.user_attrs.get("verdict_rule", "diverged") not in ("diverged", WAITS_RULE):
             self._ended.add(trial.number)
 
 

@@ -43,6 +43,7 @@ class StudyView:
     study: optuna.Study
     trial: Callable[[int], FrozenTrial]
     sign: float = 1.0
+    pauses: bool = False
 
 
 class CurvePruner(VerdictPruner):

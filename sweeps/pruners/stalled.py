@@ -1,12 +1,14 @@
 """Stop trials whose loss has stalled, out of reach of the best.
 
 They are also no longer where winners once were. How the rule and its numbers were found:
-docs/pruning.md. `StallRule` is the rule; `StalledLoss` keeps the curves it is asked about.
+docs/pruning.md. `StallRule` is the rule where a stop is final; where trials can be paused,
+`rungs.Rungs` says who goes on. `StalledLoss` keeps the curves of both.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +17,8 @@ import numpy as np
 from iolaus.sweeps.pruners.curve_pruner import NO_PLAN, CurvePruner, StudyView
 from iolaus.sweeps.pruners.forecast import Forecast, planned_rate
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Prospect, Standing
-from iolaus.sweeps.pruners.verdicts import distinct
+from iolaus.sweeps.pruners.rungs import MIN_PEERS, Place, Rungs
+from iolaus.sweeps.pruners.verdicts import WAITS_RULE, distinct
 from iolaus.sweeps.signals import (
     N_TAIL,
     Array,
@@ -51,13 +54,16 @@ MANY_COMPLETE = 8
 WAIT_SHARE = 0.4
 ORDER_HELD = 0.9
 MIN_REPORTS = 3
-MIN_PEERS = 5
 # A planned change of the rate by this factor makes what is seen now no guide to what comes.
 RATE_CHANGE = 2.0
 # Finished trials that show what comes after such a change.
 MIN_COMPLETE = 3
 # Without peers: a stall of this share of the run ends a trial.
 ALONE_SHARE = 0.25
+# Of the share of the best that is to be kept, so many are looked for.
+KEEP_LEAST, KEEP_MOST = 2, 10
+# A trial whose thaw would repeat more than this share of its run keeps no state worth a pause.
+REPEAT_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +207,16 @@ class StallRule:
 class StalledLoss(CurvePruner):
     """Stops trials whose loss has stalled or diverged, with the reason.
 
-    See `StallRule` for the rule.
+    See `StallRule` for the rule. In a sweep that can pause trials (`on_prune: pause`) and whose
+    trials say their length, a trial is paused instead where too few have come to say how it stands,
+    or where the best of the end are not expected so far down (`Rungs`), and goes on when more is
+    known.
     n_steps: steps a trial makes if nobody stops it; a trial's own plan goes before (in plain Optuna
         its user attribute `n_steps`), and without either it is taken from the longest finished
         trial; until one has finished, the best that runs is not stopped.
-    caution: 1 is the default, 2 keeps nearly every winner for half as much compute again.
+    caution: 1 is the default, 2 keeps nearly every winner for half as much compute again. With
+        pauses: the best may stand 1 + caution standard deviations below what is expected of them.
+    keep: with pauses, the share of trials that are the best to be kept, two at least, ten at most.
     direction: of the reported value; by default that of the metric, in plain Optuna the study's,
         and "minimize" in a study of several objectives.
     NaN and infinity end a trial at the report in which they come. A trial's planned learning rate,
@@ -231,6 +242,7 @@ class StalledLoss(CurvePruner):
         n_steps: int | None = None,
         caution: float = 1.0,
         direction: Literal["minimize", "maximize"] | None = None,
+        keep: float = 0.1,
     ) -> None:
         if n_steps is not None and n_steps < 1:
             raise ValueError(
@@ -240,16 +252,25 @@ class StalledLoss(CurvePruner):
             raise ValueError(
                 f"direction={direction!r}: give 'minimize' or 'maximize', or leave it out"
             )
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep={keep}: give a share of the trials above 0, such as 0.1")
         self._n_steps, self._rule, self._direction = n_steps, StallRule(caution), direction
+        self._keep = keep
         self._forget()
 
     def _forget(self) -> None:
         self._peers = Peers()
+        self._rungs = Rungs(self._n_best, 1 + self._rule.caution)
+        self._waiting: set[int] = set()  # trials that were paused for want of others
+        self._repeats = False  # whether the paused would all have to repeat much of their run
         self._curves: dict[int, _Curve] = {}  # of trials that have not ended
         self._longest_steps = 0
 
-    def __reduce__(self) -> tuple[type[StalledLoss], tuple[int | None, float, str | None]]:
-        return type(self), (self._n_steps, self._rule.caution, self._direction)
+    def _n_best(self, n_trials: int) -> int:
+        return max(KEEP_LEAST, min(KEEP_MOST, math.ceil(self._keep * n_trials)))
+
+    def __reduce__(self) -> tuple[type[StalledLoss], tuple[int | None, float, str | None, float]]:
+        return type(self), (self._n_steps, self._rule.caution, self._direction, self._keep)
 
     def start(self, view: StudyView) -> None:
         """See CurvePruner."""
@@ -262,8 +283,12 @@ class StalledLoss(CurvePruner):
         if step <= curve.last_step:
             return
         curve.add(step, loss * self._flip)
-        if curve.now is not None and curve.now.step == step:
-            self._peers.report(trial, curve.now, Plan(plan.n_steps or self._n_steps, plan.lr))
+        if curve.now is None or curve.now.step != step:
+            return
+        self._peers.report(trial, curve.now, Plan(plan.n_steps or self._n_steps, plan.lr))
+        if horizon := self._horizon(plan):
+            share = (step + 1) / horizon
+            curve.at_rung |= self._rungs.report(trial, share, curve.now.best)
 
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """Why the trial should end at this report, or None, also for one that has ended."""
@@ -278,17 +303,62 @@ class StalledLoss(CurvePruner):
         curve = self._curves[trial]
         if curve.now is None:
             return None
-        horizon = plan.n_steps or self._n_steps or self._longest_steps or None
-        plan = Plan(horizon, plan.lr)
+        plan = Plan(self._horizon(plan), plan.lr)
         steps, losses = curve.arrays()
+        if self._pauses and plan.n_steps is not None and len(self._rungs) > MIN_PEERS:
+            if not curve.at_rung or len(losses) < MIN_REPORTS or step >= plan.n_steps - 1:
+                return None
+            place = self._rungs.place(trial)
+            curve.at_rung = place is not None and not place.goes_on
+            if place is None or not curve.at_rung:
+                return None
+            if place.here.waits:
+                self._waiting.add(trial)
+            return _paused(place, steps, losses, sign)
         return self._rule.verdict(self._peers, trial, steps, losses, curve.now, plan, sign)
+
+    def paused(self, trial: int) -> None:
+        """See CurvePruner."""
+        self._peers.end(trial, PeerOutcome.STOPPED)
+        place = self._rungs.place(trial)
+        if place is not None and not place.here.waits and not place.goes_on:
+            self._rungs.gone(trial)
+
+    def thaw(self, paused: Mapping[int, float], last_call: bool = False) -> int | None:
+        """The most promising trial that may still end among the best, if any.
+
+        Where all would have to repeat much of their run, only those that waited go on, and none
+        waits any more.
+        """
+        if len(self._rungs) <= MIN_PEERS or not paused:  # a stall ended it, and would again
+            return None
+        self._repeats = self._repeats or min(paused.values()) > REPEAT_SHARE
+        if last_call or self._repeats:
+            self._rungs.last_call()
+        return self._rungs.first(self._waiting.intersection(paused) if self._repeats else paused)
+
+    def resumed(self, trial: int) -> None:
+        """See CurvePruner."""
+        self._peers.end(trial, PeerOutcome.RUNNING)
+        self._waiting.discard(trial)
+        self._rungs.gone(trial, gone=False)
+        if trial in self._curves:
+            self._curves[trial].at_rung = False
 
     def finished(self, trial: int, outcome: PeerOutcome) -> None:
         """See CurvePruner."""
         self._peers.end(trial, outcome)
+        self._rungs.gone(trial)
         curve = self._curves.pop(trial, None)
         if curve is not None and outcome is PeerOutcome.COMPLETE:
             self._longest_steps = max(self._longest_steps, curve.last_step + 1)
+
+    @property
+    def _pauses(self) -> bool:
+        return self._view is not None and self._view.pauses and not self._repeats
+
+    def _horizon(self, plan: Plan) -> int | None:
+        return plan.n_steps or self._n_steps or self._longest_steps or None
 
     @property
     def _sign(self) -> float:
@@ -309,6 +379,7 @@ class _Curve:
     def __init__(self) -> None:
         self.last_step = -1  # of any report, finite or not
         self.now: Trend | None = None
+        self.at_rung = False  # has come to a rung, and not been let go on from there
         self._n = 0
         self._table = np.empty((2, 16))  # steps, losses
 
@@ -398,6 +469,29 @@ def _behind(s: Signals, steps: Array, losses: Array, behind: _Behind, sign: floa
     if s.stalled_since is None:
         return Verdict("behind", s.step, f"behind: {behind_goal} ({peers})", numbers)
     return Verdict("stalled", s.step, f"{_stall(s, sign)}: {behind_goal} ({peers})", numbers)
+
+
+def _paused(place: Place, steps: Array, losses: Array, sign: float) -> Verdict:
+    """Why a trial does not go on from a rung: too few have come there, or too many are ahead."""
+    s, here = signals(steps, losses), place.here
+    numbers = _course(s, steps, losses, sign) | {
+        "rank": float(place.rank),
+        "n_peers": float(here.of - 1),
+        "depth": here.depth,
+        "correlation": here.correlation,
+    }
+    stands = f"{_place(place.rank)} of {here.of:,} at {place.share:.0%} of its run"
+    if here.waits:
+        text = f"waits: {stands}, goes on when {here.cohort:,} have come there or fallen behind"
+        return Verdict(WAITS_RULE, s.step, text, numbers)
+    text = (
+        f"{stands}, where those that end best are expected among the first {here.depth:.0f} "
+        f"(standing there correlates {here.correlation:.2f} with the end, as the leaders so far "
+        "have moved)"
+    )
+    if s.stalled_since is None:
+        return Verdict("behind", s.step, f"behind: {text}", numbers)
+    return Verdict("stalled", s.step, f"{_stall(s, sign)}: {text}", numbers)
 
 
 def _place(rank: int) -> str:

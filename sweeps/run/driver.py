@@ -592,7 +592,8 @@ class Driver:
         run.outcome = run.outcome or outcome
         self._watcher.ended(trial, outcome)
         self._show_duplicates()
-        if outcome.ending in (Ending.PRUNED, Ending.DIVERGED, Ending.PAUSED):
+        waits = outcome.verdict is not None and outcome.verdict.rule == WAITS
+        if outcome.ending in (Ending.PRUNED, Ending.DIVERGED, Ending.PAUSED) and not waits:
             self._stop_siblings(trial, outcome)
 
     def _close_paused(self) -> None:

@@ -164,7 +164,10 @@ class SweepStudy:
         self._thawed: set[int] = set()  # trials that have not said yet from where they go on
         judged = judged_by(metric, study, storage)
         self._feed = StudyFeed(curve_pruner(study.pruner))
-        self._feed.start(StudyView(judged, lambda number: self._all_trials()[number], metric.sign))
+        view = StudyView(
+            *(judged, lambda number: self._all_trials()[number], metric.sign), pauses=self.may_thaw
+        )
+        self._feed.start(view)
         self._feed.learn(self._all_trials())
         self.cost = Cost()  # of this session so far
         # Why no new setting is proposed, though n_trials is not reached; "" while some are.
