@@ -153,7 +153,7 @@ class SweepStudy:
         self._thawed: set[int] = set()  # trials that have not said yet from where they go on
         judged = judged_by(metric, study, storage)
         self._feed = StudyFeed(curve_pruner(study.pruner))
-        self._feed.start(StudyView(judged, lambda number: self._all_trials()[number], metric.sign))
+        self._feed.start(StudyView(judged, self._trial, metric.sign, self.may_thaw))
         self._feed.learn(self._all_trials())
 
     @property
@@ -690,6 +690,9 @@ class SweepStudy:
 
     def _known(self, trial: optuna.Trial) -> FrozenTrial:
         return self._storage.live_trial(compat.trial_id(trial))
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._all_trials()[number]
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
