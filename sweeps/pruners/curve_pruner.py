@@ -37,7 +37,8 @@ class StudyView:
     """The study behind the values, for pruners that need more than a curve.
 
     study: as Optuna's own pruners shall see it. trial: a trial as it is now, by its number; not to
-    be changed. sign: a loss is sign * the value in the study; -1 where larger is better.
+    be changed. sign: a loss is sign * the value in the study; -1 where larger is better. pauses:
+    whether trials that are stopped may go on later.
     """
 
     study: optuna.Study

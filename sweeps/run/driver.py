@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from iolaus.sweeps.checkpoints import forget, keep_newest
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
+from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Kept, Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run._job_files import OUTPUT_FILE
@@ -592,7 +593,7 @@ class Driver:
         run.outcome = run.outcome or outcome
         self._watcher.ended(trial, outcome)
         self._show_duplicates()
-        waits = outcome.verdict is not None and outcome.verdict.rule == WAITS
+        waits = outcome.verdict is not None and outcome.verdict.rule == WAITS_RULE
         if outcome.ending in (Ending.PRUNED, Ending.DIVERGED, Ending.PAUSED) and not waits:
             self._stop_siblings(trial, outcome)
 

@@ -164,10 +164,7 @@ class SweepStudy:
         self._thawed: set[int] = set()  # trials that have not said yet from where they go on
         judged = judged_by(metric, study, storage)
         self._feed = StudyFeed(curve_pruner(study.pruner))
-        view = StudyView(
-            *(judged, lambda number: self._all_trials()[number], metric.sign), pauses=self.may_thaw
-        )
-        self._feed.start(view)
+        self._feed.start(StudyView(judged, self._trial, metric.sign, self.may_thaw))
         self._feed.learn(self._all_trials())
         self.cost = Cost()  # of this session so far
         # Why no new setting is proposed, though n_trials is not reached; "" while some are.
@@ -740,6 +737,9 @@ class SweepStudy:
 
     def _known(self, trial: optuna.Trial) -> FrozenTrial:
         return self._storage.live_trial(compat.trial_id(trial))
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._all_trials()[number]
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
