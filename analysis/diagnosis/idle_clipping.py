@@ -51,12 +51,12 @@ def clipping_sentences(sweep: Sweep) -> list[str]:
 def _has_clipping(trials: pd.DataFrame, config: Mapping[str, Any]) -> pd.Series:
     """Whether each trial has a clipping."""
     known = parameters(trials)
-    kinds = [c for k, c in known.items() if "clip" in k.lower() and trials[c].dtype == object]
+    of_clipping = [c for k, c in known.items() if "clip" in k.lower()]
+    kinds = [c for c in of_clipping if not pd.api.types.is_numeric_dtype(trials[c])]
     if kinds:
         return ~trials[kinds[0]].fillna(UNCLIPPED[0]).astype(str).str.lower().isin(UNCLIPPED)
-    numbers = [c for k, c in known.items() if "clip" in k.lower()]
-    if numbers:
-        return trials[numbers[0]].notna()
+    if of_clipping:
+        return trials[of_clipping[0]].notna()
     fixed = config.get("clip")
     return pd.Series(isinstance(fixed, Mapping) and "threshold" in fixed, trials.index)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -43,5 +44,9 @@ def test_clipping_that_acts_is_not_remarked(tmp_path: Path, shares: dict[float, 
 
 
 def test_trials_without_clipping_are_not_counted(tmp_path: Path) -> None:
-    """clip=none clips nothing, and that is no finding."""
-    assert clipping_sentences(made(tmp_path, {1.0: 0.0, 2.0: 0.0}, clip="none")) == []
+    """clip=none clips nothing, and that is no finding, whatever type pandas has for texts."""
+    sweep = made(tmp_path, {1.0: 0.0, 2.0: 0.0}, clip="none")
+    assert clipping_sentences(sweep) == []
+    for kind in ("object", "string"):
+        trials = sweep.trials.astype({"params.clip": kind})
+        assert clipping_sentences(replace(sweep, trials=trials)) == []
