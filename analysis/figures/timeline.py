@@ -62,7 +62,8 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
         ax.set_xlabel("time since the sweep began")
         say_nothing(ax, "no trial has a start, a slot and a duration")
         return
-    ran = _by_stretch(ran)
+    was_held_out = ran["state"].eq("complete") & ran["held_out_step"].notna()
+    ran = _by_stretch(ran.assign(state=ran["state"].mask(was_held_out, "held out")))
     start, length = ran["started_s"].to_numpy(float), ran["seconds"].to_numpy(float)
     end = float((start + length).max())
     unit_s, unit = next((u for u in UNITS if end >= 2 * u[0]), UNITS[-1])
@@ -77,8 +78,7 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     height = 0.8 / n_lanes
     place = slot - 0.4 + height * (lane + 0.5)
     best, states = best_trial(sweep, ranking), ran["state"].astype(str)
-    was_held_out = states.eq("complete") & ran["held_out_step"].notna()
-    kind = np.where(ran.index == best, "best", states.mask(was_held_out, "held out"))
+    kind = np.where(ran.index == best, "best", states)
     handles: list[Artist] = []
     for name, style in BARS.items():
         own = kind == name
@@ -94,7 +94,7 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
                 place[own], length[own] / unit_s, left=start[own] / unit_s, height=height, **style,
                 **{**edge, "edgecolor": edges},
             )  # fmt: skip
-            n = len(set(ran.index[was_held_out if name == "held out" else states == name]))
+            n = len(set(ran.index[states == name]))
             label = (
                 f"best: trial {best}" if name == "best" else f"{STATE_NAMES.get(name, name)} ({n})"
             )

@@ -65,12 +65,14 @@ def test_it_can_always_be_shown(events: Any, n_total: int, terminal: bool) -> No
     """
     progress, clock, _ = make(n_total, terminal=terminal)
     running: set[int] = set()
+    paused: set[int] = set()
     ended = []
     for kind, trial, outcome, passed_s in events:
         clock.now_s += passed_s
         if kind == "start" and trial not in running:
             progress.started(trial, trial)
             running.add(trial)
+            paused.discard(trial)
         elif kind == "plan" and trial in running:
             progress.planned(trial, 100)
         elif kind == "report" and trial in running:
@@ -78,11 +80,14 @@ def test_it_can_always_be_shown(events: Any, n_total: int, terminal: bool) -> No
         elif kind == "end":  # also of one that never started
             progress.ended(trial, outcome)
             running.discard(trial)
-            ended.append(outcome)
+            if outcome.ending is Ending.PAUSED:
+                paused.add(trial)
+            else:
+                ended.append(outcome)
         left_s = progress.time_left_s()
         assert left_s is None or (left_s >= 0 and math.isfinite(left_s))
     text = shown(progress)
-    n_done = sum(outcome.ending is not Ending.INTERRUPTED for outcome in ended)
+    n_done = sum(outcome.ending is not Ending.INTERRUPTED for outcome in ended) + len(paused)
     assert f"{n_done}/{n_total} trials" in text
     assert f"{len(running)} running" in text
     for trial in running:
