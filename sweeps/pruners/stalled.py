@@ -485,7 +485,7 @@ def _paused(place: Place, steps: Array, losses: Array, sign: float) -> Verdict:
         text = f"waits: {stands}, goes on when {here.cohort:,} have come there or fallen behind"
         return Verdict(WAITS_RULE, s.step, text, numbers)
     text = (
-        f"{stands}, where those that end best are expected among the first {here.depth:.0f} "
+        f"{stands}, where those that end best are expected among the first {int(here.depth)} "
         f"(standing there correlates {here.correlation:.2f} with the end, as the leaders so far "
         "have moved)"
     )

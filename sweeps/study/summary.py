@@ -25,6 +25,7 @@ from rich.text import Text
 
 from iolaus.sweeps.holdout import goal_rank, held_out
 from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
+from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
@@ -141,6 +142,8 @@ def _ending(trial: FrozenTrial) -> tuple[str, str]:
     state, _, reason = record.why.partition(": ")
     if record.verdict is not None and record.ending in (Ending.PRUNED, Ending.PAUSED):
         reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
+        if record.verdict.rule == WAITS_RULE and record.ending is Ending.PRUNED:
+            reason = f"waited from step {record.verdict.step:,} to the end of the sweep"
     if trial.state is TrialState.COMPLETE:
         reason = set_apart(record) or reason
     broken = ", ".join(broken_constraints(trial))
