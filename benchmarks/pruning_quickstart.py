@@ -1,10 +1,10 @@
 """The quickstart with each pruner and without one, live: compute, what it kept, what it found.
 
-python benchmarks/pruning_quickstart.py FOLDER [--seeds 3 --jobs 2 --rules stalled median]. The same
+python benchmarks/pruning_quickstart.py FOLDER [--seeds 0 1 2 --jobs 2 --rules stalled]. The same
 32 settings, drawn at random with each sampler seed, are trained to their end and then once under
 each rule, through the real driver and trainer. A sweep whose folder is there is not trained again.
 
-compute: steps made, those made twice after a pause included, as a share of all. kept: of the true
+compute: steps made, as a share of all (the trainer repeats none after a pause). kept: of the true
 best five, by the final validation loss without a pruner, the share that ran to its end. found and
 best: the lowest final loss under the rule, and without one.
 """
@@ -34,11 +34,11 @@ RULES = {
 }
 
 
-def train(folder: Path, rule: str, seed: int, n_jobs: int) -> Sweep:
+def train(folder: Path, rule: str, seed: int, n_jobs: int) -> Path:
     """One sweep of the quickstart; the same seed gives the same settings under any rule."""
     name = f"{rule.replace(' ', '_')}_{seed}"
     sweep = folder / "multirun" / name
-    if not (sweep / "report").exists():  # it has not come to its end
+    if not (sweep / "optimization_results.yaml").exists():  # it has not come to its end
         pruner, *options = RULES[rule]
         command = [
             *(sys.executable, "-m", "iolaus.trainer", "--multirun", "+sweep=quickstart"),
@@ -46,18 +46,20 @@ def train(folder: Path, rule: str, seed: int, n_jobs: int) -> Sweep:
             *("hydra/sweeper/sampler=random", f"hydra.sweeper.sampler.seed={seed}"),
             *(f"hydra.sweeper.study_name={name}", f"hydra.sweeper.n_jobs={n_jobs}"),
             *(f"hydra.sweeper.n_trials={N_TRIALS}", "hydra.sweeper.holdout_fraction=0"),
+            "hydra.sweeper.report=null",
         ]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return load(sweep)
+    return sweep
 
 
-def measured(whole: Sweep, pruned: Sweep) -> dict[str, float]:
+def measured(whole: Sweep, pruned: Sweep, curves: Path) -> dict[str, float]:
     """What a rule cost, and what it left of the best without it."""
     final = whole.trials["objective"].where(whole.trials["state"] == "complete", np.inf)
     finished = pruned.trials["state"] == "complete"
-    reports = pd.concat(map(pd.read_parquet, (pruned.folder / "curves").glob("*.parquet")))
+    reports = pd.concat(map(pd.read_parquet, curves.glob("*.parquet")))
+    made = reports[reports["metric"] == "loss"].drop_duplicates(["trial", "step"])
     return {
-        "compute": (reports["metric"] == "loss").sum() * REPORT_EVERY / (N_STEPS * N_TRIALS),
+        "compute": len(made) * REPORT_EVERY / (N_STEPS * N_TRIALS),
         "kept": finished[final.nsmallest(N_TOP).index].mean(),
         "found": pruned.trials["objective"][finished].min(),
         "best": final.min(),
@@ -69,20 +71,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for seed in range(args.seeds):
-        whole = train(args.folder, "none", seed, args.jobs)
+    for seed in args.seeds:
+        whole = load(train(args.folder, "none", seed, args.jobs))
         for rule in args.rules:
             pruned = train(args.folder, rule, seed, args.jobs)
-            rows.append({"rule": rule, "seed": seed, **measured(whole, pruned)})
+            found = measured(whole, load(pruned), pruned / "curves")
+            rows.append({"rule": rule, "seed": seed, **found})
             print(pd.DataFrame(rows[-1:]).to_string(header=len(rows) == 1, index=False), flush=True)
     table = pd.DataFrame(rows).groupby("rule", sort=False)
-    print("\n", table[["compute", "kept", "found", "best"]].agg(["mean", "min", "max"]).round(3))
+    ranges = table[["compute", "kept", "found", "best"]].agg(["mean", "min", "max"])
+    print("\n", ranges.round(3).to_string())
 
 
 if __name__ == "__main__":
