@@ -31,6 +31,15 @@ def _eventually(what: Callable[[], Any], timeout_s: float = 60) -> Any:
     return value
 
 
+# Where tests run side by side, one that takes long and comes last is waited for alone.
+LONGEST = ("test_commands_run", "test_they_run[analysis.ipynb]")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first."""
+    items.sort(key=lambda item: item.name not in LONGEST)
+
+
 @pytest.fixture
 def eventually() -> Callable[..., Any]:
     """Waits for the first true value of a function."""

@@ -93,7 +93,7 @@ def test_a_trial_ended_by_sigterm_goes_on_where_it_was(
     for trial in study().trials:
         ((from_step, last),) = record_of(trial).went_on
         assert 0 < from_step <= N_STEPS
-        assert last >= from_step - 1
+        assert last <= from_step  # what came after the last report that was read is in it too
 
 
 def test_a_worker_that_is_told_to_end_makes_a_checkpoint(

@@ -39,7 +39,7 @@ def sweep(tmp_path):
     return sweep
 
 
-@pytest.mark.parametrize("pruner", ["stalled", "median"])
+@pytest.mark.parametrize("pruner", ["stalled", pytest.param("median", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("directions", ["maximize", "[maximize,minimize]"])
 def test_a_falling_loss_is_good_whatever_the_objective(sweep, tmp_path, pruner, directions):
     """A task that returns an accuracy and reports its loss keeps its five best trials.

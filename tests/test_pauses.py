@@ -244,7 +244,10 @@ def reported(folder: Path) -> dict[tuple[int, int, str], float]:
     return rows
 
 
-@pytest.mark.parametrize("lanes", [(), LANES], ids=["alone", "in lanes"])
+@pytest.mark.parametrize(
+    "lanes",
+    [pytest.param((), id="alone"), pytest.param(LANES, id="in lanes", marks=pytest.mark.slow)],
+)
 def test_a_run_of_the_trainer_that_was_paused_is_the_run_that_was_not(
     lanes: tuple[str, ...], sweep: Any, study: Any, tmp_path: Path
 ) -> None:

@@ -16,8 +16,9 @@ from hydra_plugins.iolaus.config import PRUNERS, SAMPLERS, IolausSweeperConf
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"`((?:python -m|iolaus) [^`]+)`", README.partition("## In your own")[0])
-# The real commands, on fewer steps; what they search and print is the same.
+# The real commands, on fewer steps and trials; what they search and print is the same.
 SHORT = ["steps=20", "report_every=5", "eval_every=20"]
+N_TRIALS = 6
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -46,8 +47,8 @@ def test_commands_run(tmp_path: Path) -> None:
             str(tmp_path / "multirun/quickstart") if word == "CURVES.parquet" else word
             for word in words
         ]
-        if "+sweep=exploding" in words:
-            words += ["hydra.sweeper.n_trials=2", "hydra.sweeper.repeats=3"]
+        if "--multirun" in words:
+            words += [f"hydra.sweeper.n_trials={N_TRIALS}", "hydra.sweeper.repeats=1"]
         run([*words, *SHORT] if trains else words, tmp_path)
     report = tmp_path / "multirun/quickstart/report"
     assert (report / "curves.png").stat().st_size > 10_000

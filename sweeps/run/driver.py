@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from iolaus.sweeps.checkpoints import forget, keep_newest
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
+from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Kept, Row
 from iolaus.sweeps.run import scheduler as s
@@ -635,7 +636,7 @@ class Driver:
             "the pruner %s has nothing to judge: trial %d never reported %r; "
             "add iolaus.report(step, %s=...) to the task, or set hydra.sweeper.metric "
             "to what it reports%s",
-            type(self._study.study.pruner).__name__,
+            "+".join(type(part).__name__ for part in parts(self._study.study.pruner)),
             trial,
             metric,
             metric,

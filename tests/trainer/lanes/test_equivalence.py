@@ -32,6 +32,7 @@ SMALL = (
     "eval_every=20",
 )
 EXACT = (*SMALL, "precision=float64")
+IN_CI = ("momentum", "adam")  # of the optimizers; all are run by `make test-all`
 
 
 def assert_same(alone: Sequence[Any], together: Sequence[Any], rel: float) -> None:
@@ -85,7 +86,10 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in IN_CI else [pytest.mark.slow]) for n in OPTIMIZERS],
+)
 def test_200_steps_equal_the_solo_loop(
     compose: Compose, alone: Any, together: Any, name: str
 ) -> None:
