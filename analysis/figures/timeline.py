@@ -41,6 +41,7 @@ BARS: dict[str, dict[str, Any]] = {
 UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 N_LANES_NUMBERED = 2
 THINNEST = 0.001  # of the time drawn: less than a pixel
+N_WITH_LINES = 6  # paused trials, beyond which lines would only cross
 N_NUMBERED = 60  # with more trials than this their numbers do not fit into the bars
 
 
@@ -48,7 +49,7 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     """A bar per trial on its slot, from start to end, in time since the sweep's first start.
 
     One that was paused has a bar for each stretch that it ran, and a grey line from one to the
-    next.
+    next, where few were paused or it is the best.
     Trials that ran side by side on one slot (in lanes) lie under one another. The title says for
     which share of the time, from the first start to the last end, the slots had a trial: gaps are
     time lost between trials or sessions. Trials that were to be stopped but were held out are
@@ -100,7 +101,7 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
             )
             handles.append(Patch(**style, **edge, label=label))
     handles += _draw_pauses(
-        *(ax, ran.index.to_numpy(), start / unit_s, (start + length) / unit_s),
+        *(ax, best, ran.index.to_numpy(), start / unit_s, (start + length) / unit_s),
         place + 0.35 * height,  # the numbers stand above
     )
     if len(ran) <= N_NUMBERED and n_lanes <= N_LANES_NUMBERED:
@@ -158,6 +159,7 @@ def _by_stretch(trials: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_pauses(
     ax: Axes,
+    best: int | None,
     trial: NDArray[np.int64],
     start: NDArray[np.float64],
     end: NDArray[np.float64],
@@ -165,17 +167,19 @@ def _draw_pauses(
 ) -> list[Line2D]:
     """A grey line from the end of each stretch of a trial to the start of its next; all are [n].
 
-    Returns the line for a legend, if there is any. Others ran where it was paused: the lines lie
-    over their bars.
+    Where more than N_WITH_LINES trials were paused, only the best has lines. Returns the line for a
+    legend, if there is any. Others ran where it was paused: the lines lie over their bars.
     """
     order = np.lexsort((start, trial))
     gaps = [(i, k) for i, k in pairwise(order) if trial[i] == trial[k]]
     style: dict[str, Any] = {"color": "#555555", "linewidth": 1.0, "linestyle": (0, (1, 1.5))}
     halo = withStroke(linewidth=2.5, foreground="white")
+    n = len({int(trial[i]) for i, _ in gaps})
     for i, k in gaps:
+        if n > N_WITH_LINES and trial[i] != best:
+            continue
         xs, ys = [end[i], start[k]], [place[i], place[k]]
         ax.plot(xs, ys, **style, zorder=3, path_effects=[halo])
-    n = len({int(trial[i]) for i, _ in gaps})
     return [Line2D([], [], **style, label=f"paused ({n})")] if gaps else []
 
 
