@@ -18,7 +18,9 @@ GIVEN = ["hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "+x=interval(0, 1
 SPAWNED = "workers are spawned, each imports the app again: "
 
 
-@pytest.mark.parametrize("of", ["openmp", "scikit_learn", "pool_of_threads"])
+@pytest.mark.parametrize(
+    "of", ["openmp", pytest.param("scikit_learn", marks=pytest.mark.slow), "pool_of_threads"]
+)
 def test_threads_at_module_level_hang_no_worker(of: str, sweep: Any, study: Any) -> None:
     """Each worker is a fresh interpreter, with threads of its own; the reason is said once."""
     pytest.importorskip({"openmp": "torch", "scikit_learn": "sklearn"}.get(of, "sys"))

@@ -40,7 +40,9 @@ def sweep(tmp_path):
 
 
 @pytest.mark.parametrize("pruner", ["stalled", pytest.param("median", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("directions", ["maximize", "[maximize,minimize]"])
+@pytest.mark.parametrize(
+    "directions", ["maximize", pytest.param("[maximize,minimize]", marks=pytest.mark.slow)]
+)
 def test_a_falling_loss_is_good_whatever_the_objective(sweep, tmp_path, pruner, directions):
     """A task that returns an accuracy and reports its loss keeps its five best trials.
 

@@ -24,7 +24,13 @@ def test_they_are_kept_without_outputs(path: Path) -> None:
         assert cell.get("execution_count") is None
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
+@pytest.mark.parametrize(
+    "name",
+    [  # of CI's time this one would take most of a minute: it runs a sweep
+        pytest.param(name, marks=[pytest.mark.slow] if name == "analysis.ipynb" else [])
+        for name in sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+    ],
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own machinery
 def test_they_run(name: str, tmp_path: Path) -> None:
     """Every cell runs in an empty folder, and tables and figures show as the last line of a

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CLI = [sys.executable, "-m", "iolaus.cli", "preview"]
 SMALL = ["task=digit_sum", "steps=200", "report_every=20", "eval_every=200"]
 
@@ -31,6 +33,7 @@ def test_a_command_line_is_previewed_without_a_sweep(tmp_path: Path) -> None:
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_previewed_is_refused_in_a_sentence(tmp_path: Path) -> None:
     """A folder that is no sweep, and an override that Hydra does not take."""
     done = previewed(str(tmp_path))

@@ -83,7 +83,7 @@ def test_tables_name_what_exists() -> None:
     for name, said in rows:
         assert name in defaults
         if value := said.strip(" `"):
-            assert value == str(defaults[name]).lower()
+            assert value.lower() == str(defaults[name]).lower()
     words = re.search(
         r"`hydra/sweeper/sampler` is one of (.*?); `hydra/sweeper/pruner` one of (.*?), or",
         README,

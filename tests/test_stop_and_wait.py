@@ -23,7 +23,7 @@ def test_a_sweep_is_stopped_and_goes_on(
 ) -> None:
     """Trials make a checkpoint; exit code and waiting tell; a request of before stops nobody."""
     folder = str(tmp_path / "study")
-    given = ("hydra.sweeper.n_trials=3", "n_steps=1000")
+    given = ("hydra.sweeper.n_trials=3", "n_steps=500")
     run = running(sweep, eventually, tmp_path, *given)
     assert cli("wait", folder, "--timeout", "0").code == 124
     stopped = cli("stop", folder, "--json")

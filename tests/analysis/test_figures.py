@@ -30,7 +30,7 @@ mpl.use("agg")
 
 Make = Callable[..., Sweep]
 
-AWKWARD: dict[str, Any] = {
+AWKWARD: dict[str, dict[str, Any]] = {
     "one trial, one report": {"n_trials": 1, "n_reports": 1},
     "all pruned": {"state": "pruned"},
     "all running": {"state": "running"},
@@ -38,9 +38,10 @@ AWKWARD: dict[str, Any] = {
     "nothing finite": {"finite": False},
     "larger is better, below 0": {"direction": "maximize"},
     "repeats and held_out": {"n_seeds": 3, "holdout": True},
-    "200 trials": {"n_trials": 200, "n_reports": 20},
-    "1,000 trials": pytest.param({"n_trials": 1000, "n_reports": 20}, marks=pytest.mark.slow),
+    "1,000 trials": {"n_trials": 1000, "n_reports": 20},
 }
+# In CI; `make test-all` draws all.
+COMMON = ("one trial, one report", "all running", "nothing finite", "repeats and held_out")
 
 
 def shapes(what: Sweep) -> pd.DataFrame:
@@ -94,7 +95,13 @@ def legend(ax: Axes) -> list[str]:
     return [text.get_text() for text in found.get_texts()] if found else []
 
 
-@pytest.mark.parametrize("given", AWKWARD.values(), ids=AWKWARD)
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(given, id=name, marks=[] if name in COMMON else [pytest.mark.slow])
+        for name, given in AWKWARD.items()
+    ],
+)
 @pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
 def test_awkward_sweeps_are_drawn(
     draw: Callable[[Figure, Sweep], None], given: dict[str, Any], made_sweep: Make

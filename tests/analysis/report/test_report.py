@@ -81,7 +81,16 @@ AWKWARD = {
 }
 
 
-@pytest.mark.parametrize("given", AWKWARD.values(), ids=AWKWARD)
+COMMON = ("all paused", "nothing finite", "repeats, held_out, larger is better")  # in CI
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(given, id=name, marks=[] if name in COMMON else [pytest.mark.slow])
+        for name, given in AWKWARD.items()
+    ],
+)
 def test_a_report_needs_nothing_else(given: dict[str, object], made_sweep: Make) -> None:
     """Whatever the sweep, the page is whole, fetches nothing, and its links lead to sections;
     Markdown has the same.

@@ -25,7 +25,7 @@ class TestDigitSum(DigitSumContract):
 
 
 class TestDigitSumByLstm(DigitSumContract):
-    overrides = ("task=digit_sum", "model=lstm", "model.n_layers=2")
+    overrides = ("task=digit_sum", "model=lstm")
 
 
 class TestDigitSumByTransformer(DigitSumContract):
