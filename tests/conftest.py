@@ -32,7 +32,7 @@ def _eventually(what: Callable[[], Any], timeout_s: float = 60) -> Any:
 
 
 # Where tests run side by side, one that takes long and comes last is waited for alone.
-LONGEST = ("test_commands_run",)
+LONGEST = ("test_commands_run[reading]",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
