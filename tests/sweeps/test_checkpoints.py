@@ -43,11 +43,14 @@ def test_the_newest_whole_one_is_taken(
     """The last that was made, or, where that is damaged, one before it; two are kept at most."""
     folder = tmp_path_factory.mktemp("trial")
     made_at: list[tuple[int, str]] = []  # those that are whole, in the order of making
+    there: list[int] = []
     for number, (what, step) in enumerate(history):
         place = folder / "checkpoints" / f"step_{step:09d}"
         if what == "adopt":
             adopt(made(folder / "own", f"{number}"), folder, step, 1.5)
+            there = sorted({*(s for s in there if s < step), step})[-2:]  # whole or damaged
             made_at = [(s, text) for s, text in made_at if s < step] + [(step, f"{number}")]
+            made_at = [(s, text) for s, text in made_at if s in there]
         elif place.is_dir():
             state = place / "inner" / "state"
             if what == "flip" and state.is_file():
