@@ -102,6 +102,7 @@ def test_checkpoints_of_the_best_stay(sweep: Any, study: Any, tmp_path: Path) ->
     assert str(worst.number) not in places()
 
 
+@pytest.mark.slow
 def test_a_trial_without_a_checkpoint_begins_anew(sweep: Any, study: Any, tmp_path: Path) -> None:
     """Named by number, it runs from its beginning, and that is said; what has been extended before
     is not run again.
@@ -166,6 +167,7 @@ def test_what_is_no_length_is_refused(text: str) -> None:
         length_of(text)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_extended_is_refused_in_a_sentence(
     sweep: Any, study: Any, tmp_path: Path
 ) -> None:

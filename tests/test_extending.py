@@ -53,6 +53,7 @@ def test_a_pruner_has_fifteen_lines() -> None:
     assert len([line for line in FILES["flat.py"].splitlines() if line.strip()]) <= 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("test_")))
 def test_its_tests_pass(folder: Path, name: str) -> None:
     """What the page adds keeps the contract of its kind."""

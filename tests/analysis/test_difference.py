@@ -27,7 +27,7 @@ def with_values(what: Sweep, values: dict[int, list[float]]) -> Sweep:
     return dataclasses.replace(what, curves=curves)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(
     st.dictionaries(
         st.integers(0, 5), st.lists(st.sampled_from([0.0, 1.0, np.nan]), max_size=3), min_size=2

@@ -210,6 +210,7 @@ def test_a_fixed_override_narrows_the_space(
     assert "100.0% flat" in flat
 
 
+@pytest.mark.slow
 def test_the_command_lints_one_run(tmp_path: Path) -> None:
     """It prints the rate as numbers and the findings; bad input is one sentence and exit code 1."""
     command = [sys.executable, "-m", "iolaus.cli", "lint"]
