@@ -42,14 +42,15 @@ class Here:
 
     losses: the best by then of those that were here, in order. of: them and those that ended or
     fell behind before. depth: the leaders of the end are expected among so many. correlation: of
-    standing here with standing at the end, among leaders. waits: fewer than `cohort` have come
-    here, or fell behind before.
+    standing here with standing at the end, among leaders. is_measured: whether any leaders' moves
+    are in it, or it is assumed. waits: fewer than `cohort` have come here, or fell behind before.
     """
 
     losses: Losses
     of: int
     depth: float
     correlation: float
+    is_measured: bool
     waits: bool
     cohort: int
 
@@ -175,11 +176,17 @@ class Rungs:
         top = min(0.5, self._n_best(n) / n)
         limit = NORMAL.inv_cdf(1 - top)
         rho = self._correlation(rung)
+        later = range(rung + PER_DOUBLING, len(RUNGS), PER_DOUBLING)
+        used = (*range(PER_DOUBLING, rung + 1), *later)
+        is_measured = any(self._moved(r) is not None for r in used)
         score = rho * NORMAL.pdf(limit) / top - self._errors * math.sqrt(1 - rho * rho)
         depth = max(top, 1 - NORMAL.cdf(min(limit, score))) * of
         been = int(np.count_nonzero((self._rung[:n] >= rung) | self._gone[:n]))
         cohort = min(COHORT, n) if self._is_last_call else COHORT
-        known = Here(np.sort(losses), of, depth, rho, rung in WAITS and been < cohort, cohort)
+        known = Here(
+            *(np.sort(losses), of, depth, rho, is_measured),
+            *(rung in WAITS and been < cohort, cohort),
+        )
         self._memory[rung] = self._version, known
         return known
 

@@ -484,10 +484,12 @@ def _paused(place: Place, steps: Array, losses: Array, sign: float) -> Verdict:
     if here.waits:
         text = f"waits: {stands}, goes on when {here.cohort:,} have come there or fallen behind"
         return Verdict(WAITS_RULE, s.step, text, numbers)
+    known = (
+        "as the leaders so far have moved" if here.is_measured else "which is assumed, not measured"
+    )
     text = (
         f"{stands}, where those that end best are expected among the first {int(here.depth)} "
-        f"(standing there correlates {here.correlation:.2f} with the end, as the leaders so far "
-        "have moved)"
+        f"(standing there correlates {here.correlation:.2f} with the end, {known})"
     )
     if s.stalled_since is None:
         return Verdict("behind", s.step, f"behind: {text}", numbers)

@@ -13,7 +13,7 @@ from iolaus.analysis.replay.comparison import simulate
 from iolaus.analysis.replay.rules import Stalled
 from iolaus.sweeps.pruners.curve_pruner import StudyView
 from iolaus.sweeps.pruners.rungs import COHORT, RUNGS, Rungs, _correlation_of
-from iolaus.sweeps.pruners.stalled import StalledLoss
+from iolaus.sweeps.pruners.stalled import StalledLoss, _paused
 from iolaus.sweeps.types import Plan
 
 N_STEPS = 64
@@ -55,6 +55,21 @@ def test_the_correlation_is_found_under_a_cut(rho, cut):
     found = _correlation_of(then[leaders].mean(), now[leaders].mean(), cut, 10)
     assert found is not None
     assert found[0] == pytest.approx(rho, abs=0.05)
+
+
+def test_a_correlation_that_nobody_has_shown_is_called_assumed():
+    """Where no trial has been at half of these steps; where they have, it is measured, and said."""
+    rungs = Rungs(lambda _: 2, 2.0)
+    for trial in range(40):
+        rungs.report(trial, RUNGS[5], float(trial))
+    steps, losses = np.array([5.0, 6.0, 7.0]), np.array([3.0, 2.0, 1.0])
+    for known, said in (
+        (rungs, "with the end, which is assumed, not measured)"),
+        (fill(np.tile(np.arange(40.0), (6, 1))), "with the end, as the leaders so far have moved)"),
+    ):
+        place = known.place(39)
+        assert not place.goes_on
+        assert _paused(place, steps, losses, 1.0).reason.endswith(said)
 
 
 def test_leaders_are_looked_for_deeper_where_the_order_has_not_held():
