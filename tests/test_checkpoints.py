@@ -18,19 +18,10 @@ from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.study.record import record_of
 
 sys.path.insert(0, str(Path(__file__).parent / "apps"))
-from counting import next_state
+from counting import walk
 
 N_STEPS, EVERY = 60, 15
 GRID = ("hydra/sweeper/sampler=grid",)
-
-
-def walk(x: float) -> list[float]:
-    """The losses of an undisturbed run."""
-    state, losses = {"step": 0, "total": x}, []
-    for _ in range(N_STEPS):
-        state = next_state(state)
-        losses.append(state["total"])
-    return losses
 
 
 def options(tmp_path: Path, n_trials: int, **more: Any) -> list[str]:
@@ -57,11 +48,11 @@ def assert_exact(study: Any, tmp_path: Path, n_trials: int) -> None:
     for trial in study.trials:
         own = table[table["trial"] == trial.number]
         assert own["step"].tolist() == [*range(1, N_STEPS + 1)]
-        assert own["value"].tolist() == walk(trial.params["x"])
-        assert trial.value == walk(trial.params["x"])[-1]
+        assert own["value"].tolist() == walk(trial.params["x"], N_STEPS)
+        assert trial.value == walk(trial.params["x"], N_STEPS)[-1]
         assert record_of(trial).run.best == min(own["value"])
         assert trial.intermediate_values == {
-            step: walk(trial.params["x"])[step - 1] for step in trial.intermediate_values
+            step: walk(trial.params["x"], N_STEPS)[step - 1] for step in trial.intermediate_values
         }
     best = sorted(study.trials, key=lambda trial: trial.value)[:4]
     kept = {place.parent.name for place in (tmp_path / "study").glob("*/checkpoints")}

@@ -18,19 +18,10 @@ from iolaus.sweeps.run.events import replay_events
 from iolaus.sweeps.study.record import is_paused, record_of, state_of
 
 sys.path.insert(0, str(Path(__file__).parent / "apps"))
-from counting import next_state
+from counting import walk
 
 N_STEPS, AT = 60, 10  # so many that a verdict comes in time where other tests take the cores
 AT_ONCE = ("hydra.sweeper.n_jobs=4", "step_s=0.1")  # the first still runs when all are paused
-
-
-def walk(x: float) -> list[float]:
-    """The losses of an undisturbed run."""
-    state, losses = {"step": 0, "total": x}, []
-    for _ in range(N_STEPS):
-        state = next_state(state)
-        losses.append(state["total"])
-    return losses
 
 
 def options(
@@ -60,10 +51,10 @@ def assert_whole(study: Any, folder: Path, trials: list[int]) -> None:
         own = table[table["trial"] == trial.number]
         assert trial.state is TrialState.COMPLETE
         assert own["step"].tolist() == [*range(1, N_STEPS + 1)]
-        assert own["value"].tolist() == walk(trial.params["x"])
-        assert trial.value == walk(trial.params["x"])[-1]
+        assert own["value"].tolist() == walk(trial.params["x"], N_STEPS)
+        assert trial.value == walk(trial.params["x"], N_STEPS)[-1]
         assert trial.intermediate_values == {
-            step: walk(trial.params["x"])[step - 1] for step in trial.intermediate_values
+            step: walk(trial.params["x"], N_STEPS)[step - 1] for step in trial.intermediate_values
         }
 
 
@@ -122,7 +113,7 @@ def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
         assert record.why.startswith("pruned: paused at step")
         assert record.verdict.rule == "behind"
         assert len(record.pauses) == 1
-        assert trial.value == walk(trial.params["x"])[record.steps - 1]
+        assert trial.value == walk(trial.params["x"], N_STEPS)[record.steps - 1]
     assert checkpoints(tmp_path / "study") == []
     assert "4 trials paused, none thawed." in done.out
     again = sweep(*options(tmp_path, 5, "at=10,n_finished=0")).ok()
@@ -190,7 +181,7 @@ def test_two_drivers_thaw_each_paused_trial_once(
     assert any(record_of(trial).pauses for trial in trials)
     taken = steps_taken(tmp_path)
     for trial in trials:
-        assert trial.value == walk(trial.params["x"])[-1]
+        assert trial.value == walk(trial.params["x"], N_STEPS)[-1]
         anew = [pause.from_step == -1 for pause in record_of(trial).pauses]
         assert taken[trial.number, N_STEPS] == 1
         assert taken[trial.number, 1] == 1 + sum(anew)

@@ -22,6 +22,15 @@ def next_state(state: dict) -> dict:
     return {"step": state["step"] + 1, "total": state["total"] + chance.random()}
 
 
+def walk(x: float, n_steps: int) -> list[float]:
+    """The losses of an undisturbed run."""
+    state, losses = {"step": 0, "total": x}, []
+    for _ in range(n_steps):
+        state = next_state(state)
+        losses.append(state["total"])
+    return losses
+
+
 @hydra.main(version_base=None, config_path=None, config_name="counting")
 def main(cfg) -> float:
     folder = iolaus.get_checkpoint() if cfg.saves else None
