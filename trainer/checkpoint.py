@@ -201,7 +201,7 @@ class Saves:
         return (
             (not self._has_answered and self.hooks.should_checkpoint())
             or step == self._before_fall
-            or (every.every_steps is not None and step % every.every_steps == 0)
+            or (every.every_steps is not None and every.every_steps.is_due(step))
             or (
                 every.every_seconds is not None
                 and self.clock() - self._saved_s >= max(every.every_seconds, self._cost_s / SHARE)

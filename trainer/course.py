@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import iolaus
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Intervention
+from iolaus.trainer.lengths import Every
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
 from iolaus.trainer.settings import Settings
@@ -156,13 +157,13 @@ class Course:
         run = self.run
         every = [run.report_every, run.eval_every, run.checkpoint.every_steps or run.report_every]
         if self.step < run.norms_each_step_until:
-            every.append(1)
-        return min(*changes, *(n - self.step % n for n in every))
+            every.append(Every(1))
+        return min(*changes, *(one.next(self.step) - self.step for one in every))
 
     @property
     def reports(self) -> bool:
         """Whether what was measured since the last report is due after this many updates."""
-        return self._is_last or self.step % self.run.report_every == 0
+        return self._is_last or self.run.report_every.is_due(self.step)
 
     @property
     def reports_norms(self) -> bool:
@@ -172,7 +173,7 @@ class Course:
     @property
     def evaluates(self) -> bool:
         """Whether an evaluation is due after this many updates."""
-        return self._is_last or self.step % self.run.eval_every == 0
+        return self._is_last or self.run.eval_every.is_due(self.step)
 
     @property
     def pauses(self) -> bool:
@@ -323,7 +324,7 @@ def before_fall(run: Settings) -> int | None:
     others = np.flatnonzero(rates[warm:] != rates[warm])
     if not len(others):
         return None
-    step = (warm + int(others[0])) // run.report_every * run.report_every
+    step = run.report_every.last(warm + int(others[0]))
     return step if step >= max(warm, 0.1 * run.n_steps) else None
 
 
