@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.build import build
 from iolaus.trainer.clipping import Clipping
-from iolaus.trainer.data import Splits, check_buffer
+from iolaus.trainer.data import Splits
 from iolaus.trainer.lengths import (
     BatchSizes,
     Every,
@@ -97,8 +97,9 @@ class Settings:
     n_accumulate parts. report_every, eval_every: when they are due. norms_each_step_until: the step up to
     which the gradient norms are reported after every update. test: whether the test set is measured
     at the end. resume: what to go on from, or None: a best.pt (`iolaus.trainer.best_weights`), or
-    the folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some. node:
-    the composed config, for the task's own use.
+    the folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some.
+    init_checkpoint: a best.pt whose weights alone a new run begins with, or None. node: the
+    composed config, for the task's own use.
     """
 
     task: Task
@@ -120,6 +121,7 @@ class Settings:
     test: bool
     checkpoint: CheckpointSettings
     resume: Path | None
+    init_checkpoint: Path | None
     node: Mapping[str, Any]
 
 
@@ -134,7 +136,7 @@ def read(cfg: DictConfig) -> Settings:
         if not isinstance(node, dict):
             raise ValueError("the config is no mapping")
         return _read({str(name): value for name, value in node.items()})
-    except (ValueError, TypeError, OmegaConfBaseException) as error:
+    except (ValueError, TypeError, ImportError, OmegaConfBaseException) as error:
         raise BadInputError(str(error)) from error
 
 
@@ -147,7 +149,6 @@ def _read(node: Mapping[str, Any]) -> Settings:
     _require(
         batch, "shuffle_buffer", "null or from 1 up", lambda v: v is None or _from_1(v), "batch."
     )
-    check_buffer(splits.train.targets, batch["shuffle_buffer"])
     n_train = len(splits.train)
     _require(node, "batch_size", "a whole number from 1 up", _from_1)
     sizes = batch_sizes(node["batch_size"], batch["schedule"] or (), batch["unit"], n_train)
@@ -175,6 +176,15 @@ def _read(node: Mapping[str, Any]) -> Settings:
             f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}"
         )
     device = _device(node["device"])
+    # What "auto" means, the run's own folder, is known to those who give it one.
+    resume = None if node["resume"] in (None, "auto") else Path(str(node["resume"]))
+    given = node.get("init_checkpoint")
+    init_checkpoint = None if given is None else Path(str(given))
+    if resume is not None and init_checkpoint is not None:
+        raise ValueError(
+            f"resume={resume} goes on with a run, and init_checkpoint={init_checkpoint} begins a "
+            "new one with its weights: give one of them"
+        )
     schedule = in_steps(node["schedule"], sizes, n_train, n_written, stretch)
     return Settings(
         task=task,
@@ -195,8 +205,8 @@ def _read(node: Mapping[str, Any]) -> Settings:
         eval_every=every(node["eval_every"], "eval_every", sizes, n_train),
         test=bool(node["test"]),
         checkpoint=_checkpoint(node["checkpoint"], sizes, n_train),
-        # What "auto" means, the run's own folder, is known to those who give it one.
-        resume=None if node["resume"] in (None, "auto") else Path(str(node["resume"])),
+        resume=resume,
+        init_checkpoint=init_checkpoint,
         node=node,
     )
 
