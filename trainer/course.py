@@ -47,9 +47,10 @@ class Summary:
     Measures are of the validation set and, if asked for, the test set; losses are per example.
     seconds: of training, in all processes that trained it, without the pauses between them.
     steps_per_s: of the last of these processes. final: after the last step. best: at the lowest
-    validation loss, after best_step updates. tested: of these weights, empty unless the settings say
-    `test`; of the last ones where none has been validated since they did. kept_step: the updates behind the weights of the lowest smoothed training loss,
-    which are kept; None if nothing was reported.
+    validation loss, after best_step updates. tested: of these weights, empty unless the settings
+    say `test`; of the last ones where none has been validated since they did. kept_step: the
+    updates behind the weights of the lowest smoothed training loss, which are kept; None if nothing
+    was reported.
     """
 
     n_steps: int
@@ -271,9 +272,7 @@ class Course:
             "plateau": None if self._plateau is None else asdict(self._plateau),
         }
 
-    def summary(
-        self, seconds: float, final: dict[str, float], kept: int | None
-    ) -> Summary:
+    def summary(self, seconds: float, final: dict[str, float], kept: int | None) -> Summary:
         """How the run ended. seconds: of this process."""
         return Summary(
             self.step,

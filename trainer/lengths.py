@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["UNITS", "BatchSizes", "Every", "batch_sizes", "every", "in_steps", "steps_of", "stretched"]
+__all__ = [
+    "UNITS",
+    "BatchSizes",
+    "Every",
+    "batch_sizes",
+    "every",
+    "in_steps",
+    "steps_of",
+    "stretched",
+]
 
 UNITS = ("steps", "epochs", "examples", "run", "rest")
 

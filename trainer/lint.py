@@ -177,10 +177,10 @@ def _ways_out(view: Preview) -> str:
         return ""
     best = run.resume if run.resume is not None and run.resume.is_file() else "best.pt"
     if isinstance(run.schedule, Constant) or view.from_step < view.n_steps:
-        return f"; init_checkpoint={best} begins a new run at step 0 with the weights alone"
+        return f"; init_checkpoint={best} begins a run at step 0 with the weights alone"
     n_epochs = run.batches.examples(view.from_step + view.n_steps) / len(run.splits.train)
     return (
-        f". Two ways out: init_checkpoint={best} begins a new run at step 0 with the weights alone; "
+        f". Two ways out: init_checkpoint={best} begins a run at step 0 with the weights alone; "
         f"steps='{n_epochs:.4g} epochs' makes this one {view.n_steps} steps longer than it has come"
     )
 
@@ -257,9 +257,9 @@ def unshuffled(view: Preview) -> Finding | None:
     alone = float((batches == batches[:, :1]).all(1).double().mean()) if len(batches) else 1.0
     sentence = (
         f"batch.shuffle_buffer={buffer} is shorter than the longest run of one label in the "
-        f"training data ({longest} examples), and {alone:.0%} of the first epoch's batches hold one "
-        f"label alone; take batch.shuffle_buffer=null (a full permutation) or at least {longest}, "
-        "or shuffle the data in advance"
+        f"training data ({longest} examples), and {alone:.0%} of the first epoch's batches hold "
+        "one label alone; take batch.shuffle_buffer=null (a full permutation) or at least "
+        f"{longest}, or shuffle the data in advance"
     )
     return Finding("unshuffled", view.from_step, sentence, amount=1 - buffer / longest)
 

@@ -94,10 +94,10 @@ class Settings:
     """All that decides a run: with equal settings, two on one machine are equal to the last bit.
 
     n_steps: optimizer updates. batches: examples per update over the run; each is split in
-    n_accumulate parts. report_every, eval_every: when they are due. norms_each_step_until: the step up to
-    which the gradient norms are reported after every update. test: whether the test set is measured
-    at the end. resume: what to go on from, or None: a best.pt (`iolaus.trainer.best_weights`), or
-    the folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some.
+    n_accumulate parts. report_every, eval_every: when they are due. norms_each_step_until: the step
+    up to which the gradient norms are reported after every update. test: whether the test set is
+    measured. resume: what to go on from, or None: a best.pt (`iolaus.trainer.best_weights`), or the
+    folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some.
     init_checkpoint: a best.pt whose weights alone a new run begins with, or None. node: the
     composed config, for the task's own use.
     """
@@ -249,9 +249,7 @@ def _optim(node: Mapping[str, Any]) -> OptimSettings:
     return OptimSettings(**given, groups=tuple(groups), settings=settings)
 
 
-def _checkpoint(
-    node: Mapping[str, Any], sizes: BatchSizes, n_train: int
-) -> CheckpointSettings:
+def _checkpoint(node: Mapping[str, Any], sizes: BatchSizes, n_train: int) -> CheckpointSettings:
     steps = node["every_steps"]
     if steps is not None:
         steps = every(steps, "checkpoint.every_steps", sizes, n_train)

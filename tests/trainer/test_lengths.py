@@ -163,9 +163,7 @@ def test_what_does_not_recur_is_refused_by_name(length: int | str) -> None:
         every(length, "eval_every", BatchSizes((0,), (4,)), 100)
 
 
-@given(
-    n_examples=st.integers(1, 200_000), batch=st.integers(1, 2000), n_epochs=st.integers(1, 48)
-)
+@given(n_examples=st.integers(1, 200_000), batch=st.integers(1, 2000), n_epochs=st.integers(1, 48))
 def test_total_steps_are_those_of_bert(n_examples: int, batch: int, n_epochs: int) -> None:
     """`int(n_examples / batch_size * n_epochs)`.
 

@@ -1,4 +1,4 @@
-"""An encoder of `transformers` with a classifier on its first token: from a folder, or a small one."""
+"""An encoder of `transformers` with a classifier on its first token: small, or from a folder."""
 
 from __future__ import annotations
 

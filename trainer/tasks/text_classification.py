@@ -26,7 +26,8 @@ __all__ = ["TextClassification"]
 PADDING, RARE, BEGINNING = range(3)
 N_SPECIAL = 3
 MIN_WORDS = 8  # a documentation string with fewer says too little of its package
-SPARE = 1.5  # so many times as many strings are read as are needed: modules are not divided
+SPARE = 1.5  # so many times as many strings are read as are needed, since modules are not divided,
+N_SPARE = 100  # and so many more
 
 
 class Text(NamedTuple):
@@ -115,7 +116,7 @@ class TextClassification(Classification):
         for label, package in enumerate(self.packages):
             long = (d for d in docstrings([package]) if d.text.count(" ") >= MIN_WORDS)
             modules: dict[str, list[Text]] = {}
-            for found in islice(long, int(SPARE * sum(sizes))):
+            for found in islice(long, int(SPARE * sum(sizes)) + N_SPARE):
                 text = names.sub(" ", found.text)
                 if (start := " ".join(_words(text)[: self.length])) not in seen:
                     seen.add(start)
@@ -152,7 +153,7 @@ Encode = Callable[[Sequence[str]], torch.Tensor]
 
 
 def _by_words(train: Iterable[str], n_words: int, length: int) -> Encode:
-    """Numbers of the most frequent words; of two that are equally frequent the first by alphabet."""
+    """Numbers of the most frequent words, of equally frequent ones the first by alphabet."""
     counts = Counter(word for text in train for word in _words(text))
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[:n_words]
     numbers = {word: number for number, word in enumerate(frequent, N_SPECIAL)}
