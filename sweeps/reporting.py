@@ -79,13 +79,15 @@ HOLD_S = 30.0
 class Continued:
     """Where a trial goes on that was cut off.
 
-    step: of the checkpoint. first_step: from which on it reports again; what it reported before
-    counts. watched: of the watched metric until then.
+    step: of the checkpoint. first_step: of `rows`, its last reports before that, which count again;
+    of what else it reported, what came before them counts. watched: of the watched metric until
+    then.
     """
 
     step: int
     first_step: int
     watched: Watched
+    rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +366,7 @@ class Reporter:
         """Pass on where this trial's files are, and where it goes on, if it does.
 
         setting: its overrides, which its checkpoints keep. Its seconds go on from those of the
-        checkpoint, and its last reports are passed on again.
+        checkpoint, and its last reports before that are passed on again.
         """
         with self._lock:
             self._folder, self._trial_folder, self._setting = folder, Path(folder), setting
@@ -373,9 +375,8 @@ class Reporter:
                 first = rows[0].step if rows else checkpoint.step + 1
                 self._checkpoint, self._saves, self._is_news = checkpoint, True, True
                 self._kept = Kept(checkpoint.step, checkpoint.n_bytes)
-                self._continued = Continued(checkpoint.step, first, checkpoint.watched)
+                self._continued = Continued(checkpoint.step, first, checkpoint.watched, rows)
                 self._start_s = self._clock() - checkpoint.seconds
-                self._rows = [*rows, *self._rows]
                 self._recent.extend(rows)
                 self._watched_so_far = checkpoint.watched
                 self._first_step = checkpoint.watched.first_step

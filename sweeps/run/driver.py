@@ -21,7 +21,7 @@ from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.verdicts import WAITS_RULE
-from iolaus.sweeps.reporting import Kept, Row
+from iolaus.sweeps.reporting import Continued, Kept, Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import (
@@ -513,7 +513,7 @@ class Driver:
         if batch.folder is not None:
             run.folder = Path(batch.folder)
             if run.assignment.attempt:
-                self._study.goes_on(trial, batch.continued)
+                self._goes_on(trial, batch.continued)
         if batch.plan is not None:
             self._study.plan(trial, batch.plan)
             if batch.plan.n_steps is not None:
@@ -526,6 +526,15 @@ class Driver:
             last = batch.rows[-1]
             value = last.metrics.get(self._rules.objective.metric.name)
             self._watcher.reported(trial, last.step, value)
+
+    def _goes_on(self, trial: int, continued: Continued | None) -> None:
+        """Take again what a trial had reported just before the checkpoint that it goes on from."""
+        is_on_disk = self._study.goes_on(trial, continued)
+        rows = () if continued is None else continued.rows
+        if not is_on_disk:
+            self._records.curves.add(trial, rows, self.trials[trial].assignment.attempt)
+        for row in rows:
+            self._judge(trial, row)
 
     def _end_overdue(self) -> None:
         """One trial that hangs silences all that share its worker; it reported before they did."""
