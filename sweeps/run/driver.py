@@ -99,7 +99,7 @@ class Rules:
     of repeats. max_failure_rate: in [0, 1], above which no new trial is started. timeouts: after
     which a trial is ended. budget: of all sessions, None for no limit. paused_bytes: what the
     checkpoints of paused trials may take. keep_checkpoints: of how many of the best completed
-    trials.
+    trials, and of those that stay paused.
     """
 
     space: Space
@@ -611,7 +611,10 @@ class Driver:
         """The sweep has all that it wanted: those that are still paused are pruned."""
         self._study.close_paused()
         for trial in self._study.study.get_trials(deepcopy=False):
-            if is_over(trial) and (record := record_of(trial)).pauses:
+            record = record_of(trial)
+            if is_over(trial) and record.stayed_paused:
+                _forget_all(self._records.kept.offer_over(trial, self._records.folder))
+            elif is_over(trial) and record.pauses:  # another driver may have gone on with it
                 self._forget(record.run.folder)
 
     def _dropping(self, outcome: Outcome, folder: Path) -> Callable[[], None]:
