@@ -148,6 +148,7 @@ class Reporter:
         self._n_since_pause = 0  # reports without a checkpoint
         self._intervention: Intervention | None = None
         self._intervention_was_open = False
+        self._else_pause = False
         self._last_step = 0
         self._trial_folder: Path | None = None
         self._setting: Sequence[str] = ()
@@ -190,13 +191,14 @@ class Reporter:
             if self._verdict is None or (self._is_pause and not is_pause):
                 self._verdict, self._is_pause = verdict, is_pause
 
-    def offer(self, intervention: Intervention) -> None:
+    def offer(self, intervention: Intervention, is_pause: bool = False) -> None:
         """Have the trial try something instead of ending.
 
-        One that does not ask for it until its next report ends.
+        One that does not ask for it until its next report ends. is_pause: see `stop`.
         """
         with self._lock:
             self._intervention, self._intervention_was_open = intervention, False
+            self._else_pause = is_pause
 
     def intervention(self) -> Intervention | None:
         """What to try now, given out once.
@@ -298,7 +300,7 @@ class Reporter:
             ignored = self._intervention if self._intervention_was_open else None
             self._intervention_was_open = self._intervention is not None
         if ignored is not None:
-            self.stop(ignored.verdict)
+            self.stop(ignored.verdict, self._else_pause)
         if not math.isfinite(value):
             reason = f"{self._watched} became {value} at step {row.step}"
             self.stop(Verdict("diverged", row.step, reason, {self._watched: value}))

@@ -584,7 +584,8 @@ class Driver:
                 run.is_stopping = True
                 self._handle(s.Judged(trial, verdict))
             case Intervention() as intervention:
-                self._workers.send(run.slot, Offered(trial, intervention))
+                is_pause = self._is_pause(intervention.verdict)
+                self._workers.send(run.slot, Offered(trial, intervention, is_pause))
 
     def _record(self, trial: int, outcome: Outcome) -> None:
         run = self.trials[trial]

@@ -476,6 +476,9 @@ class SweepStudy:
             self._thawed.discard(number)
             *before_it, pause = record.pauses
             _note(trial, TrialRecord(pauses=(*before_it, replace(pause, from_step=from_step))))
+            if continued is None and pause.has_checkpoint(self._place):
+                text = "trial %d begins anew: its checkpoint of step %d is gone or damaged"
+                log.warning(text, number, pause.checkpoint)
             return True
         self._feed.goes_on(after)
         if record.from_checkpoint and not record.interruptions:
@@ -558,7 +561,9 @@ class SweepStudy:
             ANSWERED_BY_INTERVENTION.isdisjoint(verdict.rules)
             or rule.action == "prune"
             or curve.n_interventions >= rule.n_times
+            or curve.is_stopped
         ):
+            curve.is_stopped = True
             return verdict
         curve.n_interventions += 1
         # Until the trial has taken it; one that never asks for it ends itself.
