@@ -120,7 +120,8 @@ def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
         assert record.verdict.rule == "behind"
         assert len(record.pauses) == 1
         assert trial.value == walk(trial.params["x"], N_STEPS)[record.steps - 1]
-    best = sorted(t.number for t in sorted(study().trials[1:], key=lambda t: t.value)[:2])
+    lowest = {t.number: record_of(t).run.best for t in study().trials[1:]}
+    best = sorted(sorted(lowest, key=lowest.__getitem__)[:2])
     assert [n for n in checkpoints(folder) if n] == best
     assert "4 trials paused, none thawed." in done.out
     assert f"extend study {best[0]} {best[1]} --steps 3x" in done.out

@@ -45,8 +45,8 @@ class KeptCheckpoints:
         if trial.state is TrialState.COMPLETE and trial.values:
             return self.offer(trial.values[0], folder)
         if record.stayed_paused:
-            final = math.nan if record.run.final is None else record.run.final
-            return self._paused.offer(self._metric_sign * final, folder)
+            best = math.nan if record.run.best is None else record.run.best
+            return self._paused.offer(self._metric_sign * best, folder)
         return [folder]
 
     def offer_all(self, trials: Iterable[FrozenTrial], sweep: Path) -> list[Path]:

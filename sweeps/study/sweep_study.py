@@ -327,8 +327,8 @@ class SweepStudy:
         return lost
 
     def _standing(self, trial: FrozenTrial) -> tuple[float, int]:
-        final = record_of(trial).run.final
-        return math.inf if final is None else self.metric.sign * final, -trial.number
+        best = record_of(trial).run.best
+        return math.inf if best is None else self.metric.sign * best, -trial.number
 
     def close_paused(self) -> None:
         """Tell the trials that are still paused pruned, by their verdicts.
