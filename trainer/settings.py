@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of, 
 from iolaus.trainer.optim import OptimSettings
 from iolaus.trainer.schedules import Schedule
 from iolaus.trainer.tasks.base import Task
+from iolaus.trainer.terms import TermSettings, terms_of
 
 __all__ = [
     "CONF",
@@ -47,11 +48,13 @@ class LossSettings:
     """How the losses of a batch's examples become the one number whose gradient is taken.
 
     reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is
-    below (Ishida et al., arXiv 2002.08709); None for no flooding.
+    below (Ishida et al., arXiv 2002.08709); None for no flooding. terms: the extra terms that are
+    not left out, by name.
     """
 
     reduction: str = "mean"
     flood: float | None = None
+    terms: Mapping[str, TermSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
@@ -92,9 +95,10 @@ class Settings:
     n_steps: optimizer updates. batches: examples per update over the run; each is split in
     n_accumulate parts. report_every, eval_every: in steps. norms_each_step_until: the step up to
     which the gradient norms are reported after every update. test: whether the test set is measured
-    at the end. resume: what to go on from, or None: a best.pt (`iolaus.trainer.best_weights`), or
-    the folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some. node:
-    the composed config, for the task's own use.
+    at the end. deterministic: see `iolaus.trainer.deterministic`. resume: what to go on from, or
+    None: a best.pt (`iolaus.trainer.best_weights`), or the folder of an exact state
+    (`iolaus.trainer.checkpoint`) or of the run that wrote some. node: the composed config, for the
+    task's own use.
     """
 
     task: Task
@@ -110,6 +114,7 @@ class Settings:
     seed: int
     device: torch.device
     precision: str
+    deterministic: bool
     report_every: int
     norms_each_step_until: int
     eval_every: int
@@ -174,6 +179,13 @@ def _read(node: Mapping[str, Any]) -> Settings:
             f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}"
         )
     device = _device(node["device"])
+    terms = terms_of(
+        task.term_names(node),
+        task.term_groups,
+        node["loss"].get("terms") or {},
+        lambda length: math.ceil(steps_of(length, "steps", sizes, n_train, n_steps)),
+        node["task"]["_target_"],
+    )
     schedule = in_steps(node["schedule"], sizes, n_train, n_written, stretch)
     return Settings(
         task=task,
@@ -181,7 +193,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         optim=_optim(node["optim"]),
         schedule=_built({"schedule": schedule}, "schedule", Schedule),
         clip=_built(node, "clip", Clipping),
-        loss=LossSettings(**node["loss"]),
+        loss=LossSettings(**{**node["loss"], "terms": terms}),
         n_steps=n_steps,
         batches=sizes,
         n_accumulate=batch["accumulate"],
@@ -189,6 +201,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         seed=node["seed"],
         device=device,
         precision=_precision(node["precision"], device),
+        deterministic=bool(node["deterministic"]),
         report_every=node["report_every"],
         norms_each_step_until=node["norms_each_step_until"],
         eval_every=node["eval_every"],
