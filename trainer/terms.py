@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -57,14 +57,16 @@ class TermSettings:
 class Blame:
     """The term whose gradient is not finite, and the parameter in which that came first.
 
-    step: of the update. term: MAIN for the main one. parameter: the first in the order of the
-    backward pass. value: mean of the raw term per example, which may well be finite.
+    step: of the update. term: the first of those that make it so; MAIN for the main one. parameter:
+    the first in the order of the backward pass. value: mean of the raw term per example, which may
+    well be finite. n_others: terms of which the same is true.
     """
 
     step: int
     term: str
     parameter: str
     value: float
+    n_others: int = 0
 
     @property
     def metric(self) -> str:
@@ -75,9 +77,10 @@ class Blame:
     def sentence(self) -> str:
         """What to tell a person."""
         though = f", though its value, {self.value:.4g}, is" if math.isfinite(self.value) else ""
+        others = f" (as that of {self.n_others} more terms)" if self.n_others else ""
         return (
-            f"the gradient of the loss term {self.term} is not finite at step {self.step}{though}; "
-            f"in the backward pass first that of {self.parameter}"
+            f"the gradient of the loss term {self.term} is not finite at step {self.step}{though}"
+            f"{others}; in the backward pass first that of {self.parameter}"
         )
 
 
@@ -90,10 +93,10 @@ def terms_of(
 ) -> dict[str, TermSettings]:
     """The settings of each term that is not left out, by its name.
 
-    names: of `Task.term_names`. groups: `Task.term_groups`, the keys that node may have; `attention`
-    sets all terms whose names are that or begin with `attention.`. node: `loss.terms` of the
-    config. in_steps: turns a length such as "3 epochs" into steps. task: its class, for messages. Raises
-    ValueError for a key that is none of the groups and for settings that are none.
+    names: of `Task.term_names`. groups: `Task.term_groups`, the keys that node may have;
+    `attention` sets all terms whose names are that or begin with `attention.`. node: `loss.terms`
+    of the config. in_steps: turns a length such as "3 epochs" into steps. task: its class, for
+    messages. Raises ValueError for a key that is none of the groups and for settings that are none.
     """
     known = {field.name for field in fields(TermSettings)}
     for key, given in node.items():
@@ -137,6 +140,7 @@ def blamed(
     per term.
     """
     kept = {name: param.grad for name, param in model.named_parameters()}
+    guilty: list[Blame] = []
     try:
         for term in (MAIN, *names):
             total, n_examples = 0.0, 0
@@ -146,11 +150,11 @@ def blamed(
                     if part.requires_grad:
                         part.sum().backward()  # type: ignore[no-untyped-call]
             if found:
-                return Blame(step, term, found[0], total / max(n_examples, 1))
+                guilty.append(Blame(step, term, found[0], total / max(n_examples, 1)))
     finally:
         for name, param in model.named_parameters():
             param.grad = kept[name]
-    return None
+    return replace(guilty[0], n_others=len(guilty) - 1) if guilty else None
 
 
 @contextmanager
