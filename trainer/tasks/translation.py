@@ -211,8 +211,8 @@ class SpokenNumbers(Translation):
     target: str = "en"
     highest: int = 999_999
     n_train: int = 1024
-    n_val: int = 200
-    n_test: int = 200
+    n_val: int = 100
+    n_test: int = 100
     data_seed: int = 0
 
     def __post_init__(self) -> None:
