@@ -23,6 +23,7 @@ from iolaus.trainer.lengths import Every
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
 from iolaus.trainer.settings import Settings
+from iolaus.trainer.terms import MOST_TERMS, Blame
 
 __all__ = ["Course", "Hooks", "Summary", "before_fall", "planned_rates"]
 
@@ -92,7 +93,8 @@ class Course:
     interventions have made of the scheduled rate. ended: "done", or why the run ended before its
     last step. rates: of every step, [n_steps], with the interventions from the steps on at which
     they were taken, as far as they are known: a schedule that looks at the loss makes new ones at
-    each evaluation. seconds: of training in earlier processes. earlier: what `state_dict` gave in
+    each evaluation. seconds: of training in earlier processes. blame: the loss term whose gradient
+    was not finite, if one has been found. earlier: what `state_dict` gave in
     the process that the run goes on from.
     """
 
@@ -108,6 +110,7 @@ class Course:
     measured: dict[str, float] = field(default_factory=dict)
     tested: dict[str, float] = field(default_factory=dict)  # at best_step, if at all
     seconds: float = 0.0
+    blame: Blame | None = None
     earlier: InitVar[Mapping[str, Any] | None] = None
     _plateau: Any = None  # the state of a schedule that looks at the loss
     _first_step: int = field(init=False)  # of this process
@@ -203,9 +206,10 @@ class Course:
         Means of loss and clipped, maxima of norms, each since it was last reported. NaN in one step
         is NaN in the metric.
 
-        window: what each update since the last report of the loss measured, [n, 3 + n_params]: mean
-        loss per example, whether it was clipped (0 or 1), and, before clipping, the norm of the
-        gradient and of each parameter's, in the order of names. measured: of an evaluation, empty
+        window: what each update since the last report of the loss measured,
+        [n, 3 + n_params + n_terms]: mean loss per example, whether it was clipped (0 or 1), before
+        clipping the norm of the gradient and of each parameter's, in the order of names, and the
+        raw mean of each extra term of the loss. measured: of an evaluation, empty
         if none is due. Raises ValueError if the schedule watches what is not measured.
         """
         lr = float(self.rates[self.step - 1])  # of the last update
@@ -215,11 +219,14 @@ class Course:
             metrics = {"loss": loss, "clipped": clipped}
         if self.reports_norms:
             n_since = max(1, self.step - self.run.norms_each_step_until)
-            norms = window[-n_since:, 2:].max(axis=0).tolist()
+            norms = window[-n_since:, 2 : 3 + len(names)].max(axis=0).tolist()
             of = ("grad_norm", *(f"grad_norm/{name}" for name in names))
             metrics |= dict(zip(of, norms, strict=True))
         if self.reports:
             metrics |= {"lr": lr, "examples": self.examples}
+            metrics |= self._terms(window[:, 3 + len(names) :])
+        if self.blame is not None and self.blame.step > self.step - len(window):
+            metrics[self.blame.metric] = 1.0
         metrics |= measured
         if measured:
             self.measured = dict(measured)
@@ -242,7 +249,8 @@ class Course:
         self.hooks.report(self.step, **metrics)
         intervention = self.hooks.ask_intervention()
         if has_diverged(metrics.get("loss", 0.0)):
-            self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}"
+            why = f"; {self.blame.sentence}" if self.blame is not None else ""
+            self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}{why}"
         elif self.hooks.should_stop():
             self.ended = f"stopped by the sweep at step {self.step}"
         return intervention
@@ -290,6 +298,19 @@ class Course:
     @property
     def _is_last(self) -> bool:
         return self.step == self.run.n_steps
+
+    def _terms(self, window: NDArray[np.float64]) -> dict[str, float]:
+        """The mean of each extra term since it is in, [n, n_terms] in; in every so many reports."""
+        terms = self.run.loss.terms
+        every = -(-len(terms) // MOST_TERMS)
+        if not terms or self.run.report_every.times(self.step) % every:
+            return {}
+        n_in = {name: min(self.step - own.from_step, len(window)) for name, own in terms.items()}
+        return {
+            f"term/{name}": float(window[-n_in[name] :, i].mean())
+            for i, name in enumerate(terms)
+            if n_in[name] > 0
+        }
 
     def _planned(self) -> NDArray[np.float64]:
         top = self.run.optim.lr if self._plateau is None else self._plateau.lr

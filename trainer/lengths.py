@@ -87,17 +87,17 @@ class Every:
 
     def is_due(self, step: int) -> bool:
         """Whether it is due after so many updates; never after 0."""
-        return self._times(step) > self._times(step - 1) if step > 0 else False
+        return self.times(step) > self.times(step - 1) if step > 0 else False
 
     def next(self, step: int) -> int:
         """The first step after this one at which it is due."""
-        return self._step_of(self._times(step) + 1)
+        return self._step_of(self.times(step) + 1)
 
     def last(self, step: int) -> int:
         """The last step up to this one at which it was due; 0 if there is none."""
-        return self._step_of(self._times(step))
+        return self._step_of(self.times(step))
 
-    def _times(self, step: int) -> int:
+    def times(self, step: int) -> int:
         """How often the interval has been reached after so many updates."""
         return int((step if self.sizes is None else self.sizes.examples(step)) // self.interval)
 

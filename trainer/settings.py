@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from iolaus.trainer.lengths import (
 from iolaus.trainer.optim import OptimSettings
 from iolaus.trainer.schedules import Schedule
 from iolaus.trainer.tasks.base import Task
+from iolaus.trainer.terms import TermSettings, terms_of
 
 __all__ = [
     "CONF",
@@ -55,11 +56,13 @@ class LossSettings:
     """How the losses of a batch's examples become the one number whose gradient is taken.
 
     reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is
-    below (Ishida et al., arXiv 2002.08709); None for no flooding.
+    below (Ishida et al., arXiv 2002.08709); None for no flooding. terms: the extra terms that are
+    not left out, by name.
     """
 
     reduction: str = "mean"
     flood: float | None = None
+    terms: Mapping[str, TermSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
@@ -96,10 +99,10 @@ class Settings:
     n_steps: optimizer updates. batches: examples per update over the run; each is split in
     n_accumulate parts. report_every, eval_every: when they are due. norms_each_step_until: the step
     up to which the gradient norms are reported after every update. test: whether the test set is
-    measured. resume: what to go on from, or None: a best.pt (`iolaus.trainer.best_weights`), or the
-    folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some.
-    init_checkpoint: a best.pt whose weights alone a new run begins with, or None. node: the
-    composed config, for the task's own use.
+    measured. deterministic: see `iolaus.trainer.deterministic`. resume: what to go on from, or
+    None: a best.pt (`iolaus.trainer.best_weights`), or the folder of an exact state
+    (`iolaus.trainer.checkpoint`) or of the run that wrote some. init_checkpoint: a best.pt whose
+    weights alone a new run begins with, or None. node: the composed config, for the task's own use.
     """
 
     task: Task
@@ -115,6 +118,7 @@ class Settings:
     seed: int
     device: torch.device
     precision: str
+    deterministic: bool
     report_every: Every
     norms_each_step_until: int
     eval_every: Every
@@ -185,6 +189,13 @@ def _read(node: Mapping[str, Any]) -> Settings:
             f"resume={resume} goes on with a run, and init_checkpoint={init_checkpoint} begins a "
             "new one with its weights: give one of them"
         )
+    terms = terms_of(
+        task.term_names(node),
+        task.term_groups,
+        node["loss"].get("terms") or {},
+        lambda length: math.ceil(steps_of(length, "steps", sizes, n_train, n_steps)),
+        node["task"]["_target_"],
+    )
     schedule = in_steps(node["schedule"], sizes, n_train, n_written, stretch)
     return Settings(
         task=task,
@@ -192,7 +203,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         optim=_optim(node["optim"]),
         schedule=_built({"schedule": schedule}, "schedule", Schedule),
         clip=_built(node, "clip", Clipping),
-        loss=LossSettings(**node["loss"]),
+        loss=LossSettings(**{**node["loss"], "terms": terms}),
         n_steps=n_steps,
         batches=sizes,
         n_accumulate=batch["accumulate"],
@@ -200,6 +211,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         seed=node["seed"],
         device=device,
         precision=_precision(node["precision"], device),
+        deterministic=bool(node["deterministic"]),
         report_every=every(node["report_every"], "report_every", sizes, n_train),
         norms_each_step_until=_norms_until(node["norms_each_step_until"], sizes, n_train),
         eval_every=every(node["eval_every"], "eval_every", sizes, n_train),

@@ -193,7 +193,7 @@ class Group:
         """Inputs and targets [n, batch, ...] at these places [n, batch]."""
         batch = self._train[places.reshape(-1)]
         inputs = batch.inputs.reshape(*places.shape, *batch.inputs.shape[1:])
-        return inputs, batch.targets.reshape(places.shape)
+        return inputs, batch.targets.reshape(*places.shape, *batch.targets.shape[1:])
 
     def traced_step(self) -> Callable[[], object]:
         """One update of all lanes, always the same, for those who measure how long it takes."""
