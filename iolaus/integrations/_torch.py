@@ -11,7 +11,7 @@ import optuna
 import torch
 
 import iolaus
-from iolaus.integrations._common import Pace
+from iolaus.integrations._common import Pace, report
 from iolaus.trainer.schedules import corners
 
 __all__ = ["announce", "follow", "rates_ahead", "report_on_all_ranks"]
@@ -74,9 +74,7 @@ def announce(first: int, n_steps: int | None, scheduler: Any, lr: float, every: 
     iolaus.plan(n_steps, [(first + step, rate) for step, rate in corners(rates)])
 
 
-def report_on_all_ranks(
-    step: int, metrics: dict[str, float], pace: Pace | None, saves: bool = True
-) -> bool:
+def report_on_all_ranks(step: int, metrics: dict[str, float], pace: Pace | None) -> bool:
     """Report from rank 0; all ranks return the same, or end together.
 
     Returns whether a checkpoint is to be made now. Raises optuna.TrialPruned on every rank if the
@@ -84,14 +82,14 @@ def report_on_all_ranks(
     """
     is_due, reason = False, None
     try:
-        iolaus.report(step, **metrics)
-        is_due = saves and pace is not None and pace.is_due()
+        report(step, metrics)
+        is_due = pace is not None and pace.is_due()
     except optuna.TrialPruned as pruned:
         reason = str(pruned)
-    is_due, reason = follow((is_due, reason))
-    if reason is not None:
-        raise optuna.TrialPruned(reason)
-    return is_due
+    decided: tuple[bool, str | None] = follow((is_due, reason))
+    if decided[1] is not None:
+        raise optuna.TrialPruned(decided[1])
+    return decided[0]
 
 
 def follow(decided: Any) -> Any:

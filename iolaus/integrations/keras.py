@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 import iolaus
-from iolaus.integrations._common import Pace, folder_to_report, link_or_copy, numbers
+from iolaus.integrations._common import Pace, folder_to_report, link_or_copy, numbers, report
 from iolaus.sweeps.reporting import in_trial
 
 __all__ = ["IolausCallback"]
@@ -48,7 +48,7 @@ class IolausCallback(keras.callbacks.Callback):  # type: ignore[misc] # keras ha
             return
         step = max(int(self.model.optimizer.iterations) - 1, 0)
         if metrics := numbers(logs):
-            iolaus.report(step, **metrics)
+            report(step, metrics)
         if self._pace is not None and self._pace.is_due():
             with folder_to_report() as folder:
                 backup = self._made(folder)

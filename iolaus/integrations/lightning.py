@@ -75,14 +75,16 @@ class IolausCallback(Callback):
         """Report what training logs, as often as Lightning logs it."""
         if not in_trial():
             return
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set at run time
+        if (batch_idx + 1) % every == 0:
             self._report(trainer, "batch")
         elif follow(self._pace is not None and iolaus.should_checkpoint()):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what validation logs."""
-        if in_trial() and trainer.training and not trainer.sanity_checking:
+        is_fitting = trainer.state.fn == "fit"  # and not trainer.validate
+        if in_trial() and is_fitting and not trainer.sanity_checking:
             self._has_validated = True
             self._report(trainer, "validation")
 

@@ -12,10 +12,12 @@ from typing import Any
 from skorch.callbacks import Callback
 
 import iolaus
-from iolaus.integrations._common import Pace, folder_to_report, numbers
+from iolaus.integrations._common import Pace, folder_to_report, numbers, report
 from iolaus.sweeps.reporting import in_trial
 
 __all__ = ["IolausCallback"]
+
+NO_SCORES = ("dur", "batches", "_batch_count", "_best")  # of what skorch keeps of an epoch
 
 
 class IolausCallback(Callback):  # type: ignore[misc] # skorch has no types
@@ -57,10 +59,10 @@ class IolausCallback(Callback):  # type: ignore[misc] # skorch has no types
         n_updates = sum(len(self._batches(epoch)) for epoch in net.history)
         if len(net.history) == 1:
             iolaus.plan(n_updates * (self.max_epochs_ or net.max_epochs))
-        left_out = {"epoch", "dur", "batches"}
-        epoch = {k: v for k, v in net.history[-1].items() if k not in left_out}
-        if metrics := numbers({k: v for k, v in epoch.items() if not k.endswith("_best")}):
-            iolaus.report(max(n_updates - 1, 0), **metrics)
+        last = net.history[-1]
+        scores = {k: v for k, v in last.items() if not k.endswith(NO_SCORES) and k != "epoch"}
+        if metrics := numbers(scores):
+            report(max(n_updates - 1, 0), metrics)
         if self.pace_ is not None and self.pace_.is_due():
             with folder_to_report() as folder:
                 net.save_params(**_files(folder))

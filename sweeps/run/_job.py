@@ -38,7 +38,15 @@ from iolaus.sweeps.run._outcomes import (
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.types import Finding, Outcome
 
-__all__ = ["CHILD_TRIAL_VARIABLE", "HydraRunner", "Lint", "changes_directory", "folder_of", "no_lint", "set_job"]
+__all__ = [
+    "CHILD_TRIAL_VARIABLE",
+    "HydraRunner",
+    "Lint",
+    "changes_directory",
+    "folder_of",
+    "no_lint",
+    "set_job",
+]
 
 # In a trial's folder while a child process of it has reported.
 CHILD_REPORTS_FILE = ".child_reports"

@@ -4,6 +4,10 @@ python lightning_app.py --multirun hydra/sweeper=iolaus hydra.sweeper.metric=val
     'lr=tag(log, interval(1e-4, 1))'
 """
 
+import os
+import time
+from pathlib import Path
+
 import hydra
 import lightning.pytorch as pl
 import torch
@@ -12,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from iolaus.integrations.lightning import IolausCallback, checkpoint_path
 
-CONFIG = {"lr": 0.1, "epochs": 6, "devices": 1, "diary": None, "step_s": 0.0}
+CONFIG = {"lr": 0.1, "epochs": 6, "devices": 1, "diary": None}
 
 
 class Net(pl.LightningModule):
@@ -21,6 +25,7 @@ class Net(pl.LightningModule):
         self.cfg, self.layer = cfg, torch.nn.Linear(4, 1)
 
     def training_step(self, batch, _):
+        time.sleep(float(os.environ.get("STEP_S", 0)))
         loss = self._loss(batch)
         self.log("train_loss", loss)
         return loss
@@ -30,7 +35,7 @@ class Net(pl.LightningModule):
 
     def on_train_epoch_end(self):
         if self.cfg.diary and self.global_rank == 0:
-            with open(self.cfg.diary, "a") as file:
+            with Path(self.cfg.diary).open("a") as file:
                 file.write(f"{self.current_epoch}\n")
 
     def configure_optimizers(self):
