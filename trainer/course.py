@@ -132,6 +132,11 @@ class Course:
         return self.step >= self.run.n_steps or self.ended != "done"
 
     @property
+    def is_last(self) -> bool:
+        """Whether the last update has been made."""
+        return self.step == self.run.n_steps
+
+    @property
     def size(self) -> int:
         """Examples in the batch of the next update."""
         return self.run.batches.at(self.step)
@@ -162,7 +167,7 @@ class Course:
     @property
     def reports(self) -> bool:
         """Whether what was measured since the last report is due after this many updates."""
-        return self._is_last or self.step % self.run.report_every == 0
+        return self.is_last or self.step % self.run.report_every == 0
 
     @property
     def reports_norms(self) -> bool:
@@ -172,7 +177,7 @@ class Course:
     @property
     def evaluates(self) -> bool:
         """Whether an evaluation is due after this many updates."""
-        return self._is_last or self.step % self.run.eval_every == 0
+        return self.is_last or self.step % self.run.eval_every == 0
 
     @property
     def pauses(self) -> bool:
@@ -277,10 +282,6 @@ class Course:
             kept,
             self.ended,
         )
-
-    @property
-    def _is_last(self) -> bool:
-        return self.step == self.run.n_steps
 
     def _planned(self) -> NDArray[np.float64]:
         top = self.run.optim.lr if self._plateau is None else self._plateau.lr

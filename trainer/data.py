@@ -14,7 +14,7 @@ __all__ = ["Batches", "Examples", "Splits", "check_buffer", "epoch_order", "long
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs [n_examples, ...] with their targets [n_examples]."""
+    """Inputs [n_examples, ...] with their targets [n_examples, ...]."""
 
     inputs: Tensor
     targets: Tensor
@@ -70,10 +70,10 @@ def epoch_order(
 
 
 def longest_run(targets: Tensor) -> int:
-    """Length of the longest stretch of equal neighbours in targets [n_examples], or 0."""
+    """Length of the longest stretch of equal neighbours in targets [n_examples, ...], or 0."""
     if len(targets) == 0:
         return 0
-    return int(torch.unique_consecutive(targets, return_counts=True)[1].max())
+    return int(torch.unique_consecutive(targets, return_counts=True, dim=0)[1].max())
 
 
 def check_buffer(targets: Tensor, buffer: int | None) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "float_type",
     "kept_on_disk",
     "measured_of",
+    "scores",
     "seeded",
     "start",
     "train",
@@ -118,7 +119,7 @@ def train(
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of
     the last step, and `examples` seen; up to norms_each_step_until the norms of each step, after
     it; every eval_every steps and at the end `val_loss`,
-    `val_accuracy` and the task's other measures. Raises optuna.TrialPruned out of report.
+    `val_accuracy` and the task's other measures; at the end its scores. Raises optuna.TrialPruned out of report.
     """
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -164,6 +165,8 @@ def train(
             course.advance()
             if course.pauses:
                 measured = evaluate(run, state.model, val_set) if course.evaluates else {}
+                if course.is_last:
+                    measured |= scores(run, state.model, val_set)
                 metrics = course.row(measured_of(window, earlier), names, measured)
                 if course.reports:
                     window, earlier = [], earlier[:0]
@@ -181,7 +184,10 @@ def train(
 
         is_measured = bool(course.measured) and course.ended == "done"
         final = course.measured if is_measured else evaluate(run, state.model, val_set)
-        tested = evaluate(run, state.model, test_set, "test") if run.test else {}
+        tested: dict[str, float] = {}
+        if run.test:
+            tested = evaluate(run, state.model, test_set, "test")
+            tested |= scores(run, state.model, test_set, "test")
         return course.summary(time.perf_counter() - began, final, tested, best_weights.step)
 
 
@@ -231,6 +237,18 @@ def evaluate(
     model.train(was_training)
     means = torch.stack([values.double().mean() for values in measures.values()]).tolist()
     return {f"{split}_{name}": mean for name, mean in zip(measures, means, strict=True)}
+
+
+def scores(
+    run: Settings, model: nn.Module, examples: Examples, split: str = "val"
+) -> dict[str, float]:
+    """The task's scores, `SPLIT_NAME` -> number; dropout is off."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), autocast(run):
+        found = run.task.scores(model, examples)
+    model.train(was_training)
+    return {f"{split}_{name}": score for name, score in found.items()}
 
 
 def measured_of(window: list[Update], earlier: NDArray[np.float64]) -> NDArray[np.float64]:

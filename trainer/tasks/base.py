@@ -21,9 +21,10 @@ __all__ = ["Classification", "Task"]
 class Task(ABC):
     """What is trained; to add one, subclass it and name the class in a file of conf/task/.
 
-    A subclass writes `data`, `loss` and `measures`, or only `data` if it is a `Classification`. The
-    loss and the measures are per example and free of side effects, so that the same code trains one
-    model or many stacked ones; `model` is called like any module.
+    A subclass writes `data`, `loss` and `measures`, or only `data` if it is a `Classification`, and
+    `scores` where something takes too long to be measured more than once. The loss and the measures
+    are per example and free of side effects, so that the same code trains one model or many stacked
+    ones; `model` is called like any module.
     """
 
     @abstractmethod
@@ -54,6 +55,14 @@ class Task(ABC):
 
         "loss" must be among them, and is what a trial returns.
         """
+
+    def scores(self, _model: nn.Module, _examples: Examples) -> dict[str, float]:
+        """What is measured once, after the last step, name -> a number for all examples.
+
+        Such as ROUGE of generated text. Here nothing. The model is in evaluation mode, and one, not
+        stacked.
+        """
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
