@@ -78,7 +78,7 @@ class Summary:
 
 
 # What of a course is a plain value that a checkpoint keeps as it is.
-_STATE = ("step", "examples", "lr_factor", "best", "best_step", "seconds")
+_STATE = ("step", "examples", "lr_factor", "best", "best_step", "seconds", "running_loss")
 
 
 @dataclass(slots=True)
@@ -89,7 +89,8 @@ class Course:
     interventions have made of the scheduled rate. ended: "done", or why the run ended before its
     last step. rates: of every step, [n_steps], with the interventions from the steps on at which
     they were taken, as far as they are known: a schedule that looks at the loss makes new ones at
-    each evaluation. seconds: of training in earlier processes. earlier: what `state_dict` gave in
+    each evaluation. seconds: of training in earlier processes. running_loss: of
+    `LossSettings.running`, at the last report. earlier: what `state_dict` gave in
     the process that the run goes on from.
     """
 
@@ -104,6 +105,7 @@ class Course:
     best_step: int = 0
     measured: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    running_loss: float | None = None
     earlier: InitVar[Mapping[str, Any] | None] = None
     _plateau: Any = None  # the state of a schedule that looks at the loss
     _first_step: int = field(init=False)  # of this process
@@ -115,7 +117,7 @@ class Course:
         self.rates = self._planned()
         if earlier is not None:
             for name in _STATE:
-                setattr(self, name, earlier[name])
+                setattr(self, name, earlier.get(name, getattr(self, name)))
             self.rates = earlier["rates"].numpy()
             if self._plateau is not None:
                 self._plateau = type(self._plateau)(**earlier["plateau"])
@@ -208,6 +210,9 @@ class Course:
         if self.reports:
             loss, clipped = window[:, :2].mean(axis=0).tolist()
             metrics = {"loss": loss, "clipped": clipped}
+            self.running_loss = self.run.loss.running(self.running_loss, window[:, 0].tolist())
+            if self.running_loss is not None:
+                metrics["running_loss"] = self.running_loss
         if self.reports_norms:
             n_since = max(1, self.step - self.run.norms_each_step_until)
             norms = window[-n_since:, 2:].max(axis=0).tolist()
