@@ -11,7 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KEY", "Stream", "StreamDropout", "hashed_uniform", "own_streams", "set_streams", "streams"]
+__all__ = [
+    "KEY",
+    "Stream",
+    "StreamDropout",
+    "hashed_uniform",
+    "own_streams",
+    "set_streams",
+    "streams",
+]
 
 KEY = "stream_key"
 

@@ -118,8 +118,9 @@ def train(
     every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of
     the last step, and `examples` seen; up to norms_each_step_until the norms of each step, after
-    it; every eval_every steps and at the end `val_loss`,
-    `val_accuracy` and the task's other measures; at the end its scores. Raises optuna.TrialPruned out of report.
+    it; every eval_every steps and at the end `val_loss`, `val_accuracy` and the task's other
+    measures; at the end its scores; where asked for, `running_loss` with the loss. Raises
+    optuna.TrialPruned out of report.
     """
     began = time.perf_counter()
     with ExitStack() as stack:

@@ -10,7 +10,6 @@ otherwise. Differences are between the seeds of two settings, with the 95 % inte
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +72,9 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
 
     >>> decays(iolaus.load("multirun/summarise")).sentences[0]
     """
-    known = {n: f for n, f in gather(sweep).items() if f.signals is not None and f.rates is not None}
+    known = {
+        n: f for n, f in gather(sweep).items() if f.signals is not None and f.rates is not None
+    }
     shapes = (diagnose(sweep) if diagnosis is None else diagnosis)["shape"]
     seen = curves_of(sweep.curves, "examples")
     rest = _without_batch(sweep)
@@ -134,7 +135,9 @@ def _batch(seen: Curve | None) -> tuple[str, float]:
         return "", math.nan
     steps, examples = np.r_[0.0, seen[0]], np.r_[0.0, seen[1]]
     sizes = np.diff(examples) / np.diff(steps)
-    whole = [(int(size), step) for size, step in zip(sizes, steps[:-1], strict=True) if size % 1 == 0]
+    whole = [
+        (int(size), step) for size, step in zip(sizes, steps[:-1], strict=True) if size % 1 == 0
+    ]
     runs = [one for i, one in enumerate(whole) if not i or one[0] != whole[i - 1][0]]
     changed = runs[1][1] if len(runs) > 1 else math.nan
     return ", then ".join(str(size) for size, _ in runs), changed
@@ -223,7 +226,11 @@ def _batches(found: Decays) -> list[str]:
         )
         ends = [
             f"at {rows['objective'].mean():.4g} with a batch of {rows['batch'].iloc[0]}"
-            + (f" (from step {rows['batch_at'].iloc[0]:.0f})" if rows["batch_at"].notna().any() else "")
+            + (
+                f" (from step {rows['batch_at'].iloc[0]:.0f})"
+                if rows["batch_at"].notna().any()
+                else ""
+            )
             for _, rows in ordered
         ]
         apart = _difference(ordered[0][1], ordered[1][1])

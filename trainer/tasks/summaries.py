@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -328,9 +329,9 @@ def _source_sum(packages: tuple[str, ...]) -> str:
 def _cached(task: Summaries, path: Path) -> dict[str, NDArray[np.generic]]:
     """What the file has, or `_number` of the task, which is then written there if it can be."""
     try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError):  # there is none, or half of one
+        with path.open("rb") as file, np.load(file) as known:
+            return {name: known[name] for name in known.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # there is none, or half of one
         made = _number(task)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     try:
