@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iolaus.trainer.dropout import Stream
+from iolaus.trainer.dropout import Stream, hashed_uniform
 
 __all__ = ["SampledSoftmax", "log_uniform_sample", "sampled_cross_entropy"]
 
@@ -40,14 +40,22 @@ class SampledSoftmax(Stream):
         self.weight = nn.Parameter(std * torch.randn(n_classes, n_features))
         self.bias = nn.Parameter(std * torch.randn(n_classes))
 
-    def forward(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of each target; features [..., n_features], targets int64 [...]."""
+    def forward(self, features: Tensor, targets: Tensor, sampled: bool = False) -> Tensor:
+        """Cross-entropy of each target; features [..., n_features], targets int64 [...].
+
+        sampled: by a sample in evaluation too, always the same one.
+        """
         n_classes = len(self.bias)
         rows, labels = features.reshape(-1, features.shape[-1]), targets.reshape(-1)
-        if not self.training or not 0 < self.n_sampled < n_classes:
+        if not (self.training or sampled) or not 0 < self.n_sampled < n_classes:
             losses = F.cross_entropy(self.logits(rows), labels, reduction="none")
         else:
-            drawn, log_expected = log_uniform_sample(self.uniform(n_classes), self.n_sampled)
+            uniform = (
+                self.uniform(n_classes)
+                if self.training
+                else hashed_uniform(torch.zeros_like(self.stream_key), LAYER * 65536, n_classes)
+            )
+            drawn, log_expected = log_uniform_sample(uniform, self.n_sampled)
             losses = sampled_cross_entropy(
                 rows, labels, self.weight, self.bias, drawn, log_expected.to(self.bias.dtype)
             )

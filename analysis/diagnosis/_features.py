@@ -426,13 +426,19 @@ def _is_high(steps: Array, values: Array, start: float, lowest: float) -> bool:
     return not end < first - HARDLY * (first - float(np.fmin(lowest, best)))
 
 
+OBJECTIVE = "val_objective"  # the training loss, of the validation examples
+
+
 def loss_metrics(sweep: Sweep) -> tuple[str, str | None]:
     """The names of (training loss, validation loss); the second is None if there is none.
 
     The watched metric is one of the two, by its name; the other is sought among `loss`,
-    `train_loss`, or `val_loss` and its like.
+    `train_loss`, or `val_loss` and its like; `val_objective`, where it is reported, says what of
+    the validation compares with `loss`.
     """
     known = list(sweep.curves["metric"].unique())
+    if sweep.metric in ("loss", "val_loss") and {"loss", OBJECTIVE} <= set(known):
+        return "loss", OBJECTIVE
     if _is_validation(sweep.metric):
         training = next(
             (name for name in ("loss", "train_loss", "training_loss") if name in known), None

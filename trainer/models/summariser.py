@@ -98,12 +98,14 @@ class Summariser(nn.Module):
         with torch.no_grad():
             self.writer.bias.copy_(_forget_bias(n_hidden)[0])
 
-    def forward(self, texts: Tensor, summaries: Tensor | None = None) -> Tensor:
+    def forward(
+        self, texts: Tensor, summaries: Tensor | None = None, sampled: bool = False
+    ) -> Tensor:
         """Without summaries what it writes, int64 [n_examples, n_written], the likeliest words.
 
         With summaries, int64 [n_examples, length], the loss at each of their words, given those
         before, [n_examples, length]; at padding it means nothing. texts: int64 [n_examples,
-        length], padded behind their end. What comes after a written `END` means nothing.
+        length], padded behind their end. sampled: as of `SampledSoftmax`. What comes after a written `END` means nothing.
         """
         read, state = self._read(texts)
         if summaries is None:
@@ -115,7 +117,7 @@ class Summariser(nn.Module):
         for x in F.embedding(before.t(), self.embedding).unbind(0):
             out, attended, state = self._step(x, attended, state, read)
             outputs.append(out)
-        losses: Tensor = self.words(torch.stack(outputs, 1), summaries)
+        losses: Tensor = self.words(torch.stack(outputs, 1), summaries, sampled)
         return losses
 
     def _read(self, texts: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:

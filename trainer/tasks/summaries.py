@@ -122,8 +122,16 @@ class Summaries(Task):
         return _per_summary(model(batch.inputs, batch.targets), batch.targets)
 
     def measures(self, model: nn.Module, batch: Examples) -> dict[str, Tensor]:
-        """The mean cross-entropy of a summary's words, over all words of the vocabulary."""
-        return {"loss": _per_summary(model(batch.inputs, batch.targets), batch.targets)}
+        """The mean cross-entropy of a summary's words: over all words, and as in training.
+
+        "objective" is by a sample of the words, and lower: only that compares with the training
+        loss.
+        """
+        losses = {
+            "loss": model(batch.inputs, batch.targets),
+            "objective": model(batch.inputs, batch.targets, sampled=True),
+        }
+        return {name: _per_summary(loss, batch.targets) for name, loss in losses.items()}
 
     def scores(self, model: nn.Module, examples: Examples) -> dict[str, float]:
         """ROUGE-1, -2 and -L, F, of the summaries that the model writes for the first n_scored.
