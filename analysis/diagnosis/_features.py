@@ -21,6 +21,8 @@ from iolaus.sweeps.types import spent_below
 __all__ = ["HARDLY", "Array", "Explosion", "Features", "explosion", "gather", "loss_metrics"]
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from iolaus.analysis.data.sweep import Sweep
 
 Array = NDArray[np.float64]
@@ -66,6 +68,18 @@ class Explosion:
     dead_since: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NotFinite:
+    """The loss term whose gradient was not finite, as the trainer reports it.
+
+    parameter: the first in which it was, in the backward pass.
+    """
+
+    step: int
+    term: str
+    parameter: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """One trial, as far as it is known.
@@ -98,6 +112,7 @@ class Features:
     validation_start: float = math.nan
     loss_then: float = math.nan
     explosion: Explosion | None = None
+    not_finite: NotFinite | None = None
     rates: Curve | None = None
     clipped: float = math.nan
     usual_norm: float = math.nan
@@ -354,12 +369,26 @@ def gather(sweep: Sweep) -> dict[int, Features]:
     ):
         for trial, curve in curves_of(sweep.curves, metric).items():
             norms.setdefault(trial, {})[metric.partition("/")[2]] = curve
+    terms = _not_finite(sweep.curves)
     plans = {number: (line[:, 0], line[:, 1]) for number, line in planned_rates(sweep).items()}
     rates, clipped = {**plans, **curves_of(sweep.curves, "lr")}, curves_of(sweep.curves, "clipped")
     return {
-        int(number): _features(int(number), row, training, validation, floor, norms, rates, clipped)
+        int(number): replace(
+            _features(int(number), row, training, validation, floor, norms, rates, clipped),
+            not_finite=terms.get(int(number)),
+        )
         for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True)
     }
+
+
+def _not_finite(curves: pd.DataFrame) -> dict[int, NotFinite]:
+    """The first term of each trial that was reported as not_finite/TERM/PARAMETER."""
+    rows = curves[curves["metric"].str.startswith("not_finite/")].sort_values("step")
+    found: dict[int, NotFinite] = {}
+    for trial, step, metric in zip(rows["trial"], rows["step"], rows["metric"], strict=True):
+        _, term, parameter = str(metric).split("/", 2)
+        found.setdefault(int(trial), NotFinite(int(step), term, parameter))
+    return found
 
 
 def _features(

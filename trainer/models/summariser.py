@@ -105,7 +105,8 @@ class Summariser(nn.Module):
 
         With summaries, int64 [n_examples, length], the loss at each of their words, given those
         before, [n_examples, length]; at padding it means nothing. texts: int64 [n_examples,
-        length], padded behind their end. sampled: as of `SampledSoftmax`. What comes after a written `END` means nothing.
+        length], padded behind their end. sampled: as of `SampledSoftmax`. What comes after a
+        written `END` means nothing.
         """
         read, state = self._read(texts)
         if summaries is None:
