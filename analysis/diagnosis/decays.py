@@ -76,7 +76,8 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
         n: f for n, f in gather(sweep).items() if f.signals is not None and f.rates is not None
     }
     shapes = (diagnose(sweep) if diagnosis is None else diagnosis)["shape"]
-    seen = curves_of(sweep.curves, "examples")
+    metric = next((f.metric for f in known.values()), "loss")
+    seen = curves_of(sweep.curves, metric, "examples")
     rest = _without_batch(sweep)
     rows = []
     for number, f in known.items():
@@ -104,7 +105,6 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
         )
     columns = ["trial", "setting", "kind", "stalled_at", "batch", "rebound"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-    metric = next((f.metric for f in known.values()), "loss")
     return Decays(table.set_index("trial"), metric, sweep.objective_sign)
 
 
@@ -131,7 +131,7 @@ def _rate(features: Features) -> dict[str, float | str]:
 
 def _batch(seen: Curve | None) -> tuple[str, float]:
     """(sizes of the batch in the order of the run, step at which it first changes)."""
-    if seen is None or not len(seen[0]):
+    if seen is None or not len(seen[0]) or not np.isfinite(seen[1]).all():
         return "", math.nan
     steps, examples = np.r_[0.0, seen[0]], np.r_[0.0, seen[1]]
     sizes = np.diff(examples) / np.diff(steps)
