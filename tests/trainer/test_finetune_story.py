@@ -20,7 +20,7 @@ from iolaus.trainer.settings import read
 
 Compose = Callable[..., DictConfig]
 
-N_SEEDS = 4
+N_SEEDS = 6
 # The task with a model of ours and few texts, for what needs no transformers.
 TEXTS = (
     *("task=finetune", "task.packages=[optuna,sqlalchemy]", "task.n_train=60", "task.n_val=20"),
@@ -91,22 +91,24 @@ def test_a_second_run_that_resumes_trains_nothing_and_the_ways_out_do(
 def test_a_short_shuffle_buffer_costs_accuracy_that_is_said(
     compose: Compose, tmp_path: Path
 ) -> None:
-    """Over 4 seeds, a buffer of 50 against one as long as a class is called worse.
+    """Over 6 seeds, a buffer of 100 against one of all texts is called worse.
 
-    STATED
+    In the sweep four runs with 100 ended at an accuracy of 0.25 each, those with 1,600 at 0.736 with
+    a standard deviation below 0.04. Were that three times as large, Student's t of six seeds would
+    be about 10 where 2.6 is needed: it falls short less than once in 1,000 times.
     """
     pytest.importorskip("transformers")
     rows: list[dict[str, object]] = []
     for trial in range(2 * N_SEEDS):
-        buffer, seed = (50, 800)[trial // N_SEEDS], trial % N_SEEDS
+        buffer, seed = (100, 1600)[trial // N_SEEDS], trial % N_SEEDS
         cfg = compose(
-            *("task=finetune", "task.n_train=800", "task.n_val=200", "task.n_test=40"),
-            *(f"batch.shuffle_buffer={buffer}", f"seed={seed}", "eval_every=1 epochs"),
+            *("task=finetune", f"batch.shuffle_buffer={buffer}", f"seed={seed}"),
+            "eval_every=1 epochs",
         )
         known = {"trial": trial, "seed": seed, "params.batch.shuffle_buffer": buffer}
         train(read(cfg), report=lambda step, k=known, **m: rows.append(k | {"step": step} | m))
     pd.DataFrame(rows).to_parquet(tmp_path / "runs.parquet")
     (said,) = single_changes(load(tmp_path / "runs.parquet"))
-    assert "with batch.shuffle_buffer=50 and at" in said
+    assert "with batch.shuffle_buffer=100 and at" in said
     assert "a difference of -0." in said
     assert "cannot be told" not in said
