@@ -93,7 +93,7 @@ def test_a_short_shuffle_buffer_costs_accuracy_that_is_said(
 ) -> None:
     """Over 6 seeds, a buffer of 100 against one of all texts is called worse.
 
-    In the sweep four runs with 100 ended at an accuracy of 0.25 each, those with 1,600 at 0.736 with
+    In the sweep four runs with 100 ended at an accuracy of 0.25 each, with 1,600 at 0.736 with
     a standard deviation below 0.04. Were that three times as large, Student's t of six seeds would
     be about 10 where 2.6 is needed: it falls short less than once in 1,000 times.
     """
