@@ -77,6 +77,7 @@ class Settings:
     says, or else the direction (`iolaus.sweeps.metric.choose_metric`). objective: see OBJECTIVES.
     report: the name of a report (see iolaus.sweeps.run._reports), a dotted name of a function that
     is given the sweep's folder at the end and returns what it made (paths), or None for no report.
+    log_to: names of experiment trackers (see iolaus.sweeps.run._loggers).
     """
 
     sampler: Any
@@ -115,6 +116,7 @@ class Settings:
     metric_goal: str | None
     objective: str | None
     report: str | None
+    log_to: Sequence[str]
 
     def __post_init__(self) -> None:
         def refuse(option: str, value: Any, wanted: str) -> None:
@@ -314,7 +316,8 @@ def read_settings(node: DictConfig) -> Settings:
         name: node[name] for name in ("sampler", "pruner", "storage")
     }  # made from their configs later
     given["pruner"] = _with_new_classes(given["pruner"])
-    return Settings(**given | {"enqueue": options["enqueue"] or []})
+    lists = {key: options[key] or [] for key in ("enqueue", "log_to")}
+    return Settings(**given | lists)
 
 
 def _under_new_names(options: dict[str, Any]) -> dict[str, Any]:
