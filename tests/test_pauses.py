@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 import iolaus
+from iolaus.analysis.report.trial import described
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.run.events import replay_events
 from iolaus.sweeps.study.extending import Length, plan_extension
@@ -95,7 +97,9 @@ def test_a_thawed_trial_is_the_trial_that_was_not_paused(
         assert record_of(trial).verdict is None
     assert checkpoints(folder) == []
     assert "3 trials paused, 3 thawed (3 of them finished, " in done.out
-    loaded = iolaus.load(folder).trials
+    sweep_of = iolaus.load(folder)
+    loaded, about = sweep_of.trials, described(sweep_of, 1)
+    assert re.fullmatch(r"1, ran from .* s and .* s of the sweep", about["pauses"])
     assert [*loaded["pauses"]] == [0, 1, 1, 1]
     (_, start, before_s), (_, again, after_s) = loaded.loc[1, "stretches"]
     assert 0 <= start < start + before_s < again
