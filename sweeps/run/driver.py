@@ -190,6 +190,7 @@ class Driver:
         self._scheduler = s.Scheduler(
             *(len(workers.specs), study.n_to_ask, rules.max_failure_rate),
             may_get_more=study.leases is not None or study.may_thaw,
+            n_paused=len(study.paused) if study.may_thaw else 0,
         )
         self._n_interrupts = 0
         self._is_saving = False
