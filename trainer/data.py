@@ -14,7 +14,7 @@ __all__ = ["Batches", "Examples", "Splits", "epoch_order", "longest_run"]
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs [n_examples, ...] with their targets [n_examples]."""
+    """Inputs [n_examples, ...] with their targets [n_examples, ...]."""
 
     inputs: Tensor
     targets: Tensor
@@ -76,7 +76,7 @@ def longest_run(targets: Tensor) -> int:
     """
     if len(targets) == 0 or targets.ndim > 1 or targets.is_floating_point():
         return 0
-    return int(torch.unique_consecutive(targets, return_counts=True)[1].max())
+    return int(torch.unique_consecutive(targets, return_counts=True, dim=0)[1].max())
 
 
 class Batches:

@@ -85,21 +85,21 @@ class Every:
     interval: int | Fraction
     sizes: BatchSizes | None = None
 
+    def times(self, step: int) -> int:
+        """How often the interval has been reached after so many updates."""
+        return int((step if self.sizes is None else self.sizes.examples(step)) // self.interval)
+
     def is_due(self, step: int) -> bool:
         """Whether it is due after so many updates; never after 0."""
-        return self._times(step) > self._times(step - 1) if step > 0 else False
+        return self.times(step) > self.times(step - 1) if step > 0 else False
 
     def next(self, step: int) -> int:
         """The first step after this one at which it is due."""
-        return self._step_of(self._times(step) + 1)
+        return self._step_of(self.times(step) + 1)
 
     def last(self, step: int) -> int:
         """The last step up to this one at which it was due; 0 if there is none."""
-        return self._step_of(self._times(step))
-
-    def _times(self, step: int) -> int:
-        """How often the interval has been reached after so many updates."""
-        return int((step if self.sizes is None else self.sizes.examples(step)) // self.interval)
+        return self._step_of(self.times(step))
 
     def _step_of(self, times: int) -> int:
         if self.sizes is None:
@@ -229,7 +229,7 @@ def in_steps(
             return tuple(convert(name, inner) for inner in value)
         if name == "warmup_steps":
             return warmup
-        if name.endswith("_steps"):
+        if name.endswith("_steps") and name != "stage_steps":  # it says what steps are counted from
             own_unit = str(value).strip().partition(" ")[2].strip() or unit
             factor = 1 if own_unit in ("run", "rest") else stretch  # shares stretch by themselves
             return rounded(factor * steps_of(value, unit, sizes, n_train, n_all, n_rest))

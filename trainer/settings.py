@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from iolaus.trainer.lengths import (
 from iolaus.trainer.optim import OptimSettings
 from iolaus.trainer.schedules import Schedule
 from iolaus.trainer.tasks.base import Task
+from iolaus.trainer.terms import TermSettings, terms_of
 
 __all__ = [
     "CONF",
@@ -55,11 +56,17 @@ class LossSettings:
     """How the losses of a batch's examples become the one number whose gradient is taken.
 
     reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is
-    below (Ishida et al., arXiv 2002.08709); None for no flooding.
+    below (Ishida et al., arXiv 2002.08709); None for no flooding. running_decay: report
+    `running_loss` too, in which what came before counts so much at each step (TextSum: 0.999), at
+    most running_cap (TextSum: 12); None for neither. terms: the extra terms that are not left out,
+    by name.
     """
 
     reduction: str = "mean"
     flood: float | None = None
+    running_decay: float | None = None
+    running_cap: float | None = None
+    terms: Mapping[str, TermSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
@@ -68,6 +75,31 @@ class LossSettings:
             raise ValueError(
                 f"loss.flood must be from 0 up, or null for no flooding; got {self.flood}"
             )
+        if self.running_decay is not None and not 0 <= self.running_decay < 1:
+            raise ValueError(
+                "loss.running_decay must be from 0 up and below 1, or null for no running loss; "
+                f"got {self.running_decay}"
+            )
+        if self.running_cap is not None and not self.running_cap > 0:
+            raise ValueError(
+                f"loss.running_cap must be above 0, or null for none; got {self.running_cap}"
+            )
+
+    def running(self, before: float | None, losses: Sequence[float]) -> float | None:
+        """The running loss after these steps' losses; None if it is not asked for.
+
+        before: the same before them, None at the beginning, which is the first loss. A loss that
+        is not finite leaves it NaN or at the cap. Source: `_RunningAvgLoss` of TensorFlow's TextSum
+        (seq2seq_attention.py).
+        """
+        if self.running_decay is None:
+            return None
+        average = before
+        for loss in losses:
+            decay = self.running_decay
+            average = decay * average + (1 - decay) * loss if average else loss
+            average = average if self.running_cap is None else min(average, self.running_cap)
+        return average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +128,10 @@ class Settings:
     n_steps: optimizer updates. batches: examples per update over the run; each is split in
     n_accumulate parts. report_every, eval_every: when they are due. norms_each_step_until: the step
     up to which the gradient norms are reported after every update. test: whether the test set is
-    measured. resume: what to go on from, or None: a best.pt (`iolaus.trainer.best_weights`), or the
-    folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some.
-    init_checkpoint: a best.pt whose weights alone a new run begins with, or None. node: the
-    composed config, for the task's own use.
+    measured. deterministic: see `iolaus.trainer.deterministic`. resume: what to go on from, or
+    None: a best.pt (`iolaus.trainer.best_weights`), or the folder of an exact state
+    (`iolaus.trainer.checkpoint`) or of the run that wrote some. init_checkpoint: a best.pt whose
+    weights alone a new run begins with, or None. node: the composed config, for the task's own use.
     """
 
     task: Task
@@ -115,6 +147,7 @@ class Settings:
     seed: int
     device: torch.device
     precision: str
+    deterministic: bool
     report_every: Every
     norms_each_step_until: int
     eval_every: Every
@@ -185,6 +218,13 @@ def _read(node: Mapping[str, Any]) -> Settings:
             f"resume={resume} goes on with a run, and init_checkpoint={init_checkpoint} begins a "
             "new one with its weights: give one of them"
         )
+    terms = terms_of(
+        task.term_names(node),
+        task.term_groups,
+        node["loss"].get("terms") or {},
+        lambda length: math.ceil(steps_of(length, "steps", sizes, n_train, n_steps)),
+        node["task"]["_target_"],
+    )
     schedule = in_steps(node["schedule"], sizes, n_train, n_written, stretch)
     return Settings(
         task=task,
@@ -192,7 +232,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         optim=_optim(node["optim"]),
         schedule=_built({"schedule": schedule}, "schedule", Schedule),
         clip=_built(node, "clip", Clipping),
-        loss=LossSettings(**node["loss"]),
+        loss=LossSettings(**{**node["loss"], "terms": terms}),
         n_steps=n_steps,
         batches=sizes,
         n_accumulate=batch["accumulate"],
@@ -200,6 +240,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         seed=node["seed"],
         device=device,
         precision=_precision(node["precision"], device),
+        deterministic=bool(node["deterministic"]),
         report_every=every(node["report_every"], "report_every", sizes, n_train),
         norms_each_step_until=_norms_until(node["norms_each_step_until"], sizes, n_train),
         eval_every=every(node["eval_every"], "eval_every", sizes, n_train),

@@ -56,7 +56,7 @@ def test_documentation_strings_are_as_many_of_each_package_and_no_name_is_left()
     splits = task.data()
     assert splits.train.targets.tolist() == [0] * 10 + [1] * 10
     assert splits.val.targets.bincount().tolist() == [5, 5]
-    with pytest.raises(ValueError, match=r"hydra has too few documentation strings for 600"):
+    with pytest.raises(ValueError, match=r"optuna has too few documentation strings for 600"):
         TextClassification(packages=("optuna", "hydra"), n_train=1000, n_val=100, n_test=100).data()
 
 
@@ -102,7 +102,7 @@ def test_a_table_that_is_none_is_refused_by_file_and_line(
 
 
 def test_the_model_has_as_many_classes_as_there_are_labels(compose: Compose, table: Path) -> None:
-    """Any of our models for sequences takes the texts; a number of classes that is wrong is said."""
+    """Any model for sequences takes the texts; a number of classes that is wrong is said."""
     file = f"task.file={table}"
     run = read(compose(*OF_FILE, *GRU, file))
     assert run.task.build_model(run.node)(run.splits.val.inputs).shape == (4, 2)

@@ -59,6 +59,15 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
             "precision=fp16 scales all gradients by one factor that depends on them: "
             "take bf16 or float32"
         )
+    if run.deterministic:
+        raise NotInLanesError(
+            "deterministic=true: in lanes the bits of a sum depend on how many lanes there are"
+        )
+    if run.loss.terms:
+        raise NotInLanesError(
+            "the loss has extra terms (loss.terms): their gradients are looked at one by one where "
+            "one is not finite"
+        )
     try:
         rule = rule_of(run.optim, param_groups(model, run.optim))
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Encoder"]
@@ -34,7 +35,8 @@ class Encoder(nn.Module):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        self.net: nn.Module
+        self.net: Any
+        self.is_read = pretrained is not None
         if pretrained is not None:
             self.net, self.padding = _read(Path(pretrained), n_classes)
             return
@@ -63,7 +65,12 @@ class Encoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [n_examples, n_classes] for tokens [n_examples, length]."""
-        mask = (tokens != self.padding).long()
+        is_word = tokens != self.padding
+        if self.is_read:
+            mask = is_word.long()
+        else:  # what is added to the scores of attention: to make it itself BERT looks at values
+            lowest = torch.finfo(self.net.dtype).min
+            mask = (~is_word).to(self.net.dtype)[:, None, None, :] * lowest
         logits: Tensor = self.net(tokens, attention_mask=mask).logits
         return logits
 
