@@ -49,8 +49,9 @@ class Settings:
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
     sweep waits for the checkpoints of trials that make some; None: not at all. keep_checkpoints:
-    of how many of the best completed trials the last checkpoint stays. start_timeout:
-    likewise, how long a worker may take to the first line of the user's code; None for no limit.
+    of how many of the best completed trials, and of those that stayed paused, the last checkpoint
+    stays. start_timeout: likewise, how long a worker may take to the first line of the user's code;
+    None for no limit.
     start_method: how workers are started, see `iolaus.sweeps.run._start_method`.
     grace_period: how long another driver of a shared study may be silent before its trials are
     taken over, in seconds or such a text.
