@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import iolaus
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Intervention
+from iolaus.trainer.early_stopping import EarlyState
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
 from iolaus.trainer.settings import Settings
@@ -46,9 +47,10 @@ class Summary:
     Measures are of the validation set and, if asked for, the test set; losses are per example.
     seconds: of training, in all processes that trained it, without the pauses between them.
     steps_per_s: of the last of these processes. final: after the last step. best: at the lowest
-    validation loss, after best_step updates. tested: after the last step, empty unless the settings
-    say `test`. kept_step: the updates behind the weights of the lowest smoothed training loss,
-    which are kept; None if nothing was reported.
+    validation loss, after best_step updates. tested: after the last step, or of the run that was
+    trained anew on all examples; empty unless the settings say `test`. kept_step: the updates
+    behind the weights of the lowest smoothed training loss, which are kept; None if nothing was
+    reported. n_params: trained parameters of the model.
     """
 
     n_steps: int
@@ -61,6 +63,13 @@ class Summary:
     tested: dict[str, float]
     kept_step: int | None
     ended: str
+    n_params: int = 0
+    was_stopped_early: bool = False
+
+    @property
+    def result(self) -> float:
+        """What a trial returns: the last validation loss; of a run stopped early the lowest."""
+        return (self.best if self.was_stopped_early else self.final)["val_loss"]
 
     @property
     def conclusion(self) -> str:
@@ -73,7 +82,7 @@ class Summary:
             f"best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  "
             f"best weights kept from step {self.kept_step}  "
             f"{self.n_steps} steps, {self.examples} examples in {self.seconds:.1f} s "
-            f"({self.steps_per_s:.0f} steps/s)"
+            f"({self.steps_per_s:.0f} steps/s), {self.n_params:,} parameters"
         )
 
 
@@ -105,6 +114,7 @@ class Course:
     measured: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     earlier: InitVar[Mapping[str, Any] | None] = None
+    early: EarlyState = field(default_factory=EarlyState)
     _plateau: Any = None  # the state of a schedule that looks at the loss
     _first_step: int = field(init=False)  # of this process
 
@@ -117,6 +127,7 @@ class Course:
             for name in _STATE:
                 setattr(self, name, earlier[name])
             self.rates = earlier["rates"].numpy()
+            self.early = EarlyState(**earlier["early"])
             if self._plateau is not None:
                 self._plateau = type(self._plateau)(**earlier["plateau"])
             if len(self.rates) != self.run.n_steps:  # it is extended
@@ -130,6 +141,11 @@ class Course:
     def is_over(self) -> bool:
         """Whether no update is left to make."""
         return self.step >= self.run.n_steps or self.ended != "done"
+
+    @property
+    def is_on_all(self) -> bool:
+        """Whether the next update is on training and validation examples together."""
+        return self.early.stopped_step is not None
 
     @property
     def size(self) -> int:
@@ -216,6 +232,7 @@ class Course:
             if measured["val_loss"] < self.best["val_loss"]:
                 self.best, self.best_step = self.measured, self.step
             self.hooks.tell(self._line(lr, metrics))
+            self.early = self.run.early_stop.next(self.early, self.step, measured)
             if isinstance(self.run.schedule, LossDriven):
                 self._plateau = self.run.schedule.next(
                     self._plateau, _watched(self.run.schedule.watch, measured)
@@ -235,6 +252,8 @@ class Course:
             self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}"
         elif self.hooks.should_stop():
             self.ended = f"stopped by the sweep at step {self.step}"
+        elif (why := self.run.early_stop.ended(self.early, self.step)) is not None:
+            self.ended = why
         return intervention
 
     def comply(self, intervention: Intervention, kept_step: int | None) -> None:
@@ -258,11 +277,17 @@ class Course:
         return {name: getattr(self, name) for name in _STATE} | {
             "seconds": self.seconds + seconds,
             "rates": torch.from_numpy(self.rates),
+            "early": asdict(self.early),
             "plateau": None if self._plateau is None else asdict(self._plateau),
         }
 
     def summary(
-        self, seconds: float, final: dict[str, float], tested: dict[str, float], kept: int | None
+        self,
+        seconds: float,
+        final: dict[str, float],
+        tested: dict[str, float],
+        kept: int | None,
+        n_params: int,
     ) -> Summary:
         """How the run ended. seconds: of this process."""
         return Summary(
@@ -276,6 +301,8 @@ class Course:
             tested,
             kept,
             self.ended,
+            n_params,
+            self.early.stopped_step is not None and self.run.early_stop.then != "continue",
         )
 
     @property

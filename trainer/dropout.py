@@ -11,9 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KEY", "StreamDropout", "hashed_uniform", "own_streams", "set_streams", "streams"]
+__all__ = [
+    "AUGMENTATION",
+    "KEY",
+    "StreamDropout",
+    "hashed_uniform",
+    "own_streams",
+    "set_streams",
+    "streams",
+]
 
 KEY = "stream_key"
+AUGMENTATION = 2**30  # the layer whose stream augments examples, beyond those of dropouts
 
 
 class StreamDropout(nn.Module):

@@ -17,6 +17,7 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.build import build
 from iolaus.trainer.clipping import Clipping
 from iolaus.trainer.data import Splits, check_buffer
+from iolaus.trainer.early_stopping import EarlyStopping
 from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of, stretched
 from iolaus.trainer.optim import OptimSettings
 from iolaus.trainer.schedules import Schedule
@@ -47,11 +48,14 @@ class LossSettings:
     """How the losses of a batch's examples become the one number whose gradient is taken.
 
     reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is
-    below (Ishida et al., arXiv 2002.08709); None for no flooding.
+    below (Ishida et al., arXiv 2002.08709); None for no flooding. l1: so many times the sum of the
+    absolute values of all weights of two or more dimensions is added (Tibshirani, JRSS B 58, 1996);
+    reported losses are without it.
     """
 
     reduction: str = "mean"
     flood: float | None = None
+    l1: float = 0.0
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
@@ -60,6 +64,8 @@ class LossSettings:
             raise ValueError(
                 f"loss.flood must be from 0 up, or null for no flooding; got {self.flood}"
             )
+        if not 0 <= self.l1 < math.inf:
+            raise ValueError(f"loss.l1 must be finite and from 0 up; got {self.l1}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +120,7 @@ class Settings:
     norms_each_step_until: int
     eval_every: int
     test: bool
+    early_stop: EarlyStopping
     checkpoint: CheckpointSettings
     resume: Path | None
     node: Mapping[str, Any]
@@ -193,6 +200,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         norms_each_step_until=node["norms_each_step_until"],
         eval_every=node["eval_every"],
         test=bool(node["test"]),
+        early_stop=EarlyStopping(**node["early_stop"]),
         checkpoint=CheckpointSettings(**node["checkpoint"]),
         # What "auto" means, the run's own folder, is known to those who give it one.
         resume=None if node["resume"] in (None, "auto") else Path(str(node["resume"])),
