@@ -228,6 +228,7 @@ class Course:
             metrics |= {"lr": lr, "examples": self.examples}
         metrics |= measured
         if measured:
+            metrics["epoch"] = self.examples / len(self.run.splits.train)
             self.measured = dict(measured)
             if measured["val_loss"] < self.best["val_loss"]:
                 self.best, self.best_step = self.measured, self.step

@@ -108,8 +108,8 @@ class EarlyStopping:
             return None
         if self.then == "continue":
             return (
-                f"stopped early at step {step}: after step {state.stopped_step} it went on with all "
-                f"examples, and val_loss is below {state.stopped_loss:.4g}, its value there"
+                f"stopped early at step {step}: after step {state.stopped_step} it went on with "
+                f"all examples, and val_loss is below {state.stopped_loss:.4g}, its value there"
             )
         return (
             f"stopped early at step {step}: {self.watch} was best at step {state.best_step}, and "

@@ -228,7 +228,7 @@ def again_on_all(run: Settings, course: Course) -> Settings | None:
 def retrained(
     run: Settings, tell: Callable[[str], None], should_stop: Callable[[], bool], keep: Path | None
 ) -> dict[str, float]:
-    """Train the run of `again_on_all`, which is reported to nobody; the measures on the test set."""
+    """Train the run of `again_on_all`, unreported; returns its measures on the test set."""
     tell(f"training anew on all {len(run.splits.train):,} examples, for {run.n_steps:,} steps")
     nothing = Hooks(report=lambda *_, **__: None, plan=lambda *_: None)
     summary = train(

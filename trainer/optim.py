@@ -26,8 +26,8 @@ class OptimSettings:
     """What conf/optim/ says.
 
     kind: sgd, adam, adamw or rmsprop. lr: the top rate, which the schedule shapes. settings: the
-    optimizer's own, under torch's names (momentum, nesterov, eps ...), but for Adam's betas, which are two
-    settings, beta1 and beta2.
+    optimizer's own, under torch's names (momentum, nesterov, eps ...), but for Adam's betas, which
+    are two settings, beta1 and beta2.
     weight_decay: for weights of two or more dimensions; for biases and norms too with
     decay_vectors.
     groups: mappings {params, lr_scale, weight_decay}: parameters whose name matches the pattern
