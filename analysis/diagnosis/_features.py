@@ -154,9 +154,10 @@ class Features:
 
     @property
     def is_spent(self) -> bool:
-        """Whether the learning rate is as good as gone before half of the run."""
+        """Whether the learning rate is as good as gone before half of the run, and stays so."""
         half = self.before + 0.5 * max(self.elapsed(self.n_steps), 1.0)
-        return self.rate_share(half) < SPENT_SHARE
+        steps = self.rates[0] if self.rates is not None else np.empty(0)
+        return all(self.rate_share(step) < SPENT_SHARE for step in (half, *steps[steps > half]))
 
     @property
     def noise(self) -> float:

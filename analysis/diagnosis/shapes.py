@@ -333,7 +333,8 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
         f"flat at {features.own(s.level):.4g} since step {since:.0f} of {features.n_steps}, noise "
         f"{features.noise:.2g}"
     )
-    if features.fall <= HARDLY * features.room or features.room <= 4 * features.noise:
+    is_high = features.fall <= HARDLY * features.room or features.room <= 4 * features.noise
+    if is_high and not features.has_a_floor:
         return Diagnosis("underfitting", f"{at}: {_hardly(features)}", since)
     share = features.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
@@ -346,7 +347,7 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
             f"{at}, above validation at {val:.4g}: what is left is in its examples",
             since,
         )
-    if not math.isnan(features.lowest) and left <= max(NEAR * features.room, 2 * s.noise):
+    if not math.isnan(features.lowest) and left <= max(NEAR * features.room, 2 * features.noise):
         place = (
             f"{left:.2g} {_way('above', features.sign)} the {_way('lowest', features.sign)} of the "
             "sweep"

@@ -181,8 +181,8 @@ def test_validation_that_climbs_while_training_falls_is_overfitting():
 
 @pytest.mark.parametrize("peak", [0.25, 0.58])
 def test_nothing_left_to_learn_is_no_convergence_where_validation_climbs(peak):
-    """Training at 4e-5 and validation that climbs from its best: overfitting, also by much less than
-    the way that training fell.
+    """Training at 4e-5 and validation that climbs from its best: overfitting, also by much less
+    than the way that training fell.
     """
     training = 2.3 * np.exp(-12 * U) + 4e-5
     validation = 2.3 * np.exp(-30 * U) + 0.5 * peak * (1 + U) + 0.1 * NOISE
