@@ -213,9 +213,16 @@ class Features:
 
     @property
     def swings_with_epochs(self) -> bool:
-        """Whether the loss goes up and down once in each pass through the training examples."""
+        """Whether the loss goes up and down once in each pass through the training examples.
+
+        As near as reports, which lie apart, can tell.
+        """
         period = self.signals.period_steps if self.signals is not None else None
-        return period is not None and abs(period / self.epoch_steps - 1) <= EPOCH_NEAR
+        if period is None or math.isnan(self.epoch_steps):
+            return False
+        gap = float(np.median(np.diff(self.steps)))
+        near = max(EPOCH_NEAR * self.epoch_steps, min(gap, 2 * EPOCH_NEAR * self.epoch_steps))
+        return abs(period - self.epoch_steps) <= near
 
     def own(self, loss: float) -> float:
         """A level or slope of the training loss as its metric has it; 0 has no sign."""
