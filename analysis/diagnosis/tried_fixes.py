@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -39,8 +41,10 @@ def tried_fixes(sweep: Sweep, diagnosis: pd.DataFrame) -> pd.DataFrame:
 
 def fixed_settings(trials: pd.DataFrame) -> dict[int, int]:
     """The first trial of each setting that is a suggested fix, and the trial it would fix."""
-    known = trials["fix_of"].dropna() if "fix_of" in trials else pd.Series(dtype=float)
-    return {int(str(number)): int(of) for number, of in known.items()}
+    if "fix_of" not in trials:
+        return {}
+    known = trials["fix_of"].dropna().astype(int)
+    return dict(zip(known.index.tolist(), known.tolist(), strict=True))
 
 
 def _row(sweep: Sweep, diagnosis: pd.DataFrame, number: int, of: int) -> tuple[object, ...]:
@@ -71,11 +75,11 @@ def _row(sweep: Sweep, diagnosis: pd.DataFrame, number: int, of: int) -> tuple[o
     )
 
 
-def _same(one: object, other: object) -> bool:
+def _same(one: Any, other: Any) -> bool:
     return bool(one == other or (pd.isna(one) and pd.isna(other)))
 
 
-def _text(value: object) -> str:
+def _text(value: Any) -> str:
     return "unset" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
