@@ -21,6 +21,8 @@ from iolaus.sweeps.types import SPENT_SHARE
 __all__ = ["HARDLY", "Array", "Explosion", "Features", "explosion", "gather", "loss_metrics"]
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from iolaus.analysis.data.sweep import Sweep
 
 Array = NDArray[np.float64]
@@ -68,6 +70,18 @@ class Explosion:
     dead_since: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NotFinite:
+    """The loss term whose gradient was not finite, as the trainer reports it.
+
+    parameter: the first in which it was, in the backward pass.
+    """
+
+    step: int
+    term: str
+    parameter: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """One trial, as far as it is known.
@@ -101,6 +115,7 @@ class Features:
     validation_start: float = math.nan
     loss_then: float = math.nan
     explosion: Explosion | None = None
+    not_finite: NotFinite | None = None
     rates: Curve | None = None
     epoch_steps: float = math.nan
     clipped: float = math.nan
@@ -380,15 +395,27 @@ def gather(sweep: Sweep) -> dict[int, Features]:
     ):
         for trial, curve in curves_of(sweep.curves, metric).items():
             norms.setdefault(trial, {})[metric.partition("/")[2]] = curve
+    terms = _not_finite(sweep.curves)
     plans = {number: (line[:, 0], line[:, 1]) for number, line in planned_rates(sweep).items()}
     rates, clipped = {**plans, **curves_of(sweep.curves, "lr")}, curves_of(sweep.curves, "clipped")
     epochs = curves_of(sweep.curves, "epoch")
     return {
-        int(number): _features(
-            int(number), row, training, validation, floor, norms, rates, clipped, epochs
+        int(number): replace(
+            _features(int(number), row, training, validation, floor, norms, rates, clipped, epochs),
+            not_finite=terms.get(int(number)),
         )
         for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True)
     }
+
+
+def _not_finite(curves: pd.DataFrame) -> dict[int, NotFinite]:
+    """The first term of each trial that was reported as not_finite/TERM/PARAMETER."""
+    rows = curves[curves["metric"].str.startswith("not_finite/")].sort_values("step")
+    found: dict[int, NotFinite] = {}
+    for trial, step, metric in zip(rows["trial"], rows["step"], rows["metric"], strict=True):
+        _, term, parameter = str(metric).split("/", 2)
+        found.setdefault(int(trial), NotFinite(int(step), term, parameter))
+    return found
 
 
 def _features(

@@ -66,6 +66,11 @@ SHUFFLE = (
     "shuffle the training examples anew in each epoch: the loss swings with their order, not with "
     "the rate"
 )
+MASK = (
+    "mask what the loss term {term} must not see before the logarithm, division or softmax, not "
+    "after, or leave the term out (weight null): no rate helps, nor a weight of 0, since 0 times "
+    "NaN is NaN"
+)
 IF_NOT = "if it still does not move, look at the initial weights and the inputs"
 GOOD_SHARE = 0.25  # of the trials, best first, whose rates are good ones
 N_PEERS = 4  # fewer other trials say nothing about rates
@@ -224,6 +229,8 @@ def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) ->
     match diagnosis.shape:
         case "died" if features.never_alive:
             return Fix({}, INITIAL_WEIGHTS)
+        case "exploded" if features.not_finite is not None:
+            return Fix({}, MASK.format(term=features.not_finite.term))
         case "exploded" | "died":
             return _calmer(features, keys)
         case "underfitting" if _never_began(features, keys):

@@ -218,6 +218,12 @@ def _is_sudden(losses: NDArray[np.float64], lowest: NDArray[np.float64], at: int
 
 def _first_gradient(features: Features, step: float) -> tuple[str, str]:
     """(words, parameter) of the gradient that exploded before a loss did; empty if none did."""
+    if (n := features.not_finite) is not None and n.step <= step:
+        words = (
+            f"; the gradient of the loss term {n.term} is not finite at step {n.step}, first that "
+            f"of {n.parameter} in the backward pass"
+        )
+        return words, n.parameter
     e = features.explosion
     if e is None or not e.parameter or e.step > step:
         return "", ""

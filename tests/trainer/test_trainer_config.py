@@ -30,7 +30,7 @@ def test_every_config_of_a_group_makes_a_run(
     assert len(choices(group)) >= 2
     for choice in choices(group):
         own = [f"task.folder={image_folder}"] if choice == "images" else []
-        assert read(compose(f"{group}={choice}", *own)).n_steps == 1000, choice
+        assert read(compose(f"{group}={choice}", "steps=1000", *own)).n_steps == 1000, choice
 
 
 @pytest.mark.parametrize("schedule", choices("schedule"))

@@ -187,6 +187,8 @@ class _Room:
             run.loss.flood is None,
             run.loss.l1 == 0,
             run.early_stop.needs_other_data,
+            not run.loss.terms,
+            run.deterministic,
         )
         if self.why_alone:
             raise NotInLanesError(self.why_alone)
