@@ -380,6 +380,8 @@ def _lower_late(features: Features, keys: ConfigKeys) -> Fix:
 
     Where the rate decays so far already, a lower rate.
     """
+    if features.warms_up:  # there is no decay yet that could be a faster one
+        return _other_rate(keys, up=False)
     words = "lower the rate late in the run: a faster decay"
     if keys.has_trainer and keys.choices.get("schedule") == "constant":
         return Fix({"schedule": "cosine"}, words)

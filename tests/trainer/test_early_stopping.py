@@ -78,7 +78,9 @@ def test_a_run_that_is_stopped_returns_its_lowest_validation_loss(compose: Compo
     assert trained(compose(*OVERFITS, "early_stop.patience=null"))[0].ended == "done"
 
 
-@pytest.mark.parametrize("then", ["retrain_steps", "retrain_epochs"])
+@pytest.mark.parametrize(
+    "then", ["retrain_steps", pytest.param("retrain_epochs", marks=pytest.mark.slow)]
+)
 def test_it_trains_anew_on_all_examples(compose: Compose, tmp_path: Path, then: str) -> None:
     """From new weights, for as many steps or epochs as the best took, on training and validation
     examples; the result stays that of the run that was stopped.

@@ -117,6 +117,15 @@ def test_no_fix_turns_a_setting_that_the_run_does_not_use():
     assert config_keys(choices={}, clip__threshold=1.0).key("threshold") == "clip.threshold"
 
 
+def test_a_rate_that_still_rises_is_lowered_itself():
+    """Where the warm-up outlasts the run no other schedule would be seen: the rate is lowered."""
+    rising = {"rates": (STEPS, 1e-3 * STEPS)}
+    for shape in ("fast_then_flat", "oscillating", "rebound"):
+        known = config_keys(choices={"schedule": "constant"}, optim__lr=2.0)
+        assert fixed(shape, known, **rising) == {"optim.lr": 0.2}
+        assert fixed(shape, known) == {"schedule": "cosine"}
+
+
 def test_one_that_never_moved_is_looked_at():
     """Flat at the start at a rate that others learn with it is not the rate; alone it may be."""
     still = features(np.full(100, 1.0))
