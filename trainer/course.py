@@ -91,7 +91,7 @@ class Summary:
 
 
 # What of a course is a plain value that a checkpoint keeps as it is.
-_STATE = ("step", "examples", "lr_factor", "best", "best_step", "seconds")
+_STATE = ("step", "examples", "lr_factor", "best", "best_step", "seconds", "running_loss")
 
 
 @dataclass(slots=True)
@@ -102,8 +102,9 @@ class Course:
     interventions have made of the scheduled rate. ended: "done", or why the run ended before its
     last step. rates: of every step, [n_steps], with the interventions from the steps on at which
     they were taken, as far as they are known: a schedule that looks at the loss makes new ones at
-    each evaluation. seconds: of training in earlier processes. blame: the loss term whose gradient
-    was not finite, if one has been found. earlier: what `state_dict` gave in
+    each evaluation. seconds: of training in earlier processes. running_loss: of
+    `LossSettings.running`, at the last report. blame: the loss term whose gradient was not finite,
+    if one has been found. earlier: what `state_dict` gave in
     the process that the run goes on from.
     """
 
@@ -119,6 +120,7 @@ class Course:
     measured: dict[str, float] = field(default_factory=dict)
     tested: dict[str, float] = field(default_factory=dict)  # at best_step, if at all
     seconds: float = 0.0
+    running_loss: float | None = None
     blame: Blame | None = None
     earlier: InitVar[Mapping[str, Any] | None] = None
     early: EarlyState = field(default_factory=EarlyState)
@@ -132,7 +134,7 @@ class Course:
         self.rates = self._planned()
         if earlier is not None:
             for name in _STATE:
-                setattr(self, name, earlier[name])
+                setattr(self, name, earlier.get(name, getattr(self, name)))
             self.tested = dict(earlier.get("tested", {}))
             self.rates = earlier["rates"].numpy()
             self.early = EarlyState(**earlier["early"])
@@ -154,6 +156,11 @@ class Course:
     def is_on_all(self) -> bool:
         """Whether the next update is on training and validation examples together."""
         return self.early.stopped_step is not None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the last update has been made."""
+        return self.step == self.run.n_steps
 
     @property
     def size(self) -> int:
@@ -186,7 +193,7 @@ class Course:
     @property
     def reports(self) -> bool:
         """Whether what was measured since the last report is due after this many updates."""
-        return self._is_last or self.run.report_every.is_due(self.step)
+        return self.is_last or self.run.report_every.is_due(self.step)
 
     @property
     def reports_norms(self) -> bool:
@@ -196,7 +203,7 @@ class Course:
     @property
     def evaluates(self) -> bool:
         """Whether an evaluation is due after this many updates."""
-        return self._is_last or self.run.eval_every.is_due(self.step)
+        return self.is_last or self.run.eval_every.is_due(self.step)
 
     @property
     def pauses(self) -> bool:
@@ -233,6 +240,9 @@ class Course:
         if self.reports:
             loss, clipped = window[:, :2].mean(axis=0).tolist()
             metrics = {"loss": loss, "clipped": clipped}
+            self.running_loss = self.run.loss.running(self.running_loss, window[:, 0].tolist())
+            if self.running_loss is not None:
+                metrics["running_loss"] = self.running_loss
         if self.reports_norms:
             n_since = max(1, self.step - self.run.norms_each_step_until)
             norms = window[-n_since:, 2 : 3 + len(names)].max(axis=0).tolist()
@@ -319,10 +329,6 @@ class Course:
             n_params,
             self.early.stopped_step is not None and self.run.early_stop.then != "continue",
         )
-
-    @property
-    def _is_last(self) -> bool:
-        return self.step == self.run.n_steps
 
     def _terms(self, window: NDArray[np.float64]) -> dict[str, float]:
         """The mean of each extra term since it is in, [n, n_terms] in; in every so many reports."""

@@ -229,7 +229,7 @@ def in_steps(
             return tuple(convert(name, inner) for inner in value)
         if name == "warmup_steps":
             return warmup
-        if name.endswith("_steps"):
+        if name.endswith("_steps") and name != "stage_steps":  # it says what steps are counted from
             own_unit = str(value).strip().partition(" ")[2].strip() or unit
             factor = 1 if own_unit in ("run", "rest") else stretch  # shares stretch by themselves
             return rounded(factor * steps_of(value, unit, sizes, n_train, n_all, n_rest))

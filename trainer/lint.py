@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.types import SPENT_SHARE, Finding
+from iolaus.sweeps.types import Finding, spent_below
 from iolaus.trainer.checkpoint import state_to_resume
 from iolaus.trainer.course import planned_rates
 from iolaus.trainer.data import epoch_order, longest_run
@@ -144,14 +144,14 @@ def flat(view: Preview) -> Finding | None:
 
 
 def spent(view: Preview) -> Finding | None:
-    """A rate that has all but gone before half the run."""
-    peak = float(view.rates.max())
-    step = view.lasting(view.rates < SPENT_SHARE * peak)
+    """A rate that has all but gone, or come down to a low floor, before half the run."""
+    peak, low = float(view.rates.max()), spent_below(view.rates.tolist())
+    step = view.lasting(view.rates < low)
     if peak == 0 or step >= view.n_steps / 2:
         return None
     sentence = (
-        f"the rate is spent early: below {SPENT_SHARE:.0%} of its peak {peak:.3g} from step {step} "
-        f"of {view.n_steps} on; make the decay slower, or the run shorter"
+        f"the rate is spent early: below {low:.3g}, of its peak {peak:.3g}, from step {step} of "
+        f"{view.n_steps} on; make the decay slower, or the run shorter"
     )
     return Finding("spent", step, sentence, amount=0.5 - step / view.n_steps)
 

@@ -52,6 +52,7 @@ __all__ = [
     "float_type",
     "kept_on_disk",
     "measured_of",
+    "scores",
     "seeded",
     "start",
     "train",
@@ -137,11 +138,11 @@ def train(
     reported; None for none. Reported at step n is what n updates have led to:
     every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of
-    the last step, `examples` seen, and `term/NAME` of the loss's extra terms
-    (`iolaus.trainer.terms`), raw; up to norms_each_step_until the norms of each step, after it;
-    every eval_every steps and at the end `val_loss`, `val_accuracy` and the task's other measures;
-    after the last step its scores, such as `val_bleu`, and those of the test set if the settings
-    say `test`. Raises optuna.TrialPruned out of report.
+    the last step, `examples` seen, `running_loss` where asked for, and `term/NAME` of the loss's
+    extra terms (`iolaus.trainer.terms`), raw; up to norms_each_step_until the norms of each step,
+    after it; every eval_every steps and at the end `val_loss`, `val_accuracy` and the task's other
+    measures; after the last step its scores, such as `val_bleu`, and those of the test set if the
+    settings say `test`. Raises optuna.TrialPruned out of report.
     """
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -198,7 +199,7 @@ def train(
             course.advance()
             if course.pauses:
                 measured = evaluate(run, state.model, val_set) if course.evaluates else {}
-                if course.step == run.n_steps:
+                if course.is_last:
                     measured |= scores(run, state.model, val_set, test_set)
                 metrics = begun | course.row(measured_of(window, earlier), names, measured)
                 begun = {}

@@ -59,12 +59,17 @@ class LossSettings:
     reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is
     below (Ishida et al., arXiv 2002.08709); None for no flooding. l1: so many times the sum of the
     absolute values of all weights of two or more dimensions is added (Tibshirani, JRSS B 58, 1996);
-    reported losses are without it. terms: the extra terms that are not left out, by name.
+    reported losses are without it. running_decay: report
+    `running_loss` too, in which what came before counts so much at each step (TextSum: 0.999), at
+    most running_cap (TextSum: 12); None for neither. terms: the extra terms that are not left out,
+    by name.
     """
 
     reduction: str = "mean"
     flood: float | None = None
     l1: float = 0.0
+    running_decay: float | None = None
+    running_cap: float | None = None
     terms: Mapping[str, TermSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,6 +81,31 @@ class LossSettings:
             )
         if not 0 <= self.l1 < math.inf:
             raise ValueError(f"loss.l1 must be finite and from 0 up; got {self.l1}")
+        if self.running_decay is not None and not 0 <= self.running_decay < 1:
+            raise ValueError(
+                "loss.running_decay must be from 0 up and below 1, or null for no running loss; "
+                f"got {self.running_decay}"
+            )
+        if self.running_cap is not None and not self.running_cap > 0:
+            raise ValueError(
+                f"loss.running_cap must be above 0, or null for none; got {self.running_cap}"
+            )
+
+    def running(self, before: float | None, losses: Sequence[float]) -> float | None:
+        """The running loss after these steps' losses; None if it is not asked for.
+
+        before: the same before them, None at the beginning, which is the first loss. A loss that
+        is not finite leaves it NaN or at the cap. Source: `_RunningAvgLoss` of TensorFlow's TextSum
+        (seq2seq_attention.py).
+        """
+        if self.running_decay is None:
+            return None
+        average = before
+        for loss in losses:
+            decay = self.running_decay
+            average = decay * average + (1 - decay) * loss if average else loss
+            average = average if self.running_cap is None else min(average, self.running_cap)
+        return average
 
 
 @dataclass(frozen=True, kw_only=True)

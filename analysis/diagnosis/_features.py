@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from iolaus.analysis.data.curves import Curve, curves_of, planned_rates
 from iolaus.sweeps.signals import N_LEVEL, Signals, signals, smooth, thin
-from iolaus.sweeps.types import SPENT_SHARE
+from iolaus.sweeps.types import spent_below
 
 __all__ = ["HARDLY", "Array", "Explosion", "Features", "explosion", "gather", "loss_metrics"]
 
@@ -172,7 +172,7 @@ class Features:
         """Whether the learning rate is as good as gone before half of the run, and stays so."""
         half = self.before + 0.5 * max(self.elapsed(self.n_steps), 1.0)
         steps = self.rates[0] if self.rates is not None else np.empty(0)
-        return all(self.rate_share(step) < SPENT_SHARE for step in (half, *steps[steps > half]))
+        return all(map(self.spent_at, (half, *steps[steps > half])))
 
     @property
     def noise(self) -> float:
@@ -242,6 +242,14 @@ class Features:
     def own(self, loss: float) -> float:
         """A level or slope of the training loss as its metric has it; 0 has no sign."""
         return self.sign * loss + 0.0
+
+    def spent_at(self, step: float) -> bool:
+        """Whether the learning rate is as good as gone at a step; False if unknown."""
+        share = self.rate_share(step)
+        if self.rates is None or math.isnan(share):
+            return False
+        values = self.rates[1]
+        return share * float(values.max()) < spent_below(values.tolist())
 
     def rate_share(self, step: float) -> float:
         """The learning rate at a step as a share of its highest; NaN if unknown."""
@@ -484,13 +492,19 @@ def _is_high(steps: Array, values: Array, start: float, lowest: float) -> bool:
     return not end < first - HARDLY * (first - float(np.fmin(lowest, best)))
 
 
+OBJECTIVE = "val_objective"  # the training loss, of the validation examples
+
+
 def loss_metrics(sweep: Sweep) -> tuple[str, str | None]:
     """The names of (training loss, validation loss); the second is None if there is none.
 
     The watched metric is one of the two, by its name; the other is sought among `loss`,
-    `train_loss`, or `val_loss` and its like.
+    `train_loss`, or `val_loss` and its like; `val_objective`, where it is reported, says what of
+    the validation compares with `loss`.
     """
     known = list(sweep.curves["metric"].unique())
+    if sweep.metric in ("loss", "val_loss") and {"loss", OBJECTIVE} <= set(known):
+        return "loss", OBJECTIVE
     if _is_validation(sweep.metric):
         training = next(
             (name for name in ("loss", "train_loss", "training_loss") if name in known), None

@@ -16,7 +16,6 @@ import numpy as np
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import Features
 from iolaus.analysis.diagnosis.shapes import Diagnosis
-from iolaus.sweeps.types import SPENT_SHARE
 
 __all__ = ["NO_FIX", "ConfigKeys", "Fix", "all_config_keys", "as_text", "suggested_fix"]
 
@@ -250,7 +249,7 @@ def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) ->
             if features.is_spent:
                 return _slower_decay(features, keys)
             # Flat since the rate has gone to nothing, as it should by the end: too little was done.
-            went_out = features.rate_share(diagnosis.since) < SPENT_SHARE
+            went_out = features.spent_at(diagnosis.since)
             return (
                 _other_rate(keys, up=True)
                 if keys.towards_good > LEAST or went_out

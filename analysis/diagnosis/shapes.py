@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from iolaus.analysis.diagnosis._features import HARDLY, Features
 from iolaus.sweeps.signals import N_TAIL, Signals, log_time, smooth
-from iolaus.sweeps.types import SPENT_SHARE
 
 __all__ = ["SHAPES", "STALLED_SHAPES", "WELL", "Diagnosis", "diagnose_curve", "shape_name"]
 
@@ -359,7 +358,7 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
             "sweep"
         )
         return Diagnosis("converged", f"{at}, {place}", since)
-    if is_early and (not share < SPENT_SHARE or features.is_spent):
+    if is_early and (not features.spent_at(since) or features.is_spent):
         return Diagnosis("fast_then_flat", f"{at}{rate}", since)
     if math.isnan(features.lowest) and not features.is_spent:
         return Diagnosis("converged", at, since)

@@ -351,6 +351,7 @@ def diagnose(
     as_json: AsJson = False,
 ) -> None:
     """The shape of each trial's loss, why, and what to do about it."""
+    from iolaus.analysis.diagnosis.decays import decays
     from iolaus.analysis.diagnosis.diagnose import diagnose as diagnosed
     from iolaus.analysis.diagnosis.explosions import explosions
     from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
@@ -369,6 +370,7 @@ def diagnose(
     if not as_json:
         found = (
             lint_sentences(sweep.findings),
+            decays(sweep).sentences,
             explosions(sweep).sentences,
             clipping_sentences(sweep),
         )

@@ -45,6 +45,23 @@ AS_PUBLISHED = (
             ("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=50"),
             {"spent": 420},
         ),
+        (
+            # The floor of TextSum is 6.7 % of its rate, which 0.7 / 20 reaches at step 152.
+            (
+                *("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=20"),
+                *("optim.lr=0.15", "schedule.min_lr=0.01"),
+            ),
+            {"spent": 123},
+        ),
+        (
+            # A floor of 30 % is no end of training.
+            (
+                *("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=20"),
+                *("optim.lr=0.15", "schedule.min_lr=0.045"),
+            ),
+            {},
+        ),
+        (("schedule=multistep", "schedule.milestone_steps=[300]"), {}),
         (("schedule=polynomial", "schedule.decay_steps=800"), {"zero": 800}),
         (("schedule=polynomial", "schedule.decay_steps=200"), {"spent": 191, "zero": 200}),
         (("schedule=polynomial", "schedule.decay_steps=800", "schedule.min_lr=1e-3"), {}),

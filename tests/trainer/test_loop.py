@@ -152,6 +152,28 @@ def test_reports_hold_the_window_since_the_last_report(compose: Compose) -> None
     assert 0 < sum(column(sparse, "clipped")) < 3
 
 
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_the_running_loss_is_textsums(compose: Compose, cap: float | None) -> None:
+    """At each report it is what `_RunningAvgLoss` has made of the losses of all steps so far: the
+    first one, then `decay * average + (1 - decay) * loss`, each time cut at the cap.
+    """
+    common = (*SMALL, "steps=25", "optim.lr=0.01")
+    dense = trained(compose(*common))[1]
+    asked = (f"loss.running_cap={'null' if cap is None else cap}", "loss.running_decay=0.9")
+    sparse = trained(compose(*common, *asked, "report_every=10"))[1]
+    average, expected = 0.0, {}
+    for report in dense:
+        average = report["loss"] if average == 0 else average * 0.9 + (1 - 0.9) * report["loss"]
+        average = average if cap is None else min(average, cap)
+        expected[report["step"]] = average
+    assert column(sparse, "running_loss") == pytest.approx(
+        [expected[step] for step in (10, 20, 25)], rel=1e-6
+    )
+    assert "running_loss" not in dense[0]
+    with pytest.raises(BadInputError, match=r"loss\.running_decay must be from 0 up and below 1"):
+        read(compose("loss.running_decay=1"))
+
+
 def test_norms_are_reported_at_each_step_as_long_as_asked(compose: Compose) -> None:
     """Up to norms_each_step_until the norms are those of dense reports, then the largest since the
     last; loss and clipped come as if nobody had asked.

@@ -24,8 +24,9 @@ from iolaus.trainer.lanes._rules import own_settings
 from iolaus.trainer.lanes._stack import Stack
 from iolaus.trainer.lanes._stepper import Stepper
 from iolaus.trainer.lanes.kind import Kind
-from iolaus.trainer.loop import float_type
+from iolaus.trainer.loop import float_type, scores
 from iolaus.trainer.settings import Settings
+from iolaus.trainer.tasks.base import Task
 
 __all__ = ["Group"]
 
@@ -215,6 +216,8 @@ class Group:
                 continue
             window, measured = np.concatenate(run.window), block.measures.get(lane, {})
             try:
+                if run.course.is_last:
+                    measured |= self._scores(lane, block)
                 rows[lane] = run.course.row(window, self.stack.names, measured)
             except Exception as error:
                 self._leave(lane, error)
@@ -244,6 +247,15 @@ class Group:
         }
         means = self.stack.evaluate(rows["weights"], self.stack.buffers_of(rows), examples, split)
         return dict(zip(lanes, means, strict=True))
+
+    def _scores(self, lane: int, block: _Block) -> Metrics:
+        """The task's scores of the weights that the run in a lane has at its end."""
+        run = self._at(lane)
+        if type(run.run.task).scores is Task.scores:
+            return {}
+        state = block.ended[lane] if lane in block.ended else self.stack.snapshot(lane)
+        self.stack.read(state, run.n_updates, run.state.model, run.state.optimizer)
+        return scores(run.run, run.state.model, self._val, self._test_set)
 
     def _keep_best(self, rows: Mapping[int, Metrics], block: _Block) -> None:
         """Keep the weights of each run whose smoothed loss is the lowest so far.

@@ -68,7 +68,9 @@ class Task(ABC):
     def measures(self, model: nn.Module, batch: Examples) -> dict[str, Tensor]:
         """What validation reports, name -> [n_examples].
 
-        "loss" must be among them, and is what a trial returns.
+        "loss" must be among them, and is what a trial returns. Where it is another thing than the
+        training loss (over all words, not a sample of them), "objective" is that of the validation
+        examples: the two are compared.
         """
 
     def term_names(self, _cfg: Mapping[str, Any]) -> tuple[str, ...]:
