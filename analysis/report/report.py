@@ -22,6 +22,7 @@ from iolaus.analysis.diagnosis.explosions import explosions
 from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
+from iolaus.analysis.diagnosis.tried_fixes import tried_fixes, tried_sentences
 from iolaus.analysis.figures.map import N_CHOICES
 from iolaus.analysis.importance import CHANCE, importance, in_words, interactions, shares
 from iolaus.analysis.ranking.level import objective_source
@@ -109,6 +110,7 @@ def report(
         _curves(sweep, ranking, diagnosis),
         _ranking(sweep, ranking),
         _shapes(sweep, diagnosis),
+        _tried(sweep, ranking, diagnosis),
         _next(sweep, diagnosis),
         _parameters(sweep, ranking, diagnosis),
         _schedules(sweep, ranking, diagnosis),
@@ -270,6 +272,11 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     )
     blocks: list[Block] = [picture] if lines_of(sweep, sweep.metric) else []
     blocks += [Table("How the trials converged", summary)]
+    key = figures.choice_to_show(sweep)
+    if key is not None:
+        draw = lambda figure: figures.draw_shapes_by(figure.subplots(), sweep, diagnosis, key)  # noqa: E731
+        height = 1.5 + 0.28 * sweep.trials[f"params.{key}"].nunique()
+        blocks.append(Picture("shapes_by", f"Which shapes each {key} led to.", draw, (7.5, height)))
     where = shares(sweep, diagnosis)["sentence"].tolist()
     blocks += (
         ["Where in the search space (the best rule of one or two parameters for each shape):"]
@@ -288,6 +295,28 @@ def _counted(advice: pd.Series) -> str:
     counts = advice[advice != ""].value_counts()
     return "; ".join(
         f"{text} ({n})" if len(counts) > 1 else str(text) for text, n in counts.items()
+    )
+
+
+def _tried(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
+    tried = tried_fixes(sweep, diagnosis)
+    if tried.empty:
+        return Section("Fixes that were run", [])
+    draw = lambda figure: figures.draw_fixes(figure.subplots(), tried, ranking.of)  # noqa: E731
+    picture = Picture(
+        "fixes",
+        "The mean objective of each setting with a problem, and of the same with its fix.",
+        draw,
+        (8.0, 1.3 + 0.28 * len(tried)),
+    )
+    shown = tried.drop(columns="is_better").rename(columns={"low": "95 % low", "high": "95 % high"})
+    return Section(
+        "Fixes that were run",
+        [
+            Items(tried_sentences(tried)),
+            picture,
+            Table("Each fix; intervals of after - before", shown),
+        ],
     )
 
 
