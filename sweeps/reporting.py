@@ -79,13 +79,15 @@ HOLD_S = 30.0
 class Continued:
     """Where a trial goes on that was cut off.
 
-    step: of the checkpoint. first_step: from which on it reports again; what it reported before
-    counts. watched: of the watched metric until then.
+    step: of the checkpoint. first_step: of `rows`, its last reports before that, which count again;
+    of what else it reported, what came before them counts. watched: of the watched metric until
+    then.
     """
 
     step: int
     first_step: int
     watched: Watched
+    rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class Reporter:
         self._n_since_pause = 0  # reports without a checkpoint
         self._intervention: Intervention | None = None
         self._intervention_was_open = False
+        self._else_pause = False
         self._last_step = 0
         self._trial_folder: Path | None = None
         self._setting: Sequence[str] = ()
@@ -188,13 +191,14 @@ class Reporter:
             if self._verdict is None or (self._is_pause and not is_pause):
                 self._verdict, self._is_pause = verdict, is_pause
 
-    def offer(self, intervention: Intervention) -> None:
+    def offer(self, intervention: Intervention, is_pause: bool = False) -> None:
         """Have the trial try something instead of ending.
 
-        One that does not ask for it until its next report ends.
+        One that does not ask for it until its next report ends. is_pause: see `stop`.
         """
         with self._lock:
             self._intervention, self._intervention_was_open = intervention, False
+            self._else_pause = is_pause
 
     def intervention(self) -> Intervention | None:
         """What to try now, given out once.
@@ -296,7 +300,7 @@ class Reporter:
             ignored = self._intervention if self._intervention_was_open else None
             self._intervention_was_open = self._intervention is not None
         if ignored is not None:
-            self.stop(ignored.verdict)
+            self.stop(ignored.verdict, self._else_pause)
         if not math.isfinite(value):
             reason = f"{self._watched} became {value} at step {row.step}"
             self.stop(Verdict("diverged", row.step, reason, {self._watched: value}))
@@ -364,7 +368,7 @@ class Reporter:
         """Pass on where this trial's files are, and where it goes on, if it does.
 
         setting: its overrides, which its checkpoints keep. Its seconds go on from those of the
-        checkpoint, and its last reports are passed on again.
+        checkpoint, and its last reports before that are passed on again.
         """
         with self._lock:
             self._folder, self._trial_folder, self._setting = folder, Path(folder), setting
@@ -373,9 +377,8 @@ class Reporter:
                 first = rows[0].step if rows else checkpoint.step + 1
                 self._checkpoint, self._saves, self._is_news = checkpoint, True, True
                 self._kept = Kept(checkpoint.step, checkpoint.n_bytes)
-                self._continued = Continued(checkpoint.step, first, checkpoint.watched)
+                self._continued = Continued(checkpoint.step, first, checkpoint.watched, rows)
                 self._start_s = self._clock() - checkpoint.seconds
-                self._rows = [*rows, *self._rows]
                 self._recent.extend(rows)
                 self._watched_so_far = checkpoint.watched
                 self._first_step = checkpoint.watched.first_step

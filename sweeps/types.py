@@ -138,7 +138,7 @@ class Ending(StrEnum):
 
     COMPLETED = "completed"
     PRUNED = "pruned"  # a rule, or the task itself, ended it early; its verdict says why
-    DIVERGED = "diverged"  # the watched metric became NaN or infinite
+    DIVERGED = "diverged"  # the watched metric became NaN or infinite, or left its past for good
     INFEASIBLE = "infeasible"  # a lint of its config ruled it out before any compute
     DUPLICATE = "duplicate"  # the same setting had been run before; its result was taken over
     FAILED = "failed"  # an exception, an exit, a killed worker, no usable result

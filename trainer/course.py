@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import iolaus
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Intervention
+from iolaus.trainer.lengths import Every
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
 from iolaus.trainer.settings import Settings
@@ -47,9 +48,10 @@ class Summary:
     Measures are of the validation set and, if asked for, the test set; losses are per example.
     seconds: of training, in all processes that trained it, without the pauses between them.
     steps_per_s: of the last of these processes. final: after the last step. best: at the lowest
-    validation loss, after best_step updates. tested: after the last step, empty unless the settings
-    say `test`. kept_step: the updates behind the weights of the lowest smoothed training loss,
-    which are kept; None if nothing was reported.
+    validation loss, after best_step updates. tested: of these weights, empty unless the settings
+    say `test`; of the last ones where none has been validated since they did. kept_step: the
+    updates behind the weights of the lowest smoothed training loss, which are kept; None if nothing
+    was reported.
     """
 
     n_steps: int
@@ -66,12 +68,13 @@ class Summary:
     @property
     def conclusion(self) -> str:
         """The last line of a run's log."""
-        measures = "  ".join(
-            f"{name} {value:.4g}" for name, value in (self.final | self.tested).items()
+        final, tested = (
+            "".join(f"{name} {value:.4g}  " for name, value in measures.items())
+            for measures in (self.final, self.tested)
         )
         return (
-            f"{self.ended}  {measures}  "
-            f"best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  "
+            f"{self.ended}  {final}"
+            f"best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  {tested}"
             f"best weights kept from step {self.kept_step}  "
             f"{self.n_steps} steps, {self.examples} examples in {self.seconds:.1f} s "
             f"({self.steps_per_s:.0f} steps/s)"
@@ -105,6 +108,7 @@ class Course:
     best: dict[str, float] = field(init=False)
     best_step: int = 0
     measured: dict[str, float] = field(default_factory=dict)
+    tested: dict[str, float] = field(default_factory=dict)  # at best_step, if at all
     seconds: float = 0.0
     blame: Blame | None = None
     earlier: InitVar[Mapping[str, Any] | None] = None
@@ -119,6 +123,7 @@ class Course:
         if earlier is not None:
             for name in _STATE:
                 setattr(self, name, earlier[name])
+            self.tested = dict(earlier.get("tested", {}))
             self.rates = earlier["rates"].numpy()
             if self._plateau is not None:
                 self._plateau = type(self._plateau)(**earlier["plateau"])
@@ -159,13 +164,13 @@ class Course:
         run = self.run
         every = [run.report_every, run.eval_every, run.checkpoint.every_steps or run.report_every]
         if self.step < run.norms_each_step_until:
-            every.append(1)
-        return min(*changes, *(n - self.step % n for n in every))
+            every.append(Every(1))
+        return min(*changes, *(one.next(self.step) - self.step for one in every))
 
     @property
     def reports(self) -> bool:
         """Whether what was measured since the last report is due after this many updates."""
-        return self._is_last or self.step % self.run.report_every == 0
+        return self._is_last or self.run.report_every.is_due(self.step)
 
     @property
     def reports_norms(self) -> bool:
@@ -175,12 +180,17 @@ class Course:
     @property
     def evaluates(self) -> bool:
         """Whether an evaluation is due after this many updates."""
-        return self._is_last or self.step % self.run.eval_every == 0
+        return self._is_last or self.run.eval_every.is_due(self.step)
 
     @property
     def pauses(self) -> bool:
         """Whether anything is to be reported after this many updates."""
         return self.reports_norms or self.evaluates
+
+    @property
+    def tests(self) -> bool:
+        """Whether the weights are the best on validation so far, and the test set is asked for."""
+        return self.run.test and bool(self.measured) and self.best_step == self.step
 
     def advance(self, n_updates: int = 1) -> None:
         """So many updates have been made."""
@@ -265,13 +275,12 @@ class Course:
         """All of it that decides what comes, for a checkpoint. seconds: of this process so far."""
         return {name: getattr(self, name) for name in _STATE} | {
             "seconds": self.seconds + seconds,
+            "tested": self.tested,
             "rates": torch.from_numpy(self.rates),
             "plateau": None if self._plateau is None else asdict(self._plateau),
         }
 
-    def summary(
-        self, seconds: float, final: dict[str, float], tested: dict[str, float], kept: int | None
-    ) -> Summary:
+    def summary(self, seconds: float, final: dict[str, float], kept: int | None) -> Summary:
         """How the run ended. seconds: of this process."""
         return Summary(
             self.step,
@@ -281,7 +290,7 @@ class Course:
             final,
             self.best,
             self.best_step,
-            tested,
+            self.tested,
             kept,
             self.ended,
         )
@@ -294,7 +303,7 @@ class Course:
         """The mean of each extra term since it is in, [n, n_terms] in; in every so many reports."""
         terms = self.run.loss.terms
         every = -(-len(terms) // MOST_TERMS)
-        if not terms or self.step // self.run.report_every % every:
+        if not terms or self.run.report_every.times(self.step) % every:
             return {}
         n_in = {name: min(self.step - own.from_step, len(window)) for name, own in terms.items()}
         return {
@@ -344,7 +353,7 @@ def before_fall(run: Settings) -> int | None:
     others = np.flatnonzero(rates[warm:] != rates[warm])
     if not len(others):
         return None
-    step = (warm + int(others[0])) // run.report_every * run.report_every
+    step = run.report_every.last(warm + int(others[0]))
     return step if step >= max(warm, 0.1 * run.n_steps) else None
 
 

@@ -81,8 +81,9 @@ class Update:
 def start(run: Settings, kept: RunState | None = None) -> State:
     """A run before its first step, or where the checkpoint it goes on from was written.
 
-    kept: its exact state, of `state_to_resume`; else the weights of a best.pt if the settings name
-    one. The first weights come from torch's generator. Raises ValueError or RuntimeError for a
+    kept: its exact state, of `state_to_resume`; else that of a best.pt if the settings name one:
+    its weights alone with `init_checkpoint`, with `resume` step, place in the data and moments too.
+    Other first weights come from torch's generator. Raises ValueError or RuntimeError for a
     checkpoint that does not fit.
     """
     model = own_streams(run.task.build_model(run.node)).to(run.device, float_type(run))
@@ -94,6 +95,8 @@ def start(run: Settings, kept: RunState | None = None) -> State:
         scaler.load_state_dict(dict(kept.scaler))
         set_random_state(kept.random, run.device)
         return State(model, optimizer, scaler, kept.course["step"], kept.course["examples"])
+    if run.init_checkpoint is not None:
+        model.load_state_dict(load_best(run.init_checkpoint)["model"])
     if run.resume is None:
         return State(model, optimizer, scaler)
     best = load_best(run.resume)
@@ -178,6 +181,8 @@ def train(
             course.advance()
             if course.pauses:
                 measured = evaluate(run, state.model, val_set) if course.evaluates else {}
+                if measured and course.tests:
+                    course.tested = evaluate(run, state.model, test_set, "test")
                 if course.step == run.n_steps:
                     measured |= scores(run, state.model, val_set, test_set)
                 metrics = begun | course.row(measured_of(window, earlier), names, measured)
@@ -198,8 +203,9 @@ def train(
 
         is_measured = bool(course.measured) and course.ended == "done"
         final = course.measured if is_measured else evaluate(run, state.model, val_set)
-        tested = evaluate(run, state.model, test_set, "test") if run.test else {}
-        return course.summary(time.perf_counter() - began, final, tested, best_weights.step)
+        if run.test and not course.tested:
+            course.tested = evaluate(run, state.model, test_set, "test")
+        return course.summary(time.perf_counter() - began, final, best_weights.step)
 
 
 def update(

@@ -16,8 +16,16 @@ from omegaconf.errors import OmegaConfBaseException
 from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.build import build
 from iolaus.trainer.clipping import Clipping
-from iolaus.trainer.data import Splits, check_buffer
-from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of, stretched
+from iolaus.trainer.data import Splits
+from iolaus.trainer.lengths import (
+    BatchSizes,
+    Every,
+    batch_sizes,
+    every,
+    in_steps,
+    steps_of,
+    stretched,
+)
 from iolaus.trainer.optim import OptimSettings
 from iolaus.trainer.schedules import Schedule
 from iolaus.trainer.tasks.base import Task
@@ -74,16 +82,12 @@ class CheckpointSettings:
     both of its best trials.
     """
 
-    every_steps: int | None = None
+    every_steps: Every | None = None
     every_seconds: float | None = 60.0
     at_end: bool = True
 
     def __post_init__(self) -> None:
-        steps, seconds = self.every_steps, self.every_seconds
-        if steps is not None and not _from_1(steps):
-            raise ValueError(
-                f"checkpoint.every_steps must be null or a whole number from 1 up; got {steps!r}"
-            )
+        seconds = self.every_seconds
         if seconds is not None and not 0 <= seconds < math.inf:
             raise ValueError(f"checkpoint.every_seconds must be null or from 0 up; got {seconds!r}")
 
@@ -93,12 +97,12 @@ class Settings:
     """All that decides a run: with equal settings, two on one machine are equal to the last bit.
 
     n_steps: optimizer updates. batches: examples per update over the run; each is split in
-    n_accumulate parts. report_every, eval_every: in steps. norms_each_step_until: the step up to
-    which the gradient norms are reported after every update. test: whether the test set is measured
-    at the end. deterministic: see `iolaus.trainer.deterministic`. resume: what to go on from, or
+    n_accumulate parts. report_every, eval_every: when they are due. norms_each_step_until: the step
+    up to which the gradient norms are reported after every update. test: whether the test set is
+    measured. deterministic: see `iolaus.trainer.deterministic`. resume: what to go on from, or
     None: a best.pt (`iolaus.trainer.best_weights`), or the folder of an exact state
-    (`iolaus.trainer.checkpoint`) or of the run that wrote some. node: the composed config, for the
-    task's own use.
+    (`iolaus.trainer.checkpoint`) or of the run that wrote some. init_checkpoint: a best.pt whose
+    weights alone a new run begins with, or None. node: the composed config, for the task's own use.
     """
 
     task: Task
@@ -115,12 +119,13 @@ class Settings:
     device: torch.device
     precision: str
     deterministic: bool
-    report_every: int
+    report_every: Every
     norms_each_step_until: int
-    eval_every: int
+    eval_every: Every
     test: bool
     checkpoint: CheckpointSettings
     resume: Path | None
+    init_checkpoint: Path | None
     node: Mapping[str, Any]
 
 
@@ -135,7 +140,7 @@ def read(cfg: DictConfig) -> Settings:
         if not isinstance(node, dict):
             raise ValueError("the config is no mapping")
         return _read({str(name): value for name, value in node.items()})
-    except (ValueError, TypeError, OmegaConfBaseException) as error:
+    except (ValueError, TypeError, ImportError, OmegaConfBaseException) as error:
         raise BadInputError(str(error)) from error
 
 
@@ -148,7 +153,6 @@ def _read(node: Mapping[str, Any]) -> Settings:
     _require(
         batch, "shuffle_buffer", "null or from 1 up", lambda v: v is None or _from_1(v), "batch."
     )
-    check_buffer(splits.train.targets, batch["shuffle_buffer"])
     n_train = len(splits.train)
     _require(node, "batch_size", "a whole number from 1 up", _from_1)
     sizes = batch_sizes(node["batch_size"], batch["schedule"] or (), batch["unit"], n_train)
@@ -167,9 +171,6 @@ def _read(node: Mapping[str, Any]) -> Settings:
             raise ValueError(
                 f"lint.rules.{rule} must be ignore, warn or infeasible; got {action!r}"
             )
-    for name in ("report_every", "eval_every"):
-        _require(node, name, "a whole number from 1 up", _from_1)
-    _require(node, "norms_each_step_until", "a whole number from 0 up", _from_0)
     _require(node, "seed", "a whole number from 0 up", _from_0)
     _require(lint, "from_step", "a whole number from 0 up", _from_0, "lint.")
     _require(lint, "n_samples", "a whole number from 1 up", _from_1, "lint.")
@@ -179,6 +180,15 @@ def _read(node: Mapping[str, Any]) -> Settings:
             f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}"
         )
     device = _device(node["device"])
+    # What "auto" means, the run's own folder, is known to those who give it one.
+    resume = None if node["resume"] in (None, "auto") else Path(str(node["resume"]))
+    given = node.get("init_checkpoint")
+    init_checkpoint = None if given is None else Path(str(given))
+    if resume is not None and init_checkpoint is not None:
+        raise ValueError(
+            f"resume={resume} goes on with a run, and init_checkpoint={init_checkpoint} begins a "
+            "new one with its weights: give one of them"
+        )
     terms = terms_of(
         task.term_names(node),
         task.term_groups,
@@ -202,13 +212,13 @@ def _read(node: Mapping[str, Any]) -> Settings:
         device=device,
         precision=_precision(node["precision"], device),
         deterministic=bool(node["deterministic"]),
-        report_every=node["report_every"],
-        norms_each_step_until=node["norms_each_step_until"],
-        eval_every=node["eval_every"],
+        report_every=every(node["report_every"], "report_every", sizes, n_train),
+        norms_each_step_until=_norms_until(node["norms_each_step_until"], sizes, n_train),
+        eval_every=every(node["eval_every"], "eval_every", sizes, n_train),
         test=bool(node["test"]),
-        checkpoint=CheckpointSettings(**node["checkpoint"]),
-        # What "auto" means, the run's own folder, is known to those who give it one.
-        resume=None if node["resume"] in (None, "auto") else Path(str(node["resume"])),
+        checkpoint=_checkpoint(node["checkpoint"], sizes, n_train),
+        resume=resume,
+        init_checkpoint=init_checkpoint,
         node=node,
     )
 
@@ -249,6 +259,20 @@ def _optim(node: Mapping[str, Any]) -> OptimSettings:
     settings = {name: value for name, value in node.items() if name not in own}
     given = {name: node[name] for name in own if name in node and name != "groups"}
     return OptimSettings(**given, groups=tuple(groups), settings=settings)
+
+
+def _checkpoint(node: Mapping[str, Any], sizes: BatchSizes, n_train: int) -> CheckpointSettings:
+    steps = node["every_steps"]
+    if steps is not None:
+        steps = every(steps, "checkpoint.every_steps", sizes, n_train)
+    return CheckpointSettings(**{**node, "every_steps": steps})
+
+
+def _norms_until(length: int | str, sizes: BatchSizes, n_train: int) -> int:
+    try:
+        return math.ceil(steps_of(length, "steps", sizes, n_train))
+    except ValueError as error:
+        raise ValueError(f"norms_each_step_until must be a length: {error}") from error
 
 
 def _device(name: str) -> torch.device:

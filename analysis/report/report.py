@@ -41,6 +41,7 @@ from iolaus.analysis.report._document import (
 )
 from iolaus.analysis.report._explorer import explorer
 from iolaus.analysis.report.notes import COLUMNS, write_notes
+from iolaus.analysis.single_changes import single_changes
 from iolaus.sweeps.study.findings import lint_sentences
 from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
 from iolaus.sweeps.text import counted, short_names
@@ -363,6 +364,8 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
         blocks.append(
             Table("Pairs of parameters whose effects do not just add up (F test, Holm)", together)
         )
+    if changes := single_changes(sweep):
+        blocks += ["What a single change costs, all else equal:", Items(changes)]
     return Section("What mattered", blocks)
 
 

@@ -315,6 +315,7 @@ def importance(
     from iolaus.analysis import importance as analysed
     from iolaus.analysis.diagnosis.diagnose import diagnose
     from iolaus.analysis.report.terminal import as_table, terminal
+    from iolaus.analysis.single_changes import single_changes
 
     sweep = _loaded(folder, metric, direction, step, run)
     mattered = analysed.importance(sweep)
@@ -336,6 +337,8 @@ def importance(
         "nowhere in particular, as far as these trials can tell"
     ]
     console.print("\nWhere the shapes of the curves live:", *rules, sep="\n", markup=False)
+    if changes := single_changes(sweep):
+        print("", "What a single change costs, all else equal:", *changes, sep="\n")
 
 
 @needs("analysis")

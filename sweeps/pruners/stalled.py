@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from iolaus.sweeps.pruners.curve_pruner import NO_PLAN, CurvePruner, StudyView
+from iolaus.sweeps.pruners.divergence import left_its_past, not_finite
 from iolaus.sweeps.pruners.forecast import Forecast, planned_rate
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Prospect, Standing
 from iolaus.sweeps.pruners.rungs import MIN_PEERS, Place, Rungs
@@ -26,6 +27,7 @@ from iolaus.sweeps.signals import (
     Trend,
     Z,
     has_diverged,
+    is_above_past,
     log_time,
     signals,
     trend,
@@ -189,7 +191,7 @@ class StallRule:
         if len(losses) < 2 * N_TAIL or rate_changes(plan, int(steps[-1])):
             return None
         s = signals(steps, losses)
-        if s.stalled_since is None:
+        if s.stalled_since is None or is_above_past(losses):  # it comes back, or has diverged
             return None
         # Without a horizon the run so far stands in for it, and half of it must be flat.
         whole, share = (
@@ -219,7 +221,9 @@ class StalledLoss(CurvePruner):
     keep: with pauses, the share of trials that are the best to be kept, two at least, ten at most.
     direction: of the reported value; by default that of the metric, in plain Optuna the study's,
         and "minimize" in a study of several objectives.
-    NaN and infinity end a trial at the report in which they come. A trial's planned learning rate,
+    NaN and infinity end a trial at the report in which they come; a loss worse than where it began
+    for a quarter of the run ends it too, if it is not on course back (`lost_since`): both are final
+    and named `diverged`. A trial's planned learning rate,
     in plain Optuna its user attribute `lr_plan` of corners (step, rate), tells the rule of rates to
     come. A copy or pickle of it forgets what it has seen and learns it anew from the study. Bad
     arguments raise ValueError.
@@ -295,16 +299,17 @@ class StalledLoss(CurvePruner):
         sign = self._sign
         if has_diverged(loss):
             self.learn(trial, step, loss, plan)
-            value = sign * self._flip * loss
-            return Verdict(
-                "diverged", step, f"diverged: the loss is {value} at step {step:,}", {"loss": value}
-            )
+            return not_finite(step, sign * self._flip * loss)
         self.learn(trial, step, loss, plan)
         curve = self._curves[trial]
         if curve.now is None:
             return None
         plan = Plan(self._horizon(plan), plan.lr)
         steps, losses = curve.arrays()
+        if plan.n_steps is not None:
+            diverged = left_its_past(steps, losses, plan.n_steps, sign)
+            if diverged is not None:
+                return diverged
         if self._pauses and plan.n_steps is not None and len(self._rungs) > MIN_PEERS:
             if not curve.at_rung or len(losses) < MIN_REPORTS or step >= plan.n_steps - 1:
                 return None
@@ -335,7 +340,14 @@ class StalledLoss(CurvePruner):
         self._repeats = self._repeats or min(paused.values()) > REPEAT_SHARE
         if last_call or self._repeats:
             self._rungs.last_call()
-        return self._rungs.first(self._waiting.intersection(paused) if self._repeats else paused)
+        return self._rungs.first(self._that_wait(paused) if self._repeats else paused)
+
+    def _that_wait(self, paused: Mapping[int, float]) -> set[int]:
+        """Those paused for want of others, here or, by the study, before or in another driver."""
+        trials = [] if self._view is None else self._view.study.get_trials(deepcopy=False)
+        rules = {t.number: str(t.user_attrs.get("verdict_rule", "")) for t in trials}
+        said = {number for number, rule in rules.items() if WAITS_RULE in rule.split("+")}
+        return (self._waiting | said).intersection(paused)
 
     def resumed(self, trial: int) -> None:
         """See CurvePruner."""

@@ -166,8 +166,8 @@ class Channel:
         match message:
             case Stopped(_, verdict, is_pause):
                 reporter.stop(verdict, is_pause)
-            case Offered(_, intervention):
-                reporter.offer(intervention)
+            case Offered(_, intervention, is_pause):
+                reporter.offer(intervention, is_pause)
             case Save():
                 reporter.save()
 

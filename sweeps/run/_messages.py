@@ -97,10 +97,14 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """Driver to worker: have this trial try an intervention instead of ending."""
+    """Driver to worker: have this trial try an intervention instead of ending.
+
+    is_pause: whether it may go on later if it does not.
+    """
 
     trial: int
     intervention: Intervention
+    is_pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,14 +186,34 @@ def test_validation_is_reported_at_its_interval_and_at_the_end(compose: Compose)
 
 
 def test_the_test_set_is_measured_only_when_asked_for(compose: Compose) -> None:
-    """With test=true the last weights are measured on the test set, once; nothing of it is reported
-    to a sweep.
+    """With test=true the weights best on validation are measured on the test set; nothing of it is
+    reported to a sweep.
     """
     assert trained(compose(*SMALL, "steps=3"))[0].tested == {}
     summary, reports = trained(compose(*SMALL, "steps=3", "test=true"))
     assert set(summary.tested) == {"test_loss", "test_accuracy"}
     assert summary.tested["test_loss"] != summary.final["val_loss"]
     assert not any("test_loss" in report for report in reports)
+
+
+def test_the_test_set_is_measured_with_the_weights_best_on_validation(compose: Compose) -> None:
+    """A rate so high that validation gets worse: what is tested is what was best, and a run that
+    ended there has the same test loss.
+    """
+    common = (*SMALL, "optim.lr=0.01", "eval_every=5", "test=true")
+    whole, reports = trained(compose(*common, "steps=100"))
+    losses = column(reports, "val_loss")
+    assert min(losses) < losses[-1]
+    assert whole.best_step == 5 * (1 + losses.index(min(losses)))
+    short, _ = trained(compose(*common, f"steps={whole.best_step}"))
+    assert short.tested == whole.tested
+    assert short.final == whole.best
+
+
+def test_evaluation_comes_with_the_step_that_completes_an_epoch(compose: Compose) -> None:
+    """`1 epochs` of 200 examples in batches of 16: after 13, 25, 38 ... steps, and at the end."""
+    _, reports = trained(compose(*SMALL, "steps=3.5 epochs", "eval_every=1 epochs"))
+    assert [r["step"] for r in reports if "val_loss" in r] == [13, 25, 38, 43]
 
 
 def test_total_norm_is_made_of_the_parameters_norms(compose: Compose) -> None:

@@ -70,7 +70,7 @@ class Group:
         self.lanes: list[LaneRun | None] = []
         self.n_lane_steps = (0, 0)
         self._stepper = Stepper(self.stack, compile)
-        self._train, self._val, self._test = (
+        self._train, self._val, self._test_set = (
             examples.to(run.device, float_type(run))
             for examples in (run.splits.train, run.splits.val, run.splits.test)
         )
@@ -218,7 +218,14 @@ class Group:
                 rows[lane] = run.course.row(window, self.stack.names, measured)
             except Exception as error:
                 self._leave(lane, error)
+        self._test([lane for lane in rows if lane in block.measures], block)
         return rows
+
+    def _test(self, validated: Sequence[int], block: _Block) -> None:
+        """Measure the test set where the weights are the best on validation so far."""
+        best = [lane for lane in validated if self._at(lane).course.tests]
+        for lane, tested in self._evaluate(best, block.ended, self._test_set, "test").items():
+            self._at(lane).course.tested = tested
 
     def _evaluate(
         self,
@@ -285,14 +292,16 @@ class Group:
         lanes = [lane for lane, run in self._admitted() if run.course.is_over]
         unmeasured = [lane for lane in lanes if lane not in block.measures]
         measures = block.measures | self._evaluate(unmeasured, block.ended, self._val, "val")
-        tested = self._evaluate(lanes, block.ended, self._test, "test") if self.kind.tests else {}
+        untested = [lane for lane in lanes if self.kind.tests and not self._at(lane).course.tested]
+        tested = self._evaluate(untested, block.ended, self._test_set, "test")
+        for lane in untested:
+            self._at(lane).course.tested = tested[lane]
         for lane in lanes:
             run = self._at(lane)
             seconds = time.perf_counter() - run.began_s
             if run.saves.is_due_at_end(run.course.ended) and not self._save_last(lane, block):
                 continue
-            final, on_test = measures[lane], tested.get(lane, {})
-            self._leave(lane, run.course.summary(seconds, final, on_test, run.best_step))
+            self._leave(lane, run.course.summary(seconds, measures[lane], run.best_step))
 
     def _save_last(self, lane: int, block: _Block) -> bool:
         """Write the state after a run's last step; False if it cannot, and has left."""

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from iolaus.trainer.clipping import Clipping
 from iolaus.trainer.lanes._rules import Rule, rule_of
+from iolaus.trainer.lengths import Every
 from iolaus.trainer.optim import param_groups
 from iolaus.trainer.settings import Settings
 from iolaus.trainer.tasks.base import Task
@@ -42,9 +43,9 @@ class Kind:
     n_accumulate: int
     precision: str
     device: torch.device
-    report_every: int
+    report_every: Every
     norms_each_step_until: int
-    eval_every: int
+    eval_every: Every
     tests: bool
 
 
