@@ -129,7 +129,7 @@ def test_a_term_is_left_out_until_its_step(line: Callable[..., Settings]) -> Non
 
 
 def test_a_weight_of_nothing_is_no_term(line: Callable[..., Settings]) -> None:
-    """null leaves a term out: nothing is computed, and a NaN in its gradient does no harm."""
+    """Null leaves a term out: nothing is computed, and a NaN in its gradient does no harm."""
     ended, rows = reports(line(Line(bad=7), TermSettings(weight=None)))
     assert ended == "done"
     assert not any(name.startswith(("term/", "not_finite/")) for row in rows for name in row)
