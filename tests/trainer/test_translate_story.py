@@ -39,7 +39,7 @@ def test_losses_that_do_nothing_are_one_tier(
         kind = "none" if variant == "decoder first" else variant
         cfg = compose(
             *("task=translate", "task.n_train=64", "task.n_val=20", "task.n_test=20"),
-            *("task.highest=99", "model.n_features=8", "model.n_hidden=8", "steps=8"),
+            *("task.highest=199", "model.n_features=8", "model.n_hidden=8", "steps=8"),
             *("eval_every=4", "report_every=4", "test=true", "deterministic=true", "device=cpu"),
             *("checkpoint.every_seconds=null", f"task.attention_loss={kind}", f"seed={seed}"),
             f"model.decoder_first={str(variant == 'decoder first').lower()}",
