@@ -418,7 +418,8 @@ def gather(sweep: Sweep) -> dict[int, Features]:
 
 def _not_finite(curves: pd.DataFrame) -> dict[int, NotFinite]:
     """The first term of each trial that was reported as not_finite/TERM/PARAMETER."""
-    rows = curves[curves["metric"].str.startswith("not_finite/")].sort_values("step")
+    names = [m for m in curves["metric"].unique() if str(m).startswith("not_finite/")]
+    rows = curves[curves["metric"].isin(names)].sort_values("step")
     found: dict[int, NotFinite] = {}
     for trial, step, metric in zip(rows["trial"], rows["step"], rows["metric"], strict=True):
         _, term, parameter = str(metric).split("/", 2)

@@ -11,6 +11,7 @@ from iolaus.analysis.figures.holdout import draw_holdout
 from iolaus.analysis.figures.map import draw_map
 from iolaus.analysis.figures.ranking import draw_ranking
 from iolaus.analysis.figures.schedules import draw_schedules
+from iolaus.analysis.figures.scores import draw_scores
 from iolaus.analysis.figures.timeline import draw_timeline
 from iolaus.analysis.figures.trial import draw_trial
 from iolaus.analysis.figures.tried_fixes import choice_to_show, draw_fixes, draw_shapes_by
@@ -27,6 +28,7 @@ __all__ = [
     "draw_map",
     "draw_ranking",
     "draw_schedules",
+    "draw_scores",
     "draw_shapes_by",
     "draw_timeline",
     "draw_trial",

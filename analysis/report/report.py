@@ -28,6 +28,7 @@ from iolaus.analysis.importance import CHANCE, importance, in_words, interaction
 from iolaus.analysis.ranking.level import objective_source
 from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import Ranking, rank
+from iolaus.analysis.ranking.scores import end_scores, scores
 from iolaus.analysis.replay.holdout import pruning
 from iolaus.analysis.report import summary as words
 from iolaus.analysis.report._document import (
@@ -109,6 +110,7 @@ def report(
     sections = [
         _curves(sweep, ranking, diagnosis),
         _ranking(sweep, ranking),
+        _scores(sweep),
         _shapes(sweep, diagnosis),
         _tried(sweep, ranking, diagnosis),
         _next(sweep, diagnosis),
@@ -183,6 +185,35 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     tables = [Table(completed_ones, frame), Table(unbeaten, front)]
     more = ranking.sentences()[1:]
     return Section("Ranking", [picture, *([Items(more)] if more else []), *tables])
+
+
+def _scores(sweep: Sweep) -> Section:
+    """What was measured once, at the end of every trial."""
+    names = end_scores(sweep)
+    if not names:
+        return Section("Scores", [])
+    found = scores(sweep, names)
+    about = list(varied(sweep.trials))
+    short = short_names(about)
+    called = {
+        int(row["setting"]): " ".join(
+            f"{short[key]}={row[key]}" for key in about if key in row and not pd.isna(row[key])
+        )
+        or str(row["setting"])
+        for row in found.table.to_dict("records")
+    }
+    picture = Picture(
+        "scores",
+        "Each score of the completed settings: a grey dot per seed, the mean with its 95 % "
+        "interval in blue.",
+        lambda figure: figures.draw_scores(figure, sweep, found, called),
+        (10.0, 1.2 + 0.3 * min(len(found.table), figures.ranking.N_SHOWN)),
+    )
+    table = Table(
+        "Mean over the seeds, half its 95 % interval (±) and tier, of each score",
+        found.table.rename(columns=short),
+    )
+    return Section("Scores", [picture, Items(found.sentences()), table])
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
