@@ -237,7 +237,7 @@ def _batches(found: Decays) -> list[str]:
         ]
         apart = _difference(ordered[0][1], ordered[1][1])
         sentences.append(
-            f"{rest or 'All else equal'}: runs of equally many examples end {', '.join(ends)}"
+            f"{str(rest) or 'All else equal'}: runs of equally many examples end {', '.join(ends)}"
             f"{apart.replace(': a difference', ': between the first two a difference')}."
         )
     return sentences
