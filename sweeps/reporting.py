@@ -25,6 +25,7 @@ from iolaus.sweeps.checkpoints import Checkpoint, Watched, adopt
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
 __all__ = [
+    "CHILD_CHECKPOINT_VARIABLE",
     "CHILD_REPORTS_VARIABLE",
     "INTERVENTION_METRICS",
     "Batch",
@@ -33,6 +34,7 @@ __all__ = [
     "Reporter",
     "Row",
     "get_checkpoint",
+    "in_trial",
     "intervention",
     "plan",
     "report",
@@ -50,6 +52,8 @@ INTERVENTION_METRICS = tuple(f"intervention/{action}" for action in Intervention
 # In the environment of a trial: the file that a child process of it makes when it reports. Such
 # reports are not taken, for the driver listens to the trial's own process.
 CHILD_REPORTS_VARIABLE = "IOLAUS_CHILD_REPORTS"
+# And the checkpoint that the trial goes on from; empty if it begins.
+CHILD_CHECKPOINT_VARIABLE = "IOLAUS_CHILD_CHECKPOINT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +232,11 @@ class Reporter:
     def get_checkpoint(self) -> Path | None:
         """The folder of the checkpoint that the trial goes on from; None if it begins."""
         self._save_was_seen()
+        return self.goes_on_from
+
+    @property
+    def goes_on_from(self) -> Path | None:
+        """As `get_checkpoint`, for others than the task."""
         return None if self._checkpoint is None else self._checkpoint.path
 
     @property
@@ -443,16 +452,30 @@ def report(
         _leave_mark()  # a spawned child of a trial, or no sweep at all
 
 
+def in_trial() -> bool:
+    """Whether this process runs a trial of a sweep, or was started by one: a rank, a data loader.
+
+    >>> from iolaus.sweeps.reporting import in_trial
+    >>> in_trial()
+    False
+    """
+    return _current is not None or CHILD_REPORTS_VARIABLE in os.environ
+
+
 def get_checkpoint() -> Path | None:
     """The folder of the checkpoint that this trial goes on from; None if it begins.
 
     It holds what was reported as `checkpoint`, beside a `manifest.json` of ours, and is to be read
-    only. None outside a sweep.
+    only. A child process of the trial (a rank of distributed training) gets the same. None outside
+    a sweep.
 
     >>> folder = iolaus.get_checkpoint()
     >>> step = 0 if folder is None else int((folder / "step").read_text())
     """
-    return None if _current is None else _current.get_checkpoint()
+    if _current is None:
+        path = os.environ.get(CHILD_CHECKPOINT_VARIABLE)
+        return Path(path) if path else None
+    return _current.get_checkpoint()
 
 
 def should_checkpoint() -> bool:

@@ -85,6 +85,10 @@ class Every:
     interval: int | Fraction
     sizes: BatchSizes | None = None
 
+    def times(self, step: int) -> int:
+        """How often the interval has been reached after so many updates."""
+        return int((step if self.sizes is None else self.sizes.examples(step)) // self.interval)
+
     def is_due(self, step: int) -> bool:
         """Whether it is due after so many updates; never after 0."""
         return self.times(step) > self.times(step - 1) if step > 0 else False
@@ -96,10 +100,6 @@ class Every:
     def last(self, step: int) -> int:
         """The last step up to this one at which it was due; 0 if there is none."""
         return self._step_of(self.times(step))
-
-    def times(self, step: int) -> int:
-        """How often the interval has been reached after so many updates."""
-        return int((step if self.sizes is None else self.sizes.examples(step)) // self.interval)
 
     def _step_of(self, times: int) -> int:
         if self.sizes is None:

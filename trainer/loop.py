@@ -182,12 +182,12 @@ def train(
             course.advance()
             if course.pauses:
                 measured = evaluate(run, state.model, val_set) if course.evaluates else {}
-                if measured and course.tests:
-                    course.tested = evaluate(run, state.model, test_set, "test")
                 if course.is_last:
                     measured |= scores(run, state.model, val_set, test_set)
                 metrics = begun | course.row(measured_of(window, earlier), names, measured)
                 begun = {}
+                if measured and course.tests:
+                    course.tested = evaluate(run, state.model, test_set, "test")
                 if course.reports:
                     window, earlier = [], earlier[:0]
                     best_weights.offer(

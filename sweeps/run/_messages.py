@@ -65,10 +65,14 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Worker to driver: a trial is over; every report of it has been sent before."""
+    """Worker to driver: a trial is over; every report of it has been sent before.
+
+    leaves: this worker takes no more trials, and ends.
+    """
 
     trial: int
     outcome: Outcome
+    leaves: bool = False
 
 
 @dataclass(frozen=True, slots=True)

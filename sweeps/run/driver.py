@@ -474,7 +474,7 @@ class Driver:
                     log.info("%s", text)
             case Filled():
                 self._filled[slot] = message
-            case Finished(trial, outcome):
+            case Finished(trial, outcome, leaves):
                 self._unborn.pop(slot, None)
                 run = self.trials[trial]
                 run.outcome = outcome
@@ -482,7 +482,7 @@ class Driver:
                 outcome = with_objective(outcome, objective, curve, run.others)
                 if outcome.ending is Ending.PRUNED and self._is_pause(outcome.verdict):
                     outcome = replace(outcome, ending=Ending.PAUSED)
-                self._handle(s.Ended(trial, outcome))
+                self._handle(s.Ended(trial, outcome, leaves))
             case Gone(cause, number):
                 if number in ENDING_SIGNALS:
                     if self._is_saving:
