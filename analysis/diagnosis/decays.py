@@ -59,7 +59,9 @@ class Decays:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What there is to say; of the rates only where they went in different ways."""
-        said = []
+        said: list[str] = []
+        if self.trials.empty:
+            return ()
         if self.trials["kind"].nunique() > 1:
             said += [*_kinds(self), *_first(self)]
         return (*said, *_batches(self), *_rebounds(self))
@@ -103,8 +105,7 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
                 "kept": f"{folder}/best.pt" if folder else "",
             }
         )
-    columns = ["trial", "setting", "kind", "stalled_at", "batch", "rebound"]
-    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["trial"])
     return Decays(table.set_index("trial"), metric, sweep.objective_sign)
 
 
@@ -218,7 +219,7 @@ def _first(found: Decays) -> list[str]:
 def _batches(found: Decays) -> list[str]:
     """Settings that differ in their batch alone, side by side."""
     sentences = []
-    done = found.trials[found.trials["objective"].notna()] if len(found.trials) else found.trials
+    done = found.trials[found.trials["objective"].notna()]
     for rest, own in done.groupby("rest"):
         by_batch = list(own.groupby("setting"))
         if len({str(rows["batch"].iloc[0]) for _, rows in by_batch}) < 2:

@@ -85,6 +85,14 @@ def test_one_kind_of_rate_needs_no_sentence(tmp_path: Path) -> None:
     assert decays(runs(tmp_path, {"a": KINDS["falls"], "b": KINDS["falls"]})).sentences == ()
 
 
+def test_runs_that_report_no_rate_need_no_sentence(tmp_path: Path) -> None:
+    """Nothing is known of their rates, so nothing is said, and the figure says why it is empty."""
+    rows = [{"trial": n, "step": step, "loss": 1.0 / step} for n in (0, 1) for step in STEPS]
+    found = decays(seeds_of_settings(rows, tmp_path))
+    assert found.trials.empty
+    assert found.sentences == ()
+
+
 def test_the_winner_is_named_whatever_its_kind(tmp_path: Path) -> None:
     """If the flat rate ends lowest, it ranks first."""
     found = decays(runs(tmp_path, {**KINDS, "flat": (0.15, 0.99999, 2.0)}))
