@@ -117,6 +117,11 @@ class Rungs:
         self._version += gone != bool(self._gone[row])
         self._gone[row] = gone
 
+    def allow(self, errors: float) -> None:
+        """Look for leaders so many standard deviations below what is expected of them from now."""
+        self._version += errors != self._errors
+        self._errors = errors
+
     def last_call(self) -> None:
         """Take that no new trial will come."""
         self._version += not self._is_last_call

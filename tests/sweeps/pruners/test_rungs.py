@@ -134,3 +134,26 @@ def test_no_trial_waits_for_ever(n_trials, n_workers):
     assert result.n_seen[best] == 40
     assert np.isfinite(result.ended[result.n_seen == 40]).all()
     assert rule.resume(last_call=True) is None
+
+
+def test_a_rule_that_was_wrong_looks_deeper_and_says_so():
+    """Leaders are looked for further down the more held-out trials ended well, less after others
+    did not; the verdict says the count, and the caution falls back when it is told anew.
+    """
+    pruner = pausing()
+    study = fill(np.tile(np.arange(60.0), (7, 1)))
+    depths = []
+    for n_wrong, n_finished in ((0, 0), (0, 9), (1, 9), (1, 2), (2, 2)):
+        pruner.held_out(n_wrong, n_finished)
+        study.allow(1 + pruner._rule.caution)
+        depths.append(study.place(0).here.depth)
+    assert depths[0] == depths[1] < depths[2] < depths[3] < depths[4]
+    pruner._rungs = study
+    verdict, _ = run(pruner, 60, N_STEPS, 99.0)
+    assert verdict.rule != "waits"
+    assert "instead of 1: stopping was wrong in 2 of 2 held out, 95 %: 16 to 100 %" in verdict.reason
+    assert verdict.numbers["caution"] > 2
+    pruner.held_out(0, 3)
+    verdict, _ = run(pruner, 61, N_STEPS, 99.0)
+    assert "held out" not in verdict.reason
+    assert "caution" not in verdict.numbers
