@@ -345,7 +345,9 @@ class StalledLoss(CurvePruner):
         if len(self._rungs) <= MIN_PEERS or not paused:  # a stall ended it, and would again
             return None
         self._repeats = self._repeats or min(paused.values()) > REPEAT_SHARE
-        if last_call or self._repeats:
+        if self._repeats:
+            self._rungs.wait_no_more()
+        if last_call:
             self._rungs.last_call()
         return self._rungs.first(self._waiting.intersection(paused) if self._repeats else paused)
 
@@ -510,7 +512,7 @@ def _paused(place: Place, steps: Array, losses: Array, sign: float) -> Verdict:
     }
     stands = f"{_place(place.rank)} of {here.of:,} at {place.share:.0%} of its run"
     if here.waits:
-        text = f"waits: {stands}, goes on when {here.cohort:,} have come there or fallen behind"
+        text = f"waits: {stands}, goes on when all have come there or fallen behind"
         return Verdict(WAITS_RULE, s.step, text, numbers)
     known = (
         "as the leaders so far have moved" if here.is_measured else "which is assumed, not measured"

@@ -90,21 +90,34 @@ def test_more_errors_keep_more():
     assert depths[0] >= 6
 
 
-def test_a_trial_waits_until_enough_have_come():
-    """At an eighth of the run the first trials are paused, in the last call the best goes first."""
+def test_a_trial_waits_until_all_have_come():
+    """At a sixteenth of the run all are paused, in the last call the best goes first."""
     pruner = pausing()
     for trial in range(12):
         verdict, step = run(pruner, trial, N_STEPS, -float(trial))
         if trial > 4:  # five or fewer trials have no peers to wait for
-            assert (verdict.rule, step) == ("waits", N_STEPS // 8 - 1)
+            assert (verdict.rule, step) == ("waits", N_STEPS // 16 - 1)
             assert "goes on when" in verdict.reason
         pruner.paused(trial)
     paused = dict.fromkeys(range(5, 12), 0.0)
     assert pruner.thaw(paused) is None
     assert pruner.thaw(paused, last_call=True) == 11
     pruner.resumed(11)
-    verdict, step = run(pruner, 11, N_STEPS, -11.0, since=N_STEPS // 8)
-    assert verdict is None or step >= RUNGS[7] * N_STEPS - 1  # not at once again
+    verdict, step = run(pruner, 11, N_STEPS, -11.0, since=N_STEPS // 16)
+    assert verdict is None or step >= RUNGS[5] * N_STEPS - 1  # not at once again
+
+
+def test_the_best_of_many_does_not_wait():
+    """Once COHORT have come, the best 64th goes on at once; the others wait for all."""
+    pruner = pausing()
+    for trial in range(COHORT + 4):
+        verdict, step = run(pruner, trial, N_STEPS // 8 - 1, -float(trial))
+        pruner.paused(trial) if verdict else None
+        assert (verdict is None) == (trial < 5 or trial >= COHORT - 1), trial
+    verdict, _ = run(pruner, COHORT + 4, N_STEPS // 8 - 1, 1.5 - COHORT)
+    assert verdict.rule == "waits"
+    pruner.paused(COHORT + 4)
+    assert pruner.thaw({COHORT + 4: 0.0}) is None
 
 
 def test_what_has_to_be_repeated_is_not_paused_again():
