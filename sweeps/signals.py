@@ -456,10 +456,10 @@ def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, in
 
     error: noise, widened by the autocorrelation. A stall is the longest tail that shows no
     significant decline (95 %) and in which half the progress per doubling of the steps of the
-    stretch before it, as long in log time, is excluded (Z_FADED errors). A curve that never fell is stalled from its
-    first step, if it has 2 * N_TAIL points and a fall by two noise levels is excluded (95 %). A
-    steady decline hidden in noise is no stall: its tail looks flat, but not flatter than what came
-    before, nor is a power law's, whose progress per doubling hardly fades. At most 5 % of lines,
+    stretch before it, as long in log time, is excluded (Z_FADED errors). A curve that never fell is
+    stalled from its first step, if it has 2 * N_TAIL points and a fall by two noise levels is
+    excluded (95 %). A steady decline hidden in noise is no stall: its tail looks flat, but not
+    flatter than what came before, nor is a power law's, whose progress per doubling hardly fades. At most 5 % of lines,
     exponentials, logarithms and power laws up to the exponent 0.7 are called stalled by mistake
     while their last half falls by a noise level or more, also at an autocorrelation of the noise of
     0.6 (benchmarks/README.md). Least squares then place the corner.

@@ -177,8 +177,7 @@ def test_a_score_counts_what_it_says():
 
 
 def test_the_best_has_finished_when_its_worker_says_so():
-    """Without a rule at a time of the whole; never where the rule stopped it.
-    """
+    """Without a rule at a time of the whole; never where the rule stopped it."""
 
     class Stops(Nothing):
         def report(self, trial, steps, losses, plan):

@@ -532,6 +532,27 @@ def test_a_holdout_goes_on_where_an_earlier_session_ended():
     assert again.observe(first, 99, 1.0, Plan()) is None
 
 
+def test_a_holdout_tells_how_often_ending_was_wrong():
+    """Told at each end of a trial that has run its course, of those held out, by what is known
+    then: one among the best so far may be overtaken.
+    """
+    told = []
+
+    class Listens(CurvePruner):
+        def observe(self, trial, step, loss, plan):
+            return Verdict("always", step, "always")
+
+        def held_out(self, n_wrong, n_finished):
+            told.append((n_wrong, n_finished))
+
+    pruner = Holdout(Listens(), 1.0)
+    for trial, loss in enumerate((5.0, 6.0, 1.0, 0.5)):
+        assert pruner.observe(trial, 0, loss, Plan()) is None
+        pruner.finished(trial, PeerOutcome.COMPLETE)
+    # Of n trials the goal is the place of 1.25 n^(1/3), rounded up: 2 of 1 to 4.
+    assert told == [(1, 1), (2, 2), (2, 3), (2, 4)]
+
+
 def test_a_diverged_trial_is_never_held_out():
     """Running on with NaN would teach nothing."""
     assert last_steps(run([[1.0, math.nan, 1.0]], Holdout(StalledLoss(), 1.0))) == [1]

@@ -111,8 +111,9 @@ def test_the_best_of_many_does_not_wait():
     """Once COHORT have come, the best 64th goes on at once; the others wait for all."""
     pruner = pausing()
     for trial in range(COHORT + 4):
-        verdict, step = run(pruner, trial, N_STEPS // 8 - 1, -float(trial))
-        pruner.paused(trial) if verdict else None
+        verdict, _ = run(pruner, trial, N_STEPS // 8 - 1, -float(trial))
+        if verdict is not None:
+            pruner.paused(trial)
         assert (verdict is None) == (trial < 5 or trial >= COHORT - 1), trial
     verdict, _ = run(pruner, COHORT + 4, N_STEPS // 8 - 1, 1.5 - COHORT)
     assert verdict.rule == "waits"
@@ -164,7 +165,8 @@ def test_a_rule_that_was_wrong_looks_deeper_and_says_so():
     pruner._rungs = study
     verdict, _ = run(pruner, 60, N_STEPS, 99.0)
     assert verdict.rule != "waits"
-    assert "instead of 1: stopping was wrong in 2 of 2 held out, 95 %: 16 to 100 %" in verdict.reason
+    said = "instead of 1: stopping was wrong in 2 of 2 held out, 95 %: 16 to 100 %"
+    assert said in verdict.reason
     assert verdict.numbers["caution"] > 2
     pruner.held_out(0, 3)
     verdict, _ = run(pruner, 61, N_STEPS, 99.0)
