@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 N_POINTS = 128
 N_LEVEL = 3  # points whose mean is "where the curve is now"
 N_TAIL = 8  # a flat stretch shorter than this many points is not called a stall
-N_NOISE = 64  # points around whose course the noise is measured: the newest
+N_NOISE = 32, 64  # the newest two thirds of the points, within these, are asked for the noise
 Z = 1.645  # one-sided 95 %
 Z_FADED = 2.5  # for "progress has faded": one-sided 99.4 %, as about ten tails are tried
 
@@ -389,7 +389,7 @@ def despike(losses: Array) -> Array:
 
 
 def _noise(y: Array) -> tuple[float, float]:
-    """(robust standard deviation, lag-1 autocorrelation) of the last N_NOISE points around a bend.
+    """(robust standard deviation, lag-1 autocorrelation) of the newest points around a bend.
 
     The autocorrelation is limited to [0, 0.9]. The bend is a parabola plus a logarithm of the
     report's number, which follows the steep start of a curve: a bend is no noise.
@@ -397,8 +397,8 @@ def _noise(y: Array) -> tuple[float, float]:
     n = len(y)
     if n < 6:
         return (float(np.std(np.diff(y))) / math.sqrt(2) if n > 2 else 0.0), 0.0
-    y = y[-N_NOISE:]
     basis = _course(n)
+    y = y[-basis.shape[1] :]
     residual = y - basis.T @ (basis @ y)
     if float(residual @ residual) <= 1e-20 * float(np.ptp(y)) ** 2:
         return 0.0, 0.0
@@ -414,8 +414,12 @@ def _noise(y: Array) -> tuple[float, float]:
 
 @cache
 def _course(n: int) -> Array:
-    """Orthonormal rows that span 1, i, i^2 and log(i + 1) over the last N_NOISE of n reports i."""
-    i = np.arange(n, dtype=np.float64)[-N_NOISE:]
+    """Orthonormal rows that span 1, i, i^2 and log(i + 1) over the newest of n reports i.
+
+    Those are the newest two thirds, within N_NOISE: the noise may change along the curve, and its
+    autocorrelation needs many.
+    """
+    i = np.arange(n, dtype=np.float64)[-min(max(2 * n // 3, N_NOISE[0]), N_NOISE[1]) :]
     scaled = (i - i.mean()) / n
     q, _ = np.linalg.qr(np.stack([np.ones_like(i), scaled, scaled * scaled, np.log(i + 1)], axis=1))
     return np.asarray(q.T)
@@ -459,10 +463,10 @@ def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, in
     stretch before it, as long in log time, is excluded (Z_FADED errors). A curve that never fell is
     stalled from its first step, if it has 2 * N_TAIL points and a fall by two noise levels is
     excluded (95 %). A steady decline hidden in noise is no stall: its tail looks flat, but not
-    flatter than what came before, nor is a power law's, whose progress per doubling hardly fades. At most 5 % of lines,
-    exponentials, logarithms and power laws up to the exponent 0.7 are called stalled by mistake
-    while their last half falls by a noise level or more, also at an autocorrelation of the noise of
-    0.6 (benchmarks/README.md). Least squares then place the corner.
+    flatter than what came before, nor is a power law's, whose progress per doubling hardly fades.
+    About 5 % at most of lines, exponentials, logarithms and power laws up to the exponent 0.7 are
+    called stalled by mistake while their last half falls by a noise level or more, also at an
+    autocorrelation of the noise of 0.6 (benchmarks/README.md). Least squares place the corner.
     """
     n = len(y)
     rounding = 1e-14 * float(np.abs(y).max())
