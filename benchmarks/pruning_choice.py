@@ -1,20 +1,17 @@
-"""The numbers of the rungs, chosen for each set of curves without it.
+"""The caution where trials can be paused, chosen for each set of curves without it.
 
 python benchmarks/pruning_choice.py CURVES_FOLDER SCHEDULES.parquet (of pruning_schedules.py). Four
 families of curves, each whole and as cuts of 20 trials (TaskSet as cuts of 250, 40 and 20). For
-each family: the cheapest setting that keeps GOAL of the true top tenth in the mean of the other
-families, what it does on the one left out, and what the default does there.
+each family: the cheapest caution that keeps GOAL of the true top tenth in the mean of the other
+families, and what it does on the one left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -31,24 +28,14 @@ GOAL = 0.95
 N_WORKERS = 8
 
 
-@dataclass(frozen=True)
-class Setting:
-    """errors: 1 + caution. prior: the correlation assumed over a doubling of the steps."""
-
-    errors: float = 2.0
-    prior: float = rungs.PRIOR
-
-
-GRID = (*(Setting(e) for e in (1.5, 2.0, 2.5)), Setting(prior=0.9), Setting(prior=0.95))
+CAUTIONS = (0.5, 1.0, 1.5)
 
 
 class OnlyRungs:
     """`StalledLoss` under pauses without words and signals, which decide nothing there."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._rungs = rungs.Rungs(
-            lambda n: max(2, min(10, math.ceil(0.1 * n))), errors=setting.errors
-        )
+    def __init__(self, caution: float) -> None:
+        self._rungs = rungs.Rungs(lambda n: max(2, min(10, math.ceil(0.1 * n))), errors=1 + caution)
         self._best: dict[int, float] = {}
         self._at_rung: set[int] = set()
         self._paused: set[int] = set()
@@ -102,13 +89,14 @@ def cuts(tasks: Tasks, n_trials: int, n_draws: int) -> dict[str, list[Curve]]:
 def one_seed(folder: Path) -> dict[str, list[Curve]]:
     """DeepOBS without the nine more seeds of each task's best setting."""
     trials = pd.read_parquet(folder / "trials.parquet")
-    names = [name for name in trials.columns if name not in ("task", "trial", "seed", "source")]
-    first = trials.drop_duplicates(["task", *names]).groupby("task")["trial"].agg(set)
+    setting = trials["hyperparameters"].str.replace(r'"seed": \d+', "", regex=True)
+    first = trials[~trials.assign(setting=setting).duplicated(["task", "setting"])]
+    kept = first.groupby("task")["trial"].agg(set)
     found = {}
     for task, curves in read(folder / "deepobs.parquet").items():
         numbers = sorted(trials.loc[trials["task"] == task, "trial"].unique())
         pairs = zip(numbers, curves, strict=True)
-        found[task] = [curve for number, curve in pairs if number in first[task]]
+        found[task] = [curve for number, curve in pairs if number in kept[task]]
     return found
 
 
@@ -125,17 +113,16 @@ def families(folder: Path, schedules: Path) -> dict[str, dict[str, Sequence[Curv
     }
 
 
-def measured(tasks: Tasks, setting: Setting) -> tuple[float, float]:
+def measured(tasks: Tasks, caution: float) -> tuple[float, float]:
     """(compute, kept), means over the tasks."""
     found = []
-    with mock.patch.multiple(rungs, PRIOR=setting.prior):
-        for curves in tasks.values():
-            run = simulate(curves, OnlyRungs(setting), N_WORKERS, 0)
-            best = [c.losses[: c.n_finite].min(initial=math.inf) for c in curves]
-            top = np.argsort(best, kind="stable")[: min(10, -(-len(curves) // 10))]
-            n_finite = np.array([c.n_finite for c in curves])
-            kept = float(np.mean(run.n_seen[top] >= n_finite[top]))
-            found.append((run.n_seen.sum() / sum(len(c.steps) for c in curves), kept))
+    for curves in tasks.values():
+        run = simulate(curves, OnlyRungs(caution), N_WORKERS, 0)
+        best = [c.losses[: c.n_finite].min(initial=math.inf) for c in curves]
+        top = np.argsort(best, kind="stable")[: min(10, -(-len(curves) // 10))]
+        n_finite = np.array([c.n_finite for c in curves])
+        kept = float(np.mean(run.n_seen[top] >= n_finite[top]))
+        found.append((run.n_seen.sum() / sum(len(c.steps) for c in curves), kept))
     compute, kept = np.mean(found, axis=0)
     return float(compute), float(kept)
 
@@ -149,22 +136,20 @@ def main() -> None:
     args = parser.parse_args()
     sets = families(args.folder, args.schedules)
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in sets}
-    for setting in GRID:
+    for caution in CAUTIONS:
         for name, tasks in sets.items():
-            results[name].append(measured(tasks, setting))
-        row = " ".join(f"{name} {own[-1][0]:.3f}/{own[-1][1]:.3f}" for name, own in results.items())
-        print(json.dumps(asdict(setting)), row, flush=True)
-    default = GRID.index(Setting())
+            results[name].append(measured(tasks, caution))
+        row = ", ".join(f"{name} {_shown(own[-1])}" for name, own in results.items())
+        print(f"caution {caution}: {row}", flush=True)
     for name, own in results.items():
         others = np.mean([results[other] for other in results if other != name], axis=0)
         enough = np.flatnonzero(others[:, 1] >= GOAL)
         chosen = int(enough[others[enough, 0].argmin()] if len(enough) else others[:, 1].argmax())
-        print(
-            f"{name}: chosen without it {json.dumps(asdict(GRID[chosen]))}, "
-            f"{own[chosen][0]:.3f}/{own[chosen][1]:.3f}; "
-            f"the default {own[default][0]:.3f}/{own[default][1]:.3f}",
-            flush=True,
-        )
+        print(f"{name}: caution {CAUTIONS[chosen]} chosen without it, {_shown(own[chosen])}")
+
+
+def _shown(point: tuple[float, float]) -> str:
+    return f"{point[0]:.3f} / {point[1]:.3f}"
 
 
 if __name__ == "__main__":
