@@ -27,7 +27,9 @@ __all__ = [
     "Trend",
     "Z",
     "despike",
+    "is_above_past",
     "log_time",
+    "lost_since",
     "signals",
     "thin",
     "trend",
@@ -41,6 +43,9 @@ N_LEVEL = 3  # points whose mean is "where the curve is now"
 N_TAIL = 8  # a flat stretch shorter than this many points is not called a stall
 N_NOISE = 32, 64  # the newest two thirds of the points, within these, are asked for the noise
 Z = 1.645  # one-sided 95 %
+# A finite loss has left its past for good after this share of the run above its start by this
+# share of all it ever fell and so many of its usual moves (benchmarks/divergence.py).
+LOST_SHARE, LOST_FALL, LOST_MOVES = 0.25, 0.5, 5.0
 Z_FADED = 2.5  # for "progress has faded": one-sided 99.4 %, as about ten tails are tried
 
 
@@ -216,10 +221,49 @@ class LossCurve:
 def has_diverged(loss: float) -> bool:
     """Whether one report says that a run has diverged: it is NaN or infinite.
 
-    Any part that looks at a single value asks here. A whole curve may also have exploded while it
-    is finite: `Signals.diverged_at`.
+    Any part that looks at a single value asks here. A whole curve may also have diverged while it
+    is finite: `lost_since`, and while it still accelerates `Signals.diverged_at`.
     """
     return not math.isfinite(loss)
+
+
+def lost_since(steps: Array, losses: Array, n_steps: int) -> int | None:
+    """The step since which a finite loss is above all of its past for good; None if it is not.
+
+    steps, losses: [n], the reports so far of a run of n_steps. Above is beyond the first report by
+    half of all the loss had fallen and five times its usual move (the median between neighbours).
+    For good is a quarter of the run, N_TAIL reports at least, every one of them above, at a level
+    from which it does not come back by the end if it goes on straight in log time (95 %). A spike
+    that comes back sooner, a warm-up hump and a run that exploded in its first two reports, which
+    have no past, are none.
+    """
+    begin = int(steps.searchsorted(steps[-1] + 1 - LOST_SHARE * n_steps))
+    begin = min(begin, len(losses) - N_TAIL)
+    if begin < N_LEVEL or losses[-1] <= losses[0]:
+        return None
+    limit = _past_limit(losses[:begin])
+    if losses[begin:].min() <= limit:
+        return None
+    now = trend(steps[begin:], losses[begin:])
+    change = min(now.slope - Z * now.slope_se, 0.0) * log_time(now.step, n_steps)
+    if now.level + change <= limit:
+        return None
+    return int(steps[np.flatnonzero(losses <= limit)[-1] + 1])
+
+
+def is_above_past(losses: Array) -> bool:
+    """Whether the last of finite losses [n] is where `lost_since` would not have it stay."""
+    before = losses[: int(losses.argmin()) + 1]
+    return len(before) >= N_LEVEL and bool(losses[-1] > _past_limit(before))
+
+
+def _past_limit(before: Array) -> float:
+    """Above its start by half of all it fell and five usual moves a loss has left its past."""
+    scale = _scale(float(before.min()), float(before.max()))
+    past = before / scale
+    start, usual = float(past[0]), float(np.median(np.abs(np.diff(past))))
+    limit = start + LOST_FALL * (start - float(past.min())) + LOST_MOVES * usual
+    return limit * scale
 
 
 def n_finite(losses: ArrayLike) -> int:

@@ -21,6 +21,7 @@ from iolaus.sweeps.pruners.curve_pruner import (
     StudyView,
     curve_pruner,
 )
+from iolaus.sweeps.pruners.divergence import DIVERGED_RULE
 from iolaus.sweeps.pruners.peers import PeerOutcome
 from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
 from iolaus.sweeps.pruners.verdicts import WAITS_RULE
@@ -31,6 +32,7 @@ __all__ = ["AllOf", "AnyOf", "Holdout", "Interval", "WarmUp", "parts"]
 
 # The first trial that a holdout lets run on is one of the first so many that were to be ended.
 FIRST_HELD_OUT = 3
+NEVER_HELD_OUT = frozenset((DIVERGED_RULE, WAITS_RULE))
 
 
 class _Combination(CurvePruner):
@@ -222,7 +224,7 @@ class Holdout(_Combination):
     holdout_fraction: in [0, 1]. Of each 1 / holdout_fraction trials to be ended one is drawn by the
     seed, the first of all from the first FIRST_HELD_OUT, so that small sweeps have one too. The
     verdict on it is kept in its user attributes `held_out` (the reason) and `held_out_step`;
-    afterwards the pruner is asked no more, unless the loss is not finite: trials that diverged are
+    afterwards the pruner is asked no more, unless the loss is not finite. Trials that diverged are
     not held out. Which trials have been ended or held out before is read from the study. When one
     of them has finished among the best so far (`goal_rank` of all trials, by their lowest loss),
     ending it would have been wrong: the pruner is told how often, and may become more cautious.
@@ -289,7 +291,7 @@ class Holdout(_Combination):
             pruner.learn(trial, step, loss, plan)
             return None
         verdict = pruner.observe(trial, step, loss, plan)
-        if verdict is None or verdict.rule == WAITS_RULE or has_diverged(loss):
+        if verdict is None or has_diverged(loss) or verdict.rule in NEVER_HELD_OUT:
             return verdict
         if trial in self._ended:
             return verdict
@@ -316,7 +318,7 @@ class Holdout(_Combination):
     def _count(self, trial: FrozenTrial) -> None:
         if "held_out" in trial.user_attrs:
             self._held_out.add(trial.number)
-        elif trial.user_attrs.get("verdict_rule", "diverged") not in ("diverged", WAITS_RULE):
+        elif trial.user_attrs.get("verdict_rule", DIVERGED_RULE) not in NEVER_HELD_OUT:
             self._ended.add(trial.number)
 
 

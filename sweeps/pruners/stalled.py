@@ -16,6 +16,7 @@ import numpy as np
 
 from iolaus.sweeps.holdout import caution_added, exact_interval
 from iolaus.sweeps.pruners.curve_pruner import NO_PLAN, CurvePruner, StudyView
+from iolaus.sweeps.pruners.divergence import DIVERGED_RULE, left_its_past, not_finite
 from iolaus.sweeps.pruners.forecast import Forecast, planned_rate
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Prospect, Standing
 from iolaus.sweeps.pruners.rungs import MIN_PEERS, Place, Rungs
@@ -27,6 +28,7 @@ from iolaus.sweeps.signals import (
     Trend,
     Z,
     has_diverged,
+    is_above_past,
     log_time,
     signals,
     trend,
@@ -190,7 +192,7 @@ class StallRule:
         if len(losses) < 2 * N_TAIL or rate_changes(plan, int(steps[-1])):
             return None
         s = signals(steps, losses)
-        if s.stalled_since is None:
+        if s.stalled_since is None or is_above_past(losses):  # it comes back, or has diverged
             return None
         # Without a horizon the run so far stands in for it, and half of it must be flat.
         whole, share = (
@@ -221,7 +223,9 @@ class StalledLoss(CurvePruner):
     keep: with pauses, the share of trials that are the best to be kept, two at least, ten at most.
     direction: of the reported value; by default that of the metric, in plain Optuna the study's,
         and "minimize" in a study of several objectives.
-    NaN and infinity end a trial at the report in which they come. A trial's planned learning rate,
+    NaN and infinity end a trial at the report in which they come; a loss worse than where it began
+    for a quarter of the run ends it too, if it is not on course back (`lost_since`): both are final
+    and named `diverged`. A trial's planned learning rate,
     in plain Optuna its user attribute `lr_plan` of corners (step, rate), tells the rule of rates to
     come. A copy or pickle of it forgets what it has seen and learns it anew from the study. Bad
     arguments raise ValueError.
@@ -300,13 +304,10 @@ class StalledLoss(CurvePruner):
         sign = self._sign
         if has_diverged(loss):
             self.learn(trial, step, loss, plan)
-            value = sign * self._flip * loss
-            return Verdict(
-                "diverged", step, f"diverged: the loss is {value} at step {step:,}", {"loss": value}
-            )
+            return not_finite(step, sign * self._flip * loss)
         self.learn(trial, step, loss, plan)
         verdict = self._verdict(trial, step, plan)
-        if verdict is None or not self._doubt or verdict.rule == WAITS_RULE:
+        if verdict is None or not self._doubt or verdict.rule in (DIVERGED_RULE, WAITS_RULE):
             return verdict
         numbers = {**verdict.numbers, "caution": self._rule.caution}
         return replace(verdict, reason=verdict.reason + self._doubt, numbers=numbers)
@@ -317,6 +318,10 @@ class StalledLoss(CurvePruner):
             return None
         plan = Plan(self._horizon(plan), plan.lr)
         steps, losses = curve.arrays()
+        if plan.n_steps is not None:
+            diverged = left_its_past(steps, losses, plan.n_steps, sign)
+            if diverged is not None:
+                return diverged
         if self._pauses and plan.n_steps is not None and len(self._rungs) > MIN_PEERS:
             if not curve.at_rung or len(losses) < MIN_REPORTS or step >= plan.n_steps - 1:
                 return None
@@ -349,7 +354,14 @@ class StalledLoss(CurvePruner):
             self._rungs.wait_no_more()
         if last_call:
             self._rungs.last_call()
-        return self._rungs.first(self._waiting.intersection(paused) if self._repeats else paused)
+        return self._rungs.first(self._that_wait(paused) if self._repeats else paused)
+
+    def _that_wait(self, paused: Mapping[int, float]) -> set[int]:
+        """Those paused for want of others, here or, by the study, before or in another driver."""
+        trials = [] if self._view is None else self._view.study.get_trials(deepcopy=False)
+        rules = {t.number: str(t.user_attrs.get("verdict_rule", "")) for t in trials}
+        said = {number for number, rule in rules.items() if WAITS_RULE in rule.split("+")}
+        return (self._waiting | said).intersection(paused)
 
     def resumed(self, trial: int) -> None:
         """See CurvePruner."""
