@@ -339,7 +339,7 @@ def test_a_verdict_of_a_stall_has_a_slope_that_is_flat():
     """
     found = []
     for seed in range(40):
-        losses = np.exp(-np.arange(80) / 12) + 0.02 * np.random.default_rng(seed).normal(size=80)
+        losses = np.exp(-np.arange(80) / 8) + 0.02 * np.random.default_rng(seed).normal(size=80)
         study, trial = frozen(losses)
         verdict = StalledLoss(n_steps=100).verdict(study, trial)
         if verdict is not None:
