@@ -204,7 +204,7 @@ def test_a_sweep_that_goes_on_has_its_preview_at_once(caplog: pytest.LogCaptureF
     clock.now_s = 0.2
     progress.tick()
     (line,) = (record.message for record in caplog.records)
-    assert "a trial makes 0.68 of its steps" in line  # half way between .75 and .6
+    assert "0.68 of their steps are made" in line  # half way between .75 and .6
     assert "by this and other sweeps' trials), at the speed of 20 trials" in line
 
 
