@@ -157,7 +157,7 @@ def preview(
         return None
     whole_s = _mean([pace.whole_s for pace in paces], n_left, LEAST_FOR_SPREAD)
     shares = [pace.share for pace in paces if pace.share is not None]
-    share = _share(shares, expected, n_left)
+    share = _share(shares, len(paces) - len(shares), expected, n_left)
     work_s = whole_s.times(share).times(n_left)
     n_places = max(1, min(machine.n_places, math.ceil(n_left)))
     longest_s = max(whole_s.high, *(pace.whole_s for pace in paces))
@@ -202,8 +202,10 @@ def preview_amid_pauses(
     return preview(speeds, Range(low, middle, high), n_open, machine)
 
 
-def _share(shares: Sequence[float], expected: Range, n_left: float) -> Range:
+def _share(shares: Sequence[float], n_running: int, expected: Range, n_left: float) -> Range:
     """The share of its steps that a trial to come makes; shares: of those that have ended.
+
+    Those that end early end first, so without a pruner those that run count as whole trials.
 
     Under a pruner the first trials are not like the later ones, which have peers to be judged by:
     their shares alone held for 6 of 10 sweeps of 40 (benchmarks/preview.py), so what is expected
@@ -212,7 +214,7 @@ def _share(shares: Sequence[float], expected: Range, n_left: float) -> Range:
     if len(shares) < LEAST_FOR_SHARE:
         return expected
     if expected.middle == 1:
-        own = _mean([*shares, expected.low], n_left, LEAST_FOR_SHARE)
+        own = _mean([*shares, *[1.0] * n_running, expected.low], n_left, LEAST_FOR_SHARE)
         return Range(own.low, own.middle, min(own.high, 1.0))
     own = _mean(shares, n_left, LEAST_FOR_SHARE)
     return Range(
