@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,9 @@ from iolaus.sweeps.study.fingerprint import Fingerprint, differences
 
 __all__ = ["Difference", "diff", "identical"]
 
+FIRST_WEIGHTS = "first_weights"  # what the trainer calls their checksum
+TERMS = "term/"  # before the raw values of a loss's extra terms, which only some trials have
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -24,6 +27,7 @@ class Difference:
     n_alike (reports in common before they part), step (of the first report at which they part, NaN
     where none does), value_a and value_b there. The first to part comes first. only_a, only_b:
     reports, of all metrics, that one of them made at steps of which the other has none.
+    began_alike: whether their first weights are the same; None where not both reported it.
     """
 
     settings: Sequence[str]
@@ -31,6 +35,7 @@ class Difference:
     curves: pd.DataFrame
     only_a: int
     only_b: int
+    began_alike: bool | None = None
 
     @property
     def identical(self) -> bool:
@@ -40,7 +45,17 @@ class Difference:
 
     def sentences(self) -> list[str]:
         """What to tell a person: where they part, then what differs."""
-        return [self._where(), *self._why()]
+        return [self._where(), *self._begin(), *self._why()]
+
+    def _begin(self) -> list[str]:
+        if self.began_alike is None or self.identical:
+            return []
+        if self.began_alike:
+            return ["Their first weights are the same."]
+        return [
+            "Their first weights differ: the seed, or the order in which the parameters are made, "
+            "is another."
+        ]
 
     def _where(self) -> str:
         if self.curves.empty:
@@ -83,6 +98,8 @@ def diff(a: Sweep, trial_a: int, b: Sweep, trial_b: int) -> Difference:
     """
     ran_a, ran_b = _ran_with(a, trial_a), _ran_with(b, trial_b)
     one, other = _reports(a, trial_a), _reports(b, trial_b)
+    begun = [r.xs(FIRST_WEIGHTS)["value"].iloc[0] for r in (one, other) if FIRST_WEIGHTS in r.index]
+    one, other = (r.drop(FIRST_WEIGHTS, level="metric", errors="ignore") for r in (one, other))
     both = one.merge(other, left_index=True, right_index=True, suffixes=("_a", "_b"))
     rows = []
     for metric, values in both.groupby(level="metric", sort=False):
@@ -106,16 +123,21 @@ def diff(a: Sweep, trial_a: int, b: Sweep, trial_b: int) -> Difference:
         curves,
         len(one) - len(both),
         len(other) - len(both),
+        bool(begun[0] == begun[1]) if len(begun) == 2 else None,
     )
 
 
-def identical(sweep: Sweep) -> list[tuple[int, ...]]:
+def identical(sweep: Sweep, trials: Iterable[int] | None = None) -> list[tuple[int, ...]]:
     """The groups of trials that made the same reports to the last bit, the largest first.
 
-    Trials that reported nothing, and those that are like no other, are in none.
+    trials: those to look at; all if left out. The raw values of a loss's extra terms, which may be
+    there or not where nothing else differs, do not count. Trials that reported nothing, and those
+    that are like no other, are in none.
     """
     groups: dict[bytes, list[int]] = {}
-    for trial in sweep.trials.index:
+    course = sweep.curves[~sweep.curves["metric"].str.startswith(TERMS)]
+    sweep = replace(sweep, curves=course)
+    for trial in sweep.trials.index if trials is None else trials:
         reports = _reports(sweep, int(trial)).sort_index(kind="stable")
         if len(reports):
             key = pd.util.hash_pandas_object(reports).to_numpy().tobytes()

@@ -278,10 +278,10 @@ def _read(path: Path) -> pa.Table | None:
 def read_curves(folder: Path) -> pa.Table:
     """All curves of a sweep, each row once, by trial and time; of each trial one curve.
 
-    Of an attempt that was cut off, the rows from the first step of the next one on are left out. An
-    empty table if nothing was reported yet. A damaged file is named in a warning, and left out.
-    Works while the sweep runs: files that are merged away between listing and reading are looked up
-    again.
+    Of an attempt that was cut off, the rows after the first step of the next one are left out, and
+    those of its metrics at that step. An empty table if nothing was reported yet. A damaged file is
+    named in a warning, and left out. Works while the sweep runs: files that are merged away between
+    listing and reading are looked up again.
     """
     for look in range(3):
         try:
@@ -303,13 +303,19 @@ def _joined(table: pa.Table) -> pa.Table:
     trial, attempt, step = (table[name].to_numpy() for name in ("trial", "attempt", "step"))
     if not attempt.any():
         return table
+    metric = table["metric"].combine_chunks().dictionary_encode().indices.to_numpy()
     begins = np.flatnonzero(np.diff(trial, prepend=-1) | np.diff(attempt, prepend=-1))
     kept = np.ones(len(table), dtype=bool)
     end = len(table)
-    until: dict[int, float] = {}  # trial -> the step at which the attempts after this one begin
+    # trial -> the step at which the attempts after this one begin, and their metrics there
+    until: dict[int, tuple[float, set[int]]] = {}
     for begin in begins[::-1]:
-        number = int(trial[begin])
-        kept[begin:end] = step[begin:end] < until.get(number, math.inf)
-        until[number] = min(until.get(number, math.inf), int(step[begin]))
+        number, own = int(trial[begin]), slice(begin, end)
+        first, again = until.get(number, (math.inf, set[int]()))
+        is_new = (step[own] == first) & ~np.isin(metric[own], list(again))
+        kept[own] = (step[own] < first) | is_new
+        if (begun := int(step[begin])) <= first:
+            at_first = set(metric[own][step[own] == begun].tolist())
+            until[number] = begun, at_first | (again if begun == first else set())
         end = begin
     return table.filter(pa.array(kept))

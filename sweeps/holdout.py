@@ -90,9 +90,11 @@ def held_out(losses: Mapping[int, float], steps: Mapping[int, int], n_best: int)
 
     losses: of all trials that have finished, by number; smaller is better, NaN is the worst. steps:
     where each trial that was held out was to be stopped. n_best: stopping was wrong where the trial
-    is among so many best of those that finished; of equals all have the better rank.
+    is among so many best of those that finished, and in their better half: of three, all are among
+    the best three. Of equals all have the better rank.
     """
     known = {trial: math.inf if math.isnan(loss) else loss for trial, loss in losses.items()}
+    n_best = max(1, min(n_best, len(known) // 2))
     finished = []
     for trial, step in sorted(steps.items()):
         if trial in known:

@@ -10,7 +10,6 @@ import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import optuna
@@ -23,7 +22,7 @@ __all__ = [
     "DRIVER_ATTR",
     "PAUSED_ATTR",
     "as_pruned",
-    "change_paused",
+    "change_waiting",
     "contains",
     "create_trial_if",
     "created_trial",
@@ -41,7 +40,6 @@ __all__ = [
     "storage_of",
     "study_id",
     "suggest",
-    "take",
     "thresholds",
     "trial_id",
     "wrapped_pruner",
@@ -194,9 +192,13 @@ PAUSED_ATTR = "paused"
 
 def is_paused(trial: FrozenTrial) -> bool:
     """Whether a trial is paused: it waits so marked, or is shown `as_pruned`."""
-    marked = trial.user_attrs.get(PAUSED_ATTR)
-    is_marked = type(marked) is int and marked > 0  # others may write what they like
+    is_marked = _times_paused(trial.user_attrs.get(PAUSED_ATTR)) > 0
     return is_marked and trial.state in (TrialState.WAITING, TrialState.PRUNED)
+
+
+def _times_paused(attr: Any) -> int:
+    """What a `PAUSED_ATTR` says; 0 where others have written what they like."""
+    return attr if type(attr) is int and attr > 0 else 0
 
 
 def as_pruned(trial: FrozenTrial, n_objectives: int) -> FrozenTrial:
@@ -228,67 +230,37 @@ def create_trial_if(
     return made
 
 
-def take(
+def change_waiting(
     storage: BaseStorage,
     trial: int,
-    driver: str,
-    n_paused: int = 0,
-    user_attrs: Mapping[str, Any] | None = None,
-) -> bool:
-    """Make a waiting trial run, and be this driver's; False if it does not wait any more.
-
-    n_paused: what its `PAUSED_ATTR` must be; 0: one that is not paused. user_attrs: what it gets.
-    """
-    attrs = {**(user_attrs or {}), DRIVER_ATTR: driver}
-    if not _has_transactions(storage):
-        now = storage.get_trial(trial)
-        if now.user_attrs.get(PAUSED_ATTR, 0) != n_paused:
-            return False
-        if not storage.set_trial_state_values(trial, TrialState.RUNNING):
-            return False
-        for name, value in attrs.items():
-            storage.set_trial_user_attr(trial, name, value)
-        return True
-    models, rdb = _rdb()
-    backend = storage._backend  # type: ignore[attr-defined]
-    with rdb._create_scoped_session(backend.scoped_session) as session:
-        row = models.TrialModel.find_or_raise_by_id(trial, session, for_update=True)
-        if row.state is not TrialState.WAITING or _n_paused(models, session, trial) != n_paused:
-            return False
-        _set_user_attrs(backend, session, trial, attrs)
-        row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
-        return True
-
-
-def change_paused(
-    storage: BaseStorage,
-    trial: int,
-    n_paused: int,
     user_attrs: Mapping[str, Any],
+    n_paused: int = 0,
+    state: TrialState | None = None,
     values: Sequence[float] | None = None,
-    is_over: bool = False,
 ) -> bool:
-    """Give a paused trial these attributes; False, and nothing, if it is not so paused any more.
+    """Give a waiting trial these attributes; False, and nothing, if it waits so no more.
 
-    n_paused: see `take`. is_over: whether it is PRUNED from here on, with these values.
+    n_paused: what its `PAUSED_ATTR` must be; 0: one that is not paused. state: in which it is from
+    here on, with these values if it has ended; None: it waits on.
     """
-    state = TrialState.PRUNED
     if not _has_transactions(storage):
         now = storage.get_trial(trial)
-        if now.state is not TrialState.WAITING or now.user_attrs.get(PAUSED_ATTR, 0) != n_paused:
+        known = _times_paused(now.user_attrs.get(PAUSED_ATTR))
+        if now.state is not TrialState.WAITING or known != n_paused:
             return False
         for name, value in user_attrs.items():
             storage.set_trial_user_attr(trial, name, value)
-        return not is_over or storage.set_trial_state_values(trial, state, values)
+        return state is None or storage.set_trial_state_values(trial, state, values)
     models, rdb = _rdb()
     backend = storage._backend  # type: ignore[attr-defined]
     with rdb._create_scoped_session(backend.scoped_session) as session:
         row = models.TrialModel.find_or_raise_by_id(trial, session, for_update=True)
-        if row.state is not TrialState.WAITING or _n_paused(models, session, trial) != n_paused:
+        known = _times_paused(_user_attr(models, session, trial, PAUSED_ATTR))
+        if row.state is not TrialState.WAITING or known != n_paused:
             return False
         _set_user_attrs(backend, session, trial, user_attrs)
         # It takes the session that is open in this thread, and commits all.
-        return not is_over or bool(backend.set_trial_state_values(trial, state, values))
+        return state is None or bool(backend.set_trial_state_values(trial, state, values))
 
 
 def give_back(storage: BaseStorage, trial: int, driver: str, user_attrs: Mapping[str, Any]) -> bool:
@@ -347,10 +319,6 @@ def _rdb() -> tuple[Any, Any]:
 
 def _owner(models: Any, session: Any, trial: int) -> str:
     return str(_user_attr(models, session, trial, DRIVER_ATTR) or "")
-
-
-def _n_paused(models: Any, session: Any, trial: int) -> int:
-    return int(_user_attr(models, session, trial, PAUSED_ATTR) or 0)
 
 
 def _user_attr(models: Any, session: Any, trial: int, name: str) -> Any:

@@ -25,6 +25,7 @@ from iolaus.sweeps.checkpoints import Checkpoint, Watched, adopt
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
 __all__ = [
+    "CHILD_CHECKPOINT_VARIABLE",
     "CHILD_REPORTS_VARIABLE",
     "INTERVENTION_METRICS",
     "Batch",
@@ -33,6 +34,7 @@ __all__ = [
     "Reporter",
     "Row",
     "get_checkpoint",
+    "in_trial",
     "intervention",
     "plan",
     "report",
@@ -50,6 +52,8 @@ INTERVENTION_METRICS = tuple(f"intervention/{action}" for action in Intervention
 # In the environment of a trial: the file that a child process of it makes when it reports. Such
 # reports are not taken, for the driver listens to the trial's own process.
 CHILD_REPORTS_VARIABLE = "IOLAUS_CHILD_REPORTS"
+# And the checkpoint that the trial goes on from; empty if it begins.
+CHILD_CHECKPOINT_VARIABLE = "IOLAUS_CHILD_CHECKPOINT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +83,15 @@ HOLD_S = 30.0
 class Continued:
     """Where a trial goes on that was cut off.
 
-    step: of the checkpoint. first_step: from which on it reports again; what it reported before
-    counts. watched: of the watched metric until then.
+    step: of the checkpoint. first_step: of `rows`, its last reports before that, which count again;
+    of what else it reported, what came before them counts. watched: of the watched metric until
+    then.
     """
 
     step: int
     first_step: int
     watched: Watched
+    rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,7 @@ class Reporter:
         self._n_since_pause = 0  # reports without a checkpoint
         self._intervention: Intervention | None = None
         self._intervention_was_open = False
+        self._else_pause = False
         self._last_step = 0
         self._trial_folder: Path | None = None
         self._setting: Sequence[str] = ()
@@ -188,13 +195,14 @@ class Reporter:
             if self._verdict is None or (self._is_pause and not is_pause):
                 self._verdict, self._is_pause = verdict, is_pause
 
-    def offer(self, intervention: Intervention) -> None:
+    def offer(self, intervention: Intervention, is_pause: bool = False) -> None:
         """Have the trial try something instead of ending.
 
-        One that does not ask for it until its next report ends.
+        One that does not ask for it until its next report ends. is_pause: see `stop`.
         """
         with self._lock:
             self._intervention, self._intervention_was_open = intervention, False
+            self._else_pause = is_pause
 
     def intervention(self) -> Intervention | None:
         """What to try now, given out once.
@@ -224,6 +232,11 @@ class Reporter:
     def get_checkpoint(self) -> Path | None:
         """The folder of the checkpoint that the trial goes on from; None if it begins."""
         self._save_was_seen()
+        return self.goes_on_from
+
+    @property
+    def goes_on_from(self) -> Path | None:
+        """As `get_checkpoint`, for others than the task."""
         return None if self._checkpoint is None else self._checkpoint.path
 
     @property
@@ -296,7 +309,7 @@ class Reporter:
             ignored = self._intervention if self._intervention_was_open else None
             self._intervention_was_open = self._intervention is not None
         if ignored is not None:
-            self.stop(ignored.verdict)
+            self.stop(ignored.verdict, self._else_pause)
         if not math.isfinite(value):
             reason = f"{self._watched} became {value} at step {row.step}"
             self.stop(Verdict("diverged", row.step, reason, {self._watched: value}))
@@ -364,7 +377,7 @@ class Reporter:
         """Pass on where this trial's files are, and where it goes on, if it does.
 
         setting: its overrides, which its checkpoints keep. Its seconds go on from those of the
-        checkpoint, and its last reports are passed on again.
+        checkpoint, and its last reports before that are passed on again.
         """
         with self._lock:
             self._folder, self._trial_folder, self._setting = folder, Path(folder), setting
@@ -373,9 +386,8 @@ class Reporter:
                 first = rows[0].step if rows else checkpoint.step + 1
                 self._checkpoint, self._saves, self._is_news = checkpoint, True, True
                 self._kept = Kept(checkpoint.step, checkpoint.n_bytes)
-                self._continued = Continued(checkpoint.step, first, checkpoint.watched)
+                self._continued = Continued(checkpoint.step, first, checkpoint.watched, rows)
                 self._start_s = self._clock() - checkpoint.seconds
-                self._rows = [*rows, *self._rows]
                 self._recent.extend(rows)
                 self._watched_so_far = checkpoint.watched
                 self._first_step = checkpoint.watched.first_step
@@ -440,16 +452,30 @@ def report(
         _leave_mark()  # a spawned child of a trial, or no sweep at all
 
 
+def in_trial() -> bool:
+    """Whether this process runs a trial of a sweep, or was started by one: a rank, a data loader.
+
+    >>> from iolaus.sweeps.reporting import in_trial
+    >>> in_trial()
+    False
+    """
+    return _current is not None or CHILD_REPORTS_VARIABLE in os.environ
+
+
 def get_checkpoint() -> Path | None:
     """The folder of the checkpoint that this trial goes on from; None if it begins.
 
     It holds what was reported as `checkpoint`, beside a `manifest.json` of ours, and is to be read
-    only. None outside a sweep.
+    only. A child process of the trial (a rank of distributed training) gets the same. None outside
+    a sweep.
 
     >>> folder = iolaus.get_checkpoint()
     >>> step = 0 if folder is None else int((folder / "step").read_text())
     """
-    return None if _current is None else _current.get_checkpoint()
+    if _current is None:
+        path = os.environ.get(CHILD_CHECKPOINT_VARIABLE)
+        return Path(path) if path else None
+    return _current.get_checkpoint()
 
 
 def should_checkpoint() -> bool:

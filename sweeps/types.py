@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import pickle
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-__all__ = ["Ending", "Finding", "Intervention", "Outcome", "Plan", "Returned", "Verdict"]
+__all__ = [
+    "Ending",
+    "Finding",
+    "Intervention",
+    "Outcome",
+    "Plan",
+    "Returned",
+    "Verdict",
+    "spent_below",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +75,22 @@ class Intervention:
             raise ValueError(f"an intervention's factor lies between 0 and 1, got {self.factor}")
 
 
-# A learning rate below this share of its highest is spent: it hardly moves the weights any more.
+# A learning rate is spent once it is below this share of its highest, or rests on a floor that is
+# lower than the tenth to which rates fall in steps: it hardly moves the weights any more.
 SPENT_SHARE = 0.05
+FLOOR_SHARE = 0.09
+
+
+def spent_below(rates: Sequence[float]) -> float:
+    """The rate below which one is spent, of the rates of a run in the order of its steps.
+
+    The rate on which they rest at the end counts as a floor if it is below FLOOR_SHARE of the
+    highest: from 0.15 down to 0.01 it is 0.017, though 0.01 is more than 5 % of 0.15.
+    """
+    highest = max(rates, default=0.0)
+    rests = len(rates) > 1 and rates[-1] == rates[-2] < FLOOR_SHARE * highest
+    floor = rates[-1] if rests else 0.0
+    return floor + SPENT_SHARE * (highest - floor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ TRAINER = (
     *("train.py", "task=digits", "model=mlp", "steps=600", "report_every=10"),
     *("eval_every=100", "checkpoint.every_steps=100", "keep_best=false", LR),
 )
+# Each trial but the first is paused, and goes on as soon as a slot is free.
+PAUSED = ("hydra.sweeper.pruner._target_=pausing.PauseAll", "+hydra.sweeper.pruner.file=/")
 # What a sweep runs, and the steps that each of its trials reports.
 KINDS: dict[str, tuple[Sequence[str], Sequence[int]]] = {
     "an app": (("trouble.py", X, "do=report", "n_steps=20", "step_s=0.02"), range(20)),
@@ -41,6 +43,24 @@ KINDS: dict[str, tuple[Sequence[str], Sequence[int]]] = {
     "lanes of the trainer": (
         (
             *TRAINER,
+            *(
+                "hydra.sweeper.lane_runner=iolaus.trainer.lanes.serve.run_lanes",
+                "hydra.sweeper.lanes=3",
+            ),
+        ),
+        range(10, 601, 10),
+    ),
+    "a paused app": (
+        (
+            *("trouble.py", X, "do=report", "n_steps=20", "step_s=0.02"),
+            *PAUSED,
+            "+hydra.sweeper.pruner.at=5",
+        ),
+        range(20),
+    ),
+    "paused lanes of the trainer": (
+        (
+            *(*TRAINER, *PAUSED, "+hydra.sweeper.pruner.at=200"),
             *(
                 "hydra.sweeper.lane_runner=iolaus.trainer.lanes.serve.run_lanes",
                 "hydra.sweeper.lanes=3",
@@ -78,7 +98,9 @@ def kill(driver: int, victim: str, chance: random.Random) -> bool:
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=[pytest.mark.slow] if "the trainer" in kind else [])
+        pytest.param(
+            kind, marks=[pytest.mark.slow] if "the trainer" in kind or "paused" in kind else []
+        )
         for kind in KINDS
     ],
 )
@@ -156,17 +178,22 @@ def assert_whole(study: Any, curves: Path, steps: Sequence[int]) -> None:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("n_kills", "n_trials"), [(4, 12), pytest.param(50, 200, marks=pytest.mark.slow)]
+    ("n_kills", "n_trials", "kind"),
+    [
+        (4, 12, "an app"),
+        pytest.param(6, 16, "a paused app", marks=pytest.mark.slow),
+        pytest.param(50, 200, "an app", marks=pytest.mark.slow),
+    ],
 )
 def test_two_drivers_of_one_study(
-    n_kills: int, n_trials: int, sweep: Any, postgres: Any, tmp_path: Path
+    n_kills: int, n_trials: int, kind: str, sweep: Any, postgres: Any, tmp_path: Path
 ) -> None:
     """On PostgreSQL, however often one, or what it has started, is killed: the total is exact, each
     trial has ended once with its whole curve, and nothing stays running.
     """
     chance = random.Random(n_kills)
     url = postgres.new_database()
-    app, steps = KINDS["an app"]
+    app, steps = KINDS[kind]
     options = [
         *app,
         *("hydra.sweeper.n_jobs=2", f"hydra.sweeper.n_trials={n_trials}"),

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
 
 import iolaus
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.run.events import replay_events
+from iolaus.sweeps.study.extending import Length, plan_extension
 from iolaus.sweeps.study.record import is_paused, record_of, state_of
 
 sys.path.insert(0, str(Path(__file__).parent / "apps"))
@@ -81,6 +83,7 @@ def test_a_thawed_trial_is_the_trial_that_was_not_paused(
     done = sweep(*options(tmp_path, 4)).ok()
     known, folder = study(), tmp_path / "study"
     assert_whole(known, folder, [0, 1, 2, 3])
+    assert pq.read_table(folder / "curves").num_rows == 4 * N_STEPS  # each row is written once
     assert set(steps_taken(tmp_path).values()) == {1}
     for trial in known.trials[1:]:
         (pause,) = record_of(trial).pauses
@@ -104,8 +107,11 @@ def test_a_thawed_trial_is_the_trial_that_was_not_paused(
 def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
     sweep: Any, study: Any, tmp_path: Path
 ) -> None:
-    """By their verdicts; n_trials counts them once; nothing of them stays on disk."""
-    done = sweep(*options(tmp_path, 5, "at=10,file=never")).ok()
+    """By their verdicts; n_trials counts them once; of the best, so many as `keep_checkpoints`
+    says, the checkpoints stay, from which `extend` goes on.
+    """
+    folder, keep = tmp_path / "study", "hydra.sweeper.keep_checkpoints=2"
+    done = sweep(*options(tmp_path, 5, "at=10,file=never"), keep).ok()
     assert [t.state.name for t in study().trials] == ["COMPLETE", *["PRUNED"] * 4]
     for trial in study().trials[1:]:
         record = record_of(trial)
@@ -114,10 +120,19 @@ def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
         assert record.verdict.rule == "behind"
         assert len(record.pauses) == 1
         assert trial.value == walk(trial.params["x"], N_STEPS)[record.steps - 1]
-    assert checkpoints(tmp_path / "study") == []
+    lowest = {t.number: record_of(t).run.best for t in study().trials[1:]}
+    best = sorted(sorted(lowest, key=lowest.__getitem__)[:2])
+    assert [n for n in checkpoints(folder) if n] == best
     assert "4 trials paused, none thawed." in done.out
-    again = sweep(*options(tmp_path, 5, "at=10,n_finished=0")).ok()
+    assert f"extend study {best[0]} {best[1]} --steps 3x" in done.out
+    again = sweep(*options(tmp_path, 5, "at=10,n_finished=0"), keep).ok()
     assert "nothing was run" in again.out
+    plan = plan_extension(
+        *(folder, Length(factor=3.0), lambda _place, _factor, found: (found[0], "")),
+        *(best, 4, "n_steps"),
+    )
+    steps = [record_of(study().trials[n]).pauses[0].checkpoint for n in best]
+    assert [(one.trial, one.step) for one in plan.trials] == [*zip(best, steps, strict=True)]
 
 
 def test_a_last_call_takes_paused_trials_into_slots_that_would_fall_idle(

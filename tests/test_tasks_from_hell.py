@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import pytest
 from optuna.trial import TrialState
 
 from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.study.record import record_of
+
+sys.path.insert(0, str(Path(__file__).parent / "apps"))
+from counting import walk
 
 TIMEOUT = "hydra.sweeper.stall_timeout=2"
 # What a task does, and how its trial ends, as a pattern for the reason.
@@ -123,3 +128,55 @@ def test_a_part_that_raises_leaves_nothing_running(
         if trial.state is TrialState.FAIL:
             assert trial.number == 5
             assert reason.split(":")[0] in trial.user_attrs["why"]
+
+
+# What a task does when it is to be paused, and how its trial ends: it is paused all the same, and
+# goes on.
+STUBBORN = {
+    "good": "completed",
+    "swallow": "completed",
+    "raise": "completed",
+    "never save": "completed",
+    "delete its folder": "completed",
+    "damage its checkpoint": "completed",
+    "lose its checkpoint": "completed",
+    "hang": "failed: timed out after .* s without a report: stall_timeout is 10 s",
+    "exit": r"failed: its worker process \d+ exited with status 3",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_objectives", [1, 2])
+def test_a_task_that_takes_a_pause_badly_harms_its_own_trial_only(
+    n_objectives: int, sweep: Any, study: Any, tmp_path: Path
+) -> None:
+    """It goes on from its checkpoint, or anew, which is said where one was expected; its curve and
+    result are those of a task that was never paused.
+    """
+    ways = ",".join(f'"{way}"' for way in STUBBORN)
+    done = sweep(
+        *("stubborn.py", "hydra/sweeper/sampler=grid", f"do=choice({ways})", "x=0.5"),
+        *("hydra.sweeper.enqueue=[{do:good}]", f"n_objectives={n_objectives}"),
+        f"hydra.sweeper.direction=[{','.join(['minimize', 'maximize'][:n_objectives])}]",
+        *("hydra.sweeper.pruner._target_=pausing.PauseAll", "+hydra.sweeper.pruner.at=10"),
+        *("+hydra.sweeper.pruner.n_finished=1", "hydra.sweeper.n_jobs=3"),
+        *("hydra.sweeper.n_trials=100", "hydra.sweeper.holdout_fraction=0"),
+        *("hydra.sweeper.max_failure_rate=1", "hydra.sweeper.stall_timeout=10"),
+    ).ok(200)
+    trials = study().trials
+    assert len(trials) == len(STUBBORN)
+    curves = read_curves(tmp_path / "study" / "curves").to_pandas()
+    anew = {"damage its checkpoint", "lose its checkpoint"}
+    for trial in trials:
+        do, record = trial.params["do"], record_of(trial)
+        assert re.fullmatch(STUBBORN[do], record.why), do
+        if STUBBORN[do] != "completed":
+            continue
+        own = curves[curves["trial"] == trial.number]
+        assert own["step"].tolist() == [*range(1, 61)], do
+        assert own["value"].tolist() == walk(0.5, 60), do
+        assert trial.values == [walk(0.5, 60)[-1], 0.5][:n_objectives]
+        steps = [pause.from_step == -1 for pause in record.pauses]
+        assert steps == ([do in anew] if trial.number else [])
+        said = f"trial {trial.number} begins anew: its checkpoint of step"
+        assert (said in done.err + done.out) == (do in anew), do

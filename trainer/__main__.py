@@ -46,6 +46,8 @@ def main(cfg: DictConfig) -> float:
                 f"trainer: not trained, since lint.rules.{finding.name}=infeasible: {finding.text}"
             )
         log.warning("lint, %s: %s", finding.name, finding.text)
+    if run.schedule.note:
+        log.info(run.schedule.note)
     folder = output_folder()
     keep = folder / "best.pt" if folder is not None and cfg.keep_best else None
     if alone and folder is not None:

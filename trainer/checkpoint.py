@@ -102,7 +102,7 @@ def read_state(folder: Path, run: Settings) -> RunState:
         raise ValueError(
             f"the checkpoint {path} is of a run with other settings ({'; '.join(different)}): an "
             "exact continuation needs the same; to go on from its weights with these, give "
-            "resume=best.pt of that run"
+            "resume=best.pt of that run, or init_checkpoint=best.pt for a run that begins at step 0"
         )
     if is_extended:
         _refuse_other_rates(path, kept["course"], run)
@@ -201,7 +201,7 @@ class Saves:
         return (
             (not self._has_answered and self.hooks.should_checkpoint())
             or step == self._before_fall
-            or (every.every_steps is not None and step % every.every_steps == 0)
+            or (every.every_steps is not None and every.every_steps.is_due(step))
             or (
                 every.every_seconds is not None
                 and self.clock() - self._saved_s >= max(every.every_seconds, self._cost_s / SHARE)
@@ -253,7 +253,7 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str
     return [
         f"{name} {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
         for name in sorted({*there, *here})
-        if there.get(name, _flat) != here.get(name, _flat)
+        if there.get(name) != here.get(name)  # null is as good as absent
     ]
 
 

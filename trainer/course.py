@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 import iolaus
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Intervention
+from iolaus.trainer.lengths import Every
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
 from iolaus.trainer.settings import Settings
+from iolaus.trainer.terms import MOST_TERMS, Blame
 
 __all__ = ["Course", "Hooks", "Summary", "before_fall", "planned_rates"]
 
@@ -46,9 +48,10 @@ class Summary:
     Measures are of the validation set and, if asked for, the test set; losses are per example.
     seconds: of training, in all processes that trained it, without the pauses between them.
     steps_per_s: of the last of these processes. final: after the last step. best: at the lowest
-    validation loss, after best_step updates. tested: after the last step, empty unless the settings
-    say `test`. kept_step: the updates behind the weights of the lowest smoothed training loss,
-    which are kept; None if nothing was reported.
+    validation loss, after best_step updates. tested: of these weights, empty unless the settings
+    say `test`; of the last ones where none has been validated since they did. kept_step: the
+    updates behind the weights of the lowest smoothed training loss, which are kept; None if nothing
+    was reported.
     """
 
     n_steps: int
@@ -65,12 +68,13 @@ class Summary:
     @property
     def conclusion(self) -> str:
         """The last line of a run's log."""
-        measures = "  ".join(
-            f"{name} {value:.4g}" for name, value in (self.final | self.tested).items()
+        final, tested = (
+            "".join(f"{name} {value:.4g}  " for name, value in measures.items())
+            for measures in (self.final, self.tested)
         )
         return (
-            f"{self.ended}  {measures}  "
-            f"best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  "
+            f"{self.ended}  {final}"
+            f"best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  {tested}"
             f"best weights kept from step {self.kept_step}  "
             f"{self.n_steps} steps, {self.examples} examples in {self.seconds:.1f} s "
             f"({self.steps_per_s:.0f} steps/s)"
@@ -78,7 +82,7 @@ class Summary:
 
 
 # What of a course is a plain value that a checkpoint keeps as it is.
-_STATE = ("step", "examples", "lr_factor", "best", "best_step", "seconds")
+_STATE = ("step", "examples", "lr_factor", "best", "best_step", "seconds", "running_loss")
 
 
 @dataclass(slots=True)
@@ -89,7 +93,9 @@ class Course:
     interventions have made of the scheduled rate. ended: "done", or why the run ended before its
     last step. rates: of every step, [n_steps], with the interventions from the steps on at which
     they were taken, as far as they are known: a schedule that looks at the loss makes new ones at
-    each evaluation. seconds: of training in earlier processes. earlier: what `state_dict` gave in
+    each evaluation. seconds: of training in earlier processes. running_loss: of
+    `LossSettings.running`, at the last report. blame: the loss term whose gradient was not finite,
+    if one has been found. earlier: what `state_dict` gave in
     the process that the run goes on from.
     """
 
@@ -103,7 +109,10 @@ class Course:
     best: dict[str, float] = field(init=False)
     best_step: int = 0
     measured: dict[str, float] = field(default_factory=dict)
+    tested: dict[str, float] = field(default_factory=dict)  # at best_step, if at all
     seconds: float = 0.0
+    running_loss: float | None = None
+    blame: Blame | None = None
     earlier: InitVar[Mapping[str, Any] | None] = None
     _plateau: Any = None  # the state of a schedule that looks at the loss
     _first_step: int = field(init=False)  # of this process
@@ -115,7 +124,8 @@ class Course:
         self.rates = self._planned()
         if earlier is not None:
             for name in _STATE:
-                setattr(self, name, earlier[name])
+                setattr(self, name, earlier.get(name, getattr(self, name)))
+            self.tested = dict(earlier.get("tested", {}))
             self.rates = earlier["rates"].numpy()
             if self._plateau is not None:
                 self._plateau = type(self._plateau)(**earlier["plateau"])
@@ -130,6 +140,11 @@ class Course:
     def is_over(self) -> bool:
         """Whether no update is left to make."""
         return self.step >= self.run.n_steps or self.ended != "done"
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the last update has been made."""
+        return self.step == self.run.n_steps
 
     @property
     def size(self) -> int:
@@ -156,13 +171,13 @@ class Course:
         run = self.run
         every = [run.report_every, run.eval_every, run.checkpoint.every_steps or run.report_every]
         if self.step < run.norms_each_step_until:
-            every.append(1)
-        return min(*changes, *(n - self.step % n for n in every))
+            every.append(Every(1))
+        return min(*changes, *(one.next(self.step) - self.step for one in every))
 
     @property
     def reports(self) -> bool:
         """Whether what was measured since the last report is due after this many updates."""
-        return self._is_last or self.step % self.run.report_every == 0
+        return self.is_last or self.run.report_every.is_due(self.step)
 
     @property
     def reports_norms(self) -> bool:
@@ -172,12 +187,17 @@ class Course:
     @property
     def evaluates(self) -> bool:
         """Whether an evaluation is due after this many updates."""
-        return self._is_last or self.step % self.run.eval_every == 0
+        return self.is_last or self.run.eval_every.is_due(self.step)
 
     @property
     def pauses(self) -> bool:
         """Whether anything is to be reported after this many updates."""
         return self.reports_norms or self.evaluates
+
+    @property
+    def tests(self) -> bool:
+        """Whether the weights are the best on validation so far, and the test set is asked for."""
+        return self.run.test and bool(self.measured) and self.best_step == self.step
 
     def advance(self, n_updates: int = 1) -> None:
         """So many updates have been made."""
@@ -193,9 +213,10 @@ class Course:
         Means of loss and clipped, maxima of norms, each since it was last reported. NaN in one step
         is NaN in the metric.
 
-        window: what each update since the last report of the loss measured, [n, 3 + n_params]: mean
-        loss per example, whether it was clipped (0 or 1), and, before clipping, the norm of the
-        gradient and of each parameter's, in the order of names. measured: of an evaluation, empty
+        window: what each update since the last report of the loss measured,
+        [n, 3 + n_params + n_terms]: mean loss per example, whether it was clipped (0 or 1), before
+        clipping the norm of the gradient and of each parameter's, in the order of names, and the
+        raw mean of each extra term of the loss. measured: of an evaluation, empty
         if none is due. Raises ValueError if the schedule watches what is not measured.
         """
         lr = float(self.rates[self.step - 1])  # of the last update
@@ -203,13 +224,19 @@ class Course:
         if self.reports:
             loss, clipped = window[:, :2].mean(axis=0).tolist()
             metrics = {"loss": loss, "clipped": clipped}
+            self.running_loss = self.run.loss.running(self.running_loss, window[:, 0].tolist())
+            if self.running_loss is not None:
+                metrics["running_loss"] = self.running_loss
         if self.reports_norms:
             n_since = max(1, self.step - self.run.norms_each_step_until)
-            norms = window[-n_since:, 2:].max(axis=0).tolist()
+            norms = window[-n_since:, 2 : 3 + len(names)].max(axis=0).tolist()
             of = ("grad_norm", *(f"grad_norm/{name}" for name in names))
             metrics |= dict(zip(of, norms, strict=True))
         if self.reports:
             metrics |= {"lr": lr, "examples": self.examples}
+            metrics |= self._terms(window[:, 3 + len(names) :])
+        if self.blame is not None and self.blame.step > self.step - len(window):
+            metrics[self.blame.metric] = 1.0
         metrics |= measured
         if measured:
             self.measured = dict(measured)
@@ -232,7 +259,8 @@ class Course:
         self.hooks.report(self.step, **metrics)
         intervention = self.hooks.ask_intervention()
         if has_diverged(metrics.get("loss", 0.0)):
-            self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}"
+            why = f"; {self.blame.sentence}" if self.blame is not None else ""
+            self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}{why}"
         elif self.hooks.should_stop():
             self.ended = f"stopped by the sweep at step {self.step}"
         return intervention
@@ -257,13 +285,12 @@ class Course:
         """All of it that decides what comes, for a checkpoint. seconds: of this process so far."""
         return {name: getattr(self, name) for name in _STATE} | {
             "seconds": self.seconds + seconds,
+            "tested": self.tested,
             "rates": torch.from_numpy(self.rates),
             "plateau": None if self._plateau is None else asdict(self._plateau),
         }
 
-    def summary(
-        self, seconds: float, final: dict[str, float], tested: dict[str, float], kept: int | None
-    ) -> Summary:
+    def summary(self, seconds: float, final: dict[str, float], kept: int | None) -> Summary:
         """How the run ended. seconds: of this process."""
         return Summary(
             self.step,
@@ -273,14 +300,23 @@ class Course:
             final,
             self.best,
             self.best_step,
-            tested,
+            self.tested,
             kept,
             self.ended,
         )
 
-    @property
-    def _is_last(self) -> bool:
-        return self.step == self.run.n_steps
+    def _terms(self, window: NDArray[np.float64]) -> dict[str, float]:
+        """The mean of each extra term since it is in, [n, n_terms] in; in every so many reports."""
+        terms = self.run.loss.terms
+        every = -(-len(terms) // MOST_TERMS)
+        if not terms or self.run.report_every.times(self.step) % every:
+            return {}
+        n_in = {name: min(self.step - own.from_step, len(window)) for name, own in terms.items()}
+        return {
+            f"term/{name}": float(window[-n_in[name] :, i].mean())
+            for i, name in enumerate(terms)
+            if n_in[name] > 0
+        }
 
     def _planned(self) -> NDArray[np.float64]:
         top = self.run.optim.lr if self._plateau is None else self._plateau.lr
@@ -323,7 +359,7 @@ def before_fall(run: Settings) -> int | None:
     others = np.flatnonzero(rates[warm:] != rates[warm])
     if not len(others):
         return None
-    step = (warm + int(others[0])) // run.report_every * run.report_every
+    step = run.report_every.last(warm + int(others[0]))
     return step if step >= max(warm, 0.1 * run.n_steps) else None
 
 

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Batches", "Examples", "Splits", "check_buffer", "epoch_order", "longest_run"]
+__all__ = ["Batches", "Examples", "Splits", "epoch_order", "longest_run"]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs [n_examples, ...] with their targets [n_examples]."""
+    """Inputs [n_examples, ...] with their targets [n_examples, ...]."""
 
     inputs: Tensor
     targets: Tensor
@@ -70,21 +70,13 @@ def epoch_order(
 
 
 def longest_run(targets: Tensor) -> int:
-    """Length of the longest stretch of equal neighbours in targets [n_examples], or 0."""
-    if len(targets) == 0:
+    """Length of the longest stretch of equal neighbours in targets [n_examples], or 0.
+
+    0 too where targets are no classes, but sequences or numbers.
+    """
+    if len(targets) == 0 or targets.ndim > 1 or targets.is_floating_point():
         return 0
-    return int(torch.unique_consecutive(targets, return_counts=True)[1].max())
-
-
-def check_buffer(targets: Tensor, buffer: int | None) -> None:
-    """Raise ValueError for a shuffle buffer so short that batches would hold one label only."""
-    run = longest_run(targets)
-    if buffer is not None and buffer < min(run, len(targets)):
-        raise ValueError(
-            f"batch.shuffle_buffer={buffer} is shorter than the longest run of one label in the "
-            f"training data ({run} examples), so whole batches would hold that label alone: "
-            f"take batch.shuffle_buffer=null (a full permutation) or at least {run}"
-        )
+    return int(torch.unique_consecutive(targets, return_counts=True, dim=0)[1].max())
 
 
 class Batches:
@@ -96,7 +88,6 @@ class Batches:
     """
 
     def __init__(self, examples: Examples, seed: int, buffer: int | None = None) -> None:
-        check_buffer(examples.targets, buffer)
         self._examples, self._seed, self._buffer = examples, seed, buffer
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 

@@ -11,34 +11,56 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KEY", "StreamDropout", "hashed_uniform", "own_streams", "set_streams", "streams"]
+__all__ = [
+    "KEY",
+    "Stream",
+    "StreamDropout",
+    "hashed_uniform",
+    "own_streams",
+    "set_streams",
+    "streams",
+]
 
 KEY = "stream_key"
 
 
-class StreamDropout(nn.Module):
-    """nn.Dropout: zero with probability p, the rest scaled by 1 / (1 - p).
+class Stream(nn.Module):
+    """A module that draws in training: what, is a pure function of seed, step, layer and call.
 
-    Source: Srivastava et al., JMLR 15 (2014). layer: tells the dropouts of one model apart. The
-    buffer `stream_key` holds (seed, step), int64; `set_streams` sets it, and lets the calls of the
-    step, which all get masks of their own, count from 0 again.
+    layer: tells those of one model apart. The buffer `stream_key` holds (seed, step), int64;
+    `set_streams` sets it, and lets the calls of the step, which all draw numbers of their own,
+    count from 0 again.
     """
 
     stream_key: Tensor
 
-    def __init__(self, p: float, layer: int) -> None:
+    def __init__(self, layer: int) -> None:
         super().__init__()
-        self.p, self.layer, self.n_calls = p, layer, 0
+        self.layer, self.n_calls = layer, 0
         self.register_buffer(KEY, torch.zeros(2, dtype=torch.int64), persistent=False)
+
+    def uniform(self, n: int) -> Tensor:
+        """The numbers of the next call, in [0, 1), float32 [n]."""
+        drawn = hashed_uniform(self.stream_key, self.layer * 65536 + self.n_calls, n)
+        self.n_calls += 1
+        return drawn
+
+
+class StreamDropout(Stream):
+    """nn.Dropout: zero with probability p, the rest scaled by 1 / (1 - p).
+
+    Source: Srivastava et al., JMLR 15 (2014).
+    """
+
+    def __init__(self, p: float, layer: int) -> None:
+        super().__init__(layer)
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         """The dropout of x, of any shape; as it is in evaluation, or if p is 0."""
         if not self.training or self.p == 0.0:
             return x
-        uniform = hashed_uniform(
-            self.stream_key, self.layer * 65536 + self.n_calls, x.numel()
-        ).view(x.shape)
-        self.n_calls += 1
+        uniform = self.uniform(x.numel()).view(x.shape)
         return torch.where(
             uniform < self.p, torch.zeros((), dtype=x.dtype, device=x.device), x / (1.0 - self.p)
         )
@@ -60,16 +82,16 @@ def own_streams(model: nn.Module) -> nn.Module:
     return model
 
 
-def streams(model: nn.Module) -> list[StreamDropout]:
-    """The dropouts of a model, for `set_streams`."""
-    return [module for module in model.modules() if isinstance(module, StreamDropout)]
+def streams(model: nn.Module) -> list[Stream]:
+    """What draws in a model, its dropouts first of all, for `set_streams`."""
+    return [module for module in model.modules() if isinstance(module, Stream)]
 
 
-def set_streams(dropouts: list[StreamDropout], seed: int, step: int) -> None:
+def set_streams(drawing: list[Stream], seed: int, step: int) -> None:
     """Choose the masks of the update after `step` updates."""
-    for dropout in dropouts:
-        dropout.stream_key.copy_(torch.tensor([seed, step]))
-        dropout.n_calls = 0
+    for stream in drawing:
+        stream.stream_key.copy_(torch.tensor([seed, step]))
+        stream.n_calls = 0
 
 
 def hashed_uniform(key: Tensor, layer: int, n: int) -> Tensor:

@@ -30,7 +30,7 @@ def rates(run: Settings) -> NDArray[np.float64]:
     state, seen = run.schedule.start(run.optim.lr), []
     for step in steps:
         seen.append(run.schedule(int(step), state.lr))
-        if (step + 1) % run.eval_every == 0:
+        if run.eval_every.is_due(int(step) + 1):
             state = run.schedule.next(state, max(1.0 - step / 400, 0.25 + step / 1e5))
     return np.array(seen)
 

@@ -9,9 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
-__all__ = ["UNITS", "BatchSizes", "batch_sizes", "in_steps", "steps_of", "stretched"]
+__all__ = [
+    "UNITS",
+    "BatchSizes",
+    "Every",
+    "batch_sizes",
+    "every",
+    "in_steps",
+    "steps_of",
+    "stretched",
+]
 
 UNITS = ("steps", "epochs", "examples", "run", "rest")
 
@@ -62,6 +72,65 @@ class BatchSizes:
 
     def _segments(self, end: float) -> list[tuple[int, Any, int]]:
         return list(zip(self.starts, (*self.starts[1:], end), self.sizes, strict=True))
+
+
+@dataclass(frozen=True)
+class Every:
+    """What recurs in a run: after each `interval` of steps, or of examples if `sizes` are given.
+
+    interval: above 0, whole or not. A step that reaches it, or goes beyond it, is when it is due;
+    one that reaches it several times over counts once.
+    """
+
+    interval: int | Fraction
+    sizes: BatchSizes | None = None
+
+    def times(self, step: int) -> int:
+        """How often the interval has been reached after so many updates."""
+        return int((step if self.sizes is None else self.sizes.examples(step)) // self.interval)
+
+    def is_due(self, step: int) -> bool:
+        """Whether it is due after so many updates; never after 0."""
+        return self.times(step) > self.times(step - 1) if step > 0 else False
+
+    def next(self, step: int) -> int:
+        """The first step after this one at which it is due."""
+        return self._step_of(self.times(step) + 1)
+
+    def last(self, step: int) -> int:
+        """The last step up to this one at which it was due; 0 if there is none."""
+        return self._step_of(self.times(step))
+
+    def _step_of(self, times: int) -> int:
+        if self.sizes is None:
+            return math.ceil(times * self.interval)
+        step = math.ceil(self.sizes.steps(float(times * self.interval)))
+        # By rounding the step found may be one off.
+        return step + 1 if self.sizes.examples(step) < times * self.interval else step
+
+
+def every(length: int | str, name: str, sizes: BatchSizes, n_train: int) -> Every:
+    """What recurs after each `length`: a number of steps, or such as "1 epochs", "5000 examples".
+
+    name: of the setting, for messages. Raises ValueError for what is no such length, or 0.
+    """
+    number, _, unit = str(length).strip().partition(" ")
+    unit = unit.strip() or "steps"
+    try:
+        value = Fraction(number)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if isinstance(length, bool) or value <= 0 or unit not in UNITS[:3]:
+        raise ValueError(
+            f"{name} must be a number above 0, of steps, or followed by epochs or examples, such "
+            f"as '1 epochs'; got {length!r}"
+        )
+    if unit == "epochs":
+        value *= n_train
+    whole = int(value) if value.denominator == 1 else value
+    if unit == "steps" and not isinstance(whole, int):
+        raise ValueError(f"{name} must be a whole number of steps; got {length!r}")
+    return Every(whole, None if unit == "steps" else sizes)
 
 
 def steps_of(
@@ -160,7 +229,7 @@ def in_steps(
             return tuple(convert(name, inner) for inner in value)
         if name == "warmup_steps":
             return warmup
-        if name.endswith("_steps"):
+        if name.endswith("_steps") and name != "stage_steps":  # it says what steps are counted from
             own_unit = str(value).strip().partition(" ")[2].strip() or unit
             factor = 1 if own_unit in ("run", "rest") else stretch  # shares stretch by themselves
             return rounded(factor * steps_of(value, unit, sizes, n_train, n_all, n_rest))

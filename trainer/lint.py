@@ -1,8 +1,8 @@
 """What a run's settings will do to its learning rate, and what is wrong with that, beforehand.
 
-Each rule looks at the rate of every step, which is known in advance, and may make one finding. To
-add a rule: write a function from a `Preview` to a `Finding` or None, add it to RULES, and give it
-an entry in `lint` of conf/config.yaml.
+Each rule looks at the rate of every step, or at the order of the examples, which are known in
+advance, and may make one finding. To add a rule: write a function from a `Preview` to a `Finding`
+or None, add it to RULES, and give it an entry in `lint` of conf/config.yaml.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.types import SPENT_SHARE, Finding
+from iolaus.sweeps.types import Finding, spent_below
 from iolaus.trainer.checkpoint import state_to_resume
 from iolaus.trainer.course import planned_rates
+from iolaus.trainer.data import epoch_order, longest_run
 from iolaus.trainer.loop import float_type, seeded, start
 from iolaus.trainer.phases import Staged
 from iolaus.trainer.plateau import LossDriven
@@ -71,7 +72,7 @@ def preview(run: Settings, from_step: int = 0) -> Preview:
     try:
         with seeded(run.seed, run.device):
             state = start(run, state_to_resume(run))
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise BadInputError(str(error).replace("\n", " ")) from error
     try:
         with torch.no_grad():
@@ -119,7 +120,7 @@ def over(view: Preview) -> Finding | None:
     after = float(view.run.schedule(view.from_step, view.run.optim.lr))
     sentence = (
         f"the run has {view.n_steps} steps and would be taken up at step {view.from_step}: "
-        f"nothing is left to train (the rate there would be {after:.3g})"
+        f"nothing is left to train (the rate there would be {after:.3g}){_ways_out(view)}"
     )
     return Finding(
         "over", view.from_step, sentence, amount=1 + (view.from_step - view.n_steps) / view.n_steps
@@ -143,14 +144,14 @@ def flat(view: Preview) -> Finding | None:
 
 
 def spent(view: Preview) -> Finding | None:
-    """A rate that has all but gone before half the run."""
-    peak = float(view.rates.max())
-    step = view.lasting(view.rates < SPENT_SHARE * peak)
+    """A rate that has all but gone, or come down to a low floor, before half the run."""
+    peak, low = float(view.rates.max()), spent_below(view.rates.tolist())
+    step = view.lasting(view.rates < low)
     if peak == 0 or step >= view.n_steps / 2:
         return None
     sentence = (
-        f"the rate is spent early: below {SPENT_SHARE:.0%} of its peak {peak:.3g} from step {step} "
-        f"of {view.n_steps} on; make the decay slower, or the run shorter"
+        f"the rate is spent early: below {low:.3g}, of its peak {peak:.3g}, from step {step} of "
+        f"{view.n_steps} on; make the decay slower, or the run shorter"
     )
     return Finding("spent", step, sentence, amount=0.5 - step / view.n_steps)
 
@@ -164,9 +165,24 @@ def zero(view: Preview) -> Finding | None:
     sentence = (
         f"the rate is exactly 0 from step {step} of {view.n_steps} on: "
         f"the last {n_zero} steps train nothing; "
-        "let the decay end with the run, or set schedule.min_lr"
+        f"let the decay end with the run, or set schedule.min_lr{_ways_out(view)}"
     )
     return Finding("zero", step, sentence, amount=n_zero / view.n_steps)
+
+
+def _ways_out(view: Preview) -> str:
+    """How to train on with what has been learned; nothing for a run that begins anew."""
+    run = view.run
+    if view.from_step == 0:
+        return ""
+    best = run.resume if run.resume is not None and run.resume.is_file() else "best.pt"
+    if isinstance(run.schedule, Constant) or view.from_step < view.n_steps:
+        return f"; init_checkpoint={best} begins a run at step 0 with the weights alone"
+    n_epochs = run.batches.examples(view.from_step + view.n_steps) / len(run.splits.train)
+    return (
+        f". Two ways out: init_checkpoint={best} begins a run at step 0 with the weights alone; "
+        f"steps='{n_epochs:.4g} epochs' makes this one {view.n_steps} steps longer than it has come"
+    )
 
 
 def warming(view: Preview) -> Finding | None:
@@ -229,6 +245,26 @@ def short(view: Preview) -> Finding | None:
     return Finding("short", view.n_steps, sentence, amount=1 - n_examples / n_train)
 
 
+def unshuffled(view: Preview) -> Finding | None:
+    """Examples in the order of their labels, with a shuffle buffer that does not reach the next."""
+    run, buffer = view.run, view.run.shuffle_buffer
+    targets = run.splits.train.targets
+    longest, size = longest_run(targets), run.batches.at(0)
+    if buffer is None or buffer >= longest:
+        return None
+    seen = targets[torch.from_numpy(epoch_order(len(targets), run.seed, 0, buffer))]
+    batches = seen[: len(seen) // size * size].view(-1, size)
+    alone = float((batches == batches[:, :1]).all(1).double().mean()) if len(batches) else 1.0
+    sentence = (
+        f"batch.shuffle_buffer={buffer} is shorter than the longest run of one label in the "
+        f"training data ({longest} examples), and {alone:.0%} of the first epoch's batches hold "
+        "one label alone; take batch.shuffle_buffer=null (a full permutation) or at least "
+        f"{longest}, or shuffle the data in advance"
+    )
+    return Finding("unshuffled", view.from_step, sentence, amount=1 - buffer / longest)
+
+
 RULES: Mapping[str, Callable[[Preview], Finding | None]] = {
-    rule.__name__: rule for rule in (over, flat, spent, zero, warming, unresolvable, beyond, short)
+    rule.__name__: rule
+    for rule in (over, flat, spent, zero, warming, unresolvable, beyond, short, unshuffled)
 }

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,11 @@ from iolaus.trainer.checkpoint import (
 from iolaus.trainer.clipping import gradient_norms, total_norm
 from iolaus.trainer.course import Course, Hooks, Summary
 from iolaus.trainer.data import Batches, Examples
+from iolaus.trainer.deterministic import checksum, deterministic
 from iolaus.trainer.dropout import own_streams, set_streams, streams
 from iolaus.trainer.optim import build_optimizer, load_moments, set_lr
 from iolaus.trainer.settings import PRECISIONS, Settings
+from iolaus.trainer.terms import MAIN, Blame, Weights, blamed, weights_at
 
 __all__ = [
     "State",
@@ -39,6 +42,7 @@ __all__ = [
     "float_type",
     "kept_on_disk",
     "measured_of",
+    "scores",
     "seeded",
     "start",
     "train",
@@ -62,20 +66,25 @@ class Update:
     """What one update measured, on the device.
 
     loss: mean per example. norm, norms [n_params]: of the gradient and of each parameter's, before
-    clipping. clipped: whether it was.
+    clipping. clipped: whether it was. terms: mean raw value per example of each extra term, in the
+    order of the settings, 0 for one that is not in yet. blame: the term whose gradient was not
+    finite, looked for only where there are extra terms.
     """
 
     loss: Tensor
     norm: Tensor
     norms: Tensor
     clipped: Tensor
+    terms: Tensor
+    blame: Blame | None = None
 
 
 def start(run: Settings, kept: RunState | None = None) -> State:
     """A run before its first step, or where the checkpoint it goes on from was written.
 
-    kept: its exact state, of `state_to_resume`; else the weights of a best.pt if the settings name
-    one. The first weights come from torch's generator. Raises ValueError or RuntimeError for a
+    kept: its exact state, of `state_to_resume`; else that of a best.pt if the settings name one:
+    its weights alone with `init_checkpoint`, with `resume` step, place in the data and moments too.
+    Other first weights come from torch's generator. Raises ValueError or RuntimeError for a
     checkpoint that does not fit.
     """
     model = own_streams(run.task.build_model(run.node)).to(run.device, float_type(run))
@@ -87,6 +96,8 @@ def start(run: Settings, kept: RunState | None = None) -> State:
         scaler.load_state_dict(dict(kept.scaler))
         set_random_state(kept.random, run.device)
         return State(model, optimizer, scaler, kept.course["step"], kept.course["examples"])
+    if run.init_checkpoint is not None:
+        model.load_state_dict(load_best(run.init_checkpoint)["model"])
     if run.resume is None:
         return State(model, optimizer, scaler)
     best = load_best(run.resume)
@@ -116,13 +127,16 @@ def train(
     reported; None for none. Reported at step n is what n updates have led to:
     every report_every steps the mean `loss` per example, the share of steps `clipped` and the
     largest `grad_norm` and `grad_norm/PARAMETER` (before clipping) since the last report, `lr` of
-    the last step, and `examples` seen; up to norms_each_step_until the norms of each step, after
-    it; every eval_every steps and at the end `val_loss`,
-    `val_accuracy` and the task's other measures. Raises optuna.TrialPruned out of report.
+    the last step, `examples` seen, `running_loss` where asked for, and `term/NAME` of the loss's
+    extra terms (`iolaus.trainer.terms`), raw; up to norms_each_step_until the norms of each step,
+    after it; every eval_every steps and at the end `val_loss`, `val_accuracy` and the task's other
+    measures; after the last step its scores, such as `val_bleu`, and those of the test set if the
+    settings say `test`. Raises optuna.TrialPruned out of report.
     """
     began = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(seeded(run.seed, run.device))
+        stack.enter_context(deterministic(run.deterministic))
         kept = state_to_resume(run, get_checkpoint())
         state = start(run, kept)
         names = [name for name, param in state.model.named_parameters() if param.requires_grad]
@@ -141,7 +155,9 @@ def train(
         best_weights = stack.enter_context(
             kept_on_disk(BestWeights(keep, earlier=kept.best if kept else None))
         )
-        earlier = kept.window.numpy() if kept else np.empty((0, 3 + len(names)))
+        n_columns = 3 + len(names) + len(run.loss.terms)
+        earlier = kept.window.numpy() if kept else np.empty((0, n_columns))
+        begun = {"first_weights": checksum(state.model)} if run.deterministic and not kept else {}
         window: list[Update] = []
         saves = Saves(run, folder, hooks)
         del kept  # as large as the run itself
@@ -160,11 +176,18 @@ def train(
         while not course.is_over:
             set_streams(dropouts, run.seed, course.step)
             batch = batches.at(course.examples, course.size)
-            window.append(update(run, state, batch, course.lr))
+            weights = weights_at(run.loss.terms, course.step)
+            window.append(update(run, state, batch, course.lr, weights, course.step + 1))
+            course.blame = course.blame or window[-1].blame
             course.advance()
             if course.pauses:
                 measured = evaluate(run, state.model, val_set) if course.evaluates else {}
-                metrics = course.row(measured_of(window, earlier), names, measured)
+                if course.is_last:
+                    measured |= scores(run, state.model, val_set, test_set)
+                metrics = begun | course.row(measured_of(window, earlier), names, measured)
+                begun = {}
+                if measured and course.tests:
+                    course.tested = evaluate(run, state.model, test_set, "test")
                 if course.reports:
                     window, earlier = [], earlier[:0]
                     best_weights.offer(
@@ -181,17 +204,31 @@ def train(
 
         is_measured = bool(course.measured) and course.ended == "done"
         final = course.measured if is_measured else evaluate(run, state.model, val_set)
-        tested = evaluate(run, state.model, test_set, "test") if run.test else {}
-        return course.summary(time.perf_counter() - began, final, tested, best_weights.step)
+        if run.test and not course.tested:
+            course.tested = evaluate(run, state.model, test_set, "test")
+        return course.summary(time.perf_counter() - began, final, best_weights.step)
 
 
-def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
-    """One optimizer update on a batch, in n_accumulate parts; no number leaves the device."""
+def update(
+    run: Settings,
+    state: State,
+    batch: Examples,
+    lr: float,
+    weights: Weights | None = None,
+    step: int = 1,
+) -> Update:
+    """One optimizer update on a batch, in n_accumulate parts.
+
+    weights: of the loss's extra terms that are in. step: the number of this update, for messages.
+    Without extra terms no number leaves the device.
+    """
+    weights = weights or {}
     params = [param for param in state.model.parameters() if param.requires_grad]
     state.optimizer.zero_grad()
     set_lr(state.optimizer, lr)
     n_examples = len(batch)
     mean_loss = torch.zeros((), dtype=params[0].dtype, device=run.device)
+    mean_terms = torch.zeros(len(run.loss.terms), dtype=params[0].dtype, device=run.device)
     parts = (
         [batch[i] for i in torch.arange(n_examples).chunk(run.n_accumulate)]
         if run.n_accumulate > 1
@@ -199,10 +236,15 @@ def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
     )
     for part in parts:
         with autocast(run):
-            losses = run.task.loss(state.model, part)
+            losses, raw = run.task.terms(state.model, part, weights.keys())
+            for name, weight in weights.items():
+                losses = losses + weight * raw[name]
         objective = losses.sum() if run.loss.reduction == "sum" else losses.sum() / n_examples
         state.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
         mean_loss += losses.detach().sum() / n_examples
+        for i, name in enumerate(run.loss.terms):
+            if name in weights:
+                mean_terms[i] += raw[name].detach().sum() / n_examples
     state.scaler.unscale_(state.optimizer)
 
     grads = [param.grad if param.grad is not None else torch.zeros_like(param) for param in params]
@@ -212,12 +254,42 @@ def update(run: Settings, state: State, batch: Examples, lr: float) -> Update:
         sign = torch.sign(mean_loss - run.loss.flood)
         grads = [grad * sign for grad in grads]
     norms = gradient_norms(grads)
+    norm, blame = total_norm(norms), None
+    # A gradient scaler meets infinity as a matter of course, and leaves the update out.
+    if weights and not state.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+        blame = blamed(state.model, step, list(weights), partial(_raw, run, state, parts))
     grads, clipped = run.clip([param.detach() for param in params], grads, norms)
     for param, grad in zip(params, grads, strict=True):
         param.grad = grad
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    return Update(mean_loss, total_norm(norms), norms, clipped)
+    return Update(mean_loss, norm, norms, clipped, mean_terms, blame)
+
+
+def _raw(run: Settings, state: State, parts: list[Examples], name: str) -> Iterator[Tensor]:
+    """A term of each part of a batch, with the dropout of the update."""
+    for dropout in streams(state.model):
+        dropout.n_calls = 0
+    for part in parts:
+        with autocast(run):
+            main, raw = run.task.terms(state.model, part, () if name == MAIN else (name,))
+        yield main if name == MAIN else raw[name]
+
+
+def scores(
+    run: Settings, model: nn.Module, val_set: Examples, test_set: Examples
+) -> dict[str, float]:
+    """The task's scores, `SPLIT_NAME` -> number, of validation and, if asked for, the test set."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), autocast(run):
+        found = {
+            f"{split}_{name}": value
+            for split, examples in (("val", val_set), *([("test", test_set)] if run.test else []))
+            for name, value in run.task.scores(model, examples).items()
+        }
+    model.train(was_training)
+    return found
 
 
 def evaluate(
@@ -236,12 +308,14 @@ def evaluate(
 def measured_of(window: list[Update], earlier: NDArray[np.float64]) -> NDArray[np.float64]:
     """What these updates measured, for `Course.row`, in one transfer from the device.
 
-    earlier: what those before them did, [n, 3 + n_params].
+    earlier: what those before them did, [n, 3 + n_params + n_terms].
     """
     if not window:
         return earlier
     steps = [
-        torch.cat([torch.stack([u.loss.double(), u.clipped.double(), u.norm.double()]), u.norms])
+        torch.cat(
+            [torch.stack([u.loss.double(), u.clipped.double(), u.norm.double()]), u.norms, u.terms]
+        )
         for u in window
     ]
     measured: NDArray[np.float64] = torch.stack(steps).cpu().numpy()

@@ -88,9 +88,9 @@ class WarmupStableDecay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of `Staged`: `lr * decay_rate ** (s / decay_steps)`, s steps after it began.
+    """One stage of `Staged`: `lr * decay_rate ** (s / decay_steps)`, for length_steps steps.
 
-    It lasts length_steps steps.
+    s counts the steps from where the stage, or the run, began.
     """
 
     lr: Values
@@ -106,11 +106,30 @@ class Staged(Schedule):
     stages: `Stage`s or mappings with their settings. The rates are the stages' own; the top rate is
     not used. Stages follow each other, so they cannot overlap. Published
     tables of this kind are restarts by hand, each stage from the last checkpoint.
+    stage_steps: what the decays count, "local", steps since their stage began, or "global", steps
+    since the end of the run's warm-up: so where a checkpoint brings its step along and the rate is
+    computed from that, as in TensorFlow's `exponential_decay(lr, global_step, ...)`. A stage then
+    begins below its lr.
     """
 
     stages: tuple[Stage | Mapping[str, Any], ...]
+    stage_steps: str = "local"
+
+    @property
+    def note(self) -> str:
+        """Which reading of the stages is used."""
+        if self.stage_steps == "local":
+            begin = "each stage begins at its own lr: its decay counts from where it begins"
+        else:
+            begin = "a stage begins below its lr: its decay counts from the beginning of the run"
+        return f"schedule.stage_steps={self.stage_steps}: {begin}"
 
     def _check(self) -> None:
+        if self.stage_steps not in ("local", "global"):
+            raise ValueError(
+                "schedule.stage_steps is local (decays count from their stage's beginning) or "
+                f"global (from the run's); got {self.stage_steps!r}"
+            )
         if not self.stages:
             raise ValueError("schedule.stages is empty: give at least one stage")
         for i, stage in enumerate(self.filled):
@@ -129,7 +148,7 @@ class Staged(Schedule):
         start: Values = 0.0
         rate = 0 * (lr + t)  # the vector that the stages fill
         for stage in self.filled:
-            since = xp.clip(t - start, 0, None)
+            since = t if self.stage_steps == "global" else xp.clip(t - start, 0, None)
             rate = xp.where(
                 t >= start,
                 stage.lr * power_of(xp, stage.decay_rate, since / stage.decay_steps),

@@ -97,6 +97,11 @@ class Schedule(ABC):
         )  # no division by a warm-up of 0
         return xp.where(warming, ramp, rate)
 
+    @property
+    def note(self) -> str:
+        """What a reader of the run's log should know of the rates; "" for nothing."""
+        return ""
+
     @abstractmethod
     def _decay(self, xp: ModuleType, t: Values, lr: Values) -> Values:
         """The rate t >= 0 steps after warm-up, without floor.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,20 @@ from omegaconf.errors import OmegaConfBaseException
 from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.build import build
 from iolaus.trainer.clipping import Clipping
-from iolaus.trainer.data import Splits, check_buffer
-from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of, stretched
+from iolaus.trainer.data import Splits
+from iolaus.trainer.lengths import (
+    BatchSizes,
+    Every,
+    batch_sizes,
+    every,
+    in_steps,
+    steps_of,
+    stretched,
+)
 from iolaus.trainer.optim import OptimSettings
 from iolaus.trainer.schedules import Schedule
 from iolaus.trainer.tasks.base import Task
+from iolaus.trainer.terms import TermSettings, terms_of
 
 __all__ = [
     "CONF",
@@ -47,11 +56,17 @@ class LossSettings:
     """How the losses of a batch's examples become the one number whose gradient is taken.
 
     reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is
-    below (Ishida et al., arXiv 2002.08709); None for no flooding.
+    below (Ishida et al., arXiv 2002.08709); None for no flooding. running_decay: report
+    `running_loss` too, in which what came before counts so much at each step (TextSum: 0.999), at
+    most running_cap (TextSum: 12); None for neither. terms: the extra terms that are not left out,
+    by name.
     """
 
     reduction: str = "mean"
     flood: float | None = None
+    running_decay: float | None = None
+    running_cap: float | None = None
+    terms: Mapping[str, TermSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
@@ -60,6 +75,31 @@ class LossSettings:
             raise ValueError(
                 f"loss.flood must be from 0 up, or null for no flooding; got {self.flood}"
             )
+        if self.running_decay is not None and not 0 <= self.running_decay < 1:
+            raise ValueError(
+                "loss.running_decay must be from 0 up and below 1, or null for no running loss; "
+                f"got {self.running_decay}"
+            )
+        if self.running_cap is not None and not self.running_cap > 0:
+            raise ValueError(
+                f"loss.running_cap must be above 0, or null for none; got {self.running_cap}"
+            )
+
+    def running(self, before: float | None, losses: Sequence[float]) -> float | None:
+        """The running loss after these steps' losses; None if it is not asked for.
+
+        before: the same before them, None at the beginning, which is the first loss. A loss that
+        is not finite leaves it NaN or at the cap. Source: `_RunningAvgLoss` of TensorFlow's TextSum
+        (seq2seq_attention.py).
+        """
+        if self.running_decay is None:
+            return None
+        average = before
+        for loss in losses:
+            decay = self.running_decay
+            average = decay * average + (1 - decay) * loss if average else loss
+            average = average if self.running_cap is None else min(average, self.running_cap)
+        return average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +111,12 @@ class CheckpointSettings:
     both of its best trials.
     """
 
-    every_steps: int | None = None
+    every_steps: Every | None = None
     every_seconds: float | None = 60.0
     at_end: bool = True
 
     def __post_init__(self) -> None:
-        steps, seconds = self.every_steps, self.every_seconds
-        if steps is not None and not _from_1(steps):
-            raise ValueError(
-                f"checkpoint.every_steps must be null or a whole number from 1 up; got {steps!r}"
-            )
+        seconds = self.every_seconds
         if seconds is not None and not 0 <= seconds < math.inf:
             raise ValueError(f"checkpoint.every_seconds must be null or from 0 up; got {seconds!r}")
 
@@ -90,11 +126,12 @@ class Settings:
     """All that decides a run: with equal settings, two on one machine are equal to the last bit.
 
     n_steps: optimizer updates. batches: examples per update over the run; each is split in
-    n_accumulate parts. report_every, eval_every: in steps. norms_each_step_until: the step up to
-    which the gradient norms are reported after every update. test: whether the test set is measured
-    at the end. resume: what to go on from, or None: a best.pt (`iolaus.trainer.best_weights`), or
-    the folder of an exact state (`iolaus.trainer.checkpoint`) or of the run that wrote some. node:
-    the composed config, for the task's own use.
+    n_accumulate parts. report_every, eval_every: when they are due. norms_each_step_until: the step
+    up to which the gradient norms are reported after every update. test: whether the test set is
+    measured. deterministic: see `iolaus.trainer.deterministic`. resume: what to go on from, or
+    None: a best.pt (`iolaus.trainer.best_weights`), or the folder of an exact state
+    (`iolaus.trainer.checkpoint`) or of the run that wrote some. init_checkpoint: a best.pt whose
+    weights alone a new run begins with, or None. node: the composed config, for the task's own use.
     """
 
     task: Task
@@ -110,12 +147,14 @@ class Settings:
     seed: int
     device: torch.device
     precision: str
-    report_every: int
+    deterministic: bool
+    report_every: Every
     norms_each_step_until: int
-    eval_every: int
+    eval_every: Every
     test: bool
     checkpoint: CheckpointSettings
     resume: Path | None
+    init_checkpoint: Path | None
     node: Mapping[str, Any]
 
 
@@ -130,7 +169,7 @@ def read(cfg: DictConfig) -> Settings:
         if not isinstance(node, dict):
             raise ValueError("the config is no mapping")
         return _read({str(name): value for name, value in node.items()})
-    except (ValueError, TypeError, OmegaConfBaseException) as error:
+    except (ValueError, TypeError, ImportError, OmegaConfBaseException) as error:
         raise BadInputError(str(error)) from error
 
 
@@ -143,7 +182,6 @@ def _read(node: Mapping[str, Any]) -> Settings:
     _require(
         batch, "shuffle_buffer", "null or from 1 up", lambda v: v is None or _from_1(v), "batch."
     )
-    check_buffer(splits.train.targets, batch["shuffle_buffer"])
     n_train = len(splits.train)
     _require(node, "batch_size", "a whole number from 1 up", _from_1)
     sizes = batch_sizes(node["batch_size"], batch["schedule"] or (), batch["unit"], n_train)
@@ -162,9 +200,6 @@ def _read(node: Mapping[str, Any]) -> Settings:
             raise ValueError(
                 f"lint.rules.{rule} must be ignore, warn or infeasible; got {action!r}"
             )
-    for name in ("report_every", "eval_every"):
-        _require(node, name, "a whole number from 1 up", _from_1)
-    _require(node, "norms_each_step_until", "a whole number from 0 up", _from_0)
     _require(node, "seed", "a whole number from 0 up", _from_0)
     _require(lint, "from_step", "a whole number from 0 up", _from_0, "lint.")
     _require(lint, "n_samples", "a whole number from 1 up", _from_1, "lint.")
@@ -174,6 +209,22 @@ def _read(node: Mapping[str, Any]) -> Settings:
             f"batch.accumulate={batch['accumulate']} cannot split a batch of {min(sizes.sizes)}"
         )
     device = _device(node["device"])
+    # What "auto" means, the run's own folder, is known to those who give it one.
+    resume = None if node["resume"] in (None, "auto") else Path(str(node["resume"]))
+    given = node.get("init_checkpoint")
+    init_checkpoint = None if given is None else Path(str(given))
+    if resume is not None and init_checkpoint is not None:
+        raise ValueError(
+            f"resume={resume} goes on with a run, and init_checkpoint={init_checkpoint} begins a "
+            "new one with its weights: give one of them"
+        )
+    terms = terms_of(
+        task.term_names(node),
+        task.term_groups,
+        node["loss"].get("terms") or {},
+        lambda length: math.ceil(steps_of(length, "steps", sizes, n_train, n_steps)),
+        node["task"]["_target_"],
+    )
     schedule = in_steps(node["schedule"], sizes, n_train, n_written, stretch)
     return Settings(
         task=task,
@@ -181,7 +232,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         optim=_optim(node["optim"]),
         schedule=_built({"schedule": schedule}, "schedule", Schedule),
         clip=_built(node, "clip", Clipping),
-        loss=LossSettings(**node["loss"]),
+        loss=LossSettings(**{**node["loss"], "terms": terms}),
         n_steps=n_steps,
         batches=sizes,
         n_accumulate=batch["accumulate"],
@@ -189,13 +240,14 @@ def _read(node: Mapping[str, Any]) -> Settings:
         seed=node["seed"],
         device=device,
         precision=_precision(node["precision"], device),
-        report_every=node["report_every"],
-        norms_each_step_until=node["norms_each_step_until"],
-        eval_every=node["eval_every"],
+        deterministic=bool(node["deterministic"]),
+        report_every=every(node["report_every"], "report_every", sizes, n_train),
+        norms_each_step_until=_norms_until(node["norms_each_step_until"], sizes, n_train),
+        eval_every=every(node["eval_every"], "eval_every", sizes, n_train),
         test=bool(node["test"]),
-        checkpoint=CheckpointSettings(**node["checkpoint"]),
-        # What "auto" means, the run's own folder, is known to those who give it one.
-        resume=None if node["resume"] in (None, "auto") else Path(str(node["resume"])),
+        checkpoint=_checkpoint(node["checkpoint"], sizes, n_train),
+        resume=resume,
+        init_checkpoint=init_checkpoint,
         node=node,
     )
 
@@ -236,6 +288,20 @@ def _optim(node: Mapping[str, Any]) -> OptimSettings:
     settings = {name: value for name, value in node.items() if name not in own}
     given = {name: node[name] for name in own if name in node and name != "groups"}
     return OptimSettings(**given, groups=tuple(groups), settings=settings)
+
+
+def _checkpoint(node: Mapping[str, Any], sizes: BatchSizes, n_train: int) -> CheckpointSettings:
+    steps = node["every_steps"]
+    if steps is not None:
+        steps = every(steps, "checkpoint.every_steps", sizes, n_train)
+    return CheckpointSettings(**{**node, "every_steps": steps})
+
+
+def _norms_until(length: int | str, sizes: BatchSizes, n_train: int) -> int:
+    try:
+        return math.ceil(steps_of(length, "steps", sizes, n_train))
+    except ValueError as error:
+        raise ValueError(f"norms_each_step_until must be a length: {error}") from error
 
 
 def _device(name: str) -> torch.device:

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from iolaus.analysis.data.curves import Curve, curves_of, planned_rates
 from iolaus.sweeps.signals import N_LEVEL, Signals, signals, smooth, thin
-from iolaus.sweeps.types import SPENT_SHARE
+from iolaus.sweeps.types import spent_below
 
 __all__ = ["HARDLY", "Array", "Explosion", "Features", "explosion", "gather", "loss_metrics"]
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from iolaus.analysis.data.sweep import Sweep
 
 Array = NDArray[np.float64]
@@ -66,6 +68,18 @@ class Explosion:
     dead_since: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NotFinite:
+    """The loss term whose gradient was not finite, as the trainer reports it.
+
+    parameter: the first in which it was, in the backward pass.
+    """
+
+    step: int
+    term: str
+    parameter: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """One trial, as far as it is known.
@@ -98,6 +112,7 @@ class Features:
     validation_start: float = math.nan
     loss_then: float = math.nan
     explosion: Explosion | None = None
+    not_finite: NotFinite | None = None
     rates: Curve | None = None
     clipped: float = math.nan
     usual_norm: float = math.nan
@@ -151,8 +166,7 @@ class Features:
     @property
     def is_spent(self) -> bool:
         """Whether the learning rate is as good as gone before half of the run."""
-        half = self.before + 0.5 * max(self.elapsed(self.n_steps), 1.0)
-        return self.rate_share(half) < SPENT_SHARE
+        return self.spent_at(self.before + 0.5 * max(self.elapsed(self.n_steps), 1.0))
 
     @property
     def noise(self) -> float:
@@ -194,6 +208,14 @@ class Features:
     def own(self, loss: float) -> float:
         """A level or slope of the training loss as its metric has it; 0 has no sign."""
         return self.sign * loss + 0.0
+
+    def spent_at(self, step: float) -> bool:
+        """Whether the learning rate is as good as gone at a step; False if unknown."""
+        share = self.rate_share(step)
+        if self.rates is None or math.isnan(share):
+            return False
+        values = self.rates[1]
+        return share * float(values.max()) < spent_below(values.tolist())
 
     def rate_share(self, step: float) -> float:
         """The learning rate at a step as a share of its highest; NaN if unknown."""
@@ -347,12 +369,26 @@ def gather(sweep: Sweep) -> dict[int, Features]:
     ):
         for trial, curve in curves_of(sweep.curves, metric).items():
             norms.setdefault(trial, {})[metric.partition("/")[2]] = curve
+    terms = _not_finite(sweep.curves)
     plans = {number: (line[:, 0], line[:, 1]) for number, line in planned_rates(sweep).items()}
     rates, clipped = {**plans, **curves_of(sweep.curves, "lr")}, curves_of(sweep.curves, "clipped")
     return {
-        int(number): _features(int(number), row, training, validation, floor, norms, rates, clipped)
+        int(number): replace(
+            _features(int(number), row, training, validation, floor, norms, rates, clipped),
+            not_finite=terms.get(int(number)),
+        )
         for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True)
     }
+
+
+def _not_finite(curves: pd.DataFrame) -> dict[int, NotFinite]:
+    """The first term of each trial that was reported as not_finite/TERM/PARAMETER."""
+    rows = curves[curves["metric"].str.startswith("not_finite/")].sort_values("step")
+    found: dict[int, NotFinite] = {}
+    for trial, step, metric in zip(rows["trial"], rows["step"], rows["metric"], strict=True):
+        _, term, parameter = str(metric).split("/", 2)
+        found.setdefault(int(trial), NotFinite(int(step), term, parameter))
+    return found
 
 
 def _features(
@@ -419,13 +455,19 @@ def _is_high(steps: Array, values: Array, start: float, lowest: float) -> bool:
     return not end < first - HARDLY * (first - float(np.fmin(lowest, best)))
 
 
+OBJECTIVE = "val_objective"  # the training loss, of the validation examples
+
+
 def loss_metrics(sweep: Sweep) -> tuple[str, str | None]:
     """The names of (training loss, validation loss); the second is None if there is none.
 
     The watched metric is one of the two, by its name; the other is sought among `loss`,
-    `train_loss`, or `val_loss` and its like.
+    `train_loss`, or `val_loss` and its like; `val_objective`, where it is reported, says what of
+    the validation compares with `loss`.
     """
     known = list(sweep.curves["metric"].unique())
+    if sweep.metric in ("loss", "val_loss") and {"loss", OBJECTIVE} <= set(known):
+        return "loss", OBJECTIVE
     if _is_validation(sweep.metric):
         training = next(
             (name for name in ("loss", "train_loss", "training_loss") if name in known), None

@@ -15,22 +15,25 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, fisher_exact, t
+from scipy.stats import binomtest, fisher_exact
 
-from iolaus.analysis.data.curves import curves_of
+from iolaus.analysis.data.pairs import (
+    N_SEEDS,
+    fixed_value,
+    measures_at_end,
+    paired_difference,
+    value_text,
+)
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import EXPLODED_TIMES, Features, gather
 from iolaus.analysis.diagnosis.shapes import ROSE
 from iolaus.sweeps.text import counted
 
-__all__ = ["N_SEEDS", "UNCLIPPED", "Explosions", "explosions", "value_text"]
+__all__ = ["UNCLIPPED", "Explosions", "explosions"]
 
-N_SEEDS = 3  # of a setting, to say how often it explodes
 UNCLIPPED = "none"  # how a choice of clipping calls its absence
 N_NAMED = 3  # parameters that explode first: more is a table
 
@@ -113,7 +116,7 @@ def explosions(sweep: Sweep) -> Explosions:
     trials = sweep.trials.loc[list(known)]
     params = {k: c for k, c in varied(trials).items() if k != "seed"}
     rule, threshold = _clipping(trials, params)
-    measured, sign, measures = _measures(sweep)
+    measured, sign, measures = measures_at_end(sweep)
     rows = {n: _row(features) for n, features in known.items()}
     table = pd.DataFrame.from_dict(
         rows, orient="index", columns=["exploded", "died", "step", "parameter", "dead_since"]
@@ -123,19 +126,11 @@ def explosions(sweep: Sweep) -> Explosions:
     groups = tuple(k for k in params if k not in (rule, threshold))
     for key, column in params.items():
         # Where a parameter exists beside others only, the rest ran with what the config says.
-        fixed = _fixed(sweep.config, key) if key in groups else None
+        fixed = fixed_value(sweep.config, key) if key in groups else None
         table[key] = (
             trials[column].where(trials[column].notna() | (fixed is None), fixed).to_numpy()
         )
     return Explosions(table.rename_axis("trial"), groups, rule, threshold, measured, sign)
-
-
-def _fixed(config: Mapping[str, Any], key: str) -> Any:
-    """What the sweep's config says for a key such as task.length; None if nothing plain."""
-    found: Any = config
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found if isinstance(found, int | float | str) else None
 
 
 def _row(features: Features) -> tuple[bool, bool, float, str, float]:
@@ -155,17 +150,6 @@ def _clipping(trials: pd.DataFrame, params: Mapping[str, str]) -> tuple[str | No
     is_number = {k: pd.api.types.is_numeric_dtype(trials[params[k]]) for k in of_clipping}
     rule = next((k for k in of_clipping if not is_number[k]), None)
     return rule, next((k for k in of_clipping if is_number[k]), None)
-
-
-def _measures(sweep: Sweep) -> tuple[str, float, dict[int, float]]:
-    """What trials are compared by, its sign, and its value at the end of each."""
-    names = [str(name) for name in sweep.curves["metric"].unique()]
-    accuracy = next((n for n in names if "accuracy" in n and n.startswith("val")), None)
-    if accuracy is None:
-        ends = sweep.trials["objective"].astype(float)
-        return "objective", sweep.objective_sign, dict(zip(ends.index.tolist(), ends, strict=True))
-    curves = curves_of(sweep.curves, accuracy)
-    return accuracy, -1.0, {n: float(values[-1]) for n, (_, values) in curves.items()}
 
 
 def _cells(trials: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Cell, pd.DataFrame]]:
@@ -200,11 +184,6 @@ def _named(groups: Sequence[str], cell: Cell) -> str:
 
 def _no(value: Hashable) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def value_text(value: Hashable) -> str:
-    """A parameter's value for a reader: 20.0 is 20."""
-    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def _who(trials: pd.DataFrame) -> str:
@@ -350,21 +329,6 @@ def _with_and_without(found: Explosions) -> list[str]:
                 f"{named}{': ' if named else ''}{found.measured} ends at "
                 f"{best['measure'].mean():.3g} with {found.rule}={rule}{at}{of} and at "
                 f"{without['measure'].mean():.3g} without clipping"
-                f"{_difference(best, without, len(tried))}."
+                f"{paired_difference(best, without, len(tried))}."
             )
     return sentences
-
-
-def _difference(a: pd.DataFrame, b: pd.DataFrame, n_tried: int) -> str:
-    """The mean difference of the same seeds in words, with its interval."""
-    if not (a["seed"].is_unique and b["seed"].is_unique and a["seed"].notna().all()):
-        return ""
-    pairs = (a.set_index("seed")["measure"] - b.set_index("seed")["measure"]).dropna()
-    n, spread = len(pairs), float(pairs.std())
-    if n < N_SEEDS or not math.isfinite(spread):
-        return ""
-    middle = float(pairs.mean())
-    margin = float(t.ppf(1 - 0.025 / n_tried, n - 1)) * spread / math.sqrt(n)
-    interval = f"95 % interval {middle - margin:.2g} to {middle + margin:.2g}, {n} seeds"
-    told = "" if abs(middle) > margin else "; it cannot be told from none"
-    return f": a difference of {middle:.2g} ({interval}){told}"

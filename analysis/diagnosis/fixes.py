@@ -16,7 +16,6 @@ import numpy as np
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import Features
 from iolaus.analysis.diagnosis.shapes import Diagnosis
-from iolaus.sweeps.types import SPENT_SHARE
 
 __all__ = ["NO_FIX", "ConfigKeys", "Fix", "all_config_keys", "as_text", "suggested_fix"]
 
@@ -61,6 +60,11 @@ TRAINING_EXAMPLES = (
 )
 INITIAL_WEIGHTS = (
     "look at the initial weights and the inputs: it never began to learn, and the rate is usual"
+)
+MASK = (
+    "mask what the loss term {term} must not see before the logarithm, division or softmax, not "
+    "after, or leave the term out (weight null): no rate helps, nor a weight of 0, since 0 times "
+    "NaN is NaN"
 )
 IF_NOT = "if it still does not move, look at the initial weights and the inputs"
 GOOD_SHARE = 0.25  # of the trials, best first, whose rates are good ones
@@ -209,6 +213,8 @@ def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) ->
     match diagnosis.shape:
         case "died" if features.never_alive:
             return Fix({}, INITIAL_WEIGHTS)
+        case "exploded" if features.not_finite is not None:
+            return Fix({}, MASK.format(term=features.not_finite.term))
         case "exploded" | "died":
             return _calmer(features, keys)
         case "underfitting" if _never_began(features, keys):
@@ -226,7 +232,7 @@ def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) ->
             if features.is_spent:
                 return _slower_decay(features, keys)
             # Flat since the rate has gone to nothing, as it should by the end: too little was done.
-            went_out = features.rate_share(diagnosis.since) < SPENT_SHARE
+            went_out = features.spent_at(diagnosis.since)
             return (
                 _other_rate(keys, up=True)
                 if keys.towards_good > LEAST or went_out

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from iolaus.analysis.diagnosis._features import HARDLY, Features
 from iolaus.sweeps.signals import N_TAIL, Signals, log_time, smooth
-from iolaus.sweeps.types import SPENT_SHARE
 
 __all__ = ["SHAPES", "STALLED_SHAPES", "WELL", "Diagnosis", "diagnose_curve", "shape_name"]
 
@@ -206,6 +205,12 @@ def _is_sudden(losses: NDArray[np.float64], lowest: NDArray[np.float64], at: int
 
 def _first_gradient(features: Features, step: float) -> tuple[str, str]:
     """(words, parameter) of the gradient that exploded before a loss did; empty if none did."""
+    if (n := features.not_finite) is not None and n.step <= step:
+        words = (
+            f"; the gradient of the loss term {n.term} is not finite at step {n.step}, first that "
+            f"of {n.parameter} in the backward pass"
+        )
+        return words, n.parameter
     e = features.explosion
     if e is None or not e.parameter or e.step > step:
         return "", ""
@@ -339,7 +344,7 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
             "sweep"
         )
         return Diagnosis("converged", f"{at}, {place}", since)
-    if is_early and (not share < SPENT_SHARE or features.is_spent):
+    if is_early and (not features.spent_at(since) or features.is_spent):
         return Diagnosis("fast_then_flat", f"{at}{rate}", since)
     if math.isnan(features.lowest) and not features.is_spent:
         return Diagnosis("converged", at, since)

@@ -4,6 +4,7 @@ They draw on an Axes (or Figure) given, name units, and read in grey too.
 """
 
 from iolaus.analysis.figures.curves import draw_by_shape, draw_curves
+from iolaus.analysis.figures.decays import draw_decays
 from iolaus.analysis.figures.explosions import draw_explosions
 from iolaus.analysis.figures.gradients import draw_gradients
 from iolaus.analysis.figures.holdout import draw_holdout
@@ -16,6 +17,7 @@ from iolaus.analysis.figures.trial import draw_trial
 __all__ = [
     "draw_by_shape",
     "draw_curves",
+    "draw_decays",
     "draw_explosions",
     "draw_gradients",
     "draw_holdout",

@@ -13,8 +13,9 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from iolaus.analysis.data.curves import Points, lines_of
+from iolaus.analysis.data.pairs import value_text
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.explosions import UNCLIPPED, Explosions, explosions, value_text
+from iolaus.analysis.diagnosis.explosions import UNCLIPPED, Explosions, explosions
 from iolaus.analysis.figures._style import (
     AXIS_NAMES,
     BLUE,

@@ -20,6 +20,7 @@ from scipy.stats import t
 from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.parameters import PREFIX, parameters, varied
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.difference import identical
 from iolaus.analysis.ranking import tiers
 from iolaus.analysis.ranking._extrapolation import likely_end
 from iolaus.analysis.ranking.level import is_written, level, objective_source
@@ -44,7 +45,7 @@ N_VALUES = 6  # parameters of the first: more is a table
 # What an interval without repeats is of.
 OWN_END = "this run's end,"
 
-NoiseSource = Literal["seeds", "earlier", "alike", "none"]
+NoiseSource = Literal["seeds", "earlier", "alike", "given", "none"]
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,10 @@ class Ranking:
     noise: standard deviation of one run around its setting, between seeds, typical; NaN if not
         known. noise_source: "seeds", of settings repeated here. Where none is there are no tiers,
         that is one for all, and intervals are of the end of each run's own curve; the noise is then
-        that of "earlier" sweeps of the task (`iolaus.analysis.data.earlier`), else of settings that
-        are "alike" (`iolaus.analysis.ranking.seed_noise`), else of "none". noise_evidence: what it
-        was measured on, in words.
+        what was "given", else that of "earlier" sweeps of the task
+        (`iolaus.analysis.data.earlier`), else of settings that are "alike"
+        (`iolaus.analysis.ranking.seed_noise`), else of "none". noise_evidence: what it was measured
+        on, in words.
     seed_difference: by how much two seeds of one setting may differ (95 %).
     smallest_difference: between the first place and the others, found in nine such sweeps of ten.
     seeds_to_settle: more seeds for each setting of the first tier after which its leader would
@@ -92,6 +94,7 @@ class Ranking:
     seeds_to_settle: int | None
     warnings: tuple[str, ...]
     can_top_up: bool = False
+    noise_df: float = 0.0
 
     @property
     def winner(self) -> int | None:
@@ -174,14 +177,18 @@ class Ranking:
         return self.shown().to_html(index=False, na_rep="", float_format="{:.4g}".format) + said
 
 
-def rank(sweep: Sweep) -> Ranking:
+def rank(sweep: Sweep, noise: SeedNoise | None = None) -> Ranking:
     """The settings of a sweep, best first, in tiers of those that cannot be told apart.
 
     Runs of one setting with several seeds count as its seeds; seeds that settings share are paired.
     Results taken over by a duplicate count once. A setting of which a run breaks a constraint has
     no tier. A setting whose seeds did not all complete is ranked by those that did, with a warning.
-    A sweep without a completed trial has no tier. See `iolaus.analysis.ranking.tiers` for the
+    Settings whose runs are the same to the last bit with every seed count as one, which is said. A
+    sweep without a completed trial has no tier. See `iolaus.analysis.ranking.tiers` for the
     statistics.
+
+    noise: how much seeds of one setting differ, known from elsewhere; used where no setting was
+    repeated.
 
     >>> ranking = iolaus.rank(iolaus.load("runs.csv"))
     >>> int(ranking.table["setting"][0]), int(ranking.table["tier"][0])
@@ -210,17 +217,18 @@ def rank(sweep: Sweep) -> Ranking:
     index = done["setting"].map(settings).to_numpy(np.int64)
     values = sign * done["objective"].to_numpy(np.float64)
     is_repeated = 0 < len(settings) < len(done)
-    elsewhere = None if is_repeated else _noise_elsewhere(sweep, done)
-    known, of = None, "objective"
+    elsewhere = None if is_repeated else noise or _noise_elsewhere(sweep, done)
+    known, of, group = None, "objective", np.arange(len(settings))
     if is_repeated:
         seed = done["seed"].astype(float).fillna(-1).to_numpy(np.int64)
-        known = between_seeds = tiers.from_seeds(index, seed, values)
+        group, counts = _same_runs(sweep, done.index, index, seed, values)
+        known = between_seeds = tiers.from_seeds(group[index][counts], seed[counts], values[counts])
         tier = tiers.tiers(known)
     else:
         if len(done):
             known, of = _by_curves(sweep, done, sign)
-        noise, df = (elsewhere.sd, elsewhere.df) if elsewhere else (math.nan, 0.0)
-        between_seeds = tiers.from_noise(values, noise, df)
+        sd, df = (elsewhere.sd, elsewhere.df) if elsewhere else (math.nan, 0.0)
+        between_seeds = tiers.from_noise(values, sd, df)
         tier = np.ones(len(done), dtype=np.int64)  # one seed each tells no settings apart
     levels: dict[int, dict[str, float]] = {}
     if known is not None:
@@ -232,21 +240,68 @@ def rank(sweep: Sweep) -> Ranking:
                 "high": sign * known.mean[i] + half[i],
                 "tier": int(tier[i]),
             }
-            for setting, i in settings.items()
+            for setting, i in zip(settings, group, strict=True)
         }
     return Ranking(
         table=_table(sweep, trials, standings, levels),
         of=of,
         larger_is_better=sign < 0,
         noise=between_seeds.noise,
+        noise_df=between_seeds.df_all,
         noise_source="seeds" if is_repeated else elsewhere.source if elsewhere else "none",
         noise_evidence=elsewhere.evidence if elsewhere else "",
         seed_difference=tiers.seed_difference(between_seeds),
         smallest_difference=tiers.smallest_difference(between_seeds),
         seeds_to_settle=_seeds_to_settle(between_seeds, tier, is_repeated) if known else None,
-        warnings=tuple(_warnings(sweep, trials, done, known, is_repeated)),
+        warnings=(
+            *_warnings(sweep, trials, done, known, is_repeated),
+            *_said_same(list(settings), group),
+        ),
         can_top_up=bool(sweep.provenance),
     )
+
+
+def _same_runs(
+    sweep: Sweep, trials: pd.Index[Any], setting: Any, seed: Any, values: Any
+) -> tuple[tiers.Indices, Any]:
+    """The group of each setting, [k], and which runs, [n], are those of the first of each group.
+
+    In one group are settings that ran the same seeds, two at least, with the same reports.
+    """
+    runs: dict[int, dict[int, tuple[int, float]]] = {}
+    for trial, s, own, value in zip(trials, setting, seed, values, strict=True):
+        runs.setdefault(int(s), {})[int(own)] = (int(trial), float(value))
+    alike: dict[Any, list[int]] = {}
+    for s in range(len(runs)):
+        known = runs[s].keys() - {-1}
+        results = frozenset((own, runs[s][own][1]) for own in known)
+        alike.setdefault(results if len(known) > 1 else s, []).append(s)
+    group, first = np.full(len(runs), -1), list[int]()
+    for members in alike.values():
+        numbers = [t for s in members for t, _ in runs[s].values()] if len(members) > 1 else []
+        same = {t: i for i, of in enumerate(identical(sweep, numbers)) for t in of}
+        places: dict[Any, int] = {}
+        for s in members:
+            own = sorted(runs[s].items())
+            key = tuple(same.get(t, -1) for _, (t, _) in own)
+            key = (s,) if len(members) < 2 or -1 in key else key
+            if key not in places:
+                places[key] = len(first)
+                first.append(s)
+            group[s] = places[key]
+    return group, np.isin(setting, first)
+
+
+def _said_same(settings: Sequence[int], group: tiers.Indices) -> list[str]:
+    said = []
+    for number in np.unique(group):
+        members = [str(s) for s, own in zip(settings, group, strict=True) if own == number]
+        if len(members) > 1:
+            said.append(
+                f"Settings {', '.join(members[:-1])} and {members[-1]} are the same to the last "
+                "bit with each seed: what tells them apart changes nothing."
+            )
+    return said
 
 
 def _noise_elsewhere(sweep: Sweep, done: pd.DataFrame) -> SeedNoise | None:
@@ -599,22 +654,27 @@ def _evidence(ranking: Ranking) -> list[str]:
     said = _objection(ranking)
     if ranking.is_repeated and math.isfinite(ranking.noise):
         said.append(
-            f"Noise between seeds of one setting: {ranking.noise:.3g}; a lead of "
-            f"{ranking.smallest_difference:.3g} would be seen in 90 % of such sweeps, a smaller "
-            "one in fewer."
+            f"Noise between seeds of one setting: {ranking.noise:.3g}"
+            + (
+                f"; a lead of {ranking.smallest_difference:.3g} would be seen in 90 % of such "
+                "sweeps, a smaller one in fewer."
+                if math.isfinite(ranking.smallest_difference)
+                else "."
+            )
         )
     elif math.isfinite(ranking.seed_difference):
         values = ranking.table.loc[ranking.table["tier"].notna(), "objective"].astype(float)
         near = int((values - values.iloc[0]).abs().le(ranking.seed_difference).sum()) - 1
         said.append(
             f"Two seeds of one setting may differ by {ranking.seed_difference:.3g}: {near} of the "
-            f"other {n_ranked - 1} {'is' if near == 1 else 'are'} no further from the first."
+            f"other {n_ranked - 1} {'is' if near == 1 else 'are'} no further from the first"
+            + (", so they cannot be told apart." if near == n_ranked - 1 else ".")
         )
     return [*said, *_settled_by(ranking)]
 
 
 def _settled_by(ranking: Ranking) -> list[str]:
-    if ranking.is_repeated and len(ranking.first) < 2:
+    if ranking.is_repeated and (len(ranking.first) < 2 or ranking.seeds_to_settle == 0):
         return []
     if ranking.seeds_to_settle is None:
         more = f"More than {tiers.N_SEEDS_MOST} more seeds each would be needed to settle it."

@@ -34,13 +34,13 @@ class SeedNoise:
     """How much seeds of one setting differ.
 
     sd: the standard deviation of one run around its setting, in the unit of the objective. df: its
-    degrees of freedom. source: "earlier" sweeps, or settings that are "alike". evidence: what it
-    was measured on, in words.
+    degrees of freedom. source: "earlier" sweeps, settings that are "alike", or "given".
+    evidence: what it was measured on, in words.
     """
 
     sd: float
     df: float
-    source: Literal["earlier", "alike"]
+    source: Literal["earlier", "alike", "given"]
     evidence: str
 
 

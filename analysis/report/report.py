@@ -16,6 +16,7 @@ from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
 from iolaus.analysis.diagnosis._features import loss_metrics
+from iolaus.analysis.diagnosis.decays import decays
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.explosions import explosions
 from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
@@ -40,6 +41,7 @@ from iolaus.analysis.report._document import (
 )
 from iolaus.analysis.report._explorer import explorer
 from iolaus.analysis.report.notes import COLUMNS, write_notes
+from iolaus.analysis.single_changes import single_changes
 from iolaus.sweeps.study.findings import lint_sentences
 from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
 from iolaus.sweeps.text import counted, short_names
@@ -109,7 +111,7 @@ def report(
         _shapes(sweep, diagnosis),
         _next(sweep, diagnosis),
         _parameters(sweep, ranking, diagnosis),
-        _schedules(sweep, ranking),
+        _schedules(sweep, ranking, diagnosis),
         _gradients(sweep),
         _explosions(sweep),
         _pruning(sweep),
@@ -332,6 +334,8 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
         blocks.append(
             Table("Pairs of parameters whose effects do not just add up (F test, Holm)", together)
         )
+    if changes := single_changes(sweep):
+        blocks += ["What a single change costs, all else equal:", Items(changes)]
     return Section("What mattered", blocks)
 
 
@@ -348,13 +352,22 @@ def _mappable(trials: pd.DataFrame) -> list[str]:
     return [name for name, _ in sorted(varied(trials).items(), key=place)]
 
 
-def _schedules(sweep: Sweep, ranking: Ranking) -> Section:
+def _schedules(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
     if not lines_of(sweep, "lr") and not planned_rates(sweep):
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
     draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
     found = lint_sentences(sweep.findings)
     blocks: list[Block] = [Items(found)] if found else []
+    how = decays(sweep, diagnosis)
+    if how.sentences:
+        caption_of_both = "Learning rates and losses by how the rate went: one line per setting."
+        draw_both = lambda figure: figures.draw_decays(figure, sweep, how)  # noqa: E731
+        blocks = [
+            Items(how.sentences),
+            Picture("decays", caption_of_both, draw_both, (10.0, 4.2)),
+            *blocks,
+        ]
     return Section("Learning rates", [*blocks, Picture("schedules", caption, draw)])
 
 

@@ -5,6 +5,7 @@ Everything it does is in `iolaus.sweeps`, loaded when a sweep begins.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -48,11 +49,14 @@ class IolausSweeper(Sweeper):
         number.
         """
         from iolaus.sweeps.errors import SweepError, SweepStoppedError
+        from iolaus.sweeps.run._rank import is_rank_of_trial, run_rank
         from iolaus.sweeps.run.settings import read_settings
         from iolaus.sweeps.run.sweep import run_sweep
 
         assert self.hydra_context is not None
         assert self.config is not None
+        if is_rank_of_trial(os.environ):
+            return run_rank(self.hydra_context, self._task_function, self.config)
         try:
             settings = read_settings(self.config.hydra.sweeper)
             return run_sweep(

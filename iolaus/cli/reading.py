@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,12 +12,13 @@ import typer
 
 from iolaus.cli.options import AsJson, Direction, Folder, Metric, Run, Source, Sources, Step, needs
 from iolaus.cli.output import print_frame, print_json, print_ranking
-from iolaus.sweeps.errors import SweepError
+from iolaus.sweeps.errors import BadInputError, SweepError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from iolaus.analysis.data.sweep import Sweep
+    from iolaus.analysis.ranking.seed_noise import SeedNoise
 
 __all__ = [
     "compare",
@@ -137,6 +140,20 @@ def rank(
             "--pareto", help="by all objectives at once; if there is one, by speed and so on, too"
         ),
     ] = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="by the last value of this score; may be given several times"
+        ),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SD|DIR",
+            help="how much seeds of one setting differ, where each ran with one: a standard "
+            "deviation, or a sweep that has measured it",
+        ),
+    ] = None,
     metric: Metric = None,
     direction: Direction = None,
     step: Step = None,
@@ -146,10 +163,20 @@ def rank(
     """Which settings are truly better, in tiers of those that tie."""
     from iolaus.analysis.ranking import pareto as fronts
     from iolaus.analysis.ranking.rank import rank as ranked
+    from iolaus.analysis.ranking.scores import scores
 
-    sweep = _loaded(folder, metric, direction, step, run)
+    sweep = _loaded(folder, metric or (by[0] if by else None), direction, step, run)
+    if by:
+        several = scores(sweep, by, _noise(noise, by))
+        if as_json:
+            print_json({"sentences": several.sentences(), "settings": several.table})
+            return
+        print_frame(several.table, as_json=False)
+        for sentence in several.sentences():
+            print(sentence)
+        return
     if not pareto:
-        print_ranking(ranked(sweep), as_json)
+        print_ranking(ranked(sweep, _noise(noise, [sweep.metric]).get(sweep.metric)), as_json)
         return
     found = fronts.pareto(sweep)
     if as_json:
@@ -288,6 +315,7 @@ def importance(
     from iolaus.analysis import importance as analysed
     from iolaus.analysis.diagnosis.diagnose import diagnose
     from iolaus.analysis.report.terminal import as_table, terminal
+    from iolaus.analysis.single_changes import single_changes
 
     sweep = _loaded(folder, metric, direction, step, run)
     mattered = analysed.importance(sweep)
@@ -309,6 +337,8 @@ def importance(
         "nowhere in particular, as far as these trials can tell"
     ]
     console.print("\nWhere the shapes of the curves live:", *rules, sep="\n", markup=False)
+    if changes := single_changes(sweep):
+        print("", "What a single change costs, all else equal:", *changes, sep="\n")
 
 
 @needs("analysis")
@@ -321,6 +351,7 @@ def diagnose(
     as_json: AsJson = False,
 ) -> None:
     """The shape of each trial's loss, why, and what to do about it."""
+    from iolaus.analysis.diagnosis.decays import decays
     from iolaus.analysis.diagnosis.diagnose import diagnose as diagnosed
     from iolaus.analysis.diagnosis.explosions import explosions
     from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
@@ -339,6 +370,7 @@ def diagnose(
     if not as_json:
         found = (
             lint_sentences(sweep.findings),
+            decays(sweep).sentences,
             explosions(sweep).sentences,
             clipping_sentences(sweep),
         )
@@ -506,6 +538,32 @@ def dashboard(
     from iolaus.analysis.report.dashboard import serve
 
     serve(folder, port)
+
+
+def _noise(said: str | None, names: Sequence[str]) -> Mapping[str, SeedNoise]:
+    """What `--noise` says of each of these scores: one number for all, or what a sweep measured."""
+    from iolaus.analysis.data.sweep import load
+    from iolaus.analysis.ranking.scores import scores
+    from iolaus.analysis.ranking.seed_noise import SeedNoise
+
+    if said is None:
+        return {}
+    try:
+        number = float(said)
+    except ValueError:
+        sweep = load(Path(said))
+        found = {}
+        for name, ranking in scores(sweep, names).rankings.items():
+            if not ranking.is_repeated:
+                raise BadInputError(
+                    f"{said} says nothing of the noise of seeds: it has repeated no setting"
+                ) from None
+            evidence = f"repeated settings of the sweep {sweep.name}"
+            found[name] = SeedNoise(ranking.noise, ranking.noise_df, "given", evidence)
+        return found
+    if not number > 0:
+        raise BadInputError(f"--noise is a standard deviation above 0, or a folder; got {said}")
+    return {name: SeedNoise(number, math.inf, "given", "what --noise says") for name in names}
 
 
 def _loaded(

@@ -129,8 +129,8 @@ class TaskContract(ABC):
         weights, buffers = stack_module_state(models)
 
         def loss(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-            def model(inputs: Tensor) -> Tensor:
-                out: Tensor = functional_call(models[0], (weights, buffers), (inputs,))
+            def model(*args: Tensor) -> Tensor:
+                out: Tensor = functional_call(models[0], (weights, buffers), args)
                 return out
 
             return run.task.loss(model, batch).sum()  # type: ignore[arg-type]

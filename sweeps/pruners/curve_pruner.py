@@ -147,15 +147,19 @@ class StudyFeed:
         self._pruner.start(view)
 
     def learn(self, trials: Sequence[FrozenTrial], but: Container[int] = ()) -> None:
-        """Tell what is new in the trials of the study, all by number, but for some."""
-        for number in sorted(self._unfinished.union(range(self._n_known, len(trials)))):
-            self._unfinished.add(number)
-            if number in but:
-                continue
+        """Tell what is new in the trials of the study, all by number, but for some.
+
+        First their losses: how a trial that is over stood may depend on those of all others.
+        """
+        self._unfinished.update(range(self._n_known, len(trials)))
+        numbers = [number for number in sorted(self._unfinished) if number not in but]
+        for number in numbers:
             trial = trials[number]
             if len(trial.intermediate_values) != self._n_seen.get(number, 0):
                 for step, loss in self._new_losses(trial):
                     self._pruner.learn(number, step, loss, plan_of(trial))
+        for number in numbers:
+            trial = trials[number]
             if compat.is_paused(trial):
                 if number not in self._paused:
                     self._paused.add(number)

@@ -340,7 +340,14 @@ class StalledLoss(CurvePruner):
         self._repeats = self._repeats or min(paused.values()) > REPEAT_SHARE
         if last_call or self._repeats:
             self._rungs.last_call()
-        return self._rungs.first(self._waiting.intersection(paused) if self._repeats else paused)
+        return self._rungs.first(self._that_wait(paused) if self._repeats else paused)
+
+    def _that_wait(self, paused: Mapping[int, float]) -> set[int]:
+        """Those paused for want of others, here or, by the study, before or in another driver."""
+        trials = [] if self._view is None else self._view.study.get_trials(deepcopy=False)
+        rules = {t.number: str(t.user_attrs.get("verdict_rule", "")) for t in trials}
+        said = {number for number, rule in rules.items() if WAITS_RULE in rule.split("+")}
+        return (self._waiting | said).intersection(paused)
 
     def resumed(self, trial: int) -> None:
         """See CurvePruner."""

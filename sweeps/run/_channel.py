@@ -116,12 +116,12 @@ class Channel:
 
         threading.Thread(target=end, name="iolaus-signal", daemon=True).start()
 
-    def finish(self, trial: int, outcome: Outcome) -> None:
-        """A trial is over."""
+    def finish(self, trial: int, outcome: Outcome, leaves: bool = False) -> None:
+        """A trial is over; leaves: this worker takes no more."""
         with self._lock:
             reporter = self._reporters.pop(trial)
         self._pass_on(trial, reporter)
-        self.send(Finished(trial, outcome))
+        self.send(Finished(trial, outcome, leaves))
 
     def say(self, text: str) -> None:
         """Tell the user something."""
@@ -166,8 +166,8 @@ class Channel:
         match message:
             case Stopped(_, verdict, is_pause):
                 reporter.stop(verdict, is_pause)
-            case Offered(_, intervention):
-                reporter.offer(intervention)
+            case Offered(_, intervention, is_pause):
+                reporter.offer(intervention, is_pause)
             case Save():
                 reporter.save()
 

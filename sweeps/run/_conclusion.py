@@ -14,6 +14,7 @@ from hydra.core.utils import env_override
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from iolaus.sweeps.checkpoints import CHECKPOINTS
 from iolaus.sweeps.errors import cannot_write
 from iolaus.sweeps.run._provenance import shareable
 from iolaus.sweeps.run._reports import write_report
@@ -25,7 +26,7 @@ from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.budget import cost_text
 from iolaus.sweeps.study.folder import RESULTS_FILE, STORAGE_VARIABLE, short
 from iolaus.sweeps.study.preview import Preview
-from iolaus.sweeps.study.record import failed, was_interrupted
+from iolaus.sweeps.study.record import failed, is_over, record_of, was_interrupted
 from iolaus.sweeps.study.sweep_study import SweepStudy
 from iolaus.sweeps.text import counted, duration
 
@@ -125,7 +126,7 @@ def conclude(
         text = f"It cost {cost_text(sweep.cost)}; {foreseen.time()} was foreseen for all trials."
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     cut_off = summary.cut_off_text(study.get_trials(deepcopy=False))
-    for text in filter(None, (summary.pauses_text(study), cut_off)):
+    for text in filter(None, (summary.pauses_text(study), _kept_text(study, setup), cut_off)):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     more = ""  # what the command needs to go on, beside n_trials
     budget = setup.settings.limit
@@ -163,6 +164,20 @@ def conclude(
     command = command_line(sys.orig_argv, folder, more)
     n_failed = len(failed(study.get_trials(deepcopy=False)))
     summary.show_next(console, sys.orig_argv[0], folder, command, n_trials, n_failed)
+
+
+def _kept_text(study: optuna.Study, setup: Setup) -> str:
+    """Which trials that stayed paused have kept their checkpoints, and what for; "" for none."""
+    over = [(t.number, record_of(t)) for t in study.get_trials(deepcopy=False) if is_over(t)]
+    kept = [
+        str(number)
+        for number, record in over
+        if record.stayed_paused and (setup.folder / record.run.folder / CHECKPOINTS).is_dir()
+    ]
+    if not kept:
+        return ""
+    command = summary.iolaus_command(sys.orig_argv[0], "extend", short(setup.folder), *kept)
+    return f"The best of those that stayed paused keep their checkpoints: {command} --steps 3x"
 
 
 def _show_ranking(

@@ -7,6 +7,7 @@ Measured on one core: 4 ms against 55.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from iolaus.sweeps.checkpoints import copied, forget, newest
 from iolaus.sweeps.hydra_compat import copy_without, set_hydra_config
-from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter
+from iolaus.sweeps.reporting import CHILD_CHECKPOINT_VARIABLE, CHILD_REPORTS_VARIABLE, Reporter
 from iolaus.sweeps.run._job_files import OUTPUT_FILE, ConfigFiles, output_to
 from iolaus.sweeps.run._messages import Assignment
 from iolaus.sweeps.run._outcomes import (
@@ -37,10 +38,21 @@ from iolaus.sweeps.run._outcomes import (
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.types import Finding, Outcome
 
-__all__ = ["HydraRunner", "Lint", "changes_directory", "folder_of", "no_lint", "set_job"]
+__all__ = [
+    "CHILD_TRIAL_VARIABLE",
+    "HydraRunner",
+    "Lint",
+    "changes_directory",
+    "folder_of",
+    "no_lint",
+    "set_job",
+]
 
 # In a trial's folder while a child process of it has reported.
 CHILD_REPORTS_FILE = ".child_reports"
+# In the environment of a trial: its number and overrides, for a rank that is given the command line
+# of the sweep (`_rank`).
+CHILD_TRIAL_VARIABLE = "IOLAUS_CHILD_TRIAL"
 # Looks at a composed config without its `hydra` node, and says what is wrong with it.
 Lint = Callable[[DictConfig], Sequence[Finding]]
 
@@ -79,7 +91,7 @@ class HydraRunner:
                 if is_ruled_out(findings):
                     return infeasible(findings)
                 mark = folder / CHILD_REPORTS_FILE
-                result = self._run(config, folder, {CHILD_REPORTS_VARIABLE: str(mark)})
+                result = self._run(config, folder, _for_children(assignment, reporter, mark))
             if mark.exists():
                 mark.unlink()
                 findings += () if reporter.has_reported else (ONLY_CHILDREN_REPORTED,)
@@ -150,6 +162,17 @@ class HydraRunner:
                 with suppress(OSError, ValueError):  # a disk that is full, a stream that is closed
                     handler.flush()
         return result
+
+
+def _for_children(assignment: Assignment, reporter: Reporter, mark: Path) -> dict[str, str]:
+    """What child processes of a trial are to know, by names of the environment."""
+    checkpoint = reporter.goes_on_from
+    trial = {"trial": assignment.trial, "overrides": list(assignment.overrides)}
+    return {
+        CHILD_REPORTS_VARIABLE: str(mark),
+        CHILD_CHECKPOINT_VARIABLE: "" if checkpoint is None else str(checkpoint),
+        CHILD_TRIAL_VARIABLE: json.dumps(trial),
+    }
 
 
 def changes_directory(config: DictConfig) -> bool:

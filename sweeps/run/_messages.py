@@ -65,10 +65,14 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Worker to driver: a trial is over; every report of it has been sent before."""
+    """Worker to driver: a trial is over; every report of it has been sent before.
+
+    leaves: this worker takes no more trials, and ends.
+    """
 
     trial: int
     outcome: Outcome
+    leaves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +101,14 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """Driver to worker: have this trial try an intervention instead of ending."""
+    """Driver to worker: have this trial try an intervention instead of ending.
+
+    is_pause: whether it may go on later if it does not.
+    """
 
     trial: int
     intervention: Intervention
+    is_pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,9 @@ def join_study(setup: Setup, storage: LiveStorage) -> SweepStudy:
 
 
 def _kept_checkpoints(setup: Setup, study: SweepStudy) -> KeptCheckpoints:
-    """Those of the best completed trials; of others a driver that was killed may have left some."""
-    kept = KeptCheckpoints(setup.rules.keep_checkpoints, study.objective_sign)
+    """Those of the best trials; of others a driver that was killed may have left some."""
+    n, metric = setup.rules.keep_checkpoints, setup.rules.objective.metric
+    kept = KeptCheckpoints(n, study.objective_sign, metric.sign)
     for folder in kept.offer_all(study.study.get_trials(deepcopy=False), setup.folder):
         forget(folder)
     return kept

@@ -79,13 +79,26 @@ class OneAtATime:
     run: Callable[[Assignment, Reporter], Outcome]
 
     def __call__(self, channel: Channel) -> None:
-        """Serve until the driver lets this worker go."""
+        """Serve until the driver lets this worker go, or a trial has left it unfit for others."""
         channel.open()
         while (taken := channel.take()) is not None:
             assignment, reporter = taken
             with reporting_to(reporter):
                 outcome = self.run(assignment, reporter)
-            channel.finish(assignment.trial, outcome)
+            leaves = _is_used_up()
+            channel.finish(assignment.trial, outcome, leaves)
+            if leaves:
+                return
+
+
+def _is_used_up() -> bool:
+    """Whether a trial has left this process in a state that the next one would trip over.
+
+    Distributed training has: its process group and its environment variables are of ranks that are
+    gone.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def set_environment(spec: WorkerSpec) -> None:

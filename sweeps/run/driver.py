@@ -21,7 +21,7 @@ from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.verdicts import WAITS_RULE
-from iolaus.sweeps.reporting import Kept, Row
+from iolaus.sweeps.reporting import Continued, Kept, Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import (
@@ -99,7 +99,7 @@ class Rules:
     of repeats. max_failure_rate: in [0, 1], above which no new trial is started. timeouts: after
     which a trial is ended. budget: of all sessions, None for no limit. paused_bytes: what the
     checkpoints of paused trials may take. keep_checkpoints: of how many of the best completed
-    trials.
+    trials, and of those that stay paused.
     """
 
     space: Space
@@ -474,7 +474,7 @@ class Driver:
                     log.info("%s", text)
             case Filled():
                 self._filled[slot] = message
-            case Finished(trial, outcome):
+            case Finished(trial, outcome, leaves):
                 self._unborn.pop(slot, None)
                 run = self.trials[trial]
                 run.outcome = outcome
@@ -482,7 +482,7 @@ class Driver:
                 outcome = with_objective(outcome, objective, curve, run.others)
                 if outcome.ending is Ending.PRUNED and self._is_pause(outcome.verdict):
                     outcome = replace(outcome, ending=Ending.PAUSED)
-                self._handle(s.Ended(trial, outcome))
+                self._handle(s.Ended(trial, outcome, leaves))
             case Gone(cause, number):
                 if number in ENDING_SIGNALS:
                     if self._is_saving:
@@ -513,7 +513,7 @@ class Driver:
         if batch.folder is not None:
             run.folder = Path(batch.folder)
             if run.assignment.attempt:
-                self._study.goes_on(trial, batch.continued)
+                self._goes_on(trial, batch.continued)
         if batch.plan is not None:
             self._study.plan(trial, batch.plan)
             if batch.plan.n_steps is not None:
@@ -526,6 +526,15 @@ class Driver:
             last = batch.rows[-1]
             value = last.metrics.get(self._rules.objective.metric.name)
             self._watcher.reported(trial, last.step, value)
+
+    def _goes_on(self, trial: int, continued: Continued | None) -> None:
+        """Take again what a trial had reported just before the checkpoint that it goes on from."""
+        is_on_disk = self._study.goes_on(trial, continued)
+        rows = () if continued is None else continued.rows
+        if not is_on_disk:
+            self._records.curves.add(trial, rows, self.trials[trial].assignment.attempt)
+        for row in rows:
+            self._judge(trial, row)
 
     def _end_overdue(self) -> None:
         """One trial that hangs silences all that share its worker; it reported before they did."""
@@ -575,7 +584,8 @@ class Driver:
                 run.is_stopping = True
                 self._handle(s.Judged(trial, verdict))
             case Intervention() as intervention:
-                self._workers.send(run.slot, Offered(trial, intervention))
+                is_pause = self._is_pause(intervention.verdict)
+                self._workers.send(run.slot, Offered(trial, intervention, is_pause))
 
     def _record(self, trial: int, outcome: Outcome) -> None:
         run = self.trials[trial]
@@ -602,7 +612,10 @@ class Driver:
         """The sweep has all that it wanted: those that are still paused are pruned."""
         self._study.close_paused()
         for trial in self._study.study.get_trials(deepcopy=False):
-            if is_over(trial) and (record := record_of(trial)).pauses:
+            record = record_of(trial)
+            if is_over(trial) and record.stayed_paused:
+                _forget_all(self._records.kept.offer_over(trial, self._records.folder))
+            elif is_over(trial) and record.pauses:  # another driver may have gone on with it
                 self._forget(record.run.folder)
 
     def _dropping(self, outcome: Outcome, folder: Path) -> Callable[[], None]:

@@ -95,10 +95,11 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """`trial` has come to an end in its worker, which has room again."""
+    """`trial` has come to an end in its worker, which has room again, or leaves: it ends too."""
 
     trial: int
     outcome: Outcome
+    leaves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,11 +253,15 @@ class Scheduler:
             case Judged(trial, verdict) if trial in self._running and trial not in self._stopping:
                 self._stopping.add(trial)
                 return [Stop(self._running[trial], trial, verdict)]
-            case Ended(trial, outcome) if trial in self._running:
+            case Ended(trial, outcome, leaves) if trial in self._running:
                 slot = self._running[trial]
                 self._fruitless_starts.pop(slot, None)
                 self._cut_off.discard(slot)
-                return [*self._tell(trial, outcome), *self._refill(slot)]
+                told = self._tell(trial, outcome)
+                if not leaves:
+                    return [*told, *self._refill(slot)]
+                del self._n_lanes[slot]
+                return [*told, Release(slot), *self._replace(slot)]
             case TimedOut(trial, reason) if trial in self._running:
                 return self._timed_out(trial, reason)
             case Lost(trial, reason) if trial in self._running:

@@ -43,6 +43,7 @@ class WatchedCurve:
     final: float = math.nan
     final_step: int = -1
     n_interventions: int = field(default=0, init=False)
+    is_stopped: bool = field(default=False, init=False)  # by a verdict: no intervention any more
     grace_until: float = field(
         default=0.0, init=False
     )  # the step before which an intervention is not judged

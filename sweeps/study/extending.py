@@ -28,7 +28,7 @@ from iolaus.sweeps.study.folder import (
     own_command,
     read_study,
 )
-from iolaus.sweeps.study.record import TrialRecord, record_of
+from iolaus.sweeps.study.record import TrialRecord, is_over, record_of
 from iolaus.sweeps.study.summary import ranked
 
 __all__ = ["Extension", "Length", "Longer", "length_of", "plan_extension", "queue_extension"]
@@ -121,14 +121,15 @@ def plan_extension(
 ) -> Extension:
     """What extending a sweep's best completed trials comes to; nothing is written.
 
-    numbers: of the trials; without any, the `top` best settings' first ones. steps_key: of the
+    numbers: of the trials, completed or paused to the end; without any, the `top` best completed
+    settings' first ones. steps_key: of the
     app's config, for the length of a run. stretch_key: of an app that makes its schedules longer
     too, by a factor. Raises BadInputError for trials that have not completed, a length that is
     theirs already, and a sweep that does not say how long its runs are or how it was run.
     """
     about, study = describe_sweep(folder), read_study(folder)
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-    chosen = [_completed(trials, number) for number in numbers] or _best(study, trials, top)
+    chosen = [_with_an_end(trials, number) for number in numbers] or _best(study, trials, top)
     if not chosen:
         raise BadInputError(f"{folder}: no trial has completed, so there is none to extend")
     config = OmegaConf.create(study.user_attrs.get("config", ""))
@@ -216,15 +217,18 @@ def _trials_of(storage: str, name: str, target: Path, is_own: bool) -> list[Froz
     return optuna.load_study(study_name=name, storage=backend).get_trials(deepcopy=False)
 
 
-def _completed(trials: dict[int, FrozenTrial], number: int) -> FrozenTrial:
+def _with_an_end(trials: dict[int, FrozenTrial], number: int) -> FrozenTrial:
+    """A trial that has completed, or stayed paused until the sweep was over."""
     if number not in trials:
         raise BadInputError(f"there is no trial {number}; give one that has completed")
-    if trials[number].state is not TrialState.COMPLETE:
-        said = record_of(trials[number]).why or trials[number].state.name.lower()
-        raise BadInputError(
-            f"trial {number} has not completed ({said}), so it has no end to extend"
-        )
-    return trials[number]
+    trial, record = trials[number], record_of(trials[number])
+    if trial.state is TrialState.COMPLETE or (is_over(trial) and record.stayed_paused):
+        return trial
+    said = record.why or trial.state.name.lower()
+    raise BadInputError(
+        f"trial {number} has neither completed nor stayed paused to the end of its sweep ({said}), "
+        "so it has no end to extend"
+    )
 
 
 def _best(study: optuna.Study, trials: dict[int, FrozenTrial], top: int) -> list[FrozenTrial]:
@@ -240,11 +244,11 @@ def _factor(trial: FrozenTrial, length: Length) -> float:
     if length.factor is not None:
         return length.factor
     record = record_of(trial)
-    n_steps = record.plan.n_steps or record.steps
+    n_steps = record.plan.n_steps or (None if record.stayed_paused else record.steps)
     assert length.n_steps is not None
     if n_steps is None:
         raise BadInputError(
-            f"trial {trial.number} does not say how many steps it made: give --steps as 3x"
+            f"trial {trial.number} does not say how long it was to be: give --steps as 3x"
         )
     if length.n_steps <= n_steps:
         raise BadInputError(

@@ -205,8 +205,7 @@ class LiveStorage(BaseStorage):
         if trial_id in self._mine:  # paused a moment ago
             self.flush()
         n_paused = self.live_trial(trial_id).user_attrs[compat.PAUSED_ATTR]
-        arguments = (self._backend, trial_id, self.driver, n_paused, user_attrs)
-        taken: bool = self._now(compat.take, *arguments)
+        taken = self._take(trial_id, n_paused, user_attrs)
         if taken:
             self._mine.add(trial_id)
         self._keep(self._place[trial_id][0], self._now(self._backend.get_trial, trial_id))
@@ -226,7 +225,7 @@ class LiveStorage(BaseStorage):
         self._keep(self._place[trial_id][0], changed)
 
         def change() -> None:
-            if compat.change_paused(self._backend, trial_id, n_paused, user_attrs):
+            if compat.change_waiting(self._backend, trial_id, user_attrs, n_paused):
                 then()
 
         self._write(change)
@@ -235,8 +234,8 @@ class LiveStorage(BaseStorage):
         """End a paused trial as pruned, with these attributes; False if another driver has it."""
         trial = self.live_trial(trial_id)
         n_paused = trial.user_attrs[compat.PAUSED_ATTR]
-        arguments = (self._backend, trial_id, n_paused, user_attrs, trial.values, True)
-        closed: bool = self._now(compat.change_paused, *arguments)
+        end = (user_attrs, n_paused, TrialState.PRUNED, trial.values)
+        closed: bool = self._now(compat.change_waiting, self._backend, trial_id, *end)
         if closed:
             trial = copy.copy(trial)
             trial.user_attrs = {**trial.user_attrs, **user_attrs}
@@ -337,10 +336,11 @@ class LiveStorage(BaseStorage):
         self._keep(self._place[trial_id][0], trial)
         self._mine.add(trial_id)
 
-    def _take(self, trial_id: int) -> bool:
-        if self.driver:
-            return compat.take(self._backend, trial_id, self.driver)
-        return self._backend.set_trial_state_values(trial_id, TrialState.RUNNING)
+    def _take(self, trial_id: int, n_paused: int, user_attrs: Mapping[str, Any]) -> bool:
+        attrs = {**user_attrs, **({compat.DRIVER_ATTR: self.driver} if self.driver else {})}
+        arguments = (trial_id, attrs, n_paused, TrialState.RUNNING)
+        taken: bool = self._now(compat.change_waiting, self._backend, *arguments)
+        return taken
 
     def _updatable(self, trial_id: int) -> FrozenTrial:
         trial = self.live_trial(trial_id)
@@ -494,7 +494,7 @@ class LiveStorage(BaseStorage):
         if state is TrialState.RUNNING:
             if trial_id in self._mine:  # given back a moment ago
                 self.flush()
-            taken: bool = self._now(self._take, trial_id)
+            taken = self._take(trial_id, 0, {})
             if taken:
                 self._mine.add(trial_id)
                 study_id = self._place[trial_id][0]

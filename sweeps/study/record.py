@@ -151,6 +151,11 @@ class TrialRecord:
         """How often it has gone on, after it was cut off or paused; 0 for its first run."""
         return len(self.interruptions) + sum(bool(pause.thawed) for pause in self.pauses)
 
+    @property
+    def stayed_paused(self) -> bool:
+        """Whether it was paused, and has not gone on since."""
+        return bool(self.pauses) and not self.pauses[-1].thawed
+
     def to_attrs(self) -> dict[str, Any]:
         """The attributes, as JSON knows them; what is not known is left out, NaN and infinity too.
 

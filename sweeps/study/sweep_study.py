@@ -327,8 +327,8 @@ class SweepStudy:
         return lost
 
     def _standing(self, trial: FrozenTrial) -> tuple[float, int]:
-        final = record_of(trial).run.final
-        return math.inf if final is None else self.metric.sign * final, -trial.number
+        best = record_of(trial).run.best
+        return math.inf if best is None else self.metric.sign * best, -trial.number
 
     def close_paused(self) -> None:
         """Tell the trials that are still paused pruned, by their verdicts.
@@ -455,11 +455,12 @@ class SweepStudy:
         attempt = record.attempt + bool(other)  # what another trial did comes before
         return Proposal(trial.number, trial.params, seed, attempt, from_checkpoint=other)
 
-    def goes_on(self, number: int, continued: Continued | None) -> None:
+    def goes_on(self, number: int, continued: Continued | None) -> bool:
         """A trial that was cut off or paused runs again: from its checkpoint, or (None) anew.
 
         What it had reported beyond is forgotten, in memory and database, and by the pruner, but of
-        a paused trial, whose curve is a peer's.
+        a paused trial, whose curve is a peer's. Returns whether all before is on disk for certain:
+        a pause is recorded after its curve.
         """
         trial, trial_id = self._trials[number], compat.trial_id(self._trials[number])
         before = self._known(trial)
@@ -475,14 +476,18 @@ class SweepStudy:
             self._thawed.discard(number)
             *before_it, pause = record.pauses
             _note(trial, TrialRecord(pauses=(*before_it, replace(pause, from_step=from_step))))
-            return
+            if continued is None and pause.has_checkpoint(self._place):
+                text = "trial %d begins anew: its checkpoint of step %d is gone or damaged"
+                log.warning(text, number, pause.checkpoint)
+            return True
         self._feed.goes_on(after)
         if record.from_checkpoint and not record.interruptions:
             # It begins, with what another trial has come to.
             _note(trial, TrialRecord(extended_from=max(from_step, 0)))
-            return
+            return False
         last = max(reported, -1 if record.steps is None else record.steps)
         _note(trial, TrialRecord(went_on=(*record.went_on, (from_step, last))))
+        return False
 
     def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
         """The first trial of this setting that has a result, or runs here.
@@ -556,7 +561,9 @@ class SweepStudy:
             ANSWERED_BY_INTERVENTION.isdisjoint(verdict.rules)
             or rule.action == "prune"
             or curve.n_interventions >= rule.n_times
+            or curve.is_stopped
         ):
+            curve.is_stopped = True
             return verdict
         curve.n_interventions += 1
         # Until the trial has taken it; one that never asks for it ends itself.

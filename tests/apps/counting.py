@@ -1,9 +1,11 @@
 """A task whose state is a few numbers, saved as JSON every `every` steps, and when it is asked to.
 
-It writes a line to its diary for each step that it really takes.
+It writes a line to its diary for each step that it really takes. STEP_S in the environment goes
+before `step_s`: the same settings, slower.
 """
 
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -38,8 +40,9 @@ def main(cfg) -> float:
     if folder is not None:
         state = json.loads((folder / "state.json").read_text())
     own = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir, "to_save")
+    step_s = float(os.environ.get("STEP_S", cfg.step_s))
     while state["step"] < cfg.n_steps:
-        time.sleep(cfg.step_s)
+        time.sleep(step_s)
         state = next_state(state)
         with Path(cfg.diary).open("a") as file:
             file.write(f"{hydra.core.hydra_config.HydraConfig.get().job.num} {state['step']}\n")

@@ -12,11 +12,18 @@ class PauseAll(CurvePruner):
     """Pauses each trial but trial 0 at step `at`, once. Thaws the first of those paused.
 
     n_finished: when so many trials have finished; None: never, but for a last call. file: if there
-    is such a file.
+    is such a file. stall_at: the step from which a trial stalls, once.
     """
 
-    def __init__(self, at: int, n_finished: int | None = None, file: str | None = None) -> None:
-        self.at, self.n_finished, self.file = at, n_finished, file
+    def __init__(
+        self,
+        at: int,
+        n_finished: int | None = None,
+        file: str | None = None,
+        stall_at: int | None = None,
+    ) -> None:
+        self.at, self.n_finished, self.file, self.stall_at = at, n_finished, file, stall_at
+        self._stalled: set[int] = set()
         self.told: list[tuple[str, int]] = []
         self._last: dict[int, int] = {}
         self._thawed: set[int] = set()
@@ -25,6 +32,9 @@ class PauseAll(CurvePruner):
         if step <= self._last.get(trial, -1):  # reported again
             return None
         self.learn(trial, step, loss, plan)
+        if self.stall_at is not None and step >= self.stall_at and trial not in self._stalled:
+            self._stalled.add(trial)
+            return Verdict("stalled", step, f"stalled at step {step}")
         if trial and step >= self.at and trial not in self._thawed:
             return Verdict("behind", step, f"paused at step {step}")
         return None

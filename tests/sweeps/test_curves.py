@@ -119,6 +119,17 @@ def test_the_attempts_of_a_trial_are_one_curve(
     assert list(table[table["trial"] == 4]["step"]) == [*range(begins[0][0], sum(begins[0]))]
 
 
+def test_what_an_attempt_does_not_report_again_at_its_first_step_stays(tmp_path: Path) -> None:
+    """A trial may report twice at a step, and make its checkpoint in between."""
+    writer = CurveWriter(tmp_path, "0", clock=lambda: 0.0)
+    first = [({"loss": 1.0}, 0), ({"loss": 2.0}, 1), ({"val": 3.0}, 1), ({"loss": 4.0}, 2)]
+    writer.add(0, [Row(step, float(i), metrics) for i, (metrics, step) in enumerate(first)])
+    again = [({"val": 5.0}, 1), ({"loss": 6.0}, 2)]
+    writer.add(0, [Row(step, float(i), metrics) for i, (metrics, step) in enumerate(again)], 1)
+    writer.close()
+    assert read_curves(tmp_path)["value"].to_pylist() == [1.0, 2.0, 5.0, 6.0]
+
+
 @given(history=histories)
 def test_curves_are_in_order(history: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Rows come by trial, and within a trial in the order of its reports, whoever wrote which

@@ -179,6 +179,25 @@ def test_resuming_is_going_on(compose: Compose, tmp_path: Path) -> None:
     assert plans[0][0] == 40
 
 
+def test_weights_alone_begin_a_run_of_their_own(compose: Compose, tmp_path: Path) -> None:
+    """init_checkpoint: step 0, a fresh optimizer, the schedule from its beginning, and the weights
+    of the file; beside resume it is refused.
+    """
+    common = (*SMALL, "optim=adamw", "optim.lr=0.003", "schedule=warmup_linear")
+    run(compose(*common), {}, keep=tmp_path / "best.pt")
+    begun = read(compose(*common, f"init_checkpoint={tmp_path}/best.pt"))
+    state = start(begun)
+    assert (state.step, state.examples, len(state.optimizer.state)) == (0, 0, 0)
+    for name, weights in load_best(tmp_path / "best.pt")["model"].items():
+        assert torch.equal(state.model.state_dict()[name], weights)
+    first, *_ = run(compose(*common, f"init_checkpoint={tmp_path}/best.pt"), {})[0]
+    fresh, *_ = run(compose(*common), {})[0]
+    assert first["lr"] == fresh["lr"] == 0
+    assert first["loss"] < fresh["loss"]
+    with pytest.raises(BadInputError, match="give one of them"):
+        read(compose(*SMALL, "resume=best.pt", "init_checkpoint=best.pt"))
+
+
 def test_resuming_keeps_the_settings_asked_for(compose: Compose, tmp_path: Path) -> None:
     """Weight decay and momentum are those of the config, not those the checkpoint was written
     with.

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iolaus.trainer.data import Batches, Examples, check_buffer, epoch_order, longest_run
+from iolaus.trainer.data import Batches, Examples, epoch_order, longest_run
 
 
 def numbered(n: int) -> Examples:
@@ -80,14 +79,7 @@ def test_longest_run_counts_equal_neighbours(labels: list[int]) -> None:
     assert longest_run(torch.tensor(labels, dtype=torch.int64)) == longest
 
 
-def test_a_buffer_shorter_than_a_run_of_one_label_is_refused() -> None:
-    """Examples in label order with a buffer of 100 are not shuffled; the sentence says so
-    and what to take.
-    """
-    targets = torch.arange(4).repeat_interleave(250)
-    with pytest.raises(
-        ValueError, match=r"shuffle_buffer=100 is shorter than the longest run of one label .*250"
-    ):
-        check_buffer(targets, 100)
-    check_buffer(targets, 250)
-    check_buffer(targets, None)
+def test_targets_that_are_no_classes_have_no_runs() -> None:
+    """Sequences and numbers are no labels."""
+    assert longest_run(torch.zeros(5, 3, dtype=torch.int64)) == 0
+    assert longest_run(torch.zeros(5)) == 0

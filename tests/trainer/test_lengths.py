@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iolaus.trainer.lengths import BatchSizes, batch_sizes, in_steps, steps_of
+from iolaus.trainer.lengths import BatchSizes, batch_sizes, every, in_steps, steps_of
 
 sizes = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 64)), max_size=4).map(
     lambda gaps: BatchSizes(
@@ -126,3 +126,48 @@ def test_batch_sizes_that_cannot_be_are_refused(schedule: list[list[int]], sente
     """Points that do not rise and empty batches are refused."""
     with pytest.raises(ValueError, match=sentence):
         batch_sizes(64, schedule, "steps", n_train=100)
+
+
+@given(
+    length=st.integers(1, 50).map(lambda n: n / 10),
+    unit=st.sampled_from(["epochs", "examples"]),
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    n_train=st.integers(1, 200),
+)
+def test_what_recurs_in_epochs_is_due_at_the_step_that_completes_one(
+    length: float, unit: str, sizes: list[int], n_train: int
+) -> None:
+    """Counted example by example, also where the batch size changes and does not divide an epoch;
+    next and last name the same steps.
+    """
+    batches = BatchSizes(tuple(range(0, 7 * len(sizes), 7)), tuple(sizes))
+    recurring = every(f"{length} {unit}", "eval_every", batches, n_train)
+    tenths = round(10 * length) * (n_train if unit == "epochs" else 1)  # of an example
+    due, seen = [], 0
+    for step in range(1, 40):
+        before, seen = seen, seen + batches.at(step - 1)
+        if 10 * seen // tenths > 10 * before // tenths:
+            due.append(step)
+    assert [step for step in range(40) if recurring.is_due(step)] == due
+    for step in range(due[-1] if due else 0):
+        assert recurring.next(step) == next(d for d in due if d > step)
+        assert recurring.last(step) == max([0, *(d for d in due if d <= step)])
+
+
+@pytest.mark.parametrize(
+    "length", [0, -1, True, 2.5, "0 epochs", "2.5 steps", "1 run", "x", "1/0 epochs", "nan epochs"]
+)
+def test_what_does_not_recur_is_refused_by_name(length: int | str) -> None:
+    """The sentence names the setting, what it takes and what arrived."""
+    with pytest.raises(ValueError, match=r"eval_every must be .*got"):
+        every(length, "eval_every", BatchSizes((0,), (4,)), 100)
+
+
+@given(n_examples=st.integers(1, 200_000), batch=st.integers(1, 2000), n_epochs=st.integers(1, 48))
+def test_total_steps_are_those_of_bert(n_examples: int, batch: int, n_epochs: int) -> None:
+    """`int(n_examples / batch_size * n_epochs)`.
+
+    Up to 48 epochs; at 49 the published line may be one step short by rounding.
+    """
+    steps = steps_of(f"{n_epochs} epochs", "steps", BatchSizes((0,), (batch,)), n_examples)
+    assert int(steps) == int(n_examples / batch * n_epochs)

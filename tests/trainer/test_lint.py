@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.types import Finding
+from iolaus.trainer.data import epoch_order
 from iolaus.trainer.lint import RULES, lint, lint_config, preview
 from iolaus.trainer.lint_command import lint_command
 from iolaus.trainer.settings import read
@@ -43,6 +45,23 @@ AS_PUBLISHED = (
             ("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=50"),
             {"spent": 420},
         ),
+        (
+            # The floor of TextSum is 6.7 % of its rate, which 0.7 / 20 reaches at step 152.
+            (
+                *("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=20"),
+                *("optim.lr=0.15", "schedule.min_lr=0.01"),
+            ),
+            {"spent": 123},
+        ),
+        (
+            # A floor of 30 % is no end of training.
+            (
+                *("schedule=exponential", "schedule.decay_rate=0.7", "schedule.decay_steps=20"),
+                *("optim.lr=0.15", "schedule.min_lr=0.045"),
+            ),
+            {},
+        ),
+        (("schedule=multistep", "schedule.milestone_steps=[300]"), {}),
         (("schedule=polynomial", "schedule.decay_steps=800"), {"zero": 800}),
         (("schedule=polynomial", "schedule.decay_steps=200"), {"spent": 191, "zero": 200}),
         (("schedule=polynomial", "schedule.decay_steps=800", "schedule.min_lr=1e-3"), {}),
@@ -116,8 +135,46 @@ def test_a_larger_batch_on_resuming_is_told_what_the_rate_will_be(compose: Compo
     assert finding.rule == "infeasible"
     assert "300 steps and would be taken up at step 700" in finding.text
     assert "the rate there would be 0" in finding.text
+    assert finding.text.endswith(
+        "Two ways out: init_checkpoint=best.pt begins a run at step 0 with the weights alone; "
+        "steps='10 epochs' makes this one 300 steps longer than it has come"
+    )
+    longer = found(
+        compose, "schedule=warmup_linear", "steps=10 epochs", "batch_size=64", from_step=700
+    )
+    assert set(longer) == set()
     resumed = found(compose, "schedule=polynomial", "schedule.decay_steps=500", from_step=700)
     assert resumed["zero"].step == 700
+
+
+def test_texts_in_label_order_need_a_buffer_as_long_as_a_class(
+    compose: Compose, tmp_path: Path
+) -> None:
+    """A shuffle buffer shorter than the longest run of one label is refused before any compute,
+    with the share of batches that would hold one label; at that length, or without one, it is not.
+    """
+    table = tmp_path / "texts.tsv"
+    rows = [f"{label}\tthe text {label} {i}" for label in "abcd" for i in range(250)]
+    table.write_text("\n".join(["label\ttext", *rows]))
+    texts = (
+        *("task=finetune", "model=gru", "model.n_classes=null", "model.n_symbols=2003"),
+        *("task.packages=[]", f"task.file={table}", "task.n_train=null"),
+        *("task.n_val=10", "task.n_test=10"),
+    )
+    run = read(compose(*texts))
+    run_of_labels = int(run.splits.train.targets.bincount().max())
+    finding = found(compose, *texts, "batch.shuffle_buffer=100")["unshuffled"]
+    assert finding.rule == "infeasible"
+    assert (
+        f"batch.shuffle_buffer=100 is shorter than the longest run of one label in the training "
+        f"data ({run_of_labels} examples)" in finding.text
+    )
+    order = epoch_order(980, run.seed, 0, 100)[: 980 // 16 * 16].reshape(-1, 16)
+    labels = run.splits.train.targets.numpy()[order]
+    alone = np.mean([len(set(batch)) == 1 for batch in labels.tolist()])
+    assert f"and {alone:.0%} of the first epoch's batches hold one label" in finding.text
+    for buffer in (run_of_labels, "null"):
+        assert "unshuffled" not in found(compose, *texts, f"batch.shuffle_buffer={buffer}")
 
 
 def test_the_config_says_what_a_finding_does(compose: Compose) -> None:

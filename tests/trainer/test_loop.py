@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.course import Summary
 from iolaus.trainer.data import Batches
 from iolaus.trainer.loop import evaluate, start, train
@@ -147,6 +148,28 @@ def test_reports_hold_the_window_since_the_last_report(compose: Compose) -> None
     assert 0 < sum(column(sparse, "clipped")) < 3
 
 
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_the_running_loss_is_textsums(compose: Compose, cap: float | None) -> None:
+    """At each report it is what `_RunningAvgLoss` has made of the losses of all steps so far: the
+    first one, then `decay * average + (1 - decay) * loss`, each time cut at the cap.
+    """
+    common = (*SMALL, "steps=25", "optim.lr=0.01")
+    dense = trained(compose(*common))[1]
+    asked = (f"loss.running_cap={'null' if cap is None else cap}", "loss.running_decay=0.9")
+    sparse = trained(compose(*common, *asked, "report_every=10"))[1]
+    average, expected = 0.0, {}
+    for report in dense:
+        average = report["loss"] if average == 0 else average * 0.9 + (1 - 0.9) * report["loss"]
+        average = average if cap is None else min(average, cap)
+        expected[report["step"]] = average
+    assert column(sparse, "running_loss") == pytest.approx(
+        [expected[step] for step in (10, 20, 25)], rel=1e-6
+    )
+    assert "running_loss" not in dense[0]
+    with pytest.raises(BadInputError, match=r"loss\.running_decay must be from 0 up and below 1"):
+        read(compose("loss.running_decay=1"))
+
+
 def test_norms_are_reported_at_each_step_as_long_as_asked(compose: Compose) -> None:
     """Up to norms_each_step_until the norms are those of dense reports, then the largest since the
     last; loss and clipped come as if nobody had asked.
@@ -186,14 +209,34 @@ def test_validation_is_reported_at_its_interval_and_at_the_end(compose: Compose)
 
 
 def test_the_test_set_is_measured_only_when_asked_for(compose: Compose) -> None:
-    """With test=true the last weights are measured on the test set, once; nothing of it is reported
-    to a sweep.
+    """With test=true the weights best on validation are measured on the test set; nothing of it is
+    reported to a sweep.
     """
     assert trained(compose(*SMALL, "steps=3"))[0].tested == {}
     summary, reports = trained(compose(*SMALL, "steps=3", "test=true"))
     assert set(summary.tested) == {"test_loss", "test_accuracy"}
     assert summary.tested["test_loss"] != summary.final["val_loss"]
     assert not any("test_loss" in report for report in reports)
+
+
+def test_the_test_set_is_measured_with_the_weights_best_on_validation(compose: Compose) -> None:
+    """A rate so high that validation gets worse: what is tested is what was best, and a run that
+    ended there has the same test loss.
+    """
+    common = (*SMALL, "optim.lr=0.01", "eval_every=5", "test=true")
+    whole, reports = trained(compose(*common, "steps=100"))
+    losses = column(reports, "val_loss")
+    assert min(losses) < losses[-1]
+    assert whole.best_step == 5 * (1 + losses.index(min(losses)))
+    short, _ = trained(compose(*common, f"steps={whole.best_step}"))
+    assert short.tested == whole.tested
+    assert short.final == whole.best
+
+
+def test_evaluation_comes_with_the_step_that_completes_an_epoch(compose: Compose) -> None:
+    """`1 epochs` of 200 examples in batches of 16: after 13, 25, 38 ... steps, and at the end."""
+    _, reports = trained(compose(*SMALL, "steps=3.5 epochs", "eval_every=1 epochs"))
+    assert [r["step"] for r in reports if "val_loss" in r] == [13, 25, 38, 43]
 
 
 def test_total_norm_is_made_of_the_parameters_norms(compose: Compose) -> None:

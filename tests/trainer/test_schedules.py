@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -206,6 +207,30 @@ def test_staged_is_one_exponential_after_the_other() -> None:
     assert ours(schedule, lr=123.0) == pytest.approx(expected, rel=1e-13)
 
 
+def test_stages_with_a_global_step_begin_where_textsum_would() -> None:
+    """`max(min_lr, lr * 0.8 ** (global_step / decay_steps))`: stages 2 to 6, a sixth of 60,000
+    steps each, begin at 0.12, 0.064, 0.055, 0.010 and 0.010, and not at their own rates.
+    """
+    published = [(0.55, 2e3), (0.15, 1e4), (0.10, 1e4), (0.06, 8e4), (0.05, 3e3), (0.01, 3e3)]
+    stages = tuple(
+        {"lr": lr, "decay_rate": 0.8, "decay_steps": every, "length_steps": 10_000}
+        for lr, every in published
+    )
+    schedule = Staged(stages=stages, min_lr=0.01, stage_steps="global")
+    steps = np.arange(0, 60_000, 500)
+    expected = [
+        max(0.01, published[step // 10_000][0] * 0.8 ** (step / published[step // 10_000][1]))
+        for step in steps.tolist()
+    ]
+    assert schedule(steps, 1.0).tolist() == pytest.approx(expected, rel=1e-12)
+    begins = schedule(np.arange(10_000, 60_000, 10_000), 1.0).round(3).tolist()
+    assert begins == [0.12, 0.064, 0.055, 0.01, 0.01]
+    assert "stage_steps=global: a stage begins below its lr" in schedule.note
+    local = dataclasses.replace(schedule, stage_steps="local")
+    assert local(10_000, 1.0) == 0.15
+    assert "stage_steps=local: each stage begins at its own lr" in local.note
+
+
 @given(lr=rates, warmup=st.integers(1, 30), rate=shares)
 def test_after_warmup_a_schedule_begins_as_if_it_were_step_0(
     lr: float, warmup: int, rate: float
@@ -384,6 +409,7 @@ def test_schedules_are_continuous_where_they_should_be(schedule: Schedule, lr: f
         ),
         (lambda: OneCycle(cycle_steps=3), "leaves no step to rise"),
         (lambda: Staged(stages=()), "schedule.stages is empty"),
+        (lambda: Staged(stages=(), stage_steps="both"), "schedule.stage_steps is local .* 'both'"),
         (
             lambda: Cosine(decay_steps=5, period_factor=1.5),
             "schedule.period_factor must be a whole number",

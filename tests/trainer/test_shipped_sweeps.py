@@ -13,7 +13,10 @@ from iolaus.trainer.lint_command import lint_command
 SWEEPS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "sweep").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n.endswith("_full") else []) for n in SWEEPS],
+)
 def test_every_setting_of_a_shipped_sweep_makes_a_run(name: str) -> None:
     """Settings drawn from the whole space compose and pass every check."""
     assert lint_command([f"+sweep={name}", "lint.n_samples=8", "lint.figure=null"]).startswith(

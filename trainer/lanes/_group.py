@@ -24,8 +24,9 @@ from iolaus.trainer.lanes._rules import own_settings
 from iolaus.trainer.lanes._stack import Stack
 from iolaus.trainer.lanes._stepper import Stepper
 from iolaus.trainer.lanes.kind import Kind
-from iolaus.trainer.loop import float_type
+from iolaus.trainer.loop import float_type, scores
 from iolaus.trainer.settings import Settings
+from iolaus.trainer.tasks.base import Task
 
 __all__ = ["Group"]
 
@@ -70,7 +71,7 @@ class Group:
         self.lanes: list[LaneRun | None] = []
         self.n_lane_steps = (0, 0)
         self._stepper = Stepper(self.stack, compile)
-        self._train, self._val, self._test = (
+        self._train, self._val, self._test_set = (
             examples.to(run.device, float_type(run))
             for examples in (run.splits.train, run.splits.val, run.splits.test)
         )
@@ -193,7 +194,7 @@ class Group:
         """Inputs and targets [n, batch, ...] at these places [n, batch]."""
         batch = self._train[places.reshape(-1)]
         inputs = batch.inputs.reshape(*places.shape, *batch.inputs.shape[1:])
-        return inputs, batch.targets.reshape(places.shape)
+        return inputs, batch.targets.reshape(*places.shape, *batch.targets.shape[1:])
 
     def traced_step(self) -> Callable[[], object]:
         """One update of all lanes, always the same, for those who measure how long it takes."""
@@ -215,10 +216,19 @@ class Group:
                 continue
             window, measured = np.concatenate(run.window), block.measures.get(lane, {})
             try:
+                if run.course.is_last:
+                    measured |= self._scores(lane, block)
                 rows[lane] = run.course.row(window, self.stack.names, measured)
             except Exception as error:
                 self._leave(lane, error)
+        self._test([lane for lane in rows if lane in block.measures], block)
         return rows
+
+    def _test(self, validated: Sequence[int], block: _Block) -> None:
+        """Measure the test set where the weights are the best on validation so far."""
+        best = [lane for lane in validated if self._at(lane).course.tests]
+        for lane, tested in self._evaluate(best, block.ended, self._test_set, "test").items():
+            self._at(lane).course.tested = tested
 
     def _evaluate(
         self,
@@ -237,6 +247,15 @@ class Group:
         }
         means = self.stack.evaluate(rows["weights"], self.stack.buffers_of(rows), examples, split)
         return dict(zip(lanes, means, strict=True))
+
+    def _scores(self, lane: int, block: _Block) -> Metrics:
+        """The task's scores of the weights that the run in a lane has at its end."""
+        run = self._at(lane)
+        if type(run.run.task).scores is Task.scores:
+            return {}
+        state = block.ended[lane] if lane in block.ended else self.stack.snapshot(lane)
+        self.stack.read(state, run.n_updates, run.state.model, run.state.optimizer)
+        return scores(run.run, run.state.model, self._val, self._test_set)
 
     def _keep_best(self, rows: Mapping[int, Metrics], block: _Block) -> None:
         """Keep the weights of each run whose smoothed loss is the lowest so far.
@@ -285,14 +304,16 @@ class Group:
         lanes = [lane for lane, run in self._admitted() if run.course.is_over]
         unmeasured = [lane for lane in lanes if lane not in block.measures]
         measures = block.measures | self._evaluate(unmeasured, block.ended, self._val, "val")
-        tested = self._evaluate(lanes, block.ended, self._test, "test") if self.kind.tests else {}
+        untested = [lane for lane in lanes if self.kind.tests and not self._at(lane).course.tested]
+        tested = self._evaluate(untested, block.ended, self._test_set, "test")
+        for lane in untested:
+            self._at(lane).course.tested = tested[lane]
         for lane in lanes:
             run = self._at(lane)
             seconds = time.perf_counter() - run.began_s
             if run.saves.is_due_at_end(run.course.ended) and not self._save_last(lane, block):
                 continue
-            final, on_test = measures[lane], tested.get(lane, {})
-            self._leave(lane, run.course.summary(seconds, final, on_test, run.best_step))
+            self._leave(lane, run.course.summary(seconds, measures[lane], run.best_step))
 
     def _save_last(self, lane: int, block: _Block) -> bool:
         """Write the state after a run's last step; False if it cannot, and has left."""

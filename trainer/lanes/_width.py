@@ -15,6 +15,7 @@ from iolaus.trainer.data import Batches
 from iolaus.trainer.lanes._group import Group
 from iolaus.trainer.lanes._lane_run import begin_lane_run
 from iolaus.trainer.lanes.kind import kind_of
+from iolaus.trainer.lengths import Every
 from iolaus.trainer.loop import float_type, seeded, start, update
 from iolaus.trainer.settings import Settings
 
@@ -102,7 +103,7 @@ def _seconds_in_lanes(
 
     None for the memory on a CPU.
     """
-    short = dataclasses.replace(run, n_steps=1, report_every=1, eval_every=1)
+    short = dataclasses.replace(run, n_steps=1, report_every=Every(1), eval_every=Every(1))
     free = 0
     if run.device.type == "cuda":
         gc.collect()  # what narrower stacks have left behind would count as used

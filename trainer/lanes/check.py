@@ -20,6 +20,7 @@ from iolaus.trainer.lanes._group import Group
 from iolaus.trainer.lanes._lane_run import begin_lane_run
 from iolaus.trainer.lanes._width import MOST_CHECKED, best_width
 from iolaus.trainer.lanes.kind import NotInLanesError, kind_of
+from iolaus.trainer.lengths import Every
 from iolaus.trainer.loop import seeded, start, train
 from iolaus.trainer.settings import CONF, Settings, read
 
@@ -85,8 +86,8 @@ def check(run: Settings) -> Check:
     short = dataclasses.replace(
         run,
         n_steps=N_STEPS,
-        report_every=1,
-        eval_every=N_STEPS,
+        report_every=Every(1),
+        eval_every=Every(N_STEPS),
         precision=precision,
         resume=None,
         test=False,

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from iolaus.trainer.clipping import Clipping
 from iolaus.trainer.lanes._rules import Rule, rule_of
+from iolaus.trainer.lengths import Every
 from iolaus.trainer.optim import param_groups
 from iolaus.trainer.settings import Settings
 from iolaus.trainer.tasks.base import Task
@@ -42,9 +43,9 @@ class Kind:
     n_accumulate: int
     precision: str
     device: torch.device
-    report_every: int
+    report_every: Every
     norms_each_step_until: int
-    eval_every: int
+    eval_every: Every
     tests: bool
 
 
@@ -57,6 +58,15 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
         raise NotInLanesError(
             "precision=fp16 scales all gradients by one factor that depends on them: "
             "take bf16 or float32"
+        )
+    if run.deterministic:
+        raise NotInLanesError(
+            "deterministic=true: in lanes the bits of a sum depend on how many lanes there are"
+        )
+    if run.loss.terms:
+        raise NotInLanesError(
+            "the loss has extra terms (loss.terms): their gradients are looked at one by one where "
+            "one is not finite"
         )
     try:
         rule = rule_of(run.optim, param_groups(model, run.optim))

@@ -185,6 +185,8 @@ class _Room:
             run.optim.kind,
             run.loss.reduction,
             run.loss.flood is None,
+            not run.loss.terms,
+            run.deterministic,
         )
         if self.why_alone:
             raise NotInLanesError(self.why_alone)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,11 @@ class Task(ABC):
 
     A subclass writes `data`, `loss` and `measures`, or only `data` if it is a `Classification`. The
     loss and the measures are per example and free of side effects, so that the same code trains one
-    model or many stacked ones; `model` is called like any module.
+    model or many stacked ones; `model` is called like any module. term_groups: the keys of
+    loss.terms, where the loss has extra terms.
     """
+
+    term_groups: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def data(self) -> Splits:
@@ -52,8 +55,34 @@ class Task(ABC):
     def measures(self, model: nn.Module, batch: Examples) -> dict[str, Tensor]:
         """What validation reports, name -> [n_examples].
 
-        "loss" must be among them, and is what a trial returns.
+        "loss" must be among them, and is what a trial returns. Where it is another thing than the
+        training loss (over all words, not a sample of them), "objective" is that of the validation
+        examples: the two are compared.
         """
+
+    def term_names(self, _cfg: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the loss's extra terms for the composed config; by default there are none.
+
+        `attention.0.3` is set by loss.terms.attention. Runs with extra terms are not trained in
+        lanes.
+        """
+        return ()
+
+    def terms(
+        self, model: nn.Module, batch: Examples, _names: Collection[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss`, and the extra terms of these names, raw; each [n_examples].
+
+        The weights of loss.terms are applied by who calls it.
+        """
+        return self.loss(model, batch), {}
+
+    def scores(self, _model: nn.Module, _examples: Examples) -> dict[str, float]:
+        """Measures of a whole set, such as BLEU, name -> number; taken once, after the last step.
+
+        By default there are none.
+        """
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -342,6 +342,22 @@ def test_the_first_interrupt_waits_and_the_second_does_not() -> None:
     assert scheduler.failure is None
 
 
+def test_a_worker_that_leaves_is_replaced_while_trials_are_left() -> None:
+    """Its trial counts as any other; a fresh worker takes the next, and none comes after the
+    last.
+    """
+    scheduler = Scheduler(1, 2)
+    scheduler.start()
+    scheduler.handle(Freed(0))
+    scheduler.handle(Proposed(0, 0))
+    told = scheduler.handle(Ended(0, COMPLETED, leaves=True))
+    assert told == [Tell(0, COMPLETED), Release(0), Spawn(0)]
+    assert scheduler.handle(Freed(0)) == [Ask(0)]
+    scheduler.handle(Proposed(0, 1))
+    assert scheduler.handle(Ended(1, FAILED, leaves=True)) == [Tell(1, FAILED), Release(0)]
+    assert scheduler.done
+
+
 def test_a_worker_that_does_not_stay_up_ends_the_sweep() -> None:
     """A slot whose worker dies three times without running a trial is given up, in words; a trial
     in between counts.

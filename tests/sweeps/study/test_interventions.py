@@ -64,6 +64,30 @@ def test_a_task_that_never_asks_is_ended(reporter: Reporter) -> None:
     assert reporter.verdict is VERDICT
 
 
+def test_a_task_that_never_asks_may_save_before_it_is_paused(reporter: Reporter) -> None:
+    """Where it may go on later it gets one report more, as with any other pause."""
+    reporter.offer(INTERVENTION_MARK, is_pause=True)
+    assert not reporter.should_checkpoint()
+    for step in (1, 2):
+        reporter.report(step, {"loss": 1.0})
+    assert reporter.should_checkpoint()
+    with pytest.raises(optuna.TrialPruned):
+        reporter.report(3, {"loss": 1.0})
+
+
+def test_a_trial_that_is_being_stopped_gets_no_intervention() -> None:
+    """It may report once or twice before it ends, and save what an intervention would change."""
+    storage, pruner = LiveStorage(optuna.storages.InMemoryStorage()), Always("behind")
+    space = parse_space({}, ["+x=5"], lambda _: [], lambda _: False)
+    made = open_study(storage, "s", ["minimize"], None, pruner, space)
+    plans = Plans(n_trials=1, on_stall=OnStall("decay"), pauses=True)
+    study = SweepStudy(made, storage, space, plans, Metric("loss"), "here:1")
+    assert study.ask() is not None
+    assert isinstance(study.report(0, 5, 1.0), Verdict)
+    pruner.rule = "stalled"
+    assert isinstance(study.report(0, 6, 1.0), Verdict)
+
+
 @pytest.mark.parametrize(
     "on_stall", [OnStall(), OnStall("decay", 0.5, 1), OnStall("rewind", 0.1, 3)]
 )

@@ -185,14 +185,14 @@ def test_a_queued_setting_that_another_takes_first_makes_no_trial(
     """Where the queue is all there is, whoever comes too late for its last gets nothing."""
     grid = [{"x": 0.25}]
     one, other = member("one", 1, queue=grid), member("other", 1, queue=grid)
-    take, got = compat.take, []
+    change, got = compat.change_waiting, []
 
     def after_the_other(*arguments: Any) -> bool:
-        monkeypatch.setattr(compat, "take", take)
+        monkeypatch.setattr(compat, "change_waiting", change)
         got.append(other.ask())
-        return take(*arguments)
+        return change(*arguments)
 
-    monkeypatch.setattr(compat, "take", after_the_other)
+    monkeypatch.setattr(compat, "change_waiting", after_the_other)
     got.append(one.ask())
     assert got == [0, None]
     assert [trial.params["x"] for trial in other.in_database()] == [0.25]

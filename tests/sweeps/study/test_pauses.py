@@ -15,7 +15,7 @@ from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.checkpoints import Watched
 from iolaus.sweeps.errors import SweepError
 from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.pruners import AnyOf
+from iolaus.sweeps.pruners import AnyOf, StalledLoss
 from iolaus.sweeps.pruners.curve_pruner import NO_PLAN, CurvePruner
 from iolaus.sweeps.pruners.peers import PeerOutcome
 from iolaus.sweeps.reporting import Continued, Kept
@@ -238,6 +238,26 @@ def test_paused_trials_are_closed_by_their_verdicts(member: Any) -> None:
     assert one.pruner.told[-1] == ("STOPPED", 0)
     assert one.study.paused == []
     assert one.study.ask() is None
+
+
+def test_those_that_wait_for_others_wait_after_a_restart_too(member: Any) -> None:
+    """Of tasks without checkpoints, whose paused trials alone go on that were paused for want of
+    others: the database says which.
+    """
+    one = member(pruner=StalledLoss(), n_trials=20)
+    running = [one.run(0) for _ in range(8)]
+    for step in range(5):
+        for trial in [*running]:
+            verdict = one.study.report(trial, step, -trial - 0.1 * step)
+            if verdict is not None:
+                running.remove(trial)
+                assert verdict.rule == "waits"
+                outcome = Outcome(Ending.PAUSED, reason=verdict.reason, verdict=verdict)
+                one.study.tell(trial, outcome, Run(), log="")
+    assert len(running) < 3
+    one.storage.close()
+    proposal = member(pruner=StalledLoss(), n_trials=20).study.ask()
+    assert (proposal.trial, proposal.is_anew) == (7, True)  # the best of them
 
 
 @pytest.mark.parametrize("moment", ["paused", "thawed"])

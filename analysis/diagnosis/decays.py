@@ -1,0 +1,290 @@
+"""How the learning rate went over each run, and what became of its loss.
+
+A rate is *flat* if its highest, after warm-up, is less than 1.5 times its lowest; *spent* if it is
+as good as gone before half of the run (`Features.is_spent`); otherwise it *falls over the run*. A
+run has stalled where the signals say so (`iolaus.sweeps.signals`: no progress that its noise does
+not hide). Seeds of one setting count as one in the order of settings, and as several runs
+otherwise. Differences are between the seeds of two settings, with the 95 % interval of Welch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from iolaus.analysis.data.curves import Curve, curves_of
+from iolaus.analysis.data.parameters import varied
+from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis._features import Features, gather
+from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.sweeps.text import counted, ordinal
+
+__all__ = ["KINDS", "Decays", "decays"]
+
+FLAT_FACTOR = 1.5
+# Kind -> what the rate does.
+KINDS = {
+    "flat": "is flat over the run",
+    "spent": "is spent before half of the run",
+    "falls": "falls over the run",
+}
+N_SEEDS = 3  # of both settings, for an interval of their difference
+N_NAMED = 6
+
+
+@dataclass(frozen=True)
+class Decays:
+    """What became of the runs of a sweep, by how their rates went.
+
+    trials: one row per run with a curve and a rate, index number; columns setting, kind (of KINDS),
+        highest and lowest (rates), spent_at (step from which it is; NaN if not before half),
+        fallen_then (share of the way from the start to the lowest loss of the sweep that its loss
+        had fallen by that step, NaN if it is not spent), stalled_at (step, NaN if it has not),
+        level and noise (of the loss at the end), objective (NaN unless completed), batch (sizes in
+        the order of the run), batch_at (step at which it changes, NaN if it does not), rest (its
+        setting but for the batch, in words), rebound (by how much the loss has climbed back, NaN if
+        it is no rebound), rebound_at (step), kept (the file of its weights from before, "" if there
+        is none).
+    metric: the training loss. objective_sign: -1 if the objective is maximised.
+    """
+
+    trials: pd.DataFrame
+    metric: str = "loss"
+    objective_sign: float = 1.0
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What there is to say; of the rates only where they went in different ways."""
+        said = []
+        if self.trials["kind"].nunique() > 1:
+            said += [*_kinds(self), *_first(self)]
+        return (*said, *_batches(self), *_rebounds(self))
+
+
+def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
+    """How the rates went in a sweep, and what became of the losses.
+
+    diagnosis: of `diagnose`, where it has been made before.
+
+    >>> decays(iolaus.load("multirun/summarise")).sentences[0]
+    """
+    known = {
+        n: f for n, f in gather(sweep).items() if f.signals is not None and f.rates is not None
+    }
+    shapes = (diagnose(sweep) if diagnosis is None else diagnosis)["shape"]
+    metric = next((f.metric for f in known.values()), "loss")
+    seen = curves_of(sweep.curves, metric, "examples")
+    rest = _without_batch(sweep)
+    rows = []
+    for number, f in known.items():
+        rate = _rate(f)
+        assert f.signals is not None
+        batch, batch_at = _batch(seen.get(number))
+        is_rebound = shapes.get(number) == "rebound"
+        folder = str(sweep.trials["folder"].get(number) or "")
+        rows.append(
+            {
+                "trial": number,
+                "setting": int(sweep.trials["setting"][number]),
+                **rate,
+                "stalled_at": _or_nan(f.signals.stalled_since),
+                "level": f.own(f.signals.level),
+                "noise": f.noise,
+                "objective": float(sweep.trials["objective"][number]),
+                "batch": batch,
+                "batch_at": batch_at,
+                "rest": rest.get(number, ""),
+                "rebound": f.signals.rebound if is_rebound else math.nan,
+                "rebound_at": _or_nan(f.signals.rebound_since) if is_rebound else math.nan,
+                "kept": f"{folder}/best.pt" if folder else "",
+            }
+        )
+    columns = ["trial", "setting", "kind", "stalled_at", "batch", "rebound"]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    return Decays(table.set_index("trial"), metric, sweep.objective_sign)
+
+
+def _or_nan(step: float | None) -> float:
+    return math.nan if step is None else float(step)
+
+
+def _rate(features: Features) -> dict[str, float | str]:
+    assert features.rates is not None
+    steps, rates = features.rates
+    after = rates[int(rates.argmax()) :]  # a warm-up is no fall
+    highest, lowest = float(after.max()), float(after.min())
+    told: dict[str, float | str] = {"highest": highest, "lowest": lowest}
+    if highest < FLAT_FACTOR * lowest:
+        return told | {"kind": "flat", "spent_at": math.nan, "fallen_then": math.nan}
+    if not features.is_spent:
+        return told | {"kind": "falls", "spent_at": math.nan, "fallen_then": math.nan}
+    spent_at = next(float(step) for step in steps if features.spent_at(float(step)))
+    then = features.losses[features.steps <= spent_at]
+    fallen = features.start - float(np.median(then[-3:])) if len(then) else 0.0
+    share = fallen / features.room if features.room > 0 else math.nan
+    return told | {"kind": "spent", "spent_at": spent_at, "fallen_then": share}
+
+
+def _batch(seen: Curve | None) -> tuple[str, float]:
+    """(sizes of the batch in the order of the run, step at which it first changes)."""
+    if seen is None or not len(seen[0]) or not np.isfinite(seen[1]).all():
+        return "", math.nan
+    steps, examples = np.r_[0.0, seen[0]], np.r_[0.0, seen[1]]
+    sizes = np.diff(examples) / np.diff(steps)
+    whole = [
+        (int(size), step) for size, step in zip(sizes, steps[:-1], strict=True) if size % 1 == 0
+    ]
+    runs = [one for i, one in enumerate(whole) if not i or one[0] != whole[i - 1][0]]
+    changed = runs[1][1] if len(runs) > 1 else math.nan
+    return ", then ".join(str(size) for size, _ in runs), changed
+
+
+def _without_batch(sweep: Sweep) -> dict[int, str]:
+    """Each trial's varied parameters, but for those of its batch and its seed, in words."""
+    params = {k: c for k, c in varied(sweep.trials).items() if "batch" not in k and k != "seed"}
+    return {
+        int(str(number)): ", ".join(
+            f"{key}={row[column]:g}" if isinstance(row[column], float) else f"{key}={row[column]}"
+            for key, column in params.items()
+            if row[column] is not None and row[column] == row[column]
+        )
+        for number, row in sweep.trials.iterrows()
+    }
+
+
+def _kinds(found: Decays) -> list[str]:
+    """Of each kind that is no good: which settings, where they stall, at what level and noise."""
+    sentences = []
+    for kind in ("flat", "spent"):
+        own = found.trials[found.trials["kind"] == kind]
+        if own.empty:
+            continue
+        said = (
+            f"The rate {KINDS[kind]} in {_settings(own)}: "
+            f"from {_range(own['highest'])} to {_range(own['lowest'])}"
+        )
+        if kind == "spent":
+            said += (
+                f", spent from step {_middle(own['spent_at'])} on, when the {found.metric} had "
+                f"fallen {100 * own['fallen_then'].median():.0f} % (median) of the way to the "
+                "lowest of the sweep"
+            )
+        stalled = own[own["stalled_at"].notna()]
+        said += f". Of {counted(len(own), 'such run')} {len(stalled)} stall"
+        if len(stalled):
+            said += (
+                f", from step {_middle(stalled['stalled_at'])} on, at a {found.metric} of "
+                f"{_middle(stalled['level'])}, with a noise of {stalled['noise'].median():.2g} "
+                "between reports"
+            )
+        sentences.append(f"{said}.")
+    return sentences
+
+
+def _first(found: Decays) -> list[str]:
+    """Which kind of rate ranks first, and by how much."""
+    done = found.trials[found.trials["objective"].notna()]
+    means = (found.objective_sign * done.groupby("setting")["objective"].mean()).sort_values()
+    kinds = done.groupby("setting")["kind"].first()
+    best = {kind: [s for s in means.index if kinds[s] == kind] for kind in KINDS}
+    present = {kind: own for kind, own in best.items() if own}
+    if len(present) < 2:
+        return []
+    first = kinds[means.index[0]]
+    places = [list(means.index).index(s) + 1 for s in present[first]]
+    told = ", ".join(map(ordinal, places[:N_NAMED])) + (", ..." if len(places) > N_NAMED else "")
+    sentences = [
+        f"Settings whose rate {KINDS[str(first)]} rank first: they are {told} of "
+        f"{len(means)} by the mean objective."
+    ]
+    winner = done[done["setting"] == means.index[0]]
+    for kind, settings in present.items():
+        if kind != first:
+            other = done[done["setting"] == settings[0]]
+            sentences.append(
+                f"The best of these, setting {means.index[0]}, ends at "
+                f"{winner['objective'].mean():.4g}, the best whose rate {KINDS[kind]}, setting "
+                f"{settings[0]}, at {other['objective'].mean():.4g}{_difference(winner, other)}."
+            )
+    return sentences
+
+
+def _batches(found: Decays) -> list[str]:
+    """Settings that differ in their batch alone, side by side."""
+    sentences = []
+    done = found.trials[found.trials["objective"].notna()] if len(found.trials) else found.trials
+    for rest, own in done.groupby("rest"):
+        by_batch = list(own.groupby("setting"))
+        if len({str(rows["batch"].iloc[0]) for _, rows in by_batch}) < 2:
+            continue
+        ordered = sorted(
+            by_batch, key=lambda one: found.objective_sign * one[1]["objective"].mean()
+        )
+        ends = [
+            f"at {rows['objective'].mean():.4g} with a batch of {rows['batch'].iloc[0]}"
+            + (
+                f" (from step {rows['batch_at'].iloc[0]:.0f})"
+                if rows["batch_at"].notna().any()
+                else ""
+            )
+            for _, rows in ordered
+        ]
+        apart = _difference(ordered[0][1], ordered[1][1])
+        sentences.append(
+            f"{rest or 'All else equal'}: runs of equally many examples end {', '.join(ends)}"
+            f"{apart.replace(': a difference', ': between the first two a difference')}."
+        )
+    return sentences
+
+
+def _rebounds(found: Decays) -> list[str]:
+    """Who rebounded, when, and which weights were kept before."""
+    own = found.trials[found.trials["rebound"].notna()]
+    if own.empty:
+        return []
+    told = [
+        f"trial {number} from step {row['rebound_at']:.0f}, by {row['rebound']:.2g}"
+        + (f"; the weights of its lowest smoothed loss are in {row['kept']}" if row["kept"] else "")
+        for number, row in own.head(N_NAMED).iterrows()
+    ]
+    return [f"{counted(len(own), 'run')} rebounded: {'; '.join(told)}."]
+
+
+def _settings(own: pd.DataFrame) -> str:
+    numbers = [str(n) for n in dict.fromkeys(own["setting"])]
+    named = ", ".join(numbers[:N_NAMED]) + (" ..." if len(numbers) > N_NAMED else "")
+    return f"{counted(len(numbers), 'setting')} ({named})"
+
+
+def _range(values: pd.Series) -> str:
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.3g}" if math.isclose(low, high, rel_tol=1e-3) else f"{low:.3g} or {high:.3g}"
+
+
+def _middle(values: pd.Series) -> str:
+    low, middle, high = (float(f) for f in (values.min(), values.median(), values.max()))
+    if low == high:
+        return f"{middle:.4g}"
+    return f"{middle:.4g} (median; {low:.4g} to {high:.4g})"
+
+
+def _difference(a: pd.DataFrame, b: pd.DataFrame) -> str:
+    """The difference of two settings' means in words, with its interval if there are seeds."""
+    one, other = (rows["objective"].to_numpy(dtype=np.float64) for rows in (a, b))
+    if min(len(one), len(other)) < N_SEEDS:
+        return ""
+    of_one, of_other = one.var(ddof=1) / len(one), other.var(ddof=1) / len(other)
+    spread = of_one + of_other
+    if not spread > 0:
+        return ""
+    freedom = spread**2 / (of_one**2 / (len(one) - 1) + of_other**2 / (len(other) - 1))
+    middle, margin = one.mean() - other.mean(), float(t.ppf(0.975, freedom)) * math.sqrt(spread)
+    told = "" if abs(middle) > margin else "; it cannot be told from none"
+    return (
+        f": a difference of {middle:.2g} (95 % interval {middle - margin:.2g} to "
+        f"{middle + margin:.2g}, {len(one)} and {len(other)} seeds){told}"
+    )

@@ -1,0 +1,144 @@
+"""How rates went, and what became of the losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from scipy.stats import ttest_ind
+
+from iolaus.analysis.data.sweep import Sweep, load
+from iolaus.analysis.diagnosis.decays import decays
+from iolaus.analysis.figures.decays import draw_decays
+
+STEPS = np.arange(20, 2001, 20)
+SIZES = {"grows": 4, "small": 4, "large": 32}
+
+
+def runs(tmp_path: Path, kinds: dict[str, tuple[float, float, float]]) -> Sweep:
+    """A sweep of three seeds per kind: rate at the start, its decay per step, end of the loss.
+
+    Losses fall by an exponential to that end; the floor of the rate is 0.01.
+    """
+    rows = []
+    for setting, (kind, (lr, decay, end)) in enumerate(kinds.items()):
+        for seed in range(3):
+            rng = np.random.default_rng([setting, seed])
+            noise = 0.02 * rng.normal(size=len(STEPS))
+            losses = end + (6 - end) * np.exp(-STEPS / 150) + noise
+            rates = np.maximum(0.01, lr * decay**STEPS)
+            known = {"trial": 3 * setting + seed, "seed": seed, "params.kind": kind}
+            rows += [
+                {**known, "step": step, "loss": loss, "lr": rate, "examples": 4 * step}
+                for step, loss, rate in zip(STEPS, losses, rates, strict=True)
+            ]
+    return seeds_of_settings(rows, tmp_path)
+
+
+def seeds_of_settings(rows: list[dict[str, object]], tmp_path: Path) -> Sweep:
+    """The rows as a sweep of three seeds per setting."""
+    pd.DataFrame(rows).to_parquet(tmp_path / "runs.parquet")
+    sweep = load(tmp_path / "runs.parquet")
+    leading = [number // 3 * 3 for number in sweep.trials.index]
+    return dataclasses.replace(sweep, trials=sweep.trials.assign(setting=leading))
+
+
+KINDS = {"flat": (0.15, 0.99999, 4.0), "spent": (0.15, 0.99, 5.0), "falls": (0.15, 0.9987, 3.0)}
+
+
+def test_each_kind_of_rate_is_said_with_its_numbers(tmp_path: Path) -> None:
+    """Flat and spent with the stall's step, level and noise; first the one that fell with the run,
+    with the difference to the others.
+    """
+    found = decays(runs(tmp_path, KINDS))
+    kinds = found.trials.groupby("setting")["kind"].first().tolist()
+    assert kinds == ["flat", "spent", "falls"]
+    flat, spent, first, *apart = found.sentences
+    assert flat.startswith("The rate is flat over the run in 1 setting (0): from 0.15 to 0.147.")
+    assert re.search(r"Of 3 such runs [23] stall, from step \d+ \(median; ", flat)
+    assert re.search(r"at a loss of (3\.9|4\.0)", flat)
+    rows = found.trials[found.trials["kind"] == "flat"]
+    assert rows["level"].to_numpy() == pytest.approx(4.0, abs=0.05)
+    assert rows["noise"].to_numpy() == pytest.approx(0.02, rel=0.5)
+    # 0.15 * 0.99 ** t is below 0.01 + 5 % of 0.14 from t = 217 on: the report of step 220.
+    assert spent.startswith("The rate is spent before half of the run in 1 setting (3): ")
+    assert "spent from step 220 on, when the loss had fallen" in spent
+    assert first == (
+        "Settings whose rate falls over the run rank first: they are 1st of 3 by the mean "
+        "objective."
+    )
+    ends = found.trials.groupby("kind")["objective"].apply(list)
+    interval = ttest_ind(ends["falls"], ends["flat"], equal_var=False).confidence_interval()
+    low, high = (f"{end:.2g}" for end in (interval.low, interval.high))
+    assert f"(95 % interval {low} to {high}, 3 and 3 seeds)" in apart[0]
+    assert len(apart) == 2
+
+
+def test_one_kind_of_rate_needs_no_sentence(tmp_path: Path) -> None:
+    """Where all rates went alike, nothing is said of them."""
+    assert decays(runs(tmp_path, {"a": KINDS["falls"], "b": KINDS["falls"]})).sentences == ()
+
+
+def test_the_winner_is_named_whatever_its_kind(tmp_path: Path) -> None:
+    """If the flat rate ends lowest, it ranks first."""
+    found = decays(runs(tmp_path, {**KINDS, "flat": (0.15, 0.99999, 2.0)}))
+    assert any(
+        s.startswith("Settings whose rate is flat over the run rank") for s in found.sentences
+    )
+
+
+def test_batches_that_grow_are_compared_with_those_that_do_not(tmp_path: Path) -> None:
+    """Settings equal but for keys of the batch: sizes in order, the step of the change, who ends
+    lower.
+    """
+    rows = []
+    for setting, (kind, first) in enumerate(SIZES.items()):
+        for seed in range(3):
+            examples, step, rng = 0, 0, np.random.default_rng([setting, seed])
+            while examples < 6400:
+                size = 32 if kind == "grows" and examples >= 3200 else first
+                step, examples = step + 10, examples + 10 * size
+                loss = 3 + setting + 3 * np.exp(-examples / 600) + 0.01 * rng.normal()
+                rows.append(
+                    {"trial": 3 * setting + seed, "seed": seed, "params.batch.kind": kind}
+                    | {"step": step, "loss": loss, "lr": 0.1, "examples": examples}
+                )
+    (said,) = decays(seeds_of_settings(rows, tmp_path)).sentences
+    assert said.startswith("All else equal: runs of equally many examples end at 3.")
+    assert "with a batch of 4, then 32 (from step 800), at 4." in said
+    assert "with a batch of 4, at 5." in said
+    assert "between the first two a difference of -1" in said
+
+
+def test_a_rebound_is_named_with_its_step(tmp_path: Path) -> None:
+    """A loss that fell and climbed back for good: which run, from where, by how much."""
+    losses = np.where(
+        STEPS < 1000, 6 - 3 * STEPS / 1000, 3 + 1.5 * (1 - np.exp(-(STEPS - 1000) / 200))
+    )
+    noise = 0.01 * np.random.default_rng(0).normal(size=len(STEPS))
+    rows = [
+        {"trial": 0, "step": step, "loss": loss, "lr": 0.1}
+        for step, loss in zip(STEPS, losses + noise, strict=True)
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "runs.parquet")
+    (said,) = decays(load(tmp_path / "runs.parquet")).sentences
+    assert re.match(r"1 run rebounded: trial 0 from step (9\d\d|10\d\d), by 1\.[45]\.", said)
+
+
+def test_rates_and_losses_are_drawn_side_by_side(tmp_path: Path) -> None:
+    """One line per setting on each side, and a mark where it stalls."""
+    figure = Figure()
+    draw_decays(figure, runs(tmp_path, KINDS))
+    left, right = figure.axes
+    drawn = [line for line in right.lines if len(line.get_xdata()) > 1]
+    assert len([line for line in left.lines if len(line.get_xdata()) > 1]) == len(drawn) == 3
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+        "rate is flat over the run",
+        "rate is spent before half of the run",
+        "rate falls over the run",
+    ]
