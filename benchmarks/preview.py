@@ -27,7 +27,7 @@ from iolaus.sweeps.study.preview import (
     Preview,
     expected_share,
     preview,
-    preview_amid_pauses,
+    preview_pruned,
 )
 from iolaus.sweeps.types import Plan
 
@@ -97,9 +97,9 @@ def foreseen(
     expected = expected_share([PRUNERS[rule]])
     is_open = running if not pauses else {t for t in made if t in running or so_far[t] < 1}
     n_left = len(whole) - len(made) + sum(1 - so_far[t] for t in is_open)
-    if pauses:
+    if expected.middle < 1:
         n_made = sum(so_far.values())
-        what = preview_amid_pauses(paces, expected, len(whole), n_made, n_left, Machine(1))
+        what = preview_pruned(paces, expected, len(whole), n_made, n_left, Machine(1))
     else:
         what = preview(paces, expected, n_left, Machine(1))
     assert what is not None

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from iolaus.sweeps.study.preview import Machine, Pace, Preview, Range, preview, preview_amid_pauses
+from iolaus.sweeps.study.preview import Machine, Pace, Preview, Range, preview, preview_pruned
 from iolaus.sweeps.types import Ending, Outcome
 
 __all__ = ["Progress"]
@@ -68,7 +68,6 @@ class Progress:
     _counts: Counter[Ending] = field(default_factory=Counter, init=False)
     _running: dict[int, _Running] = field(default_factory=dict, init=False)
     _n_made: float = field(default=0.0, init=False)  # by trials that are over, in whole trials
-    _has_paused: bool = field(default=False, init=False)
     _best: tuple[float, int] | None = field(default=None, init=False)
     _note: str = field(default="", init=False)
     _live: Live | None = field(default=None, init=False)
@@ -92,10 +91,8 @@ class Progress:
         from_share = self.paused.pop(trial, None)
         self._running[trial] = _Running(slot, now_s, is_warm, from_share=from_share)
         self._began_s = now_s if self._began_s is None else self._began_s
-        if from_share is not None:
-            self._has_paused = True
-            if not self.console.is_terminal:
-                self._print(f"trial {trial} goes on after its pause")
+        if from_share is not None and not self.console.is_terminal:
+            self._print(f"trial {trial} goes on after its pause")
 
     def planned(self, trial: int, n_steps: int) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
@@ -113,7 +110,7 @@ class Progress:
         running = self._running.pop(trial, None)
         share = 0.0 if running is None else _share_of(running, outcome.ending)
         if outcome.ending is Ending.PAUSED:
-            self.paused[trial], self._has_paused = share, True
+            self.paused[trial] = share
         else:
             self._counts[outcome.ending] += 1
             self._n_made += share
@@ -163,13 +160,13 @@ class Progress:
         n_left = max(0.0, self.n_total - self._n_done() - done)
         n_places = max(self.n_slots, len(running))  # more than slots, in lanes
         machine = Machine(n_places, self.machine.n_cores, self.machine.n_gpus)
-        if not self._has_paused and not self.paused:
+        if self.share.middle == 1:  # no pruner judges
             return preview(paces, self.share, n_left, machine)
         shares = [pace.share for pace in self.paces if pace.share is not None]
         by_paused = sum(self.paused.values())
         made = self._n_made + by_paused + done + self.n_before * (fmean(shares) if shares else 1.0)
         n_open = n_left + len(self.paused) - by_paused
-        return preview_amid_pauses(paces, self.share, self.n_total, made, n_open, machine)
+        return preview_pruned(paces, self.share, self.n_total, made, n_open, machine)
 
     def time_left_s(self) -> float | None:
         """The middle of what the rest takes; see `left`."""

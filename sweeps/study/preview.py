@@ -1,10 +1,11 @@
 """What the rest of a sweep will take, each number with its range, from what trials have shown.
 
 The work that is left is the trials that are left, those under way by what is left of them, times
-the seconds of a whole trial, times the share of its steps that a trial makes until its end or the
-pruner's verdict; once trials have been paused, who may go on, it is all steps that are expected of
-the sweep, less those made. On P places at once it takes at least work / P, and at most that and
-(1 - 1 / P) of the longest trial (Graham, SIAM Journal on Applied Mathematics 17, 1969).
+the seconds of a whole trial, times the share of its steps that a trial makes. Under a pruner it is
+all steps that are expected of the sweep, less those made: who is pruned early ends first, and who
+is paused may go on, so what the first trials made does not tell it. On P places at once it takes at
+least work / P, and at most that and (1 - 1 / P) of the longest trial (Graham, SIAM Journal on
+Applied Mathematics 17, 1969).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ __all__ = [
     "expected_share",
     "paces_of",
     "preview",
-    "preview_amid_pauses",
     "preview_of",
+    "preview_pruned",
     "share_made",
 ]
 
@@ -172,11 +173,11 @@ def preview(
         held_s.times(machine.n_gpus),
         share,
         len(paces),
-        len(shares) >= LEAST_FOR_SHARE,
+        len(shares) >= LEAST_FOR_SHARE and expected.middle == 1,
     )
 
 
-def preview_amid_pauses(
+def preview_pruned(
     paces: Sequence[Pace],
     expected: Range,
     n_total: int,
@@ -184,12 +185,12 @@ def preview_amid_pauses(
     n_open: float,
     machine: Machine,
 ) -> Preview | None:
-    """What is left where trials have been paused that may go on; None without a pace.
+    """What is left under a pruner; None without a pace.
 
     n_total: trials to reach. n_made: steps made so far, n_open: steps that may still be made, those
     of paused trials too, both in whole trials. expected: the share of all steps made in the end, by
-    other sweeps; what trials have made until they were paused does not tell it. Beyond the middle
-    of it the sweep is taken to make a quarter of what then lies between it and the highest.
+    other sweeps. Beyond the middle of it the sweep is taken to make a quarter of what then lies
+    between it and the highest.
     """
     so_far = n_made / max(n_total, 1)
     high = expected.high if expected.high > so_far else 1.0
@@ -205,23 +206,13 @@ def preview_amid_pauses(
 def _share(shares: Sequence[float], n_running: int, expected: Range, n_left: float) -> Range:
     """The share of its steps that a trial to come makes; shares: of those that have ended.
 
-    Those that end early end first, so without a pruner those that run count as whole trials.
-
-    Under a pruner the first trials are not like the later ones, which have peers to be judged by:
-    their shares alone held for 6 of 10 sweeps of 40 (benchmarks/preview.py), so what is expected
-    stays in the range. Where all trials came to their end, one more is taken to have diverged.
+    Those that diverge end first, so those that run count as whole trials. Where all came to their
+    end, one more is taken to have diverged. Under a pruner it is what is expected.
     """
-    if len(shares) < LEAST_FOR_SHARE:
+    if len(shares) < LEAST_FOR_SHARE or expected.middle < 1:
         return expected
-    if expected.middle == 1:
-        own = _mean([*shares, *[1.0] * n_running, expected.low], n_left, LEAST_FOR_SHARE)
-        return Range(own.low, own.middle, min(own.high, 1.0))
-    own = _mean(shares, n_left, LEAST_FOR_SHARE)
-    return Range(
-        min(own.low, expected.low),
-        (own.middle + expected.middle) / 2,
-        min(max(own.high, expected.middle), 1.0),
-    )
+    own = _mean([*shares, *[1.0] * n_running, expected.low], n_left, LEAST_FOR_SHARE)
+    return Range(own.low, own.middle, min(own.high, 1.0))
 
 
 def _mean(values: Sequence[float], n_more: float, least: int) -> Range:
@@ -293,10 +284,9 @@ def preview_of(
     last: of running trials, (step, seconds) of the last report. n_total: trials to reach, repeats
     included. expected: as in `preview`. None while no trial has shown its pace.
     """
-    paces, n_done, n_made, has_paused = paces_of(trials), 0.0, 0.0, False
+    paces, n_done, n_made = paces_of(trials), 0.0, 0.0
     for trial in trials:
         record = record_of(trial)
-        has_paused = has_paused or bool(record.pauses)
         share = 0.0
         if trial.state is TrialState.RUNNING:
             step, seconds = last.get(trial.number, (-1, 0.0))
@@ -309,8 +299,8 @@ def preview_of(
         n_made += share
         n_done += share if is_open else counts_as_run(trial)
     n_left = max(0.0, n_total - n_done)
-    if has_paused:
-        return preview_amid_pauses(paces, expected, n_total, n_made, n_left, machine)
+    if expected.middle < 1:
+        return preview_pruned(paces, expected, n_total, n_made, n_left, machine)
     return preview(paces, expected, n_left, machine)
 
 

@@ -20,8 +20,8 @@ from iolaus.sweeps.study.preview import (
     expected_share,
     paces_of,
     preview,
-    preview_amid_pauses,
     preview_of,
+    preview_pruned,
 )
 
 WHOLE = Range(1.0, 1.0, 1.0)
@@ -82,14 +82,19 @@ def test_the_range_holds(n_known: int, n_places: int) -> None:
     assert n_held >= 0.9 * 300
 
 
-def test_its_own_trials_tell_what_the_pruner_saves() -> None:
-    """From the eighth that has ended on they widen what is known of other sweeps."""
-    few = [Pace(10.0, 0.5)] * 7 + [Pace(10.0)]
-    assert found(few, Range(0.1, 0.2, 0.3), 10, Machine(1)).share == Range(0.1, 0.2, 0.3)
-    what = found([*few, Pace(10.0, 0.5)], Range(0.1, 0.2, 0.3), 10, Machine(1, 4))
-    assert (what.share, what.is_own_share) == (Range(0.1, 0.35, 0.5), True)
-    assert (what.wall_s.middle, what.core_s.middle) == pytest.approx((35.0, 140.0))
-    assert "0.35 of their steps are made (0.10 to 0.50, by this and other" in what.sentence()
+def test_under_a_pruner_what_its_first_trials_made_tells_nothing() -> None:
+    """Who is pruned early ends first: the share is other sweeps' however many have ended."""
+    for known in ([Pace(10.0, 0.5)] * 7, [Pace(10.0, 0.1)] * 30):
+        what = found(known, Range(0.1, 0.2, 0.3), 10, Machine(1, 4))
+        assert (what.share, what.is_own_share) == (Range(0.1, 0.2, 0.3), False)
+        assert (what.wall_s.middle, what.core_s.middle) == pytest.approx((20.0, 80.0))
+        assert "0.20 of their steps are made (0.10 to 0.30, by other" in what.sentence()
+
+
+def test_without_a_pruner_trials_that_run_count_as_whole() -> None:
+    """Who diverges ends first: eight that did among 32 that run are a fifth, not all."""
+    known = [Pace(10.0, 0.1)] * 8 + [Pace(10.0)] * 32
+    assert 0.8 < found(known, expected_share([]), 60, Machine(1)).share.middle < 0.82
 
 
 def test_without_a_pruner_trials_make_all_steps_unless_they_diverge() -> None:
@@ -166,13 +171,13 @@ def test_a_running_trial_counts_by_what_is_left_of_it() -> None:
     st.lists(st.floats(0.01, 1.0), min_size=1, max_size=40),
     st.integers(0, 40),
 )
-def test_amid_pauses_all_steps_that_are_expected_are_left_but_those_made(
+def test_under_a_pruner_all_steps_that_are_expected_are_left_but_those_made(
     expected: Range, made: list[float], n_to_come: int
 ) -> None:
     """Between nothing and all that is open; while few steps are made, the difference."""
     n_total = len(made) + n_to_come
     n_open = n_total - sum(made)
-    what = preview_amid_pauses([Pace(10.0, 0.1)], expected, n_total, sum(made), n_open, Machine(1))
+    what = preview_pruned([Pace(10.0, 0.1)], expected, n_total, sum(made), n_open, Machine(1))
     assert what is not None
     work_s = what.wall_s.middle
     assert 0 <= work_s <= 10 * n_open + 1e-6
