@@ -237,9 +237,11 @@ def lost_since(steps: Array, losses: Array, n_steps: int) -> int | None:
     that comes back sooner, a warm-up hump and a run that exploded in its first two reports, which
     have no past, are none.
     """
+    if losses[-1] <= losses[0]:
+        return None
     begin = int(steps.searchsorted(steps[-1] + 1 - LOST_SHARE * n_steps))
     begin = min(begin, len(losses) - N_TAIL)
-    if begin < N_LEVEL or losses[-1] <= losses[0]:
+    if begin < N_LEVEL:
         return None
     limit = _past_limit(losses[:begin])
     if losses[begin:].min() <= limit:

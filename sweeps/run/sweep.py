@@ -33,7 +33,7 @@ from iolaus.sweeps.run.meter import machine_of
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.folder import locked, short
-from iolaus.sweeps.study.preview import expected_share, paces_of
+from iolaus.sweeps.study.preview import expected_share, paces_of, share_made
 from iolaus.sweeps.study.sweep_study import SweepStudy
 from iolaus.sweeps.text import counted
 
@@ -104,7 +104,7 @@ def run_sweep(
 
 def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
     n_planned, n_to_ask = setup.plans.n_trials * setup.plans.n_repeats, study.n_to_ask
-    paused = {trial.number for trial in study.paused}
+    paused = {trial.number: share_made(trial) for trial in study.paused}
     return Progress(
         console,
         n_total=max(n_planned, n_to_ask),  # more may be queued than n_trials asks for
