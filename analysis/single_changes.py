@@ -55,7 +55,7 @@ def single_changes(sweep: Sweep) -> list[str]:
         n_tried = len(others)
         for other in others:
             here, there = settings[chosen], settings[other]
-            among = f", the best of {n_tried + 1}," if n_tried > 1 else ""
+            among = f", the best of {n_tried + 1}" if n_tried > 1 else ""
             sentences.append(
                 f"{_rest(list(params), chosen, i)}: {measured} ends at "
                 f"{there['measure'].mean():.3g} with {key}={value_text(other[i])} and at "

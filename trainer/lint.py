@@ -258,8 +258,8 @@ def unshuffled(view: Preview) -> Finding | None:
     sentence = (
         f"batch.shuffle_buffer={buffer} is shorter than the longest run of one label in the "
         f"training data ({longest} examples), and {alone:.0%} of the first epoch's batches hold "
-        "one label alone; take batch.shuffle_buffer=null (a full permutation) or at least "
-        f"{longest}, or shuffle the data in advance"
+        "one label alone; take batch.shuffle_buffer=null (a full permutation), or shuffle the data "
+        f"in advance: a buffer of {longest} is the least that mixes two labels, and mixes no more"
     )
     return Finding("unshuffled", view.from_step, sentence, amount=1 - buffer / longest)
 

@@ -49,19 +49,19 @@ class Encoder(nn.Module):
             from transformers.models.bert.modeling_bert import BertForSequenceClassification
         except ImportError as error:
             raise _missing(error) from error
-        config = BertConfig(
-            vocab_size=n_symbols,
-            num_labels=n_classes,
-            max_position_embeddings=length,
-            hidden_size=n_features,
-            num_attention_heads=n_heads,
-            intermediate_size=n_hidden,
-            num_hidden_layers=n_layers,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=0.0,  # no module of its own, so it would have no stream
-            attn_implementation="eager",  # the fused kernel is slower under vmap
-        )
-        self.net, self.padding = BertForSequenceClassification(config), 0
+        sizes: dict[str, Any] = {
+            "vocab_size": n_symbols,
+            "num_labels": n_classes,
+            "max_position_embeddings": length,
+            "hidden_size": n_features,
+            "num_attention_heads": n_heads,
+            "intermediate_size": n_hidden,
+            "num_hidden_layers": n_layers,
+            "hidden_dropout_prob": dropout,
+            "attention_probs_dropout_prob": 0.0,  # no module of its own, so it would have no stream
+            "attn_implementation": "eager",  # the fused kernel is slower under vmap
+        }
+        self.net, self.padding = BertForSequenceClassification(BertConfig(**sizes)), 0
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [n_examples, n_classes] for tokens [n_examples, length]."""
