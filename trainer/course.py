@@ -281,8 +281,8 @@ class Course:
             self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}{why}"
         elif self.hooks.should_stop():
             self.ended = f"stopped by the sweep at step {self.step}"
-        elif (why := self.run.early_stop.ended(self.early, self.step)) is not None:
-            self.ended = why
+        elif (stopped := self.run.early_stop.ended(self.early, self.step)) is not None:
+            self.ended = stopped
         return intervention
 
     def comply(self, intervention: Intervention, kept_step: int | None) -> None:

@@ -49,7 +49,7 @@ def fixed_settings(trials: pd.DataFrame) -> dict[int, int]:
 
 def _row(sweep: Sweep, diagnosis: pd.DataFrame, number: int, of: int) -> tuple[object, ...]:
     trials = sweep.trials
-    was = int(trials.loc[of, "setting"])
+    was = int(trials["setting"].loc[of])
     objective = sweep.objective_sign * trials["objective"]
     before, after = (
         objective[trials["setting"] == leader].groupby(trials["seed"].fillna(-1)).mean()
