@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from iolaus.sweeps.study.preview import Machine, Pace, Preview, Range, preview
+from iolaus.sweeps.study.preview import Machine, Pace, Preview, Range, preview, preview_pruned
 from iolaus.sweeps.types import Ending, Outcome
 
 __all__ = ["Progress"]
@@ -37,16 +37,16 @@ class _Running:
     step: int | None = None
     value: float | None = None
     n_steps: int | None = None
-    goes_on: bool = False  # after a pause, so that it shows no pace of a whole trial
+    from_share: float | None = None  # of its run, where it goes on after a pause
 
 
 @dataclass
 class Progress:
     """The state of a sweep as its user sees it; a `iolaus.sweeps.run.driver.Watcher`.
 
-    n_total: trials to reach, n_before: those an earlier session ran, paused: of these, the trials
-    that are paused. sign: 1 where smaller is
-    better, -1 where larger.
+    n_total: trials to reach, n_before: those an earlier session ran, paused: besides them, the
+    trials that are paused, each with the share of its run that it has made. sign: 1 where smaller
+    is better, -1 where larger.
     metric: the watched metric's name. clock: seconds. machine: what the slots hold. share: of its
     steps that a trial is expected to make. paces: of trials of earlier sessions.
     """
@@ -58,7 +58,7 @@ class Progress:
     sign: int
     metric: str
     clock: Callable[[], float]
-    paused: set[int] = field(default_factory=set)
+    paused: dict[int, float] = field(default_factory=dict)
     machine: Machine = field(default_factory=lambda: Machine(1))
     share: Range = field(default_factory=lambda: Range(1.0, 1.0, 1.0))
     paces: list[Pace] = field(default_factory=list)
@@ -67,6 +67,7 @@ class Progress:
     _began_s: float | None = field(default=None, init=False)
     _counts: Counter[Ending] = field(default_factory=Counter, init=False)
     _running: dict[int, _Running] = field(default_factory=dict, init=False)
+    _n_made: float = field(default=0.0, init=False)  # by trials that are over, in whole trials
     _best: tuple[float, int] | None = field(default=None, init=False)
     _note: str = field(default="", init=False)
     _live: Live | None = field(default=None, init=False)
@@ -87,13 +88,11 @@ class Progress:
         """See `iolaus.sweeps.run.driver.Watcher`."""
         now_s = self.clock()
         is_warm = any(n for ending, n in self._counts.items() if ending is not Ending.INTERRUPTED)
-        goes_on = trial in self.paused
-        self._running[trial] = _Running(slot, now_s, is_warm, goes_on=goes_on)
+        from_share = self.paused.pop(trial, None)
+        self._running[trial] = _Running(slot, now_s, is_warm, from_share=from_share)
         self._began_s = now_s if self._began_s is None else self._began_s
-        if goes_on:
-            self.paused.discard(trial)
-            if not self.console.is_terminal:
-                self._print(f"trial {trial} goes on after its pause")
+        if from_share is not None and not self.console.is_terminal:
+            self._print(f"trial {trial} goes on after its pause")
 
     def planned(self, trial: int, n_steps: int) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
@@ -109,10 +108,12 @@ class Progress:
     def ended(self, trial: int, outcome: Outcome) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
         running = self._running.pop(trial, None)
+        share = 0.0 if running is None else _share_of(running, outcome.ending)
         if outcome.ending is Ending.PAUSED:
-            self.paused.add(trial)
+            self.paused[trial] = share
         else:
             self._counts[outcome.ending] += 1
+            self._n_made += share
         if running is not None and (pace := self._pace(running, outcome.ending)) is not None:
             self.paces.append(pace)
         if len(outcome.values) == 1 and (
@@ -153,11 +154,19 @@ class Progress:
         if not (paces := self.shown()):
             return None
         whole_s, now_s = fmean(pace.whole_s for pace in paces), self.clock()
-        done = sum(min((now_s - r.started_s) / whole_s, 1.0) for r in running)
+        done = sum(
+            min((r.from_share or 0.0) + (now_s - r.started_s) / whole_s, 1.0) for r in running
+        )
         n_left = max(0.0, self.n_total - self._n_done() - done)
         n_places = max(self.n_slots, len(running))  # more than slots, in lanes
         machine = Machine(n_places, self.machine.n_cores, self.machine.n_gpus)
-        return preview(paces, self.share, n_left, machine)
+        if self.share.middle == 1:  # no pruner judges
+            return preview(paces, self.share, n_left, machine)
+        shares = [pace.share for pace in self.paces if pace.share is not None]
+        by_paused = sum(self.paused.values())
+        made = self._n_made + by_paused + done + self.n_before * (fmean(shares) if shares else 1.0)
+        n_open = n_left + len(self.paused) - by_paused
+        return preview_pruned(paces, self.share, self.n_total, made, n_open, machine)
 
     def time_left_s(self) -> float | None:
         """The middle of what the rest takes; see `left`."""
@@ -168,13 +177,11 @@ class Progress:
         """What a trial that has ended shows; None for one that ended by no work of its own."""
         seconds = self.clock() - running.started_s
         show = (Ending.COMPLETED, Ending.PRUNED, Ending.PAUSED, Ending.DIVERGED)
-        if seconds <= 0 or ending not in show or running.goes_on:
+        if seconds <= 0 or ending not in show or running.from_share is not None:
             return None
-        share = 1.0
-        if ending is not Ending.COMPLETED:
-            if running.n_steps is None or running.step is None:
-                return None
-            share = min((running.step + 1) / running.n_steps, 1.0)
+        share = _share_of(running, ending)
+        if not share:
+            return None
         so_far = None if running.is_warm else _pace_so_far(running)
         return Pace(seconds / share if so_far is None else so_far.whole_s, share)
 
@@ -219,6 +226,15 @@ class Progress:
             "" if self.console.is_terminal else f"  [{self._counted()}]"
         )  # there the live display shows it
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
+
+
+def _share_of(running: _Running, ending: Ending) -> float:
+    """The share of its steps that a trial has made that ended so; 0 where nobody knows."""
+    if ending is Ending.COMPLETED:
+        return 1.0
+    if running.n_steps is None or running.step is None:
+        return running.from_share or 0.0
+    return min((running.step + 1) / running.n_steps, 1.0)
 
 
 def _pace_so_far(running: _Running) -> Pace | None:

@@ -1,9 +1,11 @@
 """What the rest of a sweep will take, each number with its range, from what trials have shown.
 
 The work that is left is the trials that are left, those under way by what is left of them, times
-the seconds of a whole trial, times the share of its steps that a trial makes until its end or the
-pruner's verdict. On P places at once it takes at least work / P, and at most that and (1 - 1 / P)
-of the longest trial (Graham, SIAM Journal on Applied Mathematics 17, 1969).
+the seconds of a whole trial, times the share of its steps that a trial makes. Under a pruner it is
+all steps that are expected of the sweep, less those made: who is pruned early ends first, and who
+is paused may go on, so what the first trials made does not tell it. On P places at once it takes at
+least work / P, and at most that and (1 - 1 / P) of the longest trial (Graham, SIAM Journal on
+Applied Mathematics 17, 1969).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.study.record import counts_as_run, record_of, that_ran
+from iolaus.sweeps.study.record import counts_as_run, is_paused, record_of, that_ran
 from iolaus.sweeps.text import counted, duration
 from iolaus.sweeps.types import Ending
 
@@ -28,6 +30,8 @@ __all__ = [
     "paces_of",
     "preview",
     "preview_of",
+    "preview_pruned",
+    "share_made",
 ]
 
 # Two-sided ranges of 90 %.
@@ -102,8 +106,8 @@ class Machine:
 class Preview:
     """What the rest of a sweep takes.
 
-    n_left: trials, those under way by the share of them that is left. wall_s, core_s, gpu_s:
-    seconds. share: of its planned steps that a trial makes. n_paces: trials it is known from.
+    n_left: trials, those under way or paused by the share of them that is left. wall_s, core_s,
+    gpu_s: seconds. share: of the steps of these that are made. n_paces: trials it is known from.
     is_own_share: whether the sweep's own trials tell that share, too.
     """
 
@@ -125,7 +129,7 @@ class Preview:
         share = self.share
         return (
             f"{counted(math.ceil(self.n_left), 'trial')} left: {self.time()}{''.join(hours)}; "
-            f"a trial makes {share.middle:.2f} of its steps ({share.low:.2f} to {share.high:.2f}, "
+            f"{share.middle:.2f} of their steps are made ({share.low:.2f} to {share.high:.2f}, "
             f"by {whose} trials), at the speed of {counted(self.n_paces, 'trial')}"
         )
 
@@ -154,7 +158,7 @@ def preview(
         return None
     whole_s = _mean([pace.whole_s for pace in paces], n_left, LEAST_FOR_SPREAD)
     shares = [pace.share for pace in paces if pace.share is not None]
-    share = _share(shares, expected, n_left)
+    share = _share(shares, len(paces) - len(shares), expected, n_left)
     work_s = whole_s.times(share).times(n_left)
     n_places = max(1, min(machine.n_places, math.ceil(n_left)))
     longest_s = max(whole_s.high, *(pace.whole_s for pace in paces))
@@ -169,28 +173,46 @@ def preview(
         held_s.times(machine.n_gpus),
         share,
         len(paces),
-        len(shares) >= LEAST_FOR_SHARE,
+        len(shares) >= LEAST_FOR_SHARE and expected.middle == 1,
     )
 
 
-def _share(shares: Sequence[float], expected: Range, n_left: float) -> Range:
+def preview_pruned(
+    paces: Sequence[Pace],
+    expected: Range,
+    n_total: int,
+    n_made: float,
+    n_open: float,
+    machine: Machine,
+) -> Preview | None:
+    """What is left under a pruner; None without a pace.
+
+    n_total: trials to reach. n_made: steps made so far, n_open: steps that may still be made, those
+    of paused trials too, both in whole trials. expected: the share of all steps made in the end, by
+    other sweeps. Beyond the middle of it the sweep is taken to make a quarter of what then lies
+    between it and the highest.
+    """
+    so_far = n_made / max(n_total, 1)
+    high = expected.high if expected.high > so_far else 1.0
+    middle = max(expected.middle, so_far + (high - so_far) / 4)
+    low, middle, high = (
+        min(max(n_total * share - n_made, 0.0) / n_open, 1.0) if n_open > 0 else 0.0
+        for share in (expected.low, middle, high)
+    )
+    speeds = [Pace(pace.whole_s) for pace in paces]
+    return preview(speeds, Range(low, middle, high), n_open, machine)
+
+
+def _share(shares: Sequence[float], n_running: int, expected: Range, n_left: float) -> Range:
     """The share of its steps that a trial to come makes; shares: of those that have ended.
 
-    Under a pruner the first trials are not like the later ones, which have peers to be judged by:
-    their shares alone held for 6 of 10 sweeps of 40 (benchmarks/preview.py), so what is expected
-    stays in the range. Where all trials came to their end, one more is taken to have diverged.
+    Those that diverge end first, so those that run count as whole trials. Where all came to their
+    end, one more is taken to have diverged. Under a pruner it is what is expected.
     """
-    if len(shares) < LEAST_FOR_SHARE:
+    if len(shares) < LEAST_FOR_SHARE or expected.middle < 1:
         return expected
-    if expected.middle == 1:
-        own = _mean([*shares, expected.low], n_left, LEAST_FOR_SHARE)
-        return Range(own.low, own.middle, min(own.high, 1.0))
-    own = _mean(shares, n_left, LEAST_FOR_SHARE)
-    return Range(
-        min(own.low, expected.low),
-        (own.middle + expected.middle) / 2,
-        min(max(own.high, expected.middle), 1.0),
-    )
+    own = _mean([*shares, *[1.0] * n_running, expected.low], n_left, LEAST_FOR_SHARE)
+    return Range(own.low, own.middle, min(own.high, 1.0))
 
 
 def _mean(values: Sequence[float], n_more: float, least: int) -> Range:
@@ -262,15 +284,31 @@ def preview_of(
     last: of running trials, (step, seconds) of the last report. n_total: trials to reach, repeats
     included. expected: as in `preview`. None while no trial has shown its pace.
     """
-    paces, n_done = paces_of(trials), 0.0
+    paces, n_done, n_made = paces_of(trials), 0.0, 0.0
     for trial in trials:
-        if trial.state is not TrialState.RUNNING:
-            n_done += counts_as_run(trial)
-            continue
-        step, seconds = last.get(trial.number, (-1, 0.0))
-        n_steps = record_of(trial).plan.n_steps
-        if n_steps and step > 0 and seconds > 0:
-            share = min((step + 1) / n_steps, 1.0)
-            paces.append(Pace(seconds / share))
-            n_done += share
-    return preview(paces, expected, max(0.0, n_total - n_done), machine)
+        record = record_of(trial)
+        share = 0.0
+        if trial.state is TrialState.RUNNING:
+            step, seconds = last.get(trial.number, (-1, 0.0))
+            if record.plan.n_steps and step > 0 and seconds > 0:
+                share = min((step + 1) / record.plan.n_steps, 1.0)
+                paces.append(Pace(seconds / share))
+        elif counts_as_run(trial):
+            share = share_made(trial)
+        is_open = trial.state is TrialState.RUNNING or is_paused(trial)
+        n_made += share
+        n_done += share if is_open else counts_as_run(trial)
+    n_left = max(0.0, n_total - n_done)
+    if expected.middle < 1:
+        return preview_pruned(paces, expected, n_total, n_made, n_left, machine)
+    return preview(paces, expected, n_left, machine)
+
+
+def share_made(trial: FrozenTrial) -> float:
+    """The share of its steps that a paused trial, or one that is over, has made; 1 if unknown."""
+    record = record_of(trial)
+    n_steps = record.plan.n_steps
+    step = record.pauses[-1].step if is_paused(trial) and record.pauses else record.steps
+    if trial.state is TrialState.COMPLETE or n_steps is None or step is None:
+        return 1.0
+    return min((step + 1) / n_steps, 1.0)

@@ -195,7 +195,7 @@ def test_the_preview_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_sweep_that_goes_on_has_its_preview_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The trials of earlier sessions have shown what one takes; pruned ones what is saved."""
+    """The trials of earlier sessions have shown what one takes, and made their part of all."""
     progress, clock, _ = make(n_total=30, n_before=20)
     progress.share = Range(0.2, 0.6, 0.8)
     progress.paces += [Pace(100.0, 1.0)] * 10 + [Pace(100.0, 0.5)] * 10
@@ -204,8 +204,8 @@ def test_a_sweep_that_goes_on_has_its_preview_at_once(caplog: pytest.LogCaptureF
     clock.now_s = 0.2
     progress.tick()
     (line,) = (record.message for record in caplog.records)
-    assert "a trial makes 0.68 of its steps" in line  # half way between .75 and .6
-    assert "by this and other sweeps' trials), at the speed of 20 trials" in line
+    assert "0.30 of their steps are made" in line  # 18 of 30 are expected, 15 made, 10 open
+    assert "by other sweeps' trials), at the speed of 20 trials" in line
 
 
 def test_what_the_first_trials_wait_for_is_not_paid_by_all() -> None:

@@ -21,6 +21,7 @@ from iolaus.sweeps.study.preview import (
     paces_of,
     preview,
     preview_of,
+    preview_pruned,
 )
 
 WHOLE = Range(1.0, 1.0, 1.0)
@@ -81,14 +82,19 @@ def test_the_range_holds(n_known: int, n_places: int) -> None:
     assert n_held >= 0.9 * 300
 
 
-def test_its_own_trials_tell_what_the_pruner_saves() -> None:
-    """From the eighth that has ended on they widen what is known of other sweeps."""
-    few = [Pace(10.0, 0.5)] * 7 + [Pace(10.0)]
-    assert found(few, Range(0.1, 0.2, 0.3), 10, Machine(1)).share == Range(0.1, 0.2, 0.3)
-    what = found([*few, Pace(10.0, 0.5)], Range(0.1, 0.2, 0.3), 10, Machine(1, 4))
-    assert (what.share, what.is_own_share) == (Range(0.1, 0.35, 0.5), True)
-    assert (what.wall_s.middle, what.core_s.middle) == pytest.approx((35.0, 140.0))
-    assert "a trial makes 0.35 of its steps (0.10 to 0.50, by this and other" in what.sentence()
+def test_under_a_pruner_what_its_first_trials_made_tells_nothing() -> None:
+    """Who is pruned early ends first: the share is other sweeps' however many have ended."""
+    for known in ([Pace(10.0, 0.5)] * 7, [Pace(10.0, 0.1)] * 30):
+        what = found(known, Range(0.1, 0.2, 0.3), 10, Machine(1, 4))
+        assert (what.share, what.is_own_share) == (Range(0.1, 0.2, 0.3), False)
+        assert (what.wall_s.middle, what.core_s.middle) == pytest.approx((20.0, 80.0))
+        assert "0.20 of their steps are made (0.10 to 0.30, by other" in what.sentence()
+
+
+def test_without_a_pruner_trials_that_run_count_as_whole() -> None:
+    """Who diverges ends first: eight that did among 32 that run are a fifth, not all."""
+    known = [Pace(10.0, 0.1)] * 8 + [Pace(10.0)] * 32
+    assert 0.8 < found(known, expected_share([]), 60, Machine(1)).share.middle < 0.82
 
 
 def test_without_a_pruner_trials_make_all_steps_unless_they_diverge() -> None:
@@ -158,3 +164,47 @@ def test_a_running_trial_counts_by_what_is_left_of_it() -> None:
     assert what.n_left == 12 - 8 - 0.5
     assert what.n_paces == 5
     assert preview_of([queued], {}, 12, Machine(1), WHOLE) is None
+
+
+@given(
+    st.sampled_from([Range(0.1, 0.5, 0.9), Range(0.15, 0.45, 0.8)]),
+    st.lists(st.floats(0.01, 1.0), min_size=1, max_size=40),
+    st.integers(0, 40),
+)
+def test_under_a_pruner_all_steps_that_are_expected_are_left_but_those_made(
+    expected: Range, made: list[float], n_to_come: int
+) -> None:
+    """Between nothing and all that is open; while few steps are made, the difference."""
+    n_total = len(made) + n_to_come
+    n_open = n_total - sum(made)
+    what = preview_pruned([Pace(10.0, 0.1)], expected, n_total, sum(made), n_open, Machine(1))
+    assert what is not None
+    work_s = what.wall_s.middle
+    assert 0 <= work_s <= 10 * n_open + 1e-6
+    if sum(made) < expected.low * n_total:
+        assert work_s == pytest.approx(10 * (expected.middle * n_total - sum(made)))
+        assert (what.n_left, what.is_own_share) == (n_open, False)
+
+
+def test_a_paused_trial_is_left_as_far_as_it_may_still_come() -> None:
+    """Where trials are paused, all that others are expected to make is left, those paused too."""
+    over = [trial(number, DONE, 10.0, n_steps=100, steps=99) for number in range(2)]
+    paused = [
+        trial(
+            number,
+            TrialState.WAITING,
+            None,
+            n_steps=100,
+            paused=1,
+            pauses=[{"step": 24, "rule": "behind", "reason": "behind", "seconds": 2.5}],
+        )
+        for number in range(2, 8)
+    ]
+    expected = Range(0.2, 0.5, 0.8)
+    what = preview_of([*over, *paused], {}, 10, Machine(1), expected)
+    assert what is not None
+    assert what.n_left == 2 + 6 * 0.75  # two to come, six that have made a quarter
+    assert what.wall_s.middle == pytest.approx(10.0 * (0.5 * 10 - 3.5))
+    without = preview_of(over, {}, 10, Machine(1), expected)
+    assert without is not None
+    assert without.n_left == 8
