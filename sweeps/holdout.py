@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from iolaus.sweeps.text import counted, ordinal
 
-__all__ = ["HeldOut", "HoldoutResult", "exact_interval", "goal_rank", "held_out"]
+__all__ = [
+    "HeldOut",
+    "HoldoutResult",
+    "caution_added",
+    "exact_interval",
+    "goal_rank",
+    "held_out",
+]
 
 N_NAMED = 4  # ranks that a sentence lists
+# The share of stops that may be wrong, and how many stops' worth of evidence it is believed like.
+TOLERATED, TOLERATED_WEIGHT = 0.02, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +111,21 @@ def held_out(losses: Mapping[int, float], steps: Mapping[int, int], n_best: int)
             rank = 1 + sum(loss < known[trial] for loss in known.values())
             finished.append(HeldOut(trial, step, rank, rank <= n_best))
     return HoldoutResult(tuple(finished), len(known), n_best, len(steps) - len(finished))
+
+
+def caution_added(n_wrong: int, n_held_out: int) -> float:
+    """Standard deviations by which a rule should stop later, from how often stopping was wrong.
+
+    The mean of the Beta posterior of the wrong share p, whose prior has the mean TOLERATED and the
+    weight of TOLERATED_WEIGHT stops, takes the place of TOLERATED in a normal tail:
+    z(1 - TOLERATED) - z(1 - p). Zero where p is at most TOLERATED: none wrong is no licence. 0.8
+    for the first that was wrong, 0.2 once it is one of 18. Bad counts raise ValueError.
+    """
+    if not 0 <= n_wrong <= n_held_out:
+        raise ValueError(f"{n_wrong} wrong of {n_held_out}: give counts, of all and of these")
+    wrong = (TOLERATED * TOLERATED_WEIGHT + n_wrong) / (TOLERATED_WEIGHT + n_held_out)
+    z = NormalDist().inv_cdf
+    return max(0.0, z(1 - TOLERATED) - z(1 - wrong))
 
 
 def goal_rank(n_trials: int, n_best: float) -> int:

@@ -41,6 +41,7 @@ Array = NDArray[np.float64]
 N_POINTS = 128
 N_LEVEL = 3  # points whose mean is "where the curve is now"
 N_TAIL = 8  # a flat stretch shorter than this many points is not called a stall
+N_NOISE = 32, 64  # the newest two thirds of the points, within these, are asked for the noise
 Z = 1.645  # one-sided 95 %
 # A finite loss has left its past for good after this share of the run above its start by this
 # share of all it ever fell and so many of its usual moves (benchmarks/divergence.py).
@@ -434,32 +435,37 @@ def despike(losses: Array) -> Array:
 
 
 def _noise(y: Array) -> tuple[float, float]:
-    """(robust standard deviation, lag-1 autocorrelation) of the last 32 points around their course.
+    """(robust standard deviation, lag-1 autocorrelation) of the newest points around a bend.
 
-    The autocorrelation is limited to [0, 0.9].
-    The course is fitted as a parabola plus a logarithm of the report's number, which follows the
-    steep start of a
-    curve: a bend is no noise.
+    The autocorrelation is limited to [0, 0.9]. The bend is a parabola plus a logarithm of the
+    report's number, which follows the steep start of a curve: a bend is no noise.
     """
     n = len(y)
     if n < 6:
         return (float(np.std(np.diff(y))) / math.sqrt(2) if n > 2 else 0.0), 0.0
-    y = y[-32:]
     basis = _course(n)
+    y = y[-basis.shape[1] :]
     residual = y - basis.T @ (basis @ y)
     if float(residual @ residual) <= 1e-20 * float(np.ptp(y)) ** 2:
         return 0.0, 0.0
     sd = 1.4826 * float(np.median(np.abs(residual))) * math.sqrt(len(y) / (len(y) - 4))
     r = float(residual[1:] @ residual[:-1]) / float(residual @ residual)
-    # Fitting four terms biases r by about -(1 + 3 r) / n per term (Kendall 1954); undo the constant
-    # part.
-    return sd, min(max(r + 4 / len(y), 0.0), 0.9)
+    # Each fitted term biases r by about -(1 + 3 r) / n (Kendall 1954). On few points only the
+    # constant part is undone: the rest would be mostly the noise of r itself.
+    r += 4 / len(y)
+    if len(y) >= 4 * N_TAIL:
+        r /= 1 - 12 / len(y)
+    return sd, min(max(r, 0.0), 0.9)
 
 
 @cache
 def _course(n: int) -> Array:
-    """Orthonormal rows that span 1, i, i^2 and log(i + 1) over the last 32 of the reports i < n."""
-    i = np.arange(n, dtype=np.float64)[-32:]
+    """Orthonormal rows that span 1, i, i^2 and log(i + 1) over the newest of n reports i.
+
+    Those are the newest two thirds, within N_NOISE: the noise may change along the curve, and its
+    autocorrelation needs many.
+    """
+    i = np.arange(n, dtype=np.float64)[-min(max(2 * n // 3, N_NOISE[0]), N_NOISE[1]) :]
     scaled = (i - i.mean()) / n
     q, _ = np.linalg.qr(np.stack([np.ones_like(i), scaled, scaled * scaled, np.log(i + 1)], axis=1))
     return np.asarray(q.T)
@@ -500,14 +506,13 @@ def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, in
 
     error: noise, widened by the autocorrelation. A stall is the longest tail that shows no
     significant decline (95 %) and in which half the progress per doubling of the steps of the
-    stretch before it is excluded (Z_FADED errors). A curve that never fell is stalled from its
-    first step, if it has 2 * N_TAIL points and a fall by two noise levels is excluded (95 %). A
-    steady decline hidden in noise is no stall: its tail looks flat, but not flatter than what came
-    before, nor is a slow power law's, whose progress per doubling hardly fades. At most 5 % of
-    lines, exponentials, logarithms and power laws up to the exponent 0.3 are called stalled by
-    mistake while their last half falls by a noise level or more and the noise of reports is
-    independent, about 10 % at an autocorrelation of 0.6 (benchmarks/README.md). Least squares then
-    place the corner.
+    stretch before it, as long in log time, is excluded (Z_FADED errors). A curve that never fell is
+    stalled from its first step, if it has 2 * N_TAIL points and a fall by two noise levels is
+    excluded (95 %). A steady decline hidden in noise is no stall: its tail looks flat, but not
+    flatter than what came before, nor is a power law's, whose progress per doubling hardly fades.
+    About 5 % at most of lines, exponentials, logarithms and power laws up to the exponent 0.7 are
+    called stalled by mistake while their last half falls by a noise level or more, also at an
+    autocorrelation of the noise of 0.6 (benchmarks/README.md). Least squares place the corner.
     """
     n = len(y)
     rounding = 1e-14 * float(np.abs(y).max())
@@ -518,7 +523,11 @@ def _stall(x: Array, y: Array, noise: float, error: float) -> tuple[int, int, in
         se = error / math.sqrt(sxx)
         if slope < -Z * se:
             break
-        before = min(length, n - length)
+        # A longer stretch would reach back to the steep start of a power law, whose progress per
+        # doubling has faded since, though it has not stalled.
+        tail = n - length
+        since = int(np.searchsorted(x, (x[tail] + 1) ** 2 / (x[-1] + 1) - 1)) if tail else 0
+        before = min(tail, max(4, tail - since))
         if before >= 4:
             was, was_sxx = _line(x[-length - before : -length], y[-length - before : -length])
             half = 0.5 * (x[-length - before : -length].mean() + 1) / (x[-length:].mean() + 1)

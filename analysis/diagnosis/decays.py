@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from iolaus.analysis.data.curves import Curve, curves_of
+from iolaus.analysis.data.curves import Curve, Points, curves_of, planned_rates
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import Features, gather
@@ -59,7 +59,9 @@ class Decays:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What there is to say; of the rates only where they went in different ways."""
-        said = []
+        said: list[str] = []
+        if self.trials.empty:
+            return ()
         if self.trials["kind"].nunique() > 1:
             said += [*_kinds(self), *_first(self)]
         return (*said, *_batches(self), *_rebounds(self))
@@ -79,9 +81,9 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
     metric = next((f.metric for f in known.values()), "loss")
     seen = curves_of(sweep.curves, metric, "examples")
     rest = _without_batch(sweep)
-    rows = []
+    plans, rows = planned_rates(sweep), []
     for number, f in known.items():
-        rate = _rate(f)
+        rate = _rate(f, plans.get(number))
         assert f.signals is not None
         batch, batch_at = _batch(seen.get(number))
         is_rebound = shapes.get(number) == "rebound"
@@ -103,8 +105,7 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
                 "kept": f"{folder}/best.pt" if folder else "",
             }
         )
-    columns = ["trial", "setting", "kind", "stalled_at", "batch", "rebound"]
-    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["trial"])
     return Decays(table.set_index("trial"), metric, sweep.objective_sign)
 
 
@@ -112,11 +113,13 @@ def _or_nan(step: float | None) -> float:
     return math.nan if step is None else float(step)
 
 
-def _rate(features: Features) -> dict[str, float | str]:
+def _rate(features: Features, plan: Points | None) -> dict[str, float | str]:
     assert features.rates is not None
     steps, rates = features.rates
     after = rates[int(rates.argmax()) :]  # a warm-up is no fall
     highest, lowest = float(after.max()), float(after.min())
+    if plan is not None:  # a rate that falls at once is lower by the first report
+        highest = max(highest, float(plan[:, 1].max()))
     told: dict[str, float | str] = {"highest": highest, "lowest": lowest}
     if highest < FLAT_FACTOR * lowest:
         return told | {"kind": "flat", "spent_at": math.nan, "fallen_then": math.nan}
@@ -216,7 +219,7 @@ def _first(found: Decays) -> list[str]:
 def _batches(found: Decays) -> list[str]:
     """Settings that differ in their batch alone, side by side."""
     sentences = []
-    done = found.trials[found.trials["objective"].notna()] if len(found.trials) else found.trials
+    done = found.trials[found.trials["objective"].notna()]
     for rest, own in done.groupby("rest"):
         by_batch = list(own.groupby("setting"))
         if len({str(rows["batch"].iloc[0]) for _, rows in by_batch}) < 2:
@@ -235,7 +238,7 @@ def _batches(found: Decays) -> list[str]:
         ]
         apart = _difference(ordered[0][1], ordered[1][1])
         sentences.append(
-            f"{rest or 'All else equal'}: runs of equally many examples end {', '.join(ends)}"
+            f"{str(rest) or 'All else equal'}: runs of equally many examples end {', '.join(ends)}"
             f"{apart.replace(': a difference', ': between the first two a difference')}."
         )
     return sentences
@@ -255,7 +258,7 @@ def _rebounds(found: Decays) -> list[str]:
 
 
 def _settings(own: pd.DataFrame) -> str:
-    numbers = [str(n) for n in dict.fromkeys(own["setting"])]
+    numbers = [str(int(n)) for n in dict.fromkeys(own["setting"].tolist())]
     named = ", ".join(numbers[:N_NAMED]) + (" ..." if len(numbers) > N_NAMED else "")
     return f"{counted(len(numbers), 'setting')} ({named})"
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr, t
 
 from iolaus.analysis.replay._curves import Curve
-from iolaus.analysis.replay.rules import RULES, Move, Rule, SweepInfo
+from iolaus.analysis.replay.rules import RULES, Move, Nothing, Rule, SweepInfo
 from iolaus.sweeps.signals import Array, signals
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Run",
     "Score",
     "Truth",
+    "best_after",
     "draw_pareto",
     "rank_agreement",
     "replay",
@@ -217,6 +218,15 @@ def score(curves: Sequence[Curve], run: Run, known: Truth) -> Score:
     )
 
 
+def best_after(run: Run, whole: Run, known: Truth) -> float:
+    """When the truly best trial had finished, in the time that `whole` takes for all trials.
+
+    whole: the same trials, workers and seed under no rule. Infinite if the rule ended the trial.
+    """
+    best = int(known.top[0])
+    return math.inf if run.stopped[best] else float(run.ended[best] / whole.ended.max())
+
+
 def _last_improvement(improves: Flags) -> int:
     """After how many reports nothing beyond noise was to come any more."""
     later = np.flatnonzero(improves)
@@ -230,7 +240,7 @@ def replay(
     n_seeds: int = 5,
     tell: Callable[[str], None] = lambda _: None,
 ) -> pd.DataFrame:
-    """One row per rule, task and seed with the measures of `Score`.
+    """One row per rule, task and seed with the measures of `Score` and `best_after`.
 
     Raises ValueError for an unknown rule.
     """
@@ -238,6 +248,11 @@ def replay(
     if unknown:
         raise ValueError(f"no pruner called {', '.join(unknown)}; there are {', '.join(RULES)}")
     truths = {task: truth(curves) for task, curves in tasks.items()}
+    wholes = {
+        (task, seed): simulate(curves, Nothing(), n_workers, seed, stop_diverged=False)
+        for task, curves in tasks.items()
+        for seed in range(n_seeds)
+    }
     rows = []
     for name in rules:
         tell(name)
@@ -253,6 +268,7 @@ def replay(
                         "task": task,
                         "seed": seed,
                         **asdict(score(curves, run, truths[task])),
+                        "best_after": best_after(run, wholes[task, seed], truths[task]),
                     }
                 )
     return pd.DataFrame(rows)
@@ -261,6 +277,7 @@ def replay(
 def summary(scores: pd.DataFrame) -> list[dict[str, object]]:
     """Per rule the means over tasks and seeds, regret_worst (the worst task's mean), and the tasks.
 
+    best_after, best_after_worst: median and largest over tasks and seeds, None for never.
     intervals: half-width of the 95 % interval of each mean over seeds (Student's t), NaN for one
     seed.
     """
@@ -277,6 +294,8 @@ def summary(scores: pd.DataFrame) -> list[dict[str, object]]:
                 "rule": rule,
                 **{name: _number(means[name]) for name in measures},
                 "regret_worst": _number(tasks["regret"].max()),
+                "best_after": _number(own["best_after"].median()),
+                "best_after_worst": _number(own["best_after"].max()),
                 "intervals": {name: _number(half[name]) for name in measures},
                 "tasks": {
                     str(task): {name: _number(row[name]) for name in measures}
@@ -337,6 +356,7 @@ def table(found: Sequence[Mapping[str, object]]) -> str:
         "kept",
         "kept checkpoint",
         "regret (worst)",
+        "best after (worst)",
         "false prune",
         "precision",
         "recall",
@@ -347,11 +367,16 @@ def table(found: Sequence[Mapping[str, object]]) -> str:
         assert isinstance(half, dict)
         cells = {name: _cell(row[name], half[name]) for name in MEASURES}
         regret = f"{cells['regret']} ({_cell(row['regret_worst'], None)})"
+        after, latest = (
+            "never" if row[name] is None else _cell(row[name], None)
+            for name in ("best_after", "best_after_worst")
+        )
         lines.append(
             (
                 str(row["rule"]),
                 *(cells[m] for m in MEASURES[:3]),
                 regret,
+                f"{after} ({latest})",
                 *(cells[m] for m in MEASURES[4:]),
             )
         )

@@ -5,6 +5,7 @@ All pass verdicts through.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from iolaus.sweeps import optuna_compat as compat
+from iolaus.sweeps.holdout import goal_rank
 from iolaus.sweeps.pruners.curve_pruner import (
     NO_PLAN,
     ByStudy,
@@ -21,6 +23,7 @@ from iolaus.sweeps.pruners.curve_pruner import (
 )
 from iolaus.sweeps.pruners.divergence import DIVERGED_RULE
 from iolaus.sweeps.pruners.peers import PeerOutcome
+from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
 from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Plan, Verdict
@@ -68,6 +71,11 @@ class _Combination(CurvePruner):
         """See CurvePruner."""
         for pruner in self._pruners:
             pruner.resumed(trial)
+
+    def held_out(self, n_wrong: int, n_finished: int) -> None:
+        """See CurvePruner."""
+        for pruner in self._pruners:
+            pruner.held_out(n_wrong, n_finished)
 
 
 class AnyOf(_Combination):
@@ -217,8 +225,10 @@ class Holdout(_Combination):
     seed, the first of all from the first FIRST_HELD_OUT, so that small sweeps have one too. The
     verdict on it is kept in its user attributes `held_out` (the reason) and `held_out_step`;
     afterwards the pruner is asked no more, unless the loss is not finite. Trials that diverged are
-    not held out. Which trials have been ended or held out before is read from the study.
-    `iolaus.sweeps.holdout` counts how often ending was wrong.
+    not held out. Which trials have been ended or held out before is read from the study. When one
+    of them has finished among the best so far (`goal_rank` of all trials, by their lowest loss),
+    ending it would have been wrong: the pruner is told how often, and may become more cautious.
+    `iolaus.sweeps.holdout` counts it at the end of a sweep.
 
     >>> limit = optuna.pruners.ThresholdPruner(upper=10)
     >>> study = optuna.create_study(pruner=iolaus.Holdout(limit, holdout_fraction=1.0))
@@ -236,13 +246,18 @@ class Holdout(_Combination):
             )
         super().__init__([pruner])
         self._fraction, self._seed = holdout_fraction, seed
+        self._forget()
+
+    def _forget(self) -> None:
         self._held_out: set[int] = set()
         self._ended: set[int] = set()
+        self._best: dict[int, float] = {}  # the lowest loss of each trial
+        self._ran_on: set[int] = set()  # trials that were held out and have finished
 
     def start(self, view: StudyView) -> None:
         """See CurvePruner."""
         super().start(view)
-        self._held_out, self._ended = set(), set()
+        self._forget()
         for trial in view.study.get_trials(deepcopy=False):
             self._count(trial)
 
@@ -251,9 +266,26 @@ class Holdout(_Combination):
         super().finished(trial, outcome)
         if self._view is not None and trial not in self._ended:
             self._count(self._view.trial(trial))  # another driver may have run it
+        if outcome is PeerOutcome.COMPLETE and trial in self._held_out:
+            self._ran_on.add(trial)
+        if outcome is PeerOutcome.COMPLETE and self._ran_on:
+            rank = goal_rank(len(self._best), BEST_PER_CUBE_ROOT)
+            goal = sorted(self._best.values())[rank - 1] if self._best else -math.inf
+            n_wrong = sum(self._best.get(one, math.inf) <= goal for one in self._ran_on)
+            self.held_out(n_wrong, len(self._ran_on))
+
+    def learn(self, trial: int, step: int, loss: float, plan: Plan = NO_PLAN) -> None:
+        """See CurvePruner."""
+        self._keep(trial, loss)
+        super().learn(trial, step, loss, plan)
+
+    def _keep(self, trial: int, loss: float) -> None:
+        best = self._best.setdefault(trial, math.inf)
+        self._best[trial] = best if has_diverged(loss) else min(best, loss)
 
     def observe(self, trial: int, step: int, loss: float, plan: Plan) -> Verdict | None:
         """The pruner's verdict, or None for a trial that is held out, which is marked."""
+        self._keep(trial, loss)
         (pruner,) = self._pruners
         if trial in self._held_out and not has_diverged(loss):
             pruner.learn(trial, step, loss, plan)

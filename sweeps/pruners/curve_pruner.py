@@ -51,7 +51,8 @@ class CurvePruner(VerdictPruner):
     """A pruner that is given losses as they come and keeps what it needs of them.
 
     Override `observe`; also `learn`, `finished` and `start` if it compares a report with others;
-    `paused`, `thaw` and `resumed` if trials that it stopped may come back. A trial that is never
+    `paused`, `thaw` and `resumed` if trials that it stopped may come back; `held_out` if it grows
+    more cautious where it was wrong. A trial that is never
     thawed is also told as finished, STOPPED, at the end of the sweep.
     Losses are smaller when better, a trial's steps rise. A copy or pickle forgets what was seen.
     """
@@ -87,6 +88,9 @@ class CurvePruner(VerdictPruner):
 
     def resumed(self, trial: int) -> None:
         """Take that a paused trial goes on; steps that it reports again are ignored."""
+
+    def held_out(self, n_wrong: int, n_finished: int) -> None:
+        """Take how often stopping was wrong, of trials that a holdout let run to their end."""
 
     def start(self, view: StudyView) -> None:
         """Begin with a study. What was seen in another is forgotten."""

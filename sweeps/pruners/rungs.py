@@ -28,9 +28,11 @@ PRIOR, PRIOR_WEIGHT = 0.93, 24.0
 DECAY = 0.7
 MIN_LEADERS = 3
 MIN_PEERS = 5
-# At an eighth, a quarter and half of the run a trial waits until so many have come there, or all.
+# At these rungs, from a sixteenth to half of the run, a trial waits until all have come there. Of a
+# sweep so large that COHORT have come, the best share goes on at once, to finish before the end.
 COHORT = 32
-WAITS = frozenset((6, 8, 10))
+WAITS = frozenset((4, 6, 8, 10))
+SURE_SHARE = 1 / 64
 NORMAL = NormalDist()
 
 Losses = NDArray[np.float64]
@@ -43,7 +45,7 @@ class Here:
     losses: the best by then of those that were here, in order. of: them and those that ended or
     fell behind before. depth: the leaders of the end are expected among so many. correlation: of
     standing here with standing at the end, among leaders. is_measured: whether any leaders' moves
-    are in it, or it is assumed. waits: fewer than `cohort` have come here, or fell behind before.
+    are in it, or it is assumed. waits: others are to come; until then only the best n_sure go on.
     """
 
     losses: Losses
@@ -52,7 +54,7 @@ class Here:
     correlation: float
     is_measured: bool
     waits: bool
-    cohort: int
+    n_sure: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ class Place:
     def goes_on(self) -> bool:
         """Whether the trial may still end among the leaders, and need not wait for others."""
         here = self.here
-        return not here.waits and (here.of <= MIN_PEERS or self.rank <= here.depth)
+        if here.waits:
+            return self.rank <= here.n_sure
+        return here.of <= MIN_PEERS or self.rank <= here.depth
 
 
 class Rungs:
@@ -85,6 +89,7 @@ class Rungs:
         self._last = np.full(16, np.nan)  # the best loss at the last report
         self._gone = np.zeros(16, dtype=bool)  # ended early or paused
         self._is_last_call = False
+        self._waits = WAITS
         self._version = 0  # of what depths depend on
         self._none = (-1, -1)  # version and number of trials for which none could go on
         self._memory: dict[int, tuple[int, Here]] = {}
@@ -117,10 +122,20 @@ class Rungs:
         self._version += gone != bool(self._gone[row])
         self._gone[row] = gone
 
+    def allow(self, errors: float) -> None:
+        """Look for leaders so many standard deviations below what is expected of them from now."""
+        self._version += errors != self._errors
+        self._errors = errors
+
     def last_call(self) -> None:
         """Take that no new trial will come."""
         self._version += not self._is_last_call
         self._is_last_call = True
+
+    def wait_no_more(self) -> None:
+        """Let those that waited go on where they stand well by what is known."""
+        self._version += bool(self._waits)
+        self._waits = frozenset[int]()
 
     def place(self, trial: int) -> Place | None:
         """Where a trial stands at its last rung; None before the first that decides anything."""
@@ -150,13 +165,14 @@ class Rungs:
                 hopes += [(1.0, 0.0, int(numbers[of_rung][0]))]
                 continue
             here = self._here(rung)
-            if here.waits:
+            if here.waits and not here.n_sure:
                 continue
             ranks = 1 + here.losses.searchsorted(self._best[rung, rows[of_rung]])
             best = int(ranks.argmin())
-            if here.of <= MIN_PEERS or ranks[best] <= here.depth:
+            if Place(RUNGS[rung], int(ranks[best]), here).goes_on:
                 hopes.append((ranks[best] / here.depth, -RUNGS[rung], int(numbers[of_rung][best])))
-            behind += numbers[of_rung][ranks > here.depth].tolist()
+            if not here.waits:
+                behind += numbers[of_rung][ranks > here.depth].tolist()
         if hopes:
             return min(hopes)[2]
         for trial in behind:  # nobody need wait for it
@@ -182,11 +198,9 @@ class Rungs:
         score = rho * NORMAL.pdf(limit) / top - self._errors * math.sqrt(1 - rho * rho)
         depth = max(top, 1 - NORMAL.cdf(min(limit, score))) * of
         been = int(np.count_nonzero((self._rung[:n] >= rung) | self._gone[:n]))
-        cohort = min(COHORT, n) if self._is_last_call else COHORT
-        known = Here(
-            *(np.sort(losses), of, depth, rho, is_measured),
-            *(rung in WAITS and been < cohort, cohort),
-        )
+        waits = rung in self._waits and not (self._is_last_call and been == n)
+        n_sure = max(1, int(SURE_SHARE * been)) if been >= COHORT else 0
+        known = Here(np.sort(losses), of, depth, rho, is_measured, waits, n_sure)
         self._memory[rung] = self._version, known
         return known
 

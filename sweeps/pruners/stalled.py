@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from iolaus.sweeps.holdout import caution_added, exact_interval
 from iolaus.sweeps.pruners.curve_pruner import NO_PLAN, CurvePruner, StudyView
-from iolaus.sweeps.pruners.divergence import left_its_past, not_finite
+from iolaus.sweeps.pruners.divergence import DIVERGED_RULE, left_its_past, not_finite
 from iolaus.sweeps.pruners.forecast import Forecast, planned_rate
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Prospect, Standing
 from iolaus.sweeps.pruners.rungs import MIN_PEERS, Place, Rungs
@@ -218,6 +219,7 @@ class StalledLoss(CurvePruner):
         trial; until one has finished, the best that runs is not stopped.
     caution: 1 is the default, 2 keeps nearly every winner for half as much compute again. With
         pauses: the best may stand 1 + caution standard deviations below what is expected of them.
+        Where a holdout shows that stopping was wrong, `caution_added` is added to it, and said.
     keep: with pauses, the share of trials that are the best to be kept, two at least, ten at most.
     direction: of the reported value; by default that of the metric, in plain Optuna the study's,
         and "minimize" in a study of several objectives.
@@ -258,13 +260,16 @@ class StalledLoss(CurvePruner):
             )
         if not 0 < keep <= 1:
             raise ValueError(f"keep={keep}: give a share of the trials above 0, such as 0.1")
-        self._n_steps, self._rule, self._direction = n_steps, StallRule(caution), direction
+        StallRule(caution)  # refuses a bad one
+        self._n_steps, self._caution, self._direction = n_steps, caution, direction
         self._keep = keep
         self._forget()
 
     def _forget(self) -> None:
         self._peers = Peers()
-        self._rungs = Rungs(self._n_best, 1 + self._rule.caution)
+        self._rule = StallRule(self._caution)
+        self._rungs = Rungs(self._n_best, 1 + self._caution)
+        self._doubt = ""  # why the rule is more cautious than it was told to be
         self._waiting: set[int] = set()  # trials that were paused for want of others
         self._repeats = False  # whether the paused would all have to repeat much of their run
         self._curves: dict[int, _Curve] = {}  # of trials that have not ended
@@ -274,7 +279,7 @@ class StalledLoss(CurvePruner):
         return max(KEEP_LEAST, min(KEEP_MOST, math.ceil(self._keep * n_trials)))
 
     def __reduce__(self) -> tuple[type[StalledLoss], tuple[int | None, float, str | None, float]]:
-        return type(self), (self._n_steps, self._rule.caution, self._direction, self._keep)
+        return type(self), (self._n_steps, self._caution, self._direction, self._keep)
 
     def start(self, view: StudyView) -> None:
         """See CurvePruner."""
@@ -301,7 +306,14 @@ class StalledLoss(CurvePruner):
             self.learn(trial, step, loss, plan)
             return not_finite(step, sign * self._flip * loss)
         self.learn(trial, step, loss, plan)
-        curve = self._curves[trial]
+        verdict = self._verdict(trial, step, plan)
+        if verdict is None or not self._doubt or verdict.rule in (DIVERGED_RULE, WAITS_RULE):
+            return verdict
+        numbers = {**verdict.numbers, "caution": self._rule.caution}
+        return replace(verdict, reason=verdict.reason + self._doubt, numbers=numbers)
+
+    def _verdict(self, trial: int, step: int, plan: Plan) -> Verdict | None:
+        sign, curve = self._sign, self._curves[trial]
         if curve.now is None:
             return None
         plan = Plan(self._horizon(plan), plan.lr)
@@ -338,7 +350,9 @@ class StalledLoss(CurvePruner):
         if len(self._rungs) <= MIN_PEERS or not paused:  # a stall ended it, and would again
             return None
         self._repeats = self._repeats or min(paused.values()) > REPEAT_SHARE
-        if last_call or self._repeats:
+        if self._repeats:
+            self._rungs.wait_no_more()
+        if last_call:
             self._rungs.last_call()
         return self._rungs.first(self._that_wait(paused) if self._repeats else paused)
 
@@ -356,6 +370,22 @@ class StalledLoss(CurvePruner):
         self._rungs.gone(trial, gone=False)
         if trial in self._curves:
             self._curves[trial].at_rung = False
+
+    def held_out(self, n_wrong: int, n_finished: int) -> None:
+        """See CurvePruner: the caution grows by `caution_added`, and falls again with it."""
+        added = caution_added(n_wrong, n_finished)
+        caution = self._caution + added
+        if caution == self._rule.caution:
+            return
+        self._rule = replace(self._rule, caution=caution)
+        self._rungs.allow(1 + caution)
+        low, high = (f"{100 * share:.0f}" for share in exact_interval(n_wrong, n_finished))
+        self._doubt = (
+            f" (caution {caution:.2g} instead of {self._caution:g}: stopping was wrong in "
+            f"{n_wrong} of {n_finished} held out, 95 %: {low} to {high} %)"
+            if added
+            else ""
+        )
 
     def finished(self, trial: int, outcome: PeerOutcome) -> None:
         """See CurvePruner."""
@@ -494,7 +524,7 @@ def _paused(place: Place, steps: Array, losses: Array, sign: float) -> Verdict:
     }
     stands = f"{_place(place.rank)} of {here.of:,} at {place.share:.0%} of its run"
     if here.waits:
-        text = f"waits: {stands}, goes on when {here.cohort:,} have come there or fallen behind"
+        text = f"waits: {stands}, goes on when all have come there or fallen behind"
         return Verdict(WAITS_RULE, s.step, text, numbers)
     known = (
         "as the leaders so far have moved" if here.is_measured else "which is assumed, not measured"

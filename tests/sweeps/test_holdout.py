@@ -3,9 +3,11 @@
 import math
 
 import pytest
-from scipy.stats import binomtest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, binomtest, norm
 
-from iolaus.sweeps.holdout import exact_interval, goal_rank, held_out
+from iolaus.sweeps.holdout import caution_added, exact_interval, goal_rank, held_out
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 7), (3, 7), (7, 7), (30, 1000)])
@@ -55,3 +57,24 @@ def test_many_are_not_listed():
 def test_the_goal_grows_with_the_cube_root():
     """It is 4 of 30 and 13 of 1,000, and never more than there are."""
     assert [goal_rank(n, 1.25) for n in (0, 1, 2, 30, 1000)] == [1, 1, 2, 4, 13]
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_caution_follows_what_was_wrong(a, b):
+    """It grows with every wrong stop, falls with every right one, and is never less than asked."""
+    wrong, n = min(a, b), max(a, b)
+    added = caution_added(wrong, n)
+    assert added >= 0
+    assert added >= caution_added(wrong, n + 1)
+    assert caution_added(wrong + 1, n + 1) >= added
+    if wrong == 0:
+        assert added == 0
+
+
+def test_caution_is_that_of_the_beta_posterior():
+    """As scipy has it: the tail at the posterior's mean in place of the one at the prior's."""
+    for wrong, n in ((1, 1), (1, 18), (5, 20)):
+        share = beta(0.2 + wrong, 9.8 + n - wrong).mean()
+        assert caution_added(wrong, n) == pytest.approx(norm.isf(0.02) - norm.isf(share))
+    with pytest.raises(ValueError, match="3 wrong of 2"):
+        caution_added(3, 2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import signal, stats
 
 from iolaus.sweeps.signals import N_POINTS, LossCurve, despike, log_time, signals, thin, trend
 
@@ -72,6 +72,25 @@ def test_a_decline_is_called_a_stall_in_at_most_one_of_twenty(truth, noise):
         sum(signals(X, noisy(truth, noise, seed)).stalled_since is not None for seed in range(200))
         <= 18
     )
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [-X / 100, np.exp(-X / 60), -np.log(X + 1), (X + 1) ** -0.3, (X + 1) ** -0.7],
+    ids=["line", "exponential", "log", "power law", "steep law"],
+)
+def test_noise_with_a_memory_makes_no_stalls(truth):
+    """False stalls stay at 5 % where noise with the autocorrelation 0.6 is as large as what the
+    last half still falls (200 curves: 18 at the most).
+    """
+    rng = np.random.default_rng(0)
+    fall = truth[50] - truth[-1]
+    n_stalled = 0
+    for _ in range(200):
+        white = rng.normal(size=100)
+        noise = signal.lfilter([0.8], [1, -0.6], white, zi=[0.2 * white[0]])[0]
+        n_stalled += signals(X, truth + fall * noise).stalled_since is not None
+    assert n_stalled <= 18
 
 
 @pytest.mark.parametrize("level", [0.0, 0.693, -4.0, 1e6])
@@ -349,16 +368,21 @@ def test_a_growing_curve_says_what_the_whole_one_does():
     """LossCurve agrees with signals on the same reports, exactly while unmerged and within noise
     afterwards.
     """
-    losses = noisy(corner(1000, 2000), 0.05, 0)
-    curve = LossCurve()
-    for step in range(2000):
-        curve.add(step, losses[step])
-        if step == 99:
-            assert curve.signals() == signals(range(100), losses[:100])
-    said, whole = curve.signals(), signals(range(2000), losses)
-    assert len(curve.losses) <= 2 * N_POINTS
-    assert said.level == pytest.approx(whole.level, abs=0.02)
-    assert abs(said.stalled_since - 1000) < 60
+    stalls = []
+    for seed in range(4):
+        losses = noisy(corner(1000, 2000), 0.05, seed)
+        curve = LossCurve()
+        for step in range(2000):
+            curve.add(step, losses[step])
+            if step == 99:
+                assert curve.signals() == signals(range(100), losses[:100])
+        said, whole = curve.signals(), signals(range(2000), losses)
+        assert len(curve.losses) <= 2 * N_POINTS
+        assert said.level == pytest.approx(whole.level, abs=0.02)
+        assert (said.stalled_since is None) == (whole.stalled_since is None)
+        stalls += [said.stalled_since] if said.stalled_since is not None else []
+    assert stalls
+    assert all(abs(at - 1000) < 60 for at in stalls)
 
 
 def test_a_growing_curve_names_divergence_at_once():

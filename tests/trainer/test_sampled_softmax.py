@@ -86,7 +86,7 @@ def test_all_classes_are_the_full_softmax() -> None:
     assert errors[0] == pytest.approx(0, abs=1e-6)
     assert errors[0] < errors[1] < errors[2]
     assert torch.equal(layer.eval()(features, labels, True), layer(features, labels, True))
-    assert (layer(features, labels, True) < expected).all()
+    assert (layer(features, labels, True) - expected).mean() < -1
 
 
 def test_the_draw_is_of_seed_and_step() -> None:

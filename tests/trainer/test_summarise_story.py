@@ -66,6 +66,9 @@ def test_a_rate_that_falls_with_the_run_ends_below_one_that_is_spent(
 ) -> None:
     """The original's 0.98 / 30,000 is flat over a run of 40,000 and 0.7 / 1,000 is spent; the best
     of three ends far below the spent one, and the report says so.
+
+    Measured: 2.496, 2.936 and 4.524, with standard errors of the means of at most 0.04. If they
+    were three times as large, the order would still fail by luck once in 20,000 times.
     """
     base = read(
         compose(
@@ -74,7 +77,6 @@ def test_a_rate_that_falls_with_the_run_ends_below_one_that_is_spent(
         )
     )
     found = decays_of(base, tmp_path)
-    print(*found.sentences, found.trials.to_string(), sep="\n")
     by_setting = found.trials.groupby("setting")
     assert by_setting["kind"].first().tolist() == ["flat", "spent", "falls"]
     flat, spent, falls = by_setting["objective"].mean()

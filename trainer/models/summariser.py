@@ -43,7 +43,7 @@ class BidirectionalLSTM(nn.Module):
         from_inputs = both.reshape(2, length * n_examples, -1) @ self.weight_ih + self.bias
         steps = from_inputs.reshape(2, length, n_examples, -1).unbind(1)
         hidden = cell = inputs.new_zeros(())
-        outputs = []
+        outputs: list[Tensor] = []
         for step, own in zip(steps, there, strict=True):
             gates = step + hidden @ self.weight_hh if outputs else step
             new_hidden, new_cell = _lstm(gates, cell)

@@ -344,8 +344,8 @@ def _cached(task: Summaries, path: Path) -> dict[str, NDArray[np.generic]]:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, **made)
+        with unfinished.open("wb") as written:
+            np.savez_compressed(written, allow_pickle=False, **made)
         os.replace(unfinished, path)  # noqa: PTH105 (atomic on every system)
     except OSError:
         unfinished.unlink(missing_ok=True)

@@ -65,9 +65,10 @@ def test_each_kind_of_rate_is_said_with_its_numbers(tmp_path: Path) -> None:
     rows = found.trials[found.trials["kind"] == "flat"]
     assert rows["level"].to_numpy() == pytest.approx(4.0, abs=0.05)
     assert rows["noise"].to_numpy() == pytest.approx(0.02, rel=0.5)
-    # 0.15 * 0.99 ** t is below 0.01 + 5 % of 0.14 from t = 217 on: the report of step 220.
+    # The highest rate that was reported is that of step 20, 0.123; 0.15 * 0.99 ** t is below
+    # 0.01 + 5 % of 0.113 from t = 225 on: the report of step 240.
     assert spent.startswith("The rate is spent before half of the run in 1 setting (3): ")
-    assert "spent from step 220 on, when the loss had fallen" in spent
+    assert "spent from step 240 on, when the loss had fallen" in spent
     assert first == (
         "Settings whose rate falls over the run rank first: they are 1st of 3 by the mean "
         "objective."
@@ -82,6 +83,14 @@ def test_each_kind_of_rate_is_said_with_its_numbers(tmp_path: Path) -> None:
 def test_one_kind_of_rate_needs_no_sentence(tmp_path: Path) -> None:
     """Where all rates went alike, nothing is said of them."""
     assert decays(runs(tmp_path, {"a": KINDS["falls"], "b": KINDS["falls"]})).sentences == ()
+
+
+def test_runs_that_report_no_rate_need_no_sentence(tmp_path: Path) -> None:
+    """Nothing is known of their rates, so nothing is said, and the figure says why it is empty."""
+    rows = [{"trial": n, "step": step, "loss": 1.0 / step} for n in (0, 1) for step in STEPS]
+    found = decays(seeds_of_settings(rows, tmp_path))
+    assert found.trials.empty
+    assert found.sentences == ()
 
 
 def test_the_winner_is_named_whatever_its_kind(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from iolaus.analysis.replay._curves import Curve, read
 from iolaus.analysis.replay._forecast import Forecasts, arrivals, forecasts, judge
 from iolaus.analysis.replay.comparison import (
     Run,
+    best_after,
     draw_pareto,
     rank_agreement,
     replay,
@@ -173,6 +174,26 @@ def test_a_score_counts_what_it_says():
     assert s.precision == 0.5  # the early one would not have improved, the first would
     assert s.recall == 1.0
     assert s.false_prune == 0.5
+
+
+def test_the_best_has_finished_when_its_worker_says_so():
+    """Without a rule at a time of the whole; never where the rule stopped it."""
+
+    class Stops(Nothing):
+        def report(self, trial, steps, losses, plan):
+            return Move.STOP
+
+    found = curves(20, diverging=False)
+    known = truth(found)
+    whole = simulate(found, Nothing(), 2, 0)
+    assert best_after(whole, whole, known) == whole.ended[known.top[0]] / whole.ended.max() <= 1
+    stopped = simulate(found, Stops(), 2, 0)
+    assert best_after(stopped, whole, known) == math.inf
+    rows = replay({"a": found}, ["none", "plateau", "stalled"], 2, 2)
+    (none, plateau, _) = summary(rows)
+    assert none["best_after"] <= none["best_after_worst"] <= 1
+    assert plateau["best_after_worst"] is None or plateau["best_after_worst"] <= 1
+    assert "best after (worst)" in table([none])
 
 
 def test_a_task_without_a_finite_loss_has_no_regret():

@@ -339,7 +339,7 @@ def test_a_verdict_of_a_stall_has_a_slope_that_is_flat():
     """
     found = []
     for seed in range(40):
-        losses = np.exp(-np.arange(80) / 12) + 0.02 * np.random.default_rng(seed).normal(size=80)
+        losses = np.exp(-np.arange(80) / 8) + 0.02 * np.random.default_rng(seed).normal(size=80)
         study, trial = frozen(losses)
         verdict = StalledLoss(n_steps=100).verdict(study, trial)
         if verdict is not None:
@@ -530,6 +530,27 @@ def test_a_holdout_goes_on_where_an_earlier_session_ended():
     again = Holdout(Always(), seed=2)
     again.start(view)
     assert again.observe(first, 99, 1.0, Plan()) is None
+
+
+def test_a_holdout_tells_how_often_ending_was_wrong():
+    """Told at each end of a trial that has run its course, of those held out, by what is known
+    then: one among the best so far may be overtaken.
+    """
+    told = []
+
+    class Listens(CurvePruner):
+        def observe(self, trial, step, loss, plan):
+            return Verdict("always", step, "always")
+
+        def held_out(self, n_wrong, n_finished):
+            told.append((n_wrong, n_finished))
+
+    pruner = Holdout(Listens(), 1.0)
+    for trial, loss in enumerate((5.0, 6.0, 1.0, 0.5)):
+        assert pruner.observe(trial, 0, loss, Plan()) is None
+        pruner.finished(trial, PeerOutcome.COMPLETE)
+    # Of n trials the goal is the place of 1.25 n^(1/3), rounded up: 2 of 1 to 4.
+    assert told == [(1, 1), (2, 2), (2, 3), (2, 4)]
 
 
 def test_a_diverged_trial_is_never_held_out():

@@ -90,21 +90,35 @@ def test_more_errors_keep_more():
     assert depths[0] >= 6
 
 
-def test_a_trial_waits_until_enough_have_come():
-    """At an eighth of the run the first trials are paused, in the last call the best goes first."""
+def test_a_trial_waits_until_all_have_come():
+    """At a sixteenth of the run all are paused, in the last call the best goes first."""
     pruner = pausing()
     for trial in range(12):
         verdict, step = run(pruner, trial, N_STEPS, -float(trial))
         if trial > 4:  # five or fewer trials have no peers to wait for
-            assert (verdict.rule, step) == ("waits", N_STEPS // 8 - 1)
+            assert (verdict.rule, step) == ("waits", N_STEPS // 16 - 1)
             assert "goes on when" in verdict.reason
         pruner.paused(trial)
     paused = dict.fromkeys(range(5, 12), 0.0)
     assert pruner.thaw(paused) is None
     assert pruner.thaw(paused, last_call=True) == 11
     pruner.resumed(11)
-    verdict, step = run(pruner, 11, N_STEPS, -11.0, since=N_STEPS // 8)
-    assert verdict is None or step >= RUNGS[7] * N_STEPS - 1  # not at once again
+    verdict, step = run(pruner, 11, N_STEPS, -11.0, since=N_STEPS // 16)
+    assert verdict is None or step >= RUNGS[5] * N_STEPS - 1  # not at once again
+
+
+def test_the_best_of_many_does_not_wait():
+    """Once COHORT have come, the best 64th goes on at once; the others wait for all."""
+    pruner = pausing()
+    for trial in range(COHORT + 4):
+        verdict, _ = run(pruner, trial, N_STEPS // 8 - 1, -float(trial))
+        if verdict is not None:
+            pruner.paused(trial)
+        assert (verdict is None) == (trial < 5 or trial >= COHORT - 1), trial
+    verdict, _ = run(pruner, COHORT + 4, N_STEPS // 8 - 1, 1.5 - COHORT)
+    assert verdict.rule == "waits"
+    pruner.paused(COHORT + 4)
+    assert pruner.thaw({COHORT + 4: 0.0}) is None
 
 
 def test_what_has_to_be_repeated_is_not_paused_again():
@@ -134,3 +148,27 @@ def test_no_trial_waits_for_ever(n_trials, n_workers):
     assert result.n_seen[best] == 40
     assert np.isfinite(result.ended[result.n_seen == 40]).all()
     assert rule.resume(last_call=True) is None
+
+
+def test_a_rule_that_was_wrong_looks_deeper_and_says_so():
+    """Leaders are looked for further down the more held-out trials ended well, less after others
+    did not; the verdict says the count, and the caution falls back when it is told anew.
+    """
+    pruner = pausing()
+    study = fill(np.tile(np.arange(60.0), (7, 1)))
+    depths = []
+    for n_wrong, n_finished in ((0, 0), (0, 9), (1, 9), (1, 2), (2, 2)):
+        pruner.held_out(n_wrong, n_finished)
+        study.allow(1 + pruner._rule.caution)
+        depths.append(study.place(0).here.depth)
+    assert depths[0] == depths[1] < depths[2] < depths[3] < depths[4]
+    pruner._rungs = study
+    verdict, _ = run(pruner, 60, N_STEPS, 99.0)
+    assert verdict.rule != "waits"
+    said = "instead of 1: stopping was wrong in 2 of 2 held out, 95 %: 16 to 100 %"
+    assert said in verdict.reason
+    assert verdict.numbers["caution"] > 2
+    pruner.held_out(0, 3)
+    verdict, _ = run(pruner, 61, N_STEPS, 99.0)
+    assert "held out" not in verdict.reason
+    assert "caution" not in verdict.numbers
