@@ -125,8 +125,44 @@ def quadratic(generator: torch.Generator) -> Problem:
 PROBLEMS = {"digits": digits, "teacher": teacher, "quadratic": quadratic}
 
 
-def sweep(name: str, kinds: tuple[str, ...], n_trials: int, seed: int) -> pd.DataFrame:
-    """One sweep's validation losses and learning rates, [n_trials x N_EPOCHS], in long format."""
+@dataclass
+class Stack:
+    """Trials that are trained side by side: parameters and velocities [trials, ...] each."""
+
+    problem: Problem
+    parameters: list[torch.Tensor]
+    velocity: list[torch.Tensor]
+    decay: np.ndarray
+
+    def copy(self) -> Stack:
+        """The same trials where they are, to train them otherwise from here."""
+        parameters = [p.detach().clone().requires_grad_() for p in self.parameters]
+        return Stack(self.problem, parameters, [v.clone() for v in self.velocity], self.decay)
+
+    def step(self, rates: np.ndarray, generator: torch.Generator) -> None:
+        """One step of SGD with momentum at rates [trials], on one batch for all."""
+        batch = torch.randint(self.problem.n_train, (BATCH,), generator=generator)
+        loss = self.problem.loss(self.parameters, batch).sum()
+        gradients = torch.autograd.grad(loss, self.parameters)
+        with torch.no_grad():
+            for p, v, g in zip(self.parameters, self.velocity, gradients, strict=True):
+                lanes = (-1,) + (1,) * (p.dim() - 1)
+                v.mul_(0.9).add_(g + torch.tensor(self.decay, dtype=p.dtype).view(lanes) * p)
+                p.sub_(torch.tensor(rates, dtype=p.dtype).view(lanes) * v)
+
+    def validate(self) -> np.ndarray:
+        """Validation losses [trials]."""
+        with torch.no_grad():
+            losses: np.ndarray = (
+                self.problem.loss(self.parameters, self.problem.validation).numpy().copy()
+            )
+        return losses
+
+
+def drawn(
+    name: str, kinds: tuple[str, ...], n_trials: int, seed: int
+) -> tuple[Stack, np.ndarray, np.ndarray, torch.Generator]:
+    """One sweep before its first step, its rates [trials, steps], kinds and generator."""
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
     problem = PROBLEMS[name](generator)
@@ -143,18 +179,18 @@ def sweep(name: str, kinds: tuple[str, ...], n_trials: int, seed: int) -> pd.Dat
         ]
     )
     parameters = [p.requires_grad_() for p in problem.init(n_trials, generator)]
-    velocity = [torch.zeros_like(p) for p in parameters]
+    stack = Stack(problem, parameters, [torch.zeros_like(p) for p in parameters], decay)
+    return stack, rates, kind, generator
+
+
+def sweep(name: str, kinds: tuple[str, ...], n_trials: int, seed: int) -> pd.DataFrame:
+    """One sweep's validation losses and learning rates, [n_trials x N_EPOCHS], in long format."""
+    stack, rates, kind, generator = drawn(name, kinds, n_trials, seed)
     rows = []
-    for step in range(n_steps):
-        batch = torch.randint(problem.n_train, (BATCH,), generator=generator)
-        gradients = torch.autograd.grad(problem.loss(parameters, batch).sum(), parameters)
-        with torch.no_grad():
-            for p, v, g in zip(parameters, velocity, gradients, strict=True):
-                lanes = (-1,) + (1,) * (p.dim() - 1)
-                v.mul_(0.9).add_(g + torch.tensor(decay, dtype=p.dtype).view(lanes) * p)
-                p.sub_(torch.tensor(rates[:, step], dtype=p.dtype).view(lanes) * v)
-            if (step + 1) % STEPS_PER_EPOCH == 0:
-                rows.append(problem.loss(parameters, problem.validation).numpy().copy())
+    for step in range(rates.shape[1]):
+        stack.step(rates[:, step], generator)
+        if (step + 1) % STEPS_PER_EPOCH == 0:
+            rows.append(stack.validate())
     losses = np.array(rows).T
     losses[~np.cumprod(np.isfinite(losses) & (np.abs(losses) < 1e6), axis=1).astype(bool)] = np.nan
     trial, epoch = np.meshgrid(np.arange(n_trials), np.arange(N_EPOCHS), indexing="ij")
