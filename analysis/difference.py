@@ -135,8 +135,11 @@ def identical(sweep: Sweep, trials: Iterable[int] | None = None) -> list[tuple[i
     that are like no other, are in none.
     """
     groups: dict[bytes, list[int]] = {}
-    course = sweep.curves[~sweep.curves["metric"].str.startswith(TERMS)]
-    sweep = replace(sweep, curves=course)
+    terms = [
+        m for m in sweep.curves.get("metric", pd.Series()).unique() if str(m).startswith(TERMS)
+    ]
+    if terms:
+        sweep = replace(sweep, curves=sweep.curves[~sweep.curves["metric"].isin(terms)])
     for trial in sweep.trials.index if trials is None else trials:
         reports = _reports(sweep, int(trial)).sort_index(kind="stable")
         if len(reports):

@@ -80,5 +80,5 @@ def _rest(keys: Sequence[str], setting: Setting, i: int) -> str:
     return ", ".join(
         f"{key}={value_text(value)}"
         for j, (key, value) in enumerate(zip(keys, setting, strict=True))
-        if j != i and not pd.isna(value)
+        if j != i and value is not None and value == value  # NaN is absent too
     )

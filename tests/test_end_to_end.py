@@ -151,12 +151,12 @@ def test_each_ending(sweep: Any, study: Any, tmp_path: Path) -> None:
     """
     ways = [
         "return",
-        "nothing",
         "diverge",
         "raise",
         "exit",
         "kill",
         "os exit",
+        "nothing",
         "report other",
         "report",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 import iolaus
+from iolaus.analysis.report.trial import described
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.run.events import replay_events
 from iolaus.sweeps.study.extending import Length, plan_extension
@@ -74,13 +76,16 @@ def checkpoints(folder: Path) -> list[int]:
     return sorted(int(path.parent.name) for path in folder.glob("*/checkpoints"))
 
 
+END_S = 400  # where other tests take the cores
+
+
 def test_a_thawed_trial_is_the_trial_that_was_not_paused(
     sweep: Any, study: Any, tmp_path: Path
 ) -> None:
     """Paused at a step, thawed when another has finished: curve and result of an undisturbed run,
     no step taken twice, one trial counted once, and its history kept.
     """
-    done = sweep(*options(tmp_path, 4)).ok()
+    done = sweep(*options(tmp_path, 4)).ok(END_S)
     known, folder = study(), tmp_path / "study"
     assert_whole(known, folder, [0, 1, 2, 3])
     assert pq.read_table(folder / "curves").num_rows == 4 * N_STEPS  # each row is written once
@@ -95,7 +100,9 @@ def test_a_thawed_trial_is_the_trial_that_was_not_paused(
         assert record_of(trial).verdict is None
     assert checkpoints(folder) == []
     assert "3 trials paused, 3 thawed (3 of them finished, " in done.out
-    loaded = iolaus.load(folder).trials
+    sweep_of = iolaus.load(folder)
+    loaded, about = sweep_of.trials, described(sweep_of, 1)
+    assert re.fullmatch(r"1, ran from .* s and .* s of the sweep", about["pauses"])
     assert [*loaded["pauses"]] == [0, 1, 1, 1]
     (_, start, before_s), (_, again, after_s) = loaded.loc[1, "stretches"]
     assert 0 <= start < start + before_s < again
@@ -111,7 +118,7 @@ def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
     says, the checkpoints stay, from which `extend` goes on.
     """
     folder, keep = tmp_path / "study", "hydra.sweeper.keep_checkpoints=2"
-    done = sweep(*options(tmp_path, 5, "at=10,file=never"), keep).ok()
+    done = sweep(*options(tmp_path, 5, "at=10,file=never"), keep).ok(END_S)
     assert [t.state.name for t in study().trials] == ["COMPLETE", *["PRUNED"] * 4]
     for trial in study().trials[1:]:
         record = record_of(trial)
@@ -125,7 +132,7 @@ def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
     assert [n for n in checkpoints(folder) if n] == best
     assert "4 trials paused, none thawed." in done.out
     assert f"extend study {best[0]} {best[1]} --steps 3x" in done.out
-    again = sweep(*options(tmp_path, 5, "at=10,n_finished=0"), keep).ok()
+    again = sweep(*options(tmp_path, 5, "at=10,n_finished=0"), keep).ok(END_S)
     assert "nothing was run" in again.out
     plan = plan_extension(
         *(folder, Length(factor=3.0), lambda _place, _factor, found: (found[0], "")),
@@ -162,6 +169,7 @@ def test_a_sweep_that_is_killed_amid_pauses_keeps_them(
     sweep(*given, "step_s=0.01").ok()
     assert_whole(study(), folder, [0, 1, 2, 3])
     assert checkpoints(folder) == []
+    assert len({record_of(trial).run.slot for trial in study().trials}) > 1  # side by side
     paused = [trial for trial in study().trials if record_of(trial).pauses]
     assert all(len(record_of(trial).pauses) == 1 for trial in paused)
 
@@ -229,7 +237,6 @@ def test_the_checkpoints_of_paused_trials_are_bounded(
     assert [taken[n, 1] - 1 for n in (1, 2, 3)] == [int(step == -1) for step in from_steps]
 
 
-END_S = 400  # where other tests take the cores
 TRAINER = (
     *("train.py", "task=digits", "model=mlp", "steps=120", "report_every=5", "eval_every=30"),
     *("keep_best=false", "checkpoint.every_seconds=null", "optim.lr=interval(0.01, 0.1)"),

@@ -156,3 +156,17 @@ def test_a_lane_that_hangs_fails_and_its_neighbours_run_again(sweep: Any, study:
         (cut_off,) = trials[x].user_attrs["interruptions"]
         assert cut_off.startswith("trial 1, which shared its worker, timed out after 2")
         assert trials[x].state is TrialState.COMPLETE
+
+
+def test_a_task_that_returns_and_reports_nothing_is_run_once(sweep: Any, study: Any) -> None:
+    """So would all others: what else runs is put back, and it is said what to return."""
+    run = sweep(
+        *("trouble.py", "do=nothing", "x=interval(0, 1)", "hydra.sweeper.n_trials=6"),
+        "hydra.sweeper.n_jobs=2",
+    ).wait()
+    assert run.code == 1
+    said = "the task returned None and reported no 'loss'; return a number; no other trial is run"
+    assert said in " ".join(run.err.split())
+    states = [trial.state for trial in study().trials]
+    assert states.count(TrialState.FAIL) == 1
+    assert set(states) <= {TrialState.FAIL, TrialState.WAITING}

@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> float:
     else:
         summary = train(run, tell=log.info, keep=keep, folder=folder)
     log.info(summary.conclusion)
-    return summary.final["val_loss"]
+    return summary.result
 
 
 def output_folder() -> Path | None:

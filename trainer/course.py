@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import iolaus
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.types import Intervention
+from iolaus.trainer.early_stopping import EarlyState
 from iolaus.trainer.lengths import Every
 from iolaus.trainer.plateau import LossDriven
 from iolaus.trainer.schedules import corners
@@ -48,10 +49,11 @@ class Summary:
     Measures are of the validation set and, if asked for, the test set; losses are per example.
     seconds: of training, in all processes that trained it, without the pauses between them.
     steps_per_s: of the last of these processes. final: after the last step. best: at the lowest
-    validation loss, after best_step updates. tested: of these weights, empty unless the settings
-    say `test`; of the last ones where none has been validated since they did. kept_step: the
-    updates behind the weights of the lowest smoothed training loss, which are kept; None if nothing
-    was reported.
+    validation loss, after best_step updates. tested: of these weights, or of the run that was
+    trained anew on all examples, empty unless the settings say `test`; of the last ones where none
+    has been validated since they did. kept_step: the updates behind the weights of the lowest
+    smoothed training loss, which are kept; None if nothing was reported. n_params: trained
+    parameters of the model.
     """
 
     n_steps: int
@@ -64,6 +66,13 @@ class Summary:
     tested: dict[str, float]
     kept_step: int | None
     ended: str
+    n_params: int = 0
+    was_stopped_early: bool = False
+
+    @property
+    def result(self) -> float:
+        """What a trial returns: the last validation loss; of a run stopped early the lowest."""
+        return (self.best if self.was_stopped_early else self.final)["val_loss"]
 
     @property
     def conclusion(self) -> str:
@@ -77,7 +86,7 @@ class Summary:
             f"best val_loss {self.best['val_loss']:.4g} at step {self.best_step}  {tested}"
             f"best weights kept from step {self.kept_step}  "
             f"{self.n_steps} steps, {self.examples} examples in {self.seconds:.1f} s "
-            f"({self.steps_per_s:.0f} steps/s)"
+            f"({self.steps_per_s:.0f} steps/s), {self.n_params:,} parameters"
         )
 
 
@@ -114,6 +123,7 @@ class Course:
     running_loss: float | None = None
     blame: Blame | None = None
     earlier: InitVar[Mapping[str, Any] | None] = None
+    early: EarlyState = field(default_factory=EarlyState)
     _plateau: Any = None  # the state of a schedule that looks at the loss
     _first_step: int = field(init=False)  # of this process
 
@@ -127,6 +137,7 @@ class Course:
                 setattr(self, name, earlier.get(name, getattr(self, name)))
             self.tested = dict(earlier.get("tested", {}))
             self.rates = earlier["rates"].numpy()
+            self.early = EarlyState(**earlier["early"])
             if self._plateau is not None:
                 self._plateau = type(self._plateau)(**earlier["plateau"])
             if len(self.rates) != self.run.n_steps:  # it is extended
@@ -140,6 +151,11 @@ class Course:
     def is_over(self) -> bool:
         """Whether no update is left to make."""
         return self.step >= self.run.n_steps or self.ended != "done"
+
+    @property
+    def is_on_all(self) -> bool:
+        """Whether the next update is on training and validation examples together."""
+        return self.early.stopped_step is not None
 
     @property
     def is_last(self) -> bool:
@@ -239,10 +255,12 @@ class Course:
             metrics[self.blame.metric] = 1.0
         metrics |= measured
         if measured:
+            metrics["epoch"] = self.examples / len(self.run.splits.train)
             self.measured = dict(measured)
             if measured["val_loss"] < self.best["val_loss"]:
                 self.best, self.best_step = self.measured, self.step
             self.hooks.tell(self._line(lr, metrics))
+            self.early = self.run.early_stop.next(self.early, self.step, measured)
             if isinstance(self.run.schedule, LossDriven):
                 self._plateau = self.run.schedule.next(
                     self._plateau, _watched(self.run.schedule.watch, measured)
@@ -263,6 +281,8 @@ class Course:
             self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}{why}"
         elif self.hooks.should_stop():
             self.ended = f"stopped by the sweep at step {self.step}"
+        elif (why := self.run.early_stop.ended(self.early, self.step)) is not None:
+            self.ended = why
         return intervention
 
     def comply(self, intervention: Intervention, kept_step: int | None) -> None:
@@ -287,10 +307,13 @@ class Course:
             "seconds": self.seconds + seconds,
             "tested": self.tested,
             "rates": torch.from_numpy(self.rates),
+            "early": asdict(self.early),
             "plateau": None if self._plateau is None else asdict(self._plateau),
         }
 
-    def summary(self, seconds: float, final: dict[str, float], kept: int | None) -> Summary:
+    def summary(
+        self, seconds: float, final: dict[str, float], kept: int | None, n_params: int
+    ) -> Summary:
         """How the run ended. seconds: of this process."""
         return Summary(
             self.step,
@@ -303,6 +326,8 @@ class Course:
             self.tested,
             kept,
             self.ended,
+            n_params,
+            self.early.stopped_step is not None and self.run.early_stop.then != "continue",
         )
 
     def _terms(self, window: NDArray[np.float64]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Batches", "Examples", "Splits", "epoch_order", "longest_run"]
+__all__ = ["Batches", "Examples", "Splits", "epoch_order", "joined", "longest_run"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Examples:
             else self.inputs.to(device)
         )
         return Examples(inputs, self.targets.to(device))
+
+
+def joined(*parts: Examples) -> Examples:
+    """The examples of several sets as one, in their order."""
+    return Examples(torch.cat([p.inputs for p in parts]), torch.cat([p.targets for p in parts]))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "AUGMENTATION",
     "KEY",
     "Stream",
     "StreamDropout",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 KEY = "stream_key"
+AUGMENTATION = 2**30  # the layer whose stream augments examples, beyond those of dropouts
 
 
 class Stream(nn.Module):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,16 +27,26 @@ from iolaus.trainer.checkpoint import (
 )
 from iolaus.trainer.clipping import gradient_norms, total_norm
 from iolaus.trainer.course import Course, Hooks, Summary
-from iolaus.trainer.data import Batches, Examples
+from iolaus.trainer.data import Batches, Examples, joined
 from iolaus.trainer.deterministic import checksum, deterministic
-from iolaus.trainer.dropout import own_streams, set_streams, streams
+from iolaus.trainer.dropout import (
+    AUGMENTATION,
+    hashed_uniform,
+    own_streams,
+    set_streams,
+    streams,
+)
+from iolaus.trainer.early_stopping import EarlyStopping
+from iolaus.trainer.lengths import Every
 from iolaus.trainer.optim import build_optimizer, load_moments, set_lr
-from iolaus.trainer.settings import PRECISIONS, Settings
+from iolaus.trainer.settings import PRECISIONS, CheckpointSettings, Settings
+from iolaus.trainer.tasks.base import Task
 from iolaus.trainer.terms import MAIN, Blame, Weights, blamed, weights_at
 
 __all__ = [
     "State",
     "Update",
+    "augmented",
     "autocast",
     "evaluate",
     "float_type",
@@ -47,6 +57,7 @@ __all__ = [
     "start",
     "train",
     "update",
+    "with_l1",
 ]
 
 
@@ -146,6 +157,7 @@ def train(
         )
         dropouts = streams(state.model)
         batches = Batches(train_set, run.seed, run.shuffle_buffer)
+        n_params = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
         hooks = Hooks(
             tell, report, should_stop, plan, ask_intervention, get_checkpoint, should_checkpoint
         )
@@ -159,6 +171,7 @@ def train(
         earlier = kept.window.numpy() if kept else np.empty((0, n_columns))
         begun = {"first_weights": checksum(state.model)} if run.deterministic and not kept else {}
         window: list[Update] = []
+        is_on_all = False
         saves = Saves(run, folder, hooks)
         del kept  # as large as the run itself
 
@@ -175,7 +188,11 @@ def train(
 
         while not course.is_over:
             set_streams(dropouts, run.seed, course.step)
+            if course.is_on_all and not is_on_all:
+                batches, is_on_all = Batches(joined(train_set, val_set), run.seed), True
             batch = batches.at(course.examples, course.size)
+            if run.task.n_draws:
+                batch = augmented(run.task, batch, torch.tensor([run.seed, course.step]))
             weights = weights_at(run.loss.terms, course.step)
             window.append(update(run, state, batch, course.lr, weights, course.step + 1))
             course.blame = course.blame or window[-1].blame
@@ -206,7 +223,51 @@ def train(
         final = course.measured if is_measured else evaluate(run, state.model, val_set)
         if run.test and not course.tested:
             course.tested = evaluate(run, state.model, test_set, "test")
-        return course.summary(time.perf_counter() - began, final, best_weights.step)
+        seconds = time.perf_counter() - began
+    if (again := again_on_all(run, course)) is not None:
+        kept_again = None if keep is None else keep.with_name("retrained.pt")
+        course.tested = retrained(again, tell, should_stop, kept_again)
+    return course.summary(seconds, final, best_weights.step, n_params)
+
+
+def again_on_all(run: Settings, course: Course) -> Settings | None:
+    """The run on training and validation examples that follows one stopped early; None for none.
+
+    Its validation set is one of these now, and says nothing of examples that were not seen.
+    """
+    splits, n_train = run.splits, len(run.splits.train)
+    n_steps = run.early_stop.n_steps_again(course.early, n_train, n_train + len(splits.val))
+    if n_steps is None or not course.ended.startswith("stopped early"):
+        return None
+    return replace(
+        run,
+        splits=replace(splits, train=joined(splits.train, splits.val)),
+        n_steps=n_steps,
+        eval_every=Every(n_steps),
+        early_stop=EarlyStopping(),
+        checkpoint=CheckpointSettings(every_seconds=None, at_end=False),
+        resume=None,
+    )
+
+
+def retrained(
+    run: Settings, tell: Callable[[str], None], should_stop: Callable[[], bool], keep: Path | None
+) -> dict[str, float]:
+    """Train the run of `again_on_all`, unreported; returns its measures on the test set."""
+    tell(f"training anew on all {len(run.splits.train):,} examples, for {run.n_steps:,} steps")
+    nothing = Hooks(report=lambda *_, **__: None, plan=lambda *_: None)
+    summary = train(
+        run,
+        report=nothing.report,
+        should_stop=should_stop,
+        plan=nothing.plan,
+        ask_intervention=lambda: None,
+        keep=keep,
+        get_checkpoint=lambda: None,
+        should_checkpoint=lambda: False,
+    )
+    tell(f"trained anew: {summary.conclusion}")
+    return summary.tested
 
 
 def update(
@@ -253,6 +314,8 @@ def update(
         # their common mean.
         sign = torch.sign(mean_loss - run.loss.flood)
         grads = [grad * sign for grad in grads]
+    if run.loss.l1:
+        grads = with_l1([param.detach() for param in params], grads, run.loss.l1)
     norms = gradient_norms(grads)
     norm, blame = total_norm(norms), None
     # A gradient scaler meets infinity as a matter of course, and leaves the update out.
@@ -290,6 +353,22 @@ def scores(
         }
     model.train(was_training)
     return found
+
+
+def augmented(task: Task, batch: Examples, key: Tensor) -> Examples:
+    """A training batch as the task augments it in one step. key: (seed, step), int64 [2]."""
+    n = len(batch)
+    key = key.to(batch.targets.device)
+    uniform = hashed_uniform(key, AUGMENTATION, n * task.n_draws).view(n, task.n_draws)
+    return task.augment(batch, uniform)
+
+
+def with_l1(params: Sequence[Tensor], grads: Sequence[Tensor], l1: Tensor | float) -> list[Tensor]:
+    """Gradients with that of `l1` times the sum of the weights' absolute values; not of vectors."""
+    return [
+        grad + l1 * torch.sign(param) if param.ndim >= 2 else grad
+        for param, grad in zip(params, grads, strict=True)
+    ]
 
 
 def evaluate(

@@ -17,6 +17,7 @@ KINDS: Mapping[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
 }
 
 
@@ -24,9 +25,9 @@ KINDS: Mapping[str, type[torch.optim.Optimizer]] = {
 class OptimSettings:
     """What conf/optim/ says.
 
-    kind: sgd, adam or adamw. lr: the top rate, which the schedule shapes. settings: the optimizer's
-    own, under torch's names (momentum, nesterov, eps ...), but for Adam's betas, which are two
-    settings, beta1 and beta2.
+    kind: sgd, adam, adamw or rmsprop. lr: the top rate, which the schedule shapes. settings: the
+    optimizer's own, under torch's names (momentum, nesterov, eps ...), but for Adam's betas, which
+    are two settings, beta1 and beta2.
     weight_decay: for weights of two or more dimensions; for biases and norms too with
     decay_vectors.
     groups: mappings {params, lr_scale, weight_decay}: parameters whose name matches the pattern

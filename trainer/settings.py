@@ -17,6 +17,7 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.build import build
 from iolaus.trainer.clipping import Clipping
 from iolaus.trainer.data import Splits
+from iolaus.trainer.early_stopping import EarlyStopping
 from iolaus.trainer.lengths import (
     BatchSizes,
     Every,
@@ -56,7 +57,9 @@ class LossSettings:
     """How the losses of a batch's examples become the one number whose gradient is taken.
 
     reduction: "mean" or "sum". flood: the mean loss is kept near this level by climbing where it is
-    below (Ishida et al., arXiv 2002.08709); None for no flooding. running_decay: report
+    below (Ishida et al., arXiv 2002.08709); None for no flooding. l1: so many times the sum of the
+    absolute values of all weights of two or more dimensions is added (Tibshirani, JRSS B 58, 1996);
+    reported losses are without it. running_decay: report
     `running_loss` too, in which what came before counts so much at each step (TextSum: 0.999), at
     most running_cap (TextSum: 12); None for neither. terms: the extra terms that are not left out,
     by name.
@@ -64,6 +67,7 @@ class LossSettings:
 
     reduction: str = "mean"
     flood: float | None = None
+    l1: float = 0.0
     running_decay: float | None = None
     running_cap: float | None = None
     terms: Mapping[str, TermSettings] = field(default_factory=dict)
@@ -75,6 +79,8 @@ class LossSettings:
             raise ValueError(
                 f"loss.flood must be from 0 up, or null for no flooding; got {self.flood}"
             )
+        if not 0 <= self.l1 < math.inf:
+            raise ValueError(f"loss.l1 must be finite and from 0 up; got {self.l1}")
         if self.running_decay is not None and not 0 <= self.running_decay < 1:
             raise ValueError(
                 "loss.running_decay must be from 0 up and below 1, or null for no running loss; "
@@ -152,6 +158,7 @@ class Settings:
     norms_each_step_until: int
     eval_every: Every
     test: bool
+    early_stop: EarlyStopping
     checkpoint: CheckpointSettings
     resume: Path | None
     init_checkpoint: Path | None
@@ -245,6 +252,7 @@ def _read(node: Mapping[str, Any]) -> Settings:
         norms_each_step_until=_norms_until(node["norms_each_step_until"], sizes, n_train),
         eval_every=every(node["eval_every"], "eval_every", sizes, n_train),
         test=bool(node["test"]),
+        early_stop=EarlyStopping(**node["early_stop"]),
         checkpoint=_checkpoint(node["checkpoint"], sizes, n_train),
         resume=resume,
         init_checkpoint=init_checkpoint,

@@ -58,7 +58,8 @@ TRIAL_COLUMNS = {
     ),
     "pauses": np.int64,
     **dict.fromkeys(
-        ("verdict_step", "held_out_step", "slot", "started_s", "device_seconds"), np.float64
+        ("fix_of", "verdict_step", "held_out_step", "slot", "started_s", "device_seconds"),
+        np.float64,
     ),
 }
 
@@ -79,7 +80,8 @@ class Sweep:
         tells it from the fingerprints
         of the other trials, "" if all are the same), examples (last
         reported; NaN if never), n_steps and lr_plan (what it had planned: updates, and corners
-        [step, rate]; missing if it did not say), verdict, verdict_rule and verdict_step (if a rule
+        [step, rate]; missing if it did not say), fix_of (the
+        trial whose suggested fix it is), verdict, verdict_rule and verdict_step (if a rule
         ended it), held_out_step (where the pruner would have ended a trial that a holdout let run
         on), slot, started_s (seconds since the sweep's first start), device_seconds (its seconds on
         a slot), pauses (how often it was paused) and stretches (where one that was has run: slot,
@@ -448,6 +450,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "fingerprint": str(ran_in.get("fingerprint", "")),
         "n_steps": record.plan.n_steps,
         "lr_plan": [list(corner) for corner in record.plan.lr] or None,
+        "fix_of": record.fix_of,
         "verdict_step": None if verdict is None else verdict.step,
         "held_out_step": record.held_out_step,
         "verdict": "" if verdict is None else verdict.reason,

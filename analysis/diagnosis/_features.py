@@ -44,6 +44,8 @@ STEP_FIELDS = (
 )
 WARMED_TIMES = 2.0  # a rate that has risen by less is constant
 FLOOR_GAP = 0.25  # of the fall of the training loss
+WORSE_GAP = 0.05  # of the room, by which training ends above validation to be worth a remark
+EPOCH_NEAR = 0.05  # a period this near to that of the epochs is theirs
 N_REPORTS_VALIDATION = 3
 # A parameter whose gradient never is this share of the largest one is dead from the start.
 NEVER_SHARE = 1e-6
@@ -94,7 +96,8 @@ class Features:
     validation: its signals, None if it is not reported; loss_then: the training loss when
     validation was best.
     never_alive: a parameter whose gradient is about 0 from the first report on, "" for none.
-    rates: the learning rate (steps, values), None if unknown. clipped: mean share of clipped steps,
+    rates: the learning rate (steps, values), None if unknown. epoch_steps: steps in which the
+    training examples are seen once, NaN if unknown. clipped: mean share of clipped steps,
     NaN if unknown.
     metric: what the training loss was reported as. sign, validation_sign: -1 if that metric, or the
     validation's, is maximised.
@@ -114,6 +117,7 @@ class Features:
     explosion: Explosion | None = None
     not_finite: NotFinite | None = None
     rates: Curve | None = None
+    epoch_steps: float = math.nan
     clipped: float = math.nan
     usual_norm: float = math.nan
     never_alive: str = ""
@@ -165,8 +169,10 @@ class Features:
 
     @property
     def is_spent(self) -> bool:
-        """Whether the learning rate is as good as gone before half of the run."""
-        return self.spent_at(self.before + 0.5 * max(self.elapsed(self.n_steps), 1.0))
+        """Whether the learning rate is as good as gone before half of the run, and stays so."""
+        half = self.before + 0.5 * max(self.elapsed(self.n_steps), 1.0)
+        steps = self.rates[0] if self.rates is not None else np.empty(0)
+        return all(map(self.spent_at, (half, *steps[steps > half])))
 
     @property
     def noise(self) -> float:
@@ -204,6 +210,34 @@ class Features:
             return False
         gap = s.level - v.level
         return bool(gap > FLOOR_GAP * self.fall > 0 and gap > 4 * (v.noise + self.noise))
+
+    @property
+    def trains_worse(self) -> bool:
+        """Whether training ends worse than validation, by a part of the room and beyond noise."""
+        v, s = self.validation, self.signals
+        if (
+            v is None
+            or s is None
+            or v.n_reports < N_REPORTS_VALIDATION
+            or v.diverged_at is not None
+            or self.sign != self.validation_sign
+        ):
+            return False
+        gap = s.level - v.level
+        return bool(gap > WORSE_GAP * self.room > 0 and gap > 4 * (v.noise + self.noise))
+
+    @property
+    def swings_with_epochs(self) -> bool:
+        """Whether the loss goes up and down once in each pass through the training examples.
+
+        As near as reports, which lie apart, can tell.
+        """
+        period = self.signals.period_steps if self.signals is not None else None
+        if period is None or math.isnan(self.epoch_steps):
+            return False
+        gap = float(np.median(np.diff(self.steps)))
+        near = max(EPOCH_NEAR * self.epoch_steps, min(gap, 2 * EPOCH_NEAR * self.epoch_steps))
+        return abs(period - self.epoch_steps) <= near
 
     def own(self, loss: float) -> float:
         """A level or slope of the training loss as its metric has it; 0 has no sign."""
@@ -372,9 +406,10 @@ def gather(sweep: Sweep) -> dict[int, Features]:
     terms = _not_finite(sweep.curves)
     plans = {number: (line[:, 0], line[:, 1]) for number, line in planned_rates(sweep).items()}
     rates, clipped = {**plans, **curves_of(sweep.curves, "lr")}, curves_of(sweep.curves, "clipped")
+    epochs = curves_of(sweep.curves, "epoch")
     return {
         int(number): replace(
-            _features(int(number), row, training, validation, floor, norms, rates, clipped),
+            _features(int(number), row, training, validation, floor, norms, rates, clipped, epochs),
             not_finite=terms.get(int(number)),
         )
         for number, row in zip(sweep.trials.index, sweep.trials.to_dict("records"), strict=True)
@@ -383,7 +418,8 @@ def gather(sweep: Sweep) -> dict[int, Features]:
 
 def _not_finite(curves: pd.DataFrame) -> dict[int, NotFinite]:
     """The first term of each trial that was reported as not_finite/TERM/PARAMETER."""
-    rows = curves[curves["metric"].str.startswith("not_finite/")].sort_values("step")
+    names = [m for m in curves["metric"].unique() if str(m).startswith("not_finite/")]
+    rows = curves[curves["metric"].isin(names)].sort_values("step")
     found: dict[int, NotFinite] = {}
     for trial, step, metric in zip(rows["trial"], rows["step"], rows["metric"], strict=True):
         _, term, parameter = str(metric).split("/", 2)
@@ -400,6 +436,7 @@ def _features(
     norms: Mapping[int, Mapping[str, Curve]],
     rates: Mapping[int, Curve],
     clipped: Mapping[int, Curve],
+    epochs: Mapping[int, Curve],
 ) -> Features:
     nothing: Curve = (np.empty(0), np.empty(0))
     steps, values = training.curves.get(number, nothing)
@@ -431,6 +468,7 @@ def _features(
         else math.nan,
         explosion=exploded,
         rates=rates.get(number),
+        epoch_steps=_epoch_steps(epochs.get(number)),
         clipped=float(np.mean(clipped[number][1])) if number in clipped else math.nan,
         usual_norm=_usual_norm(own_norms, exploded),
         never_alive=_never_alive(own_norms),
@@ -530,6 +568,13 @@ class _Floor:
     def at(self, step: float) -> float:
         i = int(np.searchsorted(self._steps, step, side="right"))
         return float(self._lows[i - 1]) if i else math.nan
+
+
+def _epoch_steps(epochs: Curve | None) -> float:
+    """Steps per epoch of a curve of epochs (whole or not), NaN if there are fewer than two."""
+    if epochs is None or len(epochs[0]) < 2 or not epochs[1][-1] > epochs[1][0]:
+        return math.nan
+    return float((epochs[0][-1] - epochs[0][0]) / (epochs[1][-1] - epochs[1][0]))
 
 
 def _level_at(steps: Array, values: Array, step: float) -> float:

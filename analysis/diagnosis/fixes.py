@@ -61,6 +61,10 @@ TRAINING_EXAMPLES = (
 INITIAL_WEIGHTS = (
     "look at the initial weights and the inputs: it never began to learn, and the rate is usual"
 )
+SHUFFLE = (
+    "shuffle the training examples anew in each epoch: the loss swings with their order, not with "
+    "the rate"
+)
 MASK = (
     "mask what the loss term {term} must not see before the logarithm, division or softmax, not "
     "after, or leave the term out (weight null): no rate helps, nor a weight of 0, since 0 times "
@@ -119,10 +123,21 @@ class ConfigKeys:
         Searched ones first.
         """
         for name in NAMES[role]:
-            keys = [key for key in self.values if key.lstrip("+").rpartition(".")[2] == name]
+            keys = [
+                key
+                for key in self.values
+                if key.lstrip("+").rpartition(".")[2] == name and not self._is_idle(key)
+            ]
             if keys:
                 return min(keys, key=lambda key: (key not in self.searched, key.count("."), key))
         return None
+
+    def _is_idle(self, key: str) -> bool:
+        """Whether the run does not use a setting, or it is another's of the same name."""
+        if not self.has_trainer:
+            return False
+        has_own_rates = self.choices.get("schedule") == "staged"
+        return key == "schedule.threshold" or (key == "optim.lr" and has_own_rates)
 
     def number(self, role: str) -> float:
         """A setting's value by its role; NaN if there is none, or it is no number."""
@@ -228,6 +243,8 @@ def suggested_fix(diagnosis: Diagnosis, features: Features, keys: ConfigKeys) ->
             if math.isnan(keys.towards_good) and _has_not_moved(features):
                 return replace(raised, advice=f"{raised.advice}; {IF_NOT}")
             return raised
+        case "oscillating" if features.swings_with_epochs:
+            return _shuffled(keys)
         case "fast_then_flat" | "oscillating" | "stalled":
             if features.is_spent:
                 return _slower_decay(features, keys)
@@ -362,6 +379,8 @@ def _lower_late(features: Features, keys: ConfigKeys) -> Fix:
 
     Where the rate decays so far already, a lower rate.
     """
+    if features.warms_up:  # there is no decay yet that could be a faster one
+        return _other_rate(keys, up=False)
     words = "lower the rate late in the run: a faster decay"
     if keys.has_trainer and keys.choices.get("schedule") == "constant":
         return Fix({"schedule": "cosine"}, words)
@@ -422,6 +441,13 @@ def _to_the_end(features: Features, keys: ConfigKeys) -> dict[str, Any]:
     if isinstance(keys.values[key], str):
         return {key: "1 rest"} if keys.has_trainer else {}
     return {key: int(features.n_steps)}
+
+
+def _shuffled(keys: ConfigKeys) -> Fix:
+    """Another order in each epoch, for a loss that swings with the order of its examples."""
+    key = "batch.shuffle_buffer"
+    has_buffer = keys.has_trainer and keys.values.get(key) is not None
+    return Fix({key: None} if has_buffer else {}, SHUFFLE)
 
 
 def _regularised(diagnosis: Diagnosis, keys: ConfigKeys) -> Fix:

@@ -167,7 +167,7 @@ def _in_space(
         ):
             continue
         value = params[key] if key in params else _of_best(sweep, key)
-        if value is None:
+        if value is None and key not in changes:
             continue  # nobody has it: the sampler's business
         known, is_inside = _as_searched(sweep.space[key], value)
         setting[key] = known
@@ -182,8 +182,10 @@ def _as_searched(signature: Mapping[str, Any], value: Any) -> tuple[Any, bool]:
         json.dumps({k: v for k, v in signature.items() if k != "when"})
     )
     if isinstance(distribution, CategoricalDistribution):
-        choice = next((c for c in distribution.choices if c == value or str(c) == str(value)), None)
-        return (value, False) if choice is None else (choice, True)
+        if value == "null" and None in distribution.choices:
+            value = None  # as a table of trials has it
+        same = [c for c in distribution.choices if c == value or str(c) == str(value)]
+        return (same[0], True) if same else (value, False)
     try:
         known = type(distribution.low)(value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):

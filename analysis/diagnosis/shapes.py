@@ -8,7 +8,7 @@ training to the lowest level that any trial of the sweep reached (alone, to the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ GAIN = 0.05  # what another doubling of the steps must promise for a loss to be 
 SLOW = 0.5  # what the best had fallen by this step that a falling loss must have, not to be slow
 REBOUND = 0.1  # of its own fall, climbed back
 GAP = 0.15  # of the fall of the training loss, between it and validation once both are stable
+CLIMB = 0.25  # of that gap, by which validation has climbed since its best
 SWING = 0.04  # amplitude of an oscillation
 # Fewer may be a bend, such as that of a batch that changes in the middle.
 LEAST_PERIODS = 3.5
@@ -98,11 +99,22 @@ def diagnose_curve(features: Features) -> Diagnosis:
         reports = f"only {n} finite report{'s' if n > 1 else ''}" if n else "no finite report"
         return Diagnosis("broken", f"{reports}: {features.ended or 'no curve to judge'}")
     rules = (_diverged, _died, _exploded, _collapsed, _overfitting, _rebound, _oscillating, _flat)
-    for rule in rules:
-        found = rule(features, s)
-        if found is not None:
-            return found
-    return _falling(features, s)
+    found = next(filter(None, (rule(features, s) for rule in rules)), None)
+    return _with_remark(found or _falling(features, s), features, s)
+
+
+def _with_remark(found: Diagnosis, features: Features, s: Signals) -> Diagnosis:
+    """The diagnosis, saying so where training ends worse than validation."""
+    v = features.validation
+    is_said = features.has_a_floor and found.shape in WELL
+    if v is None or is_said or found.shape in ("exploded", "died") or not features.trains_worse:
+        return found
+    return replace(
+        found,
+        reason=f"{found.reason}; training ends at {features.own(s.level):.4g}, worse than "
+        f"validation at {features.validation_sign * v.level:.4g}: dropout, augmentation or wrong "
+        "labels in training, or the two are not measured alike",
+    )
 
 
 def _way(word: str, sign: float) -> str:
@@ -248,10 +260,10 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
         return None
     validation_fall = features.validation_start - v.best
     best, level = features.validation_sign * v.best, features.validation_sign * v.level
-    if (
-        v.rebound > max(REBOUND * validation_fall, NEAR * features.room)
-        and s.level < features.loss_then
-    ):
+    gap = v.level - s.level
+    is_large = v.rebound > max(REBOUND * validation_fall, NEAR * features.room)
+    is_much_of_gap = gap > NEAR * features.room and v.rebound > max(CLIMB * gap, 6 * v.noise)
+    if (is_large or is_much_of_gap) and s.level < features.loss_then:
         reason = (
             f"validation is best, {best:.4g}, at step {v.best_step} and "
             f"{_way('climbs', features.validation_sign)} to "
@@ -260,7 +272,6 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
             f"{features.own(s.level):.4g}"
         )
         return Diagnosis("overfitting", reason, v.best_step)
-    gap = v.level - s.level
     is_stable = (
         not v.trend_high < 0 or -v.trend * _next_doubling(features, v) < GAIN * validation_fall
     )
@@ -303,6 +314,8 @@ def _oscillating(features: Features, s: Signals) -> Diagnosis | None:
         f"the {features.metric} swings by {s.amplitude:.3g} up and down with a period of "
         f"{s.period_steps:.0f} steps"
     )
+    if features.swings_with_epochs:
+        reason += f", which is one epoch ({features.epoch_steps:.0f} steps): the examples' order"
     return Diagnosis("oscillating", f"{reason}, around {features.own(s.level):.4g} at the end")
 
 
@@ -325,7 +338,8 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
         f"flat at {features.own(s.level):.4g} since step {since:.0f} of {features.n_steps}, noise "
         f"{features.noise:.2g}"
     )
-    if features.fall <= HARDLY * features.room or features.room <= 4 * features.noise:
+    is_high = features.fall <= HARDLY * features.room or features.room <= 4 * features.noise
+    if is_high and not features.has_a_floor:
         return Diagnosis("underfitting", f"{at}: {_hardly(features)}", since)
     share = features.rate_share(since)
     rate = "" if math.isnan(share) else f" with {share:.0%} of the highest rate"
@@ -338,7 +352,7 @@ def _flat(features: Features, s: Signals) -> Diagnosis | None:
             f"{at}, above validation at {val:.4g}: what is left is in its examples",
             since,
         )
-    if not math.isnan(features.lowest) and left <= max(NEAR * features.room, 2 * s.noise):
+    if not math.isnan(features.lowest) and left <= max(NEAR * features.room, 2 * features.noise):
         place = (
             f"{left:.2g} {_way('above', features.sign)} the {_way('lowest', features.sign)} of the "
             "sweep"

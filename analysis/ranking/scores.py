@@ -59,7 +59,9 @@ class Scores:
 def _verdict(ranking: Ranking) -> str:
     n = int(ranking.table["tier"].notna().sum())
     if n < 2:
-        return "fewer than two settings have completed."
+        noise = f"; one run has a noise of {ranking.noise:.3g} between seeds"
+        known = noise if ranking.is_repeated and np.isfinite(ranking.noise) else ""
+        return f"fewer than two settings have completed{known}."
     values = ranking.table.loc[ranking.table["tier"].notna(), "objective"].astype(float)
     spread = float(values.max() - values.min())
     between = f"they lie within {spread:.3g}"

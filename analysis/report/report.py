@@ -22,11 +22,13 @@ from iolaus.analysis.diagnosis.explosions import explosions
 from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
+from iolaus.analysis.diagnosis.tried_fixes import tried_fixes, tried_sentences
 from iolaus.analysis.figures.map import N_CHOICES
 from iolaus.analysis.importance import CHANCE, importance, in_words, interactions, shares
 from iolaus.analysis.ranking.level import objective_source
 from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import Ranking, rank
+from iolaus.analysis.ranking.scores import end_scores, scores
 from iolaus.analysis.replay.holdout import pruning
 from iolaus.analysis.report import summary as words
 from iolaus.analysis.report._document import (
@@ -108,7 +110,9 @@ def report(
     sections = [
         _curves(sweep, ranking, diagnosis),
         _ranking(sweep, ranking),
+        _scores(sweep),
         _shapes(sweep, diagnosis),
+        _tried(sweep, ranking, diagnosis),
         _next(sweep, diagnosis),
         _parameters(sweep, ranking, diagnosis),
         _schedules(sweep, ranking, diagnosis),
@@ -181,6 +185,35 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     tables = [Table(completed_ones, frame), Table(unbeaten, front)]
     more = ranking.sentences()[1:]
     return Section("Ranking", [picture, *([Items(more)] if more else []), *tables])
+
+
+def _scores(sweep: Sweep) -> Section:
+    """What was measured once, at the end of every trial."""
+    names = end_scores(sweep)
+    if not names:
+        return Section("Scores", [])
+    found = scores(sweep, names)
+    about = list(varied(sweep.trials))
+    short = short_names(about)
+    called = {
+        int(row["setting"]): " ".join(
+            f"{short[key]}={row[key]}" for key in about if key in row and not pd.isna(row[key])
+        )
+        or str(row["setting"])
+        for row in found.table.to_dict("records")
+    }
+    picture = Picture(
+        "scores",
+        "Each score of the completed settings: a grey dot per seed, the mean with its 95 % "
+        "interval in blue.",
+        lambda figure: figures.draw_scores(figure, sweep, found, called),
+        (10.0, 1.2 + 0.3 * min(len(found.table), figures.ranking.N_SHOWN)),
+    )
+    table = Table(
+        "Mean over the seeds, half its 95 % interval (±) and tier, of each score",
+        found.table.rename(columns=short),
+    )
+    return Section("Scores", [picture, Items(found.sentences()), table])
 
 
 def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
@@ -270,6 +303,11 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     )
     blocks: list[Block] = [picture] if lines_of(sweep, sweep.metric) else []
     blocks += [Table("How the trials converged", summary)]
+    key = figures.choice_to_show(sweep)
+    if key is not None:
+        draw = lambda figure: figures.draw_shapes_by(figure.subplots(), sweep, diagnosis, key)  # noqa: E731
+        height = 1.5 + 0.28 * sweep.trials[f"params.{key}"].nunique()
+        blocks.append(Picture("shapes_by", f"Which shapes each {key} led to.", draw, (7.5, height)))
     where = shares(sweep, diagnosis)["sentence"].tolist()
     blocks += (
         ["Where in the search space (the best rule of one or two parameters for each shape):"]
@@ -288,6 +326,28 @@ def _counted(advice: pd.Series) -> str:
     counts = advice[advice != ""].value_counts()
     return "; ".join(
         f"{text} ({n})" if len(counts) > 1 else str(text) for text, n in counts.items()
+    )
+
+
+def _tried(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
+    tried = tried_fixes(sweep, diagnosis)
+    if tried.empty:
+        return Section("Fixes that were run", [])
+    draw = lambda figure: figures.draw_fixes(figure.subplots(), tried, ranking.of)  # noqa: E731
+    picture = Picture(
+        "fixes",
+        "The mean objective of each setting with a problem, and of the same with its fix.",
+        draw,
+        (8.0, 1.3 + 0.28 * len(tried)),
+    )
+    shown = tried.drop(columns="is_better").rename(columns={"low": "95 % low", "high": "95 % high"})
+    return Section(
+        "Fixes that were run",
+        [
+            Items(tried_sentences(tried)),
+            picture,
+            Table("Each fix; intervals of after - before", shown),
+        ],
     )
 
 

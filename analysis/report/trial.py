@@ -48,6 +48,7 @@ def described(sweep: Sweep, trial: int) -> pd.Series:
             "ran_with",
         ]
     )
+    ended["pauses"] = _pauses_of(own)
     ended["lint"] = "; ".join(sweep.findings.get(trial, ()))
     found: dict[Any, Any] = table.to_dict("index").get(trial, {})
     numbers: dict[Any, Any] = (
@@ -59,3 +60,12 @@ def described(sweep: Sweep, trial: int) -> pd.Series:
         where[str(name)] = f"{validation['value'].iloc[-1]:.4g}"
     about: dict[Any, Any] = {**params, **dict(ended.items()), **where, **found, **numbers}
     return pd.Series(about, dtype="object")
+
+
+def _pauses_of(own: pd.Series) -> str:
+    """How often a trial was paused, and when it ran; "" for one that was not."""
+    stretches = own.get("stretches")
+    if not isinstance(stretches, list):
+        return ""
+    ran = " and ".join(f"{start:.1f} to {start + length:.1f} s" for _, start, length in stretches)
+    return f"{own['pauses']}, ran from {ran} of the sweep"

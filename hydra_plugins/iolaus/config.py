@@ -135,6 +135,7 @@ class IolausSweeperConf:
     metric_goal: str | None = None
     objective: str | None = None
     report: str | None = "html"
+    log_to: list[str] = field(default_factory=list)
     # As sweeper configs of before hydra-optuna-sweeper 1.2 have it: read as params.
     search_space: dict[str, Any] | None = None
     # Old names, read for one release more: lint, holdout_fraction and n_interventions.

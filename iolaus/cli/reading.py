@@ -161,11 +161,14 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Which settings are truly better, in tiers of those that tie."""
+    from iolaus.analysis.data.sweep import is_sweep
     from iolaus.analysis.ranking import pareto as fronts
     from iolaus.analysis.ranking.rank import rank as ranked
     from iolaus.analysis.ranking.scores import scores
 
-    sweep = _loaded(folder, metric or (by[0] if by else None), direction, step, run)
+    if by and metric is None and not is_sweep(folder):
+        metric = by[0]  # a table of several scores asks which to watch
+    sweep = _loaded(folder, metric, direction, step, run)
     if by:
         several = scores(sweep, by, _noise(noise, by))
         if as_json:

@@ -14,15 +14,17 @@ import typer
 from iolaus.cli.options import AsJson, Folder, needs
 from iolaus.cli.output import print_json
 from iolaus.sweeps.errors import BadInputError, SweepError
+from iolaus.sweeps.text import counted
 
 if TYPE_CHECKING:
     from iolaus.sweeps.study.preview import Preview
 
-__all__ = ["extend", "preview", "retry", "status", "stop", "wait"]
+__all__ = ["extend", "log", "preview", "retry", "status", "stop", "wait"]
 
 # Exit codes of `wait`, beside 0; the last is that of the command timeout.
 OTHERWISE, TIMED_OUT = 3, 124
 POLL_S = 1.0
+FOLLOW_S = 2.0  # how often `log --follow` looks for trials that have ended
 
 
 def status(folder: Folder, as_json: AsJson = False) -> None:
@@ -259,6 +261,41 @@ def stop(
         print(f"Asked to end; somebody still runs it after {timeout:g} s.")
     if not is_over:
         raise typer.Exit(TIMED_OUT)
+
+
+@needs("analysis")
+def log(
+    folder: Folder,
+    to: Annotated[list[str], typer.Option(help="csv, mlflow, tensorboard or wandb; several times")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="until the sweep that runs there is over")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a sweep's trials to an experiment tracker, each as a run of its own.
+
+    Those that have ended and that the tracker does not have yet. Exit code 1 if it refuses any.
+    """
+    from iolaus.integrations.loggers import log_trials, made
+    from iolaus.sweeps.study.folder import read_study
+    from iolaus.sweeps.study.stopping import is_driven
+
+    loggers = made(to, folder)
+    written, refused = dict.fromkeys(to, 0), set[tuple[str, int]]()
+    while True:
+        # Asked first: a trial that ends meanwhile is seen.
+        is_last = not (follow and is_driven(folder, read_study(folder)))
+        for name, n in log_trials(folder, loggers, refused).items():
+            written[name] += n
+        if is_last:
+            break
+        time.sleep(FOLLOW_S)
+    if as_json:
+        print_json(written)
+    else:
+        print(", ".join(f"{name}: {counted(n, 'run')} written" for name, n in written.items()))
+    if refused:
+        raise typer.Exit(1)
 
 
 def wait(

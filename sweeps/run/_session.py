@@ -123,6 +123,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
         version=here["packages"].get("hydra-iolaus", ""),
         started=here["started"],
         may_get_more=study.leases is not None or study.may_thaw,
+        n_paused=len(study.paused) if study.may_thaw else 0,
     )
     return Records(
         setup.folder,

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from optuna.trial import TrialState
+
 from iolaus.sweeps.checkpoints import forget, keep_newest
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
@@ -188,6 +190,7 @@ class Driver:
         self._scheduler = s.Scheduler(
             *(len(workers.specs), study.n_to_ask, rules.max_failure_rate),
             may_get_more=study.leases is not None or study.may_thaw,
+            n_paused=len(study.paused) if study.may_thaw else 0,
         )
         self._n_interrupts = 0
         self._is_saving = False
@@ -600,6 +603,8 @@ class Driver:
             self._study.bound_checkpoints(self._rules.paused_bytes, self._forget)
         if self._n_recorded == 0 and outcome.ending is Ending.COMPLETED:
             self._warn_if_not_judged(trial)
+        if self._n_recorded == 0:
+            self._stop_if_in_vain(trial, outcome)
         self._n_recorded += 1
         run.outcome = run.outcome or outcome
         self._watcher.ended(trial, outcome)
@@ -607,6 +612,18 @@ class Driver:
         waits = outcome.verdict is not None and outcome.verdict.rule == WAITS_RULE
         if outcome.ending in (Ending.PRUNED, Ending.DIVERGED, Ending.PAUSED) and not waits:
             self._stop_siblings(trial, outcome)
+
+    def _stop_if_in_vain(self, trial: int, outcome: Outcome) -> None:
+        """Where the first trial returned and reported nothing at all, so would the others."""
+        run = self.trials[trial]
+        own = run.outcome
+        if own is None or own.ending is not Ending.COMPLETED or own.returned is not None:
+            return
+        if outcome.ending is not Ending.FAILED or run.others or outcome.findings:
+            return
+        if not self._study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            self._handle(s.Halted(f"trial {trial}: {outcome.reason}; no other trial is run"))
+            self._stop_running()
 
     def _close_paused(self) -> None:
         """The sweep has all that it wanted: those that are still paused are pruned."""

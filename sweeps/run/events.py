@@ -64,10 +64,14 @@ class Session:
     version: str = ""
     started: str = ""
     may_get_more: bool = False
+    n_paused: int = 0
 
     def scheduler(self) -> Scheduler:
         """A scheduler as this session had it."""
-        return Scheduler(self.n_slots, self.n_to_run, self.max_failure_rate, self.may_get_more)
+        return Scheduler(
+            *(self.n_slots, self.n_to_run, self.max_failure_rate),
+            *(self.may_get_more, self.n_paused),
+        )
 
 
 class EventLog:

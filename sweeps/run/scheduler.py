@@ -198,12 +198,14 @@ class Scheduler:
         are not so many.
     may_get_more: whether more trials may come than n_to_run, from drivers that share the study and
         die, or paused ones that go on: a free slot asks for one until the study is exhausted.
+    n_paused: so many are paused when the session begins, and may go on side by side.
     """
 
     n_slots: int
     n_to_run: int
     max_failure_rate: float = 1.0
     may_get_more: bool = False
+    n_paused: int = 0
 
     draining: bool = field(default=False, init=False)
     failure: str | None = field(default=None, init=False)
@@ -223,7 +225,8 @@ class Scheduler:
 
     def start(self) -> list[Action]:
         """The actions that begin the sweep."""
-        slots = range(min(self.n_slots, max(self.n_to_run, int(self.may_get_more))))
+        n_trials = max(self.n_to_run + self.n_paused, int(self.may_get_more))
+        slots = range(min(self.n_slots, n_trials))
         self._slots.update(slots)
         return [Spawn(slot) for slot in slots]
 

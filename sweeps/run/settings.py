@@ -49,8 +49,9 @@ class Settings:
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
     sweep waits for the checkpoints of trials that make some; None: not at all. keep_checkpoints:
-    of how many of the best completed trials the last checkpoint stays. start_timeout:
-    likewise, how long a worker may take to the first line of the user's code; None for no limit.
+    of how many of the best completed trials, and of those that stayed paused, the last checkpoint
+    stays. start_timeout: likewise, how long a worker may take to the first line of the user's code;
+    None for no limit.
     start_method: how workers are started, see `iolaus.sweeps.run._start_method`.
     grace_period: how long another driver of a shared study may be silent before its trials are
     taken over, in seconds or such a text.
@@ -77,6 +78,7 @@ class Settings:
     says, or else the direction (`iolaus.sweeps.metric.choose_metric`). objective: see OBJECTIVES.
     report: the name of a report (see iolaus.sweeps.run._reports), a dotted name of a function that
     is given the sweep's folder at the end and returns what it made (paths), or None for no report.
+    log_to: names of experiment trackers (see iolaus.sweeps.run._loggers).
     """
 
     sampler: Any
@@ -115,6 +117,7 @@ class Settings:
     metric_goal: str | None
     objective: str | None
     report: str | None
+    log_to: Sequence[str]
 
     def __post_init__(self) -> None:
         def refuse(option: str, value: Any, wanted: str) -> None:
@@ -314,7 +317,8 @@ def read_settings(node: DictConfig) -> Settings:
         name: node[name] for name in ("sampler", "pruner", "storage")
     }  # made from their configs later
     given["pruner"] = _with_new_classes(given["pruner"])
-    return Settings(**given | {"enqueue": options["enqueue"] or []})
+    lists = {key: options[key] or [] for key in ("enqueue", "log_to")}
+    return Settings(**given | lists)
 
 
 def _under_new_names(options: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from iolaus.sweeps.run._conclusion import (
     show_spent,
 )
 from iolaus.sweeps.run._fork_server import ForkServer
+from iolaus.sweeps.run._loggers import check_loggers, logged
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
@@ -58,10 +59,12 @@ def run_sweep(
         raise SweepFailedError(
             f"a worker that was spawned imports the app, which then starts its sweep again: {GUARD}"
         )
+    check_loggers(settings.log_to)
     setup, console = set_up(settings, context, task_function, config, arguments), make_console()
     if settings.on_change == "new_study" and (other := beside(setup)) is not None:
         setup = set_up(other[0], context, task_function, other[1], arguments)
     with (
+        logged(settings.log_to, setup.folder) as start_logging,  # which ends after the lock
         locked(setup.folder) as lock,
         ForkServer(setup.serve, settings.metric, (lock,), settings.start_method) as fork_server,
         opened_storage(setup) as storage,
@@ -73,6 +76,7 @@ def run_sweep(
         if is_spent(study, setup):
             show_spent(console, study, setup)
             return []
+        start_logging()
         records, progress = begin_session(setup, study), _progress(console, setup, study)
         workers = Workers(fork_server, setup.slots)
         driver = Driver(study, workers, setup.rules, records, progress, time.monotonic)

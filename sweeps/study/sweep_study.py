@@ -477,8 +477,12 @@ class SweepStudy:
             *before_it, pause = record.pauses
             _note(trial, TrialRecord(pauses=(*before_it, replace(pause, from_step=from_step))))
             if continued is None and pause.has_checkpoint(self._place):
-                text = "trial %d begins anew: its checkpoint of step %d is gone or damaged"
-                log.warning(text, number, pause.checkpoint)
+                log.warning(
+                    "trial %d begins anew: its checkpoint of step %d is gone, damaged or of other "
+                    "settings",
+                    number,
+                    pause.checkpoint,
+                )
             return True
         self._feed.goes_on(after)
         if record.from_checkpoint and not record.interruptions:

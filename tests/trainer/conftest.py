@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hydra
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -32,3 +33,16 @@ def compose() -> Callable[..., DictConfig]:
 def _one_thread() -> None:
     """Models this small only lose time to threads that wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two class folders of ten 32 x 32 PNGs in colour: cats are dark, dogs are light."""
+    from matplotlib.image import imsave
+
+    rng = np.random.default_rng(0)
+    for name, level in (("cat", 0.0), ("dog", 0.5)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            imsave(tmp_path / "images" / name / f"{i}.png", level + rng.random((32, 32, 3)) / 2)
+    return tmp_path / "images"

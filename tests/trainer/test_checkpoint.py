@@ -40,12 +40,15 @@ MODELS = (
     (*DIGIT_SUM, "model=transformer", "model.dropout=0.2"),
     ("task=digits", "batch_size=32", "model=mlp", "model.dropout=0.3"),
     ("task=digits", "batch_size=32", "model=cnn"),
+    ("task=digits", "batch_size=32", "model=cnn", "model.norm=batch"),
+    ("task=digits", "batch_size=32", "model=mlp", "task.max_shift=1", "task.flip=0.5"),
 )
 OPTIMIZERS = (
     ("optim=sgd", "optim.momentum=0.9", "optim.nesterov=true"),
     ("optim=sgd",),
     ("optim=adam", "optim.weight_decay=0.01"),
     ("optim=adamw",),
+    ("optim=rmsprop", "optim.momentum=0.5"),
 )
 SCHEDULES: tuple[tuple[str, ...], ...] = (
     ("schedule=cosine", "schedule.warmup_steps=3"),
@@ -61,6 +64,8 @@ CLIPS = (("clip=none",), ("clip=norm", "clip.threshold=0.5"), ("clip=adaptive",)
 REST = (
     (),
     ("loss.flood=2.5",),
+    ("loss.l1=0.01",),
+    ("early_stop.patience=0", "early_stop.min_delta=1", "early_stop.then=continue"),
     ("batch.accumulate=3",),
     ("batch.schedule=[[0,6],[5,8]]", "batch.shuffle_buffer=null"),
     ("loss.reduction=mean", "batch.accumulate=2", "loss.flood=2.9"),

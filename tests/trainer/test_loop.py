@@ -54,6 +54,10 @@ OPTIMIZERS: list[tuple[tuple[str, ...], Callable[[Any], torch.optim.Optimizer]]]
     ),
     (("optim=adam", "optim.lr=0.01"), lambda params: torch.optim.Adam(params, lr=0.01)),
     (
+        ("optim=rmsprop", "optim.lr=0.01", "optim.alpha=0.9", "optim.momentum=0.5"),
+        lambda params: torch.optim.RMSprop(params, lr=0.01, alpha=0.9, momentum=0.5),
+    ),
+    (
         ("optim=adamw", "optim.lr=0.01", "optim.beta1=0.8", "optim.decay_vectors=true"),
         lambda params: torch.optim.AdamW(params, lr=0.01, betas=(0.8, 0.999), weight_decay=0.01),
     ),
@@ -272,6 +276,26 @@ def test_accumulated_parts_equal_the_whole_batch(
     whole = trained(compose(*common, "loss.flood=2.9"))[1]
     parts = trained(compose(*common, "loss.flood=2.9", f"batch.accumulate={n_parts}"))[1]
     assert column(parts, "loss") == pytest.approx(column(whole, "loss"), rel=1e-10)
+
+
+def test_an_l1_penalty_is_torchs_gradient_of_it(compose: Compose) -> None:
+    """The first update is that of the loss plus l1 times the weights' absolute values, biases left
+    out; the reported loss is without it.
+    """
+    cfg = compose(*SMALL, "loss.reduction=mean", "loss.l1=0.3", "steps=1", "precision=float64")
+    run = read(cfg)
+    batch = Batches(run.splits.train, run.seed).at(0, 16)
+    model = first_model(run)
+    loss = torch.nn.functional.cross_entropy(model(batch.inputs), batch.targets)
+    penalty = sum(p.abs().sum() for p in model.parameters() if p.ndim >= 2)
+    (loss + 0.3 * penalty).backward()
+    _, [report] = trained(cfg)
+    assert report["loss"] == pytest.approx(loss.item(), rel=1e-12)
+    for name, param in model.named_parameters():
+        assert param.grad is not None
+        assert report[f"grad_norm/{name}"] == pytest.approx(float(param.grad.norm()), rel=1e-9)
+    with pytest.raises(BadInputError, match=r"loss\.l1 must be finite and from 0 up; got -1"):
+        read(compose("loss.l1=-1"))
 
 
 def test_flooding_keeps_the_loss_at_its_level(compose: Compose) -> None:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
@@ -22,12 +24,55 @@ def choices(group: str) -> list[str]:
 
 @pytest.mark.parametrize("group", ["task", "optim", "schedule", "clip"])
 def test_every_config_of_a_group_makes_a_run(
-    compose: Callable[..., DictConfig], group: str
+    compose: Callable[..., DictConfig], group: str, image_folder: Path
 ) -> None:
     """Each shipped choice composes, and every check passes."""
     assert len(choices(group)) >= 2
     for choice in choices(group):
-        assert read(compose(f"{group}={choice}", "steps=1000")).n_steps == 1000, choice
+        own = [f"task.folder={image_folder}"] if choice == "images" else []
+        assert read(compose(f"{group}={choice}", "steps=1000", *own)).n_steps == 1000, choice
+
+
+@pytest.mark.parametrize("schedule", choices("schedule"))
+def test_every_schedule_runs_with_and_without_warm_up(
+    compose: Callable[..., DictConfig], schedule: str
+) -> None:
+    """Warm-up is a line from 0 to where the schedule begins, and takes no step from the others."""
+    with_it, without = (
+        read(compose(f"schedule={schedule}", f"schedule.warmup_steps={n}", "steps=1000"))
+        for n in (100, 0)
+    )
+    rates, plain = (run.schedule(np.arange(1000), 0.1) for run in (with_it, without))
+    begins = 0.55 if schedule == "staged" else 0.1 / 25 if schedule == "one_cycle" else 0.1
+    assert plain[0] == pytest.approx(begins)
+    np.testing.assert_allclose(rates[:100], begins * np.arange(100) / 100)
+    assert np.isfinite(rates).all()
+    assert (rates[100:] >= 0).all()
+
+
+def test_milestones_count_from_the_first_step(compose: Callable[..., DictConfig]) -> None:
+    """With a warm-up too, multi-step falls where torch's MultiStepLR falls."""
+    run = read(compose("schedule=multistep", "schedule.warmup_steps=100", "steps=1000"))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, [500, 750])
+    expected = []
+    for _ in range(1000):
+        expected.append(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+    rates = run.schedule(np.arange(1000), 0.1)
+    np.testing.assert_allclose(rates[100:], expected[100:])
+
+
+def test_the_rates_of_parameter_groups_can_be_searched(compose: Callable[..., DictConfig]) -> None:
+    """A group's scale may refer to a key of one's own, which a sweep then searches."""
+    run = read(
+        compose(
+            *("task=digits", "+head=0.25"),
+            "optim.groups=[{params: '3.*', lr_scale: ${head}}]",
+        )
+    )
+    assert [group["lr_scale"] for group in run.optim.groups] == [0.25]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +123,7 @@ def test_lengths_follow_the_batch_size(compose: Callable[..., DictConfig]) -> No
         (["device=cuda:99"], "device=cuda:99 cannot be used here"),
         (["optim.lr=-1"], "optim.lr must be finite and from 0 up; got -1"),
         (["optim.lr=nan"], "optim.lr must be finite"),
-        (["optim.kind=lion"], "optim.kind=lion is not known; there are sgd, adam, adamw"),
+        (["optim.kind=lion"], "optim.kind=lion is not known; there are sgd, adam, adamw, rmsprop"),
         (["optim.groups=[{lr_scale: 2}]"], "a group of optim.groups has params"),
         (["clip=norm", "clip.threshold=0"], r"clip\.threshold must be above 0"),
         (["schedule=exponential", "schedule.decay_rate=2"], r"schedule\.decay_rate must be in"),

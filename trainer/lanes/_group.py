@@ -313,7 +313,10 @@ class Group:
             seconds = time.perf_counter() - run.began_s
             if run.saves.is_due_at_end(run.course.ended) and not self._save_last(lane, block):
                 continue
-            self._leave(lane, run.course.summary(seconds, measures[lane], run.best_step))
+            self._leave(
+                lane,
+                run.course.summary(seconds, measures[lane], run.best_step, self.stack.n_weights),
+            )
 
     def _save_last(self, lane: int, block: _Block) -> bool:
         """Write the state after a run's last step; False if it cannot, and has left."""

@@ -1,4 +1,4 @@
-"""SGD, Adam and AdamW on stacked weights [n_lanes, n_weights], each lane with its own numbers.
+"""The optimizers on stacked weights [n_lanes, n_weights], each lane with its own numbers.
 
 The formulas are torch.optim's. What depends on the step is worked out on the host in float64, as
 torch.optim does, and comes as coefficients.
@@ -23,6 +23,7 @@ SETTINGS = {
     "sgd": ("momentum", "dampening", "nesterov"),
     "adam": ("beta1", "beta2", "eps"),
     "adamw": ("beta1", "beta2", "eps"),
+    "rmsprop": ("momentum", "alpha", "eps"),
 }
 DEFAULTS = {
     "momentum": 0.0,
@@ -30,6 +31,7 @@ DEFAULTS = {
     "nesterov": False,
     "beta1": 0.9,
     "beta2": 0.999,
+    "alpha": 0.99,
     "eps": 1e-8,
 }
 
@@ -49,6 +51,8 @@ class Rule:
         """The names of its state in torch.optim, each of the weights' shape."""
         if self.kind == "sgd":
             return ("momentum_buffer",) if self.has_momentum else ()
+        if self.kind == "rmsprop":
+            return ("square_avg", *(("momentum_buffer",) if self.has_momentum else ()))
         return ("exp_avg", "exp_avg_sq")
 
     def coefficients(
@@ -65,6 +69,8 @@ class Rule:
             # torch.optim's first momentum is the gradient itself, without dampening.
             fresh = np.where(n_updates == 0, 1.0, 1.0 - own["dampening"])
             return np.stack([lr, fresh, np.zeros_like(lr)])
+        if self.kind == "rmsprop":
+            return np.stack([lr, np.ones_like(lr), np.zeros_like(lr)])
         t = n_updates + 1
         first, second = 1 - own["beta1"] ** t, 1 - own["beta2"] ** t
         return np.stack([lr / first, np.sqrt(second), lr])
@@ -89,6 +95,18 @@ class Rule:
                 grads = grads + momentum * buffer if self.nesterov else buffer
             weights.sub_(a * grads)
             return
+        if self.kind == "rmsprop":
+            square = rows["square_avg"]
+            square.mul_(rows["alpha"][:, None]).add_(
+                grads * grads * rows["one_minus_alpha"][:, None]
+            )
+            change = grads / (square.sqrt() + rows["eps"][:, None])
+            if self.has_momentum:
+                buffer = rows["momentum_buffer"]
+                buffer.mul_(rows["momentum"][:, None]).add_(change)
+                change = buffer
+            weights.sub_(a * change)
+            return
         average, square = rows["exp_avg"], rows["exp_avg_sq"]
         average.lerp_(grads, rows["one_minus_beta1"][:, None].expand_as(grads))
         square.mul_(rows["beta2"][:, None]).add_(grads * grads * rows["one_minus_beta2"][:, None])
@@ -109,7 +127,7 @@ def rule_of(optim: OptimSettings, groups: Sequence[Mapping[str, Any]]) -> Rule:
     own = own_settings(optim)
     return Rule(
         kind=optim.kind,
-        has_momentum=optim.kind == "sgd" and own["momentum"] != 0,
+        has_momentum=own.get("momentum", 0.0) != 0,
         nesterov=optim.kind == "sgd" and bool(own["nesterov"]),
         has_decay=any(group["weight_decay"] != 0 for group in groups),
         has_scales=any(group["lr_scale"] != 1 for group in groups),
@@ -126,6 +144,8 @@ def rows_of(optim: OptimSettings) -> dict[str, float]:
     own = own_settings(optim)
     if optim.kind == "sgd":
         return {"momentum": own["momentum"]}
+    if optim.kind == "rmsprop":
+        return {**own, "one_minus_alpha": 1 - own["alpha"]}
     betas = {
         "one_minus_beta1": 1 - own["beta1"],
         "one_minus_beta2": 1 - own["beta2"],

@@ -15,7 +15,7 @@ from iolaus.trainer.data import Examples
 from iolaus.trainer.dropout import KEY, streams
 from iolaus.trainer.lanes._rules import per_weight, rows_of
 from iolaus.trainer.lanes.kind import Kind
-from iolaus.trainer.loop import autocast, float_type
+from iolaus.trainer.loop import augmented, autocast, float_type, with_l1
 from iolaus.trainer.optim import param_groups
 from iolaus.trainer.settings import Settings
 
@@ -25,6 +25,8 @@ __all__ = ["Stack", "sum_of"]
 # examples of all lanes, so that its memory does not grow with the stack.
 EVAL_LANES = 64
 EVAL_EXAMPLES = 2**16
+# Numbers of its own that each lane's loss and clipping take.
+OWN = ("threshold", "flood", "l1")
 
 
 class Stack:
@@ -166,10 +168,8 @@ class Stack:
         for dropout in self._dropouts:
             dropout.n_calls = 0
         buffers = {name: rows[f"buffer/{name}"] for name in self._buffers}
-        threshold, flood = rows["threshold"], rows["flood"]
-        grads, measured = vmap(self._lane)(
-            rows["weights"], buffers, keys, inputs, targets, threshold, flood
-        )
+        own = {name: rows[name] for name in OWN}
+        grads, measured = vmap(self._lane)(rows["weights"], buffers, keys, inputs, targets, own)
         self.kind.rule.apply(rows, grads, coefficients)
         result: Tensor = measured.T
         return result
@@ -221,14 +221,16 @@ class Stack:
         key: Tensor,
         inputs: Tensor,
         targets: Tensor,
-        threshold: Tensor,
-        flood: Tensor,
+        own_numbers: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Gradients [n_weights] and what was measured [3 + n_params] of one lane.
 
         As `iolaus.trainer.loop.update`.
         """
         n_examples = targets.shape[0]
+        if self.kind.task.n_draws:
+            batch = augmented(self.kind.task, Examples(inputs, targets), key)
+            inputs, targets = batch.inputs, batch.targets
         params = self._views(weights)
         own = {**buffers, **dict.fromkeys(self._keys, key)}
 
@@ -250,10 +252,12 @@ class Stack:
         grads = [sum_of([g[name] for g, _ in of_parts]) for name in self._params]
         loss = sum_of([mean for _, mean in of_parts])
         if self.kind.is_flooded:
-            sign = torch.sign(loss - flood)
+            sign = torch.sign(loss - own_numbers["flood"])
             grads = [g * sign for g in grads]
+        if self.kind.is_penalised:
+            grads = with_l1(list(params.values()), grads, own_numbers["l1"])
         norms = gradient_norms(grads)
-        clip = self.kind.clip.with_threshold(threshold)
+        clip = self.kind.clip.with_threshold(own_numbers["threshold"])
         grads, clipped = clip(list(params.values()), grads, norms)
         measured = torch.cat(
             [torch.stack([loss, clipped.to(loss.dtype), total_norm(norms)]), norms]
@@ -289,6 +293,7 @@ class Stack:
             "weights": own(torch.cat([param.detach().reshape(-1) for param in params])),
             "threshold": own(float(getattr(run.clip, "threshold", 1.0))),
             "flood": own(run.loss.flood or 0.0),
+            "l1": own(run.loss.l1),
             "decay": own(per_weight(groups, self._sizes, "weight_decay")),
             "scale": own(per_weight(groups, self._sizes, "lr_scale")),
         }

@@ -31,6 +31,7 @@ class Kind:
 
     structure: the modules with their plain attributes, parameters and buffers; see `structure_of`.
     clip: with 1 for a threshold. flooded: whether the loss is kept above a level.
+    penalised: whether weights are.
     """
 
     task: Task
@@ -40,6 +41,7 @@ class Kind:
     clip: Clipping
     reduction: str
     is_flooded: bool
+    is_penalised: bool
     n_accumulate: int
     precision: str
     device: torch.device
@@ -58,6 +60,10 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
         raise NotInLanesError(
             "precision=fp16 scales all gradients by one factor that depends on them: "
             "take bf16 or float32"
+        )
+    if run.early_stop.needs_other_data:
+        raise NotInLanesError(
+            f"early_stop.then={run.early_stop.then} changes the training data: take then=stop"
         )
     if run.deterministic:
         raise NotInLanesError(
@@ -80,6 +86,7 @@ def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:
         clip=run.clip.with_threshold(1.0),
         reduction=run.loss.reduction,
         is_flooded=run.loss.flood is not None,
+        is_penalised=run.loss.l1 > 0,
         n_accumulate=run.n_accumulate,
         precision=run.precision,
         device=run.device,

@@ -185,6 +185,8 @@ class _Room:
             run.optim.kind,
             run.loss.reduction,
             run.loss.flood is None,
+            run.loss.l1 == 0,
+            run.early_stop.needs_other_data,
             not run.loss.terms,
             run.deterministic,
         )
@@ -249,6 +251,6 @@ def _hooks(trial: LaneTrial) -> Hooks:
 def _finished(server: LaneServer, trial: LaneTrial, outcome: Summary | BaseException) -> None:
     if isinstance(outcome, Summary):
         trial.tell(outcome.conclusion)
-        server.finish(trial, outcome.final["val_loss"])
+        server.finish(trial, outcome.result)
     else:
         server.finish(trial, outcome)

@@ -47,6 +47,19 @@ class Task(ABC):
             )
         return model
 
+    @property
+    def n_draws(self) -> int:
+        """Random numbers per training example that `augment` takes; 0 where it changes nothing."""
+        return 0
+
+    def augment(self, batch: Examples, uniform: Tensor) -> Examples:  # noqa: ARG002
+        """A training batch as it is trained on, changed by uniform [n_examples, n_draws] in [0, 1).
+
+        Called where n_draws is above 0. It draws nothing by itself, so that a run in a lane, or
+        taken up again, sees what it would have seen.
+        """
+        return batch
+
     @abstractmethod
     def loss(self, model: nn.Module, batch: Examples) -> Tensor:
         """The training loss of each example, [n_examples]."""

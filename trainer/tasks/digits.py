@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from iolaus.trainer.data import Examples, Splits
-from iolaus.trainer.tasks.base import Classification
+from iolaus.trainer.tasks.images import ImageClassification
 
 __all__ = ["Digits"]
 
@@ -20,16 +20,21 @@ N_IMAGES = 1797
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits(Classification):
+class Digits(ImageClassification):
     """Images [n, 1, 8, 8] with pixels from 0 to 1, and their digit.
 
-    n_val and n_test images are set aside by data_seed; the others are for training.
+    n_val and n_test images are set aside by data_seed; the others are for training, or the first
+    n_train of them. wrong_labels: the share of the training images whose label is drawn evenly
+    instead. in_order: whether training images come in the order of their labels, as many files do.
     Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI; as in
     sklearn.datasets.load_digits.
     """
 
     n_val: int = 300
     n_test: int = 300
+    n_train: int | None = None
+    wrong_labels: float = 0.0
+    in_order: bool = False
     data_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -39,6 +44,14 @@ class Digits(Classification):
                 f"task.n_val={self.n_val} and task.n_test={self.n_test} must be from 1 up and "
                 f"leave some of the {N_IMAGES} images for training"
             )
+        n_left = N_IMAGES - self.n_val - self.n_test
+        if self.n_train is not None and not 1 <= self.n_train <= n_left:
+            raise ValueError(
+                f"task.n_train is from 1 to the {n_left} images left, or null for all of them; "
+                f"got {self.n_train}"
+            )
+        if not 0 <= self.wrong_labels <= 1:
+            raise ValueError(f"task.wrong_labels is a share, 0 to 1; got {self.wrong_labels}")
 
     def data(self) -> Splits:
         """Inputs float32 [n, 1, 8, 8], targets int64 [n]."""
@@ -48,10 +61,21 @@ class Digits(Classification):
         examples = Examples(images, torch.from_numpy(labels[order].astype(np.int64)))
         n_train = N_IMAGES - self.n_val - self.n_test
         return Splits(
-            train=examples[:n_train],
+            train=self._spoiled(examples[: self.n_train or n_train]),
             val=examples[n_train : n_train + self.n_val],
             test=examples[n_train + self.n_val :],
         )
+
+    def _spoiled(self, train: Examples) -> Examples:
+        """Training examples with wrong labels, and in order, where that is asked for."""
+        rng = np.random.default_rng([self.data_seed, 1])
+        is_wrong = torch.from_numpy(rng.random(len(train)) < self.wrong_labels)
+        drawn = torch.from_numpy(rng.integers(10, size=len(train)))
+        targets = torch.where(is_wrong, drawn, train.targets)
+        if not self.in_order:
+            return Examples(train.inputs, targets)
+        order = torch.argsort(targets, stable=True)
+        return Examples(train.inputs[order], targets[order])
 
 
 def _table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -104,6 +104,28 @@ def test_what_holds_a_loss_up_is_changed():
     assert went_out.values == {"lr": 0.3}
 
 
+def test_no_fix_turns_a_setting_that_the_run_does_not_use():
+    """Under a staged schedule the rates are the stages' own; the threshold of a schedule that looks
+    at the loss is not that of a clipping.
+    """
+    staged = config_keys(choices={"schedule": "staged"}, optim__lr=0.1)
+    plateau = config_keys(choices={"schedule": "plateau"}, optim__lr=0.1, schedule__threshold=1e-4)
+    for shape in SHAPES:
+        assert "optim.lr" not in fixed(shape, staged)
+        assert "schedule.threshold" not in fixed(shape, plateau)
+    assert plateau.key("threshold") is None
+    assert config_keys(choices={}, clip__threshold=1.0).key("threshold") == "clip.threshold"
+
+
+def test_a_rate_that_still_rises_is_lowered_itself():
+    """Where the warm-up outlasts the run no other schedule would be seen: the rate is lowered."""
+    rising = {"rates": (STEPS, 1e-3 * STEPS)}
+    for shape in ("fast_then_flat", "oscillating", "rebound"):
+        known = config_keys(choices={"schedule": "constant"}, optim__lr=2.0)
+        assert fixed(shape, known, **rising) == {"optim.lr": 0.2}
+        assert fixed(shape, known) == {"schedule": "cosine"}
+
+
 def test_one_that_never_moved_is_looked_at():
     """Flat at the start at a rate that others learn with it is not the rate; alone it may be."""
     still = features(np.full(100, 1.0))

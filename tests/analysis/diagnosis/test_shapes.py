@@ -179,6 +179,43 @@ def test_validation_that_climbs_while_training_falls_is_overfitting():
     assert abs(found.since - 400) <= 60
 
 
+@pytest.mark.parametrize("peak", [0.25, 0.58])
+def test_nothing_left_to_learn_is_no_convergence_where_validation_climbs(peak):
+    """Training at 4e-5 and validation that climbs from its best: overfitting, also by much less
+    than the way that training fell.
+    """
+    training = 2.3 * np.exp(-12 * U) + 4e-5
+    validation = 2.3 * np.exp(-30 * U) + 0.5 * peak * (1 + U) + 0.1 * NOISE
+    found = diagnose(sweep({0: {"loss": training, "val_loss": validation}}))
+    assert found["shape"].tolist() == ["overfitting"]
+    assert "climbs" in found["reason"][0]
+
+
+@pytest.mark.parametrize("rise", [0.0, 0.1])
+def test_training_worse_than_validation_draws_a_remark(rise):
+    """Whatever the shape; not where it is better."""
+    losses = 0.4 + 0.6 * np.exp(-40 * U) + 0.1 * NOISE
+    for gap, remarked in ((0.1, True), (-0.1, False)):
+        own = {"loss": losses, "val_loss": losses - gap + rise * U}
+        [reason] = diagnose(sweep({0: own}))["reason"]
+        assert ("worse than validation" in reason) == (remarked and rise < 0.1)
+
+
+def test_a_period_of_one_epoch_is_the_order_of_the_examples():
+    """It is said and wants a shuffle; one of another length wants another rate."""
+    losses = CURVES["oscillating"] + NOISE
+    period = 1000 / 8
+    found = {
+        steps: diagnose(sweep({0: {"loss": losses, "epoch": STEPS / steps}})).iloc[0]
+        for steps in (period, 2 * period)
+    }
+    assert [row["shape"] for row in found.values()] == ["oscillating"] * 2
+    assert "which is one epoch (125 steps): the examples' order" in found[period]["reason"]
+    assert found[period]["advice"].startswith("shuffle the training examples")
+    assert "epoch" not in found[2 * period]["reason"]
+    assert found[2 * period]["advice"].startswith("lower")
+
+
 def test_validation_far_above_training_once_stable_is_overfitting():
     """The gap counts once both are stable."""
     known = {

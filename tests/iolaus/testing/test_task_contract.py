@@ -40,6 +40,21 @@ class TestDigitsByCnn(TaskContract):
     overrides = ("task=digits", "model=cnn")
 
 
+class TestTextsByEncoder(TaskContract):
+    overrides = (
+        *("task=finetune", "task.packages=[optuna,sqlalchemy]", "task.length=12"),
+        *("task.n_train=60", "task.n_val=20", "task.n_test=20", "model.dropout=0"),
+    )
+    max_shared = 0.05  # rare words are one symbol
+
+
+class TestTranslation(TaskContract):
+    overrides = (
+        *("task=translate", "task.n_train=60", "task.n_val=10", "task.n_test=10"),
+        *("model.n_features=8", "model.n_hidden=8"),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Leaky(Digits):
     """Breaks the contract: validates on what it trains on."""

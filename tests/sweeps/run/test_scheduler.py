@@ -393,6 +393,12 @@ def test_where_drivers_share_a_study_it_asks_until_it_is_exhausted() -> None:
     assert scheduler.done
 
 
+def test_trials_that_are_paused_at_the_beginning_go_on_side_by_side() -> None:
+    """They have a worker each, as far as there are slots, though no other trial is to be run."""
+    assert Scheduler(3, 0, may_get_more=True, n_paused=2).start() == [Spawn(0), Spawn(1)]
+    assert Scheduler(3, 1, may_get_more=True, n_paused=9).start() == [Spawn(0), Spawn(1), Spawn(2)]
+
+
 def test_a_paused_trial_is_told_and_may_be_proposed_again() -> None:
     """It has neither ended nor failed; the slot that it leaves asks for more, beyond n_to_run."""
     paused = Outcome(Ending.PAUSED, verdict=VERDICT)

@@ -222,6 +222,7 @@ def test_frozen_parameters_are_the_lanes_own(run: Settings) -> None:
     [
         (("precision=fp16",), "bf16 or float32"),
         (("optim=adam", "+optim.amsgrad=true"), "optim.amsgrad"),
+        (("early_stop.patience=1", "early_stop.then=continue"), "changes the training data"),
     ],
 )
 def test_settings_that_lanes_do_not_have(

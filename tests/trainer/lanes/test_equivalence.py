@@ -79,6 +79,11 @@ OPTIMIZERS = {
         "optim=adamw optim.lr=0.01 optim.beta1=0.8",
         "optim=adamw optim.lr=0.003 optim.eps=1e-4",
     ],
+    "rmsprop": [
+        "optim=rmsprop optim.lr=0.003 optim.alpha=0.9 optim.weight_decay=0.01",
+        "optim=rmsprop optim.lr=0.001 optim.eps=1e-4",
+    ],
+    "rmsprop momentum": ["optim=rmsprop optim.lr=0.001 optim.momentum=0.5"] * 2,
     "groups": [
         "optim=adamw 'optim.groups=[{params: embedding.*, lr_scale: 0.1, weight_decay: 0.2}]'"
     ]
@@ -137,6 +142,8 @@ MODELS = {
     "mlp": ["task=digits", "batch_size=32"],
     "mlp dropout": ["task=digits", "batch_size=32", "model.dropout=0.3"],
     "cnn": ["task=digits", "model=cnn", "batch_size=32"],
+    "cnn batch norm": ["task=digits", "model=cnn", "model.norm=batch", "batch_size=32"],
+    "augmented": ["task=digits", "batch_size=32", "task.max_shift=1", "task.flip=0.3"],
     "lstm": ["task=digit_sum", "model=lstm", *SMALL],
     "gru": ["task=digit_sum", "model=gru", *SMALL],
     "transformer": ["task=digit_sum", "model=transformer", *SMALL],
@@ -164,6 +171,7 @@ ODD = {
     "norms at each step": ("steps=30", "eval_every=7", "norms_each_step_until=13"),
     "parts of a batch": ("steps=20", "batch.accumulate=3"),
     "flooding": ("steps=20", "loss.flood=2.9"),
+    "an L1 penalty": ("steps=20", "loss.l1=0.01"),
     "the mean": ("steps=20", "loss.reduction=mean", "loss.flood=2.9"),
     "a growing batch": ("steps=30", "batch.schedule=[[0,8],[12,16],[20,24]]"),
     "rates that follow the loss": (
@@ -171,6 +179,12 @@ ODD = {
         "schedule=plateau",
         "schedule.patience=0",
         "schedule.factor=0.5",
+    ),
+    "stopped early": (
+        "steps=60",
+        "eval_every=4",
+        "early_stop.patience=1",
+        "early_stop.min_delta=0.01",
     ),
     "the test set": ("steps=10", "test=true"),
     "a shuffle buffer": ("steps=20", "batch.shuffle_buffer=50"),
