@@ -167,7 +167,9 @@ def test_what_does_not_recur_is_refused_by_name(length: int | str) -> None:
 def test_total_steps_are_those_of_bert(n_examples: int, batch: int, n_epochs: int) -> None:
     """`int(n_examples / batch_size * n_epochs)`.
 
-    Up to 48 epochs; at 49 the published line may be one step short by rounding.
+    But where the total is whole, and rounding leaves the published line one step short of it.
     """
     steps = steps_of(f"{n_epochs} epochs", "steps", BatchSizes((0,), (batch,)), n_examples)
-    assert int(steps) == int(n_examples / batch * n_epochs)
+    is_whole = n_examples * n_epochs % batch == 0
+    published = int(n_examples / batch * n_epochs)
+    assert int(steps) == published or (is_whole and int(steps) == published + 1)

@@ -24,12 +24,17 @@ def choices(group: str) -> list[str]:
 
 @pytest.mark.parametrize("group", ["task", "optim", "schedule", "clip"])
 def test_every_config_of_a_group_makes_a_run(
-    compose: Callable[..., DictConfig], group: str, image_folder: Path
+    compose: Callable[..., DictConfig], group: str, image_folder: Path, tmp_path: Path
 ) -> None:
     """Each shipped choice composes, and every check passes."""
     assert len(choices(group)) >= 2
+    text = tmp_path / "text"
+    text.write_text("a few words\n" * 2100)
     for choice in choices(group):
-        own = [f"task.folder={image_folder}"] if choice == "images" else []
+        own = {
+            "images": [f"task.folder={image_folder}"],
+            "parallel_text": [f"task.source_file={text}", f"task.target_file={text}"],
+        }.get(choice, [])
         assert read(compose(f"{group}={choice}", "steps=1000", *own)).n_steps == 1000, choice
 
 
@@ -43,7 +48,8 @@ def test_every_schedule_runs_with_and_without_warm_up(
         for n in (100, 0)
     )
     rates, plain = (run.schedule(np.arange(1000), 0.1) for run in (with_it, without))
-    begins = 0.55 if schedule == "staged" else 0.1 / 25 if schedule == "one_cycle" else 0.1
+    own = {"staged": 0.55, "staged_shares": 0.55, "one_cycle": 0.1 / 25}
+    begins = own.get(schedule, 0.1)
     assert plain[0] == pytest.approx(begins)
     np.testing.assert_allclose(rates[:100], begins * np.arange(100) / 100)
     assert np.isfinite(rates).all()
