@@ -44,7 +44,7 @@ def test_every_schedule_runs_with_and_without_warm_up(
 ) -> None:
     """Warm-up is a line from 0 to where the schedule begins, and takes no step from the others."""
     with_it, without = (
-        read(compose(f"schedule={schedule}", f"schedule.warmup_steps={n}", "steps=1000"))
+        read(compose(f"schedule={schedule}", f"schedule.warmup_steps={n} steps", "steps=1000"))
         for n in (100, 0)
     )
     rates, plain = (run.schedule(np.arange(1000), 0.1) for run in (with_it, without))
