@@ -17,6 +17,7 @@ from iolaus.analysis.diagnosis.next_trials import NextTrial, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.ranking.pareto import pareto
 from iolaus.analysis.ranking.rank import Ranking
+from iolaus.analysis.ranking.tiers import N_SEEDS_MOST
 from iolaus.analysis.ranking.top_up import contenders
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY
 from iolaus.sweeps.text import counted
@@ -129,11 +130,14 @@ def to_do(ranking: Ranking, trials: Sequence[NextTrial]) -> list[str]:
         for change, of in list(changes.items())[:N_FIXES]
     ]
     n_open = len(contenders(ranking))
-    seeds = (
-        [f"more seeds of the {n_open} settings that may be first (`iolaus top-up DIR`)"]
-        if n_open and ranking.can_top_up
-        else []
-    )
+    seeds = []
+    if n_open and ranking.is_repeated and ranking.seeds_to_settle is None:
+        seeds = [
+            f"take any of the {n_open} settings that may be first: more than {N_SEEDS_MOST} more "
+            "seeds each would be needed to tell them apart"
+        ]
+    elif n_open and ranking.can_top_up:
+        seeds = [f"more seeds of the {n_open} settings that may be first (`iolaus top-up DIR`)"]
     tries = [f"{'try ' if seeds else ''}{'; '.join(named)}"] if named else []
     return [f"To do next: {_listed([*seeds, *tries])}."] if seeds or tries else []
 

@@ -117,8 +117,10 @@ def conclude(
     """
     study = sweep.study
     results = summary.rank(study)
+    n_trials = sum(result.n_runs for result in results)
+    settings = "" if n_trials == len(results) else f"{counted(len(results), 'setting')}, "
     console.print(
-        f"\n{counted(len(results), 'trial')} in study {study.study_name}, "
+        f"\n{settings}{counted(n_trials, 'trial')} in study {study.study_name}, "
         f"this session took {duration(elapsed_s)}:\n"
     )
     _show_ranking(console, study, results, setup.settings)
