@@ -437,13 +437,26 @@ def despike(losses: Array) -> Array:
 def _noise(y: Array) -> tuple[float, float]:
     """(robust standard deviation, lag-1 autocorrelation) of the newest points around a bend.
 
-    The autocorrelation is limited to [0, 0.9]. The bend is a parabola plus a logarithm of the
-    report's number, which follows the steep start of a curve: a bend is no noise.
+    The points are the newest two thirds, within N_NOISE: the noise may change along the curve, and
+    its autocorrelation needs many. Where those spread twice as far as the fewest of N_NOISE do,
+    there is a corner among them, which no bend follows and which is no noise: then those are asked.
     """
     n = len(y)
     if n < 6:
         return (float(np.std(np.diff(y))) / math.sqrt(2) if n > 2 else 0.0), 0.0
-    basis = _course(n)
+    few, many = N_NOISE
+    found = _around_bend(y, min(max(2 * n // 3, few), many))
+    newest = _around_bend(y, few)
+    return newest if found[0] > 2 * newest[0] else found
+
+
+def _around_bend(y: Array, n_newest: int) -> tuple[float, float]:
+    """As `_noise`, of so many of the newest points; the autocorrelation is limited to [0, 0.9].
+
+    The bend is a parabola plus a logarithm of the report's number, which follows the steep start of
+    a curve.
+    """
+    basis = _course(len(y), n_newest)
     y = y[-basis.shape[1] :]
     residual = y - basis.T @ (basis @ y)
     if float(residual @ residual) <= 1e-20 * float(np.ptp(y)) ** 2:
@@ -459,13 +472,9 @@ def _noise(y: Array) -> tuple[float, float]:
 
 
 @cache
-def _course(n: int) -> Array:
-    """Orthonormal rows that span 1, i, i^2 and log(i + 1) over the newest of n reports i.
-
-    Those are the newest two thirds, within N_NOISE: the noise may change along the curve, and its
-    autocorrelation needs many.
-    """
-    i = np.arange(n, dtype=np.float64)[-min(max(2 * n // 3, N_NOISE[0]), N_NOISE[1]) :]
+def _course(n: int, n_newest: int) -> Array:
+    """Orthonormal rows that span 1, i, i^2 and log(i + 1) over the newest of n reports i."""
+    i = np.arange(n, dtype=np.float64)[-n_newest:]
     scaled = (i - i.mean()) / n
     q, _ = np.linalg.qr(np.stack([np.ones_like(i), scaled, scaled * scaled, np.log(i + 1)], axis=1))
     return np.asarray(q.T)

@@ -20,7 +20,8 @@ COMMANDS = re.findall(r"`((?:python -m|iolaus) [^`]+)`", README.partition("## In
 SHORT = ["steps=20", "report_every=5", "eval_every=20"]
 N_TRIALS = 10
 # What trains, and has tests of its own; CI leaves it to `make test-all`.
-TRAINS = ("top-up", "extend", "preview", "+sweep=decay", "multirun/decay", "+sweep=exploding")
+TRAINS = ("top-up", "extend", "preview", "+sweep=decay", "multirun/decay")
+TRAINS += tuple(f"+sweep={path.stem}" for path in (ROOT / "docs/stories").glob("*.md"))
 
 
 def run(command: list[str], folder: Path) -> str:

@@ -85,6 +85,12 @@ def _why_none(
     n = len(objective.directions)
     wanted = "a number" if n == 1 else f"{n} numbers, one per direction"
     returned = _returned(outcome)
+    if has_curve:
+        name = repr(metric.name)
+        else_ = f", or nothing: then the best {name} is the objective" if n == 1 else ""
+        if objective.source == "return":
+            else_ = f": hydra.sweeper.objective=return takes no reported {name}"
+        return f"the task returned {returned}; return {wanted}{else_}"
     return f"the task returned {returned} and reported no {metric.name!r}; return {wanted}{hint}"
 
 

@@ -619,7 +619,8 @@ class Driver:
         own = run.outcome
         if own is None or own.ending is not Ending.COMPLETED or own.returned is not None:
             return
-        if outcome.ending is not Ending.FAILED or run.others or outcome.findings:
+        has_reported = run.others or self._study.watched(trial).final_step >= 0
+        if outcome.ending is not Ending.FAILED or has_reported or outcome.findings:
             return
         if not self._study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             self._handle(s.Halted(f"trial {trial}: {outcome.reason}; no other trial is run"))
