@@ -136,7 +136,7 @@ class ConfigKeys:
         """Whether the run does not use a setting, or it is another's of the same name."""
         if not self.has_trainer:
             return False
-        has_own_rates = self.choices.get("schedule") == "staged"
+        has_own_rates = self.choices.get("schedule", "").startswith("staged")
         return key == "schedule.threshold" or (key == "optim.lr" and has_own_rates)
 
     def number(self, role: str) -> float:

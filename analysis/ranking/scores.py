@@ -64,6 +64,8 @@ def _verdict(ranking: Ranking) -> str:
         return f"fewer than two settings have completed{known}."
     values = ranking.table.loc[ranking.table["tier"].notna(), "objective"].astype(float)
     spread = float(values.max() - values.min())
+    if spread == 0:
+        return f"all {n} settings have the same value, {values.iloc[0]:.4g}."
     between = f"they lie within {spread:.3g}"
     if ranking.is_repeated:
         noise = f"one run has a noise of {ranking.noise:.3g} between seeds"

@@ -108,7 +108,7 @@ def test_no_fix_turns_a_setting_that_the_run_does_not_use():
     """Under a staged schedule the rates are the stages' own; the threshold of a schedule that looks
     at the loss is not that of a clipping.
     """
-    staged = config_keys(choices={"schedule": "staged"}, optim__lr=0.1)
+    staged = config_keys(choices={"schedule": "staged_shares"}, optim__lr=0.1)
     plateau = config_keys(choices={"schedule": "plateau"}, optim__lr=0.1, schedule__threshold=1e-4)
     for shape in SHAPES:
         assert "optim.lr" not in fixed(shape, staged)
