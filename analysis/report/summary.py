@@ -133,8 +133,8 @@ def to_do(ranking: Ranking, trials: Sequence[NextTrial]) -> list[str]:
     seeds = []
     if n_open and ranking.is_repeated and ranking.seeds_to_settle is None:
         seeds = [
-            f"take any of the {len(ranking.first)} settings that may be first: more than {N_SEEDS_MOST} more "
-            "seeds each would be needed to tell them apart"
+            f"take any of the {len(ranking.first)} settings that may be first: more than "
+            f"{N_SEEDS_MOST} more seeds each would be needed to tell them apart"
         ]
     elif n_open and ranking.can_top_up:
         seeds = [f"more seeds of the {n_open} settings that may be first (`iolaus top-up DIR`)"]

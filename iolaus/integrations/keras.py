@@ -20,7 +20,7 @@ from iolaus.sweeps.reporting import in_trial
 __all__ = ["IolausCallback"]
 
 
-class IolausCallback(keras.callbacks.Callback):  # type: ignore[misc] # keras has no types
+class IolausCallback(keras.callbacks.Callback):  # type: ignore[misc] # not read, see pyproject.toml
     """Reports the logs of each epoch under their names; step counts optimizer updates from 0.
 
     checkpoint_every_s: a checkpoint at the end of an epoch so many seconds after the last, and

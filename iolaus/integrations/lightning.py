@@ -29,7 +29,7 @@ def checkpoint_path() -> str | None:
     return None if folder is None else str(folder / CHECKPOINT)
 
 
-class IolausCallback(Callback):
+class IolausCallback(Callback):  # type: ignore[misc] # not read, see pyproject.toml
     """Reports each number that is logged, under its own name; step counts optimizer updates from 0.
 
     What training logs is reported every `log_every_n_steps` batches, what validation logs when it
@@ -75,8 +75,7 @@ class IolausCallback(Callback):
         """Report what training logs, as often as Lightning logs it."""
         if not in_trial():
             return
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set at run time
-        if (batch_idx + 1) % every == 0:
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             self._report(trainer, "batch")
         elif follow(self._pace is not None and iolaus.should_checkpoint()):
             self._save(trainer)

@@ -20,7 +20,7 @@ __all__ = ["IolausCallback"]
 NO_SCORES = ("dur", "batches", "_batch_count", "_best")  # of what skorch keeps of an epoch
 
 
-class IolausCallback(Callback):  # type: ignore[misc] # skorch has no types
+class IolausCallback(Callback):  # type: ignore[misc] # not read, see pyproject.toml
     """Reports the numbers of each epoch's history; step counts optimizer updates from 0.
 
     checkpoint_every_s: parameters, optimizer and history at the end of an epoch so many seconds

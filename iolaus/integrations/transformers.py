@@ -34,7 +34,7 @@ def checkpoint_path() -> str | None:
     return None if folder is None else str(folder)
 
 
-class IolausCallback(TrainerCallback):
+class IolausCallback(TrainerCallback):  # type: ignore[misc] # not read, see pyproject.toml
     """Reports each number that the Trainer logs, under its name (`loss`, `eval_loss`, ...).
 
     step counts optimizer updates from 0. The summary at the end of training (`train_loss`, the mean
