@@ -60,6 +60,7 @@ def costs(study: Any) -> list[Any]:
     return [value for key, value in attrs.items() if key.startswith("iolaus:cost:")]
 
 
+@pytest.mark.slow
 def test_a_killed_session_counts(sweep: Any, study: Any, eventually: Any, tmp_path: Path) -> None:
     """What a driver noted before it was killed is spent."""
     given = counting(tmp_path, 100_000, *TWO, "step_s=0.02")

@@ -95,6 +95,7 @@ changes: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
 }
 
 
+@pytest.mark.slow
 def test_what_has_changed_is_refused_by_name(go: Go, app: Path, study: Any, tmp_path: Path) -> None:
     """Under refuse nothing is run or written; without a change the same command goes on."""
     go(1).ok()
@@ -128,6 +129,7 @@ def test_the_same_code_elsewhere_is_the_same(go: Go, app: Path, tmp_path: Path) 
     assert not trials["ran_with"].any()
 
 
+@pytest.mark.slow
 def test_trials_that_differ_are_told_apart_in_every_table(
     go: Go, cli: Any, study: Any, tmp_path: Path
 ) -> None:

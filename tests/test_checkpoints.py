@@ -98,6 +98,7 @@ def test_a_worker_that_is_told_to_end_makes_a_checkpoint(
     assert sum(n - 1 for n in steps_taken(tmp_path).values()) <= 4
 
 
+@pytest.mark.slow
 def test_a_worker_whose_trial_saves_nothing_fails_no_trial_amid_the_others_checkpoints(
     sweep: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:

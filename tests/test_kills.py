@@ -97,12 +97,7 @@ def kill(driver: int, victim: str, chance: random.Random) -> bool:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(
-            kind, marks=[pytest.mark.slow] if "the trainer" in kind or "paused" in kind else []
-        )
-        for kind in KINDS
-    ],
+    [pytest.param(kind, marks=[] if kind == "an app" else [pytest.mark.slow]) for kind in KINDS],
 )
 @pytest.mark.parametrize(
     ("n_kills", "n_trials"), [(6, 24), pytest.param(50, 330, marks=pytest.mark.slow)]

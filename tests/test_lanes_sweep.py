@@ -155,6 +155,7 @@ def test_lanes_that_cannot_be_are_refused(sweep: Any, arguments: list[str], mess
     assert message in run.err
 
 
+@pytest.mark.slow
 def test_the_trainer_sweeps_the_same_in_lanes(tmp_path: Path) -> None:
     """`hydra.sweeper.lanes=4` changes no curve beyond rounding: same settings, same losses, same
     checkpoints kept.

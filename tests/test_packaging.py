@@ -135,6 +135,7 @@ def test_an_app_with_our_folders_names_sweeps_with_the_wheel(
     sweep_and_read(app, target)
 
 
+@pytest.mark.slow
 def test_an_app_with_our_folders_names_sweeps_in_an_editable_install(app: Path) -> None:
     """The same, with what an editable install puts on the path."""
     sweep_and_read(app, ROOT / ".editable")

@@ -189,6 +189,7 @@ def test_a_stopped_sweep_goes_on_with_its_paused_trials(
     assert_whole(study(), folder, [0, 1, 2])
 
 
+@pytest.mark.slow
 def test_two_drivers_thaw_each_paused_trial_once(
     sweep: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:
@@ -257,9 +258,9 @@ def reported(folder: Path) -> dict[tuple[int, int, str], float]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "lanes",
-    [pytest.param((), id="alone"), pytest.param(LANES, id="in lanes", marks=pytest.mark.slow)],
+    "lanes", [pytest.param((), id="alone"), pytest.param(LANES, id="in lanes")]
 )
 def test_a_run_of_the_trainer_that_was_paused_is_the_run_that_was_not(
     lanes: tuple[str, ...], sweep: Any, study: Any, tmp_path: Path

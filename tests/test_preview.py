@@ -19,6 +19,7 @@ def previewed(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*CLI, *words], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_command_line_is_previewed_without_a_sweep(tmp_path: Path) -> None:
     """A few settings are trained for some seconds; all trials count, and nothing is written."""
     searched = ["optim.lr=interval(0.001,0.1)", f"hydra.sweep.dir={tmp_path / 'sweep'}"]

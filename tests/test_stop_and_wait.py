@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from optuna.trial import TrialState
 
 
@@ -56,6 +57,7 @@ def test_a_sweep_is_stopped_and_goes_on(
     assert cli("wait", folder, "--until", "stalled").code == 3
 
 
+@pytest.mark.slow
 def test_a_sweep_is_stopped_when_its_trials_are_over(
     sweep: Any, cli: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:

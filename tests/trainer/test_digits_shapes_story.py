@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from omegaconf import DictConfig
 
 from iolaus.analysis.data.sweep import load
@@ -72,6 +73,7 @@ def wrong_ones(compose: Compose, folder: Path, seed: int) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_seen_and_the_fix_helps(compose: Compose, tmp_path: Path) -> None:
     """Of four causes, two seeds each, at most two are not seen or have a fix that does not help.
 

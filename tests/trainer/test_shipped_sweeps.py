@@ -11,11 +11,16 @@ import pytest
 from iolaus.trainer.lint_command import lint_command
 
 SWEEPS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "sweep").glob("*.yaml"))
+# Of hundreds of settings, or that import more than torch.
+LONG = ("everything", "finetune")
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] if n.endswith("_full") else []) for n in SWEEPS],
+    [
+        pytest.param(n, marks=[pytest.mark.slow] if n.endswith("_full") or n in LONG else [])
+        for n in SWEEPS
+    ],
 )
 def test_every_setting_of_a_shipped_sweep_makes_a_run(name: str) -> None:
     """Settings drawn from the whole space compose and pass every check."""

@@ -92,6 +92,7 @@ def test_a_run_killed_at_random_is_the_run_that_was_not(tmp_path: Path) -> None:
     assert max(repeated) <= EVERY
 
 
+@pytest.mark.slow
 def test_sigterm_keeps_what_was_done(tmp_path: Path) -> None:
     """At SIGTERM a run writes its state, ends with code 143, and goes on from that very step."""
     first = started(tmp_path, "steps=100000", "checkpoint.every_steps=null")

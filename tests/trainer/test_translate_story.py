@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from omegaconf import DictConfig
 from scipy.stats import t
 
@@ -23,6 +24,7 @@ VARIANTS = ("none", "heads", "layers", "simplified", "decoder first")
 SCORES = ("val_bleu", "val_ter", "test_bleu", "test_ter")
 
 
+@pytest.mark.slow
 def test_losses_that_do_nothing_are_one_tier(
     compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:

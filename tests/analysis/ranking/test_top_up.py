@@ -87,6 +87,7 @@ def test_a_top_up_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     assert {(number, seed) for _, number, seed in more} == {(3, 6)}
 
 
+@pytest.mark.slow
 def test_a_top_up_leaves_no_options_behind(tmp_path: Path) -> None:
     """After a top-up, finished or failed, the sweep describes and continues itself as before; its
     session is kept.
@@ -158,6 +159,7 @@ def test_what_else_is_queued_is_not_run_by_a_top_up(tmp_path: Path) -> None:
     assert not plan_top_up(folder, replace(made, table=made.table.head(1))).repeats
 
 
+@pytest.mark.slow
 def test_a_sweep_of_failures_is_not_settled(tmp_path: Path) -> None:
     """Where no setting has completed there is nothing to top up, which is no first place."""
     failing = [

@@ -487,6 +487,7 @@ def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_and_a_table(tmp_path):
     """--json has the agreed layout and nothing else on stdout; without it there is a table and a
     picture.
