@@ -23,5 +23,5 @@ lint: $(VENV)/.installed
 # torch==2.13.0, exactly: anything looser pulls gigabytes of CUDA on a machine without a GPU.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --no-compile -c constraints.txt torch==2.13.0 -e '.[dev]'  # modules are compiled as they are imported
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 -e '.[dev]'
 	touch $@
