@@ -1,4 +1,4 @@
-.PHONY: sweep test test-all lint
+.PHONY: sweep test test-all lint conformance
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,8 +7,11 @@ BIN := $(VENV)/bin
 sweep: $(VENV)/.installed
 	$(BIN)/python -m trainer --multirun +sweep=quickstart
 
-test: $(VENV)/.installed lint
+test: $(VENV)/.installed
+	$(MAKE) --output-sync -j 2 lint conformance  # each has one core to do
 	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not gpu" --ignore tests/hydra_plugins
+
+conformance: $(VENV)/.installed
 	$(BIN)/pytest -m "not slow and not gpu" tests/hydra_plugins  # in one process, without threads: sweeps within are forked
 
 test-all: $(VENV)/.installed lint

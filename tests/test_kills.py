@@ -175,7 +175,7 @@ def assert_whole(study: Any, curves: Path, steps: Sequence[int]) -> None:
 @pytest.mark.parametrize(
     ("n_kills", "n_trials", "kind"),
     [
-        (4, 12, "an app"),
+        pytest.param(4, 12, "an app", marks=pytest.mark.slow),
         pytest.param(6, 16, "a paused app", marks=pytest.mark.slow),
         pytest.param(50, 200, "an app", marks=pytest.mark.slow),
     ],

@@ -133,6 +133,7 @@ def test_an_unknown_metric_goes_with_the_objective(sweep, tmp_path, direction):
     assert load(tmp_path / "sweep").metric_goal == direction
 
 
+@pytest.mark.slow
 def test_old_names_of_options_still_work_and_say_the_new_ones(sweep):
     """Each is taken as the new one, with a warning that says what to write; both is a mistake."""
     old = {

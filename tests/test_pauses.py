@@ -142,6 +142,7 @@ def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
     assert [(one.trial, one.step) for one in plan.trials] == [*zip(best, steps, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_last_call_takes_paused_trials_into_slots_that_would_fall_idle(
     sweep: Any, study: Any, tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_on_prune_stop_ends_them_at_once(sweep: Any, study: Any, tmp_path: Path)
     assert all(record_of(trial).pauses == () for trial in study().trials)
 
 
+@pytest.mark.slow
 def test_the_checkpoints_of_paused_trials_are_bounded(
     sweep: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:

@@ -614,7 +614,12 @@ class Driver:
             self._stop_siblings(trial, outcome)
 
     def _stop_if_in_vain(self, trial: int, outcome: Outcome) -> None:
-        """Where the first trial returned and reported nothing at all, so would the others."""
+        """Where the first trial returned and reported nothing at all, so would the others.
+
+        Not where all trials may fail (max_failure_rate=1).
+        """
+        if self._scheduler.max_failure_rate >= 1:
+            return
         run = self.trials[trial]
         own = run.outcome
         if own is None or own.ending is not Ending.COMPLETED or own.returned is not None:
