@@ -15,6 +15,7 @@ from iolaus.analysis.data.pairs import (
     fixed_value,
     measures_at_end,
     paired_difference,
+    setting_text,
     value_text,
 )
 from iolaus.analysis.data.parameters import varied
@@ -53,11 +54,12 @@ def single_changes(sweep: Sweep) -> list[str]:
     for i, key in enumerate(params):
         chosen, others = _alike_but(i, best_first)
         n_tried = len(others)
+        rest = {k: v for k, v in zip(params, chosen, strict=False) if k != key}
         for other in others:
             here, there = settings[chosen], settings[other]
             among = f", the best of {n_tried + 1}" if n_tried > 1 else ""
             sentences.append(
-                f"{_rest(list(params), chosen, i)}: {measured} ends at "
+                f"{setting_text(rest)}: {measured} ends at "
                 f"{there['measure'].mean():.3g} with {key}={value_text(other[i])} and at "
                 f"{here['measure'].mean():.3g} with {value_text(chosen[i])}{among}"
                 f"{paired_difference(there, here, n_tried)}."
@@ -73,12 +75,3 @@ def _alike_but(i: int, best_first: Sequence[Setting]) -> tuple[Setting, list[Set
         if others:
             return chosen, others
     return (), []
-
-
-def _rest(keys: Sequence[str], setting: Setting, i: int) -> str:
-    """All values of a setting but one, in words."""
-    return ", ".join(
-        f"{key}={value_text(value)}"
-        for j, (key, value) in enumerate(zip(keys, setting, strict=True))
-        if j != i and value is not None and value == value  # NaN is absent too
-    )

@@ -13,7 +13,15 @@ from scipy.stats import t
 from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.sweep import Sweep
 
-__all__ = ["N_SEEDS", "fixed_value", "measures_at_end", "paired_difference", "value_text"]
+__all__ = [
+    "N_SEEDS",
+    "difference_text",
+    "fixed_value",
+    "measures_at_end",
+    "paired_difference",
+    "setting_text",
+    "value_text",
+]
 
 N_SEEDS = 3  # of a setting, to say anything of it
 
@@ -42,6 +50,15 @@ def value_text(value: Hashable) -> str:
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
+def setting_text(values: Mapping[str, Any]) -> str:
+    """The parameters that a setting has, in words: `lr=0.1, clip=norm`."""
+    return ", ".join(
+        f"{key}={value_text(value)}"
+        for key, value in values.items()
+        if value is not None and value == value  # NaN is absent too
+    )
+
+
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame, n_tried: int) -> str:
     """The mean difference of the same seeds in words, with its interval."""
     if not (a["seed"].is_unique and b["seed"].is_unique and a["seed"].notna().all()):
@@ -52,6 +69,11 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, n_tried: int) -> str:
         return ""
     middle = float(pairs.mean())
     margin = float(t.ppf(1 - 0.025 / n_tried, n - 1)) * spread / math.sqrt(n)
-    interval = f"95 % interval {middle - margin:.2g} to {middle + margin:.2g}, {n} seeds"
+    return difference_text(middle, margin, f"{n} seeds")
+
+
+def difference_text(middle: float, margin: float, seeds: str) -> str:
+    """A difference in words, with its 95 % interval, and whether that holds 0."""
+    interval = f"95 % interval {middle - margin:.2g} to {middle + margin:.2g}, {seeds}"
     told = "" if abs(middle) > margin else "; it cannot be told from none"
     return f": a difference of {middle:.2g} ({interval}){told}"

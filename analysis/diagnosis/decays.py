@@ -17,6 +17,7 @@ import pandas as pd
 from scipy.stats import t
 
 from iolaus.analysis.data.curves import Curve, Points, curves_of, planned_rates
+from iolaus.analysis.data.pairs import N_SEEDS, difference_text, setting_text
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import Features, gather
@@ -32,8 +33,8 @@ KINDS = {
     "spent": "is spent before half of the run",
     "falls": "falls over the run",
 }
-N_SEEDS = 3  # of both settings, for an interval of their difference
 N_NAMED = 6
+SAME_EXAMPLES = 1.05  # the most that a last batch, or a last report, tells apart
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
                 "objective": float(sweep.trials["objective"][number]),
                 "batch": batch,
                 "batch_at": batch_at,
+                "examples": float(sweep.trials["examples"][number]),
                 "rest": rest.get(number, ""),
                 "rebound": f.signals.rebound if is_rebound else math.nan,
                 "rebound_at": _or_nan(f.signals.rebound_since) if is_rebound else math.nan,
@@ -150,11 +152,7 @@ def _without_batch(sweep: Sweep) -> dict[int, str]:
     """Each trial's varied parameters, but for those of its batch and its seed, in words."""
     params = {k: c for k, c in varied(sweep.trials).items() if "batch" not in k and k != "seed"}
     return {
-        int(str(number)): ", ".join(
-            f"{key}={row[column]:g}" if isinstance(row[column], float) else f"{key}={row[column]}"
-            for key, column in params.items()
-            if row[column] is not None and row[column] == row[column]
-        )
+        int(str(number)): setting_text({key: row[column] for key, column in params.items()})
         for number, row in sweep.trials.iterrows()
     }
 
@@ -237,8 +235,10 @@ def _batches(found: Decays) -> list[str]:
             for _, rows in ordered
         ]
         apart = _difference(ordered[0][1], ordered[1][1])
+        fewest, most = own["examples"].min(), own["examples"].max()
+        of = "equally many" if most <= SAME_EXAMPLES * fewest else f"{fewest:,.0f} to {most:,.0f}"
         sentences.append(
-            f"{str(rest) or 'All else equal'}: runs of equally many examples end {', '.join(ends)}"
+            f"{str(rest) or 'All else equal'}: runs of {of} examples end {', '.join(ends)}"
             f"{apart.replace(': a difference', ': between the first two a difference')}."
         )
     return sentences
@@ -286,8 +286,4 @@ def _difference(a: pd.DataFrame, b: pd.DataFrame) -> str:
         return ""
     freedom = spread**2 / (of_one**2 / (len(one) - 1) + of_other**2 / (len(other) - 1))
     middle, margin = one.mean() - other.mean(), float(t.ppf(0.975, freedom)) * math.sqrt(spread)
-    told = "" if abs(middle) > margin else "; it cannot be told from none"
-    return (
-        f": a difference of {middle:.2g} (95 % interval {middle - margin:.2g} to "
-        f"{middle + margin:.2g}, {len(one)} and {len(other)} seeds){told}"
-    )
+    return difference_text(middle, margin, f"{len(one)} and {len(other)} seeds")

@@ -64,7 +64,7 @@ def _verdict(ranking: Ranking) -> str:
         return f"fewer than two settings have completed{known}."
     values = ranking.table.loc[ranking.table["tier"].notna(), "objective"].astype(float)
     spread = float(values.max() - values.min())
-    if spread == 0:
+    if spread == 0 and not ranking.noise > 0:  # else the means are the same by chance
         return f"all {n} settings have the same value, {values.iloc[0]:.4g}."
     between = f"they lie within {spread:.3g}"
     if ranking.is_repeated:

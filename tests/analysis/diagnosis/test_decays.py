@@ -124,6 +124,22 @@ def test_batches_that_grow_are_compared_with_those_that_do_not(tmp_path: Path) -
     assert "between the first two a difference of -1" in said
 
 
+def test_runs_of_equally_many_steps_are_not_said_to_have_seen_as_many_examples(
+    tmp_path: Path,
+) -> None:
+    """Where batches differ and lengths do not, the sentence says how many examples each has had."""
+    rows = [
+        {"trial": 3 * i + seed, "seed": seed, "params.batch_size": size}
+        | {"step": step, "loss": 3 + i + 3 * np.exp(-step / 300), "lr": 0.1}
+        | {"examples": step * size}
+        for i, size in enumerate((4, 32))
+        for seed in range(3)
+        for step in STEPS
+    ]
+    (said,) = decays(seeds_of_settings(rows, tmp_path)).sentences
+    assert said.startswith("All else equal: runs of 8,000 to 64,000 examples end at 3.")
+
+
 def test_a_rebound_is_named_with_its_step(tmp_path: Path) -> None:
     """A loss that fell and climbed back for good: which run, from where, by how much."""
     losses = np.where(
