@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 
 import iolaus
 
-__all__ = ["Pace", "folder_to_report", "link_or_copy", "numbers", "report"]
+__all__ = ["Pace", "folder_to_report", "link_or_copy", "numbers", "report", "report_epoch"]
 
 
 def numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
@@ -59,6 +59,18 @@ class Pace:
             return False
         self._last_s = self._clock()
         return True
+
+
+def report_epoch(
+    step: int, metrics: Mapping[str, float], pace: Pace | None, save: Callable[[Path], None]
+) -> None:
+    """Report an epoch, and a checkpoint that `save` writes into a folder, if it is time for one."""
+    if metrics:
+        report(step, metrics)
+    if pace is not None and pace.is_due():
+        with folder_to_report() as folder:
+            save(folder)
+            iolaus.report(step, checkpoint=folder)
 
 
 @contextmanager

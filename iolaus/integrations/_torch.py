@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -14,7 +15,9 @@ import iolaus
 from iolaus.integrations._common import Pace, report
 from iolaus.trainer.schedules import corners
 
-__all__ = ["announce", "follow", "rates_ahead", "report_on_all_ranks"]
+__all__ = ["announce", "follow", "rates_ahead", "report_on_all_ranks", "together"]
+
+T = TypeVar("T")
 
 # A schedule is stepped through so often at most before its trial begins, some 10 us each.
 MOST_STEPS = 50_000
@@ -75,18 +78,27 @@ def announce(first: int, n_steps: int | None, scheduler: Any, lr: float, every: 
 
 
 def report_on_all_ranks(step: int, metrics: dict[str, float], pace: Pace | None) -> bool:
-    """Report from rank 0; all ranks return the same, or end together.
+    """Report from rank 0; returns on all ranks whether a checkpoint is to be made now."""
 
-    Returns whether a checkpoint is to be made now. Raises optuna.TrialPruned on every rank if the
-    trial is to stop: ranks that went on would wait for the others for ever.
-    """
-    is_due, reason = False, None
-    try:
+    def told() -> bool:
         report(step, metrics)
-        is_due = pace is not None and pace.is_due()
+        return pace is not None and pace.is_due()
+
+    return together(told)
+
+
+def together(act: Callable[[], T]) -> T:
+    """What `act` gives on rank 0, on every rank; a trial that it ends there ends on all.
+
+    Raises optuna.TrialPruned on every rank then: ranks that went on would wait for the others for
+    ever.
+    """
+    given, reason = None, None
+    try:
+        given = act()
     except optuna.TrialPruned as pruned:
         reason = str(pruned)
-    decided: tuple[bool, str | None] = follow((is_due, reason))
+    decided: tuple[T, str | None] = follow((given, reason))
     if decided[1] is not None:
         raise optuna.TrialPruned(decided[1])
     return decided[0]

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 import iolaus
-from iolaus.integrations._common import Pace, folder_to_report, link_or_copy, numbers, report
+from iolaus.integrations._common import Pace, folder_to_report, link_or_copy, numbers, report_epoch
 from iolaus.sweeps.reporting import in_trial
 
 __all__ = ["IolausCallback"]
@@ -47,13 +47,9 @@ class IolausCallback(keras.callbacks.Callback):  # type: ignore[misc] # not read
         if not in_trial():
             return
         step = max(int(self.model.optimizer.iterations) - 1, 0)
-        if metrics := numbers(logs):
-            report(step, metrics)
-        if self._pace is not None and self._pace.is_due():
-            with folder_to_report() as folder:
-                backup = self._made(folder)
-                backup.on_epoch_end(epoch, logs)
-                iolaus.report(step, checkpoint=folder)
+        report_epoch(
+            step, numbers(logs), self._pace, lambda f: self._made(f).on_epoch_end(epoch, logs)
+        )
 
     def _restore(self, folder: Path) -> None:
         with folder_to_report() as copy:  # BackupAndRestore may write where it reads

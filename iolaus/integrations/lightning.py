@@ -10,12 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 import iolaus
 from iolaus.integrations._common import Pace, folder_to_report, numbers
-from iolaus.integrations._torch import announce, follow, report_on_all_ranks
+from iolaus.integrations._torch import announce, follow, report_on_all_ranks, together
 from iolaus.sweeps.reporting import in_trial
 
 __all__ = ["IolausCallback", "checkpoint_path"]
@@ -117,11 +116,5 @@ class IolausCallback(Callback):  # type: ignore[misc] # not read, see pyproject.
         with folder_to_report() as own:
             folder = Path(follow(str(own)))
             trainer.save_checkpoint(folder / CHECKPOINT)
-            reason = None
-            try:
-                iolaus.report(max(trainer.global_step - 1, 0), checkpoint=folder)
-            except optuna.TrialPruned as pruned:
-                reason = str(pruned)
-            reason = follow(reason)
-            if reason is not None:
-                raise optuna.TrialPruned(reason)
+            step = max(trainer.global_step - 1, 0)
+            together(lambda: iolaus.report(step, checkpoint=folder))

@@ -12,9 +12,8 @@ import logging
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pandas as pd
 import yaml
 
 from iolaus.analysis.data.sweep import Sweep, load
+from iolaus.sweeps.run.loggers import find_loggers
 
 __all__ = ["Logger", "TrialRun", "log_trials", "made", "runs_of"]
 
@@ -188,10 +188,15 @@ def log_trials(
     raises on is left out with a line, and noted in `refused`: not tried again with the same set.
     """
     done, written = _logged(folder), dict.fromkeys(loggers, 0)
-    for run in runs_of(load(folder), folder):
+
+    def is_wanted(name: str, trial: int) -> bool:
+        return str(trial) not in done.setdefault(name, {}) and (name, trial) not in refused
+
+    for run in runs_of(
+        load(folder), folder, lambda trial: any(is_wanted(name, trial) for name in loggers)
+    ):
         for name, logger in loggers.items():
-            is_done = str(run.number) in done.setdefault(name, {})
-            if is_done or (name, run.number) in refused:
+            if not is_wanted(name, run.number):
                 continue
             try:
                 done[name][str(run.number)] = logger.write(run)
@@ -204,14 +209,16 @@ def log_trials(
     return written
 
 
-def runs_of(sweep: Sweep, folder: Path) -> list[TrialRun]:
-    """The trials of a sweep that have ended, by number. folder: of the sweep."""
+def runs_of(
+    sweep: Sweep, folder: Path, is_wanted: Callable[[int], bool] = lambda _: True
+) -> list[TrialRun]:
+    """The trials of a sweep that have ended and are wanted, by number. folder: of the sweep."""
     by_trial = dict(list(sweep.curves.groupby("trial")))
     runs = []
     for number, trial in zip(
         sweep.trials.index.tolist(), sweep.trials.to_dict("records"), strict=True
     ):
-        if trial["state"] in ("running", "waiting", "paused"):
+        if trial["state"] in ("running", "waiting", "paused") or not is_wanted(int(number)):
             continue
         summary = {k: float(trial[k]) for k in ("objective", "best", "final") if k in trial}
         runs.append(
@@ -280,9 +287,8 @@ def _keep(folder: Path, done: Mapping[str, Mapping[str, str]]) -> None:
 def made(names: Sequence[str], folder: Path) -> dict[str, Logger]:
     """The loggers of these names, with their trackers imported.
 
-    Raises ValueError for a name that no package offers, ImportError where the tracker is missing.
+    Raises BadInputError for a name that no package offers, ImportError where the tracker is
+    missing.
     """
-    known = {point.name: point for point in entry_points(group="iolaus.loggers")}
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"--to {unknown[0]}: choose from {', '.join(sorted(known))}")
-    return {name: known[name].load()(folder) for name in names}
+    found = find_loggers(names, "--to ")
+    return {name: point.load()(folder) for name, point in found.items()}

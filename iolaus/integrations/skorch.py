@@ -12,7 +12,7 @@ from typing import Any
 from skorch.callbacks import Callback
 
 import iolaus
-from iolaus.integrations._common import Pace, folder_to_report, numbers, report
+from iolaus.integrations._common import Pace, numbers, report_epoch
 from iolaus.sweeps.reporting import in_trial
 
 __all__ = ["IolausCallback"]
@@ -61,12 +61,10 @@ class IolausCallback(Callback):  # type: ignore[misc] # not read, see pyproject.
             iolaus.plan(n_updates * (self.max_epochs_ or net.max_epochs))
         last = net.history[-1]
         scores = {k: v for k, v in last.items() if not k.endswith(NO_SCORES) and k != "epoch"}
-        if metrics := numbers(scores):
-            report(max(n_updates - 1, 0), metrics)
-        if self.pace_ is not None and self.pace_.is_due():
-            with folder_to_report() as folder:
-                net.save_params(**_files(folder))
-                iolaus.report(max(n_updates - 1, 0), checkpoint=folder)
+        step = max(n_updates - 1, 0)
+        report_epoch(
+            step, numbers(scores), self.pace_, lambda folder: net.save_params(**_files(folder))
+        )
 
     @staticmethod
     def _batches(epoch: dict[str, Any]) -> list[Any]:

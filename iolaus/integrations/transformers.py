@@ -12,7 +12,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import optuna
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -22,7 +21,7 @@ from transformers import (
 
 import iolaus
 from iolaus.integrations._common import Pace, folder_to_report, link_or_copy, numbers
-from iolaus.integrations._torch import announce, follow, report_on_all_ranks
+from iolaus.integrations._torch import announce, follow, report_on_all_ranks, together
 from iolaus.sweeps.reporting import in_trial
 
 __all__ = ["IolausCallback", "checkpoint_path"]
@@ -89,14 +88,11 @@ class IolausCallback(TrainerCallback):  # type: ignore[misc] # not read, see pyp
         if not in_trial() or self._pace is None or args.output_dir is None:
             return
         made = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        reason = None
-        if state.is_world_process_zero and made.is_dir():
-            with folder_to_report() as folder:
-                shutil.copytree(made, folder, copy_function=link_or_copy, dirs_exist_ok=True)
-                try:
+
+        def keep() -> None:
+            if state.is_world_process_zero and made.is_dir():
+                with folder_to_report() as folder:
+                    shutil.copytree(made, folder, copy_function=link_or_copy, dirs_exist_ok=True)
                     iolaus.report(max(state.global_step - 1, 0), checkpoint=folder)
-                except optuna.TrialPruned as pruned:
-                    reason = str(pruned)
-        reason = follow(reason)
-        if reason is not None:
-            raise optuna.TrialPruned(reason)
+
+        together(keep)

@@ -78,7 +78,7 @@ class Settings:
     says, or else the direction (`iolaus.sweeps.metric.choose_metric`). objective: see OBJECTIVES.
     report: the name of a report (see iolaus.sweeps.run._reports), a dotted name of a function that
     is given the sweep's folder at the end and returns what it made (paths), or None for no report.
-    log_to: names of experiment trackers (see iolaus.sweeps.run._loggers).
+    log_to: names of experiment trackers (see iolaus.sweeps.run.loggers).
     """
 
     sampler: Any

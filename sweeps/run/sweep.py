@@ -20,7 +20,6 @@ from iolaus.sweeps.run._conclusion import (
     show_spent,
 )
 from iolaus.sweeps.run._fork_server import ForkServer
-from iolaus.sweeps.run._loggers import check_loggers, logged
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
@@ -29,6 +28,7 @@ from iolaus.sweeps.run._setup import Setup, set_up
 from iolaus.sweeps.run._spawn import GUARD, is_importing_app
 from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver
+from iolaus.sweeps.run.loggers import find_loggers, logged
 from iolaus.sweeps.run.meter import machine_of
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.secrets import without_password
@@ -59,7 +59,7 @@ def run_sweep(
         raise SweepFailedError(
             f"a worker that was spawned imports the app, which then starts its sweep again: {GUARD}"
         )
-    check_loggers(settings.log_to)
+    find_loggers(settings.log_to, "hydra.sweeper.log_to=")
     setup, console = set_up(settings, context, task_function, config, arguments), make_console()
     if settings.on_change == "new_study" and (other := beside(setup)) is not None:
         setup = set_up(other[0], context, task_function, other[1], arguments)

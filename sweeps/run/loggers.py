@@ -7,12 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from iolaus.sweeps.errors import BadInputError
 
-__all__ = ["GROUP", "check_loggers", "logged"]
+__all__ = ["find_loggers", "logged"]
 
 log = logging.getLogger("sweeps")
 
@@ -22,13 +22,18 @@ OUTPUT_FILE = "logged.log"  # what the trackers print
 LAST_RUNS_S = 60.0
 
 
-def check_loggers(names: Sequence[str]) -> None:
-    """Raise BadInputError for a name that no installed package offers."""
-    known = sorted({point.name for point in entry_points(group=GROUP)})
+def find_loggers(names: Sequence[str], option: str) -> dict[str, EntryPoint]:
+    """The entry points of these names; nothing is looked up for none.
+
+    Raises BadInputError for a name that no installed package offers, given as `option`.
+    """
+    if not names:
+        return {}
+    known = {point.name: point for point in entry_points(group=GROUP)}
     if unknown := [name for name in names if name not in known]:
-        raise BadInputError(
-            f"hydra.sweeper.log_to={unknown[0]}: choose from {', '.join(known) or 'none installed'}"
-        )
+        there_are = ", ".join(sorted(known)) or "none installed"
+        raise BadInputError(f"{option}{unknown[0]}: choose from {there_are}")
+    return {name: known[name] for name in names}
 
 
 @contextmanager
@@ -65,4 +70,4 @@ def logged(names: Sequence[str], folder: Path) -> Iterator[Callable[[], None]]:
         log.info("trials are still being written to %s; %s", ", ".join(names), again)
         return
     if code:
-        log.warning("not all trials were written to %s; %s", ", ".join(names), again)
+        log.warning("not every trial was written to each of %s; %s", ", ".join(names), again)
