@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from iolaus.sweeps.metric import infer_goal
+from iolaus.trainer.plateau import watched_sign
 
 __all__ = ["THEN", "EarlyState", "EarlyStopping"]
 
@@ -65,13 +65,7 @@ class EarlyStopping:
             raise ValueError(f"early_stop.then is one of {', '.join(THEN)}; got {self.then!r}")
         if not 0 <= self.min_delta < math.inf:
             raise ValueError(f"early_stop.min_delta must be from 0 up; got {self.min_delta}")
-        if self.mode not in ("auto", "min", "max"):
-            raise ValueError(f'early_stop.mode is "auto", "min" or "max"; got {self.mode!r}')
-        if self.mode == "auto" and infer_goal(self.watch) is None:
-            raise ValueError(
-                f"early_stop.mode=auto: is {self.watch} better when it is lower or higher? say "
-                "early_stop.mode=min or max"
-            )
+        watched_sign("early_stop", self.watch, self.mode)
 
     @property
     def needs_other_data(self) -> bool:
@@ -93,8 +87,7 @@ class EarlyStopping:
                 f"early_stop.watch={self.watch} is not measured by this task; there are "
                 f"{', '.join(measured)}"
             )
-        goal = {"min": "minimize", "max": "maximize"}.get(self.mode, infer_goal(self.watch))
-        value = measured[self.watch] * (-1.0 if goal == "maximize" else 1.0)
+        value = measured[self.watch] * watched_sign("early_stop", self.watch, self.mode)
         if value < state.best - self.min_delta:
             return EarlyState(best=value, best_step=step)
         bad = replace(state, n_bad=state.n_bad + 1)

@@ -19,9 +19,26 @@ import numpy as np
 from iolaus.sweeps.metric import infer_goal
 from iolaus.trainer.schedules import Schedule, Values
 
-__all__ = ["LossDriven", "Newbob", "NewbobState", "PlateauState", "ReduceOnPlateau"]
+__all__ = ["LossDriven", "Newbob", "NewbobState", "PlateauState", "ReduceOnPlateau", "watched_sign"]
 
 S = TypeVar("S")
+
+
+def watched_sign(section: str, watch: str, mode: str) -> float:
+    """What a watched metric is multiplied by, so that lower is better: 1 or -1.
+
+    mode: "min" if lower is better, "max" if higher is, "auto" where its name says it. Raises
+    ValueError, naming the config's section, for another mode or a name that does not say it.
+    """
+    if mode not in ("auto", "min", "max"):
+        raise ValueError(f'{section}.mode is "auto", "min" or "max"; got {mode!r}')
+    goal = infer_goal(watch) if mode == "auto" else f"{mode}imize"
+    if goal is None:
+        raise ValueError(
+            f"{section}.mode=auto: is {watch} better when it is lower or higher? say "
+            f"{section}.mode=min or max"
+        )
+    return -1.0 if goal == "maximize" else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +55,12 @@ class LossDriven(Schedule, ABC, Generic[S]):
 
     def _check(self) -> None:
         self._require("between 0 and 1", lambda v: (v > 0) & (v < 1), factor=self.factor)
-        if self.mode not in ("auto", "min", "max"):
-            raise ValueError(f'schedule.mode is "auto", "min" or "max"; got {self.mode!r}')
-        if self.mode == "auto" and infer_goal(self.watch) is None:
-            raise ValueError(
-                f"schedule.mode=auto: is {self.watch} better when it is lower or higher? say "
-                "schedule.mode=min or max"
-            )
+        watched_sign("schedule", self.watch, self.mode)
 
     @property
     def sign(self) -> float:
         """What the watched metric is multiplied by, so that lower is better: 1 or -1."""
-        higher = self.mode == "max" or (
-            self.mode == "auto" and infer_goal(self.watch) == "maximize"
-        )
-        return -1.0 if higher else 1.0
+        return watched_sign("schedule", self.watch, self.mode)
 
     def _decay(self, _xp: ModuleType, t: Values, lr: Values) -> Values:
         return lr + 0 * t

@@ -200,31 +200,27 @@ class Features:
         What is left of its loss is then in its examples (wrong labels, augmentation, dropout), and
         no rate removes it.
         """
-        v, s = self.validation, self.signals
-        if (
-            v is None
-            or s is None
-            or v.n_reports < N_REPORTS_VALIDATION
-            or v.diverged_at is not None
-        ):
-            return False
-        gap = s.level - v.level
-        return bool(gap > FLOOR_GAP * self.fall > 0 and gap > 4 * (v.noise + self.noise))
+        return self._trains_above > FLOOR_GAP * self.fall > 0
 
     @property
     def trains_worse(self) -> bool:
         """Whether training ends worse than validation, by a part of the room and beyond noise."""
+        is_alike = self.sign == self.validation_sign
+        return is_alike and self._trains_above > WORSE_GAP * self.room > 0
+
+    @property
+    def _trains_above(self) -> float:
+        """How far training ends above validation; 0 if that is unknown, or within their noise."""
         v, s = self.validation, self.signals
         if (
             v is None
             or s is None
             or v.n_reports < N_REPORTS_VALIDATION
             or v.diverged_at is not None
-            or self.sign != self.validation_sign
         ):
-            return False
+            return 0.0
         gap = s.level - v.level
-        return bool(gap > WORSE_GAP * self.room > 0 and gap > 4 * (v.noise + self.noise))
+        return gap if gap > 4 * (v.noise + self.noise) else 0.0
 
     @property
     def swings_with_epochs(self) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iolaus.trainer.models.transformer import check_heads
+
 __all__ = ["Encoder"]
 
 
@@ -40,10 +42,7 @@ class Encoder(nn.Module):
         if pretrained is not None:
             self.net, self.padding = _read(Path(pretrained), n_classes)
             return
-        if n_features % n_heads:
-            raise ValueError(
-                f"model.n_features={n_features} must be a multiple of model.n_heads={n_heads}"
-            )
+        check_heads(n_features, n_heads)
         try:  # here and not above: importing it takes seconds, and it is an extra
             from transformers.models.bert.configuration_bert import BertConfig
             from transformers.models.bert.modeling_bert import BertForSequenceClassification

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from iolaus.trainer.models.transformer import check_heads
+
 __all__ = ["PAD", "EncoderDecoder"]
 
 PAD = 0  # the symbol that fills a sequence up to its length; nothing attends to it
@@ -140,10 +142,7 @@ class EncoderDecoder(nn.Module):
         dropout: float = 0.1,
         decoder_first: bool = False,
     ) -> None:
-        if n_features % n_heads:
-            raise ValueError(
-                f"model.n_features={n_features} must be a multiple of model.n_heads={n_heads}"
-            )
+        check_heads(n_features, n_heads)
         super().__init__()
         self.source_length = source_length
         sizes = (n_features, n_heads, n_hidden, n_layers, dropout)

@@ -54,6 +54,14 @@ class Block(nn.Module):
         return mixed
 
 
+def check_heads(n_features: int, n_heads: int) -> None:
+    """Raise ValueError where features cannot be shared evenly among the heads of attention."""
+    if n_features % n_heads:
+        raise ValueError(
+            f"model.n_features={n_features} must be a multiple of model.n_heads={n_heads}"
+        )
+
+
 class Transformer(nn.Module):
     """Embeddings of symbol and position, n_layers of `Block`, LayerNorm, mean, linear layer.
 
@@ -74,10 +82,7 @@ class Transformer(nn.Module):
         n_layers: int = 2,
         dropout: float = 0.1,
     ) -> None:
-        if n_features % n_heads:
-            raise ValueError(
-                f"model.n_features={n_features} must be a multiple of model.n_heads={n_heads}"
-            )
+        check_heads(n_features, n_heads)
         super().__init__()
         self.embedding = nn.Embedding(n_symbols, n_features)
         self.positions = nn.Parameter(torch.randn(length, n_features))
