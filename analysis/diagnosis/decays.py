@@ -198,9 +198,11 @@ def _first(found: Decays) -> list[str]:
     first = kinds[means.index[0]]
     places = [list(means.index).index(s) + 1 for s in present[first]]
     told = ", ".join(map(ordinal, places[:N_NAMED])) + (", ..." if len(places) > N_NAMED else "")
+    # One seed each ranks runs, not settings.
+    who, by = ("Settings", "mean ") if len(done) > len(means) else ("Runs", "")
     sentences = [
-        f"Settings whose rate {KINDS[str(first)]} rank first: they are {told} of "
-        f"{len(means)} by the mean objective."
+        f"{who} whose rate {KINDS[str(first)]} rank first: they are {told} of {len(means)} by "
+        f"the {by}objective{'' if by else ', of one seed each'}."
     ]
     winner = done[done["setting"] == means.index[0]]
     for kind, settings in present.items():

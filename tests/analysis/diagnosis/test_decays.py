@@ -124,6 +124,17 @@ def test_batches_that_grow_are_compared_with_those_that_do_not(tmp_path: Path) -
     assert "between the first two a difference of -1" in said
 
 
+def test_one_seed_each_ranks_runs(tmp_path: Path) -> None:
+    """Of one seed per setting no setting is said to rank first."""
+    sweep = runs(tmp_path, KINDS)
+    one = dataclasses.replace(sweep, trials=sweep.trials[sweep.trials["seed"] == 0])
+    said = " ".join(decays(one).sentences)
+    assert "Runs whose rate falls over the run rank first" in said
+    assert "of one seed each" in said
+    assert "Settings whose rate" not in said
+    assert "interval" not in said
+
+
 def test_runs_of_equally_many_steps_are_not_said_to_have_seen_as_many_examples(
     tmp_path: Path,
 ) -> None:
