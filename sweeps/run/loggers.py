@@ -51,14 +51,17 @@ def logged(names: Sequence[str], folder: Path) -> Iterator[Callable[[], None]]:
             return
         to = [word for name in names for word in ("--to", name)]
         command = [sys.executable, "-m", "iolaus.cli", "log", str(folder), "--follow", *to]
-        with (folder / OUTPUT_FILE).open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C is for the sweep
-            )
+        try:
+            with (folder / OUTPUT_FILE).open("ab") as output:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # Ctrl-C is for the sweep
+                )
+        except OSError as error:  # no tracker is worth a sweep
+            log.warning("nothing is written to %s: %s", ", ".join(names), error)
 
     yield start
     if process is None:

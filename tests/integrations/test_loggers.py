@@ -122,3 +122,12 @@ def test_a_sweep_writes_its_trials_while_it_runs(sweep: Any, tmp_path: Path) -> 
     assert run.code == 1
     assert "log_to=paper: choose from csv, mlflow, tensorboard, wandb" in run.err
     assert not (tmp_path / "other/study.db").exists()
+
+
+def test_a_tracker_that_cannot_be_started_ends_no_sweep(sweep: Any, tmp_path: Path) -> None:
+    """Where its output cannot be opened, the sweep says so and goes on to its table."""
+    (tmp_path / "study/logged.log").mkdir(parents=True)
+    given = ("parabola.py", "lr=choice(0.1, 0.2)", "hydra/sweeper/sampler=grid")
+    run = sweep(*given, "hydra.sweeper.log_to=[csv]").ok()
+    assert "nothing is written to csv" in run.out + run.err
+    assert "2 trials in study" in run.out
