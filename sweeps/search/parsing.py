@@ -34,6 +34,10 @@ from iolaus.sweeps.search.space import Parameter, Space, Value
 
 __all__ = ["PLAIN_TEXT", "checked_setting", "parse_space", "with_ties"]
 
+# Steps of a range nearer than this to a whole number of them may be one more by rounding; they are
+# counted up to so many.
+ROUNDING, MOST_COUNTED = 1e-15, 100_000
+
 # Text that Hydra's grammar reads as itself, but for the words that mean something else.
 PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./-]*")
 NOT_TEXT = frozenset({"null", "true", "false", "nan", "inf"})
@@ -220,9 +224,14 @@ def _range(text: str, sweep: RangeSweep) -> BaseDistribution:
         raise BadInputError(f"{text}: a range needs two finite ends, got {start} and {stop}")
     if step == 0:
         raise BadInputError(f"{text}: a range needs a step other than 0")
-    # How many there are is Hydra's, which adds the steps up in binary without rounding. Which they
-    # are is as written: in binary the steps of 0.1 are not quite equal, and Optuna warns.
-    n = math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
+    # How many there are is Hydra's, which adds the steps up in 28 decimal digits: where they come
+    # to the stop but for rounding, it is asked. Which they are is as written: in binary the steps
+    # of 0.1 are not quite equal, and Optuna warns.
+    steps = (Fraction(stop) - Fraction(start)) / Fraction(step)
+    n = math.ceil(steps)
+    is_close = abs(steps - round(steps)) < ROUNDING and not isinstance(sweep.range(), range)
+    if is_close and 0 <= n < MOST_COUNTED:
+        n = sum(1 for _ in sweep.range())
     if n <= 0:
         raise BadInputError(
             f"{text}: the range is empty; it runs from its start up to, not including, its stop"

@@ -14,7 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import (
     BaseDistribution,
@@ -355,6 +355,7 @@ strides = st.integers(-7, 7) | st.sampled_from([0.1, 0.25, 0.3, -0.1, -0.7, 1e-1
 
 
 @given(start=ends, stop=ends, step=strides)
+@example(start=2.8, stop=0, step=-0.7)  # Hydra's fifth is 6e-28, and no stop
 def test_a_range_has_the_values_of_hydras_own(
     read: Read,
     parse: Callable[[list[str]], list[Override]],
