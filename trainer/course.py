@@ -301,6 +301,13 @@ class Course:
         )
         self._announce()
 
+    def tell_of_rebound(self, kept_step: int | None, kept: Path) -> None:
+        """Say which weights are kept from before a rebound, and where."""
+        self.hooks.tell(
+            f"step {self.step}: the loss has climbed back; the weights of step {kept_step}, before "
+            f"the rebound, are kept in {kept}"
+        )
+
     def state_dict(self, seconds: float) -> dict[str, Any]:
         """All of it that decides what comes, for a checkpoint. seconds: of this process so far."""
         return {name: getattr(self, name) for name in _STATE} | {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import iolaus
 from iolaus.sweeps.types import Intervention
-from iolaus.trainer.best_weights import BestWeights, load_best
+from iolaus.trainer.best_weights import BestWeights, forget_rebounds, load_best
 from iolaus.trainer.checkpoint import (
     RunState,
     Saves,
@@ -164,6 +164,8 @@ def train(
         course = Course(
             run, hooks, state.step, state.examples, earlier=kept.course if kept else None
         )
+        if keep is not None and kept is None:
+            forget_rebounds(keep)
         best_weights = stack.enter_context(
             kept_on_disk(BestWeights(keep, earlier=kept.best if kept else None))
         )
@@ -207,9 +209,11 @@ def train(
                     course.tested = evaluate(run, state.model, test_set, "test")
                 if course.reports:
                     window, earlier = [], earlier[:0]
-                    best_weights.offer(
+                    before_rebound = best_weights.offer(
                         course.step, course.examples, metrics["loss"], state.model, state.optimizer
                     )
+                    if before_rebound is not None:
+                        course.tell_of_rebound(best_weights.step, before_rebound)
                 if (intervention := course.report(metrics)) is not None:
                     if intervention.action == "rewind":
                         best_weights.restore(state.model, state.optimizer)

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from iolaus.analysis.data.earlier import EarlierRepeats, repeats_of_earlier
 from iolaus.analysis.data.importers import Columns, read_runs
 from iolaus.analysis.data.parameters import PREFIX, varied
+from iolaus.sweeps.checkpoints import before_rebounds
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
@@ -41,6 +42,7 @@ from iolaus.sweeps.text import counted, short_names
 
 __all__ = ["Sweep", "is_sweep", "load"]
 
+BEST = "best.pt"  # as the trainer calls it
 N_ROWS_SHOWN = 10  # in a notebook: more is a frame
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -98,6 +100,7 @@ class Sweep:
     notes: what was assumed of the runs of other tools, in sentences.
     fingerprints: what the results of its sessions depend on beside the search, by id.
     earlier: where no setting was repeated, the repeats of earlier sweeps of the same task.
+    folder: the sweep's own, which its trials' are relative to; None for runs of other tools.
     """
 
     name: str
@@ -112,6 +115,7 @@ class Sweep:
     notes: tuple[str, ...] = ()
     fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
     earlier: tuple[EarlierRepeats, ...] = ()
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Before the first trial there are the columns of all others, so that nobody need ask.
@@ -158,6 +162,16 @@ class Sweep:
             (self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))
         ]
         return rows[["step", "value"]].reset_index(drop=True)
+
+    def kept_weights(self, trial: int) -> dict[int, Path]:
+        """The weights that a trial of the trainer kept from before its rebounds, by their step.
+
+        Empty where there are none, or the sweep's folder is not known.
+        """
+        own = self.trials["folder"].get(trial)
+        if self.folder is None or not isinstance(own, str) or not own:
+            return {}
+        return before_rebounds(self.folder / own / BEST)
 
     def states_of(self, trials: Iterable[int]) -> dict[int, str]:
         """The state of each of these trials; those the study does not know yet are running."""
@@ -357,6 +371,7 @@ def _load_sweep(folder: Path) -> Sweep:
         metric_goal=about.get("metric_goal"),
         fingerprints=fingerprints_of(study.user_attrs),
         earlier=() if is_repeated else repeats_of_earlier(folder, study),
+        folder=folder,
     )
 
 

@@ -10,7 +10,9 @@ otherwise. Differences are between the seeds of two settings, with the 95 % inte
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,8 +50,8 @@ class Decays:
         level and noise (of the loss at the end), objective (NaN unless completed), batch (sizes in
         the order of the run), batch_at (step at which it changes, NaN if it does not), rest (its
         setting but for the batch, in words), rebound (by how much the loss has climbed back, NaN if
-        it is no rebound), rebound_at (step), kept (the file of its weights from before, "" if there
-        is none).
+        it is no rebound), rebound_at (step), kept (the weights that it kept from before this and
+        any other rebound: a dict from step to file).
     metric: the training loss. objective_sign: -1 if the objective is maximised.
     """
 
@@ -88,7 +90,6 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
         assert f.signals is not None
         batch, batch_at = _batch(seen.get(number))
         is_rebound = shapes.get(number) == "rebound"
-        folder = str(sweep.trials["folder"].get(number) or "")
         rows.append(
             {
                 "trial": number,
@@ -104,7 +105,7 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
                 "rest": rest.get(number, ""),
                 "rebound": f.signals.rebound if is_rebound else math.nan,
                 "rebound_at": _or_nan(f.signals.rebound_since) if is_rebound else math.nan,
-                "kept": f"{folder}/best.pt" if folder else "",
+                "kept": sweep.kept_weights(number),
             }
         )
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["trial"])
@@ -247,16 +248,33 @@ def _batches(found: Decays) -> list[str]:
 
 
 def _rebounds(found: Decays) -> list[str]:
-    """Who rebounded, when, and which weights were kept before."""
-    own = found.trials[found.trials["rebound"].notna()]
-    if own.empty:
-        return []
-    told = [
+    """Who rebounded, when, and which weights were kept before; who did, and came down again."""
+    trials = found.trials
+    is_rebound = trials["rebound"].notna()
+    own, came_down = trials[is_rebound], trials[~is_rebound & trials["kept"].map(bool)]
+    rebounded = [
         f"trial {number} from step {row['rebound_at']:.0f}, by {row['rebound']:.2g}"
-        + (f"; the weights of its lowest smoothed loss are in {row['kept']}" if row["kept"] else "")
+        + (f" ({_kept(row['kept'])})" if row["kept"] else "")
         for number, row in own.head(N_NAMED).iterrows()
     ]
-    return [f"{counted(len(own), 'run')} rebounded: {'; '.join(told)}."]
+    lower_since = [
+        f"trial {number} ({_kept(row['kept'])})"
+        for number, row in came_down.head(N_NAMED).iterrows()
+    ]
+    kinds = (("rebounded", own, rebounded), ("rebounded and came down", came_down, lower_since))
+    return [
+        f"{counted(len(rows), 'run')} {what}: {'; '.join(named)}"
+        f"{'; ...' if len(rows) > N_NAMED else ''}."
+        for what, rows, named in kinds
+        if len(rows)
+    ]
+
+
+def _kept(kept: Mapping[int, Path]) -> str:
+    """Which weights there are from before a rebound: the last of them, and how many others."""
+    step, path = list(kept.items())[-1]
+    others = f", and {len(kept) - 1} earlier beside it" if len(kept) > 1 else ""
+    return f"the weights of step {step}, before the rebound, are kept in {path}{others}"
 
 
 def _settings(own: pd.DataFrame) -> str:

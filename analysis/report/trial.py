@@ -55,6 +55,10 @@ def described(sweep: Sweep, trial: int) -> pd.Series:
         convergence(sweep).drop(columns=["state", "last", "n_reports"]).to_dict("index")[trial]
     )
     where = {"folder": str(own.get("folder") or ""), "rerun": rerun_command(sweep, trial)}
+    if kept := sweep.kept_weights(trial):
+        where["kept before a rebound"] = ", ".join(
+            f"step {step}: {path}" for step, path in kept.items()
+        )
     validation = sweep.curve(trial, name) if (name := loss_metrics(sweep)[1]) else None
     if validation is not None and len(validation) and name != sweep.metric:
         where[str(name)] = f"{validation['value'].iloc[-1]:.4g}"

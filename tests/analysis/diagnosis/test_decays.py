@@ -15,6 +15,7 @@ from scipy.stats import ttest_ind
 from iolaus.analysis.data.sweep import Sweep, load
 from iolaus.analysis.diagnosis.decays import decays
 from iolaus.analysis.figures.decays import draw_decays
+from iolaus.analysis.report.trial import described
 
 STEPS = np.arange(20, 2001, 20)
 SIZES = {"grows": 4, "small": 4, "large": 32}
@@ -164,6 +165,28 @@ def test_a_rebound_is_named_with_its_step(tmp_path: Path) -> None:
     pd.DataFrame(rows).to_parquet(tmp_path / "runs.parquet")
     (said,) = decays(load(tmp_path / "runs.parquet")).sentences
     assert re.match(r"1 run rebounded: trial 0 from step (9\d\d|10\d\d), by 1\.[45]\.", said)
+
+
+def test_weights_from_before_rebounds_are_named_with_their_step_and_file(tmp_path: Path) -> None:
+    """The last ones of a run that rebounded and of one that came down again; never a file that is
+    not there.
+    """
+    sweep = runs(tmp_path, KINDS)
+    folders = [str(tmp_path / f"trials/{n}") for n in sweep.trials.index]
+    sweep = dataclasses.replace(sweep, trials=sweep.trials.assign(folder=folders), folder=tmp_path)
+    for trial, steps in {1: (400,), 2: (60, 1200)}.items():
+        Path(folders[trial]).mkdir(parents=True)
+        for step in steps:
+            Path(folders[trial], f"best_before_rebound_{step}.pt").touch()
+    found = decays(sweep)
+    assert found.sentences[-1] == (
+        "2 runs rebounded and came down: trial 1 (the weights of step 400, before the rebound, are "
+        f"kept in {tmp_path}/trials/1/best_before_rebound_400.pt); trial 2 (the weights of step "
+        f"1200, before the rebound, are kept in {tmp_path}/trials/2/best_before_rebound_1200.pt, "
+        "and 1 earlier beside it)."
+    )
+    assert "1200" in str(described(sweep, 2)["kept before a rebound"])
+    assert "kept before a rebound" not in described(sweep, 0)
 
 
 def test_rates_and_losses_are_drawn_side_by_side(tmp_path: Path) -> None:
