@@ -16,7 +16,7 @@ from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
 from iolaus.analysis.diagnosis._features import loss_metrics
-from iolaus.analysis.diagnosis.decays import decays
+from iolaus.analysis.diagnosis.decays import by_batch, decays
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.explosions import explosions
 from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
@@ -428,6 +428,13 @@ def _schedules(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Secti
             Picture("decays", caption_of_both, draw_both, (10.0, 4.2)),
             *blocks,
         ]
+    if n_panels := min(len(by_batch(how)), figures.batches.N_PANELS):
+        of_batches = (
+            "Losses of settings that differ in their batch alone; rings: the batch changes."
+        )
+        draw_batches = lambda figure: figures.draw_batches(figure, sweep, how)  # noqa: E731
+        size_in = (3.0 + 3.5 * n_panels, 3.8)
+        blocks.insert(2, Picture("batches", of_batches, draw_batches, size_in))
     return Section("Learning rates", [*blocks, Picture("schedules", caption, draw)])
 
 

@@ -14,6 +14,7 @@ from scipy.stats import ttest_ind
 
 from iolaus.analysis.data.sweep import Sweep, load
 from iolaus.analysis.diagnosis.decays import decays
+from iolaus.analysis.figures.batches import draw_batches
 from iolaus.analysis.figures.decays import draw_decays
 from iolaus.analysis.report.trial import described
 
@@ -118,11 +119,45 @@ def test_batches_that_grow_are_compared_with_those_that_do_not(tmp_path: Path) -
                     {"trial": 3 * setting + seed, "seed": seed, "params.batch.kind": kind}
                     | {"step": step, "loss": loss, "lr": 0.1, "examples": examples}
                 )
-    (said,) = decays(seeds_of_settings(rows, tmp_path)).sentences
+    sweep = seeds_of_settings(rows, tmp_path)
+    (said,) = decays(sweep).sentences
     assert said.startswith("All else equal: runs of equally many examples end at 3.")
-    assert "with a batch of 4, then 32 (from step 800), at 4." in said
+    # 3 + 3 exp(-examples / 600) at 2,840, 2,880, ... 3,200 examples, and at 3,520, 3,840, ...
+    assert re.search(
+        r"with a batch of 4, then 32 \(from step 800; the loss is 3\.02\d* in the 10 reports "
+        r"before and 3\.00\d* in those after\), at 4\.",
+        said,
+    )
     assert "with a batch of 4, at 5." in said
     assert "between the first two a difference of -1" in said
+    figure = Figure()
+    draw_batches(figure, sweep)
+    (ax,) = figure.axes
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["batch of 4, then 32", "batch of 4", "batch of 32"]
+    (ring,) = [line for line in ax.get_lines() if line.get_marker() == "o"]
+    assert float(ring.get_xdata()[0]) == 3200
+
+
+def test_each_stage_of_a_rate_that_jumps_is_said_with_the_loss_at_its_end(tmp_path: Path) -> None:
+    """Three stages of 400 steps, each with a loss of its own; a single jump needs no sentence."""
+    rows = [
+        {"trial": seed, "seed": seed, "step": step, "lr": 0.1, "loss": 4.0 - (step - 1) // 400}
+        for seed in range(3)
+        for step in range(20, 1201, 20)
+    ]
+    sweep = seeds_of_settings(rows, tmp_path)
+    corners = [[0, 0.5], [399, 0.3], [400, 0.2], [799, 0.1], [800, 0.05], [1199, 0.02]]
+
+    def said(plan: list[list[float]]) -> str:
+        trials = sweep.trials.assign(lr_plan=[plan] * 3)
+        return " ".join(decays(dataclasses.replace(sweep, trials=trials)).sentences)
+
+    assert said(corners) == (
+        "The rate of setting 0 jumps after steps 400, 800: at the ends of these 3 stages the loss "
+        "is 4, 3, 2 (mean of 3 seeds)."
+    )
+    assert said([*corners[:3], [1199, 0.02]]) == ""
 
 
 def test_one_seed_each_ranks_runs(tmp_path: Path) -> None:
