@@ -38,7 +38,7 @@ KINDS = {
     "falls": "falls over the run",
 }
 N_NAMED = 6
-N_AROUND = 10  # reports before and after a change of the batch
+N_AROUND = 5  # reports before and after a change of the batch
 JUMP = 0.05  # of the rate, from one step to the next, between two stages ...
 N_STAGE = 5  # ... of so many reports each
 LEAST_STAGES = 3  # a single jump says nothing that the rate's course does not
@@ -158,7 +158,7 @@ def _around(features: Features, step: float) -> tuple[float, float]:
 def _stages_of(features: Features, plan: Points | None) -> dict[str, tuple[float, ...]]:
     """Where each stage of a rate that jumps ended, and how the loss was there."""
     steps, losses = features.steps, features.losses
-    ends = []
+    ends: list[float] = []
     for (step, rate), (after, new) in pairwise([] if plan is None else plan.tolist()):
         jumps = after == step + 1 and abs(new - rate) > JUMP * rate
         if jumps and _n_between(steps, ends[-1] if ends else 0, after) >= N_STAGE:
@@ -284,6 +284,8 @@ def by_batch(found: Decays) -> dict[str, list[pd.DataFrame]]:
 
     By what else they have set, in words, "" for nothing.
     """
+    if found.trials.empty:
+        return {}
     done = found.trials[found.trials["objective"].notna()]
     groups = {
         str(rest): sorted(
@@ -323,10 +325,11 @@ def _at_change(rows: pd.DataFrame, metric: str) -> str:
     """From which step on the batch is another, and the loss before and after; "" if it never is."""
     if not rows["batch_at"].notna().any():
         return ""
-    before, after = np.nanmean(rows["around_change"].tolist(), axis=0)
     said = f" (from step {rows['batch_at'].iloc[0]:.0f}"
-    if not np.isfinite([before, after]).all():
+    around = np.array(rows["around_change"].tolist())
+    if not np.isfinite(around).all():
         return f"{said})"
+    before, after = around.mean(axis=0)
     return (
         f"{said}; the {metric} is {before:.4g} in the {N_AROUND} reports before and {after:.4g} in "
         "those after)"

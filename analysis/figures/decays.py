@@ -73,5 +73,5 @@ def draw_decays(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None =
     right.set_ylabel(f"{found.metric}, smoothed, mean of the seeds")
     for ax in (left, right):
         ax.set_xlabel(f"share of the run, in {AXIS_NAMES['step'].partition(' ')[0]}s")
-        # Above the frame: rates and losses take all of it.
-        ax.legend(**LEGEND, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
+    # Above both frames: rates and losses fill them.
+    figure.legend(**LEGEND, loc="outside upper left", ncols=4)

@@ -21,6 +21,7 @@ from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.explosions import explosions
 from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
+from iolaus.analysis.diagnosis.run_ends import run_end_sentences
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.diagnosis.tried_fixes import tried_fixes, tried_sentences
 from iolaus.analysis.figures.map import N_CHOICES
@@ -484,7 +485,8 @@ def _machine(sweep: Sweep, ranking: Ranking) -> Section:
     picture = Picture(
         "timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots)
     )
-    return Section("Time", [picture])
+    ends = run_end_sentences(sweep)
+    return Section("Time", [picture, *([Items(ends)] if ends else [])])
 
 
 def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:

@@ -68,6 +68,7 @@ DRAWN: dict[str, Callable[[Figure, Sweep], None]] = {
     "one trial": lambda figure, what: figures.draw_curves(figure.subplots(), what, highlight=0),
     "by shape": lambda figure, what: figures.draw_by_shape(figure, what, shapes(what)),
     "gradients": figures.draw_gradients,
+    "batches": figures.draw_batches,
     "decays": figures.draw_decays,
     "explosions": figures.draw_explosions,
     "map": lambda figure, what: figures.draw_map(

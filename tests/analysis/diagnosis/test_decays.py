@@ -122,9 +122,9 @@ def test_batches_that_grow_are_compared_with_those_that_do_not(tmp_path: Path) -
     sweep = seeds_of_settings(rows, tmp_path)
     (said,) = decays(sweep).sentences
     assert said.startswith("All else equal: runs of equally many examples end at 3.")
-    # 3 + 3 exp(-examples / 600) at 2,840, 2,880, ... 3,200 examples, and at 3,520, 3,840, ...
+    # 3 + 3 exp(-examples / 600) at 3,040, 3,080, ... 3,200 examples, and at 3,520, 3,840, ...
     assert re.search(
-        r"with a batch of 4, then 32 \(from step 800; the loss is 3\.02\d* in the 10 reports "
+        r"with a batch of 4, then 32 \(from step 800; the loss is 3\.01\d* in the 5 reports "
         r"before and 3\.00\d* in those after\), at 4\.",
         said,
     )
