@@ -33,7 +33,7 @@ N_REPORTS_TO_MEASURE = 3
 # would fill the card for nothing.
 LEAST_GAIN = 1.05
 # Of each trial on the card, before its rates are believed.
-WINDOW_S = 2.0
+WINDOW_S = 1.0
 
 
 def shape_of(values: Mapping[str, object], but: Collection[str] = ()) -> Shape:
@@ -259,10 +259,9 @@ class Placement:
             return None
         if not name or not self._is_auto:
             return 0
+        free, needed = self._free(name), self._needed(shape)
         if not there:
-            return self._cards[name].free_at_start or 0
-        free = self._free(name)
-        needed = self._needed(shape)
+            return max(free if needed is None else min(needed, free), 0)
         if needed is None:
             # It is tried where the largest known would have room.
             known = max((_with_margin(peak) for peak in self._peaks.values()), default=None)
