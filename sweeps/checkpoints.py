@@ -195,11 +195,14 @@ def keep_newest(trial_folder: Path) -> None:
         shutil.rmtree(other, ignore_errors=True)
 
 
-UNITS_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS_BYTES = {
+    "": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+}  # fmt: skip
 
 
 def parse_bytes(value: Any) -> int:
-    """A number of bytes, or a text such as 500MB, 2GB, 1.5 TB; 0 is one.
+    """A number of bytes, or a text such as 500MB, 2GB, 1.5 TiB; 0 is one.
 
     Raises ValueError for anything else.
 
@@ -209,7 +212,7 @@ def parse_bytes(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMGT]?B)?\s*", value)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMGT]?B|[KMGT]iB)?\s*", value)
         if match:
             return round(float(match[1]) * UNITS_BYTES[match[2] or ""])
     raise ValueError(f"{value!r} is no size: give bytes, or a text such as 500MB, 2GB")

@@ -109,7 +109,8 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
     """
     kept = _kept_checkpoints(setup, study)
     now = datetime.now(UTC)
-    here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), setup.gpus, now)
+    gpus = [gpu.name for gpu in setup.gpus]
+    here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), gpus, now)
     here["slots"] = dataclasses.asdict(machine_of(setup.slots, setup.settings.lanes))
     try:
         number = _describe(setup, study.study, here)

@@ -29,8 +29,9 @@ from iolaus.sweeps.run._launcher import jobs_asked_for
 from iolaus.sweeps.run._messages import WorkerSpec
 from iolaus.sweeps.run._objective import Objective
 from iolaus.sweeps.run._reports import Report, find_report
-from iolaus.sweeps.run._slots import physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run._slots import physical_cores, plan_slots
 from iolaus.sweeps.run._worker import OneAtATime, Server
+from iolaus.sweeps.run.devices import Device, list_devices, visible_devices
 from iolaus.sweeps.run.driver import Rules
 from iolaus.sweeps.run.folders import refuse_shared_folders
 from iolaus.sweeps.run.lanes import InLanes
@@ -50,8 +51,8 @@ log = logging.getLogger("sweeps")
 class Setup:
     """What a sweep is made of.
 
-    config: the app's, `hydra` node included. serve: what a worker does. gpus: the names of those
-    that the slots share. fingerprint: what the results depend on beside the search.
+    config: the app's, `hydra` node included. serve: what a worker does. gpus: those that the slots
+    share. fingerprint: what the results depend on beside the search.
     """
 
     settings: Settings
@@ -62,7 +63,7 @@ class Setup:
     plans: Plans
     rules: Rules
     slots: Sequence[WorkerSpec]
-    gpus: Sequence[str]
+    gpus: Sequence[Device]
     serve: Server
     report: Report | None
     fingerprint: Fingerprint
@@ -81,9 +82,12 @@ def set_up(
     """
     composer = Composer(context.config_loader, config)
     space = searched(config.hydra.sweeper, arguments, composer)
-    gpus = visible_gpus(os.environ)
+    gpus = visible_devices(os.environ, list_devices)
+    _refuse_unmeasured(settings, gpus)
     n_jobs = jobs_asked_for(config.hydra.launcher, settings.n_jobs)
-    slots = plan_slots(n_jobs, gpus, physical_cores())
+    slots = plan_slots(
+        *(n_jobs, gpus, physical_cores(), settings.trials_per_gpu, settings.slot_bytes)
+    )
     sampler = make_sampler(settings.sampler, space)
     n_directions, seed = len(settings.directions), seed_of(settings.sampler)
     pruner = make_pruner(settings.pruner, n_directions, settings.holdout_fraction, seed)
@@ -111,7 +115,16 @@ def set_up(
     )
 
 
-def _refuse_budget_of_none(settings: Settings, gpus: Sequence[str]) -> None:
+def _refuse_unmeasured(settings: Settings, gpus: Sequence[Device]) -> None:
+    unknown = [gpu.name for gpu in gpus if gpu.total_bytes is None]
+    if settings.trials_per_gpu == "auto" and unknown:
+        raise BadInputError(
+            f"hydra.sweeper.trials_per_gpu=auto: the memory of GPU {', '.join(unknown)} is not "
+            "known: pip install nvidia-ml-py, or give a number"
+        )
+
+
+def _refuse_budget_of_none(settings: Settings, gpus: Sequence[Device]) -> None:
     if settings.limit is not None and settings.limit.resource == "gpu" and not gpus:
         raise BadInputError(
             f"hydra.sweeper.budget={settings.budget}: no GPU is visible here, so none of it would "

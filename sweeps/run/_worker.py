@@ -85,7 +85,7 @@ class OneAtATime:
             assignment, reporter = taken
             with reporting_to(reporter):
                 outcome = self.run(assignment, reporter)
-            leaves = _is_used_up()
+            leaves = _is_used_up() or (outcome.memory is not None and bool(outcome.memory.ran_out))
             channel.finish(assignment.trial, outcome, leaves)
             if leaves:
                 return

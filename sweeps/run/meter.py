@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Collection, Sequence
 
 from iolaus.sweeps.run._messages import WorkerSpec
-from iolaus.sweeps.run._slots import GPU_VARIABLE, physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run._slots import physical_cores, plan_slots
+from iolaus.sweeps.run.devices import list_devices, visible_devices
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.study.budget import Cost
 from iolaus.sweeps.study.preview import Machine
@@ -26,12 +27,14 @@ def _n_cores(slots: Sequence[WorkerSpec]) -> int:
 
 def _gpus(slots: Sequence[WorkerSpec]) -> set[str]:
     """By name; slots may share one."""
-    return {value for s in slots for name, value in s.environment if name == GPU_VARIABLE}
+    return {slot.device for slot in slots if slot.device}
 
 
 def machine_here(settings: Settings) -> Machine:
     """What the slots of a sweep would hold of this machine, with one trial in each."""
-    return machine_of(plan_slots(settings.n_jobs, visible_gpus(os.environ), physical_cores()), 1)
+    gpus = visible_devices(os.environ, list_devices)
+    slots = plan_slots(settings.n_jobs, gpus, physical_cores(), settings.trials_per_gpu)
+    return machine_of(slots, 1)
 
 
 class Meter:

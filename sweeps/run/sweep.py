@@ -30,6 +30,7 @@ from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.loggers import find_loggers, logged
 from iolaus.sweeps.run.meter import machine_of
+from iolaus.sweeps.run.placement import Placement
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.folder import locked, short
@@ -79,7 +80,11 @@ def run_sweep(
         start_logging()
         records, progress = begin_session(setup, study), _progress(console, setup, study)
         workers = Workers(fork_server, setup.slots)
-        driver = Driver(study, workers, setup.rules, records, progress, time.monotonic)
+        names = {spec.slot: spec.device for spec in setup.slots}
+        placement = Placement(names, setup.gpus, settings.trials_per_gpu)
+        driver = Driver(
+            study, workers, setup.rules, records, progress, time.monotonic, placement=placement
+        )
         _log_begin(setup, study)
         if fork_server.method.name != "fork":
             log.info(

@@ -45,7 +45,7 @@ from iolaus.sweeps.study.record import (
 )
 from iolaus.sweeps.study.recovery import put_back, take_over
 from iolaus.sweeps.study.stopping import StopRequest, request_of
-from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Intervention, Memory, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
 
@@ -70,8 +70,8 @@ class Proposal:
     """A trial the study wants run.
 
     Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
-    off or paused before, whether it begins anew all the same, and another trial's checkpoint from
-    which it goes on ("": none).
+    off or paused before, whether it begins anew all the same, another trial's checkpoint from
+    which it goes on ("": none), and whether it runs alone (see `TrialRecord.alone`).
     """
 
     trial: int
@@ -80,6 +80,7 @@ class Proposal:
     attempt: int = 0
     is_anew: bool = False
     from_checkpoint: str = ""
+    alone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,7 +454,10 @@ class SweepStudy:
         curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
         other = record.from_checkpoint
         attempt = record.attempt + bool(other)  # what another trial did comes before
-        return Proposal(trial.number, trial.params, seed, attempt, from_checkpoint=other)
+        alone = record.alone
+        return Proposal(
+            trial.number, trial.params, seed, attempt, from_checkpoint=other, alone=alone
+        )
 
     def goes_on(self, number: int, continued: Continued | None) -> bool:
         """A trial that was cut off or paused runs again: from its checkpoint, or (None) anew.
@@ -664,6 +668,8 @@ class SweepStudy:
                 log=log if outcome.ending is Ending.FAILED else "",
                 findings=tuple(finding.text for finding in outcome.findings),
                 verdict=outcome.verdict,
+                memory=outcome.memory or Memory(),
+                alone=outcome.memory.ran_out if outcome.memory is not None else "",
             ),
         )
         for finding in outcome.findings:
