@@ -18,8 +18,8 @@ from iolaus.analysis.figures._style import (
     LEGEND,
     ORANGE,
     VERMILION,
-    centred_mean,
     say_nothing,
+    smoothed,
     value_limits,
 )
 
@@ -34,12 +34,17 @@ LOOKS: tuple[dict[str, Any], ...] = (
 )
 
 
-def draw_batches(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None = None) -> None:
+def draw_batches(
+    figure: Figure | SubFigure,
+    sweep: Sweep,
+    found: Decays | None = None,
+    smooth: float | None = None,
+) -> None:
     """The training loss of each batch size, or course of sizes, the mean of its seeds, smoothed.
 
     A panel for each of the first three settings that were run with several; a ring is where the
     batch changes. Over examples, since an update of a larger batch sees more of them. found: of
-    `decays`, where it has been made before.
+    `decays`, where it has been made before. smooth: as in `draw_curves`.
     """
     found = decays(sweep) if found is None else found
     groups = list(by_batch(found).items())[:N_PANELS]
@@ -55,11 +60,11 @@ def draw_batches(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None 
             numbers = [int(str(n)) for n in rows.index if int(str(n)) in losses]
             if not numbers:
                 continue
-            smoothed = [centred_mean(losses[n]) for n in numbers]
+            curves = [smoothed(losses[n], smooth) for n in numbers]
             grid = np.linspace(
-                max(one[0, 0] for one in smoothed), min(one[-1, 0] for one in smoothed), 201
+                max(one[0, 0] for one in curves), min(one[-1, 0] for one in curves), 201
             )
-            mean = np.mean([np.interp(grid, *one.T) for one in smoothed], axis=0)
+            mean = np.mean([np.interp(grid, *one.T) for one in curves], axis=0)
             drawn.append(np.column_stack([grid, mean]))
             look = LOOKS[i % len(LOOKS)]
             ax.plot(grid, mean, **look, label=f"batch of {rows['batch'].iloc[0]}")
@@ -71,4 +76,4 @@ def draw_batches(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None 
         ax.set_title(rest, loc="left", fontsize="small", wrap=True)
         ax.set_xlabel(AXIS_NAMES["examples"])
         ax.legend(**LEGEND)
-    panels[0].set_ylabel(f"{found.metric}, smoothed, mean of the seeds")
+    panels[0].set_ylabel(f"{found.metric}, mean of the seeds")
