@@ -322,8 +322,7 @@ def update(
         grads = with_l1([param.detach() for param in params], grads, run.loss.l1)
     norms = gradient_norms(grads)
     norm, blame = total_norm(norms), None
-    # A gradient scaler meets infinity as a matter of course, and leaves the update out.
-    if weights and not state.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+    if weights and not bool(torch.isfinite(norm)) and _is_last_scale(state.scaler):
         blame = blamed(state.model, step, list(weights), partial(_raw, run, state, parts))
     grads, clipped = run.clip([param.detach() for param in params], grads, norms)
     for param, grad in zip(params, grads, strict=True):
@@ -331,6 +330,14 @@ def update(
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return Update(mean_loss, norm, norms, clipped, mean_terms, blame)
+
+
+def _is_last_scale(scaler: torch.amp.GradScaler) -> bool:
+    """Whether a gradient that is not finite is so at any scale.
+
+    A scaler meets infinity as a matter of course: it leaves the update out and halves its scale.
+    """
+    return not scaler.is_enabled() or scaler.get_scale() <= 1.0
 
 
 def _raw(run: Settings, state: State, parts: list[Examples], name: str) -> Iterator[Tensor]:

@@ -461,14 +461,14 @@ def _schedules(
 
 
 def _gradients(sweep: Sweep) -> Section:
+    said = clipping_sentences(sweep)
     if not sweep.curves["metric"].str.startswith(figures.gradients.PREFIX).any():
-        return Section("Gradients", [])
+        return Section("Gradients", [*said])
     caption = (
         "Norms of the gradients in the first steps, on the same axes: trials that were clipped "
         "and that were not."
     )
     draw = lambda figure: figures.draw_gradients(figure, sweep)  # noqa: E731
-    said = clipping_sentences(sweep)
     return Section("Gradients", [*said, Picture("gradients", caption, draw, (9.0, 4.5))])
 
 
