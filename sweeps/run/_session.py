@@ -26,10 +26,17 @@ from iolaus.sweeps.run._setup import Setup
 from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
 from iolaus.sweeps.run.meter import machine_of
+from iolaus.sweeps.run.slots_log import SlotsLog
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import in_memory, open_backend, sqlite_url
 from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
-from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
+from iolaus.sweeps.study.folder import (
+    CURVES_FOLDER,
+    EVENTS_FILE,
+    SLOTS_FILE,
+    STUDY_FILE,
+    SWEEP_FILE,
+)
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.leases import Leases, new_driver_name
 from iolaus.sweeps.study.live_storage import LiveStorage
@@ -132,6 +139,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
         CurveWriter(setup.folder / CURVES_FOLDER, name, clock=time.monotonic),
         EventLog(setup.folder / EVENTS_FILE, session, clock=time.monotonic),
         kept,
+        SlotsLog(setup.folder / SLOTS_FILE, number, clock=time.time),
     )
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,10 +44,12 @@ from iolaus.sweeps.run._messages import (
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import describe
 from iolaus.sweeps.run._workers import Gone, Workers
+from iolaus.sweeps.run.devices import DeviceUse
 from iolaus.sweeps.run.events import EventLog
 from iolaus.sweeps.run.memory import after_out_of_memory, kills_by_kernel, machine_bytes
 from iolaus.sweeps.run.meter import Meter
 from iolaus.sweeps.run.placement import Placement, shape_of
+from iolaus.sweeps.run.slots_log import SlotRow, SlotsLog, SlotState
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.budget import Budget
@@ -93,6 +95,9 @@ class Watcher(Protocol):
     def draining(self, why: str) -> None:
         """No new trials will be started."""
 
+    def sampled(self, rows: Sequence[SlotRow]) -> None:
+        """What the busy slots hold and do was looked at."""
+
     def tick(self) -> None:
         """Some time has passed."""
 
@@ -134,7 +139,8 @@ class Rules:
 class Records:
     """Where a session leaves what happens, beside the study.
 
-    folder: the sweep's. session: its number, from 0. kept: the checkpoints that stay.
+    folder: the sweep's. session: its number, from 0. kept: the checkpoints that stay. slots: what
+    the slots hold and do, None for nothing of it.
     """
 
     folder: Path
@@ -142,6 +148,7 @@ class Records:
     curves: CurveWriter
     events: EventLog
     kept: KeptCheckpoints = field(default_factory=lambda: KeptCheckpoints(0, 1.0))
+    slots: SlotsLog | None = None
 
 
 @dataclass
@@ -152,7 +159,7 @@ class TrialRun:
     `iolaus.sweeps.reporting.Batch`. kept: its newest checkpoint. outcome: the task's own, with no
     objective looked for, None while it runs. awake_s, heard_s: when it was started and last
     reported, by a clock that stands while the driver is held up. gpu_share: of its card that it may
-    hold, None for all.
+    hold, None for all. step: the last one reported. memory: its peaks so far.
     """
 
     assignment: Assignment
@@ -168,12 +175,15 @@ class TrialRun:
     kept: Kept | None = None
     outcome: Outcome | None = None
     gpu_share: float | None = None
+    step: int | None = None
+    memory: Memory = field(default_factory=Memory)
 
 
 class Driver:
     """Runs the trials that a study still misses.
 
     clock: seconds, never going back. placement: where they may run; None: wherever a slot is free.
+    device_uses: how the GPUs are used now, by name.
     """
 
     def __init__(
@@ -185,6 +195,7 @@ class Driver:
         watcher: Watcher,
         clock: Callable[[], float],
         placement: Placement | None = None,
+        device_uses: Callable[[], Mapping[str, DeviceUse]] = dict,
     ) -> None:
         self._study = study
         self._workers = workers
@@ -202,6 +213,7 @@ class Driver:
         )
         slots = {spec.slot: spec.device for spec in workers.specs}
         self._placement = placement or Placement(slots, ())
+        self._device_uses = device_uses
         self._over_limit: dict[int, Memory] = {}  # of workers that have left for it, by slot
         self._n_killed_by_kernel = kills_by_kernel()
         self._n_interrupts = 0
@@ -264,6 +276,7 @@ class Driver:
             self._keep_budget()
             self._end_unborn()
             self._place()
+            self._sample()
             self._watcher.tick()
             try:
                 self._records.curves.flush_if_due()
@@ -430,6 +443,23 @@ class Driver:
         for line in self._placement.take_news():
             log.info("%s", line)
 
+    def _sample(self) -> None:
+        """Record from time to time what the slots hold and do."""
+        if self._records.slots is None or not self._records.slots.is_due:
+            return
+        states = [
+            SlotState(
+                *(slot, trial, self._workers.specs[slot].device, run.step),
+                *(run.memory.gpu_bytes, run.memory.ram_bytes),
+            )
+            for trial, slot in sorted(self._scheduler.running.items(), key=lambda item: item[1])
+            if (run := self.trials[trial]).started_s is not None
+        ]
+        uses = self._device_uses()
+        for name, use in uses.items():
+            self._placement.device_used(name, use.used_bytes, self._clock())
+        self._watcher.sampled(self._records.slots.add(states, uses))
+
     def _withdraw(self) -> None:
         """Put back the trials that wait for room."""
         for trial in self._placement.waiting:
@@ -573,6 +603,7 @@ class Driver:
             self._over_limit[slot] = memory
         for trial, where in self._scheduler.running.items():
             if where == slot:
+                self.trials[trial].memory = memory
                 self._placement.measured(trial, memory.gpu_bytes)
 
     def _is_pause(self, verdict: Verdict | None) -> bool:
@@ -608,6 +639,7 @@ class Driver:
         if batch.rows:
             run.heard_s = self._awake_clock()
             last = batch.rows[-1]
+            run.step = last.step
             value = last.metrics.get(self._rules.objective.metric.name)
             self._placement.reported(trial, last.step, self._clock())
             self._watcher.reported(trial, last.step, value)

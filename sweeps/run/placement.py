@@ -32,6 +32,8 @@ N_REPORTS_TO_MEASURE = 3
 # More side by side are worth it if all together make so much more steps. Below, the noise of rates
 # would fill the card for nothing.
 LEAST_GAIN = 1.05
+# A task that uses torch has said so by then.
+SETTLED_S = 5.0
 # Of each trial on the card, before its rates are believed.
 WINDOW_S = 1.0
 
@@ -114,6 +116,7 @@ class _Trial:
     n_reports: int = 0
     last: tuple[int, float] | None = None  # report: its step and when
     peak: int | None = None
+    is_torch: bool = False
 
 
 @dataclass
@@ -215,7 +218,21 @@ class Placement:
     def measured(self, trial: int, gpu_bytes: int | None) -> None:
         """A running trial holds so much at most so far."""
         if (run := self._running.get(trial)) is not None and gpu_bytes is not None:
-            run.peak = max(run.peak or 0, gpu_bytes)
+            run.peak, run.is_torch = max(run.peak or 0, gpu_bytes), True
+            self._learn(run)
+
+    def device_used(self, name: str, used_bytes: int | None, now_s: float) -> None:
+        """All processes together hold so much of a card now.
+
+        The memory of a task that does not use torch is read from this, while it runs by itself.
+        """
+        runs, card = self._on(name), self._cards.get(name)
+        if card is None or used_bytes is None or len(runs) != 1:
+            return
+        (run,) = runs
+        if not run.is_torch and now_s - card.since_s >= SETTLED_S:
+            grown = used_bytes - (card.device.used_bytes or 0) - CONTEXT_BYTES
+            run.peak = max(run.peak or 0, grown, 0)
             self._learn(run)
 
     def ended(self, trial: int, gpu_bytes: int | None, ran_out: bool, now_s: float) -> None:

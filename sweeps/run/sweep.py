@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
@@ -27,6 +28,7 @@ from iolaus.sweeps.run._session import begin_session, join_study, opened_storage
 from iolaus.sweeps.run._setup import Setup, set_up
 from iolaus.sweeps.run._spawn import GUARD, is_importing_app
 from iolaus.sweeps.run._workers import Workers
+from iolaus.sweeps.run.devices import DeviceReader
 from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.loggers import find_loggers, logged
 from iolaus.sweeps.run.meter import machine_of
@@ -82,8 +84,11 @@ def run_sweep(
         workers = Workers(fork_server, setup.slots)
         names = {spec.slot: spec.device for spec in setup.slots}
         placement = Placement(names, setup.gpus, settings.trials_per_gpu)
+        devices = DeviceReader(setup.gpus)
         driver = Driver(
-            study, workers, setup.rules, records, progress, time.monotonic, placement=placement
+            *(study, workers, setup.rules, records, progress, time.monotonic),
+            placement=placement,
+            device_uses=devices.read,
         )
         _log_begin(setup, study)
         if fork_server.method.name != "fork":
@@ -91,7 +96,7 @@ def run_sweep(
                 "workers are spawned, each imports the app again: %s", fork_server.method.reason
             )
         started_s = time.monotonic()
-        with progress.showing():
+        with closing(devices), progress.showing():
             failure = driver.run()
         elapsed_s = time.monotonic() - started_s
         try:
