@@ -6,7 +6,7 @@ import functools
 import importlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import optuna
@@ -84,7 +84,20 @@ def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
         on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_interventions),
         pauses=settings.on_prune == "pause",
         stop_when=settings.no_gain,
+        monotonic=_known(settings.monotonic, space),
+        seed_key=settings.seed_key,
     )
+
+
+def _known(monotonic: Sequence[str], space: Space) -> Sequence[str]:
+    """The keys, all of parameters that are searched."""
+    unknown = [key for key in monotonic if key not in space.parameters]
+    if unknown and space.parameters:
+        raise BadInputError(
+            f"hydra.sweeper.monotonic={list(monotonic)}: {', '.join(unknown)} is not searched; "
+            f"there are {', '.join(space.parameters)}"
+        )
+    return monotonic
 
 
 def _first_seed(settings: Settings, space: Space, config: DictConfig) -> int:

@@ -413,7 +413,7 @@ class Driver:
         except StorageError as error:  # what runs may still finish
             self._halt(error)
             proposal = None
-        self._show_duplicates()
+        self._show_not_run()
         if proposal is None and not self._scheduler.draining and self._may_get_more():
             self._postponed.append(slot)
             return
@@ -524,10 +524,9 @@ class Driver:
             self._shown.add("waiting")
             log.info("%s; Ctrl-C ends the wait", text)
 
-    def _show_duplicates(self) -> None:
-        for trial, before in self._study.take_duplicates():
-            reason = f"the setting of trial {before}, not run again"
-            self._watcher.ended(trial, Outcome(Ending.DUPLICATE, reason=reason))
+    def _show_not_run(self) -> None:
+        for trial, outcome in self._study.take_not_run():
+            self._watcher.ended(trial, outcome)
 
     def _start(self, slot: int, trial: int) -> None:
         run = self.trials[trial]
@@ -723,7 +722,7 @@ class Driver:
         self._n_recorded += 1
         run.outcome = run.outcome or outcome
         self._watcher.ended(trial, outcome)
-        self._show_duplicates()
+        self._show_not_run()
         waits = outcome.verdict is not None and outcome.verdict.rule == WAITS_RULE
         if outcome.ending in (Ending.PRUNED, Ending.DIVERGED, Ending.PAUSED) and not waits:
             self._stop_siblings(trial, outcome)
