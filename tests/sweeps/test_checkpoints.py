@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iolaus.sweeps import checkpoints
@@ -36,6 +36,7 @@ histories = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(history=histories)
 def test_the_newest_whole_one_is_taken(
     history: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
