@@ -118,6 +118,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
     now = datetime.now(UTC)
     gpus = [gpu.name for gpu in setup.gpus]
     here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), gpus, now)
+    here["devices"] = [dataclasses.asdict(gpu) for gpu in setup.gpus]
     here["slots"] = dataclasses.asdict(machine_of(setup.slots, setup.settings.lanes))
     try:
         number = _describe(setup, study.study, here)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from iolaus.sweeps.run.devices import Device
 from iolaus.sweeps.text import size
 
-__all__ = ["CONTEXT_BYTES", "Admitted", "Placement", "Rates", "Shape", "shape_of"]
+__all__ = ["CONTEXT_BYTES", "Admitted", "Placement", "Rates", "Shape", "room_for", "shape_of"]
 
 Shape = tuple[tuple[str, object], ...]
 
@@ -281,13 +281,13 @@ class Placement:
             return max(free if needed is None else min(needed, free), 0)
         if needed is None:
             # It is tried where the largest known would have room.
-            known = max((_with_margin(peak) for peak in self._peaks.values()), default=None)
+            known = max((room_for(peak) for peak in self._peaks.values()), default=None)
             return None if known is None or free < known else free
         return needed if needed <= free else None
 
     def _needed(self, shape: Shape) -> int | None:
         peak = self._peaks.get(shape)
-        return None if peak is None else _with_margin(peak)
+        return None if peak is None else room_for(peak)
 
     def _share(self, name: str, grant: int, alone: str) -> float | None:
         """The share of a card's memory for torch; None: no cap."""
@@ -322,14 +322,14 @@ class Placement:
             self._news.append(self._sentence(name, run.shape, peak))
         if not run.alone:
             room = self._free(name) + run.grant
-            run.grant = min(_with_margin(peak), room)
+            run.grant = min(room_for(peak), room)
             if (share := self._share(name, run.grant, "")) is not None:
                 self._caps[run.slot] = share
 
     def _sentence(self, name: str, shape: Shape, peak: int) -> str:
         what = ", ".join(f"{key}={value}" for key, value in shape) or "a trial"
         free = self._cards[name].free_at_start
-        fit = "" if free is None else f"; {max(1, free // _with_margin(peak))} fit on a card"
+        fit = "" if free is None else f"; {max(1, free // room_for(peak))} fit on a card"
         return f"{what} holds {size(peak + CONTEXT_BYTES)} of a GPU{fit}"
 
     def _say_width(self, card: _Card, before: int) -> None:
@@ -346,6 +346,6 @@ class Placement:
         self._news.append(f"GPU {card.device.name}: {made}")
 
 
-def _with_margin(peak: int) -> int:
-    """What is set aside on a card for a trial that was measured so."""
+def room_for(peak: int) -> int:
+    """What is set aside on a card for a trial of this peak: a margin, and CUDA's own part."""
     return peak + max(round(MARGIN * peak), LEAST_MARGIN_BYTES) + CONTEXT_BYTES
