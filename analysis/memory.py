@@ -71,7 +71,8 @@ def _known(frame: pd.DataFrame, column: str) -> pd.Series:
 
 def _largest(held: pd.Series, what: str) -> str:
     number, most = held.idxmax(), float(held.max())
-    middle = "" if len(held) == 1 else f", the median one {size(float(held.median()))}"
+    median = size(float(held.median()))
+    middle = "" if len(held) == 1 or median == size(most) else f", the median one {median}"
     return (
         f"Of {counted(len(held), 'trial')} the largest, trial {number}, held {size(most)} of {what}"
         f"{middle}."

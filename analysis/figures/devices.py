@@ -5,7 +5,8 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.figures._style import BLUE, LEGEND, VERMILION, say_nothing
+from iolaus.analysis.figures._style import BLUE, VERMILION, say_nothing
+from iolaus.analysis.figures.timeline import UNITS
 from iolaus.analysis.memory import card_bytes
 
 __all__ = ["draw_devices"]
@@ -26,7 +27,8 @@ def draw_devices(ax: Axes, sweep: Sweep) -> None:
     if rows.empty or card is None:
         say_nothing(ax, "no GPU was read while the sweep ran")
         return
-    unit_s, unit = (3600.0, "h") if rows["at_s"].max() >= 7200 else (60.0, "min")
+    end_s = float(rows["at_s"].max())
+    unit_s, unit = next((u for u in UNITS if end_s >= 2 * u[0]), UNITS[-1])
     for k, (device, own) in enumerate(rows.groupby("device")):
         own = own.drop_duplicates("at_s").sort_values("at_s")
         width = -(-len(own) // N_POINTS)
@@ -40,4 +42,5 @@ def draw_devices(ax: Axes, sweep: Sweep) -> None:
     ax.set_ylim(0, 1.02)
     ax.set_ylabel("share")
     ax.set_xlabel(f"time since the sweep began ({unit})")
-    ax.legend(**LEGEND)
+    ax.set_xlim(0, end_s / unit_s * 1.01 or 1)
+    ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

@@ -705,7 +705,8 @@ class Driver:
 
     def _record(self, trial: int, outcome: Outcome) -> None:
         run, memory = self.trials[trial], outcome.memory or Memory()
-        self._placement.ended(trial, memory.gpu_bytes, bool(memory.ran_out), self._clock())
+        ran_out = memory.ran_out == "gpu"
+        self._placement.ended(trial, memory.gpu_bytes, ran_out, self._clock())
         folder = run.folder or self._records.folder
         on_disk = self._records.curves.written_behind()
         about, output = self._about(run, folder), str(folder / OUTPUT_FILE)

@@ -236,12 +236,17 @@ class Placement:
             self._learn(run)
 
     def ended(self, trial: int, gpu_bytes: int | None, ran_out: bool, now_s: float) -> None:
-        """A trial runs no more; gpu_bytes: its peak, if that is known."""
+        """A trial runs no more.
+
+        gpu_bytes: its peak, if that is known. ran_out: whether its card had no more memory for it.
+        """
         self.measured(trial, gpu_bytes)
         if (run := self._running.pop(trial, None)) is None:
             return
         self._cards[self._slots[run.slot]].since_s = now_s
-        if run.peak is not None and not ran_out and not run.is_measured:
+        if ran_out and not run.alone:  # what was known of its shape is too little
+            self._peaks.pop(run.shape, None)
+        elif run.peak is not None and not ran_out and run.peak > self._peaks.get(run.shape, -1):
             self._measure(run)
 
     def capacity_bytes(self, slot: int) -> int | None:

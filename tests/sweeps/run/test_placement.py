@@ -208,3 +208,35 @@ def test_rates_are_of_steps_and_not_of_shapes(n: int, slow: float) -> None:
         rates.add(((shape, 1),), n, slow * 30 * speed, 30.0)
     if n > 1:
         assert rates.total(n) == pytest.approx(n * slow)
+
+
+def test_a_shape_that_ran_out_is_unknown_again() -> None:
+    """Where more was needed than was known of a shape, the next trial gets all that is free."""
+    placement = Placement({0: "0", 1: "0"}, [CARD], "auto")
+    placement.wait(0, 0, (("b", 1),))
+    placement.admit(0.0)
+    placement.ended(0, 10 * GIB, False, 1.0)
+    placement.wait(1, 0, (("b", 1),))
+    (second,) = placement.admit(2.0)
+    assert second.gpu_share == pytest.approx(12 / 80)
+    placement.ended(1, 12 * GIB, True, 3.0)
+    placement.wait(1, 0, (("b", 1),), "gpu")
+    (again,) = placement.admit(4.0)
+    assert again.gpu_share == 1.0
+    placement.ended(1, 30 * GIB, False, 5.0)
+    placement.wait(2, 0, (("b", 1),))
+    (third,) = placement.admit(6.0)
+    assert third.gpu_share == pytest.approx(36 / 80)
+
+
+def test_a_task_without_torch_is_measured_by_its_card() -> None:
+    """What the card's use has grown by while one ran by itself, less CUDA's own part."""
+    placement = Placement({0: "0", 1: "0"}, [CARD], "auto")
+    placement.wait(0, 0, (("b", 1),))
+    placement.admit(0.0)
+    for step in range(4):
+        placement.reported(0, step, float(step))
+    placement.device_used("0", 20 * GIB, 1.0)
+    assert placement.take_caps() == {}
+    placement.device_used("0", 10 * GIB + CONTEXT_BYTES, 8.0)
+    assert placement.take_news()[-1] == "b=1 holds 10.7 GiB of a GPU; 6 fit on a card"
