@@ -342,11 +342,13 @@ class Placement:
         now, rates = card.rates.width(card.most), card.rates
         if now == before or not self._is_auto:
             return
-        made = f"{before} together make {rates.total(before):.2f} times the steps of one"
+        tried = min(2 * now, card.most) if now < before else (now + 1) // 2  # which has decided it
+        made = f"{tried} together make {rates.total(tried) or 0:.2f} times the steps of one"
         if now < before:
-            made += f", {now} make {rates.total(now):.2f} times: {now} run side by side from now on"
+            made += f", {now} make {rates.total(now) or 0:.2f} times: "
+            made += f"{now} run side by side from now on"
         else:
-            made = "it has run one alone" if before == 1 else made
+            made = "it has run one alone" if tried == 1 else made
             made += f": up to {now} are tried"
         self._news.append(f"GPU {card.device.name}: {made}")
 
