@@ -119,7 +119,8 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
     gpus = [gpu.name for gpu in setup.gpus]
     here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), gpus, now)
     here["devices"] = [dataclasses.asdict(gpu) for gpu in setup.gpus]
-    here["slots"] = dataclasses.asdict(machine_of(setup.slots, setup.settings.lanes))
+    lanes, per_gpu = setup.settings.lanes, setup.settings.trials_per_gpu
+    here["slots"] = dataclasses.asdict(machine_of(setup.slots, lanes, per_gpu))
     try:
         number = _describe(setup, study.study, here)
     except OSError as error:

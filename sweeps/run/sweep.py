@@ -114,17 +114,18 @@ def run_sweep(
 
 def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
     n_planned, n_to_ask = setup.plans.n_trials * setup.plans.n_repeats, study.n_to_ask
+    machine = machine_of(setup.slots, setup.settings.lanes, setup.settings.trials_per_gpu)
     paused = {trial.number: share_made(trial) for trial in study.paused}
     return Progress(
         console,
         n_total=max(n_planned, n_to_ask),  # more may be queued than n_trials asks for
         n_before=max(n_planned - n_to_ask - len(paused), 0),
         paused=paused,
-        n_slots=len(setup.slots),
+        n_slots=min(len(setup.slots), machine.n_places),
         sign=study.objective_sign,
         metric=setup.settings.metric,
         clock=time.monotonic,
-        machine=machine_of(setup.slots, setup.settings.lanes),
+        machine=machine,
         share=expected_share([type(part).__name__ for part in parts(study.study.pruner)]),
         paces=paces_of(study.study.get_trials(deepcopy=False)),
     )
