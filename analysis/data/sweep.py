@@ -24,6 +24,7 @@ from iolaus.analysis.data.earlier import EarlierRepeats, repeats_of_earlier
 from iolaus.analysis.data.importers import Columns, read_runs
 from iolaus.analysis.data.parameters import PREFIX, varied
 from iolaus.analysis.data.slots import read_slots
+from iolaus.sweeps.checkpoints import before_rebounds
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
@@ -42,6 +43,7 @@ from iolaus.sweeps.text import counted, short_names
 
 __all__ = ["Sweep", "is_sweep", "load"]
 
+BEST = "best.pt"  # as the trainer calls it
 N_ROWS_SHOWN = 10  # in a notebook: more is a frame
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -104,6 +106,7 @@ class Sweep:
     fingerprints: what the results of its sessions depend on beside the search, by id.
     earlier: where no setting was repeated, the repeats of earlier sweeps of the same task.
     slots: what the slots held and did, see `iolaus.analysis.data.slots.read_slots`.
+    folder: the sweep's own, which its trials' are relative to; None for runs of other tools.
     """
 
     name: str
@@ -119,6 +122,7 @@ class Sweep:
     fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
     earlier: tuple[EarlierRepeats, ...] = ()
     slots: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Before the first trial there are the columns of all others, so that nobody need ask.
@@ -165,6 +169,16 @@ class Sweep:
             (self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))
         ]
         return rows[["step", "value"]].reset_index(drop=True)
+
+    def kept_weights(self, trial: int) -> dict[int, Path]:
+        """The weights that a trial of the trainer kept from before its rebounds, by their step.
+
+        Empty where there are none, or the sweep's folder is not known.
+        """
+        own = self.trials["folder"].get(trial)
+        if self.folder is None or not isinstance(own, str) or not own:
+            return {}
+        return before_rebounds(self.folder / own / BEST)
 
     def states_of(self, trials: Iterable[int]) -> dict[int, str]:
         """The state of each of these trials; those the study does not know yet are running."""
@@ -369,6 +383,7 @@ def _load_sweep(folder: Path) -> Sweep:
         fingerprints=fingerprints_of(study.user_attrs),
         earlier=() if is_repeated else repeats_of_earlier(folder, study),
         slots=read_slots(folder, None if pd.isna(first) else first.to_pydatetime()),
+        folder=folder,
     )
 
 

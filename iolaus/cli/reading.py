@@ -115,6 +115,15 @@ def report(
             "NAME_report/ beside other runs)",
         ),
     ] = None,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="how curves are drawn: 0 as reported; below 1, such as 0.9, the weight of what "
+            "came before; from 2 up, over so many reports (default: a twentieth of the curve)",
+            show_default=False,
+        ),
+    ] = None,
     metric: Metric = None,
     direction: Direction = None,
     step: Step = None,
@@ -124,7 +133,7 @@ def report(
     """Write a sweep's report: one HTML page, and Markdown."""
     from iolaus.analysis.report.report import write_report
 
-    page, text = write_report(folder, _loaded(folder, metric, direction, step, run), out)
+    page, text = write_report(folder, _loaded(folder, metric, direction, step, run), out, smooth)
     if as_json:
         print_json({"html": page, "markdown": text})
     else:
