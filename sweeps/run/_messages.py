@@ -14,6 +14,7 @@ __all__ = [
     "FromWorker",
     "LogMessage",
     "Offered",
+    "Quit",
     "Ready",
     "Reported",
     "Save",
@@ -76,6 +77,13 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Quit:
+    """Foreground to driver: the user has ended a trial, and the sweep with it, by this signal."""
+
+    signal_number: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogMessage:
     """Worker to driver: a line for the user."""
 
@@ -130,5 +138,5 @@ class WorkerSpec:
     n_threads: int | None = None
 
 
-FromWorker = UserCodeReached | Ready | Reported | Finished | LogMessage | Filled
+FromWorker = UserCodeReached | Ready | Reported | Finished | LogMessage | Filled | Quit
 ToWorker = Assignment | Stopped | Offered | Save

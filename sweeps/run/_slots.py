@@ -20,18 +20,20 @@ GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 def plan_slots(n_jobs: int | str, gpus: Sequence[str], n_cores: int) -> tuple[WorkerSpec, ...]:
     """One specification per slot.
 
-    n_jobs: a number, or "auto" for one per GPU, or per physical core where there is no GPU.
+    n_jobs: a number, or "auto" for one per GPU, or per physical core where there is no GPU; 0 is
+    one, in the driver's own process.
     gpus: names for CUDA_VISIBLE_DEVICES; slots take them in turn. n_cores: physical cores, shared
     out as threads so that slots do not fight. Raises BadInputError if n_jobs is neither "auto" nor
-    at least 1.
+    at least 0.
     """
     n_slots = max(len(gpus), 1) if gpus else n_cores
     if n_jobs != "auto":
-        if type(n_jobs) is not int or n_jobs < 1:
+        if type(n_jobs) is not int or n_jobs < 0:
             raise BadInputError(
-                f"hydra.sweeper.n_jobs={n_jobs}: give the number of slots, 1 or more, or auto"
+                f"hydra.sweeper.n_jobs={n_jobs}: give the number of slots, 1 or more, or auto; 0 "
+                "runs trials in this process, for debugging"
             )
-        n_slots = n_jobs
+        n_slots = max(n_jobs, 1)
     n_threads = max(1, n_cores // n_slots)
     return tuple(
         WorkerSpec(slot, ((GPU_VARIABLE, gpus[slot % len(gpus)]),) if gpus else (), n_threads)
