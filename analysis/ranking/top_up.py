@@ -45,6 +45,7 @@ _OVERRIDDEN = (
     "hydra.sweep.dir",
     "hydra.sweeper.n_trials",
     "hydra.sweeper.repeats",
+    "hydra.sweeper.finalists",
     "hydra/sweeper/pruner",
 )
 
@@ -110,7 +111,7 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
             f"{continuing(folder, load(folder))}"
         )
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
-    values = (str(folder.absolute()), str(n_settings(trials)), "1", "none")
+    values = (str(folder.absolute()), str(n_settings(trials)), "1", "null", "none")
     command = (*kept, *(f"{name}={value}" for name, value in zip(_OVERRIDDEN, values, strict=True)))
     cwd = OmegaConf.to_container(config, resolve=False)
     return TopUp(tuple(repeats), command, Path(_recorded_cwd(cwd)))
