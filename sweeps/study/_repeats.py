@@ -14,7 +14,7 @@ from heapq import nsmallest
 
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.study.record import counts_as_run, leader_of, record_of
+from iolaus.sweeps.study.record import counts_as_run, is_duplicate, leader_of, repeat_number
 
 __all__ = ["Field", "Unit", "mean", "pooled_spread", "units_of"]
 
@@ -80,13 +80,12 @@ def units_of(trials: Iterable[FrozenTrial]) -> dict[int, Unit]:
     """The settings that have been run, by the number of their leading trial."""
     units: dict[int, Unit] = {}
     for trial in trials:
-        record = record_of(trial)
-        if not counts_as_run(trial) or record.duplicate_of is not None:
+        if not counts_as_run(trial) or is_duplicate(trial):
             continue
-        unit = units.setdefault(leader_of(trial), Unit())
-        unit.runs[record.repeat] = trial.number
+        unit, number = units.setdefault(leader_of(trial), Unit()), repeat_number(trial)
+        unit.runs[number] = trial.number
         if trial.state is TrialState.COMPLETE and trial.values:
-            unit.values[record.repeat] = trial.values[0]
+            unit.values[number] = trial.values[0]
         unit.is_given_up = unit.is_given_up or trial.state is TrialState.PRUNED
     return units
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps.study._repeats import Field, units_of
-from iolaus.sweeps.study.ranking import Run, order, runs_of, signs
-from iolaus.sweeps.study.record import record_of
+from iolaus.sweeps.study.ranking import order, runs_of, signs
+from iolaus.sweeps.study.record import is_duplicate, leader_of, record_of, repeat_number
 
 __all__ = ["Finalists", "seeds_missing"]
 
@@ -58,7 +58,7 @@ def seeds_missing(
     finalists: Finalists,
     n_repeats: int = 1,
     repeat_hopeless: bool = False,
-    not_comparable: Container[int | None] = (),
+    not_comparable: Collection[int | None] = (),
 ) -> list[tuple[int, int]]:
     """(leading trial, number of the repeat) of each run that the finalists lack, in their order.
 
@@ -71,18 +71,22 @@ def seeds_missing(
     units = units_of(trials)
     field = Field.of(list(units.values()), int(signs(directions)[0]))
 
-    def counts(run: Run) -> bool:
-        if run.state != "complete" or run.setting not in units or run.duplicate_of is not None:
-            return False
-        leader, own = record_of(trials[run.setting]), record_of(trials[run.number])
+    def session_of(number: int) -> int | None:
+        return record_of(trials[number]).run.session
+
+    def counts(trial: FrozenTrial) -> bool:
+        unit = units.get(leader_of(trial))
         return (
-            own.repeat < n_repeats
-            and math.isfinite(run.objectives[0])
-            and not units[run.setting].is_given_up
-            and leader.run.session not in not_comparable
+            trial.state is TrialState.COMPLETE
+            and unit is not None
+            and not unit.is_given_up
+            and not is_duplicate(trial)
+            and repeat_number(trial) < n_repeats
+            and math.isfinite(trial.values[0])
+            and not (not_comparable and session_of(leader_of(trial)) in not_comparable)
         )
 
-    standings = order(filter(counts, runs_of(trials)), directions)
+    standings = order(runs_of(filter(counts, trials)), directions)
     found = [
         (number, place, standing.setting)
         for place, standing in enumerate(standings[: finalists.n])

@@ -21,12 +21,14 @@ __all__ = [
     "counts_as_run",
     "failed",
     "has_failed",
+    "is_duplicate",
     "is_over",
     "is_paused",
     "is_repeat",
     "leader_of",
     "n_settings",
     "record_of",
+    "repeat_number",
     "set_apart",
     "state_of",
     "that_ran",
@@ -290,8 +292,8 @@ def was_interrupted(trial: FrozenTrial) -> bool:
 
 def has_failed(trial: FrozenTrial) -> bool:
     """Whether a trial has no result by a fault of its own: not cut off, and no duplicate."""
-    is_duplicate = _whole(trial.user_attrs, "duplicate_of") is not None
-    return trial.state is TrialState.FAIL and not was_interrupted(trial) and not is_duplicate
+    is_fault = not was_interrupted(trial) and not is_duplicate(trial)
+    return trial.state is TrialState.FAIL and is_fault
 
 
 def again_for(trial: FrozenTrial) -> int | None:
@@ -338,6 +340,16 @@ def leader_of(trial: FrozenTrial) -> int:
     """The number of the trial that was the first of this one's setting, which may be itself."""
     leader = _whole(trial.user_attrs, "repeat_of")
     return trial.number if leader is None else leader
+
+
+def repeat_number(trial: FrozenTrial) -> int:
+    """Which repeat of its setting a trial is; 0 leads."""
+    return _whole(trial.user_attrs, "repeat") or 0
+
+
+def is_duplicate(trial: FrozenTrial) -> bool:
+    """Whether a trial took over another's result, and was not run."""
+    return _whole(trial.user_attrs, "duplicate_of") is not None
 
 
 def broken_constraints(trial: FrozenTrial) -> list[str]:

@@ -41,6 +41,7 @@ from iolaus.sweeps.study.record import (
     TrialRecord,
     leader_of,
     record_of,
+    repeat_number,
     why,
 )
 from iolaus.sweeps.study.recovery import put_back, take_over
@@ -182,6 +183,8 @@ class SweepStudy:
         self.may_thaw = plans.pauses and _thaws(study.pruner)
         self._paused_records: dict[int, tuple[FrozenTrial, TrialRecord]] = {}
         self._unjudged: set[int] = set()  # further seeds of finalists, which the pruner never sees
+        self._states_then: list[TrialState] = []  # for which finalists lacked these seeds
+        self._seeds_then: list[tuple[int, int]] = []
         self._n_looked = 0  # trials that were looked at for those
         self._thawed: set[int] = set()  # trials that have not said yet from where they go on
         judged = judged_by(metric, study, storage)
@@ -573,16 +576,23 @@ class SweepStudy:
         self.study.enqueue_trial(self._all_trials()[leader].params, user_attrs=repeat.to_attrs())
 
     def _finalist_seeds(self) -> list[tuple[int, int]]:
-        """See `seeds_missing`; of the settings that are the finalists now."""
-        plans = self._plans
+        """See `seeds_missing`; of the settings that are the finalists now.
+
+        Slots that wait ask each second, so what was found is kept until a trial begins or ends.
+        """
+        plans, trials = self._plans, self._all_trials()
         if plans.finalists is None:
             return []
-        return seeds_missing(
-            self._all_trials(),
-            self.directions,
-            plans.finalists,
-            *(plans.n_repeats, plans.repeat_hopeless, self._not_comparable),
-        )
+        states = [trial.state for trial in trials]
+        if states != self._states_then:
+            self._states_then, self._seeds_then = (
+                states,
+                seeds_missing(
+                    *(trials, self.directions, plans.finalists, plans.n_repeats),
+                    *(plans.repeat_hopeless, self._not_comparable),
+                ),
+            )
+        return self._seeds_then
 
     def _not_for_pruner(self) -> set[int]:
         """Trials that the pruner is not told of by the study.
@@ -596,7 +606,7 @@ class SweepStudy:
     def _look_for_unjudged(self) -> None:
         trials = self._all_trials()
         new = trials[self._n_looked :]
-        self._unjudged |= {t.number for t in new if record_of(t).repeat >= self._plans.n_repeats}
+        self._unjudged |= {t.number for t in new if repeat_number(t) >= self._plans.n_repeats}
         self._n_looked = len(trials)
 
     def plan(self, number: int, plan: Plan) -> None:

@@ -95,7 +95,7 @@ def test_the_best_get_their_seeds_whoever_ends_first(
     assert len(firsts) == 8
     best = sorted(firsts, key=firsts.__getitem__)[:3]
     seeds = {n: sorted(record_of(t).seed or 0 for t in trials if leader_of(t) == n) for n in firsts}
-    assert {n: seeds[n] for n in best} == dict.fromkeys(best, [5, 6, 7])
+    assert {n: seeds[n] for n in best} == {n: [5, 6, 7] for n in best}
     assert sum(len(seeds[n]) - 1 for n in firsts if n not in best) <= n_slots * finalists.seeds
     assert n_slots > 1 or all(seeds[n] == [5] for n in firsts if n not in best)
 
