@@ -111,7 +111,8 @@ class TrialRecord:
     ending: how it ended, None while it runs. why: the same in a sentence that begins with the
     ending. steps: the last step it reported. run: see `Run`. log: where to read on, if it failed.
     findings: what a lint found in its config, in sentences. seed, repeat, repeat_of: of repeats the
-    seed, which repeat it is (0 leads) and the leading trial's number. duplicate_of: the trial whose
+    seed, which repeat it is (0 leads) and the leading trial's number. finalist: whether it
+    is a seed that only the best settings get, see `finalists`. duplicate_of: the trial whose
     setting and result it shares, without having been run. again_for: the failed trial whose setting
     it runs again (in older studies an interrupted one, too). interruptions: why it was cut off
     with its sweep and put back, to go on, each time. went_on: for each of these the step from which
@@ -135,6 +136,7 @@ class TrialRecord:
     seed: int | None = None
     repeat: int = 0
     repeat_of: int | None = None
+    finalist: bool = False
     duplicate_of: int | None = None
     again_for: int | None = None
     interruptions: tuple[str, ...] = ()
@@ -224,6 +226,7 @@ class TrialRecord:
             seed=_whole(attrs, "seed"),
             repeat=_whole(attrs, "repeat") or 0,
             repeat_of=_whole(attrs, "repeat_of"),
+            finalist=attrs.get("finalist") is True,
             duplicate_of=_whole(attrs, "duplicate_of"),
             again_for=_whole(attrs, "again_for"),
             interruptions=_texts(attrs, "interruptions"),
@@ -243,8 +246,9 @@ class TrialRecord:
 
 # Fields whose attribute is the field's own value.
 _PLAIN = (
-    "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "duplicate_of", "again_for",
-    "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint", "extended_from",
+    "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "finalist", "duplicate_of",
+    "again_for", "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint",
+    "extended_from",
 )  # fmt: skip
 _DEFAULTS = {name: getattr(TrialRecord(), name) for name in _PLAIN}
 

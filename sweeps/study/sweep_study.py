@@ -568,11 +568,12 @@ class SweepStudy:
         """Queue the next seed that a finalist lacks; returns whether there was one."""
         missing = self._finalist_seeds()
         if missing:
-            self._enqueue_seed(*missing[0])
+            self._enqueue_seed(*missing[0], finalist=True)
         return bool(missing)
 
-    def _enqueue_seed(self, leader: int, number: int) -> None:
-        repeat = TrialRecord(repeat_of=leader, repeat=number, seed=self._plans.first_seed + number)
+    def _enqueue_seed(self, leader: int, number: int, finalist: bool = False) -> None:
+        seed = self._plans.first_seed + number
+        repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed, finalist=finalist)
         self.study.enqueue_trial(self._all_trials()[leader].params, user_attrs=repeat.to_attrs())
 
     def _finalist_seeds(self) -> list[tuple[int, int]]:
