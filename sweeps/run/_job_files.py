@@ -3,53 +3,61 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
+import re
+import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from hydra.core.utils import JobReturn
-from omegaconf import DictConfig
+from iolaus.sweeps.hydra_compat import to_yaml
 
-from iolaus.sweeps.hydra_compat import as_plain, to_yaml
-from iolaus.sweeps.secrets import without_password
+__all__ = ["OUTPUT_FILE", "YamlText", "output_to"]
 
-__all__ = ["OUTPUT_FILE", "ConfigFiles", "output_to"]
-
-# The parts of Hydra's own config that differ between trials of one branch.
-VARYING = ("overrides", "job", "runtime")
 # Everything the task prints, beside Hydra's own log file.
 OUTPUT_FILE = "output.log"
 
 
-class ConfigFiles:
-    """Writes config.yaml, overrides.yaml and hydra.yaml of jobs, as Hydra would.
+class YamlText:
+    """The YAML of a content as OmegaConf writes it, in which a few values can be replaced.
 
-    All but a few lines of hydra.yaml are the same for all trials of one branch with the same
-    overrides of Hydra itself; these are made once and kept.
+    content: plain data. paths: of these values, keys from the outermost dict on.
     """
 
-    def __init__(self) -> None:
-        self._constant_yaml: dict[tuple[str, ...], str] = {}
+    def __init__(self, content: Mapping[str, Any], paths: Sequence[tuple[str, ...]]) -> None:
+        self._paths = paths
+        marks = [f"iolaus-{secrets.token_hex(8)}-{i}" for i in range(len(paths))]
+        marked = copy.deepcopy(dict(content))
+        for path, mark in zip(paths, marks, strict=True):
+            _put(marked, path, mark)
+        # Between the lines that have the marks; these may stand in any order.
+        parts = re.split(r"^.*?iolaus-[0-9a-f]{16}-(\d+)\n", to_yaml(marked), flags=re.MULTILINE)
+        self._between, self._order = parts[::2], [int(i) for i in parts[1::2]]
 
-    def write(self, job: JobReturn, folder: Path) -> None:
-        """The configs of a job that begins; its folder is made if it is missing."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(to_yaml(job.cfg), encoding="utf-8")
-        (folder / "overrides.yaml").write_text(to_yaml(job.overrides), encoding="utf-8")
-        hydra_cfg = cast(DictConfig, job.hydra_cfg)
-        of_hydra = cast(list[str], as_plain(hydra_cfg.hydra.overrides.hydra))
-        choices = cast(dict[str, Any], as_plain(hydra_cfg.hydra.runtime.choices))
-        shape = (*of_hydra, *(f"{group}={choice}" for group, choice in choices.items()))
-        if shape not in self._constant_yaml:
-            plain = cast(dict[str, Any], as_plain(hydra_cfg))["hydra"]
-            self._constant_yaml[shape] = to_yaml(
-                {"hydra": {k: v for k, v in plain.items() if k not in VARYING}}
-            )
-        varying = to_yaml({"hydra": {key: hydra_cfg.hydra[key] for key in VARYING}})
-        text = without_password(self._constant_yaml[shape] + varying.removeprefix("hydra:\n"))
-        (folder / "hydra.yaml").write_text(text, encoding="utf-8")
+    def __call__(self, values: Sequence[Any]) -> str:
+        """The text with these values, one for each path; as plain data."""
+        lines = [self._between[0]]
+        for i, text in zip(self._order, self._between[1:], strict=True):
+            lines += [_lines_of(self._paths[i], values[i]), text]
+        return "".join(lines)
+
+
+def _put(content: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        content = content[key]
+    content[path[-1]] = value
+
+
+def _lines_of(path: tuple[str, ...], value: Any) -> str:
+    """What YAML says of a value in nested dicts, without the lines of the dicts around it."""
+    for key in reversed(path):
+        value = {key: value}
+    text = to_yaml(value)
+    for _ in path[:-1]:
+        text = text.partition("\n")[2]
+    return text
 
 
 @contextlib.contextmanager

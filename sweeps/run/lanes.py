@@ -25,6 +25,7 @@ from iolaus.sweeps.run._job import HydraRunner
 from iolaus.sweeps.run._job_files import OUTPUT_FILE, output_to
 from iolaus.sweeps.run._messages import Assignment, Filled
 from iolaus.sweeps.run._outcomes import infeasible, is_ruled_out, not_begun, outcome_of
+from iolaus.sweeps.run._prepared import Job
 from iolaus.sweeps.types import Ending, Finding
 
 __all__ = ["InLanes", "LaneRunner", "LaneServer", "LaneTrial"]
@@ -43,8 +44,8 @@ class LaneTrial:
     reporter: Reporter
     tell: Callable[[str], None]
     _assignment: Assignment
-    _job: JobReturn
-    _whole: DictConfig
+    _job: Job
+    _return: JobReturn
     _findings: tuple[Finding, ...]
 
 
@@ -88,26 +89,24 @@ class LaneServer:
         while (taken := self._channel.take(wait_s)) is not None:
             assignment, reporter = taken
             try:
-                config, folder = self._runner.place(assignment, reporter)
-                findings = self._runner.findings(config)
+                job = self._runner.place(assignment, reporter)
+                findings = self._runner.findings(job)
                 if is_ruled_out(findings):
                     self._channel.finish(assignment.trial, infeasible(findings))
                     continue
-                job = self._runner.begin(config, folder)
+                begun = self._runner.begin(job)
             except Exception as error:
                 self._channel.finish(assignment.trial, not_begun(error))
                 continue
-            tell = _teller(config, folder)
-            number = assignment.trial
             return LaneTrial(
-                number,
-                cast(DictConfig, job.cfg),
-                folder,
+                assignment.trial,
+                cast(DictConfig, begun.cfg),
+                job.folder,
                 reporter,
-                tell,
+                _teller(job.whole, job.folder),
                 assignment,
                 job,
-                config,
+                begun,
                 findings,
             )
         return None
@@ -117,7 +116,7 @@ class LaneServer:
 
         returned: what the task function would return, or the exception it would raise.
         """
-        job = trial._job
+        job = trial._return
         job.return_value = returned
         job.status = (
             JobStatus.FAILED if isinstance(returned, BaseException) else JobStatus.COMPLETED
@@ -126,7 +125,7 @@ class LaneServer:
         if outcome.ending is Ending.FAILED:
             with suppress(OSError):
                 (trial.folder / OUTPUT_FILE).write_text(_traceback(returned), encoding="utf-8")
-        self._runner.end(trial._whole, job)
+        self._runner.end(trial._job, job)
         self._channel.finish(trial.number, replace(outcome, findings=trial._findings))
 
     def run_alone(self, trial: LaneTrial) -> None:

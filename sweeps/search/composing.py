@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -14,9 +15,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from iolaus.sweeps.hydra_compat import apply_overrides, overrides_dirname
+from iolaus.sweeps.hydra_compat import apply_overrides, overrides_dirname, with_number
 
 __all__ = ["Composer"]
+
+# Some of the numbers of Hydra's grammar: those that Python writes.
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?")
+_INTEGER = re.compile(r"-?[0-9]+")
 
 
 class Composer:
@@ -29,13 +34,29 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=loader)
         self._branches: dict[tuple[str, ...], bytes | DictConfig] = {}
         self._groups: dict[str, bool] = {}
+        self._of_numbers: dict[str, Override] = {}  # by key
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Composer, (self._loader, self._master)  # what it keeps is made again when needed
 
     def parse(self, lines: list[str]) -> list[Override]:
-        """Hydra's own override parser."""
-        return self._parser.parse_overrides(lines)
+        """What Hydra's own parser makes of overrides.
+
+        It takes 0.2 ms for each; of those that give another number to the same key, only the number
+        is read again.
+        """
+        return [self._parsed(line) for line in lines]
+
+    def _parsed(self, line: str) -> Override:
+        key, _, text = line.partition("=")
+        if not _NUMBER.fullmatch(text):
+            (override,) = self._parser.parse_overrides([line])
+            return override
+        if key not in self._of_numbers:
+            (self._of_numbers[key],) = self._parser.parse_overrides([f"{key}=0"])
+        return with_number(
+            self._of_numbers[key], line, int(text) if _INTEGER.fullmatch(text) else float(text)
+        )
 
     def is_group(self, key: str) -> bool:
         """Whether `key` names a config group of this app."""
