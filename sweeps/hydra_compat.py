@@ -18,7 +18,7 @@ from typing import Any, cast
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf, StringNode
@@ -28,6 +28,7 @@ from omegaconf.grammar_parser import parse
 __all__ = [
     "apply_overrides",
     "as_plain",
+    "as_set_again",
     "copy_without",
     "has_callbacks",
     "overrides_dirname",
@@ -67,6 +68,18 @@ def with_number(override: Override, line: str, number: float) -> Override:
     Relies on `Override` keeping the parsed value in `_value`.
     """
     return dataclasses.replace(override, _value=number, input_line=line)
+
+
+def as_set_again(override: Override) -> Override:
+    """An override of a value for a config in which it has been applied before.
+
+    What it added then is there now.
+    """
+    return (
+        dataclasses.replace(override, type=OverrideType.FORCE_ADD)
+        if override.is_add()
+        else override
+    )
 
 
 def copy_without(config: DictConfig, key: str) -> DictConfig:

@@ -200,10 +200,10 @@ def create_trial(
         return storage.get_trial(storage.create_new_trial(study, template))
     from iolaus.sweeps import optuna_tables
 
-    models, rdb = _rdb()
+    _, rdb = _rdb()
     made = copy.copy(template)
     with rdb._create_scoped_session(storage._backend.scoped_session) as session:  # type: ignore[attr-defined]
-        models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
+        optuna_tables.lock_study(session.connection(), study)
         n_newer = optuna_tables.n_trials_after(session.connection(), study, last_id)
         if n_newer and is_only_next:
             return None

@@ -22,9 +22,17 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 if TYPE_CHECKING:
     from iolaus.sweeps.optuna_compat import TrialWrite
 
-__all__ = ["insert_trial", "locked_states", "n_trials_after", "user_attrs", "write"]
+__all__ = ["insert_trial", "lock_study", "locked_states", "n_trials_after", "user_attrs", "write"]
 
 Row = dict[str, Any]
+
+
+def lock_study(connection: sql.Connection, study: int) -> None:
+    """Let nobody else make trials until the transaction is over. KeyError: there is no such one."""
+    studies = _table(models.StudyModel)
+    row = sql.select(studies.c.study_id).where(studies.c.study_id == study).with_for_update()
+    if connection.execute(row).first() is None:
+        raise KeyError(f"there is no study of the id {study}")
 
 
 def n_trials_after(connection: sql.Connection, study: int, trial: int) -> int:

@@ -8,40 +8,53 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from iolaus.sweeps.hydra_compat import to_yaml
 
-__all__ = ["OUTPUT_FILE", "YamlText", "output_to"]
+__all__ = ["OUTPUT_FILE", "YamlTexts", "output_to"]
 
 # Everything the task prints, beside Hydra's own log file.
 OUTPUT_FILE = "output.log"
+# How many contents' texts are kept.
+MOST_TEXTS = 128
 
 
-class YamlText:
-    """The YAML of a content as OmegaConf writes it, in which a few values can be replaced.
+class YamlTexts:
+    """The YAML of contents as OmegaConf writes it, in which a few values can be replaced."""
 
-    content: plain data. paths: of these values, keys from the outermost dict on.
-    """
+    def __init__(self) -> None:
+        self._mark = f"iolaus-{secrets.token_hex(8)}"  # in the place of such a value
+        self._parts: dict[str, list[str]] = {}  # by the marked content
 
-    def __init__(self, content: Mapping[str, Any], paths: Sequence[tuple[str, ...]]) -> None:
-        self._paths = paths
-        marks = [f"iolaus-{secrets.token_hex(8)}-{i}" for i in range(len(paths))]
+    def text(
+        self, content: Mapping[str, Any], paths: Sequence[tuple[str, ...]]
+    ) -> Callable[[Sequence[Any]], str]:
+        """The text of a content with other values at these paths, one for each, as plain data.
+
+        content: plain data. paths: keys from the outermost dict on.
+        """
         marked = copy.deepcopy(dict(content))
-        for path, mark in zip(paths, marks, strict=True):
-            _put(marked, path, mark)
-        # Between the lines that have the marks; these may stand in any order.
-        parts = re.split(r"^.*?iolaus-[0-9a-f]{16}-(\d+)\n", to_yaml(marked), flags=re.MULTILINE)
-        self._between, self._order = parts[::2], [int(i) for i in parts[1::2]]
+        for i, path in enumerate(paths):
+            _put(marked, path, f"{self._mark}-{i}")
+        key = repr(marked)
+        if key not in self._parts:
+            if len(self._parts) >= MOST_TEXTS:
+                self._parts.clear()
+            line = re.compile(rf"^.*?{self._mark}-(\d+)\n", flags=re.MULTILINE)
+            self._parts[key] = line.split(to_yaml(marked))
+        parts = self._parts[key]
+        between, order = parts[::2], [int(i) for i in parts[1::2]]
 
-    def __call__(self, values: Sequence[Any]) -> str:
-        """The text with these values, one for each path; as plain data."""
-        lines = [self._between[0]]
-        for i, text in zip(self._order, self._between[1:], strict=True):
-            lines += [_lines_of(self._paths[i], values[i]), text]
-        return "".join(lines)
+        def text(values: Sequence[Any]) -> str:
+            lines = [between[0]]
+            for i, after in zip(order, between[1:], strict=True):
+                lines += [_lines_of(paths[i], values[i]), after]
+            return "".join(lines)
+
+        return text
 
 
 def _put(content: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

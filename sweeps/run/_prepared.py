@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from iolaus.sweeps.hydra_compat import (
     apply_overrides,
     as_plain,
+    as_set_again,
     copy_without,
     overrides_dirname,
     overwrite,
@@ -29,7 +30,7 @@ from iolaus.sweeps.hydra_compat import (
     set_hydra_config,
     to_yaml,
 )
-from iolaus.sweeps.run._job_files import YamlText
+from iolaus.sweeps.run._job_files import YamlTexts
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.secrets import without_password
 
@@ -43,6 +44,8 @@ OF_TRIAL = (
     ("hydra", "job", "num"),
     ("hydra", "runtime", "output_dir"),
 )
+# How many of them are kept: a sweep may have a branch for each of its trials.
+MOST_BRANCHES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class PreparedJobs:
         self._composer = composer
         self._keeps = keeps
         self._branches: dict[tuple[str, ...], _Branch] = {}
+        self._yaml = YamlTexts()
 
     def job(self, trial: int, lines: Sequence[str]) -> Job:
         """The job of a trial, to which HydraConfig is set.
@@ -82,30 +86,35 @@ class PreparedJobs:
         overrides = self._composer.parse(list(lines))
         values = self._values(overrides) if self._keeps else []
         others = [o.input_line or "" for o in overrides if o not in values]
-        keys = [o.key_or_group for o in values]
-        branch = self._branches.get((*others, *keys))
+        keys = [o.get_key_element() for o in values]
+        branch = self._branches.pop((*others, *keys), None)
         if branch is None:
-            branch = _Branch(self._composer.compose(lines), keys, trial)
-            if self._keeps:
-                self._branches[(*others, *keys)] = branch
-        return branch.job(trial, overrides, values)
+            whole = self._composer.compose(lines)
+            branch = _Branch(whole, [o.key_or_group for o in values], trial, self._yaml)
+        if self._keeps:
+            while len(self._branches) >= MOST_BRANCHES:  # those that were used longest ago
+                self._branches.pop(next(iter(self._branches)))
+            self._branches[(*others, *keys)] = branch
+        return branch.job(trial, overrides, [as_set_again(o) for o in values])
 
     def _values(self, overrides: Sequence[Override]) -> list[Override]:
-        """Those that give the task's config a plain value where it has one.
+        """Those that give the task's config a plain value.
 
         None, where one may touch what another does: then their order counts.
         """
-        keys = [o.key_or_group for o in overrides]
+        of_values = [
+            o
+            for o in overrides
+            if o.package is None and not self._composer.is_group(o.key_or_group)
+        ]
+        keys = [o.key_or_group for o in of_values]
         inside = {f"{key}." for key in keys}
         if len(set(keys)) < len(keys) or any(_ancestors(key) & inside for key in keys):
             return []
         return [
             o
-            for o in overrides
-            if not (o.is_add() or o.is_force_add() or o.is_delete() or o.is_hydra_override())
-            and o.package is None
-            and not self._composer.is_group(o.key_or_group)
-            and not isinstance(o.value(), dict)
+            for o in of_values
+            if not (o.is_delete() or o.is_hydra_override() or isinstance(o.value(), dict))
             and not any(part.isdecimal() for part in o.key_or_group.split("."))
         ]
 
@@ -118,7 +127,7 @@ def _ancestors(key: str) -> set[str]:
 class _Branch:
     """Configs and files of the trials that differ in the values of these keys."""
 
-    def __init__(self, whole: DictConfig, keys: Sequence[str], trial: int) -> None:
+    def __init__(self, whole: DictConfig, keys: Sequence[str], trial: int, yaml: YamlTexts) -> None:
         self._whole = whole
         self._cache = OmegaConf.get_cache(whole)  # of resolvers, as each trial is to find it
         set_job(whole, trial)
@@ -132,8 +141,8 @@ class _Branch:
         self._dir, self._subdir = (resolver(whole.hydra.sweep, key) for key in ("dir", "subdir"))
         self._dirname_rule = whole.hydra.job.config.override_dirname
         self._keys = [tuple(key.split(".")) for key in keys]
-        self._task_text = YamlText(as_plain(task), self._keys)
-        self._hydra_text = YamlText({"hydra": as_plain(whole.hydra)}, OF_TRIAL)
+        self._task_text = yaml.text(as_plain(task), self._keys)
+        self._hydra_text = yaml.text({"hydra": as_plain(whole.hydra)}, OF_TRIAL)
 
     def job(self, trial: int, overrides: Sequence[Override], values: Sequence[Override]) -> Job:
         """Put a trial's values in. overrides: all that it has."""

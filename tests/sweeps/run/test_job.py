@@ -301,6 +301,7 @@ VALUES = {
     "lr": st.floats(0, 1).map(repr),
     "s.colour": st.sampled_from(["RED", "BLUE", "2"]),
     "nested.long": st.sampled_from(["short", "'" + "word " * 40 + "'", "'ü: #'", "1:30", "''"]),
+    "+new.deep": st.sampled_from(["1", "'a: b'", "[x]"]),
     "nested.c": st.sampled_from(["[]", "[3,4]", "[a,{b: null}]", "5"]),
 }
 
