@@ -18,6 +18,7 @@ from typing import Any, cast
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
@@ -29,6 +30,7 @@ __all__ = [
     "apply_overrides",
     "as_plain",
     "as_set_again",
+    "config_groups",
     "copy_without",
     "has_callbacks",
     "overrides_dirname",
@@ -106,6 +108,17 @@ def set_hydra_config(config: DictConfig) -> None:
     holder = OmegaConf.create({})
     holder.__dict__["_content"]["hydra"] = config.hydra
     HydraConfig.instance().cfg = cast(Any, holder)
+
+
+def config_groups(loader: Any) -> Callable[[str], bool]:
+    """What says whether a key names a config group of an app.
+
+    Hydra's `get_group_options` reads the primary config and looks through the search path anew for
+    each question. Relies on `ConfigLoaderImpl._parse_overrides_and_create_caching_repo`, from which
+    it asks.
+    """
+    _, repository = loader._parse_overrides_and_create_caching_repo(None, [])
+    return lambda key: bool(repository.get_group_options(key, ObjectType.CONFIG))
 
 
 def has_callbacks(context: HydraContext) -> bool:

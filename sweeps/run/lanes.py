@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, cast
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
+from iolaus.sweeps.hydra_compat import resolver
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run._channel import Channel
 from iolaus.sweeps.run._job import HydraRunner
@@ -64,6 +65,7 @@ class LaneServer:
         self._channel = channel
         self._runner = runner
         self._output = output
+        self._logs = _JobLogs()
 
     def open(self, n_lanes: int) -> None:
         """Ask for so many trials at a time; may be called again."""
@@ -103,7 +105,7 @@ class LaneServer:
                 cast(DictConfig, begun.cfg),
                 job.folder,
                 reporter,
-                _teller(job.whole, job.folder),
+                self._logs.teller(job),
                 assignment,
                 job,
                 begun,
@@ -160,29 +162,47 @@ class InLanes:
             self.lane_runner(LaneServer(channel, self.runner, self.n_lanes, self.most, output))
 
 
-def _teller(config: DictConfig, folder: Path) -> Callable[[str], None]:
-    """Writes lines to the job's log, in its format.
+class _JobLogs:
+    """Writes lines to jobs' logs, in their format.
 
-    Not by a logger, which belongs to the process that jobs share.
+    Not by loggers, which belong to the process that jobs share. What the logs of jobs with one
+    config have in common is looked up once.
     """
-    logging_of_job = cast(
-        dict[str, Any], OmegaConf.to_container(config.hydra.job_logging, resolve=True)
-    )
-    handlers: Sequence[Any] = [
-        h for h in (logging_of_job.get("handlers") or {}).values() if h.get("filename")
-    ]
-    if not handlers:
-        return lambda _: None
-    formatter = (logging_of_job.get("formatters") or {}).get(handlers[0].get("formatter"), {})
-    form = logging.Formatter(formatter.get("format"), formatter.get("datefmt"))
-    path = folder / str(handlers[0]["filename"])
 
-    def tell(text: str) -> None:
-        record = logging.LogRecord("lanes", logging.INFO, "", 0, text, None, None)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(form.format(record) + "\n")
+    def __init__(self) -> None:
+        self._config: DictConfig | None = None
+        self._path: Callable[[], Any] | None = None
+        self._form = logging.Formatter()
 
-    return tell
+    def teller(self, job: Job) -> Callable[[str], None]:
+        """What writes to a job's log; its config is as it has just been placed."""
+        if job.whole is not self._config:
+            self._look(job.whole)
+        if self._path is None:
+            return lambda _: None
+        path, form = job.folder / str(self._path()), self._form
+
+        def tell(text: str) -> None:
+            record = logging.LogRecord("lanes", logging.INFO, "", 0, text, None, None)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(form.format(record) + "\n")
+
+        return tell
+
+    def _look(self, config: DictConfig) -> None:
+        settings = config.hydra.job_logging
+        plain = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
+        named = (plain.get("handlers") or {}).items()
+        files = [(name, handler) for name, handler in named if handler.get("filename")]
+        self._path = None
+        if files:
+            name, handler = files[0]
+            formatter = (plain.get("formatters") or {}).get(handler.get("formatter"), {})
+            self._path = resolver(settings.handlers[name], "filename")
+            self._form = logging.Formatter(formatter.get("format"), formatter.get("datefmt"))
+        as_written = cast(dict[str, Any], OmegaConf.to_container(settings)).get("formatters")
+        is_shared = "${" not in str(as_written)  # else a format may be each job's own
+        self._config = config if is_shared else None
 
 
 def _traceback(error: Any) -> str:

@@ -8,14 +8,19 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from iolaus.sweeps.hydra_compat import apply_overrides, overrides_dirname, with_number
+from iolaus.sweeps.hydra_compat import (
+    apply_overrides,
+    config_groups,
+    overrides_dirname,
+    with_number,
+)
 
 __all__ = ["Composer"]
 
@@ -36,6 +41,7 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=loader)
         self._branches: dict[tuple[str, ...], bytes | DictConfig] = {}
         self._groups: dict[str, bool] = {}
+        self._knows_groups: Callable[[str], bool] | None = None
         self._overrides: dict[str, Override] = {}  # by line
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -65,8 +71,10 @@ class Composer:
 
     def is_group(self, key: str) -> bool:
         """Whether `key` names a config group of this app."""
-        if key not in self._groups:  # Hydra looks through its whole search path each time
-            self._groups[key] = bool(self._loader.get_group_options(key))
+        if self._knows_groups is None:
+            self._knows_groups = config_groups(self._loader)
+        if key not in self._groups:
+            self._groups[key] = self._knows_groups(key)
         return self._groups[key]
 
     def compose(self, lines: Sequence[str]) -> DictConfig:
