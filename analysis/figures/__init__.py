@@ -6,6 +6,7 @@ They draw on an Axes (or Figure) given, name units, and read in grey too.
 from iolaus.analysis.figures.batches import draw_batches
 from iolaus.analysis.figures.curves import draw_by_shape, draw_curves
 from iolaus.analysis.figures.decays import draw_decays
+from iolaus.analysis.figures.devices import draw_devices
 from iolaus.analysis.figures.explosions import draw_explosions
 from iolaus.analysis.figures.gradients import draw_gradients
 from iolaus.analysis.figures.holdout import draw_holdout
@@ -23,6 +24,7 @@ __all__ = [
     "draw_by_shape",
     "draw_curves",
     "draw_decays",
+    "draw_devices",
     "draw_explosions",
     "draw_fixes",
     "draw_gradients",

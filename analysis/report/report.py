@@ -27,6 +27,7 @@ from iolaus.analysis.diagnosis.tried_fixes import tried_fixes, tried_sentences
 from iolaus.analysis.figures._style import smoothing_text
 from iolaus.analysis.figures.map import N_CHOICES
 from iolaus.analysis.importance import CHANCE, importance, in_words, interactions, shares
+from iolaus.analysis.memory import memory_sentences
 from iolaus.analysis.ranking.level import objective_source
 from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import Ranking, rank
@@ -506,8 +507,13 @@ def _machine(sweep: Sweep, ranking: Ranking) -> Section:
     picture = Picture(
         "timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots)
     )
-    ends = run_end_sentences(sweep)
-    return Section("Time", [picture, *([Items(ends)] if ends else [])])
+    blocks: list[Block] = [picture, *memory_sentences(sweep)]
+    if ends := run_end_sentences(sweep):
+        blocks.append(Items(ends))
+    if len(sweep.slots) and sweep.slots["device_used_bytes"].notna().any():
+        drawn = lambda figure: figures.draw_devices(figure.subplots(), sweep)  # noqa: E731
+        blocks.append(Picture("devices", "How the GPUs were used.", drawn, (9.0, 2.6)))
+    return Section("Time", blocks)
 
 
 def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:

@@ -9,7 +9,7 @@ import itertools
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +18,9 @@ __all__ = [
     "ORDER_VARIABLE",
     "PCI_ORDER",
     "Device",
+    "DeviceReader",
     "DeviceUse",
     "list_devices",
-    "use_of",
     "visible_devices",
 ]
 
@@ -105,18 +105,25 @@ def list_devices() -> tuple[Device, ...]:
     return _listed_by_smi()
 
 
-def use_of(devices: Sequence[Device]) -> dict[str, DeviceUse]:
-    """How devices are used now, by name; those that NVML cannot tell of are left out."""
-    found = {}
-    with _nvml() as nvml:
-        if nvml is None:
+class DeviceReader:
+    """Reads how devices are used, again and again; keeps NVML open until it is closed."""
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._devices = [device for device in devices if device.uuid]
+        self._stack = ExitStack()
+        self._nvml = self._stack.enter_context(_nvml()) if self._devices else None
+        self.close = self._stack.close
+
+    def read(self) -> dict[str, DeviceUse]:
+        """How they are used now, by name; those that NVML cannot tell of are left out."""
+        if self._nvml is None:
             return {}
-        for device in devices:
-            if device.uuid:
-                with suppress(nvml.NVMLError):
-                    handle = nvml.nvmlDeviceGetHandleByUUID(device.uuid)
-                    found[device.name] = _use(nvml, handle)
-    return found
+        found = {}
+        for device in self._devices:
+            with suppress(self._nvml.NVMLError):
+                handle = self._nvml.nvmlDeviceGetHandleByUUID(device.uuid)
+                found[device.name] = _use(self._nvml, handle)
+        return found
 
 
 @contextmanager

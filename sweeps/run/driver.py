@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept, Row
 from iolaus.sweeps.run import scheduler as s
+from iolaus.sweeps.run._foreground import Foreground
 from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import (
     Assignment,
@@ -35,6 +36,7 @@ from iolaus.sweeps.run._messages import (
     LogMessage,
     Measured,
     Offered,
+    Quit,
     Ready,
     Reported,
     Save,
@@ -44,10 +46,12 @@ from iolaus.sweeps.run._messages import (
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import describe
 from iolaus.sweeps.run._workers import Gone, Workers
+from iolaus.sweeps.run.devices import DeviceUse
 from iolaus.sweeps.run.events import EventLog
 from iolaus.sweeps.run.memory import after_out_of_memory, kills_by_kernel, machine_bytes
 from iolaus.sweeps.run.meter import Meter
 from iolaus.sweeps.run.placement import Placement, shape_of
+from iolaus.sweeps.run.slots_log import SlotRow, SlotsLog, SlotState
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.budget import Budget
@@ -93,6 +97,9 @@ class Watcher(Protocol):
     def draining(self, why: str) -> None:
         """No new trials will be started."""
 
+    def sampled(self, rows: Sequence[SlotRow]) -> None:
+        """What the busy slots hold and do was looked at."""
+
     def tick(self) -> None:
         """Some time has passed."""
 
@@ -134,7 +141,8 @@ class Rules:
 class Records:
     """Where a session leaves what happens, beside the study.
 
-    folder: the sweep's. session: its number, from 0. kept: the checkpoints that stay.
+    folder: the sweep's. session: its number, from 0. kept: the checkpoints that stay. slots: what
+    the slots hold and do, None for nothing of it.
     """
 
     folder: Path
@@ -142,6 +150,7 @@ class Records:
     curves: CurveWriter
     events: EventLog
     kept: KeptCheckpoints = field(default_factory=lambda: KeptCheckpoints(0, 1.0))
+    slots: SlotsLog | None = None
 
 
 @dataclass
@@ -152,7 +161,7 @@ class TrialRun:
     `iolaus.sweeps.reporting.Batch`. kept: its newest checkpoint. outcome: the task's own, with no
     objective looked for, None while it runs. awake_s, heard_s: when it was started and last
     reported, by a clock that stands while the driver is held up. gpu_share: of its card that it may
-    hold, None for all.
+    hold, None for all. step: the last one reported. memory: its peaks so far.
     """
 
     assignment: Assignment
@@ -168,23 +177,27 @@ class TrialRun:
     kept: Kept | None = None
     outcome: Outcome | None = None
     gpu_share: float | None = None
+    step: int | None = None
+    memory: Memory = field(default_factory=Memory)
 
 
 class Driver:
     """Runs the trials that a study still misses.
 
     clock: seconds, never going back. placement: where they may run; None: wherever a slot is free.
+    device_uses: how the GPUs are used now, by name.
     """
 
     def __init__(
         self,
         study: SweepStudy,
-        workers: Workers,
+        workers: Workers | Foreground,
         rules: Rules,
         records: Records,
         watcher: Watcher,
         clock: Callable[[], float],
         placement: Placement | None = None,
+        device_uses: Callable[[], Mapping[str, DeviceUse]] = dict,
     ) -> None:
         self._study = study
         self._workers = workers
@@ -197,11 +210,12 @@ class Driver:
         self._cost_before = study.cost_before()
         self._scheduler = s.Scheduler(
             *(len(workers.specs), study.n_to_ask, rules.max_failure_rate),
-            may_get_more=study.leases is not None or study.may_thaw,
+            may_get_more=study.leases is not None or study.ends_bring_more,
             n_paused=len(study.paused) if study.may_thaw else 0,
         )
         slots = {spec.slot: spec.device for spec in workers.specs}
         self._placement = placement or Placement(slots, ())
+        self._device_uses = device_uses
         self._over_limit: dict[int, Memory] = {}  # of workers that have left for it, by slot
         self._n_killed_by_kernel = kills_by_kernel()
         self._n_interrupts = 0
@@ -257,19 +271,29 @@ class Driver:
             for slot, message in self._workers.listen(POLL_S):
                 self._obey_signals()  # the death of a worker may be the work of the same one
                 self._receive(slot, message)
-            self._end_overdue()
-            self._look_at_others()
-            self._ask_again()
-            self._obey_request()
-            self._keep_budget()
-            self._end_unborn()
-            self._place()
-            self._watcher.tick()
-            try:
-                self._records.curves.flush_if_due()
-                self._study.check_storage()
-            except StorageError as error:
-                self._halt(error)
+            self._look_around()
+
+    def hear(self, slot: int, message: FromWorker) -> None:
+        """Take a message at once: of a trial that runs in this process, while it runs."""
+        self._receive(slot, message)
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Do what is due, whether or not a worker has sent something."""
+        self._end_overdue()
+        self._look_at_others()
+        self._ask_again()
+        self._obey_request()
+        self._keep_budget()
+        self._end_unborn()
+        self._place()
+        self._sample()
+        self._watcher.tick()
+        try:
+            self._records.curves.flush_if_due()
+            self._study.check_storage()
+        except StorageError as error:
+            self._halt(error)
 
     def _give_up(self, error: Exception) -> None:
         if isinstance(error, SweepError):
@@ -316,9 +340,7 @@ class Driver:
             number = self._signals.pop(0)
             self.stopped_by = number
             if number in ENDING_SIGNALS:
-                name = signal.Signals(number).name
-                self._watcher.draining(f"{name}: running trials are stopped, to go on later")
-                self._stop_running()
+                self._end_by(number, signal.Signals(number).name)
             elif self._n_interrupts:
                 self._stop_running()
             else:
@@ -335,13 +357,17 @@ class Driver:
         if request is None:
             return
         if request.how == "now":
-            self.stopped_by = signal.SIGTERM
-            self._watcher.draining("iolaus stop: running trials are stopped, to go on later")
-            self._stop_running()
+            self._end_by(signal.SIGTERM, "iolaus stop")
         elif not self._n_interrupts:
             self.stopped_by = signal.SIGINT
             self._watcher.draining("iolaus stop --finish: running trials finish")
             self._interrupt()
+
+    def _end_by(self, number: int, name: str) -> None:
+        """End the sweep now, as this signal does; name: of what has ended it."""
+        self.stopped_by = number
+        self._watcher.draining(f"{name}: running trials are stopped, to go on later")
+        self._stop_running()
 
     def _keep_budget(self) -> None:
         """Read the meter; when the budget is spent, cut off what runs, to go on with a larger."""
@@ -400,7 +426,7 @@ class Driver:
         except StorageError as error:  # what runs may still finish
             self._halt(error)
             proposal = None
-        self._show_duplicates()
+        self._show_not_run()
         if proposal is None and not self._scheduler.draining and self._may_get_more():
             self._postponed.append(slot)
             return
@@ -430,6 +456,23 @@ class Driver:
         for line in self._placement.take_news():
             log.info("%s", line)
 
+    def _sample(self) -> None:
+        """Record from time to time what the slots hold and do."""
+        if self._records.slots is None or not self._records.slots.is_due:
+            return
+        states = [
+            SlotState(
+                *(slot, trial, self._workers.specs[slot].device, run.step),
+                *(run.memory.gpu_bytes, run.memory.ram_bytes),
+            )
+            for trial, slot in sorted(self._scheduler.running.items(), key=lambda item: item[1])
+            if (run := self.trials[trial]).started_s is not None
+        ]
+        uses = self._device_uses()
+        for name, use in uses.items():
+            self._placement.device_used(name, use.used_bytes, self._clock())
+        self._watcher.sampled(self._records.slots.add(states, uses))
+
     def _withdraw(self) -> None:
         """Put back the trials that wait for room."""
         for trial in self._placement.waiting:
@@ -438,8 +481,8 @@ class Driver:
             self._handle(s.Proposed(slot, trial))
 
     def _may_get_more(self) -> bool:
-        """Whether a trial under way may become this driver's, or be paused, or have one go on."""
-        is_awaited = self._study.may_thaw and self._scheduler.running
+        """Whether the end of a trial under way may bring this driver another one."""
+        is_awaited = self._study.ends_bring_more and self._scheduler.running
         return bool(is_awaited or self._study.of_others())
 
     def _look_at_others(self) -> None:
@@ -494,10 +537,9 @@ class Driver:
             self._shown.add("waiting")
             log.info("%s; Ctrl-C ends the wait", text)
 
-    def _show_duplicates(self) -> None:
-        for trial, before in self._study.take_duplicates():
-            reason = f"the setting of trial {before}, not run again"
-            self._watcher.ended(trial, Outcome(Ending.DUPLICATE, reason=reason))
+    def _show_not_run(self) -> None:
+        for trial, outcome in self._study.take_not_run():
+            self._watcher.ended(trial, outcome)
 
     def _start(self, slot: int, trial: int) -> None:
         run = self.trials[trial]
@@ -520,6 +562,8 @@ class Driver:
                 self._handle(s.Freed(slot, n_lanes))
             case Reported():
                 self._take_reports(message)
+            case Quit(number):
+                self._end_by(number, signal.Signals(number).name)
             case LogMessage(text):
                 if text not in self._shown:
                     self._shown.add(text)
@@ -573,6 +617,7 @@ class Driver:
             self._over_limit[slot] = memory
         for trial, where in self._scheduler.running.items():
             if where == slot:
+                self.trials[trial].memory = memory
                 self._placement.measured(trial, memory.gpu_bytes)
 
     def _is_pause(self, verdict: Verdict | None) -> bool:
@@ -608,6 +653,7 @@ class Driver:
         if batch.rows:
             run.heard_s = self._awake_clock()
             last = batch.rows[-1]
+            run.step = last.step
             value = last.metrics.get(self._rules.objective.metric.name)
             self._placement.reported(trial, last.step, self._clock())
             self._watcher.reported(trial, last.step, value)
@@ -674,7 +720,8 @@ class Driver:
 
     def _record(self, trial: int, outcome: Outcome) -> None:
         run, memory = self.trials[trial], outcome.memory or Memory()
-        self._placement.ended(trial, memory.gpu_bytes, bool(memory.ran_out), self._clock())
+        ran_out = memory.ran_out == "gpu"
+        self._placement.ended(trial, memory.gpu_bytes, ran_out, self._clock())
         folder = run.folder or self._records.folder
         on_disk = self._records.curves.written_behind()
         about, output = self._about(run, folder), str(folder / OUTPUT_FILE)
@@ -691,7 +738,7 @@ class Driver:
         self._n_recorded += 1
         run.outcome = run.outcome or outcome
         self._watcher.ended(trial, outcome)
-        self._show_duplicates()
+        self._show_not_run()
         waits = outcome.verdict is not None and outcome.verdict.rule == WAITS_RULE
         if outcome.ending in (Ending.PRUNED, Ending.DIVERGED, Ending.PAUSED) and not waits:
             self._stop_siblings(trial, outcome)

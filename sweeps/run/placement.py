@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from iolaus.sweeps.run.devices import Device
 from iolaus.sweeps.text import size
 
-__all__ = ["CONTEXT_BYTES", "Admitted", "Placement", "Rates", "Shape", "shape_of"]
+__all__ = ["CONTEXT_BYTES", "Admitted", "Placement", "Rates", "Shape", "room_for", "shape_of"]
 
 Shape = tuple[tuple[str, object], ...]
 
@@ -32,6 +32,8 @@ N_REPORTS_TO_MEASURE = 3
 # More side by side are worth it if all together make so much more steps. Below, the noise of rates
 # would fill the card for nothing.
 LEAST_GAIN = 1.05
+# A task that uses torch has said so by then.
+SETTLED_S = 5.0
 # Of each trial on the card, before its rates are believed.
 WINDOW_S = 1.0
 
@@ -114,6 +116,7 @@ class _Trial:
     n_reports: int = 0
     last: tuple[int, float] | None = None  # report: its step and when
     peak: int | None = None
+    is_torch: bool = False
 
 
 @dataclass
@@ -215,16 +218,35 @@ class Placement:
     def measured(self, trial: int, gpu_bytes: int | None) -> None:
         """A running trial holds so much at most so far."""
         if (run := self._running.get(trial)) is not None and gpu_bytes is not None:
-            run.peak = max(run.peak or 0, gpu_bytes)
+            run.peak, run.is_torch = max(run.peak or 0, gpu_bytes), True
+            self._learn(run)
+
+    def device_used(self, name: str, used_bytes: int | None, now_s: float) -> None:
+        """All processes together hold so much of a card now.
+
+        The memory of a task that does not use torch is read from this, while it runs by itself.
+        """
+        runs, card = self._on(name), self._cards.get(name)
+        if card is None or used_bytes is None or len(runs) != 1:
+            return
+        (run,) = runs
+        if not run.is_torch and now_s - card.since_s >= SETTLED_S:
+            grown = used_bytes - (card.device.used_bytes or 0) - CONTEXT_BYTES
+            run.peak = max(run.peak or 0, grown, 0)
             self._learn(run)
 
     def ended(self, trial: int, gpu_bytes: int | None, ran_out: bool, now_s: float) -> None:
-        """A trial runs no more; gpu_bytes: its peak, if that is known."""
+        """A trial runs no more.
+
+        gpu_bytes: its peak, if that is known. ran_out: whether its card had no more memory for it.
+        """
         self.measured(trial, gpu_bytes)
         if (run := self._running.pop(trial, None)) is None:
             return
         self._cards[self._slots[run.slot]].since_s = now_s
-        if run.peak is not None and not ran_out and not run.is_measured:
+        if ran_out and not run.alone:  # what was known of its shape is too little
+            self._peaks.pop(run.shape, None)
+        elif run.peak is not None and not ran_out and run.peak > self._peaks.get(run.shape, -1):
             self._measure(run)
 
     def capacity_bytes(self, slot: int) -> int | None:
@@ -264,13 +286,13 @@ class Placement:
             return max(free if needed is None else min(needed, free), 0)
         if needed is None:
             # It is tried where the largest known would have room.
-            known = max((_with_margin(peak) for peak in self._peaks.values()), default=None)
+            known = max((room_for(peak) for peak in self._peaks.values()), default=None)
             return None if known is None or free < known else free
         return needed if needed <= free else None
 
     def _needed(self, shape: Shape) -> int | None:
         peak = self._peaks.get(shape)
-        return None if peak is None else _with_margin(peak)
+        return None if peak is None else room_for(peak)
 
     def _share(self, name: str, grant: int, alone: str) -> float | None:
         """The share of a card's memory for torch; None: no cap."""
@@ -305,14 +327,14 @@ class Placement:
             self._news.append(self._sentence(name, run.shape, peak))
         if not run.alone:
             room = self._free(name) + run.grant
-            run.grant = min(_with_margin(peak), room)
+            run.grant = min(room_for(peak), room)
             if (share := self._share(name, run.grant, "")) is not None:
                 self._caps[run.slot] = share
 
     def _sentence(self, name: str, shape: Shape, peak: int) -> str:
         what = ", ".join(f"{key}={value}" for key, value in shape) or "a trial"
         free = self._cards[name].free_at_start
-        fit = "" if free is None else f"; {max(1, free // _with_margin(peak))} fit on a card"
+        fit = "" if free is None else f"; {max(1, free // room_for(peak))} fit on a card"
         return f"{what} holds {size(peak + CONTEXT_BYTES)} of a GPU{fit}"
 
     def _say_width(self, card: _Card, before: int) -> None:
@@ -320,15 +342,17 @@ class Placement:
         now, rates = card.rates.width(card.most), card.rates
         if now == before or not self._is_auto:
             return
-        made = f"{before} together make {rates.total(before):.2f} times the steps of one"
+        tried = min(2 * now, card.most) if now < before else (now + 1) // 2  # which has decided it
+        made = f"{tried} together make {rates.total(tried) or 0:.2f} times the steps of one"
         if now < before:
-            made += f", {now} make {rates.total(now):.2f} times: {now} run side by side from now on"
+            made += f", {now} make {rates.total(now) or 0:.2f} times: "
+            made += f"{now} run side by side from now on"
         else:
-            made = "it has run one alone" if before == 1 else made
+            made = "it has run one alone" if tried == 1 else made
             made += f": up to {now} are tried"
         self._news.append(f"GPU {card.device.name}: {made}")
 
 
-def _with_margin(peak: int) -> int:
-    """What is set aside on a card for a trial that was measured so."""
+def room_for(peak: int) -> int:
+    """What is set aside on a card for a trial of this peak: a margin, and CUDA's own part."""
     return peak + max(round(MARGIN * peak), LEAST_MARGIN_BYTES) + CONTEXT_BYTES

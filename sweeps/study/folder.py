@@ -21,6 +21,7 @@ __all__ = [
     "CURVES_FOLDER",
     "EVENTS_FILE",
     "RESULTS_FILE",
+    "SLOTS_FILE",
     "STORAGE_VARIABLE",
     "STUDY_FILE",
     "SWEEP_FILE",
@@ -36,6 +37,7 @@ SWEEP_FILE = "sweep.yaml"
 EVENTS_FILE = "events.jsonl"
 RESULTS_FILE = "optimization_results.yaml"
 CURVES_FOLDER = "curves"
+SLOTS_FILE = "slots.csv"
 # The environment variable of a storage's URL for those who read a sweep.
 STORAGE_VARIABLE = "IOLAUS_STORAGE"
 

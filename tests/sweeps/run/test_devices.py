@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from iolaus.sweeps.run.devices import Device, list_devices, visible_devices
+from iolaus.sweeps.run.devices import (
+    Device,
+    DeviceReader,
+    DeviceUse,
+    list_devices,
+    visible_devices,
+)
 
 GIB = 2**30
 CARDS = (
@@ -102,9 +111,89 @@ def test_gpus_are_those_that_nvidia_smi_lists(
         tool.write_text(f"#!/bin/sh\n{script}\n")
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     found = list_devices()
     assert [device.name for device in found] == names
     if names:
         assert found[0].total_bytes == 81559 * 2**20
         assert found[1].total_bytes is None
+
+
+class FakeNvml:
+    """As much of NVML as is used: two cards, of which the first has two MIG instances."""
+
+    NVML_TEMPERATURE_GPU = 0
+
+    class NVMLError(Exception):
+        """What NVML raises."""
+
+    def __init__(self) -> None:
+        self.n_open = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self.n_open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.n_open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return ("GPU-a", "GPU-b")[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        return uuid
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
+        return handle
+
+    def nvmlDeviceGetName(self, handle: str) -> str:  # noqa: N802
+        return "A card"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
+        total = 10 if handle.startswith("MIG") else 80
+        return SimpleNamespace(total=total * GIB, used=GIB)
+
+    def nvmlDeviceGetMigMode(self, handle: str) -> tuple[int, int]:  # noqa: N802
+        if handle == "GPU-b":
+            raise self.NVMLError("Not Supported")
+        return 1, 1
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: str) -> int:  # noqa: N802
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: str, place: int) -> str:  # noqa: N802
+        if place not in (0, 3):
+            raise self.NVMLError("Not Found")
+        return f"MIG-{place}"
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:  # noqa: N802
+        if handle.startswith("MIG"):
+            raise self.NVMLError("Not Supported")
+        return SimpleNamespace(gpu=25)
+
+    def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> int:  # noqa: N802
+        if handle.startswith("MIG"):
+            raise self.NVMLError("Not Supported")
+        return 61
+
+
+def test_nvml_lists_instances_and_reads_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instances stand in place of their card; what NVML refuses to say of one is left out."""
+    nvml = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)  # type: ignore[arg-type]
+    devices = list_devices()
+    assert [(d.name, d.uuid, d.parent) for d in devices] == [
+        ("MIG-0", "MIG-0", "GPU-a"),
+        ("MIG-3", "MIG-3", "GPU-a"),
+        ("1", "GPU-b", ""),
+    ]
+    assert [d.total_bytes for d in devices] == [10 * GIB, 10 * GIB, 80 * GIB]
+    reader = DeviceReader(devices)
+    uses = reader.read()
+    assert uses["1"] == DeviceUse(GIB, 0.25, 61)
+    assert uses["MIG-3"] == DeviceUse(GIB)
+    assert nvml.n_open == 1
+    reader.close()
+    assert nvml.n_open == 0
