@@ -576,7 +576,7 @@ class Driver:
                 self._died(slot, cause, number)
 
     def _died(self, slot: int, cause: str, number: int | None) -> None:
-        """A worker is gone; one that held too much memory may have taken a trial with it."""
+        """A worker is gone; trials that it had are run again if it was for want of memory."""
         memory, spec = self._over_limit.pop(slot, None), self._workers.specs[slot]
         if number == signal.SIGKILL and memory is None:
             n_killed, before = kills_by_kernel(), self._n_killed_by_kernel
@@ -585,7 +585,7 @@ class Driver:
                 memory = Memory(ran_out="ram", capacity_bytes=spec.memory_bytes)
         running = [trial for trial, where in self._scheduler.running.items() if where == slot]
         outcome = None
-        if memory is not None and len(running) == 1:
+        if memory is not None and running:
             failed = Outcome(Ending.FAILED, reason=cause, memory=memory)
             outcome = self._after_memory(running[0], failed)
         self._handle(s.Died(slot, cause, outcome))

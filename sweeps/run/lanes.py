@@ -87,6 +87,9 @@ class LaneServer:
         """
         while (taken := self._channel.take(wait_s)) is not None:
             assignment, reporter = taken
+            if assignment.alone:  # lanes beside it took the memory that it needs
+                self._run(assignment, reporter)
+                continue
             try:
                 config, folder = self._runner.place(assignment, reporter)
                 findings = self._runner.findings(config)
@@ -131,11 +134,14 @@ class LaneServer:
 
     def run_alone(self, trial: LaneTrial) -> None:
         """Run a trial as if there were no lanes; returns when it is over."""
-        with reporting_to(trial.reporter):
-            outcome = self._runner(trial._assignment, trial.reporter)
+        self._run(trial._assignment, trial.reporter)
+
+    def _run(self, assignment: Assignment, reporter: Reporter) -> None:
+        with reporting_to(reporter):
+            outcome = self._runner(assignment, reporter)
         with output_to(self._output):
             pass  # what is printed from here on is no longer the trial's
-        self._channel.finish(trial.number, outcome)
+        self._channel.finish(assignment.trial, outcome)
 
 
 LaneRunner = Callable[[LaneServer], None]

@@ -106,7 +106,7 @@ class Ended:
 class Died:
     """The worker in `slot` is gone; `cause` says how.
 
-    outcome: of its trial, if it had one alone and that has not failed by it.
+    outcome: of its trials, where they have not failed by it: for want of memory.
     """
 
     slot: int
@@ -337,9 +337,9 @@ class Scheduler:
     def _died(self, slot: int, cause: str, known: Outcome | None) -> list[Action]:
         self._n_lanes.pop(slot, None)
         trials = [trial for trial, where in self._running.items() if where == slot]
-        are_cut_off = len(trials) > 1 and slot not in self._cut_off
+        are_cut_off = len(trials) > 1 and slot not in self._cut_off and known is None
         ending = Ending.INTERRUPTED if are_cut_off else Ending.FAILED
-        outcome = known if known and len(trials) == 1 else Outcome(ending, reason=cause)
+        outcome = known or Outcome(ending, reason=cause)
         actions = [action for trial in trials for action in self._tell(trial, outcome)]
         if are_cut_off:
             self._cut_off.add(slot)
