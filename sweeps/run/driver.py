@@ -432,6 +432,8 @@ class Driver:
         """Begin the trials for which there is room."""
         for admitted in self._placement.admit(self._clock()):
             self.trials[admitted.trial].gpu_share = admitted.gpu_share
+            for slot in admitted.renew:
+                self._handle(s.Renewed(slot))
             self._handle(s.Proposed(admitted.slot, admitted.trial))
 
     def _place(self) -> None:

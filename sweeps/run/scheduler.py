@@ -28,6 +28,7 @@ __all__ = [
     "Lost",
     "Proposed",
     "Release",
+    "Renewed",
     "Scheduler",
     "Spawn",
     "Start",
@@ -115,6 +116,13 @@ class Died:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """The worker in `slot`, which is idle, is to make way for a fresh one: it holds memory."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupted:
     """The user wants to stop: the first time gently, the second time now."""
 
@@ -180,8 +188,9 @@ class Kill:
 
 
 Event = (
-    Freed | Proposed | Exhausted | Judged | TimedOut | Lost | Ended | Died | Interrupted | Halted
-)
+    Freed | Proposed | Exhausted | Judged | TimedOut | Lost | Ended | Died | Renewed | Interrupted
+    | Halted
+)  # fmt: skip
 Action = Spawn | Ask | Start | Stop | Tell | Release | Kill
 
 
@@ -278,6 +287,9 @@ class Scheduler:
                 return self._lost(trial, reason)
             case Died(slot, cause, outcome) if slot in self._slots:
                 return self._died(slot, cause, outcome)
+            case Renewed(slot) if slot in self._n_lanes and slot not in self._running.values():
+                del self._n_lanes[slot]
+                return [Release(slot), *self._replace(slot)]
             case Interrupted():
                 return self._interrupted()
             case Halted(reason):

@@ -25,6 +25,7 @@ from iolaus.sweeps.run.scheduler import (
     Lost,
     Proposed,
     Release,
+    Renewed,
     Scheduler,
     Spawn,
     Start,
@@ -436,3 +437,17 @@ def test_trials_without_memory_are_asked_for_again() -> None:
         scheduler.handle(Ended(trial, infeasible))
     assert scheduler.done
     assert scheduler.failure is None
+
+
+def test_an_idle_worker_makes_way_for_a_fresh_one() -> None:
+    """It is let go, another is started, and what was asked for its slot comes there; a busy one
+    stays.
+    """
+    scheduler = Scheduler(n_slots=1, n_to_run=2)
+    scheduler.start()
+    scheduler.handle(Freed(0))
+    assert scheduler.handle(Renewed(0)) == [Release(0), Spawn(0)]
+    assert scheduler.handle(Renewed(0)) == []
+    scheduler.handle(Freed(0))
+    assert scheduler.handle(Proposed(0, 0)) == [Start(0, 0)]
+    assert scheduler.handle(Renewed(0)) == []
