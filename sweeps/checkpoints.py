@@ -26,6 +26,8 @@ __all__ = [
     "Checkpoint",
     "Watched",
     "adopt",
+    "before_rebound",
+    "before_rebounds",
     "copied",
     "forget",
     "keep_newest",
@@ -40,6 +42,7 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 # The newest, and the one before it in case that is damaged.
 N_KEPT = 2
+BEFORE_REBOUND = "_before_rebound_"
 # A checkpoint with a file of this name in it stays beside them, the newest of its kind.
 STAYS = "stays"
 
@@ -84,6 +87,18 @@ class Checkpoint:
     watched: Watched = field(default_factory=Watched)
     setting: Sequence[str] = ()
     n_bytes: int = 0
+
+
+def before_rebound(best: Path, step: int) -> Path:
+    """The file beside a task's best weights for those of a step before the loss rebounded."""
+    return best.with_name(f"{best.stem}{BEFORE_REBOUND}{step}.pt")
+
+
+def before_rebounds(best: Path) -> dict[int, Path]:
+    """Those of these files that are there, by step, in its order."""
+    begin = f"{best.stem}{BEFORE_REBOUND}"
+    steps = [path.stem.removeprefix(begin) for path in best.parent.glob(f"{begin}*.pt")]
+    return {n: before_rebound(best, n) for n in sorted(int(s) for s in steps if s.isdecimal())}
 
 
 def adopt(

@@ -24,6 +24,7 @@ from iolaus.analysis.data.earlier import EarlierRepeats, repeats_of_earlier
 from iolaus.analysis.data.importers import Columns, read_runs
 from iolaus.analysis.data.parameters import PREFIX, varied
 from iolaus.analysis.data.slots import read_slots
+from iolaus.sweeps.checkpoints import before_rebounds
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
@@ -42,6 +43,7 @@ from iolaus.sweeps.text import counted, short_names
 
 __all__ = ["Sweep", "is_sweep", "load"]
 
+BEST = "best.pt"  # as the trainer calls it
 N_ROWS_SHOWN = 10  # in a notebook: more is a frame
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -78,7 +80,8 @@ class Sweep:
         paused),
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
-        repeats gave it one), setting (number of the leading trial), infeasible (the names of the
+        repeats gave it one), setting (number of the leading trial), finalist
+        (whether it is a seed that only the best settings got), infeasible (the names of the
         constraints it breaks, "" if none), findings (a lint's, sentences), code (version it ran on,
         short), fingerprint (id of what else its result depends on, "" if not known), ran_with (what
         tells it from the fingerprints
@@ -104,6 +107,7 @@ class Sweep:
     fingerprints: what the results of its sessions depend on beside the search, by id.
     earlier: where no setting was repeated, the repeats of earlier sweeps of the same task.
     slots: what the slots held and did, see `iolaus.analysis.data.slots.read_slots`.
+    folder: the sweep's own, which its trials' are relative to; None for runs of other tools.
     """
 
     name: str
@@ -119,6 +123,7 @@ class Sweep:
     fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
     earlier: tuple[EarlierRepeats, ...] = ()
     slots: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Before the first trial there are the columns of all others, so that nobody need ask.
@@ -165,6 +170,16 @@ class Sweep:
             (self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))
         ]
         return rows[["step", "value"]].reset_index(drop=True)
+
+    def kept_weights(self, trial: int) -> dict[int, Path]:
+        """The weights that a trial of the trainer kept from before its rebounds, by their step.
+
+        Empty where there are none, or the sweep's folder is not known.
+        """
+        own = self.trials["folder"].get(trial)
+        if self.folder is None or not isinstance(own, str) or not own:
+            return {}
+        return before_rebounds(self.folder / own / BEST)
 
     def states_of(self, trials: Iterable[int]) -> dict[int, str]:
         """The state of each of these trials; those the study does not know yet are running."""
@@ -270,6 +285,7 @@ def _load_runs(source: Path, metric: str | None, direction: str | None, columns:
         "final": ends,
         "seed": float("nan"),
         "setting": about.index,
+        "finalist": False,
         "infeasible": "",
         "findings": [()] * len(about),
         "code": "",
@@ -369,6 +385,7 @@ def _load_sweep(folder: Path) -> Sweep:
         fingerprints=fingerprints_of(study.user_attrs),
         earlier=() if is_repeated else repeats_of_earlier(folder, study),
         slots=read_slots(folder, None if pd.isna(first) else first.to_pydatetime()),
+        folder=folder,
     )
 
 
@@ -455,6 +472,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         **{f"objective_{i}": value for i, value in enumerate(values[1:], start=2)},
         "seed": float("nan") if record.seed is None else record.seed,
         "setting": leader_of(trial),
+        "finalist": record.finalist,
         "infeasible": ", ".join(broken_constraints(trial)),
         "findings": record.findings,
         "code": (code.get("commit") or "")[:10]

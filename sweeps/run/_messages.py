@@ -17,6 +17,7 @@ __all__ = [
     "LogMessage",
     "Measured",
     "Offered",
+    "Quit",
     "Ready",
     "Reported",
     "Save",
@@ -78,6 +79,13 @@ class Finished:
     trial: int
     outcome: Outcome
     leaves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """Foreground to driver: the user has ended a trial, and the sweep with it, by this signal."""
+
+    signal_number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,5 +167,5 @@ class WorkerSpec:
         return dict(self.environment).get(GPU_VARIABLE, "")
 
 
-FromWorker = UserCodeReached | Ready | Reported | Finished | LogMessage | Filled | Measured
+FromWorker = UserCodeReached | Ready | Reported | Finished | LogMessage | Filled | Measured | Quit
 ToWorker = Assignment | Stopped | Offered | Save | Capped

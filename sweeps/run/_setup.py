@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -18,12 +18,14 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import _provenance as provenance
 from iolaus.sweeps.run._factories import (
+    as_given,
     function_named,
     make_plans,
     make_pruner,
     make_sampler,
     seed_of,
 )
+from iolaus.sweeps.run._foreground import QUITS, in_foreground
 from iolaus.sweeps.run._job import HydraRunner, changes_directory, no_lint
 from iolaus.sweeps.run._launcher import jobs_asked_for
 from iolaus.sweeps.run._messages import WorkerSpec
@@ -51,8 +53,8 @@ log = logging.getLogger("sweeps")
 class Setup:
     """What a sweep is made of.
 
-    config: the app's, `hydra` node included. serve: what a worker does. gpus: those that the slots
-    share. fingerprint: what the results depend on beside the search.
+    config: the app's, `hydra` node included. runner: of one trial. serve: what a worker does.
+    gpus: those that the slots share. fingerprint: what the results depend on beside the search.
     """
 
     settings: Settings
@@ -64,6 +66,7 @@ class Setup:
     rules: Rules
     slots: Sequence[WorkerSpec]
     gpus: Sequence[Device]
+    runner: HydraRunner
     serve: Server
     report: Report | None
     fingerprint: Fingerprint
@@ -80,6 +83,9 @@ def set_up(
 
     arguments: the overrides of the command line. Raises BadInputError for what cannot be run.
     """
+    is_foreground = settings.n_jobs == 0
+    settings = in_foreground(settings) if is_foreground else settings
+    settings = replace(settings, sampler=as_given(settings.sampler, config.hydra))
     composer = Composer(context.config_loader, config)
     space = searched(config.hydra.sweeper, arguments, composer)
     gpus = visible_devices(os.environ, list_devices)
@@ -103,15 +109,16 @@ def set_up(
     _refuse_budget_of_none(settings, gpus)
     refuse_shared_folders(config, rules, plans, composer)
     lint = function_named("lint", settings.lint) if settings.lint else no_lint
-    runner = HydraRunner(context, task_function, composer, lint)
+    quits = QUITS if is_foreground else ()
+    runner = HydraRunner(context, task_function, composer, lint, quits)
     folder = Path(config.hydra.sweep.dir).absolute()
     serve = _server(settings, config, runner, folder, _most_lanes(plans.n_trials, len(slots)))
     report = find_report(settings.report)
     folders = {"SWEEP": folder, "": Path(config.hydra.runtime.cwd)}
     fingerprint = provenance.fingerprint(fixed_settings(space, composer, folders), sys.modules)
     return Setup(
-        *(settings, config, folder, sampler, pruner, plans, rules, slots, gpus, serve, report),
-        fingerprint,
+        *(settings, config, folder, sampler, pruner, plans, rules, slots, gpus, runner, serve),
+        *(report, fingerprint),
     )
 
 

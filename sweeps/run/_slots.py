@@ -27,15 +27,17 @@ def plan_slots(
     """One specification per slot.
 
     n_jobs: a number, or "auto" for `trials_per_gpu` on each GPU, or one per physical core where
-    there is no GPU. A number bounds what trials_per_gpu asks for if that is more than 1.
+    there is no GPU; 0 is one, in the driver's own process. A number bounds what trials_per_gpu asks
+    for if that is more than 1.
     gpus: slots take them in turn. n_cores: physical cores, shared out as threads so that slots do
     not fight. trials_per_gpu: "auto" for as many as may be worth trying, which is no more than
     MOST_PER_GPU or the card's part of the cores. memory_bytes: that a slot may hold resident, None
-    for no limit. Raises BadInputError if n_jobs is neither "auto" nor at least 1.
+    for no limit. Raises BadInputError if n_jobs is neither "auto" nor at least 0.
     """
-    if n_jobs != "auto" and (type(n_jobs) is not int or n_jobs < 1):
+    if n_jobs != "auto" and (type(n_jobs) is not int or n_jobs < 0):
         raise BadInputError(
-            f"hydra.sweeper.n_jobs={n_jobs}: give the number of slots, 1 or more, or auto"
+            f"hydra.sweeper.n_jobs={n_jobs}: give the number of slots, 1 or more, or auto; 0 "
+            "runs trials in this process, for debugging"
         )
     n_slots = n_cores
     if gpus:
@@ -44,7 +46,8 @@ def plan_slots(
             per_gpu = min(MOST_PER_GPU, max(1, n_cores // len(gpus)))
         n_slots = len(gpus) * per_gpu
     if isinstance(n_jobs, int):
-        n_slots = min(n_jobs, n_slots) if gpus and trials_per_gpu != 1 else n_jobs
+        n_asked = max(n_jobs, 1)
+        n_slots = min(n_asked, n_slots) if gpus and trials_per_gpu != 1 else n_asked
     n_threads = max(1, n_cores // n_slots)
     return tuple(
         WorkerSpec(

@@ -25,6 +25,7 @@ from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept, Row
 from iolaus.sweeps.run import scheduler as s
+from iolaus.sweeps.run._foreground import Foreground
 from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import (
     Assignment,
@@ -35,6 +36,7 @@ from iolaus.sweeps.run._messages import (
     LogMessage,
     Measured,
     Offered,
+    Quit,
     Ready,
     Reported,
     Save,
@@ -189,7 +191,7 @@ class Driver:
     def __init__(
         self,
         study: SweepStudy,
-        workers: Workers,
+        workers: Workers | Foreground,
         rules: Rules,
         records: Records,
         watcher: Watcher,
@@ -208,7 +210,7 @@ class Driver:
         self._cost_before = study.cost_before()
         self._scheduler = s.Scheduler(
             *(len(workers.specs), study.n_to_ask, rules.max_failure_rate),
-            may_get_more=study.leases is not None or study.may_thaw,
+            may_get_more=study.leases is not None or study.ends_bring_more,
             n_paused=len(study.paused) if study.may_thaw else 0,
         )
         slots = {spec.slot: spec.device for spec in workers.specs}
@@ -269,20 +271,29 @@ class Driver:
             for slot, message in self._workers.listen(POLL_S):
                 self._obey_signals()  # the death of a worker may be the work of the same one
                 self._receive(slot, message)
-            self._end_overdue()
-            self._look_at_others()
-            self._ask_again()
-            self._obey_request()
-            self._keep_budget()
-            self._end_unborn()
-            self._place()
-            self._sample()
-            self._watcher.tick()
-            try:
-                self._records.curves.flush_if_due()
-                self._study.check_storage()
-            except StorageError as error:
-                self._halt(error)
+            self._look_around()
+
+    def hear(self, slot: int, message: FromWorker) -> None:
+        """Take a message at once: of a trial that runs in this process, while it runs."""
+        self._receive(slot, message)
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Do what is due, whether or not a worker has sent something."""
+        self._end_overdue()
+        self._look_at_others()
+        self._ask_again()
+        self._obey_request()
+        self._keep_budget()
+        self._end_unborn()
+        self._place()
+        self._sample()
+        self._watcher.tick()
+        try:
+            self._records.curves.flush_if_due()
+            self._study.check_storage()
+        except StorageError as error:
+            self._halt(error)
 
     def _give_up(self, error: Exception) -> None:
         if isinstance(error, SweepError):
@@ -329,9 +340,7 @@ class Driver:
             number = self._signals.pop(0)
             self.stopped_by = number
             if number in ENDING_SIGNALS:
-                name = signal.Signals(number).name
-                self._watcher.draining(f"{name}: running trials are stopped, to go on later")
-                self._stop_running()
+                self._end_by(number, signal.Signals(number).name)
             elif self._n_interrupts:
                 self._stop_running()
             else:
@@ -348,13 +357,17 @@ class Driver:
         if request is None:
             return
         if request.how == "now":
-            self.stopped_by = signal.SIGTERM
-            self._watcher.draining("iolaus stop: running trials are stopped, to go on later")
-            self._stop_running()
+            self._end_by(signal.SIGTERM, "iolaus stop")
         elif not self._n_interrupts:
             self.stopped_by = signal.SIGINT
             self._watcher.draining("iolaus stop --finish: running trials finish")
             self._interrupt()
+
+    def _end_by(self, number: int, name: str) -> None:
+        """End the sweep now, as this signal does; name: of what has ended it."""
+        self.stopped_by = number
+        self._watcher.draining(f"{name}: running trials are stopped, to go on later")
+        self._stop_running()
 
     def _keep_budget(self) -> None:
         """Read the meter; when the budget is spent, cut off what runs, to go on with a larger."""
@@ -470,8 +483,8 @@ class Driver:
             self._handle(s.Proposed(slot, trial))
 
     def _may_get_more(self) -> bool:
-        """Whether a trial under way may become this driver's, or be paused, or have one go on."""
-        is_awaited = self._study.may_thaw and self._scheduler.running
+        """Whether the end of a trial under way may bring this driver another one."""
+        is_awaited = self._study.ends_bring_more and self._scheduler.running
         return bool(is_awaited or self._study.of_others())
 
     def _look_at_others(self) -> None:
@@ -551,6 +564,8 @@ class Driver:
                 self._handle(s.Freed(slot, n_lanes))
             case Reported():
                 self._take_reports(message)
+            case Quit(number):
+                self._end_by(number, signal.Signals(number).name)
             case LogMessage(text):
                 if text not in self._shown:
                     self._shown.add(text)

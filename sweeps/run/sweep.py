@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
@@ -20,6 +21,7 @@ from iolaus.sweeps.run._conclusion import (
     show_reached,
     show_spent,
 )
+from iolaus.sweeps.run._foreground import Foreground
 from iolaus.sweeps.run._fork_server import ForkServer
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
@@ -63,13 +65,14 @@ def run_sweep(
             f"a worker that was spawned imports the app, which then starts its sweep again: {GUARD}"
         )
     find_loggers(settings.log_to, "hydra.sweeper.log_to=")
-    setup, console = set_up(settings, context, task_function, config, arguments), make_console()
+    setup = set_up(settings, context, task_function, config, arguments)
+    console = make_console(is_shared=settings.n_jobs == 0)
     if settings.on_change == "new_study" and (other := beside(setup)) is not None:
         setup = set_up(other[0], context, task_function, other[1], arguments)
     with (
         logged(settings.log_to, setup.folder) as start_logging,  # which ends after the lock
         locked(setup.folder) as lock,
-        ForkServer(setup.serve, settings.metric, (lock,), settings.start_method) as fork_server,
+        _workers(setup, lock) as workers,
         opened_storage(setup) as storage,
     ):
         study = join_study(setup, storage)
@@ -81,7 +84,6 @@ def run_sweep(
             return []
         start_logging()
         records, progress = begin_session(setup, study), _progress(console, setup, study)
-        workers = Workers(fork_server, setup.slots)
         names = {spec.slot: spec.device for spec in setup.slots}
         placement = Placement(names, setup.gpus, settings.trials_per_gpu)
         devices = DeviceReader(setup.gpus)
@@ -90,11 +92,11 @@ def run_sweep(
             placement=placement,
             device_uses=devices.read,
         )
+        if isinstance(workers, Foreground):
+            workers.hear = driver.hear
         _log_begin(setup, study)
-        if fork_server.method.name != "fork":
-            log.info(
-                "workers are spawned, each imports the app again: %s", fork_server.method.reason
-            )
+        if workers.started_how:
+            log.info("%s", workers.started_how)
         started_s = time.monotonic()
         with closing(devices), progress.showing():
             failure = driver.run()
@@ -112,8 +114,20 @@ def run_sweep(
         return job_returns(driver.trials, config, len(setup.slots))
 
 
+@contextmanager
+def _workers(setup: Setup, lock: int) -> Iterator[Workers | Foreground]:
+    """Who runs the trials; lock: a descriptor that the driver keeps to itself."""
+    settings = setup.settings
+    if settings.n_jobs == 0:
+        yield Foreground(setup.runner, settings.metric, setup.slots, setup.config)
+        return
+    with ForkServer(setup.serve, settings.metric, (lock,), settings.start_method) as fork_server:
+        yield Workers(fork_server, setup.slots)
+
+
 def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
-    n_planned, n_to_ask = setup.plans.n_trials * setup.plans.n_repeats, study.n_to_ask
+    n_planned, n_to_ask = setup.plans.n_runs, study.n_to_ask
+    n_judged, pruner = setup.plans.n_judged, study.study.pruner
     machine = machine_of(setup.slots, setup.settings.lanes, setup.settings.trials_per_gpu)
     paused = {trial.number: share_made(trial) for trial in study.paused}
     return Progress(
@@ -126,7 +140,9 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
         metric=setup.settings.metric,
         clock=time.monotonic,
         machine=machine,
-        share=expected_share([type(part).__name__ for part in parts(study.study.pruner)]),
+        share=expected_share(
+            [type(part).__name__ for part in parts(pruner)], n_judged, n_planned - n_judged
+        ),
         paces=paces_of(study.study.get_trials(deepcopy=False)),
     )
 

@@ -451,7 +451,7 @@ def test_a_breakpoint_says_that_there_is_no_terminal(monkeypatch: pytest.MonkeyP
 
     monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)
     monkeypatch.setattr(sys, "breakpointhook", sys.__breakpointhook__)  # pytest has its own
-    assert "run the app once without --multirun" in result(task)
+    assert "set hydra.sweeper.n_jobs=0, and trials run in the foreground" in result(task)
     assert result(task, environment=(("PYTHONBREAKPOINT", "0"),)) == "passed over"
 
 
