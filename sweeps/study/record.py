@@ -123,7 +123,8 @@ class TrialRecord:
     not been held out. extension_of, from_checkpoint: the trial of another study that it extends,
     and the checkpoint of that from which it goes on; "" where it begins anew. extended_from: the
     step from which it did. memory: what it held at most, and what it could not get. alone: "gpu"
-    or "ram" if it once got no more of that, so that it runs with nothing beside it.
+    or "ram" if it once got no more of that, so that it runs with nothing beside it. ruled_out_by:
+    the trial without room than which it is no smaller, so that it was not run.
     """
 
     driver: str = ""
@@ -152,6 +153,7 @@ class TrialRecord:
     extended_from: int | None = None
     memory: Memory = field(default_factory=Memory)
     alone: str = ""
+    ruled_out_by: int | None = None
 
     @property
     def attempt(self) -> int:
@@ -257,6 +259,7 @@ class TrialRecord:
                 ran_out=_text(memory, "ran_out"),
             ),
             alone=_text(attrs, "alone"),
+            ruled_out_by=_whole(attrs, "ruled_out_by"),
         )
 
 
@@ -264,7 +267,7 @@ class TrialRecord:
 _PLAIN = (
     "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "finalist", "duplicate_of",
     "again_for", "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint",
-    "extended_from", "alone",
+    "extended_from", "alone", "ruled_out_by",
 )  # fmt: skip
 _DEFAULTS = {name: getattr(TrialRecord(), name) for name in _PLAIN}
 
@@ -290,9 +293,16 @@ def state_of(trial: FrozenTrial) -> str:
 def counts_as_run(trial: FrozenTrial) -> bool:
     """Whether a trial counts towards n_trials.
 
-    All do that run or ran, paused ones too, but those that were cut off.
+    All do that run or ran, paused ones too, but those that were cut off, and what a sampler
+    proposed that had no room.
     """
-    return not _is_queued(trial) and not was_interrupted(trial)
+    return not _is_queued(trial) and not was_interrupted(trial) and not _had_no_room(trial)
+
+
+def _had_no_room(trial: FrozenTrial) -> bool:
+    """Whether a trial was ruled out by another, and not asked for by its values, as in a grid."""
+    is_out = _whole(trial.user_attrs, "ruled_out_by") is not None
+    return is_out and "fixed_params" not in trial.system_attrs
 
 
 def _is_queued(trial: FrozenTrial) -> bool:

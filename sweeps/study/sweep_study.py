@@ -40,6 +40,7 @@ from iolaus.sweeps.study.record import (
     Pause,
     Run,
     TrialRecord,
+    counts_as_run,
     leader_of,
     record_of,
     repeat_number,
@@ -61,6 +62,8 @@ ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
 GRACE_SHARE = 0.15
 # A trial of a shared study that no driver has signed for this long is another tool's, which died.
 ORPHAN_AGE_S = 60.0
+# So many proposals without room in a row say that there are no others.
+MOST_WITHOUT_ROOM = 100
 # Why a paused trial goes on.
 MORE_IS_KNOWN, LAST_CALL = "more is known", "last call"
 # What a trial that goes on after a pause does not have any more.
@@ -269,6 +272,7 @@ class SweepStudy:
         is asked for. Nor is one that is no smaller than one without room (see `no_room`): it is
         infeasible.
         """
+        n_without_room = 0
         while True:
             self._storage.refresh(compat.study_id(self.study))
             self._feed.learn(
@@ -292,13 +296,14 @@ class SweepStudy:
             except Exception as error:
                 self._fail_unbegun(error)
                 raise
+            if (found := self._without_room(trial)) is not None:
+                self._rule_out(trial, *found)
+                n_without_room += 1
+                if n_without_room == MOST_WITHOUT_ROOM:
+                    self.enough = f"{n_without_room} settings in a row had no room in memory"
+                continue
             before = self._run_before(trial)
             if before is None:
-                if (
-                    found := self._room.smaller_without(trial.params, self._all_trials())
-                ) is not None:
-                    self._rule_out(trial, *found)
-                    continue
                 return self._begun(trial)
             if before.state is TrialState.RUNNING:
                 self._parked.setdefault(before.number, []).append(trial)
@@ -429,10 +434,20 @@ class SweepStudy:
         what = ", ".join(f"{key}={smaller.values[key]}" for key in keys)
         reason = f"not run: trial {smaller.trial}, no larger, ran out of memory ({what})"
         outcome = Outcome(Ending.INFEASIBLE, reason=reason)
-        _note(trial, TrialRecord(ending=outcome.ending, why=why(outcome)))
+        record = TrialRecord(ending=outcome.ending, why=why(outcome), ruled_out_by=smaller.trial)
+        _note(trial, record)
         trial.set_constraint("out_of_memory", smaller.amount)
         self.study.tell(trial, state=TrialState.PRUNED)
-        self._not_run.append((trial.number, outcome))
+        if counts_as_run(self._all_trials()[trial.number]):
+            self._not_run.append((trial.number, outcome))
+        else:
+            log.info("trial %d infeasible: %s", trial.number, reason)
+
+    def _without_room(self, trial: optuna.Trial) -> tuple[Held, list[str]] | None:
+        """The trial that says that this one has no room, and by which keys; None for a repeat."""
+        if TrialRecord.from_attrs(trial.user_attrs).repeat_of is not None:
+            return None
+        return self._room.smaller_without(trial.params, self._all_trials())
 
     def of_others(self) -> list[int]:
         """The trials that other drivers run; each may come to this one, if its driver dies."""
