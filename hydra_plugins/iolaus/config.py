@@ -106,6 +106,7 @@ class IolausSweeperConf:
     budget: Any = None
     stop_when: Any = None
     n_jobs: Any = "auto"
+    n_nodes: int = 1
     lanes: Any = 1
     lane_runner: str | None = None
     max_failure_rate: float = 0.5

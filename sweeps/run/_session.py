@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
 from iolaus.sweeps.run.meter import machine_of
 from iolaus.sweeps.secrets import without_password
-from iolaus.sweeps.study.backend import in_memory, open_backend, sqlite_url
+from iolaus.sweeps.study.backend import open_backend, sqlite_url
 from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
 from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
 from iolaus.sweeps.study.kept import KeptCheckpoints
@@ -55,8 +56,7 @@ def opened_storage(setup: Setup) -> Iterator[LiveStorage]:
         backend = make(storage, "storage")
     # A study in our own locked folder has no other driver; a shared one is looked at before every
     # trial.
-    is_shared = storage is not None and not (isinstance(storage, str) and in_memory(storage))
-    driver = new_driver_name() if is_shared else ""
+    driver = new_driver_name() if setup.is_shared else ""
     live = LiveStorage(backend, refresh_s=1.0 if storage is None else 0.0, driver=driver)
     try:
         yield live
@@ -115,7 +115,10 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
         number = _describe(setup, study.study, here)
     except OSError as error:
         raise cannot_write(f"the sweep cannot be described in {setup.folder}", error) from error
-    name = f"{now:%Y%m%dT%H%M%S}-{os.getpid()}"
+    # Drivers that share the folder write files of their own.
+    own = f"-{socket.gethostname()}" if setup.held_for else ""
+    name = f"{now:%Y%m%dT%H%M%S}-{os.getpid()}{own}"
+    events = f"events-{name}.jsonl" if setup.held_for else EVENTS_FILE
     session = Session(
         n_slots=len(setup.slots),
         n_to_run=study.n_to_ask,
@@ -129,7 +132,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
         setup.folder,
         number,
         CurveWriter(setup.folder / CURVES_FOLDER, name, clock=time.monotonic),
-        EventLog(setup.folder / EVENTS_FILE, session, clock=time.monotonic),
+        EventLog(setup.folder / events, session, clock=time.monotonic),
         kept,
     )
 
@@ -138,7 +141,7 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
     """Write what this session runs into folder and study; returns the session's number."""
     settings, config = setup.settings, setup.config
     text = without_password(OmegaConf.to_yaml(config))
-    (setup.folder / "multirun.yaml").write_text(text, encoding="utf-8")
+    _replace(setup.folder / "multirun.yaml", text)
     before = study.user_attrs.get("provenance", [])
     here = {**here, "fingerprint": setup.fingerprint.id}
     note_fingerprint(study, setup.fingerprint)
@@ -161,5 +164,12 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
         "sessions": [*before, here],
     }
     text = without_password(OmegaConf.to_yaml(OmegaConf.create(content)))
-    (setup.folder / SWEEP_FILE).write_text(text, encoding="utf-8")
+    _replace(setup.folder / SWEEP_FILE, text)
     return len(before)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file, so that whoever reads it meanwhile reads the whole of one or the other."""
+    unfinished = path.with_name(f".{path.name}-{socket.gethostname()}-{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

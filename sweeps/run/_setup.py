@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from iolaus.sweeps.checkpoints import parse_bytes
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import _provenance as provenance
+from iolaus.sweeps.run._engines import DRIVER_VARIABLE
 from iolaus.sweeps.run._factories import (
     function_named,
     make_plans,
@@ -25,7 +27,7 @@ from iolaus.sweeps.run._factories import (
     seed_of,
 )
 from iolaus.sweeps.run._job import HydraRunner, changes_directory, no_lint
-from iolaus.sweeps.run._launcher import jobs_asked_for
+from iolaus.sweeps.run._launcher import Launch, launch_of
 from iolaus.sweeps.run._messages import WorkerSpec
 from iolaus.sweeps.run._objective import Objective
 from iolaus.sweeps.run._reports import Report, find_report
@@ -38,6 +40,8 @@ from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.search.branches import searched
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.fixed import fixed_settings
+from iolaus.sweeps.secrets import without_password
+from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.fingerprint import Fingerprint
 from iolaus.sweeps.study.sweep_study import Plans
 
@@ -50,12 +54,14 @@ log = logging.getLogger("sweeps")
 class Setup:
     """What a sweep is made of.
 
-    config: the app's, `hydra` node included. serve: what a worker does. gpus: the names of those
+    config: the app's, `hydra` node included. launch: of the drivers, None where this process is the
+    one. serve: what a worker does. gpus: the names of those
     that the slots share. fingerprint: what the results depend on beside the search.
     """
 
     settings: Settings
     config: DictConfig
+    launch: Launch | None
     folder: Path
     sampler: optuna.samplers.BaseSampler
     pruner: optuna.pruners.BasePruner
@@ -66,6 +72,20 @@ class Setup:
     serve: Server
     report: Report | None
     fingerprint: Fingerprint
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other drivers may have the study: it is not in this sweep's own folder."""
+        storage = self.settings.storage
+        return storage is not None and not (isinstance(storage, str) and in_memory(storage))
+
+    @property
+    def held_for(self) -> str:
+        """The study for which drivers hold the sweep's folder together; "" for this one alone."""
+        storage, name = self.settings.storage, self.settings.study_name
+        if not self.is_shared or name is None or not isinstance(storage, str):
+            return ""  # without a name each start makes a study
+        return f"{name} in {without_password(storage)}"
 
 
 def set_up(
@@ -82,8 +102,12 @@ def set_up(
     composer = Composer(context.config_loader, config)
     space = searched(config.hydra.sweeper, arguments, composer)
     gpus = visible_gpus(os.environ)
-    n_jobs = jobs_asked_for(config.hydra.launcher, settings.n_jobs)
-    slots = plan_slots(n_jobs, gpus, physical_cores())
+    launch = None
+    if DRIVER_VARIABLE in os.environ:  # another process waits for this one, and writes the report
+        settings = dataclasses.replace(settings, report=None, log_to=())
+    else:
+        launch = launch_of(config.hydra.launcher, settings.n_nodes, settings.storage)
+    slots = plan_slots(settings.n_jobs, gpus, physical_cores())
     sampler = make_sampler(settings.sampler, space)
     n_directions, seed = len(settings.directions), seed_of(settings.sampler)
     pruner = make_pruner(settings.pruner, n_directions, settings.holdout_fraction, seed)
@@ -106,7 +130,8 @@ def set_up(
     folders = {"SWEEP": folder, "": Path(config.hydra.runtime.cwd)}
     fingerprint = provenance.fingerprint(fixed_settings(space, composer, folders), sys.modules)
     return Setup(
-        *(settings, config, folder, sampler, pruner, plans, rules, slots, gpus, serve, report),
+        *(settings, config, launch, folder, sampler, pruner, plans, rules, slots, gpus, serve),
+        report,
         fingerprint,
     )
 

@@ -45,7 +45,8 @@ class Settings:
     (wall time), "500 gpu-min" or "30 core-min" (of the slots that had a trial); None for no limit.
     stop_when: "no_gain", or {no_gain: {p: ..., n: ...}}: no new setting is run when the chance that
     one of the next n improves on the best by more than its noise is below p; None: never.
-    n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
+    n_jobs: slots, or "auto". n_nodes: drivers that hydra/launcher starts, each with so many.
+    max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
     sweep waits for the checkpoints of trials that make some; None: not at all. keep_checkpoints:
@@ -90,6 +91,7 @@ class Settings:
     budget: str | None
     stop_when: Any
     n_jobs: int | str
+    n_nodes: int
     lanes: int | str
     lane_runner: str | None
     max_failure_rate: float
@@ -131,6 +133,8 @@ class Settings:
             refuse("n_trials", self.n_trials, "give the total number of trials to reach, 1 or more")
         if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
             refuse("repeats", self.repeats, "give the number of seeds for each setting, 1 or more")
+        if type(self.n_nodes) is not int or self.n_nodes < 1:
+            refuse("n_nodes", self.n_nodes, "give how many drivers the launcher starts, 1 or more")
         if self.lanes != "auto" and (type(self.lanes) is not int or self.lanes < 1):
             refuse("lanes", self.lanes, "give the number of lanes of each slot, 1 or more, or auto")
         if self.lanes != 1 and self.lane_runner is None:

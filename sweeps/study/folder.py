@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import optuna
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.secrets import HIDDEN, without_password
@@ -29,6 +29,7 @@ __all__ = [
     "own_command",
     "read_study",
     "short",
+    "working_dir",
 ]
 
 STUDY_FILE = "study.db"
@@ -41,28 +42,48 @@ STORAGE_VARIABLE = "IOLAUS_STORAGE"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
+def locked(folder: Path, study: str = "") -> Iterator[int]:
     """Hold a sweep's folder, made if it is missing, for this process alone.
 
-    Gives the lock's descriptor: a process that is forked meanwhile holds the folder too, for as
-    long as it lives, unless it closes this. Raises BadInputError if another process holds it, or
+    study: of several drivers, which hold it together; "" for a study that nobody else has. Gives
+    the lock's descriptor: a process that is forked meanwhile holds the folder too, for as long as
+    it lives, unless it closes this. Raises BadInputError if another process holds it otherwise, or
     nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("a+")  # some file systems want both of one that is shared
     except OSError as error:
         raise BadInputError(
             f"cannot write to {folder}: {error.strerror}; choose another hydra.sweep.dir"
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _lock(file, study):
             raise BadInputError(
                 f"another sweep is running in {folder}; wait for it, or choose another"
-            ) from error
+            )
         yield file.fileno()
+
+
+def _lock(file: IO[str], study: str) -> bool:
+    """Whether the lock of a file is held now. Whoever is the first writes whose it is."""
+    if _try_lock(file, fcntl.LOCK_EX):
+        file.truncate(0)
+        file.write(study)
+        file.flush()
+        return not study or _try_lock(file, fcntl.LOCK_SH)
+    if not study or not _try_lock(file, fcntl.LOCK_SH):
+        return False
+    file.seek(0)
+    return file.read() == study
+
+
+def _try_lock(file: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def describe_sweep(folder: Path) -> Any:
@@ -133,6 +154,12 @@ def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
     own = [s for s in sessions if not (s.get("top_up") or s.get("race"))]  # race: the older key
     commands = [session["command"] for session in own]
     return [str(part) for part in commands[-1]] if commands else []
+
+
+def working_dir(config: DictConfig) -> Path:
+    """Where a sweep's command was given. config: the study's attribute of that name, composed."""
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return Path(plain.get("hydra", {}).get("runtime", {}).get("cwd", "."))
 
 
 def short(path: Path) -> str:
