@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -61,10 +60,9 @@ def run_launched(setup: Setup, launch: Launch, console: Console) -> None:
             show_spent(console, joined, setup)
             return
         name = joined.study.study_name
-    setup = replace(setup, settings=replace(setup.settings, study_name=name))
     began_s = time.monotonic()
     with logged(setup.settings.log_to, setup.folder) as start_logging:
-        jobs = start_drivers(launch, _drivers(setup, name, launch.n_nodes), _secrets(setup))
+        jobs = start_drivers(launch, _drivers(setup, launch.n_nodes), _secrets(setup))
         names = ", ".join(job.name for job in jobs)
         log.info("%s by %s: %s", counted(len(jobs), "driver"), launch.engine, names)
         url = _url(setup)
@@ -88,15 +86,11 @@ def run_launched(setup: Setup, launch: Launch, console: Console) -> None:
         raise SweepFailedError(f"{counted(n_left, 'trial')} are left; {failed[0]}")
 
 
-def _drivers(setup: Setup, name: str, n_nodes: int) -> list[DriverCommand]:
-    """The same command for each, which finds the same folder and study wherever it runs."""
-    given = {
-        "hydra.sweep.dir": str(setup.folder),
-        "hydra.sweeper.study_name": name if setup.is_shared else None,
-    }
-    kept = [a for a in shareable(sys.orig_argv[1:]) if a.partition("=")[0] not in given]
-    set_here = [f"{key}={quoted(value)}" for key, value in given.items() if value is not None]
-    command = [sys.executable, *kept, *set_here]
+def _drivers(setup: Setup, n_nodes: int) -> list[DriverCommand]:
+    """The same command for each, in the same folder wherever it runs."""
+    key = "hydra.sweep.dir"  # it may be named after the time
+    kept = [a for a in shareable(sys.orig_argv[1:]) if a.partition("=")[0] != key]
+    command = [sys.executable, *kept, f"{key}={quoted(str(setup.folder))}"]
     logs = (setup.folder / f"driver-{number}.log" for number in range(n_nodes))
     return [DriverCommand(command, Path(setup.config.hydra.runtime.cwd), log) for log in logs]
 

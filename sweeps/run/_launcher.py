@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -9,9 +10,12 @@ from typing import Any, Literal, cast
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.study.backend import in_memory
 
 __all__ = ["Engine", "Launch", "launch_of"]
+
+log = logging.getLogger("sweeps")
 
 Engine = Literal["submitit_slurm", "submitit_local", "ray", "joblib"]
 # By the name of Hydra's launcher class; None: the one driver is this process.
@@ -43,12 +47,13 @@ class Launch:
         return self.engine not in ON_OTHER_MACHINES
 
 
-def launch_of(launcher: DictConfig, n_nodes: int, storage: object) -> Launch | None:
+def launch_of(launcher: DictConfig, settings: Settings) -> Launch | None:
     """What `hydra/launcher` asks for; None where the one driver is to be this process.
 
-    launcher: the config's `hydra.launcher`. storage: `Settings.storage`. Raises BadInputError for a
-    launcher that nobody here knows, and for drivers that could not share the study.
+    launcher: the config's `hydra.launcher`. Raises BadInputError for a launcher that nobody here
+    knows, and for drivers that could not share the study.
     """
+    n_nodes = settings.n_nodes
     name = str(OmegaConf.select(launcher, "_target_", default="")).rpartition(".")[2]
     if name not in ENGINES:
         raise BadInputError(
@@ -63,19 +68,32 @@ def launch_of(launcher: DictConfig, n_nodes: int, storage: object) -> Launch | N
             f"hydra.sweeper.n_nodes={n_nodes}: without a launcher there is one driver, this "
             f"process; choose hydra/launcher={_KNOWN}, or start the same command on each machine"
         )
+    asked = OmegaConf.select(launcher, "n_jobs", default=-1)
+    if engine == "joblib" and asked != -1:
+        log.warning(
+            "hydra.launcher.n_jobs=%s is not used: a driver has hydra.sweeper.n_jobs slots, one per "
+            "core or GPU by default",
+            asked,
+        )
     if engine is None or (engine == "joblib" and n_nodes == 1):
         return None
-    _refuse_storage(engine, n_nodes, storage)
+    _refuse_storage(engine, settings)
     options = cast(dict[str, Any], OmegaConf.to_container(launcher, resolve=True))
     return Launch(engine, options, n_nodes)
 
 
-def _refuse_storage(engine: Engine, n_nodes: int, storage: object) -> None:
+def _refuse_storage(engine: Engine, settings: Settings) -> None:
     """Raise BadInputError where the drivers could not have one study."""
+    n_nodes, storage = settings.n_nodes, settings.storage
     asked = f"hydra/launcher={engine} with hydra.sweeper.n_nodes={n_nodes}"
     wanted = "set hydra.sweeper.storage=postgresql+psycopg://USER@HOST/DATABASE"
     if isinstance(storage, str) and in_memory(storage):
         raise BadInputError(f"{asked}: no other process sees a study in memory; {wanted}")
+    if storage is not None and settings.study_name is None:
+        raise BadInputError(
+            f"{asked}: in a storage each start makes a study of its own, unless it has a name: set "
+            "hydra.sweeper.study_name=NAME"
+        )
     if n_nodes == 1:
         return
     if storage is None:

@@ -106,7 +106,7 @@ def set_up(
     if DRIVER_VARIABLE in os.environ:  # another process waits for this one, and writes the report
         settings = dataclasses.replace(settings, report=None, log_to=())
     else:
-        launch = launch_of(config.hydra.launcher, settings.n_nodes, settings.storage)
+        launch = launch_of(config.hydra.launcher, settings)
     slots = plan_slots(settings.n_jobs, gpus, physical_cores())
     sampler = make_sampler(settings.sampler, space)
     n_directions, seed = len(settings.directions), seed_of(settings.sampler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ SWEEP_FILE = "sweep.yaml"
 EVENTS_FILE = "events.jsonl"
 RESULTS_FILE = "optimization_results.yaml"
 CURVES_FOLDER = "curves"
+# How long the first of several drivers may take from holding the folder to sharing it.
+SHARING_S = 1.0
 # The environment variable of a storage's URL for those who read a sweep.
 STORAGE_VARIABLE = "IOLAUS_STORAGE"
 
@@ -58,7 +61,10 @@ def locked(folder: Path, study: str = "") -> Iterator[int]:
             f"cannot write to {folder}: {error.strerror}; choose another hydra.sweep.dir"
         ) from error
     with file:
-        if not _lock(file, study):
+        deadline_s = time.monotonic() + (SHARING_S if study else 0)
+        while not (has_lock := _lock(file, study)) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        if not has_lock:
             raise BadInputError(
                 f"another sweep is running in {folder}; wait for it, or choose another"
             )
