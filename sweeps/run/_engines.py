@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +27,6 @@ __all__ = ["DRIVER_VARIABLE", "DriverCommand", "Ended", "Job", "start_drivers"]
 DRIVER_VARIABLE = "IOLAUS_DRIVER"
 N_LAST_LINES = 20
 POLL_S = 0.1
-# Slurm ends a job that it preempts so long after SIGTERM (KillWait, or a GraceTime) at most.
-SLURM_ENDS_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,8 @@ class DriverCommand:
             self.end()
             code = driver.wait()
         if self._is_ending and _is_slurm_job():
-            # A result would look like the end of a job that Slurm is about to begin again.
-            time.sleep(SLURM_ENDS_S)
+            # No result, which would look like the end of a job that Slurm is to begin again.
+            sys.exit(code)
         last = self._log.read_text(errors="replace").splitlines()[-N_LAST_LINES:]
         return Ended(code, "\n".join([f"ended with code {code}, see {self._log}:", *last]))
 

@@ -136,18 +136,23 @@ class _Wait:
         self._has_begun = False
         self._n_running = 0  # trials
         self._asked_s = self._idle_since_s = self._shown_s = -math.inf
+        self._cancelled_s = math.inf
         self._shown = ""
 
     def until_over(self) -> int | None:
         """Returns the number of the last signal that has come, if one has."""
         live = self._console.status("") if self._console.is_terminal else nullcontext()
         with _collected(self._signals), live as line:
-            while not all(job.is_over() for job in self._jobs):
+            while not self._is_over():
                 self._look(line)
                 if self._signals:
                     self._stop()
                 time.sleep(LOOK_S)
         return self._signals[-1] if self._signals else None
+
+    def _is_over(self) -> bool:
+        has_given_up = time.monotonic() - self._cancelled_s >= GIVE_UP_S
+        return has_given_up or all(job.is_over() for job in self._jobs)
 
     def _look(self, line: RichStatus | None) -> None:
         if self._study is None:
@@ -181,7 +186,9 @@ class _Wait:
         if self._n_running or self._idle_since_s == -math.inf:
             self._idle_since_s = now_s
         # Who has nothing to do any more is at its end; others wait in a queue.
-        if self._study is None or now_s - self._idle_since_s >= GIVE_UP_S:
+        is_idle = self._study is None or now_s - self._idle_since_s >= GIVE_UP_S
+        if is_idle and self._cancelled_s == math.inf:
+            self._cancelled_s = now_s
             for job in self._jobs:
                 if not job.is_over():
                     job.cancel()
