@@ -20,11 +20,10 @@ from hydra.core.utils import env_override
 
 from iolaus.sweeps.errors import BadInputError, SweepFailedError, one_line
 from iolaus.sweeps.run._launcher import Launch
+from iolaus.sweeps.study.folder import DRIVER_VARIABLE
 
-__all__ = ["DRIVER_VARIABLE", "DriverCommand", "Ended", "Job", "start_drivers"]
+__all__ = ["DriverCommand", "Ended", "Job", "start_drivers"]
 
-# Set for a process that is to be a driver itself, whatever launcher its config names.
-DRIVER_VARIABLE = "IOLAUS_DRIVER"
 N_LAST_LINES = 20
 POLL_S = 0.1
 

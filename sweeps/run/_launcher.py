@@ -71,8 +71,8 @@ def launch_of(launcher: DictConfig, settings: Settings) -> Launch | None:
     asked = OmegaConf.select(launcher, "n_jobs", default=-1)
     if engine == "joblib" and asked != -1:
         log.warning(
-            "hydra.launcher.n_jobs=%s is not used: a driver has hydra.sweeper.n_jobs slots, one per "
-            "core or GPU by default",
+            "hydra.launcher.n_jobs=%s is not used: a driver has hydra.sweeper.n_jobs slots, one "
+            "per core or GPU by default",
             asked,
         )
     if engine is None or (engine == "joblib" and n_nodes == 1):

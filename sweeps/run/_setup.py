@@ -18,7 +18,6 @@ from iolaus.sweeps.checkpoints import parse_bytes
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import _provenance as provenance
-from iolaus.sweeps.run._engines import DRIVER_VARIABLE
 from iolaus.sweeps.run._factories import (
     function_named,
     make_plans,
@@ -43,6 +42,7 @@ from iolaus.sweeps.search.fixed import fixed_settings
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.fingerprint import Fingerprint
+from iolaus.sweeps.study.folder import DRIVER_VARIABLE
 from iolaus.sweeps.study.sweep_study import Plans
 
 __all__ = ["Setup", "set_up"]

@@ -20,6 +20,7 @@ from iolaus.sweeps.study.backend import open_backend, sqlite_url
 
 __all__ = [
     "CURVES_FOLDER",
+    "DRIVER_VARIABLE",
     "EVENTS_FILE",
     "RESULTS_FILE",
     "STORAGE_VARIABLE",
@@ -42,6 +43,9 @@ CURVES_FOLDER = "curves"
 SHARING_S = 1.0
 # The environment variable of a storage's URL for those who read a sweep.
 STORAGE_VARIABLE = "IOLAUS_STORAGE"
+# Set for a process that is to be one driver of a study, whatever launcher its config names. It
+# leaves the report, and what trackers are told, to the process that was there before it.
+DRIVER_VARIABLE = "IOLAUS_DRIVER"
 
 
 @contextmanager
