@@ -144,10 +144,12 @@ class _Wait:
         live = self._console.status("") if self._console.is_terminal else nullcontext()
         with _collected(self._signals), live as line:
             while not self._is_over():
+                began_s = time.monotonic()
                 self._look(line)
                 if self._signals:
                     self._stop()
-                time.sleep(LOOK_S)
+                # A study of many trials is not looked at all the time.
+                time.sleep(max(LOOK_S, 10 * (time.monotonic() - began_s)))
         return self._signals[-1] if self._signals else None
 
     def _is_over(self) -> bool:
