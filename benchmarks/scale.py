@@ -131,7 +131,7 @@ def _known(n_trials: int) -> optuna.storages.InMemoryStorage:
             params={"x": x},
             distributions={"x": FloatDistribution(0.0, 1.0)},
             user_attrs=attrs,
-            intermediate_values={step: x for step in range(N_REPORTS)},
+            intermediate_values=dict.fromkeys(range(N_REPORTS), x),
         )
         backend.create_new_trial(study_id, template_trial=trial)
     return backend

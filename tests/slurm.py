@@ -118,7 +118,7 @@ def _free_port() -> int:
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
     """A cluster that has started, ended and deleted afterwards."""
-    with tempfile.TemporaryDirectory(prefix="iolaus-slurm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="iolaus-slurm-", ignore_cleanup_errors=True) as folder:
         cluster = Cluster(Path(folder))
         cluster.start()
         try:

@@ -59,7 +59,9 @@ def assert_whole(url: str, n_trials: int, *folders: Path) -> None:
     rows = [read_curves(folder / "curves").to_pandas() for folder in folders]
     reported = Counter[int]()
     for table in rows:
-        reported.update(table[table["metric"] == "loss"].groupby("trial")["step"].nunique().to_dict())
+        reported.update(
+            table[table["metric"] == "loss"].groupby("trial")["step"].nunique().to_dict()
+        )
     assert {t.number: reported[t.number] for t in trials} == dict.fromkeys(range(n_trials), N_STEPS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import secrets
 import socket
 import sys
 import time
@@ -41,6 +42,9 @@ from iolaus.sweeps.study.sweep_study import SweepStudy
 __all__ = ["begin_session", "join_study", "opened_storage"]
 
 log = logging.getLogger("sweeps")
+
+# From reading a study's sessions to writing them, at most, in a database that is far away.
+NOTING_S = 0.5
 
 
 @contextmanager
@@ -142,10 +146,9 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
     settings, config = setup.settings, setup.config
     text = without_password(OmegaConf.to_yaml(config))
     _replace(setup.folder / "multirun.yaml", text)
-    before = study.user_attrs.get("provenance", [])
-    here = {**here, "fingerprint": setup.fingerprint.id}
+    here = {**here, "fingerprint": setup.fingerprint.id, "folder": str(setup.folder)}
     note_fingerprint(study, setup.fingerprint)
-    study.set_user_attr("provenance", [*before, here])
+    sessions, number = _add_session(study, here, NOTING_S if setup.is_shared else 0.0)
     study.set_user_attr("config", text)
     metric = setup.rules.objective.metric
     study.set_user_attr(METRIC_ATTR, dataclasses.asdict(metric))
@@ -161,11 +164,29 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
         "n_trials": settings.n_trials,
         "n_settings": setup.plans.n_trials,  # fewer, where a grid has no more
         "sweeper": sweeper,
-        "sessions": [*before, here],
+        "sessions": sessions,
     }
     text = without_password(OmegaConf.to_yaml(OmegaConf.create(content)))
     _replace(setup.folder / SWEEP_FILE, text)
-    return len(before)
+    return number
+
+
+def _add_session(
+    study: optuna.Study, here: dict[str, Any], noting_s: float
+) -> tuple[list[dict[str, Any]], int]:
+    """The sessions of a study, this one among them, and its number.
+
+    Drivers that begin at the same moment write over each other, so each looks afterwards whether it
+    is there. noting_s: how long another may take from reading them to writing them, if there is one.
+    """
+    here = {**here, "id": secrets.token_hex(4)}
+    while True:
+        study.set_user_attr("provenance", [*study.user_attrs.get("provenance", []), here])
+        time.sleep(noting_s)
+        sessions: list[dict[str, Any]] = study.user_attrs["provenance"]
+        ids = [session.get("id") for session in sessions]
+        if here["id"] in ids:
+            return sessions, ids.index(here["id"])
 
 
 def _replace(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "STORAGE_VARIABLE",
     "STUDY_FILE",
     "SWEEP_FILE",
+    "curves_folders",
     "describe_sweep",
     "locked",
     "own_command",
@@ -157,6 +158,22 @@ def read_study(folder: Path) -> optuna.Study:
             f"{without_password(about.storage)} has no study {about.study_name}: "
             "was it kept in memory?"
         ) from error
+
+
+def curves_folders(
+    folder: Path, study_name: str, sessions: Sequence[Mapping[str, Any]]
+) -> list[Path]:
+    """Where a sweep's curves are: in its folder, and in those of drivers with one of their own.
+
+    Of those that can be seen from here.
+    """
+    found = [folder]
+    for name in dict.fromkeys(session.get("folder") for session in sessions):
+        other = Path(name or folder)
+        is_same = other.exists() and other.samefile(folder)
+        if not is_same and (other / SWEEP_FILE).is_file():
+            found += [other] if _loaded(other / SWEEP_FILE).study_name == study_name else []
+    return [one / CURVES_FOLDER for one in found]
 
 
 def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
