@@ -45,8 +45,10 @@ def of(url: str, n_trials: int, tmp_path: Path, *more: str) -> list[str]:
 
 
 def trials_of(url: str) -> list[optuna.trial.FrozenTrial]:
+    """Of the study; none before there is one."""
     storage = optuna.storages.RDBStorage(url)
-    trials = optuna.load_study(study_name="s", storage=storage).trials
+    names = [known.study_name for known in storage.get_all_studies()]
+    trials = optuna.load_study(study_name="s", storage=storage).trials if names else []
     storage.remove_session()
     storage.engine.dispose()
     return trials
@@ -59,9 +61,8 @@ def assert_whole(url: str, n_trials: int, *folders: Path) -> None:
     rows = [read_curves(folder / "curves").to_pandas() for folder in folders]
     reported = Counter[int]()
     for table in rows:
-        reported.update(
-            table[table["metric"] == "loss"].groupby("trial")["step"].nunique().to_dict()
-        )
+        steps = table[table["metric"] == "loss"].groupby("trial")["step"]
+        reported.update(steps.nunique().to_dict())
     assert {t.number: reported[t.number] for t in trials} == dict.fromkeys(range(n_trials), N_STEPS)
 
 

@@ -177,7 +177,7 @@ def _add_session(
     """The sessions of a study, this one among them, and its number.
 
     Drivers that begin at the same moment write over each other, so each looks afterwards whether it
-    is there. noting_s: how long another may take from reading them to writing them, if there is one.
+    is there. noting_s: how long one may take from reading them to writing them.
     """
     here = {**here, "id": secrets.token_hex(4)}
     while True:
