@@ -278,10 +278,11 @@ def _read(path: Path) -> pa.Table | None:
 def read_curves(*folders: Path) -> pa.Table:
     """All curves of a sweep, each row once, by trial and time; of each trial one curve.
 
-    folders: several where drivers of a study have folders of their own. Of an attempt that was cut off, the rows after the first step of the next one are left out, and
-    those of its metrics at that step. An empty table if nothing was reported yet. A damaged file is
-    named in a warning, and left out. Works while the sweep runs: files that are merged away between
-    listing and reading are looked up again.
+    folders: several where drivers of a study have folders of their own. Of an attempt that was cut
+    off, the rows after the first step of the next one are left out, and those of its metrics at
+    that step. An empty table if nothing was reported yet. A damaged file is named in a warning, and
+    left out. Works while the sweep runs: files that are merged away between listing and reading are
+    looked up again.
     """
     for look in range(3):
         try:

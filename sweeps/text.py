@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["counted", "duration", "ordinal", "parse_seconds", "quoted", "short_names"]
+__all__ = ["counted", "duration", "ordinal", "parse_seconds", "quoted", "short_names", "size"]
 
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -55,6 +56,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in the binary unit in which they are 1 or more.
+
+    >>> size(0), size(1536), size(700 * 2**20), size(79.6 * 2**30)
+    ('0 bytes', '1.5 KiB', '700 MiB', '79.6 GiB')
+    """
+    power = min(int(math.log2(max(n_bytes, 1)) // 10), len(UNITS) - 1)
+    return f"{n_bytes / 2 ** (10 * power):.3g} {UNITS[power]}"
 
 
 def parse_seconds(value: Any) -> float:

@@ -115,6 +115,15 @@ def report(
             "NAME_report/ beside other runs)",
         ),
     ] = None,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="how curves are drawn: 0 as reported; below 1, such as 0.9, the weight of what "
+            "came before; from 2 up, over so many reports (default: a twentieth of the curve)",
+            show_default=False,
+        ),
+    ] = None,
     metric: Metric = None,
     direction: Direction = None,
     step: Step = None,
@@ -124,7 +133,7 @@ def report(
     """Write a sweep's report: one HTML page, and Markdown."""
     from iolaus.analysis.report.report import write_report
 
-    page, text = write_report(folder, _loaded(folder, metric, direction, step, run), out)
+    page, text = write_report(folder, _loaded(folder, metric, direction, step, run), out, smooth)
     if as_json:
         print_json({"html": page, "markdown": text})
     else:
@@ -473,7 +482,8 @@ def replay(
         Path,
         typer.Argument(
             metavar="CURVES",
-            help="a sweep's folder, a Parquet or CSV file: trial, step, loss [lr, task]",
+            help="a sweep's folder, a table of trial, step, loss [lr, task], or runs of other "
+            "tools",
             show_default=False,
         ),
     ],
@@ -507,16 +517,21 @@ def replay(
             "in a sweep's report/; none with --json)",
         ),
     ] = None,
+    metric: Metric = None,
+    direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
     as_json: AsJson = False,
 ) -> None:
     """What each pruner would have done, on finished curves."""
     from iolaus.analysis.replay import command
+    from iolaus.analysis.replay._curves import read
     from iolaus.analysis.replay.rules import RULES
 
     if figure is None and not as_json:
         figure = curves / "report" / "replay.png" if curves.is_dir() else Path("replay.png")
     for text in command.main(
-        curves,
+        read(curves, metric, direction, step, run),
         [*(pruner or []), *(more or [])] or list(RULES),
         n_workers=workers,
         n_seeds=seeds,

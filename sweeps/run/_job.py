@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -66,7 +66,8 @@ class HydraRunner:
     """Runs trials of a Hydra app in a worker process; see `_worker.OneAtATime`.
 
     lint: asked about each trial's config before the task is called; a trial it rules out costs no
-    compute.
+    compute. quits: exceptions that end more than the trial, and are let pass; where there are some,
+    the task is in the foreground, and prints to the terminal.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class HydraRunner:
         task_function: TaskFunction,
         composer: Composer,
         lint: Lint = no_lint,
+        quits: tuple[type[BaseException], ...] = (),
     ) -> None:
+        self._quits = quits
         self._context = context
         self._task_function = task_function
         self._composer = composer
@@ -86,7 +89,7 @@ class HydraRunner:
         """Run one trial; whatever the task does, the outcome says so in a sentence."""
         try:
             config, folder = self.place(assignment, reporter)
-            with output_to(folder / OUTPUT_FILE):
+            with nullcontext() if self._quits else output_to(folder / OUTPUT_FILE):
                 findings = self.findings(config)
                 if is_ruled_out(findings):
                     return infeasible(findings)
@@ -95,6 +98,8 @@ class HydraRunner:
             if mark.exists():
                 mark.unlink()
                 findings += () if reporter.has_reported else (ONLY_CHILDREN_REPORTED,)
+        except self._quits:
+            raise
         except Exception as error:
             return not_begun(error)
         return replace(
@@ -149,6 +154,8 @@ class HydraRunner:
                 try:
                     result.return_value = self._task_function(result.cfg)
                     result.status = JobStatus.COMPLETED
+                except self._quits:
+                    raise
                 except BaseException as error:  # whatever it is, it ends this trial alone
                     if not isinstance(error, optuna.TrialPruned):
                         logging.getLogger(__name__).error("the task failed", exc_info=error)

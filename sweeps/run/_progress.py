@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -16,7 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from iolaus.sweeps.run.slots_log import SlotRow
 from iolaus.sweeps.study.preview import Machine, Pace, Preview, Range, preview, preview_pruned
+from iolaus.sweeps.text import size
 from iolaus.sweeps.types import Ending, Outcome
 
 __all__ = ["Progress"]
@@ -70,6 +72,7 @@ class Progress:
     _n_made: float = field(default=0.0, init=False)  # by trials that are over, in whole trials
     _best: tuple[float, int] | None = field(default=None, init=False)
     _note: str = field(default="", init=False)
+    _rows: dict[int, SlotRow] = field(default_factory=dict, init=False)  # by trial
     _live: Live | None = field(default=None, init=False)
 
     @contextmanager
@@ -104,6 +107,10 @@ class Progress:
         running.step, running.reported_s = step, self.clock()
         running.first = running.first or (step, running.reported_s)
         running.value = running.value if value is None else value
+
+    def sampled(self, rows: Sequence[SlotRow]) -> None:
+        """See `iolaus.sweeps.run.driver.Watcher`."""
+        self._rows = {row.trial: row for row in rows}
 
     def ended(self, trial: int, outcome: Outcome) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
@@ -198,7 +205,8 @@ class Progress:
             step = "starting" if running.step is None else f"step {running.step:,}"
             of = f" of {running.n_steps:,}" if running.n_steps and running.step is not None else ""
             value = "" if running.value is None else f"{self.metric} {running.value:.5g}"
-            rows.add_row(f"  slot {running.slot}", f"trial {trial}", step + of, value)
+            held = _held(self._rows[trial]) if trial in self._rows else ""
+            rows.add_row(f"  slot {running.slot}", f"trial {trial}", step + of, value, held)
         note = [Text(self._note, style="bold")] if self._note else []
         return Group(head, rows, *note)
 
@@ -226,6 +234,18 @@ class Progress:
             "" if self.console.is_terminal else f"  [{self._counted()}]"
         )  # there the live display shows it
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
+
+
+def _held(row: SlotRow) -> str:
+    """The memory of a trial, and how its GPU is used."""
+    if not row.device:
+        return "" if row.ram_bytes is None else size(row.ram_bytes)
+    parts = [
+        "" if row.gpu_bytes is None else size(row.gpu_bytes),
+        "" if row.utilisation is None else f"{row.utilisation:.0%}",
+        "" if row.temperature_c is None else f"{row.temperature_c} °C",
+    ]
+    return f"GPU {row.device[:12]}: {', '.join(filter(None, parts)) or 'in use'}"
 
 
 def _share_of(running: _Running, ending: Ending) -> float:

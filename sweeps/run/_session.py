@@ -28,10 +28,17 @@ from iolaus.sweeps.run._setup import Setup
 from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
 from iolaus.sweeps.run.meter import machine_of
+from iolaus.sweeps.run.slots_log import SlotsLog
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import open_backend, sqlite_url
 from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
-from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
+from iolaus.sweeps.study.folder import (
+    CURVES_FOLDER,
+    EVENTS_FILE,
+    SLOTS_FILE,
+    STUDY_FILE,
+    SWEEP_FILE,
+)
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.leases import Leases, new_driver_name
 from iolaus.sweeps.study.live_storage import LiveStorage
@@ -113,8 +120,11 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
     """
     kept = _kept_checkpoints(setup, study)
     now = datetime.now(UTC)
-    here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), setup.gpus, now)
-    here["slots"] = dataclasses.asdict(machine_of(setup.slots, setup.settings.lanes))
+    gpus = [gpu.name for gpu in setup.gpus]
+    here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), gpus, now)
+    here["devices"] = [dataclasses.asdict(gpu) for gpu in setup.gpus]
+    lanes, per_gpu = setup.settings.lanes, setup.settings.trials_per_gpu
+    here["slots"] = dataclasses.asdict(machine_of(setup.slots, lanes, per_gpu))
     try:
         number = _describe(setup, study.study, here)
     except OSError as error:
@@ -138,6 +148,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
         CurveWriter(setup.folder / CURVES_FOLDER, name, clock=time.monotonic),
         EventLog(setup.folder / events, session, clock=time.monotonic),
         kept,
+        SlotsLog(setup.folder / SLOTS_FILE, number, clock=time.time),
     )
 
 

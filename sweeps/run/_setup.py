@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -19,19 +18,22 @@ from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric, choose_metric
 from iolaus.sweeps.run import _provenance as provenance
 from iolaus.sweeps.run._factories import (
+    as_given,
     function_named,
     make_plans,
     make_pruner,
     make_sampler,
     seed_of,
 )
+from iolaus.sweeps.run._foreground import QUITS, in_foreground
 from iolaus.sweeps.run._job import HydraRunner, changes_directory, no_lint
 from iolaus.sweeps.run._launcher import Launch, launch_of
 from iolaus.sweeps.run._messages import WorkerSpec
 from iolaus.sweeps.run._objective import Objective
 from iolaus.sweeps.run._reports import Report, find_report
-from iolaus.sweeps.run._slots import physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run._slots import physical_cores, plan_slots
 from iolaus.sweeps.run._worker import OneAtATime, Server
+from iolaus.sweeps.run.devices import Device, list_devices, visible_devices
 from iolaus.sweeps.run.driver import Rules
 from iolaus.sweeps.run.folders import refuse_shared_folders
 from iolaus.sweeps.run.lanes import InLanes
@@ -55,8 +57,8 @@ class Setup:
     """What a sweep is made of.
 
     config: the app's, `hydra` node included. launch: of the drivers, None where this process is the
-    one. serve: what a worker does. gpus: the names of those
-    that the slots share. fingerprint: what the results depend on beside the search.
+    one. runner: of one trial. serve: what a worker does. gpus: those that the slots share.
+    fingerprint: what the results depend on beside the search.
     """
 
     settings: Settings
@@ -68,7 +70,8 @@ class Setup:
     plans: Plans
     rules: Rules
     slots: Sequence[WorkerSpec]
-    gpus: Sequence[str]
+    gpus: Sequence[Device]
+    runner: HydraRunner
     serve: Server
     report: Report | None
     fingerprint: Fingerprint
@@ -99,15 +102,22 @@ def set_up(
 
     arguments: the overrides of the command line. Raises BadInputError for what cannot be run.
     """
+    is_foreground = settings.n_jobs == 0
+    settings = in_foreground(settings) if is_foreground else settings
+    settings = replace(settings, sampler=as_given(settings.sampler, config.hydra))
     composer = Composer(context.config_loader, config)
     space = searched(config.hydra.sweeper, arguments, composer)
-    gpus = visible_gpus(os.environ)
+    gpus = visible_devices(os.environ, list_devices)
+    _refuse_unmeasured(settings, gpus)
     launch = None
     if DRIVER_VARIABLE in os.environ:  # another process waits for this one, and writes the report
-        settings = dataclasses.replace(settings, report=None, log_to=())
+        settings = replace(settings, report=None, log_to=())
     else:
         launch = launch_of(config.hydra.launcher, settings)
-    slots = plan_slots(settings.n_jobs, gpus, physical_cores())
+    slots = plan_slots(
+        *(settings.n_jobs, gpus, physical_cores()),
+        *(settings.trials_per_gpu, settings.slot_bytes),
+    )
     sampler = make_sampler(settings.sampler, space)
     n_directions, seed = len(settings.directions), seed_of(settings.sampler)
     pruner = make_pruner(settings.pruner, n_directions, settings.holdout_fraction, seed)
@@ -123,20 +133,29 @@ def set_up(
     _refuse_budget_of_none(settings, gpus)
     refuse_shared_folders(config, rules, plans, composer)
     lint = function_named("lint", settings.lint) if settings.lint else no_lint
-    runner = HydraRunner(context, task_function, composer, lint)
+    quits = QUITS if is_foreground else ()
+    runner = HydraRunner(context, task_function, composer, lint, quits)
     folder = Path(config.hydra.sweep.dir).absolute()
     serve = _server(settings, config, runner, folder, _most_lanes(plans.n_trials, len(slots)))
     report = find_report(settings.report)
     folders = {"SWEEP": folder, "": Path(config.hydra.runtime.cwd)}
     fingerprint = provenance.fingerprint(fixed_settings(space, composer, folders), sys.modules)
     return Setup(
-        *(settings, config, launch, folder, sampler, pruner, plans, rules, slots, gpus, serve),
-        report,
-        fingerprint,
+        *(settings, config, launch, folder, sampler, pruner, plans, rules, slots, gpus, runner),
+        *(serve, report, fingerprint),
     )
 
 
-def _refuse_budget_of_none(settings: Settings, gpus: Sequence[str]) -> None:
+def _refuse_unmeasured(settings: Settings, gpus: Sequence[Device]) -> None:
+    unknown = [gpu.name for gpu in gpus if gpu.total_bytes is None]
+    if settings.trials_per_gpu == "auto" and unknown:
+        raise BadInputError(
+            f"hydra.sweeper.trials_per_gpu=auto: the memory of GPU {', '.join(unknown)} is not "
+            "known: pip install nvidia-ml-py, or give a number"
+        )
+
+
+def _refuse_budget_of_none(settings: Settings, gpus: Sequence[Device]) -> None:
     if settings.limit is not None and settings.limit.resource == "gpu" and not gpus:
         raise BadInputError(
             f"hydra.sweeper.budget={settings.budget}: no GPU is visible here, so none of it would "

@@ -18,6 +18,7 @@ from typing import Any
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run._channel import EXIT_S, Channel, ReleasedError
 from iolaus.sweeps.run._messages import Assignment, WorkerSpec
+from iolaus.sweeps.run._outcomes import NO_TERMINAL
 from iolaus.sweeps.run.exit_handlers import run_exit_handlers
 from iolaus.sweeps.types import Outcome
 
@@ -85,7 +86,7 @@ class OneAtATime:
             assignment, reporter = taken
             with reporting_to(reporter):
                 outcome = self.run(assignment, reporter)
-            leaves = _is_used_up()
+            leaves = _is_used_up() or (outcome.memory is not None and bool(outcome.memory.ran_out))
             channel.finish(assignment.trial, outcome, leaves)
             if leaves:
                 return
@@ -116,10 +117,7 @@ def _refuse_breakpoint(*args: Any, **options: Any) -> Any:
     """
     if os.environ.get("PYTHONBREAKPOINT"):
         return sys.__breakpointhook__(*args, **options)
-    raise RuntimeError(
-        "breakpoint() in a sweep has no terminal to talk to: run the app once without --multirun, "
-        "with this trial's settings, or set PYTHONBREAKPOINT=0"
-    )
+    raise RuntimeError(f"{NO_TERMINAL}, or PYTHONBREAKPOINT=0, and breakpoint() does nothing")
 
 
 def _limit_threads(n_threads: int | None) -> object:

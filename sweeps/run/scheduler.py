@@ -104,10 +104,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The worker in `slot` is gone; `cause` says how."""
+    """The worker in `slot` is gone; `cause` says how.
+
+    outcome: of its trial, if it had one alone and that has not failed by it.
+    """
 
     slot: int
     cause: str
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,8 @@ class Scheduler:
     cut off, to be run again: one of them was the cause at most. If the slot's next worker dies too
     before any of its trials has ended, they have failed.
 
+    A trial that ends interrupted, for want of memory, is asked for again.
+
     A trial that has timed out has failed, and its worker is ended; trials that shared it are run
     again.
 
@@ -261,6 +267,7 @@ class Scheduler:
                 self._fruitless_starts.pop(slot, None)
                 self._cut_off.discard(slot)
                 told = self._tell(trial, outcome)
+                self._n_asked -= outcome.ending is Ending.INTERRUPTED  # it is asked for again
                 if not leaves:
                     return [*told, *self._refill(slot)]
                 del self._n_lanes[slot]
@@ -269,8 +276,8 @@ class Scheduler:
                 return self._timed_out(trial, reason)
             case Lost(trial, reason) if trial in self._running:
                 return self._lost(trial, reason)
-            case Died(slot, cause) if slot in self._slots:
-                return self._died(slot, cause)
+            case Died(slot, cause, outcome) if slot in self._slots:
+                return self._died(slot, cause, outcome)
             case Interrupted():
                 return self._interrupted()
             case Halted(reason):
@@ -327,14 +334,16 @@ class Scheduler:
                 )
         return [Tell(trial, outcome)]
 
-    def _died(self, slot: int, cause: str) -> list[Action]:
+    def _died(self, slot: int, cause: str, known: Outcome | None) -> list[Action]:
         self._n_lanes.pop(slot, None)
         trials = [trial for trial, where in self._running.items() if where == slot]
         are_cut_off = len(trials) > 1 and slot not in self._cut_off
         ending = Ending.INTERRUPTED if are_cut_off else Ending.FAILED
-        actions = [a for trial in trials for a in self._tell(trial, Outcome(ending, reason=cause))]
+        outcome = known if known and len(trials) == 1 else Outcome(ending, reason=cause)
+        actions = [action for trial in trials for action in self._tell(trial, outcome)]
         if are_cut_off:
             self._cut_off.add(slot)
+        if outcome.ending is Ending.INTERRUPTED:
             self._n_asked -= len(trials)
         if trials:
             self._fruitless_starts.pop(slot, None)

@@ -46,7 +46,11 @@ class Settings:
     stop_when: "no_gain", or {no_gain: {p: ..., n: ...}}: no new setting is run when the chance that
     one of the next n improves on the best by more than its noise is below p; None: never.
     n_jobs: slots, or "auto". n_nodes: drivers that hydra/launcher starts, each with so many.
-    max_failure_rate: in [0, 1].
+    trials_per_gpu: trials side by side on each GPU, or "auto" for as many
+    as fit and raise its rate of steps; with several, each worker's share of the memory is capped.
+    memory_per_slot: what a trial may hold of the machine's memory, in bytes or as a text such as
+    4GiB; None for no limit. monotonic: keys of parameters of which a larger value never takes less
+    memory: above one that had no room none is run. max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
     sweep waits for the checkpoints of trials that make some; None: not at all. keep_checkpoints:
@@ -92,6 +96,9 @@ class Settings:
     stop_when: Any
     n_jobs: int | str
     n_nodes: int
+    trials_per_gpu: int | str
+    memory_per_slot: int | str | None
+    monotonic: Sequence[str]
     lanes: int | str
     lane_runner: str | None
     max_failure_rate: float
@@ -143,6 +150,16 @@ class Settings:
                 self.lanes,
                 "this app cannot train in lanes: hydra.sweeper.lane_runner names no function",
             )
+        per_gpu = self.trials_per_gpu
+        if per_gpu != "auto" and (type(per_gpu) is not int or per_gpu < 1):
+            refuse("trials_per_gpu", per_gpu, "give the trials of each GPU, 1 or more, or auto")
+        if per_gpu == "auto" and self.lanes != 1:
+            refuse("trials_per_gpu", "auto", "lanes share a card by themselves: give a number")
+        try:
+            _ = self.slot_bytes
+        except ValueError:
+            wanted = "give bytes above 0, or a text such as 500MB, 4GiB"
+            refuse("memory_per_slot", self.memory_per_slot, wanted)
         if not (isinstance(self.max_failure_rate, int | float) and 0 <= self.max_failure_rate <= 1):
             refuse(
                 "max_failure_rate",
@@ -255,6 +272,16 @@ class Settings:
         return Timeouts(*(None if value is None else parse_seconds(value) for value in asked))
 
     @property
+    def slot_bytes(self) -> int | None:
+        """`memory_per_slot` in bytes. Raises ValueError for what is no size, or none above 0."""
+        if self.memory_per_slot is None:
+            return None
+        n_bytes = parse_bytes(self.memory_per_slot)
+        if n_bytes < 1:
+            raise ValueError("a trial needs memory")
+        return n_bytes
+
+    @property
     def limit(self) -> Budget | None:
         """`budget`, read. Raises ValueError for what is none."""
         return None if self.budget is None else Budget.parse(self.budget)
@@ -321,7 +348,7 @@ def read_settings(node: DictConfig) -> Settings:
         name: node[name] for name in ("sampler", "pruner", "storage")
     }  # made from their configs later
     given["pruner"] = _with_new_classes(given["pruner"])
-    lists = {key: options[key] or [] for key in ("enqueue", "log_to")}
+    lists = {key: options[key] or [] for key in ("enqueue", "log_to", "monotonic")}
     return Settings(**given | lists)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "DRIVER_VARIABLE",
     "EVENTS_FILE",
     "RESULTS_FILE",
+    "SLOTS_FILE",
     "STORAGE_VARIABLE",
     "STUDY_FILE",
     "SWEEP_FILE",
@@ -40,6 +41,7 @@ SWEEP_FILE = "sweep.yaml"
 EVENTS_FILE = "events.jsonl"
 RESULTS_FILE = "optimization_results.yaml"
 CURVES_FOLDER = "curves"
+SLOTS_FILE = "slots.csv"
 # How long the first of several drivers may take from holding the folder to sharing it.
 SHARING_S = 1.0
 # The environment variable of a storage's URL for those who read a sweep.

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps.optuna_compat import is_paused
-from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Memory, Outcome, Plan, Verdict
 
 __all__ = [
     "Pause",
@@ -119,7 +119,8 @@ class TrialRecord:
     verdict_numbers). held_out, held_out_step: why and where the pruner would have ended it, had it
     not been held out. extension_of, from_checkpoint: the trial of another study that it extends,
     and the checkpoint of that from which it goes on; "" where it begins anew. extended_from: the
-    step from which it did.
+    step from which it did. memory: what it held at most, and what it could not get. alone: "gpu"
+    or "ram" if it once got no more of that, so that it runs with nothing beside it.
     """
 
     driver: str = ""
@@ -145,6 +146,8 @@ class TrialRecord:
     extension_of: int | None = None
     from_checkpoint: str = ""
     extended_from: int | None = None
+    memory: Memory = field(default_factory=Memory)
+    alone: str = ""
 
     @property
     def attempt(self) -> int:
@@ -183,6 +186,9 @@ class TrialRecord:
         run = {name: value for name, value in run.items() if _is_known(value) and value != ""}
         if run:
             attrs["run"] = run
+        memory = {name: value for name, value in asdict(self.memory).items() if value}
+        if memory:
+            attrs["memory"] = memory
         if self.verdict is not None:
             attrs |= {
                 "verdict": self.verdict.reason,
@@ -202,6 +208,8 @@ class TrialRecord:
         """
         run = attrs.get("run")
         run = run if isinstance(run, Mapping) else {}
+        memory = attrs.get("memory")
+        memory = memory if isinstance(memory, Mapping) else {}
         return cls(
             driver=_text(attrs, "driver"),
             plan=_plan(attrs),
@@ -236,6 +244,14 @@ class TrialRecord:
             extension_of=_whole(attrs, "extension_of"),
             from_checkpoint=_text(attrs, "from_checkpoint"),
             extended_from=_whole(attrs, "extended_from"),
+            memory=Memory(
+                gpu_bytes=_whole(memory, "gpu_bytes"),
+                ram_bytes=_whole(memory, "ram_bytes"),
+                capacity_bytes=_whole(memory, "capacity_bytes"),
+                requested_bytes=_whole(memory, "requested_bytes"),
+                ran_out=_text(memory, "ran_out"),
+            ),
+            alone=_text(attrs, "alone"),
         )
 
 
@@ -243,6 +259,7 @@ class TrialRecord:
 _PLAIN = (
     "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "duplicate_of", "again_for",
     "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint", "extended_from",
+    "alone",
 )  # fmt: skip
 _DEFAULTS = {name: getattr(TrialRecord(), name) for name in _PLAIN}
 

@@ -33,6 +33,7 @@ from iolaus.sweeps.study.budget import Cost, cost_of_others, session_key
 from iolaus.sweeps.study.leases import Leases
 from iolaus.sweeps.study.live_storage import LiveStorage, OutdatedError
 from iolaus.sweeps.study.no_gain import NoGain, found_by, noise_of
+from iolaus.sweeps.study.no_room import Held, Room
 from iolaus.sweeps.study.opening import judged_by
 from iolaus.sweeps.study.record import (
     Pause,
@@ -45,7 +46,7 @@ from iolaus.sweeps.study.record import (
 )
 from iolaus.sweeps.study.recovery import put_back, take_over
 from iolaus.sweeps.study.stopping import StopRequest, request_of
-from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Intervention, Memory, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
 
@@ -70,8 +71,8 @@ class Proposal:
     """A trial the study wants run.
 
     Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
-    off or paused before, whether it begins anew all the same, and another trial's checkpoint from
-    which it goes on ("": none).
+    off or paused before, whether it begins anew all the same, another trial's checkpoint from
+    which it goes on ("": none), and whether it runs alone (see `TrialRecord.alone`).
     """
 
     trial: int
@@ -80,6 +81,7 @@ class Proposal:
     attempt: int = 0
     is_anew: bool = False
     from_checkpoint: str = ""
+    alone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,9 @@ class Plans:
     repeat_hopeless: also of a setting whose first seeds are clearly behind.
     extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that
     has stalled. pauses: whether trials that the pruner ends may go on later, if the pruner thaws
-    any. stop_when: nothing is to be gained any more, so that no new setting is proposed.
+    any. stop_when: nothing is to be gained any more, so that no new setting is proposed. monotonic:
+    keys of parameters of which a larger value never takes less memory. seed_key: of a parameter
+    that sizes nothing.
     """
 
     n_trials: int
@@ -116,6 +120,8 @@ class Plans:
     on_stall: OnStall = OnStall()
     pauses: bool = False
     stop_when: NoGain | None = None
+    monotonic: Sequence[str] = ()
+    seed_key: str = ""
 
 
 class SweepStudy:
@@ -153,7 +159,8 @@ class SweepStudy:
         self._seen_request = request_of(attrs)
         self._session = secrets.token_hex(4)
         self._cost_before = cost_of_others(attrs, self._session)
-        self._duplicates: list[tuple[int, int]] = []
+        self._not_run: list[tuple[int, Outcome]] = []
+        self._room = Room(plans.monotonic, plans.seed_key)
         # Those that wait for the result of a running trial of their setting.
         self._parked: dict[int, list[optuna.Trial]] = {}
         self.objective_sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
@@ -221,7 +228,8 @@ class SweepStudy:
         run, the last call.
 
         A setting that has been run is not run again: it is told its known result, and the next one
-        is asked for.
+        is asked for. Nor is one that is no smaller than one without room (see `no_room`): it is
+        infeasible.
         """
         while True:
             self._storage.refresh(compat.study_id(self.study))
@@ -243,6 +251,11 @@ class SweepStudy:
                 raise
             before = self._run_before(trial)
             if before is None:
+                if (
+                    found := self._room.smaller_without(trial.params, self._all_trials())
+                ) is not None:
+                    self._rule_out(trial, *found)
+                    continue
                 return self._begun(trial)
             if before.state is TrialState.RUNNING:
                 self._parked.setdefault(before.number, []).append(trial)
@@ -362,7 +375,17 @@ class SweepStudy:
             self.study.tell(trial, before.values)
         else:
             self.study.tell(trial, state=before.state)
-        self._duplicates.append((trial.number, before.number))
+        self._not_run.append((trial.number, outcome))
+
+    def _rule_out(self, trial: optuna.Trial, smaller: Held, keys: Sequence[str]) -> None:
+        """End a trial that has no room, before any compute."""
+        what = ", ".join(f"{key}={smaller.values[key]}" for key in keys)
+        reason = f"not run: trial {smaller.trial}, no larger, ran out of memory ({what})"
+        outcome = Outcome(Ending.INFEASIBLE, reason=reason)
+        _note(trial, TrialRecord(ending=outcome.ending, why=why(outcome)))
+        trial.set_constraint("out_of_memory", smaller.amount)
+        self.study.tell(trial, state=TrialState.PRUNED)
+        self._not_run.append((trial.number, outcome))
 
     def of_others(self) -> list[int]:
         """The trials that other drivers run; each may come to this one, if its driver dies."""
@@ -406,13 +429,10 @@ class SweepStudy:
             parked[:] = [trial for trial in parked if trial.number not in lost]
         return lost
 
-    def take_duplicates(self) -> list[tuple[int, int]]:
-        """The trials that were not run since the last call.
-
-        Each with the trial whose result it took over.
-        """
-        duplicates, self._duplicates = self._duplicates, []
-        return duplicates
+    def take_not_run(self) -> list[tuple[int, Outcome]]:
+        """The trials that have ended since the last call without being run, and how."""
+        not_run, self._not_run = self._not_run, []
+        return not_run
 
     def _suggested(self) -> optuna.Trial:
         trial = self.study.ask(self._space.unconditional)
@@ -453,7 +473,10 @@ class SweepStudy:
         curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
         other = record.from_checkpoint
         attempt = record.attempt + bool(other)  # what another trial did comes before
-        return Proposal(trial.number, trial.params, seed, attempt, from_checkpoint=other)
+        alone = record.alone
+        return Proposal(
+            trial.number, trial.params, seed, attempt, from_checkpoint=other, alone=alone
+        )
 
     def goes_on(self, number: int, continued: Continued | None) -> bool:
         """A trial that was cut off or paused runs again: from its checkpoint, or (None) anew.
@@ -664,6 +687,8 @@ class SweepStudy:
                 log=log if outcome.ending is Ending.FAILED else "",
                 findings=tuple(finding.text for finding in outcome.findings),
                 verdict=outcome.verdict,
+                memory=outcome.memory or Memory(),
+                alone=outcome.memory.ran_out if outcome.memory is not None else "",
             ),
         )
         for finding in outcome.findings:

@@ -477,8 +477,8 @@ def test_a_duplicate_takes_over_result_and_constraints(make: Callable[..., Sweep
     study.study.enqueue_trial({"c": "a"})
     study.study.enqueue_trial({"c": "b"})
     assert study.ask() is not None
-    ((twin, before),) = study.take_duplicates()
-    assert before == first
+    ((twin, told),) = study.take_not_run()
+    assert told.reason == f"the setting of trial {first}, not run again"
     trials = study.study.trials
     assert trials[twin].constraints == trials[first].constraints == {"memory": 2.5}
     record = record_of(trials[twin])
