@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.study.record import record_of
+from tests.postgres import PASSWORD
 from tests.slurm import Cluster, running_cluster, slurm_programs
 
 pytestmark = pytest.mark.slow
@@ -118,6 +119,8 @@ def test_a_slurm_array_with_a_preempted_job(
     run.ok(END_S)
     assert_whole(database, 40, tmp_path / "study")
     assert "2 drivers by submitit_slurm: job 1_0, job 1_1" in run.out + run.err
+    files = [path for path in (tmp_path / "study").rglob("*") if path.is_file()]
+    assert not [path for path in files if PASSWORD.encode() in path.read_bytes()]
     logs = [path.read_text() for path in (tmp_path / "study").glob("driver-*.log")]
     assert sum("no new trials: SIGTERM" in log for log in logs) >= 1
     taken = (tmp_path / "diary").read_text().splitlines()
@@ -183,3 +186,21 @@ def test_a_sweep_is_joined(
     own = cli("join", "--storage", database, *more, timeout_s=END_S)
     assert own.code == 0, own.err
     assert_whole(database, 34, tmp_path / "study", tmp_path / "own")
+
+
+@pytest.mark.timeout(2 * END_S)
+def test_a_stop_reaches_all_drivers(
+    sweep: Any, env: dict[str, str], eventually: Any, tmp_path: Path
+) -> None:
+    """Ctrl-C twice: what runs is put back, and the exit code says by what; the same goes on."""
+    url = f"sqlite:///{tmp_path}/shared.db"
+    given = ("hydra/launcher=joblib", "hydra.sweeper.n_nodes=2")
+    run = sweep(*of(url, 6, tmp_path, *given), **env, STEP_S="1")
+    eventually(lambda: any(t.state is TrialState.RUNNING for t in trials_of(url)), END_S)
+    for _ in range(2):
+        run.signal(signal.SIGINT)
+    assert run.wait(END_S).code == 130
+    assert "no new trials: every driver is asked to stop" in run.out
+    assert not [t for t in trials_of(url) if t.state is TrialState.RUNNING]
+    sweep(*of(url, 6, tmp_path, *given), **env).ok(END_S)
+    assert_whole(url, 6, tmp_path / "study")
