@@ -47,7 +47,7 @@ def test_what_cannot_be_joined_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=rf"app train.py is not in {tmp_path}"):
         _command_to_join(study, None, [])
     url = f"sqlite:///{tmp_path}/study.db"
-    with pytest.raises(BadInputError, match="which study.*has none"):
+    with pytest.raises(BadInputError, match=r"which study.*has none"):
         _to_join(None, url, None)
     storage = optuna.storages.RDBStorage(url)
     for name in ("b", "a"):
@@ -55,5 +55,5 @@ def test_what_cannot_be_joined_is_refused(tmp_path: Path) -> None:
     storage.remove_session()
     storage.engine.dispose()
     for name in (None, "c"):
-        with pytest.raises(BadInputError, match="which study.*has a, b"):
+        with pytest.raises(BadInputError, match=r"which study.*has a, b"):
             _to_join(None, url, name)
