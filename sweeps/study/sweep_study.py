@@ -551,7 +551,7 @@ class SweepStudy:
                 repeat = TrialRecord(
                     repeat_of=leader, repeat=missing[0], seed=self._plans.first_seed + missing[0]
                 )
-                params = self._all_trials()[leader].params
+                params = self._trial(leader).params
                 self.study.enqueue_trial(params, user_attrs=repeat.to_attrs())
                 return True
         return False
@@ -713,7 +713,7 @@ class SweepStudy:
 
     def _pause(self, number: int, outcome: Outcome, run: Run, kept: Kept | None) -> Pause:
         """What is recorded of a pause that begins now. run: of this attempt."""
-        trial, verdict = self._all_trials()[number], outcome.verdict
+        trial, verdict = self._trial(number), outcome.verdict
         return Pause(
             step=max(self._curves[number].final_step, 0),
             rule="" if verdict is None else verdict.rule,
@@ -734,7 +734,7 @@ class SweepStudy:
         ]
 
     def _leader(self, number: int) -> int:
-        return leader_of(self._all_trials()[number])
+        return leader_of(self._trial(number))
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         match outcome.ending:
@@ -775,7 +775,7 @@ class SweepStudy:
         return self._storage.live_trial(compat.trial_id(trial))
 
     def _trial(self, number: int) -> FrozenTrial:
-        return self._all_trials()[number]
+        return self._storage.numbered(compat.study_id(self.study), number)
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
