@@ -235,7 +235,7 @@ def join(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DIR] [OVERRIDE]...",
+            metavar="DIR | OVERRIDE...",
             help="a sweep's folder, if it can be seen from here; and what is to be otherwise for "
             "this driver, such as hydra.sweeper.n_jobs=8",
             show_default=False,
