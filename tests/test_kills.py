@@ -123,22 +123,19 @@ def test_nothing_is_lost_or_doubled(
         *("hydra.sweeper.max_failure_rate=1", BY_NUMBER),
     ]
 
-    def is_up() -> bool:
-        return any(children(server) for server in children(run.pid()))
-
     killed = Counter[str]()
     run = sweep(*options)
     while killed.total() < n_kills:
         deadline_s = time.monotonic() + 1.5  # without a fork server it is not seen
-        while not is_up() and time.monotonic() < deadline_s and not (run.folder / "code").is_file():
+        while not (is_up(run) or is_over(run)) and time.monotonic() < deadline_s:
             time.sleep(0.01)
         time.sleep(chance.uniform(0.1, 0.8))
-        if (run.folder / "code").is_file():
+        if is_over(run):
             if run.code == 0:
                 break
             run = sweep(*options)
             continue
-        victim = chance.choice(ALL if is_up() else ("driver", "all"))
+        victim = chance.choice(ALL if is_up(run) else ("driver", "all"))
         killed[victim] += kill(run.pid(), victim, chance)
         if victim in ("driver", "all"):  # without its fork server a sweep goes on with its workers
             run.wait(END_S)
@@ -162,6 +159,15 @@ def test_nothing_is_lost_or_doubled(
     assert [t.params[name] for t in trials] == undisturbed
 
 
+def is_up(run: Any) -> bool:
+    """Whether a sweep has workers."""
+    return any(children(server) for server in children(run.pid()))
+
+
+def is_over(run: Any) -> bool:
+    return (run.folder / "code").is_file()
+
+
 def assert_whole(study: Any, curves: Path, steps: Sequence[int]) -> None:
     """Each completed trial has the rows that it reported, each once."""
     done = [t.number for t in study.trials if t.state is TrialState.COMPLETE]
@@ -177,8 +183,8 @@ def assert_whole(study: Any, curves: Path, steps: Sequence[int]) -> None:
     [
         pytest.param(4, 12, "an app", ("one", "two"), marks=pytest.mark.slow),
         pytest.param(6, 16, "a paused app", ("one", "two"), marks=pytest.mark.slow),
-        pytest.param(50, 200, "an app", ("one", "two"), marks=pytest.mark.slow),
-        pytest.param(50, 200, "an app", ("both", "both"), marks=pytest.mark.slow),
+        pytest.param(50, 300, "an app", ("one", "two"), marks=pytest.mark.slow),
+        pytest.param(50, 300, "an app", ("both", "both"), marks=pytest.mark.slow),
     ],
 )
 def test_two_drivers_of_one_study(
@@ -206,10 +212,13 @@ def test_two_drivers_of_one_study(
     ]
     runs = [sweep(*options, folder=tmp_path / name) for name in folders]
     killed = Counter[str]()
-    for _ in range(n_kills):
-        time.sleep(chance.uniform(0.3, 1.5))
+    while killed.total() < n_kills:
         n, victim = chance.choice(range(len(runs))), chance.choice(ALL)
-        if (runs[n].folder / "code").is_file():
+        deadline_s = time.monotonic() + 5  # without a fork server, and amid an end, it is not seen
+        while not (is_up(runs[n]) or is_over(runs[n])) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.1, 0.8))
+        if is_over(runs[n]):
             if runs[n].code == 0:
                 break
             runs[n] = sweep(*options, folder=tmp_path / folders[n])
