@@ -437,6 +437,12 @@ def kept_on_disk(best_weights: BestWeights) -> Iterator[BestWeights]:
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's generators set to a seed within, and as they were afterwards."""
+    if device.type == "cpu":
+        # Torch's own function notes for each other kind of device where in the code it was called.
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

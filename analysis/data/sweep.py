@@ -80,7 +80,8 @@ class Sweep:
         paused),
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
-        repeats gave it one), setting (number of the leading trial), infeasible (the names of the
+        repeats gave it one), setting (number of the leading trial), finalist
+        (whether it is a seed that only the best settings got), infeasible (the names of the
         constraints it breaks, "" if none), findings (a lint's, sentences), code (version it ran on,
         short), fingerprint (id of what else its result depends on, "" if not known), ran_with (what
         tells it from the fingerprints
@@ -284,6 +285,7 @@ def _load_runs(source: Path, metric: str | None, direction: str | None, columns:
         "final": ends,
         "seed": float("nan"),
         "setting": about.index,
+        "finalist": False,
         "infeasible": "",
         "findings": [()] * len(about),
         "code": "",
@@ -471,6 +473,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         **{f"objective_{i}": value for i, value in enumerate(values[1:], start=2)},
         "seed": float("nan") if record.seed is None else record.seed,
         "setting": leader_of(trial),
+        "finalist": record.finalist,
         "infeasible": ", ".join(broken_constraints(trial)),
         "findings": record.findings,
         "code": (code.get("commit") or "")[:10]

@@ -127,6 +127,7 @@ class IolausSweeperConf:
     enqueue: list[Any] | None = None
     repeats: int = 1
     repeat_hopeless: bool = False
+    finalists: Any = None
     seed_key: str = "seed"
     on_change: str = "warn"
     lint: str | None = None

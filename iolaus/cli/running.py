@@ -111,9 +111,11 @@ def _of_overrides(overrides: list[str]) -> Preview | None:
     settings = read_settings(sweeper)
     machine = machine_here(settings)
     paces = [Pace(s) for s in seconds_of(runs, machine.n_cores // machine.n_places)]
-    expected = expected_share(classes_of(OmegaConf.to_container(settings.pruner)))
-    n_trials = settings.n_trials * settings.repeats
-    return previewed(paces, expected, n_trials, machine)
+    n_judged, finalists = settings.n_trials * settings.repeats, settings.final_seeds
+    n_whole = 0 if finalists is None else finalists.n_runs(settings.n_trials)
+    pruners = classes_of(OmegaConf.to_container(settings.pruner))
+    expected = expected_share(pruners, n_judged, n_whole)
+    return previewed(paces, expected, n_judged + n_whole, machine)
 
 
 def retry(
@@ -428,12 +430,12 @@ def wait(
     from iolaus.sweeps.study.stopping import standing
 
     about = describe_sweep(folder)
-    n_trials = int(about.get("n_settings") or about.n_trials)
-    found = standing(folder, read_study(folder), n_trials)
+    n_trials, sweeper = int(about.get("n_settings") or about.n_trials), about.get("sweeper") or {}
+    found = standing(folder, read_study(folder), n_trials, sweeper)
 
     def is_over() -> bool:
         nonlocal found
-        found = standing(folder, read_study(folder), n_trials)
+        found = standing(folder, read_study(folder), n_trials, sweeper)
         return found != "running"
 
     _eventually(is_over, timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ log = logging.getLogger("sweeps")
 
 # A preview is worth a line from here on: what is over before needs none.
 PREVIEW_AFTER_S = 5.0
+# From one estimate of the time left to the next.
+LOOK_S = 0.2
 
 
 @dataclass
@@ -74,6 +77,8 @@ class Progress:
     _note: str = field(default="", init=False)
     _rows: dict[int, SlotRow] = field(default_factory=dict, init=False)  # by trial
     _live: Live | None = field(default=None, init=False)
+    _looked_s: float = field(default=-math.inf, init=False)
+    _left: Preview | None = field(default=None, init=False)  # as of then
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -175,6 +180,13 @@ class Progress:
         n_open = n_left + len(self.paused) - by_paused
         return preview_pruned(paces, self.share, self.n_total, made, n_open, machine)
 
+    def _left_lately(self) -> Preview | None:
+        """See `left`: not asked again for each of many trials, since it looks at all that ended."""
+        now_s = self.clock()
+        if now_s - self._looked_s >= LOOK_S:
+            self._looked_s, self._left = now_s, self.left()
+        return self._left
+
     def time_left_s(self) -> float | None:
         """The middle of what the rest takes; see `left`."""
         left = self.left()
@@ -222,7 +234,7 @@ class Progress:
         parts += [f"{n_pruned} pruned"] if n_pruned else []
         parts += [f"{n[Ending.FAILED]} failed"] if n[Ending.FAILED] else []
         parts += [f"best {self._best[0]:.5g} (trial {self._best[1]})"] if self._best else []
-        left = self.left()
+        left = self._left_lately()
         parts += [left.time("left ")] if left is not None and left.wall_s.middle >= 1 else []
         return " · ".join(parts)
 

@@ -139,7 +139,7 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
         max_failure_rate=setup.rules.max_failure_rate,
         version=here["packages"].get("hydra-iolaus", ""),
         started=here["started"],
-        may_get_more=study.leases is not None or study.may_thaw,
+        may_get_more=study.leases is not None or study.ends_bring_more,
         n_paused=len(study.paused) if study.may_thaw else 0,
     )
     return Records(

@@ -210,7 +210,7 @@ class Driver:
         self._cost_before = study.cost_before()
         self._scheduler = s.Scheduler(
             *(len(workers.specs), study.n_to_ask, rules.max_failure_rate),
-            may_get_more=study.leases is not None or study.may_thaw,
+            may_get_more=study.leases is not None or study.ends_bring_more,
             n_paused=len(study.paused) if study.may_thaw else 0,
         )
         slots = {spec.slot: spec.device for spec in workers.specs}
@@ -481,8 +481,8 @@ class Driver:
             self._handle(s.Proposed(slot, trial))
 
     def _may_get_more(self) -> bool:
-        """Whether a trial under way may become this driver's, or be paused, or have one go on."""
-        is_awaited = self._study.may_thaw and self._scheduler.running
+        """Whether the end of a trial under way may bring this driver another one."""
+        is_awaited = self._study.ends_bring_more and self._scheduler.running
         return bool(is_awaited or self._study.of_others())
 
     def _look_at_others(self) -> None:

@@ -18,6 +18,7 @@ from iolaus.sweeps.metric import GOALS, choose_metric
 from iolaus.sweeps.run._start_method import START_METHODS
 from iolaus.sweeps.run.timeouts import Timeouts
 from iolaus.sweeps.study.budget import Budget
+from iolaus.sweeps.study.finalists import Finalists
 from iolaus.sweeps.study.no_gain import NoGain
 from iolaus.sweeps.study.opening import ON_CHANGE
 from iolaus.sweeps.text import parse_seconds
@@ -66,7 +67,9 @@ class Settings:
     custom_search_space: dotted name of a function (config, trial) that suggests more. enqueue:
     settings to run first.
     repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key;
-    repeat_hopeless: also of settings that are clearly behind.
+    repeat_hopeless: also of settings that are clearly behind. finalists: so many of the best
+    settings get so many seeds more at the end, as a text such as `3 x 3 seeds` or {n: 3, seeds: 3};
+    None: none do.
     on_change: what to do where the study was last run with other settings or code, see
     `iolaus.sweeps.study.opening.ON_CHANGE`.
     lint: dotted name of a function (config) that returns `iolaus.sweeps.types.Finding`s before a
@@ -113,6 +116,7 @@ class Settings:
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
     repeat_hopeless: bool
+    finalists: Any
     seed_key: str
     on_change: str
     lint: str | None
@@ -182,6 +186,11 @@ class Settings:
         except (TypeError, ValueError):
             wanted = "give no_gain, or {no_gain:{p:0.2,n:10}} with p between 0 and 1, n 1 or more"
             refuse("stop_when", self.stop_when, wanted)
+        try:
+            _ = self.final_seeds
+        except ValueError:
+            wanted = "give how many settings, and how many more seeds for each: '3 x 3 seeds'"
+            refuse("finalists", self.finalists, wanted)
         if rule is not None and len(self.directions) > 1:
             refuse("stop_when", self.stop_when, "several objectives have no one best to improve on")
         if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
@@ -297,6 +306,11 @@ class Settings:
             case {"no_gain": dict(numbers), **others} if not others:
                 return NoGain(**numbers)
         raise ValueError(f"there is no rule {self.stop_when}")
+
+    @property
+    def final_seeds(self) -> Finalists | None:
+        """`finalists`, read. Raises ValueError for what is none."""
+        return Finalists.parse(self.finalists)
 
     @property
     def grace_period_s(self) -> float:

@@ -130,7 +130,8 @@ def _workers(setup: Setup, lock: int) -> Iterator[Workers | Foreground]:
 
 
 def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
-    n_planned, n_to_ask = setup.plans.n_trials * setup.plans.n_repeats, study.n_to_ask
+    n_planned, n_to_ask = setup.plans.n_runs, study.n_to_ask
+    n_judged, pruner = setup.plans.n_judged, study.study.pruner
     machine = machine_of(setup.slots, setup.settings.lanes, setup.settings.trials_per_gpu)
     paused = {trial.number: share_made(trial) for trial in study.paused}
     return Progress(
@@ -143,7 +144,9 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
         metric=setup.settings.metric,
         clock=time.monotonic,
         machine=machine,
-        share=expected_share([type(part).__name__ for part in parts(study.study.pruner)]),
+        share=expected_share(
+            [type(part).__name__ for part in parts(pruner)], n_judged, n_planned - n_judged
+        ),
         paces=paces_of(study.study.get_trials(deepcopy=False)),
     )
 

@@ -41,6 +41,7 @@ _OWN = (
     "hydra.sweeper.study_name",
     "hydra.sweeper.n_trials",
     "hydra.sweeper.repeats",
+    "hydra.sweeper.finalists",
     "hydra/sweeper/pruner",
     "hydra.sweeper.enqueue",
     "hydra.sweeper.budget",
@@ -154,7 +155,7 @@ def plan_extension(
     storage = sqlite_url(target / STUDY_FILE) if is_own else str(about.storage)
     known = {t.extension_of for t in map(record_of, _trials_of(storage, name, target, is_own))}
     n_trials = len(known | {one.trial for one in longer})
-    values = (str(target), name, str(n_trials), "1", "none", "[]", "null", "null")
+    values = (str(target), name, str(n_trials), "1", "null", "none", "[]", "null", "null")
     changed = {*_OWN, override.partition("=")[0]}
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in changed]
     set_here = (f"{key}={quoted(value)}" for key, value in zip(_OWN, values, strict=True))

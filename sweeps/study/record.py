@@ -21,12 +21,14 @@ __all__ = [
     "counts_as_run",
     "failed",
     "has_failed",
+    "is_duplicate",
     "is_over",
     "is_paused",
     "is_repeat",
     "leader_of",
     "n_settings",
     "record_of",
+    "repeat_number",
     "set_apart",
     "state_of",
     "that_ran",
@@ -109,7 +111,8 @@ class TrialRecord:
     ending: how it ended, None while it runs. why: the same in a sentence that begins with the
     ending. steps: the last step it reported. run: see `Run`. log: where to read on, if it failed.
     findings: what a lint found in its config, in sentences. seed, repeat, repeat_of: of repeats the
-    seed, which repeat it is (0 leads) and the leading trial's number. duplicate_of: the trial whose
+    seed, which repeat it is (0 leads) and the leading trial's number. finalist: whether it
+    is a seed that only the best settings get, see `finalists`. duplicate_of: the trial whose
     setting and result it shares, without having been run. again_for: the failed trial whose setting
     it runs again (in older studies an interrupted one, too). interruptions: why it was cut off
     with its sweep and put back, to go on, each time. went_on: for each of these the step from which
@@ -134,6 +137,7 @@ class TrialRecord:
     seed: int | None = None
     repeat: int = 0
     repeat_of: int | None = None
+    finalist: bool = False
     duplicate_of: int | None = None
     again_for: int | None = None
     interruptions: tuple[str, ...] = ()
@@ -230,6 +234,7 @@ class TrialRecord:
             seed=_whole(attrs, "seed"),
             repeat=_whole(attrs, "repeat") or 0,
             repeat_of=_whole(attrs, "repeat_of"),
+            finalist=attrs.get("finalist") is True,
             duplicate_of=_whole(attrs, "duplicate_of"),
             again_for=_whole(attrs, "again_for"),
             interruptions=_texts(attrs, "interruptions"),
@@ -257,9 +262,9 @@ class TrialRecord:
 
 # Fields whose attribute is the field's own value.
 _PLAIN = (
-    "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "duplicate_of", "again_for",
-    "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint", "extended_from",
-    "alone",
+    "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "finalist", "duplicate_of",
+    "again_for", "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint",
+    "extended_from", "alone",
 )  # fmt: skip
 _DEFAULTS = {name: getattr(TrialRecord(), name) for name in _PLAIN}
 
@@ -307,8 +312,8 @@ def was_interrupted(trial: FrozenTrial) -> bool:
 
 def has_failed(trial: FrozenTrial) -> bool:
     """Whether a trial has no result by a fault of its own: not cut off, and no duplicate."""
-    is_duplicate = _whole(trial.user_attrs, "duplicate_of") is not None
-    return trial.state is TrialState.FAIL and not was_interrupted(trial) and not is_duplicate
+    is_fault = not was_interrupted(trial) and not is_duplicate(trial)
+    return trial.state is TrialState.FAIL and is_fault
 
 
 def again_for(trial: FrozenTrial) -> int | None:
@@ -355,6 +360,16 @@ def leader_of(trial: FrozenTrial) -> int:
     """The number of the trial that was the first of this one's setting, which may be itself."""
     leader = _whole(trial.user_attrs, "repeat_of")
     return trial.number if leader is None else leader
+
+
+def repeat_number(trial: FrozenTrial) -> int:
+    """Which repeat of its setting a trial is; 0 leads."""
+    return _whole(trial.user_attrs, "repeat") or 0
+
+
+def is_duplicate(trial: FrozenTrial) -> bool:
+    """Whether a trial took over another's result, and was not run."""
+    return _whole(trial.user_attrs, "duplicate_of") is not None
 
 
 def broken_constraints(trial: FrozenTrial) -> list[str]:

@@ -26,10 +26,11 @@ from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyFeed, StudyView, curve_pruner
 from iolaus.sweeps.reporting import Continued, Kept
 from iolaus.sweeps.search.space import Space, Value
-from iolaus.sweeps.study._repeats import Field, Unit, pooled_spread
+from iolaus.sweeps.study._repeats import Field, pooled_spread, units_of
 from iolaus.sweeps.study._settings_run import SettingsRun
 from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.study.budget import Cost, cost_of_others, session_key
+from iolaus.sweeps.study.finalists import Finalists, seeds_missing
 from iolaus.sweeps.study.leases import Leases
 from iolaus.sweeps.study.live_storage import LiveStorage, OutdatedError
 from iolaus.sweeps.study.no_gain import NoGain, found_by, noise_of
@@ -39,9 +40,9 @@ from iolaus.sweeps.study.record import (
     Pause,
     Run,
     TrialRecord,
-    counts_as_run,
     leader_of,
     record_of,
+    repeat_number,
     why,
 )
 from iolaus.sweeps.study.recovery import put_back, take_over
@@ -104,6 +105,7 @@ class Plans:
     queue: settings known in advance, which go first.
     n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
     repeat_hopeless: also of a setting whose first seeds are clearly behind.
+    finalists: settings that get more seeds at the end, None for none.
     extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that
     has stalled. pauses: whether trials that the pruner ends may go on later, if the pruner thaws
     any. stop_when: nothing is to be gained any more, so that no new setting is proposed. monotonic:
@@ -115,6 +117,7 @@ class Plans:
     queue: Sequence[Mapping[str, Value]] = ()
     n_repeats: int = 1
     repeat_hopeless: bool = False
+    finalists: Finalists | None = None
     first_seed: int = 0
     extend: Callable[[optuna.Trial], None] | None = None
     on_stall: OnStall = OnStall()
@@ -122,6 +125,22 @@ class Plans:
     stop_when: NoGain | None = None
     monotonic: Sequence[str] = ()
     seed_key: str = ""
+
+    @property
+    def gives_seeds(self) -> bool:
+        """Whether some settings run with several seeds, so that each trial is given its own."""
+        return self.n_repeats > 1 or self.finalists is not None
+
+    @property
+    def n_judged(self) -> int:
+        """Settings with their repeats, which the pruner judges."""
+        return self.n_trials * self.n_repeats
+
+    @property
+    def n_runs(self) -> int:
+        """Trials in all: the judged ones, and the finalists' further seeds."""
+        more = 0 if self.finalists is None else self.finalists.n_runs(self.n_trials)
+        return self.n_judged + more
 
 
 class SweepStudy:
@@ -164,18 +183,29 @@ class SweepStudy:
         # Those that wait for the result of a running trial of their setting.
         self._parked: dict[int, list[optuna.Trial]] = {}
         self.objective_sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
+        self.directions = [direction.name.lower() for direction in study.directions]
+        self._not_comparable = not_comparable
         self._settings = SettingsRun(self._all_trials, not_comparable)
         self._own_plans: dict[int, Plan] = {}
         self.may_thaw = plans.pauses and _thaws(study.pruner)
         self._paused_records: dict[int, tuple[FrozenTrial, TrialRecord]] = {}
+        self._unjudged: set[int] = set()  # further seeds of finalists, which the pruner never sees
+        self._states_then: list[TrialState] = []  # for which finalists lacked these seeds
+        self._seeds_then: list[tuple[int, int]] = []
+        self._n_looked = 0  # trials that were looked at for those
         self._thawed: set[int] = set()  # trials that have not said yet from where they go on
         judged = judged_by(metric, study, storage)
         self._feed = StudyFeed(curve_pruner(study.pruner))
         self._feed.start(StudyView(judged, self._trial, metric.sign, self.may_thaw))
-        self._feed.learn(self._all_trials())
+        self._feed.learn(self._all_trials(), but=self._not_for_pruner())
         self.cost = Cost()  # of this session so far
         # Why no new setting is proposed, though n_trials is not reached; "" while some are.
         self.enough = self._why_enough()
+
+    @property
+    def ends_bring_more(self) -> bool:
+        """Whether the end of a trial may bring another: a paused one, or the seed of a finalist."""
+        return self.may_thaw or self._plans.finalists is not None
 
     @property
     def n_missing(self) -> int:
@@ -193,7 +223,11 @@ class SweepStudy:
         found = found_by(trials, self.objective_sign)
         if not found:
             return ""
-        spread = pooled_spread(list(self._units().values())) if self._plans.n_repeats > 1 else None
+        spread = (
+            pooled_spread(list(units_of(self._all_trials()).values()))
+            if self._plans.n_repeats > 1
+            else None
+        )
         best = min(found, key=lambda one: one.loss)
         noise = noise_of(trials[best.trial]) if spread is None else spread
         return rule.verdict(found, noise)
@@ -215,11 +249,15 @@ class SweepStudy:
     def n_to_ask(self) -> int:
         """How many trials may still have to be run.
 
-        Repeats and settings to be run again are included.
+        Repeats, finalists' seeds and settings to be run again are included.
         """
-        waiting = self._settings.n_waiting()
-        repeats = sum(len(unit.missing(self._plans.n_repeats)) for unit in self._units().values())
-        return max(self.n_missing * self._plans.n_repeats, waiting) + repeats
+        plans, waiting = self._plans, self._settings.n_waiting()
+        units = units_of(self._all_trials()).values()
+        repeats = sum(len(unit.missing(plans.n_repeats)) for unit in units)
+        seeds = len(self._finalist_seeds())
+        if plans.finalists is not None and (self.n_missing or waiting):
+            seeds = max(seeds, plans.finalists.n_runs(plans.n_trials))
+        return max(self.n_missing * plans.n_repeats, waiting) + repeats + seeds
 
     def ask(self) -> Proposal | None:
         """The next trial to run, or None: n_trials is reached, or the sampler has nothing left.
@@ -233,15 +271,20 @@ class SweepStudy:
         """
         while True:
             self._storage.refresh(compat.study_id(self.study))
-            self._feed.learn(self._all_trials(), but=self._trials)  # what other drivers reported
+            self._feed.learn(
+                self._all_trials(), but=self._not_for_pruner()
+            )  # what other drivers reported
             if (thawed := self._thaw(MORE_IS_KNOWN)) is not None:
                 return thawed
             try:
                 self.enough = self.enough or self._why_enough()
                 if not self._settings.n_waiting() and not self._enqueue_repeat():
-                    if self.n_missing == 0 or getattr(self.study, "exhausted", False):
-                        return self._thaw(LAST_CALL) if self._is_waited_for() else None
-                    self._enqueue_next()
+                    if self.n_missing and not getattr(self.study, "exhausted", False):
+                        self._enqueue_next()
+                    else:
+                        thawed = self._thaw(LAST_CALL) if self._is_waited_for() else None
+                        if thawed is not None or not self._enqueue_finalist():
+                            return thawed
                 self._storage.may_create = not self._settings.n_waiting()
                 trial = self._suggested()
             except OutdatedError:  # another driver was quicker
@@ -311,11 +354,15 @@ class SweepStudy:
     def _is_waited_for(self) -> bool:
         """Whether a trial runs, here or elsewhere, for whose end the sweep has to wait anyway.
 
-        Those of a last call are not waited for by another one, which would never come to an end.
+        Those of a last call are not waited for by another one, which would never come to an end,
+        nor are the seeds of finalists, which would make of each sweep's end another round.
         """
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        pauses = [record_of(trial).pauses for trial in running]
-        return not all(known and known[-1].why == LAST_CALL for known in pauses)
+        return not all(
+            record.repeat >= self._plans.n_repeats
+            or (record.pauses and record.pauses[-1].why == LAST_CALL)
+            for record in map(record_of, running)
+        )
 
     def bound_checkpoints(self, most_bytes: float, forget: Callable[[str], None]) -> list[int]:
         """Have paused trials lose their checkpoints until the others' take no more than this.
@@ -356,7 +403,7 @@ class SweepStudy:
             attrs = TrialRecord(ending=outcome.ending, why=why(outcome)).to_attrs()
             attrs[compat.PAUSED_ATTR] = 0
             self._storage.close_paused(compat.trial_id(trial), attrs)
-        self._feed.learn(self._all_trials(), but=self._trials)
+        self._feed.learn(self._all_trials(), but=self._not_for_pruner())
 
     def _take_over_result(self, trial: optuna.Trial, before: FrozenTrial) -> None:
         """End a trial whose setting has been run, with the result of then.
@@ -464,10 +511,11 @@ class SweepStudy:
     def _begun(self, trial: optuna.Trial) -> Proposal:
         record = TrialRecord.from_attrs(trial.user_attrs)
         seed = record.seed
-        if self._plans.n_repeats > 1 and seed is None:
+        if self._plans.gives_seeds and seed is None:
             seed = self._plans.first_seed
             _note(trial, TrialRecord(seed=seed))
         self._trials[trial.number] = trial
+        self._look_for_unjudged()
         earlier = self._curves.get(trial.number, WatchedCurve(self.metric))
         curve = self._curves[trial.number] = WatchedCurve(self.metric)
         curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
@@ -507,7 +555,8 @@ class SweepStudy:
                     pause.checkpoint,
                 )
             return True
-        self._feed.goes_on(after)
+        if number not in self._unjudged:
+            self._feed.goes_on(after)
         if record.from_checkpoint and not record.interruptions:
             # It begins, with what another trial has come to.
             _note(trial, TrialRecord(extended_from=max(from_step, 0)))
@@ -525,36 +574,64 @@ class SweepStudy:
             return None
         return self._settings.before(trial.params, self._trials)
 
-    def _units(self) -> dict[int, Unit]:
-        """The settings that have been run, by the number of their leading trial."""
-        units: dict[int, Unit] = {}
-        for trial in self._all_trials():
-            record = record_of(trial)
-            if not counts_as_run(trial) or record.duplicate_of is not None:
-                continue
-            unit = units.setdefault(leader_of(trial), Unit())
-            unit.runs[record.repeat] = trial.number
-            if trial.state is TrialState.COMPLETE and trial.values:
-                unit.values[record.repeat] = trial.values[0]
-            unit.is_given_up = unit.is_given_up or trial.state is TrialState.PRUNED
-        return units
-
     def _enqueue_repeat(self) -> bool:
         """Queue the next repeat of a setting that is worth it; returns whether there was one."""
         if self._plans.n_repeats == 1:
             return False
-        units = self._units()
+        units = units_of(self._all_trials())
         field = Field.of(list(units.values()), self.objective_sign)
         for leader, unit in units.items():
             missing = unit.missing(self._plans.n_repeats)
             if missing and (self._plans.repeat_hopeless or not field.is_hopeless(unit)):
-                repeat = TrialRecord(
-                    repeat_of=leader, repeat=missing[0], seed=self._plans.first_seed + missing[0]
-                )
-                params = self._trial(leader).params
-                self.study.enqueue_trial(params, user_attrs=repeat.to_attrs())
+                self._enqueue_seed(leader, missing[0])
                 return True
         return False
+
+    def _enqueue_finalist(self) -> bool:
+        """Queue the next seed that a finalist lacks; returns whether there was one."""
+        missing = self._finalist_seeds()
+        if missing:
+            self._enqueue_seed(*missing[0], finalist=True)
+        return bool(missing)
+
+    def _enqueue_seed(self, leader: int, number: int, finalist: bool = False) -> None:
+        seed = self._plans.first_seed + number
+        repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed, finalist=finalist)
+        self.study.enqueue_trial(self._trial(leader).params, user_attrs=repeat.to_attrs())
+
+    def _finalist_seeds(self) -> list[tuple[int, int]]:
+        """See `seeds_missing`; of the settings that are the finalists now.
+
+        Slots that wait ask each second, so what was found is kept until a trial begins or ends.
+        """
+        plans, trials = self._plans, self._all_trials()
+        if plans.finalists is None:
+            return []
+        states = [trial.state for trial in trials]
+        if states != self._states_then:
+            self._states_then, self._seeds_then = (
+                states,
+                seeds_missing(
+                    *(trials, self.directions, plans.finalists, plans.n_repeats),
+                    *(plans.repeat_hopeless, self._not_comparable),
+                ),
+            )
+        return self._seeds_then
+
+    def _not_for_pruner(self) -> set[int]:
+        """Trials that the pruner is not told of by the study.
+
+        Those that run here report to it themselves. The further seeds of finalists show nothing of
+        other settings, and one that was ended would leave a mean of the lucky ones.
+        """
+        self._look_for_unjudged()
+        return self._unjudged | self._trials.keys()
+
+    def _look_for_unjudged(self) -> None:
+        trials = self._all_trials()
+        new = trials[self._n_looked :]
+        self._unjudged |= {t.number for t in new if repeat_number(t) >= self._plans.n_repeats}
+        self._n_looked = len(trials)
 
     def plan(self, number: int, plan: Plan) -> None:
         """Record a trial's own plan, where pruners and readers find it."""
@@ -580,6 +657,8 @@ class SweepStudy:
         trial_id = compat.trial_id(self._trials[number])
         self._storage.set_trial_intermediate_value(trial_id, step, value)
         plan = self._own_plans.get(number, Plan()).from_step(curve.first_step or 0)
+        if number in self._unjudged:
+            return None
         verdict = self._feed.observe(number, step, self.metric.sign * value, plan)
         if verdict is None or step < curve.grace_until:
             return None
@@ -704,7 +783,7 @@ class SweepStudy:
         if then is not None and outcome.ending is not Ending.PAUSED:
             self._storage.write_then(compat.trial_id(trial), then)
         self._own_plans.pop(number, None)
-        self._feed.learn(self._all_trials(), but=self._trials)
+        self._feed.learn(self._all_trials(), but=self._not_for_pruner())
         for waiting in self._parked.pop(number, []):
             if was_cut_off:
                 put_back(self.study, self._known(waiting), outcome.reason)
