@@ -612,7 +612,7 @@ class SweepStudy:
     def _enqueue_seed(self, leader: int, number: int, finalist: bool = False) -> None:
         seed = self._plans.first_seed + number
         repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed, finalist=finalist)
-        self.study.enqueue_trial(self._all_trials()[leader].params, user_attrs=repeat.to_attrs())
+        self.study.enqueue_trial(self._trial(leader).params, user_attrs=repeat.to_attrs())
 
     def _finalist_seeds(self) -> list[tuple[int, int]]:
         """See `seeds_missing`; of the settings that are the finalists now.
@@ -807,7 +807,7 @@ class SweepStudy:
 
     def _pause(self, number: int, outcome: Outcome, run: Run, kept: Kept | None) -> Pause:
         """What is recorded of a pause that begins now. run: of this attempt."""
-        trial, verdict = self._all_trials()[number], outcome.verdict
+        trial, verdict = self._trial(number), outcome.verdict
         return Pause(
             step=max(self._curves[number].final_step, 0),
             rule="" if verdict is None else verdict.rule,
@@ -828,7 +828,7 @@ class SweepStudy:
         ]
 
     def _leader(self, number: int) -> int:
-        return leader_of(self._all_trials()[number])
+        return leader_of(self._trial(number))
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         match outcome.ending:
@@ -869,7 +869,7 @@ class SweepStudy:
         return self._storage.live_trial(compat.trial_id(trial))
 
     def _trial(self, number: int) -> FrozenTrial:
-        return self._all_trials()[number]
+        return self._storage.numbered(compat.study_id(self.study), number)
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
