@@ -21,6 +21,7 @@ from iolaus.analysis.figures._style import (
     centred_mean,
     logarithmic,
     say_nothing,
+    value_limits,
 )
 
 __all__ = ["draw_decays"]
@@ -46,7 +47,7 @@ def draw_decays(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None =
         say_nothing(left, "no learning rate was reported (metric lr, or iolaus.plan)")
         return
     rates, losses = lines_of(sweep, "lr"), lines_of(sweep, found.metric)
-    grid = np.linspace(0, 1, 201)
+    grid, means = np.linspace(0, 1, 201), []
     for _, own in trials.groupby("setting", sort=False):
         look = LOOKS[str(own["kind"].iloc[0])]
         numbers = [int(str(n)) for n in own.index if int(str(n)) in losses]
@@ -59,6 +60,7 @@ def draw_decays(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None =
         curves = [np.interp(grid, one[:, 0] / one[-1, 0], one[:, 1]) for one in smoothed]
         mean = np.mean(curves, axis=0)
         right.plot(grid, mean, **look)
+        means.append(np.column_stack([grid, mean]))
         ends = [losses[n][-1, 0] for n in numbers]
         shares = [own.loc[n, "stalled_at"] / end for n, end in zip(numbers, ends, strict=True)]
         if not np.isnan(shares).all():
@@ -68,9 +70,10 @@ def draw_decays(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None =
     for kind in present:
         left.plot([], [], label=f"rate {KINDS[kind]}", **LOOKS[kind])
     right.plot([], [], marker="d", linestyle="none", color=BLACK, label="stalls from here on")
+    value_limits(right, means)  # one that exploded does not hide the others
     logarithmic(left.yaxis)
     left.set_ylabel("learning rate")
     right.set_ylabel(f"{found.metric}, smoothed, mean of the seeds")
-    for ax in (left, right):
+    for ax, place in ((left, "lower left"), (right, "upper right")):
         ax.set_xlabel(f"share of the run, in {AXIS_NAMES['step'].partition(' ')[0]}s")
-        ax.legend(**LEGEND)
+        ax.legend(**LEGEND, loc=place)

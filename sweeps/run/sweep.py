@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from optuna.trial import TrialState
 from rich.console import Console
 
 from iolaus.sweeps.errors import StorageError, SweepFailedError, SweepStoppedError
@@ -117,7 +119,16 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
         machine=machine_of(setup.slots, setup.settings.lanes),
         share=expected_share([type(part).__name__ for part in parts(study.study.pruner)]),
         paces=paces_of(study.study.get_trials(deepcopy=False)),
+        best=_best_so_far(study),
     )
+
+
+def _best_so_far(study: SweepStudy) -> tuple[float, int] | None:
+    """The value and the number of the best trial that has completed; None of several objectives."""
+    sign, done = study.objective_sign, study.study.get_trials(False, (TrialState.COMPLETE,))
+    values = [(t.values[0], t.number) for t in done if len(t.values) == 1]
+    values = [(value, number) for value, number in values if not math.isnan(value)]
+    return min(values, key=lambda known: sign * known[0], default=None)
 
 
 def _log_begin(setup: Setup, study: SweepStudy) -> None:
