@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +47,7 @@ from iolaus.analysis.report.notes import COLUMNS, write_notes
 from iolaus.analysis.single_changes import single_changes
 from iolaus.sweeps.study.findings import lint_sentences
 from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
-from iolaus.sweeps.text import counted, short_names
+from iolaus.sweeps.text import counted, duration, short_names
 
 __all__ = ["report", "write_report"]
 
@@ -82,7 +83,8 @@ def write_report(
     for name, png in pictures.items():
         (target / f"{name}.png").write_bytes(png)
     page, text = target / "index.html", target / "report.md"
-    page.write_text(as_html(document, pictures), encoding="utf-8")
+    folder = Path(os.path.relpath(source.resolve(), target.resolve())).as_posix()
+    page.write_text(as_html(document, pictures, folder), encoding="utf-8")
     text.write_text(as_markdown(document), encoding="utf-8")
     if is_sweep(source):
         write_notes(source, sweep, ranking, diagnosis)
@@ -138,12 +140,7 @@ def _about(sweep: Sweep) -> str:
     if sessions:
         said.append(f"begun {str(sessions[0]['started'])[:16].replace('T', ' ')} UTC")
     if len(trials):
-        seconds = float(trials["seconds"].astype(float).sum())
-        said.append(
-            f"{seconds:,.0f} s of training"
-            if seconds < 7200
-            else f"{seconds / 3600:,.1f} h of training"
-        )
+        said.append(f"{duration(float(trials['seconds'].astype(float).sum()))} of training")
         versions = trials["code"].dropna().astype(str)
         said += (
             [f"code {', '.join(dict.fromkeys(v for v in versions if v))}"] if versions.any() else []
@@ -171,6 +168,7 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
         f"the {ranking.of} with {intervals}.",
         lambda figure: figures.draw_ranking(figure.subplots(), ranking),
         (8.0, height),
+        words.ranking_seen(ranking),
     )
     if table.empty:
         return Section("Ranking", [])
@@ -300,6 +298,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
         "began.",
         lambda figure: figures.draw_by_shape(figure, sweep, diagnosis, axis=_axis(sweep)),
         (9.0, 0.8 + 2.0 * n_rows),
+        f"Curves by shape: {', '.join(f'{n} {name}' for name, n, *_ in rows)}.",
     )
     blocks: list[Block] = [picture] if lines_of(sweep, sweep.metric) else []
     blocks += [Table("How the trials converged", summary)]
@@ -381,7 +380,9 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
         draw = lambda figure: figures.draw_map(  # noqa: E731
             figure.subplots(), sweep, x, y, diagnosis, ranking=ranking
         )
-        blocks.append(Picture("map", caption, draw, (7.5, 5.0)))
+        blocks.append(
+            Picture("map", caption, draw, (7.5, 5.0), words.map_seen(sweep, x, y, ranking))
+        )
     if len(mattered):
         frame = mattered.reset_index()
         frame["beyond_chance"] = frame["beyond_chance"].map({True: "yes", False: "no"})
@@ -425,7 +426,7 @@ def _schedules(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Secti
         draw_both = lambda figure: figures.draw_decays(figure, sweep, how)  # noqa: E731
         blocks = [
             Items(how.sentences),
-            Picture("decays", caption_of_both, draw_both, (10.0, 4.2)),
+            Picture("decays", caption_of_both, draw_both, (10.0, 4.2), " ".join(how.sentences)),
             *blocks,
         ]
     return Section("Learning rates", [*blocks, Picture("schedules", caption, draw)])
@@ -465,7 +466,7 @@ def _pruning(sweep: Sweep) -> Section:
     if found.holdout.finished:
         caption = "Trials that the pruner would have ended, among all that completed."
         draw = lambda figure: figures.draw_holdout(figure.subplots(), sweep, found)  # noqa: E731
-        blocks.append(Picture("holdout", caption, draw, (7.0, 3.5)))
+        blocks.append(Picture("holdout", caption, draw, (7.0, 3.5), found.holdout.sentence()))
     return Section("Trials ended early", blocks)
 
 
@@ -475,7 +476,12 @@ def _machine(sweep: Sweep, ranking: Ranking) -> Section:
         return Section("Time", [])
     draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
     picture = Picture(
-        "timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots)
+        "timeline",
+        "Which trial ran when, on which slot.",
+        draw,
+        (9.0, 1.2 + 0.4 * n_slots),
+        f"{counted(len(sweep.trials), 'trial')} on {counted(n_slots, 'slot')}, a bar each from its "
+        f"start to its end.",
     )
     return Section("Time", [picture])
 

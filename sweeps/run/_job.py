@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from iolaus.sweeps.checkpoints import copied, forget, newest
 from iolaus.sweeps.hydra_compat import copy_without, set_hydra_config
 from iolaus.sweeps.reporting import CHILD_CHECKPOINT_VARIABLE, CHILD_REPORTS_VARIABLE, Reporter
-from iolaus.sweeps.run._job_files import OUTPUT_FILE, ConfigFiles, output_to
+from iolaus.sweeps.run._job_files import ConfigFiles, output_to
 from iolaus.sweeps.run._messages import Assignment
 from iolaus.sweeps.run._outcomes import (
     ONLY_CHILDREN_REPORTED,
@@ -36,6 +36,7 @@ from iolaus.sweeps.run._outcomes import (
     outcome_of,
 )
 from iolaus.sweeps.search.composing import Composer
+from iolaus.sweeps.study.folder import OUTPUT_FILE
 from iolaus.sweeps.types import Finding, Outcome
 
 __all__ = [

@@ -15,12 +15,10 @@ from omegaconf import DictConfig
 from iolaus.sweeps.hydra_compat import as_plain, to_yaml
 from iolaus.sweeps.secrets import without_password
 
-__all__ = ["OUTPUT_FILE", "ConfigFiles", "output_to"]
+__all__ = ["ConfigFiles", "output_to"]
 
 # The parts of Hydra's own config that differ between trials of one branch.
 VARYING = ("overrides", "job", "runtime")
-# Everything the task prints, beside Hydra's own log file.
-OUTPUT_FILE = "output.log"
 
 
 class ConfigFiles:

@@ -20,6 +20,7 @@ from iolaus.sweeps.study.backend import open_backend, sqlite_url
 __all__ = [
     "CURVES_FOLDER",
     "EVENTS_FILE",
+    "OUTPUT_FILE",
     "RESULTS_FILE",
     "STORAGE_VARIABLE",
     "STUDY_FILE",
@@ -36,6 +37,7 @@ SWEEP_FILE = "sweep.yaml"
 EVENTS_FILE = "events.jsonl"
 RESULTS_FILE = "optimization_results.yaml"
 CURVES_FOLDER = "curves"
+OUTPUT_FILE = "output.log"  # in a trial's folder: all that it prints, beside Hydra's own log
 # The environment variable of a storage's URL for those who read a sweep.
 STORAGE_VARIABLE = "IOLAUS_STORAGE"
 
