@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,6 +11,7 @@ from contextlib import closing, contextmanager
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from optuna.trial import TrialState
 from rich.console import Console
 
 from iolaus.sweeps.errors import StorageError, SweepFailedError, SweepStoppedError
@@ -23,6 +25,7 @@ from iolaus.sweeps.run._conclusion import (
 )
 from iolaus.sweeps.run._foreground import Foreground
 from iolaus.sweeps.run._fork_server import ForkServer
+from iolaus.sweeps.run._launched import run_launched
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
@@ -69,9 +72,12 @@ def run_sweep(
     console = make_console(is_shared=settings.n_jobs == 0)
     if settings.on_change == "new_study" and (other := beside(setup)) is not None:
         setup = set_up(other[0], context, task_function, other[1], arguments)
+    if setup.launch is not None:
+        run_launched(setup, setup.launch, console)
+        return []
     with (
-        logged(settings.log_to, setup.folder) as start_logging,  # which ends after the lock
-        locked(setup.folder) as lock,
+        logged(setup.settings.log_to, setup.folder) as start_logging,  # which ends after the lock
+        locked(setup.folder, setup.held_for) as lock,
         _workers(setup, lock) as workers,
         opened_storage(setup) as storage,
     ):
@@ -144,7 +150,16 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
             [type(part).__name__ for part in parts(pruner)], n_judged, n_planned - n_judged
         ),
         paces=paces_of(study.study.get_trials(deepcopy=False)),
+        best=_best_so_far(study),
     )
+
+
+def _best_so_far(study: SweepStudy) -> tuple[float, int] | None:
+    """The value and the number of the best trial that has completed; None of several objectives."""
+    sign, done = study.objective_sign, study.study.get_trials(False, (TrialState.COMPLETE,))
+    values = [(t.values[0], t.number) for t in done if len(t.values) == 1]
+    values = [(value, number) for value, number in values if not math.isnan(value)]
+    return min(values, key=lambda known: sign * known[0], default=None)
 
 
 def _log_begin(setup: Setup, study: SweepStudy) -> None:

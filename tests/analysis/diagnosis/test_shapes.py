@@ -349,6 +349,22 @@ def test_a_steady_fall_from_a_high_start_is_no_explosion():
     assert diagnose_curve(features(1 + 50 * np.exp(-100 * U) + NOISE)).shape == "exploded"
 
 
+def test_a_loss_that_wanders_about_its_start_is_no_explosion():
+    """Where no trial has learned, a rise of less than what is below the start later is none, and
+    the rate is not to be lowered; a rise far beyond is one.
+    """
+    # Measured: digits at a rate 10,000 times too low, whose seeds see the same batches.
+    one = 2.3 + 1e-3 * np.array([4.0, 4.9, 16.9, 8.5, 7.5, 10.1, 11.1, 13.0, 17.4, 12.6, -0.6, 1.6])
+    wandering = {n: one + 1e-4 * n for n in range(5)}
+    found = diagnose(sweep({n: {"loss": v} for n, v in wandering.items()}, **LR))
+    assert not found["shape"].eq("exploded").any()
+    assert not any("lower" in advice for advice in found["advice"])
+    risen = {**wandering, 5: np.where(U[:12] > 0.03, 2.6, 2.3) + NOISE[:12]}
+    assert (
+        diagnose(sweep({n: {"loss": v} for n, v in risen.items()}, **LR))["shape"][5] == "exploded"
+    )
+
+
 def test_flat_begins_where_the_loss_is_near_its_end():
     """The step since which a loss is called flat is one at which it stands at that value."""
     falling = 0.04 + 2.3 * np.exp(-U * 14)
