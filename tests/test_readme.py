@@ -70,7 +70,7 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\S+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile
-    assert "make test" in (ROOT / ".ci/run").read_text()
+    assert 'exec make "$target"' in (ROOT / ".ci/run").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
