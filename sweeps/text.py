@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["counted", "duration", "ordinal", "parse_seconds", "short_names", "size"]
+__all__ = ["counted", "duration", "ordinal", "parse_seconds", "quoted", "short_names", "size"]
 
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -86,3 +86,15 @@ def parse_seconds(value: Any) -> float:
     if not 0 < seconds < math.inf:
         raise ValueError(f"{value!r} is no time: give seconds above 0, or a text such as 30min, 2h")
     return seconds
+
+
+def quoted(value: str) -> str:
+    """A value as the grammar of Hydra's overrides reads it.
+
+    >>> quoted("multirun/a b")
+    "'multirun/a b'"
+    """
+    if re.fullmatch(r"[\w./+-]+|\[\]", value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -29,13 +29,14 @@ from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.study.fingerprint import Fingerprint, fingerprints_of, ran_with
-from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep, read_study
+from iolaus.sweeps.study.folder import SWEEP_FILE, curves_folders, describe_sweep, read_study
 from iolaus.sweeps.study.record import (
     TrialRecord,
     broken_constraints,
     leader_of,
     record_of,
     set_apart,
+    setting_of,
     state_of,
     that_ran,
 )
@@ -364,7 +365,8 @@ def _load_sweep(folder: Path) -> Sweep:
         trials["started_s"] = (trials["started_s"] - first).dt.total_seconds()
         since = [_since(first, own) for own in trials["stretches"]]
         trials["stretches"] = pd.Series(since, trials.index, dtype=object)
-    curves = read_curves(folder / "curves").to_pandas()
+    places = curves_folders(folder, about.study_name, sessions)
+    curves = read_curves(*places).to_pandas()
     if len(trials):
         examples = curves[curves["metric"] == "examples"].groupby("trial")["value"].max()
         trials["examples"] = trials["number"].map(examples).astype(float)
@@ -494,5 +496,5 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "ram_bytes": record.memory.ram_bytes,
         "folder": run.folder,
         # A choice of null is a category of its own: NaN is a parameter that does not exist.
-        **{f"params.{k}": "null" if v is None else v for k, v in trial.params.items()},
+        **{f"params.{k}": "null" if v is None else v for k, v in setting_of(trial).items()},
     }

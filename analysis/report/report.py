@@ -373,7 +373,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     trials = next_trials(sweep, diagnosis)[:N_NEXT]
     if not trials:
         return Section("What to try next", [])
-    how = ["`iolaus next DIR --enqueue` puts those of the search space into the sweep's queue."]
+    how = ["`iolaus next DIR --run` runs them in the study, those outside of its space marked."]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
     blocks: list[Block] = [
         *(how if sweep.space else []),

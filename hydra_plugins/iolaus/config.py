@@ -107,6 +107,7 @@ class IolausSweeperConf:
     budget: Any = None
     stop_when: Any = None
     n_jobs: Any = "auto"
+    n_nodes: int = 1
     trials_per_gpu: Any = 1
     memory_per_slot: Any = None
     monotonic: list[str] | None = None

@@ -126,7 +126,12 @@ class Rules:
 
     def assignment(self, proposal: Proposal) -> Assignment:
         """A proposed trial, ready for a worker to make its config."""
-        lines = self.space.overrides(proposal.values)
+        outside = proposal.outside
+        lines = [
+            line
+            for line in self.space.overrides(proposal.values)
+            if line.lstrip("+~").partition("=")[0] not in outside
+        ] + [f"{key}={value}" for key, value in outside.items()]
         seeds = () if proposal.seed is None else (f"{self.seed_key}={proposal.seed}",)
         overrides = (*lines, *seeds)
         return Assignment(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import countOf
 
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
@@ -312,7 +313,7 @@ class Scheduler:
 
     def _load(self, slot: int) -> int:
         """Trials that a worker has, or is about to get."""
-        return self._asking[slot] + sum(where == slot for where in self._running.values())
+        return self._asking[slot] + countOf(self._running.values(), slot)
 
     def _proposed(self, slot: int, trial: int) -> list[Action]:
         self._asking[slot] -= 1

@@ -46,7 +46,8 @@ class Settings:
     (wall time), "500 gpu-min" or "30 core-min" (of the slots that had a trial); None for no limit.
     stop_when: "no_gain", or {no_gain: {p: ..., n: ...}}: no new setting is run when the chance that
     one of the next n improves on the best by more than its noise is below p; None: never.
-    n_jobs: slots, or "auto". trials_per_gpu: trials side by side on each GPU, or "auto" for as many
+    n_jobs: slots, or "auto". n_nodes: drivers that hydra/launcher starts, each with so many.
+    trials_per_gpu: trials side by side on each GPU, or "auto" for as many
     as fit and raise its rate of steps; with several, each worker's share of the memory is capped.
     memory_per_slot: what a trial may hold of the machine's memory, in bytes or as a text such as
     4GiB; None for no limit. monotonic: keys of parameters of which a larger value never takes less
@@ -97,6 +98,7 @@ class Settings:
     budget: str | None
     stop_when: Any
     n_jobs: int | str
+    n_nodes: int
     trials_per_gpu: int | str
     memory_per_slot: int | str | None
     monotonic: Sequence[str]
@@ -142,6 +144,8 @@ class Settings:
             refuse("n_trials", self.n_trials, "give the total number of trials to reach, 1 or more")
         if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
             refuse("repeats", self.repeats, "give the number of seeds for each setting, 1 or more")
+        if type(self.n_nodes) is not int or self.n_nodes < 1:
+            refuse("n_nodes", self.n_nodes, "give how many drivers the launcher starts, 1 or more")
         if self.lanes != "auto" and (type(self.lanes) is not int or self.lanes < 1):
             refuse("lanes", self.lanes, "give the number of lanes of each slot, 1 or more, or auto")
         if self.lanes != 1 and self.lane_runner is None:

@@ -23,6 +23,7 @@ from iolaus.sweeps.run._conclusion import (
 )
 from iolaus.sweeps.run._foreground import Foreground
 from iolaus.sweeps.run._fork_server import ForkServer
+from iolaus.sweeps.run._launched import run_launched
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
@@ -69,9 +70,12 @@ def run_sweep(
     console = make_console(is_shared=settings.n_jobs == 0)
     if settings.on_change == "new_study" and (other := beside(setup)) is not None:
         setup = set_up(other[0], context, task_function, other[1], arguments)
+    if setup.launch is not None:
+        run_launched(setup, setup.launch, console)
+        return []
     with (
-        logged(settings.log_to, setup.folder) as start_logging,  # which ends after the lock
-        locked(setup.folder) as lock,
+        logged(setup.settings.log_to, setup.folder) as start_logging,  # which ends after the lock
+        locked(setup.folder, setup.held_for) as lock,
         _workers(setup, lock) as workers,
         opened_storage(setup) as storage,
     ):

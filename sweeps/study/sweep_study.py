@@ -12,7 +12,8 @@ import math
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
 import optuna
@@ -42,6 +43,7 @@ from iolaus.sweeps.study.record import (
     TrialRecord,
     counts_as_run,
     leader_of,
+    outside_of,
     record_of,
     repeat_number,
     why,
@@ -76,7 +78,11 @@ class Proposal:
 
     Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
     off or paused before, whether it begins anew all the same, another trial's checkpoint from
+<<<<<<< HEAD
     which it goes on ("": none), and whether it runs alone (see `TrialRecord.alone`).
+=======
+    which it goes on ("": none), and values outside the search space, which beat the others.
+>>>>>>> answer
     """
 
     trial: int
@@ -85,7 +91,11 @@ class Proposal:
     attempt: int = 0
     is_anew: bool = False
     from_checkpoint: str = ""
+<<<<<<< HEAD
     alone: str = ""
+=======
+    outside: Mapping[str, str] = field(default_factory=dict)
+>>>>>>> answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,6 +507,10 @@ class SweepStudy:
         return not_run
 
     def _suggested(self) -> optuna.Trial:
+        with _as_sampler(self.study):
+            return self._suggested_by_sampler()
+
+    def _suggested_by_sampler(self) -> optuna.Trial:
         trial = self.study.ask(self._space.unconditional)
         for parameter in self._space.conditional:
             if parameter.is_active(trial.params):
@@ -536,10 +550,15 @@ class SweepStudy:
         curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
         other = record.from_checkpoint
         attempt = record.attempt + bool(other)  # what another trial did comes before
+<<<<<<< HEAD
         alone = record.alone
         return Proposal(
             trial.number, trial.params, seed, attempt, from_checkpoint=other, alone=alone
         )
+=======
+        outside = record.outside
+        return Proposal(trial.number, trial.params, seed, attempt, False, other, outside)
+>>>>>>> answer
 
     def goes_on(self, number: int, continued: Continued | None) -> bool:
         """A trial that was cut off or paused runs again: from its checkpoint, or (None) anew.
@@ -583,9 +602,10 @@ class SweepStudy:
     def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
         """The first trial of this setting that has a result, or runs here.
 
-        None for a repeat, which is meant to run.
+        None for a repeat, which is meant to run, and outside the search space.
         """
-        if TrialRecord.from_attrs(trial.user_attrs).repeat_of is not None:
+        record = TrialRecord.from_attrs(trial.user_attrs)
+        if record.repeat_of is not None or record.outside:
             return None
         return self._settings.before(trial.params, self._trials)
 
@@ -611,8 +631,17 @@ class SweepStudy:
 
     def _enqueue_seed(self, leader: int, number: int, finalist: bool = False) -> None:
         seed = self._plans.first_seed + number
+<<<<<<< HEAD
         repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed, finalist=finalist)
-        self.study.enqueue_trial(self._all_trials()[leader].params, user_attrs=repeat.to_attrs())
+        self.study.enqueue_trial(self._trial(leader).params, user_attrs=repeat.to_attrs())
+=======
+        first = self._all_trials()[leader]
+        outside = outside_of(first.user_attrs)
+        repeat = TrialRecord(
+            repeat_of=leader, repeat=number, seed=seed, finalist=finalist, outside=outside
+        )
+        self.study.enqueue_trial(first.params, user_attrs=repeat.to_attrs())
+>>>>>>> answer
 
     def _finalist_seeds(self) -> list[tuple[int, int]]:
         """See `seeds_missing`; of the settings that are the finalists now.
@@ -807,7 +836,7 @@ class SweepStudy:
 
     def _pause(self, number: int, outcome: Outcome, run: Run, kept: Kept | None) -> Pause:
         """What is recorded of a pause that begins now. run: of this attempt."""
-        trial, verdict = self._all_trials()[number], outcome.verdict
+        trial, verdict = self._trial(number), outcome.verdict
         return Pause(
             step=max(self._curves[number].final_step, 0),
             rule="" if verdict is None else verdict.rule,
@@ -828,7 +857,7 @@ class SweepStudy:
         ]
 
     def _leader(self, number: int) -> int:
-        return leader_of(self._all_trials()[number])
+        return leader_of(self._trial(number))
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         match outcome.ending:
@@ -869,10 +898,14 @@ class SweepStudy:
         return self._storage.live_trial(compat.trial_id(trial))
 
     def _trial(self, number: int) -> FrozenTrial:
-        return self._all_trials()[number]
+        return self._storage.numbered(compat.study_id(self.study), number)
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+
+def _as_sampler(study: optuna.Study) -> AbstractContextManager[None]:
+    return study.asking() if isinstance(study, compat.AskedStudy) else nullcontext()
 
 
 def _thaws(pruner: optuna.pruners.BasePruner) -> bool:
