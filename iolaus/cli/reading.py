@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from iolaus.cli.options import AsJson, Direction, Folder, Metric, Run, Source, Sources, Step, needs
-from iolaus.cli.output import print_frame, print_json, print_ranking
+from iolaus.cli.output import print_columns, print_frame, print_json, print_ranking
 from iolaus.sweeps.errors import BadInputError, SweepError
 
 if TYPE_CHECKING:
@@ -37,6 +37,17 @@ __all__ = [
 
 # Of what was assumed of other tools' runs; each run may have its own.
 MOST_NOTES = 5
+# What the columns of `replay` are, in shares where it is not said.
+REPLAY_COLUMNS = {
+    "compute": "reports made, of all",
+    "kept": "of the true best tenth (10 at most), ran to its end",
+    "kept checkpoint": "of these, had shown its best",
+    "regret": "best found above the true best, in distances of the median trial from it",
+    "best after": "when the best had finished, of the time of all",
+    "false prune": "of the stopped, those of the best tenth",
+    "precision": "of the stopped, would not have improved",
+    "recall": "of those that no longer improved, stopped",
+}
 
 
 @needs("analysis")
@@ -74,12 +85,26 @@ def _show_table(folder: Path, as_json: bool) -> None:
         return
     console = Console() if sys.stdout.isatty() else Console(width=200)
     metric = describe_sweep(folder).metric
-    console.print(summary.table(results, metric, len(study.directions)))
+    table = summary.table(results, metric, len(study.directions))
+    console.print(table)
+    print_columns([title for title, _ in table.columns], _shown_columns(metric))
     if text := summary.holdout_text(study):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     findings = {trial.number: record_of(trial).findings for trial in study.get_trials()}
     for sentence in lint_sentences(findings):
         console.print(sentence, markup=False)
+
+
+def _shown_columns(metric: str) -> dict[str, str]:
+    """What the columns of the table are."""
+    return {
+        "trial": "or the first of a setting's",
+        "objective": "what the sweep optimises, of completed trials",
+        "± sd": "between the seeds of a setting",
+        f"best {metric}": "on the curve",
+        "steps": "the last step reported",
+        "pauses": "how often it was paused",
+    }
 
 
 def _show_trial(sweep: Sweep, trial: int, as_json: bool) -> None:
@@ -568,6 +593,8 @@ def replay(
         tell=lambda name: _note(f"replaying {name}"),
     ):
         print(text)
+    if not as_json:
+        print_columns(REPLAY_COLUMNS, REPLAY_COLUMNS)
 
 
 @needs("analysis,dashboard")

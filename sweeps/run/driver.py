@@ -26,7 +26,6 @@ from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept, Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run._foreground import Foreground
-from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import (
     Assignment,
     Capped,
@@ -55,6 +54,7 @@ from iolaus.sweeps.run.slots_log import SlotRow, SlotsLog, SlotState
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.budget import Budget
+from iolaus.sweeps.study.folder import OUTPUT_FILE
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy

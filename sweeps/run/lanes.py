@@ -23,10 +23,11 @@ from iolaus.sweeps.hydra_compat import resolver
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run._channel import Channel
 from iolaus.sweeps.run._job import HydraRunner
-from iolaus.sweeps.run._job_files import OUTPUT_FILE, output_to
+from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._messages import Assignment, Filled
 from iolaus.sweeps.run._outcomes import infeasible, is_ruled_out, not_begun, outcome_of
 from iolaus.sweeps.run._prepared import Job
+from iolaus.sweeps.study.folder import OUTPUT_FILE
 from iolaus.sweeps.types import Ending, Finding
 
 __all__ = ["InLanes", "LaneRunner", "LaneServer", "LaneTrial"]

@@ -78,11 +78,8 @@ class Proposal:
 
     Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
     off or paused before, whether it begins anew all the same, another trial's checkpoint from
-<<<<<<< HEAD
-    which it goes on ("": none), and whether it runs alone (see `TrialRecord.alone`).
-=======
-    which it goes on ("": none), and values outside the search space, which beat the others.
->>>>>>> answer
+    which it goes on ("": none), whether it runs alone (see `TrialRecord.alone`), and values outside
+    the search space, which beat the others.
     """
 
     trial: int
@@ -91,11 +88,8 @@ class Proposal:
     attempt: int = 0
     is_anew: bool = False
     from_checkpoint: str = ""
-<<<<<<< HEAD
     alone: str = ""
-=======
     outside: Mapping[str, str] = field(default_factory=dict)
->>>>>>> answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -550,15 +544,12 @@ class SweepStudy:
         curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
         other = record.from_checkpoint
         attempt = record.attempt + bool(other)  # what another trial did comes before
-<<<<<<< HEAD
-        alone = record.alone
         return Proposal(
-            trial.number, trial.params, seed, attempt, from_checkpoint=other, alone=alone
+            *(trial.number, trial.params, seed, attempt),
+            from_checkpoint=other,
+            alone=record.alone,
+            outside=record.outside,
         )
-=======
-        outside = record.outside
-        return Proposal(trial.number, trial.params, seed, attempt, False, other, outside)
->>>>>>> answer
 
     def goes_on(self, number: int, continued: Continued | None) -> bool:
         """A trial that was cut off or paused runs again: from its checkpoint, or (None) anew.
@@ -631,17 +622,12 @@ class SweepStudy:
 
     def _enqueue_seed(self, leader: int, number: int, finalist: bool = False) -> None:
         seed = self._plans.first_seed + number
-<<<<<<< HEAD
-        repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed, finalist=finalist)
-        self.study.enqueue_trial(self._trial(leader).params, user_attrs=repeat.to_attrs())
-=======
-        first = self._all_trials()[leader]
+        first = self._trial(leader)
         outside = outside_of(first.user_attrs)
         repeat = TrialRecord(
             repeat_of=leader, repeat=number, seed=seed, finalist=finalist, outside=outside
         )
         self.study.enqueue_trial(first.params, user_attrs=repeat.to_attrs())
->>>>>>> answer
 
     def _finalist_seeds(self) -> list[tuple[int, int]]:
         """See `seeds_missing`; of the settings that are the finalists now.
