@@ -25,8 +25,8 @@ from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.analysis.figures._style import AXIS_NAMES, limits_of, smoothed
 from iolaus.analysis.ranking.rank import Ranking, best_trial
 from iolaus.sweeps.signals import thin
-from iolaus.sweeps.study.folder import OUTPUT_FILE
 from iolaus.sweeps.text import short_names
+from iolaus.sweeps.types import OUTPUT_FILE
 
 __all__ = ["CSS", "JS", "Explorer", "explorer"]
 

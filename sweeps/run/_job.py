@@ -37,8 +37,7 @@ from iolaus.sweeps.run._outcomes import (
 )
 from iolaus.sweeps.run._prepared import Job, PreparedJobs
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.study.folder import OUTPUT_FILE
-from iolaus.sweeps.types import Finding, Outcome
+from iolaus.sweeps.types import OUTPUT_FILE, Finding, Outcome
 
 __all__ = [
     "CHILD_TRIAL_VARIABLE",

@@ -54,11 +54,10 @@ from iolaus.sweeps.run.slots_log import SlotRow, SlotsLog, SlotState
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.budget import Budget
-from iolaus.sweeps.study.folder import OUTPUT_FILE
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
-from iolaus.sweeps.types import Ending, Intervention, Memory, Outcome, Verdict
+from iolaus.sweeps.types import OUTPUT_FILE, Ending, Intervention, Memory, Outcome, Verdict
 
 __all__ = ["Driver", "Records", "Rules", "TrialRun", "Watcher"]
 

@@ -27,8 +27,7 @@ from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._messages import Assignment, Filled
 from iolaus.sweeps.run._outcomes import infeasible, is_ruled_out, not_begun, outcome_of
 from iolaus.sweeps.run._prepared import Job
-from iolaus.sweeps.study.folder import OUTPUT_FILE
-from iolaus.sweeps.types import Ending, Finding
+from iolaus.sweeps.types import OUTPUT_FILE, Ending, Finding
 
 __all__ = ["InLanes", "LaneRunner", "LaneServer", "LaneTrial"]
 

@@ -22,7 +22,6 @@ __all__ = [
     "CURVES_FOLDER",
     "DRIVER_VARIABLE",
     "EVENTS_FILE",
-    "OUTPUT_FILE",
     "RESULTS_FILE",
     "SLOTS_FILE",
     "STORAGE_VARIABLE",
@@ -45,7 +44,6 @@ CURVES_FOLDER = "curves"
 SLOTS_FILE = "slots.csv"
 # How long the first of several drivers may take from holding the folder to sharing it.
 SHARING_S = 1.0
-OUTPUT_FILE = "output.log"  # in a trial's folder: all that it prints, beside Hydra's own log
 # The environment variable of a storage's URL for those who read a sweep.
 STORAGE_VARIABLE = "IOLAUS_STORAGE"
 # Set for a process that is to be one driver of a study, whatever launcher its config names. It

@@ -44,8 +44,7 @@ from iolaus.sweeps.run._outcomes import as_floats
 from iolaus.sweeps.run._returns import FolderReturn
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.study._watched import WatchedCurve
-from iolaus.sweeps.study.folder import OUTPUT_FILE
-from iolaus.sweeps.types import Ending, Outcome, Returned, Verdict
+from iolaus.sweeps.types import OUTPUT_FILE, Ending, Outcome, Returned, Verdict
 
 
 class Colour(enum.Enum):
