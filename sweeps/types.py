@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 __all__ = [
+    "OUTPUT_FILE",
     "Ending",
     "Finding",
     "Intervention",
@@ -20,6 +21,9 @@ __all__ = [
     "Verdict",
     "spent_below",
 ]
+
+# In a trial's folder: all that it prints, beside Hydra's own log.
+OUTPUT_FILE = "output.log"
 
 
 @dataclass(frozen=True, slots=True)

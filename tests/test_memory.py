@@ -12,6 +12,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.run.events import replay_events
+from iolaus.sweeps.run.scheduler import Renewed
 from iolaus.sweeps.study.record import TrialRecord, record_of
 
 GRID = ("hydra/sweeper/sampler=grid", "hydra/sweeper/pruner=none")
@@ -76,17 +78,24 @@ def test_a_worker_that_the_kernel_kills_is_out_of_memory(
 
 
 @pytest.mark.slow
-def test_slots_are_the_cards_times_the_trials_of_each(
-    sweep: Any, study: Callable[[], Any], tmp_path: Path
-) -> None:
-    """trials_per_gpu is honoured against what nvidia-smi lists; a worker is shown its card only."""
+def test_a_full_card_is_had_alone(sweep: Any, study: Callable[[], Any], tmp_path: Path) -> None:
+    """trials_per_gpu is honoured against what nvidia-smi lists. A trial that its card refuses is
+    run again when nothing runs there, by a fresh worker, and idle ones make way.
+    """
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\necho '{FAKE_CARD}'\n")
     tool.chmod(0o755)
-    path = f"{tmp_path}:/usr/bin:/bin"
-    arguments = ("lr=interval(0.1,1)", "hydra.sweeper.n_trials=4", "hydra.sweeper.trials_per_gpu=3")
-    run = sweep("memory.py", *arguments, PATH=path).ok()
+    arguments = (*GRID, "how=gpu", "wait_s=0.2", "batch_size=1,2,8,3,4", "hydra.sweeper.n_trials=5")
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    run = sweep("memory.py", *arguments, "hydra.sweeper.trials_per_gpu=3", **path).ok()
     assert "3 slots" in run.out
+    trials, known = by_value(study(), "batch_size"), records(study(), "batch_size")
+    assert known[8].alone == "gpu"
+    assert known[8].memory.capacity_bytes == 80 * 2**30
+    assert trials[8].constraints["out_of_memory"] > 0
+    assert [t.state for n, t in trials.items() if n < 8] == [TrialState.COMPLETE] * 4
+    events = [event for event, _ in replay_events(tmp_path / "study" / "events.jsonl")]
+    assert any(isinstance(event, Renewed) for event in events)
 
 
 GPU_GRID = (*GRID, "share=0.1,0.2,0.7,1.5", "hydra.sweeper.n_trials=4")

@@ -36,6 +36,7 @@ from iolaus.sweeps.study.record import (
     leader_of,
     record_of,
     set_apart,
+    setting_of,
     state_of,
     that_ran,
 )
@@ -495,5 +496,5 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "ram_bytes": record.memory.ram_bytes,
         "folder": run.folder,
         # A choice of null is a category of its own: NaN is a parameter that does not exist.
-        **{f"params.{k}": "null" if v is None else v for k, v in trial.params.items()},
+        **{f"params.{k}": "null" if v is None else v for k, v in setting_of(trial).items()},
     }

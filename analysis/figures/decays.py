@@ -21,6 +21,7 @@ from iolaus.analysis.figures._style import (
     logarithmic,
     say_nothing,
     smoothed,
+    value_limits,
 )
 
 __all__ = ["draw_decays"]
@@ -51,7 +52,7 @@ def draw_decays(
         say_nothing(left, "no learning rate was reported (metric lr, or iolaus.plan)")
         return
     rates, losses = lines_of(sweep, "lr"), lines_of(sweep, found.metric)
-    grid = np.linspace(0, 1, 201)
+    grid, means = np.linspace(0, 1, 201), []
     for _, own in trials.groupby("setting", sort=False):
         look = LOOKS[str(own["kind"].iloc[0])]
         numbers = [int(str(n)) for n in own.index if int(str(n)) in losses]
@@ -64,6 +65,7 @@ def draw_decays(
         curves = [np.interp(grid, one[:, 0] / one[-1, 0], one[:, 1]) for one in lines]
         mean = np.mean(curves, axis=0)
         right.plot(grid, mean, **look)
+        means.append(np.column_stack([grid, mean]))
         ends = [losses[n][-1, 0] for n in numbers]
         shares = [own.loc[n, "stalled_at"] / end for n, end in zip(numbers, ends, strict=True)]
         if not np.isnan(shares).all():
@@ -73,6 +75,7 @@ def draw_decays(
     for kind in present:
         left.plot([], [], label=f"rate {KINDS[kind]}", **LOOKS[kind])
     right.plot([], [], marker="d", linestyle="none", color=BLACK, label="stalls from here on")
+    value_limits(right, means)  # one that exploded does not hide the others
     logarithmic(left.yaxis)
     left.set_ylabel("learning rate")
     right.set_ylabel(f"{found.metric}, mean of the seeds")

@@ -129,7 +129,10 @@ def run_top_up(folder: Path, top_up: TopUp, output: int | None = None) -> Rankin
     trials = study.get_trials(deepcopy=False)
     for leader, number, seed in top_up.repeats:
         marked = top_up.makes_finalists
-        repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed, finalist=marked)
+        outside = record_of(trials[leader]).outside
+        repeat = TrialRecord(
+            repeat_of=leader, repeat=number, seed=seed, finalist=marked, outside=outside
+        )
         study.enqueue_trial(trials[leader].params, user_attrs=repeat.to_attrs())
     with _description_kept(folder, study):
         subprocess.run(top_up.command, cwd=top_up.working_dir, check=True, stdout=output)

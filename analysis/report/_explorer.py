@@ -26,6 +26,7 @@ from iolaus.analysis.figures._style import AXIS_NAMES, limits_of, smoothed
 from iolaus.analysis.ranking.rank import Ranking, best_trial
 from iolaus.sweeps.signals import thin
 from iolaus.sweeps.text import short_names
+from iolaus.sweeps.types import OUTPUT_FILE
 
 __all__ = ["CSS", "JS", "Explorer", "explorer"]
 
@@ -80,6 +81,7 @@ def explorer(
     names = short_names(list(params))
     data = {
         "axis": AXIS_NAMES[axis],
+        "log": OUTPUT_FILE,
         "metrics": drawn,
         "trials": _trials(sweep, ranking, diagnosis, {names[k]: c for k, c in params.items()}),
         "axes": [_scale(names[key], sweep.trials[column]) for key, column in params.items()]

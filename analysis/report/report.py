@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,7 +50,7 @@ from iolaus.analysis.report.notes import COLUMNS, write_notes
 from iolaus.analysis.single_changes import single_changes
 from iolaus.sweeps.study.findings import lint_sentences
 from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
-from iolaus.sweeps.text import counted, short_names
+from iolaus.sweeps.text import counted, duration, short_names
 
 __all__ = ["report", "write_report"]
 
@@ -91,7 +92,8 @@ def write_report(
     for name, png in pictures.items():
         (target / f"{name}.png").write_bytes(png)
     page, text = target / "index.html", target / "report.md"
-    page.write_text(as_html(document, pictures), encoding="utf-8")
+    folder = Path(os.path.relpath(source.resolve(), target.resolve())).as_posix()
+    page.write_text(as_html(document, pictures, folder), encoding="utf-8")
     text.write_text(as_markdown(document), encoding="utf-8")
     if is_sweep(source):
         write_notes(source, sweep, ranking, diagnosis)
@@ -151,12 +153,7 @@ def _about(sweep: Sweep) -> str:
     if sessions:
         said.append(f"begun {str(sessions[0]['started'])[:16].replace('T', ' ')} UTC")
     if len(trials):
-        seconds = float(trials["seconds"].astype(float).sum())
-        said.append(
-            f"{seconds:,.0f} s of training"
-            if seconds < 7200
-            else f"{seconds / 3600:,.1f} h of training"
-        )
+        said.append(f"{duration(float(trials['seconds'].astype(float).sum()))} of training")
         versions = trials["code"].dropna().astype(str)
         said += (
             [f"code {', '.join(dict.fromkeys(v for v in versions if v))}"] if versions.any() else []
@@ -184,6 +181,7 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
         f"the {ranking.of} with {intervals}.",
         lambda figure: figures.draw_ranking(figure.subplots(), ranking),
         (8.0, height),
+        words.ranking_seen(ranking),
     )
     if table.empty:
         return Section("Ranking", [])
@@ -318,6 +316,7 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame, smooth: float | None) -> Sect
             figure, sweep, diagnosis, axis=_axis(sweep), smooth=smooth
         ),
         (9.0, 0.8 + 2.0 * n_rows),
+        f"Curves by shape: {', '.join(f'{n} {name}' for name, n, *_ in rows)}.",
     )
     blocks: list[Block] = [picture] if lines_of(sweep, sweep.metric) else []
     blocks += [Table("How the trials converged", summary)]
@@ -373,7 +372,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     trials = next_trials(sweep, diagnosis)[:N_NEXT]
     if not trials:
         return Section("What to try next", [])
-    how = ["`iolaus next DIR --enqueue` puts those of the search space into the sweep's queue."]
+    how = ["`iolaus next DIR --run` runs them in the study, those outside of its space marked."]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
     blocks: list[Block] = [
         *(how if sweep.space else []),
@@ -399,7 +398,9 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
         draw = lambda figure: figures.draw_map(  # noqa: E731
             figure.subplots(), sweep, x, y, diagnosis, ranking=ranking
         )
-        blocks.append(Picture("map", caption, draw, (7.5, 5.0)))
+        blocks.append(
+            Picture("map", caption, draw, (7.5, 5.0), words.map_seen(sweep, x, y, ranking))
+        )
     if len(mattered):
         frame = mattered.reset_index()
         frame["beyond_chance"] = frame["beyond_chance"].map({True: "yes", False: "no"})
@@ -448,7 +449,7 @@ def _schedules(
         draw_both = lambda figure: figures.draw_decays(figure, sweep, how, smooth)  # noqa: E731
         blocks = [
             Items(how.sentences),
-            Picture("decays", caption_of_both, draw_both, (10.0, 4.2)),
+            Picture("decays", caption_of_both, draw_both, (10.0, 4.2), " ".join(how.sentences)),
             *blocks,
         ]
     if n_panels := min(len(by_batch(how)), figures.batches.N_PANELS):
@@ -495,7 +496,7 @@ def _pruning(sweep: Sweep) -> Section:
     if found.holdout.finished:
         caption = "Trials that the pruner would have ended, among all that completed."
         draw = lambda figure: figures.draw_holdout(figure.subplots(), sweep, found)  # noqa: E731
-        blocks.append(Picture("holdout", caption, draw, (7.0, 3.5)))
+        blocks.append(Picture("holdout", caption, draw, (7.0, 3.5), found.holdout.sentence()))
     return Section("Trials ended early", blocks)
 
 
@@ -505,7 +506,12 @@ def _machine(sweep: Sweep, ranking: Ranking) -> Section:
         return Section("Time", [])
     draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
     picture = Picture(
-        "timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots)
+        "timeline",
+        "Which trial ran when, on which slot.",
+        draw,
+        (9.0, 1.2 + 0.4 * n_slots),
+        f"{counted(len(sweep.trials), 'trial')} on {counted(n_slots, 'slot')}, a bar each from its "
+        f"start to its end.",
     )
     blocks: list[Block] = [picture, *memory_sentences(sweep)]
     if ends := run_end_sentences(sweep):

@@ -110,7 +110,7 @@ class IolausSweeperConf:
     n_nodes: int = 1
     trials_per_gpu: Any = 1
     memory_per_slot: Any = None
-    monotonic: list[str] = field(default_factory=list)
+    monotonic: list[str] | None = None
     lanes: Any = 1
     lane_runner: str | None = None
     max_failure_rate: float = 0.5

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from iolaus.cli.options import AsJson, Folder, needs
+from iolaus.cli.options import AsJson, Folder, Setting, needs
 from iolaus.cli.output import print_json
 from iolaus.sweeps.errors import BadInputError, SweepError
 from iolaus.sweeps.secrets import without_password
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from iolaus.sweeps.study.preview import Preview
 
-__all__ = ["extend", "join", "log", "preview", "retry", "status", "stop", "wait"]
+__all__ = ["enqueue", "extend", "join", "log", "preview", "retry", "status", "stop", "wait"]
 
 # Exit codes of `wait`, beside 0; the last is that of the command timeout.
 OTHERWISE, TIMED_OUT = 3, 124
@@ -141,6 +141,25 @@ def retry(
         return
     were = "trial " if len(numbers) == 1 else f"{len(numbers)} trials, "
     print(f"Queued again: {were}{', '.join(map(str, numbers))}. To run what is queued:")
+    print(f"  {command}" if command else "  the sweep's own command")
+
+
+def enqueue(folder: Folder, setting: Setting, as_json: AsJson = False) -> None:
+    """Queue a setting to be run next, by the sweep that runs or by its next session."""
+    import yaml
+
+    from iolaus.sweeps.study.folder import read_study
+    from iolaus.sweeps.study.queueing import queue_setting
+
+    words = (word.partition("=") for word in setting)
+    values = {key: yaml.safe_load(value) for key, _, value in words}
+    queued = queue_setting(read_study(folder), values)
+    command = _same_command(folder)
+    if as_json:
+        print_json({"queued": queued, "command": command})
+        return
+    print("Queued: " + " ".join(f"{key}={value}" for key, value in queued.items()))
+    print("A sweep that runs takes it next. To run what is queued:")
     print(f"  {command}" if command else "  the sweep's own command")
 
 

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from iolaus.sweeps.checkpoints import copied, forget, newest
 from iolaus.sweeps.hydra_compat import has_callbacks
 from iolaus.sweeps.reporting import CHILD_CHECKPOINT_VARIABLE, CHILD_REPORTS_VARIABLE, Reporter
-from iolaus.sweeps.run._job_files import OUTPUT_FILE, output_to
+from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._job_log import JobLog
 from iolaus.sweeps.run._messages import Assignment
 from iolaus.sweeps.run._outcomes import (
@@ -37,7 +37,7 @@ from iolaus.sweeps.run._outcomes import (
 )
 from iolaus.sweeps.run._prepared import Job, PreparedJobs
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.types import Finding, Outcome
+from iolaus.sweeps.types import OUTPUT_FILE, Finding, Outcome
 
 __all__ = [
     "CHILD_TRIAL_VARIABLE",

@@ -26,7 +26,6 @@ from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept, Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run._foreground import Foreground
-from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import (
     Assignment,
     Capped,
@@ -58,7 +57,7 @@ from iolaus.sweeps.study.budget import Budget
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
-from iolaus.sweeps.types import Ending, Intervention, Memory, Outcome, Verdict
+from iolaus.sweeps.types import OUTPUT_FILE, Ending, Intervention, Memory, Outcome, Verdict
 
 __all__ = ["Driver", "Records", "Rules", "TrialRun", "Watcher"]
 
@@ -126,7 +125,12 @@ class Rules:
 
     def assignment(self, proposal: Proposal) -> Assignment:
         """A proposed trial, ready for a worker to make its config."""
-        lines = self.space.overrides(proposal.values)
+        outside = proposal.outside
+        lines = [
+            line
+            for line in self.space.overrides(proposal.values)
+            if line.lstrip("+~").partition("=")[0] not in outside
+        ] + [f"{key}={value}" for key, value in outside.items()]
         seeds = () if proposal.seed is None else (f"{self.seed_key}={proposal.seed}",)
         overrides = (*lines, *seeds)
         return Assignment(
@@ -445,6 +449,8 @@ class Driver:
         """Begin the trials for which there is room."""
         for admitted in self._placement.admit(self._clock()):
             self.trials[admitted.trial].gpu_share = admitted.gpu_share
+            for slot in admitted.renew:
+                self._handle(s.Renewed(slot))
             self._handle(s.Proposed(admitted.slot, admitted.trial))
 
     def _place(self) -> None:
@@ -591,7 +597,7 @@ class Driver:
                 self._died(slot, cause, number)
 
     def _died(self, slot: int, cause: str, number: int | None) -> None:
-        """A worker is gone; one that held too much memory may have taken a trial with it."""
+        """A worker is gone; trials that it had are run again if it was for want of memory."""
         memory, spec = self._over_limit.pop(slot, None), self._workers.specs[slot]
         if number == signal.SIGKILL and memory is None:
             n_killed, before = kills_by_kernel(), self._n_killed_by_kernel
@@ -600,7 +606,7 @@ class Driver:
                 memory = Memory(ran_out="ram", capacity_bytes=spec.memory_bytes)
         running = [trial for trial, where in self._scheduler.running.items() if where == slot]
         outcome = None
-        if memory is not None and len(running) == 1:
+        if memory is not None and running:
             failed = Outcome(Ending.FAILED, reason=cause, memory=memory)
             outcome = self._after_memory(running[0], failed)
         self._handle(s.Died(slot, cause, outcome))

@@ -45,6 +45,7 @@ _KINDS: Mapping[str, type[Event]] = {
         s.Lost,
         s.Ended,
         s.Died,
+        s.Renewed,
         s.Interrupted,
         s.Halted,
     )

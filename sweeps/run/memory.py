@@ -95,8 +95,9 @@ def after_out_of_memory(outcome: Outcome, was_alone: bool, capacity_bytes: int |
         "" if asked is None else f"asked for {size(asked)}",
         "" if held is None else f"held {size(held)}",
     ]
+    known = " and ".join(filter(None, numbers)) or "got no more"
     of = "" if memory.capacity_bytes is None else f" of {size(memory.capacity_bytes)}"
-    said = f"out of {what}: {' and '.join(filter(None, numbers)) or 'it had some'}{of}"
+    said = f"out of {what}: {known}{of}"
     if not was_alone:
         reason = f"{said}; it is run once more, alone on the whole {device}"
         return replace(outcome, ending=Ending.INTERRUPTED, reason=reason, memory=memory)

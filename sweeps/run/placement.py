@@ -55,11 +55,16 @@ def shape_of(values: Mapping[str, object], but: Collection[str] = ()) -> Shape:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A trial that may start now. gpu_share: of its card's memory; None: no cap."""
+    """A trial that may start now.
+
+    gpu_share: of its card's memory; None: no cap. renew: slots whose workers run nothing and hold
+    memory of its card, which it wants for itself.
+    """
 
     trial: int
     slot: int
     gpu_share: float | None = None
+    renew: tuple[int, ...] = ()
 
 
 @dataclass
@@ -151,6 +156,7 @@ class Placement:
         self._cards = {n: _Card(known.get(n, Device(n)), names.count(n)) for n in set(names)}
         self._waiting: list[tuple[int, int, Shape, str]] = []
         self._running: dict[int, _Trial] = {}
+        self._used: set[int] = set()  # slots whose worker has had a trial
         self._peaks: dict[Shape, int] = {}
         self._news: list[str] = []
         self._caps: dict[int, float] = {}
@@ -195,7 +201,10 @@ class Placement:
             self._waiting.remove(one)
             self._running[trial] = _Trial(slot, shape, alone, grant, shape in self._peaks)
             self._cards[name].since_s = now_s
-            admitted.append(Admitted(trial, slot, self._share(name, grant, alone)))
+            idle = tuple(self._idle(name) - {slot}) if alone == "gpu" else ()
+            self._used -= set(idle)
+            self._used.add(slot)
+            admitted.append(Admitted(trial, slot, self._share(name, grant, alone), idle))
         return admitted
 
     def reported(self, trial: int, step: int, now_s: float) -> None:
@@ -266,9 +275,17 @@ class Placement:
     def _on(self, name: str) -> list[_Trial]:
         return [run for run in self._running.values() if self._slots[run.slot] == name]
 
+    def _idle(self, name: str) -> set[int]:
+        """The slots of a card that run nothing, and whose workers still hold a context there."""
+        busy = {run.slot for run in self._running.values()}
+        return {slot for slot in self._used - busy if self._slots[slot] == name}
+
     def _free(self, name: str) -> int:
         free = self._cards[name].free_at_start
-        return 0 if free is None else free - sum(run.grant for run in self._on(name))
+        if free is None:
+            return 0
+        granted = sum(run.grant for run in self._on(name))
+        return free - granted - CONTEXT_BYTES * len(self._idle(name))
 
     def _grant(self, name: str, shape: Shape, alone: str) -> int | None:
         """The bytes a trial would get of its card, 0 where nobody counts; None: it must wait."""

@@ -29,6 +29,7 @@ __all__ = [
     "Lost",
     "Proposed",
     "Release",
+    "Renewed",
     "Scheduler",
     "Spawn",
     "Start",
@@ -107,12 +108,19 @@ class Ended:
 class Died:
     """The worker in `slot` is gone; `cause` says how.
 
-    outcome: of its trial, if it had one alone and that has not failed by it.
+    outcome: of its trials, where they have not failed by it: for want of memory.
     """
 
     slot: int
     cause: str
     outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The worker in `slot`, which is idle, is to make way for a fresh one: it holds memory."""
+
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +189,9 @@ class Kill:
 
 
 Event = (
-    Freed | Proposed | Exhausted | Judged | TimedOut | Lost | Ended | Died | Interrupted | Halted
-)
+    Freed | Proposed | Exhausted | Judged | TimedOut | Lost | Ended | Died | Renewed | Interrupted
+    | Halted
+)  # fmt: skip
 Action = Spawn | Ask | Start | Stop | Tell | Release | Kill
 
 
@@ -279,6 +288,9 @@ class Scheduler:
                 return self._lost(trial, reason)
             case Died(slot, cause, outcome) if slot in self._slots:
                 return self._died(slot, cause, outcome)
+            case Renewed(slot) if slot in self._n_lanes and slot not in self._running.values():
+                del self._n_lanes[slot]
+                return [Release(slot), *self._replace(slot)]
             case Interrupted():
                 return self._interrupted()
             case Halted(reason):
@@ -338,9 +350,9 @@ class Scheduler:
     def _died(self, slot: int, cause: str, known: Outcome | None) -> list[Action]:
         self._n_lanes.pop(slot, None)
         trials = [trial for trial, where in self._running.items() if where == slot]
-        are_cut_off = len(trials) > 1 and slot not in self._cut_off
+        are_cut_off = len(trials) > 1 and slot not in self._cut_off and known is None
         ending = Ending.INTERRUPTED if are_cut_off else Ending.FAILED
-        outcome = known if known and len(trials) == 1 else Outcome(ending, reason=cause)
+        outcome = known or Outcome(ending, reason=cause)
         actions = [action for trial in trials for action in self._tell(trial, outcome)]
         if are_cut_off:
             self._cut_off.add(slot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,6 +11,7 @@ from contextlib import closing, contextmanager
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from optuna.trial import TrialState
 from rich.console import Console
 
 from iolaus.sweeps.errors import StorageError, SweepFailedError, SweepStoppedError
@@ -148,7 +150,16 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
             [type(part).__name__ for part in parts(pruner)], n_judged, n_planned - n_judged
         ),
         paces=paces_of(study.study.get_trials(deepcopy=False)),
+        best=_best_so_far(study),
     )
+
+
+def _best_so_far(study: SweepStudy) -> tuple[float, int] | None:
+    """The value and the number of the best trial that has completed; None of several objectives."""
+    sign, done = study.objective_sign, study.study.get_trials(False, (TrialState.COMPLETE,))
+    values = [(t.values[0], t.number) for t in done if len(t.values) == 1]
+    values = [(value, number) for value, number in values if not math.isnan(value)]
+    return min(values, key=lambda known: sign * known[0], default=None)
 
 
 def _log_begin(setup: Setup, study: SweepStudy) -> None:

@@ -187,6 +187,7 @@ def queue_extension(folder: Path, plan: Extension) -> None:
         of = trials[one.trial]
         record = TrialRecord(
             seed=record_of(of).seed,
+            outside=record_of(of).outside,
             extension_of=one.trial,
             from_checkpoint="" if one.checkpoint is None else str(one.checkpoint.absolute()),
         )

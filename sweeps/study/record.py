@@ -27,9 +27,11 @@ __all__ = [
     "is_repeat",
     "leader_of",
     "n_settings",
+    "outside_of",
     "record_of",
     "repeat_number",
     "set_apart",
+    "setting_of",
     "state_of",
     "that_ran",
     "was_interrupted",
@@ -117,13 +119,15 @@ class TrialRecord:
     it runs again (in older studies an interrupted one, too). interruptions: why it was cut off
     with its sweep and put back, to go on, each time. went_on: for each of these the step from which
     it went on, and that up to which it had reported; -1 for none. pauses: see `Pause`, each time.
-    fix_of: the trial whose suggested
-    fix it tries. verdict: why a rule ended it (attributes verdict, verdict_rule, verdict_step and
-    verdict_numbers). held_out, held_out_step: why and where the pruner would have ended it, had it
-    not been held out. extension_of, from_checkpoint: the trial of another study that it extends,
-    and the checkpoint of that from which it goes on; "" where it begins anew. extended_from: the
-    step from which it did. memory: what it held at most, and what it could not get. alone: "gpu"
-    or "ram" if it once got no more of that, so that it runs with nothing beside it.
+    fix_of: the trial whose suggested fix it tries. outside: what of its setting lies outside the
+    search space, values as texts by key; its parameters are as near as the space has them. verdict:
+    why a rule ended it (attributes verdict, verdict_rule, verdict_step and verdict_numbers).
+    held_out, held_out_step: why and where the pruner would have ended it, had it not been held out.
+    extension_of, from_checkpoint: the trial of another study that it extends, and the checkpoint of
+    that from which it goes on; "" where it begins anew. extended_from: the step from which it did.
+    memory: what it held at most, and what it could not get. alone: "gpu" or "ram" if it once got no
+    more of that, so that it runs with nothing beside it. ruled_out_by: the trial without room than
+    which it is no smaller, so that it was not run.
     """
 
     driver: str = ""
@@ -144,6 +148,7 @@ class TrialRecord:
     went_on: tuple[tuple[int, int], ...] = ()
     pauses: tuple[Pause, ...] = ()
     fix_of: int | None = None
+    outside: Mapping[str, str] = field(default_factory=dict)
     verdict: Verdict | None = None
     held_out: str = ""
     held_out_step: int | None = None
@@ -152,6 +157,7 @@ class TrialRecord:
     extended_from: int | None = None
     memory: Memory = field(default_factory=Memory)
     alone: str = ""
+    ruled_out_by: int | None = None
 
     @property
     def attempt(self) -> int:
@@ -178,6 +184,8 @@ class TrialRecord:
         for name in ("findings", "interruptions"):
             if texts := getattr(self, name):
                 attrs[name] = list(texts)
+        if self.outside:
+            attrs["outside"] = dict(self.outside)
         if self.went_on:
             attrs["went_on"] = [list(pair) for pair in self.went_on]
         if self.pauses:
@@ -241,6 +249,7 @@ class TrialRecord:
             went_on=_pairs(attrs, "went_on"),
             pauses=_pauses(attrs),
             fix_of=_whole(attrs, "fix_of"),
+            outside=outside_of(attrs),
             verdict=_verdict(attrs),
             held_out=_text(attrs, "held_out") or _text(attrs, "audited"),
             held_out_step=_whole(
@@ -257,6 +266,7 @@ class TrialRecord:
                 ran_out=_text(memory, "ran_out"),
             ),
             alone=_text(attrs, "alone"),
+            ruled_out_by=_whole(attrs, "ruled_out_by"),
         )
 
 
@@ -264,7 +274,7 @@ class TrialRecord:
 _PLAIN = (
     "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "finalist", "duplicate_of",
     "again_for", "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint",
-    "extended_from", "alone",
+    "extended_from", "alone", "ruled_out_by",
 )  # fmt: skip
 _DEFAULTS = {name: getattr(TrialRecord(), name) for name in _PLAIN}
 
@@ -290,9 +300,16 @@ def state_of(trial: FrozenTrial) -> str:
 def counts_as_run(trial: FrozenTrial) -> bool:
     """Whether a trial counts towards n_trials.
 
-    All do that run or ran, paused ones too, but those that were cut off.
+    All do that run or ran, paused ones too, but those that were cut off, and what a sampler
+    proposed that had no room.
     """
-    return not _is_queued(trial) and not was_interrupted(trial)
+    return not _is_queued(trial) and not was_interrupted(trial) and not _had_no_room(trial)
+
+
+def _had_no_room(trial: FrozenTrial) -> bool:
+    """Whether a trial was ruled out by another, and not asked for by its values, as in a grid."""
+    is_out = _whole(trial.user_attrs, "ruled_out_by") is not None
+    return is_out and "fixed_params" not in trial.system_attrs
 
 
 def _is_queued(trial: FrozenTrial) -> bool:
@@ -372,6 +389,25 @@ def is_duplicate(trial: FrozenTrial) -> bool:
     return _whole(trial.user_attrs, "duplicate_of") is not None
 
 
+def outside_of(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """What of a trial's setting lies outside the search space, by its user attributes."""
+    value = attrs.get("outside")
+    return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {}
+
+
+def setting_of(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's parameters as it ran with them: what lies outside the search space included."""
+    outside = outside_of(trial.user_attrs)
+    return {**trial.params, **{key: _number_or_text(text) for key, text in outside.items()}}
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def broken_constraints(trial: FrozenTrial) -> list[str]:
     """The names of the constraints that a trial does not keep; one that is NaN is not kept."""
     return [name for name, amount in trial.constraints.items() if not amount <= 0]
@@ -383,9 +419,16 @@ def why(outcome: Outcome) -> str:
 
 
 def set_apart(record: TrialRecord) -> str:
-    """What tells a completed trial from others: it was held out, or extends another; else ""."""
+    """What tells a completed trial from others, "" for nothing.
+
+    It was held out, its setting lies outside the search space, or it extends another trial.
+    """
     if record.held_out_step is not None:
         return f"held out: to be stopped at step {record.held_out_step:,}"
+    if record.outside:
+        return (
+            f"outside the search space: {' '.join(f'{k}={v}' for k, v in record.outside.items())}"
+        )
     if record.extension_of is None:
         return ""
     at = record.extended_from

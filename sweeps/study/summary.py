@@ -33,6 +33,7 @@ from iolaus.sweeps.study.record import (
     broken_constraints,
     record_of,
     set_apart,
+    setting_of,
     state_of,
     that_ran,
 )
@@ -127,7 +128,7 @@ def _result(
         standing.best,
         max(steps, default=None),
         why,
-        trials[0].params,
+        setting_of(trials[0]),
         len(trials),
         _spread(done),
         " / ".join(dict.fromkeys(ran_with[t.number] for t in trials if t.number in ran_with)),
@@ -261,7 +262,7 @@ def save_results(study: optuna.Study, path: Path) -> None:
         front = [(standing, trials[standing.runs[0].number]) for standing in standings]
         content["solutions"] = [
             {
-                "params": dict(trial.params),
+                "params": setting_of(trial),
                 "values": list(standing.objectives),
                 "trial": trial.number,
                 "folder": record_of(trial).run.folder,

@@ -12,7 +12,8 @@ import math
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
 import optuna
@@ -40,7 +41,9 @@ from iolaus.sweeps.study.record import (
     Pause,
     Run,
     TrialRecord,
+    counts_as_run,
     leader_of,
+    outside_of,
     record_of,
     repeat_number,
     why,
@@ -61,6 +64,8 @@ ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
 GRACE_SHARE = 0.15
 # A trial of a shared study that no driver has signed for this long is another tool's, which died.
 ORPHAN_AGE_S = 60.0
+# So many proposals without room in a row say that there are no others.
+MOST_WITHOUT_ROOM = 100
 # Why a paused trial goes on.
 MORE_IS_KNOWN, LAST_CALL = "more is known", "last call"
 # What a trial that goes on after a pause does not have any more.
@@ -73,7 +78,8 @@ class Proposal:
 
     Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
     off or paused before, whether it begins anew all the same, another trial's checkpoint from
-    which it goes on ("": none), and whether it runs alone (see `TrialRecord.alone`).
+    which it goes on ("": none), whether it runs alone (see `TrialRecord.alone`), and values outside
+    the search space, which beat the others.
     """
 
     trial: int
@@ -83,6 +89,7 @@ class Proposal:
     is_anew: bool = False
     from_checkpoint: str = ""
     alone: str = ""
+    outside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +276,7 @@ class SweepStudy:
         is asked for. Nor is one that is no smaller than one without room (see `no_room`): it is
         infeasible.
         """
+        n_without_room = 0
         while True:
             self._storage.refresh(compat.study_id(self.study))
             self._feed.learn(
@@ -292,13 +300,14 @@ class SweepStudy:
             except Exception as error:
                 self._fail_unbegun(error)
                 raise
+            if (found := self._without_room(trial)) is not None:
+                self._rule_out(trial, *found)
+                n_without_room += 1
+                if n_without_room == MOST_WITHOUT_ROOM:
+                    self.enough = f"{n_without_room} settings in a row had no room in memory"
+                continue
             before = self._run_before(trial)
             if before is None:
-                if (
-                    found := self._room.smaller_without(trial.params, self._all_trials())
-                ) is not None:
-                    self._rule_out(trial, *found)
-                    continue
                 return self._begun(trial)
             if before.state is TrialState.RUNNING:
                 self._parked.setdefault(before.number, []).append(trial)
@@ -429,10 +438,20 @@ class SweepStudy:
         what = ", ".join(f"{key}={smaller.values[key]}" for key in keys)
         reason = f"not run: trial {smaller.trial}, no larger, ran out of memory ({what})"
         outcome = Outcome(Ending.INFEASIBLE, reason=reason)
-        _note(trial, TrialRecord(ending=outcome.ending, why=why(outcome)))
+        record = TrialRecord(ending=outcome.ending, why=why(outcome), ruled_out_by=smaller.trial)
+        _note(trial, record)
         trial.set_constraint("out_of_memory", smaller.amount)
         self.study.tell(trial, state=TrialState.PRUNED)
-        self._not_run.append((trial.number, outcome))
+        if counts_as_run(self._all_trials()[trial.number]):
+            self._not_run.append((trial.number, outcome))
+        else:
+            log.info("trial %d infeasible: %s", trial.number, reason)
+
+    def _without_room(self, trial: optuna.Trial) -> tuple[Held, list[str]] | None:
+        """The trial that says that this one has no room, and by which keys; None for a repeat."""
+        if TrialRecord.from_attrs(trial.user_attrs).repeat_of is not None:
+            return None
+        return self._room.smaller_without(trial.params, self._all_trials())
 
     def of_others(self) -> list[int]:
         """The trials that other drivers run; each may come to this one, if its driver dies."""
@@ -482,6 +501,10 @@ class SweepStudy:
         return not_run
 
     def _suggested(self) -> optuna.Trial:
+        with _as_sampler(self.study):
+            return self._suggested_by_sampler()
+
+    def _suggested_by_sampler(self) -> optuna.Trial:
         trial = self.study.ask(self._space.unconditional)
         for parameter in self._space.conditional:
             if parameter.is_active(trial.params):
@@ -521,9 +544,11 @@ class SweepStudy:
         curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
         other = record.from_checkpoint
         attempt = record.attempt + bool(other)  # what another trial did comes before
-        alone = record.alone
         return Proposal(
-            trial.number, trial.params, seed, attempt, from_checkpoint=other, alone=alone
+            *(trial.number, trial.params, seed, attempt),
+            from_checkpoint=other,
+            alone=record.alone,
+            outside=record.outside,
         )
 
     def goes_on(self, number: int, continued: Continued | None) -> bool:
@@ -568,9 +593,10 @@ class SweepStudy:
     def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
         """The first trial of this setting that has a result, or runs here.
 
-        None for a repeat, which is meant to run.
+        None for a repeat, which is meant to run, and outside the search space.
         """
-        if TrialRecord.from_attrs(trial.user_attrs).repeat_of is not None:
+        record = TrialRecord.from_attrs(trial.user_attrs)
+        if record.repeat_of is not None or record.outside:
             return None
         return self._settings.before(trial.params, self._trials)
 
@@ -596,8 +622,12 @@ class SweepStudy:
 
     def _enqueue_seed(self, leader: int, number: int, finalist: bool = False) -> None:
         seed = self._plans.first_seed + number
-        repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed, finalist=finalist)
-        self.study.enqueue_trial(self._trial(leader).params, user_attrs=repeat.to_attrs())
+        first = self._trial(leader)
+        outside = outside_of(first.user_attrs)
+        repeat = TrialRecord(
+            repeat_of=leader, repeat=number, seed=seed, finalist=finalist, outside=outside
+        )
+        self.study.enqueue_trial(first.params, user_attrs=repeat.to_attrs())
 
     def _finalist_seeds(self) -> list[tuple[int, int]]:
         """See `seeds_missing`; of the settings that are the finalists now.
@@ -858,6 +888,10 @@ class SweepStudy:
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+
+def _as_sampler(study: optuna.Study) -> AbstractContextManager[None]:
+    return study.asking() if isinstance(study, compat.AskedStudy) else nullcontext()
 
 
 def _thaws(pruner: optuna.pruners.BasePruner) -> bool:

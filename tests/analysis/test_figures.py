@@ -303,6 +303,18 @@ def test_the_timeline_says_how_much_of_the_slots_was_used(made_sweep: Make) -> N
     assert sorted(bar.get_width() for bar in ax.patches) == [5.0, 10.0]
 
 
+def test_time_between_sessions_is_not_time_in_use(made_sweep: Make) -> None:
+    """A night between two sessions is cut out; an hour for which a session had no trial is not."""
+    what = made_sweep(3)
+    trials = what.trials.assign(started_s=[0.0, 50000.0, 53700.0], seconds=100.0, slot=0)
+    sessions = [{"started": f"2026-01-01T{at}+00:00"} for at in ("00:00:00", "13:53:30")]
+    what = dataclasses.replace(what, trials=trials, provenance=tuple(sessions))
+    ax = drawn(lambda f: figures.draw_timeline(f.subplots(), what)).axes[0]
+    assert ax.get_title(loc="left") == (
+        f"slots in use {300 / 3900:.0%} of the time; 13 h 51 min between sessions cut out (dashed)"
+    )
+
+
 def test_a_trial_that_was_paused_is_drawn_where_it_ran(made_sweep: Make) -> None:
     """A bar for each stretch, on its slot, and a line from one to the next; counted once."""
     what = made_sweep(2, state="complete")

@@ -51,7 +51,8 @@ def torchs() -> BaseException:
 @pytest.mark.parametrize(
     ("error", "ran_out", "asked"),
     [
-        (torchs, "gpu", round(2.5 * GIB)),
+        pytest.param(torchs, "gpu", round(2.5 * GIB), marks=pytest.mark.slow),  # its import
+        (lambda: RuntimeError(CUDA_TEXT), "gpu", round(2.5 * GIB)),
         (lambda: RuntimeError("CUDA error: out of memory"), "gpu", None),
         (
             lambda: ValueError("RESOURCE_EXHAUSTED: Out of memory while allocating 12 bytes"),

@@ -257,3 +257,20 @@ def test_a_task_without_torch_is_measured_by_its_card() -> None:
     assert placement.take_caps() == {}
     placement.device_used("0", 10 * GIB + CONTEXT_BYTES, 8.0)
     assert placement.take_news()[-1] == "b=1 holds 10.7 GiB of a GPU; 6 fit on a card"
+
+
+def test_one_that_runs_alone_has_what_idle_workers_hold() -> None:
+    """Workers that have had a trial keep CUDA's context on the card until they make way."""
+    placement = Placement({0: "0", 1: "0", 2: "1"}, [CARD], 2)
+    for trial in range(3):
+        placement.wait(trial, trial, ())
+    placement.admit(0.0)
+    for trial in range(3):
+        placement.ended(trial, GIB, trial == 0, 1.0)
+    placement.wait(0, 0, (), "gpu")
+    (alone,) = placement.admit(2.0)
+    assert alone.renew == (1,)
+    placement.ended(0, GIB, False, 3.0)
+    placement.wait(0, 0, (), "gpu")
+    (again,) = placement.admit(4.0)
+    assert again.renew == ()
