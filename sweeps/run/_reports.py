@@ -14,6 +14,7 @@ from pathlib import Path
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.run._factories import function_named
+from iolaus.sweeps.text import to_install
 
 __all__ = ["GROUP", "Report", "find_report", "write_report"]
 
@@ -51,7 +52,7 @@ def write_report(report: Report, folder: Path) -> Sequence[Path]:
     try:
         return report(folder)
     except ImportError as error:
-        log.info("no report: %s; for figures: pip install 'hydra-iolaus[analysis]'", error)
+        log.info("no report: %s; for figures: %s", error, to_install("analysis"))
     except Exception:
         log.exception("the report could not be made; the sweep's results are not affected")
     return ()
