@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import SupportsFloat
 
+from iolaus.sweeps import reporting
 from iolaus.sweeps.checkpoints import adopt, forget, newest
 
 __all__ = ["Standalone"]
@@ -40,9 +41,14 @@ class Standalone:
         return self._terminated
 
     def report(
-        self, step: int, /, *, checkpoint: Path | None = None, **_metrics: SupportsFloat
+        self, step: int, /, *, checkpoint: Path | None = None, **metrics: SupportsFloat
     ) -> None:
-        """Keep a checkpoint; raises SystemExit(143) if it was asked for by SIGTERM."""
+        """Pass on metrics to who records the run, and keep a checkpoint.
+
+        Raises SystemExit(143) after one that was asked for by SIGTERM.
+        """
+        if metrics:
+            reporting.report(step, checkpoint=None, **metrics)
         if checkpoint is None:
             return
         try:
