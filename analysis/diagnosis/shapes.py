@@ -124,9 +124,9 @@ def _way(word: str, sign: float) -> str:
 
 
 def _diverged(features: Features, s: Signals) -> Diagnosis | None:
-    """Not finite, or running away."""
+    """Not finite, or running away, or ended by a gradient that is not finite."""
     if s.diverged_at is None:
-        return None
+        return _without_update(features)
     whose, parameter = _first_gradient(features, s.diverged_at)
     return Diagnosis(
         "exploded",
@@ -134,6 +134,18 @@ def _diverged(features: Features, s: Signals) -> Diagnosis | None:
         s.diverged_at,
         parameter,
     )
+
+
+def _without_update(features: Features) -> Diagnosis | None:
+    """The gradient of a loss term is not finite, and the loss is, since a scaler left it out."""
+    n = features.not_finite
+    if n is None or (features.steps > n.step).sum() > 1:
+        return None
+    reason = (
+        f"no update is made any more: the gradient of the loss term {n.term} is not finite at step "
+        f"{n.step}, first that of {n.parameter} in the backward pass"
+    )
+    return Diagnosis("exploded", reason, float(n.step), n.parameter)
 
 
 def _exploded(features: Features, s: Signals) -> Diagnosis | None:

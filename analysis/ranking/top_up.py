@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from omegaconf import OmegaConf
@@ -20,7 +19,7 @@ from optuna.trial import TrialState
 from iolaus.analysis.data.sweep import load
 from iolaus.analysis.diagnosis.next_trials import continuing
 from iolaus.analysis.ranking.rank import Ranking, rank
-from iolaus.sweeps.study.folder import SWEEP_FILE, own_command, read_study
+from iolaus.sweeps.study.folder import SWEEP_FILE, own_command, read_study, working_dir
 from iolaus.sweeps.study.record import (
     TrialRecord,
     is_paused,
@@ -114,9 +113,8 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
     values = (str(folder.absolute()), str(n_settings(trials)), "1", "null", "none")
     command = (*kept, *(f"{name}={value}" for name, value in zip(_OVERRIDDEN, values, strict=True)))
-    cwd = OmegaConf.to_container(config, resolve=False)
     makes_finalists = ranking.n_others > 0 or not ranking.is_repeated
-    return TopUp(tuple(repeats), command, Path(_recorded_cwd(cwd)), makes_finalists)
+    return TopUp(tuple(repeats), command, working_dir(config), makes_finalists)
 
 
 def run_top_up(folder: Path, top_up: TopUp, output: int | None = None) -> Ranking:
@@ -188,7 +186,3 @@ def contenders(ranking: Ranking) -> list[int]:
 
 def _runs(trials: list[optuna.trial.FrozenTrial], leader: int) -> list[optuna.trial.FrozenTrial]:
     return [t for t in trials if leader_of(t) == leader]
-
-
-def _recorded_cwd(config: Any) -> str:
-    return str(config.get("hydra", {}).get("runtime", {}).get("cwd", "."))

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.run._job import folder_of
+from iolaus.sweeps.run._prepared import folder_of
 from iolaus.sweeps.run.driver import Rules
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.space import Value

@@ -46,7 +46,12 @@ class Settings:
     (wall time), "500 gpu-min" or "30 core-min" (of the slots that had a trial); None for no limit.
     stop_when: "no_gain", or {no_gain: {p: ..., n: ...}}: no new setting is run when the chance that
     one of the next n improves on the best by more than its noise is below p; None: never.
-    n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
+    n_jobs: slots, or "auto". n_nodes: drivers that hydra/launcher starts, each with so many.
+    trials_per_gpu: trials side by side on each GPU, or "auto" for as many
+    as fit and raise its rate of steps; with several, each worker's share of the memory is capped.
+    memory_per_slot: what a trial may hold of the machine's memory, in bytes or as a text such as
+    4GiB; None for no limit. monotonic: keys of parameters of which a larger value never takes less
+    memory: above one that had no room none is run. max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
     sweep waits for the checkpoints of trials that make some; None: not at all. keep_checkpoints:
@@ -93,6 +98,10 @@ class Settings:
     budget: str | None
     stop_when: Any
     n_jobs: int | str
+    n_nodes: int
+    trials_per_gpu: int | str
+    memory_per_slot: int | str | None
+    monotonic: Sequence[str]
     lanes: int | str
     lane_runner: str | None
     max_failure_rate: float
@@ -135,6 +144,8 @@ class Settings:
             refuse("n_trials", self.n_trials, "give the total number of trials to reach, 1 or more")
         if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
             refuse("repeats", self.repeats, "give the number of seeds for each setting, 1 or more")
+        if type(self.n_nodes) is not int or self.n_nodes < 1:
+            refuse("n_nodes", self.n_nodes, "give how many drivers the launcher starts, 1 or more")
         if self.lanes != "auto" and (type(self.lanes) is not int or self.lanes < 1):
             refuse("lanes", self.lanes, "give the number of lanes of each slot, 1 or more, or auto")
         if self.lanes != 1 and self.lane_runner is None:
@@ -143,6 +154,16 @@ class Settings:
                 self.lanes,
                 "this app cannot train in lanes: hydra.sweeper.lane_runner names no function",
             )
+        per_gpu = self.trials_per_gpu
+        if per_gpu != "auto" and (type(per_gpu) is not int or per_gpu < 1):
+            refuse("trials_per_gpu", per_gpu, "give the trials of each GPU, 1 or more, or auto")
+        if per_gpu == "auto" and self.lanes != 1:
+            refuse("trials_per_gpu", "auto", "lanes share a card by themselves: give a number")
+        try:
+            _ = self.slot_bytes
+        except ValueError:
+            wanted = "give bytes above 0, or a text such as 500MB, 4GiB"
+            refuse("memory_per_slot", self.memory_per_slot, wanted)
         if not (isinstance(self.max_failure_rate, int | float) and 0 <= self.max_failure_rate <= 1):
             refuse(
                 "max_failure_rate",
@@ -260,6 +281,16 @@ class Settings:
         return Timeouts(*(None if value is None else parse_seconds(value) for value in asked))
 
     @property
+    def slot_bytes(self) -> int | None:
+        """`memory_per_slot` in bytes. Raises ValueError for what is no size, or none above 0."""
+        if self.memory_per_slot is None:
+            return None
+        n_bytes = parse_bytes(self.memory_per_slot)
+        if n_bytes < 1:
+            raise ValueError("a trial needs memory")
+        return n_bytes
+
+    @property
     def limit(self) -> Budget | None:
         """`budget`, read. Raises ValueError for what is none."""
         return None if self.budget is None else Budget.parse(self.budget)
@@ -331,7 +362,7 @@ def read_settings(node: DictConfig) -> Settings:
         name: node[name] for name in ("sampler", "pruner", "storage")
     }  # made from their configs later
     given["pruner"] = _with_new_classes(given["pruner"])
-    lists = {key: options[key] or [] for key in ("enqueue", "log_to")}
+    lists = {key: options[key] or [] for key in ("enqueue", "log_to", "monotonic")}
     return Settings(**given | lists)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps.optuna_compat import is_paused
-from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Memory, Outcome, Plan, Verdict
 
 __all__ = [
     "Pause",
@@ -125,8 +125,10 @@ class TrialRecord:
     why a rule ended it (attributes verdict, verdict_rule, verdict_step and verdict_numbers).
     held_out, held_out_step: why and where the pruner would have ended it, had it not been held out.
     extension_of, from_checkpoint: the trial of another study that it extends, and the checkpoint of
-    that from which it goes on; "" where it begins anew. extended_from: the
-    step from which it did.
+    that from which it goes on; "" where it begins anew. extended_from: the step from which it did.
+    memory: what it held at most, and what it could not get. alone: "gpu" or "ram" if it once got no
+    more of that, so that it runs with nothing beside it. ruled_out_by: the trial without room than
+    which it is no smaller, so that it was not run.
     """
 
     driver: str = ""
@@ -155,6 +157,9 @@ class TrialRecord:
     extension_of: int | None = None
     from_checkpoint: str = ""
     extended_from: int | None = None
+    memory: Memory = field(default_factory=Memory)
+    alone: str = ""
+    ruled_out_by: int | None = None
 
     @property
     def attempt(self) -> int:
@@ -196,6 +201,9 @@ class TrialRecord:
         run = {name: value for name, value in run.items() if _is_known(value) and value != ""}
         if run:
             attrs["run"] = run
+        memory = {name: value for name, value in asdict(self.memory).items() if value}
+        if memory:
+            attrs["memory"] = memory
         if self.verdict is not None:
             attrs |= {
                 "verdict": self.verdict.reason,
@@ -215,6 +223,8 @@ class TrialRecord:
         """
         run = attrs.get("run")
         run = run if isinstance(run, Mapping) else {}
+        memory = attrs.get("memory")
+        memory = memory if isinstance(memory, Mapping) else {}
         return cls(
             driver=_text(attrs, "driver"),
             plan=_plan(attrs),
@@ -252,6 +262,15 @@ class TrialRecord:
             extension_of=_whole(attrs, "extension_of"),
             from_checkpoint=_text(attrs, "from_checkpoint"),
             extended_from=_whole(attrs, "extended_from"),
+            memory=Memory(
+                gpu_bytes=_whole(memory, "gpu_bytes"),
+                ram_bytes=_whole(memory, "ram_bytes"),
+                capacity_bytes=_whole(memory, "capacity_bytes"),
+                requested_bytes=_whole(memory, "requested_bytes"),
+                ran_out=_text(memory, "ran_out"),
+            ),
+            alone=_text(attrs, "alone"),
+            ruled_out_by=_whole(attrs, "ruled_out_by"),
         )
 
 
@@ -259,7 +278,7 @@ class TrialRecord:
 _PLAIN = (
     "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "finalist", "duplicate_of",
     "again_for", "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint",
-    "extended_from",
+    "extended_from", "alone", "ruled_out_by",
 )  # fmt: skip
 _DEFAULTS = {name: getattr(TrialRecord(), name) for name in _PLAIN}
 
@@ -285,9 +304,16 @@ def state_of(trial: FrozenTrial) -> str:
 def counts_as_run(trial: FrozenTrial) -> bool:
     """Whether a trial counts towards n_trials.
 
-    All do that run or ran, paused ones too, but those that were cut off.
+    All do that run or ran, paused ones too, but those that were cut off, and what a sampler
+    proposed that had no room.
     """
-    return not _is_queued(trial) and not was_interrupted(trial)
+    return not _is_queued(trial) and not was_interrupted(trial) and not _had_no_room(trial)
+
+
+def _had_no_room(trial: FrozenTrial) -> bool:
+    """Whether a trial was ruled out by another, and not asked for by its values, as in a grid."""
+    is_out = _whole(trial.user_attrs, "ruled_out_by") is not None
+    return is_out and "fixed_params" not in trial.system_attrs
 
 
 def _is_queued(trial: FrozenTrial) -> bool:

@@ -35,11 +35,13 @@ from iolaus.sweeps.study.finalists import Finalists, seeds_missing
 from iolaus.sweeps.study.leases import Leases
 from iolaus.sweeps.study.live_storage import LiveStorage, OutdatedError
 from iolaus.sweeps.study.no_gain import NoGain, found_by, noise_of
+from iolaus.sweeps.study.no_room import Held, Room
 from iolaus.sweeps.study.opening import judged_by
 from iolaus.sweeps.study.record import (
     Pause,
     Run,
     TrialRecord,
+    counts_as_run,
     leader_of,
     outside_of,
     record_of,
@@ -48,7 +50,7 @@ from iolaus.sweeps.study.record import (
 )
 from iolaus.sweeps.study.recovery import put_back, take_over
 from iolaus.sweeps.study.stopping import StopRequest, request_of
-from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Intervention, Memory, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
 
@@ -62,6 +64,8 @@ ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
 GRACE_SHARE = 0.15
 # A trial of a shared study that no driver has signed for this long is another tool's, which died.
 ORPHAN_AGE_S = 60.0
+# So many proposals without room in a row say that there are no others.
+MOST_WITHOUT_ROOM = 100
 # Why a paused trial goes on.
 MORE_IS_KNOWN, LAST_CALL = "more is known", "last call"
 # What a trial that goes on after a pause does not have any more.
@@ -74,7 +78,8 @@ class Proposal:
 
     Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
     off or paused before, whether it begins anew all the same, another trial's checkpoint from
-    which it goes on ("": none), and values outside the search space, which beat the others.
+    which it goes on ("": none), whether it runs alone (see `TrialRecord.alone`), and values outside
+    the search space, which beat the others.
     """
 
     trial: int
@@ -83,6 +88,7 @@ class Proposal:
     attempt: int = 0
     is_anew: bool = False
     from_checkpoint: str = ""
+    alone: str = ""
     outside: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -109,7 +115,9 @@ class Plans:
     finalists: settings that get more seeds at the end, None for none.
     extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that
     has stalled. pauses: whether trials that the pruner ends may go on later, if the pruner thaws
-    any. stop_when: nothing is to be gained any more, so that no new setting is proposed.
+    any. stop_when: nothing is to be gained any more, so that no new setting is proposed. monotonic:
+    keys of parameters of which a larger value never takes less memory. seed_key: of a parameter
+    that sizes nothing.
     """
 
     n_trials: int
@@ -122,6 +130,8 @@ class Plans:
     on_stall: OnStall = OnStall()
     pauses: bool = False
     stop_when: NoGain | None = None
+    monotonic: Sequence[str] = ()
+    seed_key: str = ""
 
     @property
     def gives_seeds(self) -> bool:
@@ -175,7 +185,8 @@ class SweepStudy:
         self._seen_request = request_of(attrs)
         self._session = secrets.token_hex(4)
         self._cost_before = cost_of_others(attrs, self._session)
-        self._duplicates: list[tuple[int, int]] = []
+        self._not_run: list[tuple[int, Outcome]] = []
+        self._room = Room(plans.monotonic, plans.seed_key)
         # Those that wait for the result of a running trial of their setting.
         self._parked: dict[int, list[optuna.Trial]] = {}
         self.objective_sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
@@ -262,8 +273,10 @@ class SweepStudy:
         run, the last call.
 
         A setting that has been run is not run again: it is told its known result, and the next one
-        is asked for.
+        is asked for. Nor is one that is no smaller than one without room (see `no_room`): it is
+        infeasible.
         """
+        n_without_room = 0
         while True:
             self._storage.refresh(compat.study_id(self.study))
             self._feed.learn(
@@ -287,6 +300,12 @@ class SweepStudy:
             except Exception as error:
                 self._fail_unbegun(error)
                 raise
+            if (found := self._without_room(trial)) is not None:
+                self._rule_out(trial, *found)
+                n_without_room += 1
+                if n_without_room == MOST_WITHOUT_ROOM:
+                    self.enough = f"{n_without_room} settings in a row had no room in memory"
+                continue
             before = self._run_before(trial)
             if before is None:
                 return self._begun(trial)
@@ -412,7 +431,27 @@ class SweepStudy:
             self.study.tell(trial, before.values)
         else:
             self.study.tell(trial, state=before.state)
-        self._duplicates.append((trial.number, before.number))
+        self._not_run.append((trial.number, outcome))
+
+    def _rule_out(self, trial: optuna.Trial, smaller: Held, keys: Sequence[str]) -> None:
+        """End a trial that has no room, before any compute."""
+        what = ", ".join(f"{key}={smaller.values[key]}" for key in keys)
+        reason = f"not run: trial {smaller.trial}, no larger, ran out of memory ({what})"
+        outcome = Outcome(Ending.INFEASIBLE, reason=reason)
+        record = TrialRecord(ending=outcome.ending, why=why(outcome), ruled_out_by=smaller.trial)
+        _note(trial, record)
+        trial.set_constraint("out_of_memory", smaller.amount)
+        self.study.tell(trial, state=TrialState.PRUNED)
+        if counts_as_run(self._all_trials()[trial.number]):
+            self._not_run.append((trial.number, outcome))
+        else:
+            log.info("trial %d infeasible: %s", trial.number, reason)
+
+    def _without_room(self, trial: optuna.Trial) -> tuple[Held, list[str]] | None:
+        """The trial that says that this one has no room, and by which keys; None for a repeat."""
+        if TrialRecord.from_attrs(trial.user_attrs).repeat_of is not None:
+            return None
+        return self._room.smaller_without(trial.params, self._all_trials())
 
     def of_others(self) -> list[int]:
         """The trials that other drivers run; each may come to this one, if its driver dies."""
@@ -456,13 +495,10 @@ class SweepStudy:
             parked[:] = [trial for trial in parked if trial.number not in lost]
         return lost
 
-    def take_duplicates(self) -> list[tuple[int, int]]:
-        """The trials that were not run since the last call.
-
-        Each with the trial whose result it took over.
-        """
-        duplicates, self._duplicates = self._duplicates, []
-        return duplicates
+    def take_not_run(self) -> list[tuple[int, Outcome]]:
+        """The trials that have ended since the last call without being run, and how."""
+        not_run, self._not_run = self._not_run, []
+        return not_run
 
     def _suggested(self) -> optuna.Trial:
         with _as_sampler(self.study):
@@ -508,8 +544,12 @@ class SweepStudy:
         curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
         other = record.from_checkpoint
         attempt = record.attempt + bool(other)  # what another trial did comes before
-        outside = record.outside
-        return Proposal(trial.number, trial.params, seed, attempt, False, other, outside)
+        return Proposal(
+            *(trial.number, trial.params, seed, attempt),
+            from_checkpoint=other,
+            alone=record.alone,
+            outside=record.outside,
+        )
 
     def goes_on(self, number: int, continued: Continued | None) -> bool:
         """A trial that was cut off or paused runs again: from its checkpoint, or (None) anew.
@@ -582,7 +622,7 @@ class SweepStudy:
 
     def _enqueue_seed(self, leader: int, number: int, finalist: bool = False) -> None:
         seed = self._plans.first_seed + number
-        first = self._all_trials()[leader]
+        first = self._trial(leader)
         outside = outside_of(first.user_attrs)
         repeat = TrialRecord(
             repeat_of=leader, repeat=number, seed=seed, finalist=finalist, outside=outside
@@ -756,6 +796,8 @@ class SweepStudy:
                 log=log if outcome.ending is Ending.FAILED else "",
                 findings=tuple(finding.text for finding in outcome.findings),
                 verdict=outcome.verdict,
+                memory=outcome.memory or Memory(),
+                alone=outcome.memory.ran_out if outcome.memory is not None else "",
             ),
         )
         for finding in outcome.findings:
@@ -780,7 +822,7 @@ class SweepStudy:
 
     def _pause(self, number: int, outcome: Outcome, run: Run, kept: Kept | None) -> Pause:
         """What is recorded of a pause that begins now. run: of this attempt."""
-        trial, verdict = self._all_trials()[number], outcome.verdict
+        trial, verdict = self._trial(number), outcome.verdict
         return Pause(
             step=max(self._curves[number].final_step, 0),
             rule="" if verdict is None else verdict.rule,
@@ -801,7 +843,7 @@ class SweepStudy:
         ]
 
     def _leader(self, number: int) -> int:
-        return leader_of(self._all_trials()[number])
+        return leader_of(self._trial(number))
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         match outcome.ending:
@@ -842,7 +884,7 @@ class SweepStudy:
         return self._storage.live_trial(compat.trial_id(trial))
 
     def _trial(self, number: int) -> FrozenTrial:
-        return self._all_trials()[number]
+        return self._storage.numbered(compat.study_id(self.study), number)
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

@@ -93,6 +93,25 @@ def test_a_loss_that_is_no_number_has_exploded_there(value, at):
     assert (found.shape, found.since) == ("exploded", STEPS[at])
 
 
+def test_a_run_ended_by_a_gradient_that_is_not_finite_names_its_term():
+    """In half precision its updates are left out, so the loss stays; a run that went on has not
+    ended by it.
+    """
+    metrics = {"loss": CURVES["underfitting"][:20] + NOISE[:20]}
+    ended = sweep({0: metrics, 1: {"loss": CURVES["converged"] + NOISE}})
+    blame = pd.DataFrame(
+        {"trial": 0, "step": 200, "metric": "not_finite/attention.0/decoder.bias", "value": 1.0}
+        | {"examples": math.nan, "seconds": 0.0},
+        index=[0],
+    )
+    found = diagnose(replace(ended, curves=pd.concat([ended.curves, blame])))
+    assert found["shape"][0] == "exploded"
+    assert "the loss term attention.0 is not finite at step 200" in found["reason"][0]
+    assert "mask" in found["advice"][0]
+    earlier = diagnose(replace(ended, curves=pd.concat([ended.curves, blame.assign(step=100)])))
+    assert earlier["shape"][0] != "exploded"
+
+
 @given(st.lists(st.floats(-1e100, 1e100) | st.just(math.nan) | st.just(math.inf), max_size=40))
 def test_any_curve_gets_a_shape(losses):
     """Whatever was reported, there is one shape of SHAPES and a reason, and no error."""
