@@ -18,9 +18,9 @@ from iolaus.analysis.figures._style import (
     LEGEND,
     ORANGE,
     above_zero,
-    centred_mean,
     logarithmic,
     say_nothing,
+    smoothed,
     value_limits,
 )
 
@@ -33,12 +33,17 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-def draw_decays(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None = None) -> None:
+def draw_decays(
+    figure: Figure | SubFigure,
+    sweep: Sweep,
+    found: Decays | None = None,
+    smooth: float | None = None,
+) -> None:
     """Left each run's learning rate over its share of the run, right its training loss.
 
     Losses are smoothed, one line per setting, the mean of its seeds. A mark is where the stall
     began, the median of those that stall. Runs of different lengths have one axis, the share of the
-    run. found: of `decays`, where it has been made before.
+    run. found: of `decays`, where it has been made before. smooth: as in `draw_curves`.
     """
     found = decays(sweep) if found is None else found
     left, right = figure.subplots(1, 2)
@@ -56,8 +61,8 @@ def draw_decays(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None =
         line = rates.get(numbers[0])
         if line is not None:
             left.plot(line[:, 0] / line[-1, 0], above_zero(line, 1e-12)[:, 1], **look)
-        smoothed = [centred_mean(losses[n]) for n in numbers]
-        curves = [np.interp(grid, one[:, 0] / one[-1, 0], one[:, 1]) for one in smoothed]
+        lines = [smoothed(losses[n], smooth) for n in numbers]
+        curves = [np.interp(grid, one[:, 0] / one[-1, 0], one[:, 1]) for one in lines]
         mean = np.mean(curves, axis=0)
         right.plot(grid, mean, **look)
         means.append(np.column_stack([grid, mean]))
@@ -73,7 +78,8 @@ def draw_decays(figure: Figure | SubFigure, sweep: Sweep, found: Decays | None =
     value_limits(right, means)  # one that exploded does not hide the others
     logarithmic(left.yaxis)
     left.set_ylabel("learning rate")
-    right.set_ylabel(f"{found.metric}, smoothed, mean of the seeds")
-    for ax, place in ((left, "lower left"), (right, "upper right")):
+    right.set_ylabel(f"{found.metric}, mean of the seeds")
+    for ax in (left, right):
         ax.set_xlabel(f"share of the run, in {AXIS_NAMES['step'].partition(' ')[0]}s")
-        ax.legend(**LEGEND, loc=place)
+    # Above both frames: rates and losses fill them.
+    figure.legend(**LEGEND, loc="outside upper left", ncols=4)

@@ -140,6 +140,15 @@ def report(
             "NAME_report/ beside other runs)",
         ),
     ] = None,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="how curves are drawn: 0 as reported; below 1, such as 0.9, the weight of what "
+            "came before; from 2 up, over so many reports (default: a twentieth of the curve)",
+            show_default=False,
+        ),
+    ] = None,
     metric: Metric = None,
     direction: Direction = None,
     step: Step = None,
@@ -149,7 +158,7 @@ def report(
     """Write a sweep's report: one HTML page, and Markdown."""
     from iolaus.analysis.report.report import write_report
 
-    page, text = write_report(folder, _loaded(folder, metric, direction, step, run), out)
+    page, text = write_report(folder, _loaded(folder, metric, direction, step, run), out, smooth)
     if as_json:
         print_json({"html": page, "markdown": text})
     else:
@@ -451,15 +460,27 @@ def next_(
     n: Annotated[int, typer.Option(min=1, help="at most so many")] = 8,
     enqueue: Annotated[
         bool,
-        typer.Option("--enqueue", help="put those of the search space into the study's queue"),
+        typer.Option(
+            "--enqueue", help="put those of the search space, or the nearest, into the queue"
+        ),
+    ] = False,
+    run_all: Annotated[
+        bool,
+        typer.Option("--run", help="run them in the study, those outside of its space too"),
     ] = False,
     metric: Metric = None,
     direction: Direction = None,
     step: Step = None,
-    run: Run = None,
+    run: Annotated[
+        str | None, typer.Option("--run-column", help="of a table: the column that names the run")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What to try next: the suggested fixes, most promising first."""
+    """What to try next: the suggested fixes, most promising first.
+
+    With --run they are run, as trials of the sweep that say which trial they fix. One outside of
+    the search space says so in every table, and teaches the sampler nothing.
+    """
     from dataclasses import asdict
 
     from iolaus.analysis.diagnosis import next_trials as following
@@ -468,9 +489,12 @@ def next_(
 
     sweep = _loaded(folder, metric, direction, step, run)
     trials = following.next_trials(sweep, diagnose(sweep))[:n]
-    queued = following.enqueue(folder, trials) if enqueue else []
+    can_queue = enqueue or run_all
+    queued = following.enqueue(folder, trials, beyond=run_all) if can_queue else []
     if as_json:
         print_json([asdict(trial) | {"queued": trial in queued} for trial in trials])
+        if run_all and queued:
+            following.run_queued(folder, sweep, output=sys.stderr.fileno())
         return
     console = terminal()
     if not trials:
@@ -478,12 +502,23 @@ def next_(
         return
     console.print(as_table(following.as_frame(trials)))
     for trial in trials:
-        if trial.command and trial.outside:
-            outside = f"\nOutside of the search space ({trial.outside}):\n  {trial.command}"
-            console.print(outside, markup=False, soft_wrap=True)
-    if not enqueue and any(trial.params for trial in trials):
+        if trial.outside and (nearest := trial.nearest_text()):
+            text = f"Of {' '.join(trial.overrides)} the nearest in the search space: {nearest}"
+            console.print(text, markup=False, soft_wrap=True)
+        if trial.outside and trial.command and not run_all:
+            console.print(f"By itself:\n  {trial.command}", markup=False, soft_wrap=True)
+    if run_all:
+        if not queued:
+            console.print("All of them have been queued before.")
+        elif (code := following.run_queued(folder, sweep)) != 0:
+            raise SweepError(f"the sweep's command failed ({code}); what is queued stays so")
+        return
+    if not enqueue and sweep.provenance:
         console.print(
-            "\n--enqueue puts those of the search space into the sweep's queue.", markup=False
+            "\n--run runs them in the study; --enqueue puts those of the search space, or the "
+            "nearest there, into its queue.",
+            markup=False,
+            soft_wrap=True,
         )
     if queued:
         command = following.continuing(folder, sweep)

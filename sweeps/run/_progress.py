@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -16,7 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from iolaus.sweeps.run.slots_log import SlotRow
 from iolaus.sweeps.study.preview import Machine, Pace, Preview, Range, preview, preview_pruned
+from iolaus.sweeps.text import size
 from iolaus.sweeps.types import Ending, Outcome
 
 __all__ = ["Progress"]
@@ -25,6 +28,8 @@ log = logging.getLogger("sweeps")
 
 # A preview is worth a line from here on: what is over before needs none.
 PREVIEW_AFTER_S = 5.0
+# From one estimate of the time left to the next.
+LOOK_S = 0.2
 MOST_LINES = 100  # of trials that ended, on the highest screen
 
 
@@ -73,7 +78,10 @@ class Progress:
     _n_made: float = field(default=0.0, init=False)  # by trials that are over, in whole trials
     _last: deque[str] = field(default_factory=lambda: deque(maxlen=MOST_LINES), init=False)
     _note: str = field(default="", init=False)
+    _rows: dict[int, SlotRow] = field(default_factory=dict, init=False)  # by trial
     _live: Live | None = field(default=None, init=False)
+    _looked_s: float = field(default=-math.inf, init=False)
+    _left: Preview | None = field(default=None, init=False)  # as of then
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -107,6 +115,10 @@ class Progress:
         running.step, running.reported_s = step, self.clock()
         running.first = running.first or (step, running.reported_s)
         running.value = running.value if value is None else value
+
+    def sampled(self, rows: Sequence[SlotRow]) -> None:
+        """See `iolaus.sweeps.run.driver.Watcher`."""
+        self._rows = {row.trial: row for row in rows}
 
     def ended(self, trial: int, outcome: Outcome) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
@@ -173,6 +185,13 @@ class Progress:
         n_open = n_left + len(self.paused) - by_paused
         return preview_pruned(paces, self.share, self.n_total, made, n_open, machine)
 
+    def _left_lately(self) -> Preview | None:
+        """See `left`: not asked again for each of many trials, since it looks at all that ended."""
+        now_s = self.clock()
+        if now_s - self._looked_s >= LOOK_S:
+            self._looked_s, self._left = now_s, self.left()
+        return self._left
+
     def time_left_s(self) -> float | None:
         """The middle of what the rest takes; see `left`."""
         left = self.left()
@@ -203,7 +222,8 @@ class Progress:
             step = "starting" if running.step is None else f"step {running.step:,}"
             of = f" of {running.n_steps:,}" if running.n_steps and running.step is not None else ""
             value = "" if running.value is None else f"{self.metric} {running.value:.5g}"
-            rows.add_row(f"  slot {running.slot}", f"trial {trial}", step + of, value)
+            held = _held(self._rows[trial]) if trial in self._rows else ""
+            rows.add_row(f"  slot {running.slot}", f"trial {trial}", step + of, value, held)
         note = [Text(self._note, style="bold")] if self._note else []
         room = self.console.height - len(self._running) - len(note) - 2  # and the line below
         last = list(self._last)[-room:] if room > 0 else []
@@ -222,7 +242,7 @@ class Progress:
         parts += [f"{n_pruned} pruned"] if n_pruned else []
         parts += [f"{n[Ending.FAILED]} failed"] if n[Ending.FAILED] else []
         parts += [f"best {self.best[0]:.5g} (trial {self.best[1]})"] if self.best else []
-        left = self.left()
+        left = self._left_lately()
         parts += [left.time("left ")] if left is not None and left.wall_s.middle >= 1 else []
         return " · ".join(parts)
 
@@ -234,6 +254,18 @@ class Progress:
             "" if self.console.is_terminal else f"  [{self._counted()}]"
         )  # there the live display shows it
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
+
+
+def _held(row: SlotRow) -> str:
+    """The memory of a trial, and how its GPU is used."""
+    if not row.device:
+        return "" if row.ram_bytes is None else size(row.ram_bytes)
+    parts = [
+        "" if row.gpu_bytes is None else size(row.gpu_bytes),
+        "" if row.utilisation is None else f"{row.utilisation:.0%}",
+        "" if row.temperature_c is None else f"{row.temperature_c} °C",
+    ]
+    return f"GPU {row.device[:12]}: {', '.join(filter(None, parts)) or 'in use'}"
 
 
 def _share_of(running: _Running, ending: Ending) -> float:

@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from iolaus.analysis import figures
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import SHAPES
-from iolaus.analysis.figures._style import SHAPE_MARKS, centred_mean, value_limits
+from iolaus.analysis.figures._style import SHAPE_MARKS, centred_mean, smoothed, value_limits
 from iolaus.analysis.figures.gradients import PREFIX
 from iolaus.analysis.figures.timeline import lanes
 from iolaus.analysis.ranking.rank import Ranking, best_trial, rank
@@ -68,6 +68,7 @@ DRAWN: dict[str, Callable[[Figure, Sweep], None]] = {
     "one trial": lambda figure, what: figures.draw_curves(figure.subplots(), what, highlight=0),
     "by shape": lambda figure, what: figures.draw_by_shape(figure, what, shapes(what)),
     "gradients": figures.draw_gradients,
+    "batches": figures.draw_batches,
     "decays": figures.draw_decays,
     "explosions": figures.draw_explosions,
     "map": lambda figure, what: figures.draw_map(
@@ -512,3 +513,23 @@ def test_a_trial_shorter_than_a_pixel_is_seen(made_sweep: Make) -> None:
     what = dataclasses.replace(what, trials=what.trials.assign(started_s=late, seconds=0.05))
     ax = drawn(lambda f: figures.draw_timeline(f.subplots(), what)).axes[0]
     assert all(bar.get_edgecolor() == bar.get_facecolor() for bar in ax.patches)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.9])
+def test_smoothing_by_a_weight_is_a_weighted_mean_of_what_came_before(weight: float) -> None:
+    """Each value is the mean of all up to it, with weights that fall by the factor."""
+    values = np.random.default_rng(0).normal(size=30)
+    found = smoothed(np.column_stack([np.arange(30.0), values]), weight)[:, 1]
+    for i in range(30):
+        weights = weight ** np.arange(i, -1, -1.0)
+        assert found[i] == pytest.approx(np.average(values[: i + 1], weights=weights))
+
+
+def test_smoothing_over_reports_is_a_mean_of_so_many() -> None:
+    """Away from the ends of so many reports around; one or a share of a report is refused."""
+    curve = np.column_stack([np.arange(30.0), np.random.default_rng(0).normal(size=30)])
+    assert smoothed(curve, 5)[10, 1] == pytest.approx(curve[8:13, 1].mean())
+    assert (smoothed(curve) == centred_mean(curve)).all()
+    for wrong in (1, 2.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="smooth is from 0"):
+            smoothed(curve, wrong)
