@@ -10,7 +10,8 @@ import copy
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -63,6 +64,35 @@ def storage_of(study: optuna.Study) -> BaseStorage:
 def trial_id(trial: optuna.Trial | FrozenTrial) -> int:
     """The id of a trial in its storage, which its number is not."""
     return trial._trial_id
+
+
+class AskedStudy(optuna.Study):
+    """A study whose sampler does not see all of its trials.
+
+    Samplers look for trials by `_get_trials`, and so does everybody else: while `asking`, those
+    that `hides` says are left out.
+    """
+
+    _is_asking = False
+
+    @staticmethod
+    def hides(trial: FrozenTrial) -> bool:
+        """Whether samplers do not see a trial. Override it."""
+        del trial
+        return False
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Within, the study is that of its sampler."""
+        self._is_asking = True
+        try:
+            yield
+        finally:
+            self._is_asking = False
+
+    def _get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
+        found = super()._get_trials(*args, **options)
+        return [t for t in found if not self.hides(t)] if self._is_asking else found
 
 
 def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -74,7 +74,7 @@ REFUSED = {
         "n_trials=0",
         "give the total number of trials to reach, 1 or more",
     ),
-    "no jobs": ([X, "hydra.sweeper.n_jobs=0"], "n_jobs=0", "1 or more, or auto"),
+    "no jobs": ([X, "hydra.sweeper.n_jobs=-1"], "n_jobs=-1", "1 or more, or auto"),
     "failure rate": (
         [X, "hydra.sweeper.max_failure_rate=2"],
         "max_failure_rate=2",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.config_source import ConfigLoadError
 from omegaconf import OmegaConf
 
 __all__ = ["PRUNERS", "RESOLVERS", "SAMPLERS", "IolausSweeperConf", "register"]
@@ -106,6 +107,10 @@ class IolausSweeperConf:
     budget: Any = None
     stop_when: Any = None
     n_jobs: Any = "auto"
+    n_nodes: int = 1
+    trials_per_gpu: Any = 1
+    memory_per_slot: Any = None
+    monotonic: list[str] | None = None
     lanes: Any = 1
     lane_runner: str | None = None
     max_failure_rate: float = 0.5
@@ -122,6 +127,7 @@ class IolausSweeperConf:
     enqueue: list[Any] | None = None
     repeats: int = 1
     repeat_hopeless: bool = False
+    finalists: Any = None
     seed_key: str = "seed"
     on_change: str = "warn"
     lint: str | None = None
@@ -166,8 +172,20 @@ def register(store: ConfigStore) -> None:
                 **dict.fromkeys(options.split(), UNSET),
                 **values,
             }
-            store.store(group=f"hydra/sweeper/{group}", name=name, node=node, provider="iolaus")
+            if not _is_of_others(store, group, name):
+                store.store(group=f"hydra/sweeper/{group}", name=name, node=node, provider="iolaus")
     store.store(group="hydra/sweeper/pruner", name="stalled", node=STALLED, provider="iolaus")
+
+
+def _is_of_others(store: ConfigStore, group: str, name: str) -> bool:
+    """Whether hydra-optuna-sweeper is installed too and has this node, which it cannot do without.
+
+    What such a node says is read as if it were ours, see `iolaus.sweeps.run._factories.as_given`.
+    """
+    try:
+        return store.load(f"hydra/sweeper/{group}/{name}.yaml").provider != "iolaus"
+    except ConfigLoadError:
+        return False
 
 
 register(ConfigStore.instance())

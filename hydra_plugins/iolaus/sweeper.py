@@ -5,6 +5,8 @@ Everything it does is in `iolaus.sweeps`, loaded when a sweep begins.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import sys
 from typing import Any
@@ -12,9 +14,15 @@ from typing import Any
 from hydra.errors import CompactHydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hydra_plugins.iolaus.config import IolausSweeperConf
 
 __all__ = ["IolausSweeper", "SweepException"]
+
+log = logging.getLogger("sweeps")
+
+OFFICIAL = "hydra_plugins.hydra_optuna_sweeper"
 
 
 class SweepException(CompactHydraException):
@@ -58,6 +66,7 @@ class IolausSweeper(Sweeper):
         if is_rank_of_trial(os.environ):
             return run_rank(self.hydra_context, self._task_function, self.config)
         try:
+            _complete(self.config.hydra.sweeper)
             settings = read_settings(self.config.hydra.sweeper)
             return run_sweep(
                 settings, self.hydra_context, self._task_function, self.config, arguments
@@ -68,3 +77,45 @@ class IolausSweeper(Sweeper):
             sys.exit(128 + stop.signal_number)
         except SweepError as error:
             raise SweepException(str(error)) from error
+
+
+def _complete(node: DictConfig) -> None:
+    """Give a sweeper's node that an app has written itself the options that it does not have."""
+    defaults = OmegaConf.structured(IolausSweeperConf)
+    defaults.sampler, defaults.pruner = {"_target_": "optuna.samplers.TPESampler"}, None
+    with open_dict(node):
+        for key in defaults:
+            if key != "defaults" and (key not in node or OmegaConf.is_missing(node, key)):
+                node[key] = defaults[key]
+
+
+class OptunaSweeper(IolausSweeper):
+    """What `_target_` of a config that was written for hydra-optuna-sweeper leads to.
+
+    Where `hydra/sweeper` is iolaus, the options are ours, and so is the sweep.
+    """
+
+    def __new__(cls, **options: Any) -> Any:
+        is_ours = "log_to" in options or importlib.util.find_spec(OFFICIAL) is None
+        return super().__new__(cls) if is_ours else _official(**options)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """See hydra.plugins.sweeper.Sweeper."""
+        log.warning(
+            "iolaus runs this sweep, as hydra/sweeper asks, and not the official Optuna sweeper: "
+            "delete the line `_target_: %s.optuna_sweeper.OptunaSweeper` under hydra.sweeper",
+            OFFICIAL,
+        )
+        return super().sweep(arguments)
+
+
+def _official(**options: Any) -> Any:
+    return importlib.import_module(f"{OFFICIAL}.optuna_sweeper").OptunaSweeper(**options)
+
+
+# Hydra registers a plugin under MODULE.NAME, the other plugin's here, and makes it as
+# MODULE.QUALNAME.
+OptunaSweeper.__module__, _, OptunaSweeper.__name__ = (
+    f"{OFFICIAL}.optuna_sweeper.OptunaSweeper".partition(".")
+)
+OptunaSweeper.__qualname__ = f"{__name__}.OptunaSweeper".partition(".")[2]

@@ -1,7 +1,7 @@
 """The `iolaus` command.
 
-Each function of `reading`, `running` and `training` is a command; here they get their names, and
-their errors one sentence. Everything heavy is imported inside the commands, so that help is
+Each function of `reading`, `running`, `training` and `mcp` is a command; here they get their names,
+and their errors one sentence. Everything heavy is imported inside the commands, so that help is
 immediate.
 """
 
@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from iolaus.cli import reading, running, training
+from iolaus.cli import mcp, reading, running, training
 from iolaus.sweeps.errors import SweepError
 
 __all__ = ["app", "main"]
@@ -37,12 +37,15 @@ app.command("convergence")(reading.convergence)
 app.command("status")(running.status)
 app.command("preview")(running.preview)
 app.command("retry")(running.retry)
+app.command("join")(running.join)
+app.command("enqueue")(running.enqueue)
 app.command("extend")(running.extend)
 app.command("stop")(running.stop)
 app.command("wait")(running.wait)
 app.command("log")(running.log)
 app.command("replay")(reading.replay)
 app.command("dashboard")(reading.dashboard)
+app.command("mcp")(mcp.mcp)
 app.command("lint")(training.lint)
 app.command("lanes-check")(training.lanes_check)
 app.command("gallery")(training.gallery)

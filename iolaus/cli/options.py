@@ -18,6 +18,7 @@ __all__ = [
     "Metric",
     "Overrides",
     "Run",
+    "Setting",
     "Source",
     "Sources",
     "Step",
@@ -58,6 +59,15 @@ def _overrides(words: list[str] | None) -> list[str]:
     return words or []
 
 
+Setting = Annotated[
+    list[str],
+    typer.Argument(
+        callback=_overrides,
+        metavar="KEY=VALUE...",
+        help="values of parameters that are searched; the sampler chooses the rest",
+        show_default=False,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from iolaus.cli.options import AsJson, Overrides, needs
+from iolaus.cli.output import print_json
 
 __all__ = ["gallery", "lanes_check", "lint"]
 
@@ -27,11 +28,11 @@ def lint(overrides: Overrides = None, as_json: AsJson = False) -> None:
 
 
 @needs("trainer")
-def lanes_check(overrides: Overrides = None) -> None:
+def lanes_check(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Whether a task can be trained in lanes, and is faster so."""
     from iolaus.trainer.lanes.check import check_command
 
-    print(check_command(overrides or []))
+    print(check_command(overrides or [], as_json))
 
 
 @needs("trainer")
@@ -39,9 +40,10 @@ def gallery(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="where to draw")] = Path(
         "schedules.png"
     ),
+    as_json: AsJson = False,
 ) -> None:
     """Draw all shipped learning-rate schedules."""
     from iolaus.trainer.gallery import draw
 
     draw(path)
-    print(path)
+    print_json({"figure": path}) if as_json else print(path)

@@ -10,7 +10,8 @@ Read `sweep` first, which calls the others in this order:
   timeouts     how long a trial may run, or be silent
   workers      one process per slot, from `fork_server`; each runs `worker`, and talks by `channel`;
                `exit_handlers`: the task's, run where a worker is let go. `start_method` says
-               whether they are forked or, by `spawn`, fresh interpreters
+               whether they are forked or, by `spawn`, fresh interpreters; `foreground` is the one
+               of a sweep without workers (n_jobs=0)
   job          a trial as a Hydra job (job_files, outcomes); `lanes` trains many in one process
   objective    which number of a completed trial counts
   progress     what the user sees meanwhile

@@ -44,8 +44,13 @@ log = logging.getLogger("sweeps")
 _STOP_NEVER = "hydra.sweeper.stop_when=null"
 
 
-def make_console() -> Console:
-    """The user's terminal; where nobody sees its edge, a table is not cut at 80 columns."""
+def make_console(is_shared: bool) -> Console:
+    """The user's terminal; where nobody sees its edge, a table is not cut at 80 columns.
+
+    is_shared: trials print to it too, so nothing there is drawn twice.
+    """
+    if is_shared:
+        return Console(force_terminal=False)
     return Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=False)
 
 

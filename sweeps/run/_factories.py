@@ -6,10 +6,12 @@ import functools
 import importlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import optuna
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.config_source import ConfigLoadError
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,9 +23,45 @@ from iolaus.sweeps.search.parsing import checked_setting
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.sweep_study import OnStall, Plans
 
-__all__ = ["function_named", "make", "make_plans", "make_pruner", "make_sampler", "seed_of"]
+__all__ = [
+    "as_given",
+    "function_named",
+    "make",
+    "make_plans",
+    "make_pruner",
+    "make_sampler",
+    "seed_of",
+]
 
 log = logging.getLogger("sweeps")
+
+
+def as_given(sampler: Any, hydra: DictConfig) -> Any:
+    """A sampler's config without the values of the node that hydra-optuna-sweeper has for it.
+
+    Where that plugin is installed too, `hydra/sweeper/sampler=tpe` is its node, which has a value
+    for each option: what Optuna 2 did by default. Optuna's own defaults hold instead, but for what
+    a config changes or the command line gives.
+
+    hydra: the config's `hydra` node.
+    """
+    choice = OmegaConf.select(hydra, "runtime.choices").get("hydra/sweeper/sampler")
+    try:
+        node = ConfigStore.instance().load(f"hydra/sweeper/sampler/{choice}.yaml")
+    except ConfigLoadError:
+        return sampler
+    if node.provider == "iolaus":
+        return sampler
+    given = {line.lstrip("+").partition("=")[0] for line in hydra.overrides.hydra}
+    kept = {
+        key: sampler._get_node(key)
+        for key in sampler
+        if f"hydra.sweeper.sampler.{key}" in given
+        or key == "_target_"
+        or key not in node.node
+        or sampler[key] != node.node[key]
+    }
+    return OmegaConf.create(kept, parent=sampler._get_parent())
 
 
 def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
@@ -79,24 +117,43 @@ def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
         queue=[*known, *grid],
         n_repeats=settings.repeats,
         repeat_hopeless=settings.repeat_hopeless,
-        first_seed=_first_seed(settings, space, config) if settings.repeats > 1 else 0,
+        finalists=settings.final_seeds,
+        first_seed=_first_seed(settings, space, config),
         extend=_extension(settings.custom_search_space, config),
         on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_interventions),
         pauses=settings.on_prune == "pause",
         stop_when=settings.no_gain,
+        monotonic=_known(settings.monotonic, space),
+        seed_key=settings.seed_key,
     )
 
 
+def _known(monotonic: Sequence[str], space: Space) -> Sequence[str]:
+    """The keys, all of parameters that are searched."""
+    unknown = [key for key in monotonic if key not in space.parameters]
+    if unknown and space.parameters:
+        raise BadInputError(
+            f"hydra.sweeper.monotonic={list(monotonic)}: {', '.join(unknown)} is not searched; "
+            f"there are {', '.join(space.parameters)}"
+        )
+    return monotonic
+
+
 def _first_seed(settings: Settings, space: Space, config: DictConfig) -> int:
-    key = settings.seed_key
+    key, option = settings.seed_key, f"repeats={settings.repeats}"
+    if settings.repeats == 1:
+        if settings.finalists is None:
+            return 0
+        option = f"finalists={settings.finalists}"
     if key in space.parameters:
         raise BadInputError(
-            f"{key} is searched and repeated: remove it from the search, or hydra.sweeper.repeats"
+            f"{key} is searched and repeated: remove it from the search, or "
+            f"hydra.sweeper.{option.partition('=')[0]}"
         )
     seed = OmegaConf.select(config, key)
     if not isinstance(seed, int):
         raise BadInputError(
-            f"hydra.sweeper.repeats={settings.repeats} counts seeds from the config's {key}, "
+            f"hydra.sweeper.{option} counts seeds from the config's {key}, "
             f"which is {seed}; give it a whole number, or name the app's own key in "
             "hydra.sweeper.seed_key"
         )

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from iolaus.sweeps.checkpoints import copied, forget, newest
 from iolaus.sweeps.hydra_compat import has_callbacks
 from iolaus.sweeps.reporting import CHILD_CHECKPOINT_VARIABLE, CHILD_REPORTS_VARIABLE, Reporter
-from iolaus.sweeps.run._job_files import OUTPUT_FILE, output_to
+from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._job_log import JobLog
 from iolaus.sweeps.run._messages import Assignment
 from iolaus.sweeps.run._outcomes import (
@@ -37,7 +37,7 @@ from iolaus.sweeps.run._outcomes import (
 )
 from iolaus.sweeps.run._prepared import Job, PreparedJobs
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.types import Finding, Outcome
+from iolaus.sweeps.types import OUTPUT_FILE, Finding, Outcome
 
 __all__ = [
     "CHILD_TRIAL_VARIABLE",
@@ -65,7 +65,8 @@ class HydraRunner:
     """Runs trials of a Hydra app in a worker process; see `_worker.OneAtATime`.
 
     lint: asked about each trial's config before the task is called; a trial it rules out costs no
-    compute.
+    compute. quits: exceptions that end more than the trial, and are let pass; where there are some,
+    the task is in the foreground, and prints to the terminal.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class HydraRunner:
         task_function: TaskFunction,
         composer: Composer,
         lint: Lint = no_lint,
+        quits: tuple[type[BaseException], ...] = (),
     ) -> None:
+        self._quits = quits
         self._context = context
         self._task_function = task_function
         self._lint = lint
@@ -85,7 +88,7 @@ class HydraRunner:
         """Run one trial; whatever the task does, the outcome says so in a sentence."""
         try:
             job = self.place(assignment, reporter)
-            with output_to(job.folder / OUTPUT_FILE):
+            with nullcontext() if self._quits else output_to(job.folder / OUTPUT_FILE):
                 findings = self.findings(job)
                 if is_ruled_out(findings):
                     return infeasible(findings)
@@ -94,6 +97,8 @@ class HydraRunner:
             if mark.exists():
                 mark.unlink()
                 findings += () if reporter.has_reported else (ONLY_CHILDREN_REPORTED,)
+        except self._quits:
+            raise
         except Exception as error:
             return not_begun(error)
         return replace(
@@ -151,6 +156,8 @@ class HydraRunner:
                 try:
                     result.return_value = self._task_function(result.cfg)
                     result.status = JobStatus.COMPLETED
+                except self._quits:
+                    raise
                 except BaseException as error:  # whatever it is, it ends this trial alone
                     if not isinstance(error, optuna.TrialPruned):
                         logging.getLogger(__name__).error("the task failed", exc_info=error)

@@ -14,10 +14,8 @@ from typing import Any
 
 from iolaus.sweeps.hydra_compat import to_yaml
 
-__all__ = ["OUTPUT_FILE", "YamlTexts", "output_to"]
+__all__ = ["YamlTexts", "output_to"]
 
-# Everything the task prints, beside Hydra's own log file.
-OUTPUT_FILE = "output.log"
 # How many contents' texts are kept.
 MOST_TEXTS = 128
 

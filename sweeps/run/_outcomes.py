@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
+from bdb import BdbQuit
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import optuna
 from hydra.core.utils import JobReturn
 
 from iolaus.sweeps.hydra_compat import returned_by
+from iolaus.sweeps.run.memory import memory_error
 from iolaus.sweeps.types import Ending, Finding, Outcome, Returned, Verdict
 
 __all__ = [
     "MOST_VALUES",
+    "NO_TERMINAL",
     "ONLY_CHILDREN_REPORTED",
     "as_floats",
     "describe",
@@ -30,6 +33,10 @@ MOST_VALUES = 100
 # What an error says is kept to so many characters; all of it is in the trial's log.
 MOST_TEXT = 500
 
+NO_TERMINAL = (
+    "a debugger in a worker has no terminal to talk to: set hydra.sweeper.n_jobs=0, and trials run "
+    "in the foreground"
+)
 ONLY_CHILDREN_REPORTED = Finding(
     "child_reports",
     0,
@@ -51,9 +58,9 @@ def outcome_of(result: JobReturn, verdict: Verdict | None) -> Outcome:
         reason = verdict.reason if verdict is not None else _said(returned)
         return Outcome(ending, reason=reason or "the task pruned itself", verdict=verdict)
     if isinstance(returned, BaseException):
-        reason = describe(returned)
+        reason, memory = describe(returned), memory_error(returned)
         _let_go(returned)
-        return Outcome(Ending.FAILED, reason=reason)
+        return Outcome(Ending.FAILED, reason=reason, memory=memory)
     values = as_floats(returned)
     bad = [value for value in values if math.isnan(value)]
     if bad:
@@ -87,6 +94,8 @@ def _number(item: Any) -> float:
 
 def describe(error: BaseException) -> str:
     """An error in one line: its type, what it says, and where in the user's code it arose."""
+    if isinstance(error, BdbQuit):
+        return NO_TERMINAL
     if isinstance(error, SystemExit):
         return f"the task called sys.exit({'' if error.code is None else repr(error.code)})"
     text = _said(error)

@@ -36,6 +36,15 @@ class Workers:
         self._fork_server = fork_server
         self._up: dict[int, Worker] = {}
 
+    @property
+    def started_how(self) -> str:
+        """How trials run, where that is not as usual; else nothing."""
+        method = self._fork_server.method
+        is_usual = method.name == "fork"
+        return (
+            "" if is_usual else f"workers are spawned, each imports the app again: {method.reason}"
+        )
+
     def start(self, slot: int) -> None:
         """Start a worker; it sends Ready when it is up."""
         self._up[slot] = self._fork_server.start(self.specs[slot])

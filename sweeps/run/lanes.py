@@ -23,11 +23,11 @@ from iolaus.sweeps.hydra_compat import resolver
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run._channel import Channel
 from iolaus.sweeps.run._job import HydraRunner
-from iolaus.sweeps.run._job_files import OUTPUT_FILE, output_to
+from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._messages import Assignment, Filled
 from iolaus.sweeps.run._outcomes import infeasible, is_ruled_out, not_begun, outcome_of
 from iolaus.sweeps.run._prepared import Job
-from iolaus.sweeps.types import Ending, Finding
+from iolaus.sweeps.types import OUTPUT_FILE, Ending, Finding
 
 __all__ = ["InLanes", "LaneRunner", "LaneServer", "LaneTrial"]
 
@@ -90,6 +90,9 @@ class LaneServer:
         """
         while (taken := self._channel.take(wait_s)) is not None:
             assignment, reporter = taken
+            if assignment.alone:  # lanes beside it took the memory that it needs
+                self._run(assignment, reporter)
+                continue
             try:
                 job = self._runner.place(assignment, reporter)
                 findings = self._runner.findings(job)
@@ -132,11 +135,14 @@ class LaneServer:
 
     def run_alone(self, trial: LaneTrial) -> None:
         """Run a trial as if there were no lanes; returns when it is over."""
-        with reporting_to(trial.reporter):
-            outcome = self._runner(trial._assignment, trial.reporter)
+        self._run(trial._assignment, trial.reporter)
+
+    def _run(self, assignment: Assignment, reporter: Reporter) -> None:
+        with reporting_to(reporter):
+            outcome = self._runner(assignment, reporter)
         with output_to(self._output):
             pass  # what is printed from here on is no longer the trial's
-        self._channel.finish(trial.number, outcome)
+        self._channel.finish(assignment.trial, outcome)
 
 
 LaneRunner = Callable[[LaneServer], None]

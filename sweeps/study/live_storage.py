@@ -415,6 +415,12 @@ class LiveStorage(BaseStorage):
         study_id, number = self._place[trial_id]
         return self._known_trials[study_id].by_number[number]
 
+    def numbered(self, study_id: int, number: int) -> FrozenTrial:
+        """The trial of a study that has this number, as `live_trial`; no other is looked at."""
+        if study_id not in self._known_trials:
+            self._read(study_id)
+        return self._known_trials[study_id].by_number[number]
+
     # --- studies: straight from the database ---
 
     def create_new_study(

@@ -13,11 +13,16 @@ from typing import Any
 import optuna
 import pytest
 from hydra import compose, initialize
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from hydra_plugins.iolaus.config import PRUNERS, SAMPLERS
-from iolaus.sweeps.run._factories import make_pruner, make_sampler
+from hydra_plugins.iolaus.config import PRUNERS, SAMPLERS, register
+from iolaus.sweeps.run._factories import as_given, make_pruner, make_sampler
+from iolaus.sweeps.search.branches import searched
+from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.space import Space
 
 APPS = Path(__file__).parent.parent / "apps"
@@ -132,6 +137,58 @@ def test_failures(rate: float, sweep: Any, study: Any) -> None:
     assert (
         len(trials) == 20 if rate == 1 else 6 <= n_run <= 7
     )  # of the first 10, 5 may fail; 2 at a time
+
+
+def template(name: str) -> Any:
+    """The config of the app in the layout of lightning-hydra-template, with its `hydra` node."""
+    Plugins.instance()
+    with initialize(version_base="1.3", config_path="../apps/template/configs"):
+        return compose("train", overrides=[f"hparams_search={name}"], return_hydra_config=True)
+
+
+def test_a_template_reads_alike_in_its_old_form(caplog: pytest.LogCaptureFixture) -> None:
+    """`params` and the `search_space` of older forks say the same; the old one with a warning."""
+    spaces = []
+    for name in ("iolaus", "old"):
+        config = template(name)
+        loader = ConfigLoaderImpl(create_config_search_path(str(APPS / "template" / "configs")))
+        config.hydra.job.config_name = "train"
+        spaces.append(searched(config.hydra.sweeper, [], Composer(loader, config)))
+    new, old = ({k: p.distribution for k, p in space.parameters.items()} for space in spaces)
+    assert new == old
+    assert "search_space is the old way" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_template_is_swept_as_it_stands(sweep: Any, study: Any) -> None:
+    """A search file of lightning-hydra-template with `iolaus` for `optuna` runs, maximizes, and
+    prunes inside trials; which line to delete is said.
+    """
+    done = sweep("template/train.py", "hparams_search=iolaus").ok(200)
+    assert "delete the line `_target_: hydra_plugins.hydra_optuna_sweeper" in done.out
+    states = {trial.state.name for trial in study().trials}
+    assert states == {"COMPLETE", "PRUNED"}
+    assert study().best_value > 0.9
+
+
+def test_both_plugins_have_their_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where hydra-optuna-sweeper is installed too, its nodes stay as they are; of their values
+    those count here that were given.
+    """
+    store = ConfigStore.instance()
+    group = dict(store.repo["hydra"]["sweeper"]["sampler"])
+    monkeypatch.setitem(store.repo["hydra"]["sweeper"], "sampler", group)
+    theirs = {"_target_": "optuna.samplers.TPESampler", "seed": None, "multivariate": False}
+    own = {**theirs, "n_startup_trials": 10}
+    store.store("tpe", own, "hydra/sweeper/sampler", provider="optuna_sweeper")
+    register(store)
+    with initialize(version_base=None, config_path="../apps/conf"):
+        given = ["hydra/sweeper=iolaus", "hydra.sweeper.sampler.seed=3"]
+        given += ["hydra.sweeper.sampler.multivariate=false"]
+        hydra = compose("sphere", overrides=given, return_hydra_config=True).hydra
+    assert store.load("hydra/sweeper/sampler/tpe.yaml").node == own
+    found = as_given(hydra.sweeper.sampler, hydra)
+    assert found == {**theirs, "seed": 3}
 
 
 def configured(group: str, name: str) -> Any:

@@ -12,7 +12,7 @@ from iolaus.trainer.lint_command import lint_command
 
 SWEEPS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "sweep").glob("*.yaml"))
 # Of hundreds of settings, or that import more than torch.
-LONG = ("everything", "finetune", "summarise")
+LONG = ("everything", "finetune", "summarise", "summarise_stages")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,10 +126,11 @@ def _difference(a: Mapping[str, float], b: Mapping[str, float]) -> float:
     )
 
 
-def check_command(overrides: Sequence[str]) -> str:
+def check_command(overrides: Sequence[str], as_json: bool = False) -> str:
     """What `check` and `best_width` say of the run that these overrides ask for.
 
-    Raises BadInputError, and NotInLanesError if the run cannot be trained in lanes.
+    as_json: as one line of JSON. Raises BadInputError, and NotInLanesError if the run cannot be
+    trained in lanes.
     """
     with initialize_config_dir(str(CONF), version_base=None, job_name="trainer"):
         try:
@@ -137,6 +139,8 @@ def check_command(overrides: Sequence[str]) -> str:
             raise BadInputError(str(error)) from error
     found = check(run)
     width = best_width(run, MOST_CHECKED)
+    if as_json:
+        return json.dumps({"task": type(run.task).__name__, **vars(found), **vars(width)})
     verdict = (
         "trains in lanes"
         if width.n_lanes > 1

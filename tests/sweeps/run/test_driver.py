@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import time
+from bdb import BdbQuit
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from iolaus import intervention, report
 from iolaus.sweeps.curves import CurveWriter, read_curves
 from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.reporting import Reporter
+from iolaus.sweeps.run._foreground import Foreground
 from iolaus.sweeps.run._fork_server import ForkServer
 from iolaus.sweeps.run._messages import Assignment, WorkerSpec
 from iolaus.sweeps.run._objective import Objective
@@ -34,6 +40,7 @@ from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
 from iolaus.sweeps.types import Ending, Outcome
 
 LOSS = Metric("loss")
+UNLOGGED = OmegaConf.create({"hydra": {"hydra_logging": {"root": None}, "verbose": False}})
 
 SPACE = parse_space(
     {}, ["x=interval(0.0, 1.0)"], OverridesParser.create().parse_overrides, lambda key: False
@@ -64,8 +71,9 @@ def drive(
     objective: str | None = None,
     failure: str | None = None,
     timeouts: Timeouts | None = None,
+    is_foreground: bool = False,
 ) -> tuple[Driver, optuna.Study]:
-    """Run trials of a task, which is given its trial's number, in two slots."""
+    """Run trials of a task, which is given its trial's number, in two slots or in this process."""
 
     def run(assignment: Assignment, reporter: Reporter) -> Outcome:
         try:
@@ -77,8 +85,13 @@ def drive(
         values = () if returned is None else (float(returned),)
         return Outcome(Ending.COMPLETED, values=values, returned=returned)
 
-    slots = (WorkerSpec(0), WorkerSpec(1))
-    with ForkServer(OneAtATime(run), "loss") as fork_server:
+    slots = (WorkerSpec(0),) if is_foreground else (WorkerSpec(0), WorkerSpec(1))
+    with ExitStack() as stack:
+        workers: Workers | Foreground = (
+            Foreground(run, "loss", slots, UNLOGGED)
+            if is_foreground
+            else Workers(stack.enter_context(ForkServer(OneAtATime(run), "loss")), slots)
+        )
         storage = LiveStorage(open_backend(f"sqlite:///{folder}/study.db"))
         sampler = optuna.samplers.RandomSampler(seed=0)
         opened = open_study(
@@ -95,12 +108,14 @@ def drive(
         rules = Rules(SPACE, "seed", Objective(objective, LOSS), 1.0, timeouts or Timeouts())
         driver = Driver(
             study,
-            Workers(fork_server, slots),
+            workers,
             rules,
             records,
             Silent(),  # type: ignore[arg-type] # any method is there
             time.monotonic,
         )
+        if isinstance(workers, Foreground):
+            workers.hear = driver.hear
         assert driver.run() == failure
         storage.close()
     return driver, optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/study.db")
@@ -282,3 +297,65 @@ def test_an_error_in_the_driver_ends_the_sweep_in_order(
     assert {t.state.name for t in study.trials} == {"WAITING"}
     assert {*study.trials[0].user_attrs["interruptions"]} == {"the sweep was stopped while it ran"}
     assert {run.slot for run in driver.trials.values()} == {0, 1}
+
+
+def test_trials_in_the_foreground_are_judged_as_others_are(tmp_path: Path) -> None:
+    """In this process, in order: what a trial reports is judged before its next report, its curve
+    is kept, and one that fails or is pruned ends alone.
+    """
+    pids, reached = [], {}
+
+    def task(trial: int) -> float:
+        pids.append(os.getpid())
+        for step in range(5):
+            report(step, loss=9.0 if trial == 1 else 1.0)
+            reached[trial] = step
+        if trial == 2:
+            raise ValueError("told to")
+        return float(trial)
+
+    pruner = optuna.pruners.ThresholdPruner(upper=5.0, n_warmup_steps=2)
+    _, study = drive(task, tmp_path, pruner=pruner, is_foreground=True)
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE"]
+    assert reached == {0: 4, 1: 2, 2: 4, 3: 4}
+    assert set(pids) == {os.getpid()}
+    assert len(read_curves(tmp_path / "curves")) == 5 + 4 + 5 + 5
+
+
+@pytest.mark.parametrize("quits", [BdbQuit(), signal.SIGINT, signal.SIGTERM], ids=str)
+def test_quitting_in_the_foreground_ends_the_sweep(quits: Any, tmp_path: Path) -> None:
+    """Ctrl-C, a signal, and `q` in pdb: the trial waits to go on, and no other begins."""
+
+    def task(trial: int) -> float:
+        if trial == 1:
+            if isinstance(quits, BdbQuit):
+                raise quits
+            signal.raise_signal(quits)
+            time.sleep(10)
+        return 1.0
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    driver, study = drive(task, tmp_path, is_foreground=True)
+    assert driver.stopped_by == (signal.SIGINT if isinstance(quits, BdbQuit) else quits)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "WAITING"]
+    assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_what_is_wrong_with_the_driver_is_not_the_foreground_tasks_to_catch(tmp_path: Path) -> None:
+    """A pruner that raises ends the sweep with its reason, whatever the task catches."""
+
+    class Broken(optuna.pruners.NopPruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            raise ZeroDivisionError("by nothing")
+
+    def task(_: int) -> float:
+        try:
+            report(0, loss=1.0)
+        except Exception:
+            return 0.0
+        return 1.0
+
+    failure = Starts("the sweep cannot go on: ZeroDivisionError: by nothing")
+    _, study = drive(task, tmp_path, pruner=Broken(), failure=failure, is_foreground=True)
+    assert [trial.state.name for trial in study.trials] == ["WAITING"]

@@ -38,14 +38,13 @@ from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter, reporting_to
 from iolaus.sweeps.run._job import CHILD_REPORTS_FILE, HydraRunner
-from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import Assignment
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import as_floats
 from iolaus.sweeps.run._returns import FolderReturn
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.study._watched import WatchedCurve
-from iolaus.sweeps.types import Ending, Outcome, Returned, Verdict
+from iolaus.sweeps.types import OUTPUT_FILE, Ending, Outcome, Returned, Verdict
 
 
 class Colour(enum.Enum):

@@ -223,3 +223,31 @@ def test_what_the_first_trials_wait_for_is_not_paid_by_all() -> None:
     for trial in (0, 1):
         progress.ended(trial, Outcome(Ending.PRUNED))
     assert [(p.whole_s, p.share) for p in progress.shown()] == [(100.0, 0.1)] * 2
+
+
+def test_the_best_is_the_studys_not_the_sessions() -> None:
+    """A session that goes on shows what an earlier one has found, until it finds better."""
+    progress, *_ = make()
+    progress.best = (0.5, 3)
+    for trial, value in ((7, 0.9), (8, 0.4)):
+        assert "best 0.5 (trial 3)" in shown(progress)
+        progress.started(trial, 0)
+        progress.ended(trial, Outcome(Ending.COMPLETED, (value,)))
+    assert "best 0.4 (trial 8)" in shown(progress)
+
+
+@pytest.mark.parametrize("height", [3, 10, 40])
+def test_the_last_trials_to_end_fill_the_screen(height: int) -> None:
+    """With why they ended, the latest below, as many as the height has room for."""
+    progress, *_ = make(n_total=30, terminal=True)
+    progress.console = Console(file=io.StringIO(), width=100, height=height, force_terminal=True)
+    for trial in range(20):
+        progress.started(trial, 0)
+        progress.ended(trial, Outcome(Ending.PRUNED, (), "stalled\nsince step 3 " + "x" * 200))
+    progress.started(20, 0)
+    lines = shown(progress).splitlines()
+    ended = [line for line in lines if "pruned" in line and "stalled since step 3" in line]
+    assert len(ended) == min(20, max(height - 3, 0))
+    assert len(lines) < height or not ended
+    if ended:
+        assert ended[-1].startswith("  trial 19 pruned")

@@ -25,6 +25,7 @@ from iolaus.sweeps.run.scheduler import (
     Lost,
     Proposed,
     Release,
+    Renewed,
     Scheduler,
     Spawn,
     Start,
@@ -412,3 +413,41 @@ def test_a_paused_trial_is_told_and_may_be_proposed_again() -> None:
         assert scheduler.handle(Proposed(0, 0)) == [Start(0, 0)]
     assert scheduler.handle(Ended(0, FAILED)) == [Tell(0, FAILED), Release(0)]  # of two, not five
     assert scheduler.failure is not None
+
+
+def test_trials_without_memory_are_asked_for_again() -> None:
+    """One that ends interrupted, and those of a worker that dies of it, leave their places free; a
+    worker without trials brings none.
+    """
+    scheduler = Scheduler(n_slots=1, n_to_run=2)
+    scheduler.start()
+    again = Outcome(Ending.INTERRUPTED, reason="out of memory")
+    scheduler.handle(Freed(0, 2))
+    for trial in (0, 1):
+        scheduler.handle(Proposed(0, trial))
+    died = scheduler.handle(Died(0, "exit code 137", again))
+    assert died == [Tell(0, again), Tell(1, again), Spawn(0)]
+    assert scheduler.handle(Freed(0, 1)) == [Ask(0)]
+    scheduler.handle(Proposed(0, 0))
+    assert scheduler.handle(Ended(0, again, leaves=True)) == [Tell(0, again), Release(0), Spawn(0)]
+    assert scheduler.handle(Freed(0, 2)) == [Ask(0), Ask(0)]
+    infeasible = Outcome(Ending.INFEASIBLE)
+    for trial in (0, 1):
+        scheduler.handle(Proposed(0, trial))
+        scheduler.handle(Ended(trial, infeasible))
+    assert scheduler.done
+    assert scheduler.failure is None
+
+
+def test_an_idle_worker_makes_way_for_a_fresh_one() -> None:
+    """It is let go, another is started, and what was asked for its slot comes there; a busy one
+    stays.
+    """
+    scheduler = Scheduler(n_slots=1, n_to_run=2)
+    scheduler.start()
+    scheduler.handle(Freed(0))
+    assert scheduler.handle(Renewed(0)) == [Release(0), Spawn(0)]
+    assert scheduler.handle(Renewed(0)) == []
+    scheduler.handle(Freed(0))
+    assert scheduler.handle(Proposed(0, 0)) == [Start(0, 0)]
+    assert scheduler.handle(Renewed(0)) == []

@@ -29,7 +29,7 @@ from iolaus.sweeps.study.opening import open_study
 from iolaus.sweeps.study.record import Run, record_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
-from iolaus.sweeps.types import Ending, Finding, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Finding, Memory, Outcome, Plan, Verdict
 
 RUN = Run(folder="trials/0", slot=0, session=0, seconds=1.0)
 LOSS, SCORE = Metric("loss"), Metric("score", "maximize")
@@ -477,8 +477,8 @@ def test_a_duplicate_takes_over_result_and_constraints(make: Callable[..., Sweep
     study.study.enqueue_trial({"c": "a"})
     study.study.enqueue_trial({"c": "b"})
     assert study.ask() is not None
-    ((twin, before),) = study.take_duplicates()
-    assert before == first
+    ((twin, told),) = study.take_not_run()
+    assert told.reason == f"the setting of trial {first}, not run again"
     trials = study.study.trials
     assert trials[twin].constraints == trials[first].constraints == {"memory": 2.5}
     record = record_of(trials[twin])
@@ -544,3 +544,44 @@ def test_a_pruner_sees_a_curve_whose_steps_begin_again(
     said = [r.getMessage() for r in caplog.records if "steps go back" in r.getMessage()]
     assert len(said) == 1
     assert "trial 0: steps go back from 19 to 0 in reports of loss" in said[0]
+
+
+def without_room(batch: int) -> Outcome:
+    """A trial that ran out of memory alone."""
+    finding = Finding("out_of_memory", 0, "out of memory", "infeasible", 0.5)
+    memory = Memory(ram_bytes=10**10, requested_bytes=10**9 * batch, ran_out="ram")
+    return Outcome(Ending.INFEASIBLE, reason="no", findings=(finding,), memory=memory)
+
+
+def test_what_is_no_smaller_is_not_run(make: Callable[..., SweepStudy]) -> None:
+    """A sampler's setting is replaced by another, and n_trials is of those that had room; a queued
+    one counts. The sampler is told the constraint, and a restart knows it.
+    """
+    lines = ("b=range(1,9)", "x=interval(0.0, 1.0)")
+    study = make(6, lines=lines, monotonic=["b"])
+    for batch in (4, 8):
+        study.study.enqueue_trial({"b": batch, "x": 0.5})
+    first = run_one(study, without_room(4))
+    assert run_one(study) >= 2  # after the queued one
+    assert [number for number, _ in study.take_not_run()] == [1]
+    again = make(6, lines=lines, monotonic=["b"])
+    while again.n_to_ask:
+        run_one(again)
+    trials = again.study.trials
+    ran = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    out = [trial for trial in trials if record_of(trial).ruled_out_by is not None]
+    assert len(ran) == 4
+    assert all(trial.params["b"] < 4 for trial in ran)
+    assert all(trial.params["b"] >= 4 for trial in out)
+    assert len(ran) + len(out) + 1 == len(trials)
+    assert all(trial.constraints == {"out_of_memory": 0.5} for trial in out)
+    assert record_of(trials[1]).ruled_out_by == first
+
+
+def test_where_nothing_has_room_the_study_ends(make: Callable[..., SweepStudy]) -> None:
+    """It gives up after a hundred proposals in a row, and says so."""
+    study = make(3, lines=("b=range(4,9)", "x=interval(0.0, 1.0)"), monotonic=["b"])
+    study.study.enqueue_trial({"b": 4, "x": 0.5})
+    run_one(study, without_room(4))
+    assert study.ask() is None
+    assert study.enough == "100 settings in a row had no room in memory"
