@@ -168,7 +168,7 @@ def test_a_value_is_resolved_anew_each_time() -> None:
     """`_resolve_interpolation_from_parse_tree`: what `config[key]` gives, or raises."""
     config = composed()
     OmegaConf.set_struct(config, False)
-    config.text = "x is ${x}, ${hydra:job.name}, ${nested.a}"
+    config.text = "x is ${x}, ${oc.env:HOME}, ${nested.a}"
     resolve = {key: resolver(config, key) for key in ("text", "of", "x")}
     for x in (1, 2, "three"):
         config.x = x
@@ -184,12 +184,15 @@ def test_config_groups_are_those_of_hydra(tmp_path: Path) -> None:
     for name in ("config", "db/mysql", "db/deep/one"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.yaml").write_text("a: 1\n")
+    before = GlobalHydra.instance().hydra  # of the fixture, which lasts for the module
+    GlobalHydra.instance().clear()
     with initialize_config_dir(str(tmp_path), job_name="app", version_base=None):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         is_group = config_groups(hydra.config_loader)
         for key in ("db", "db/deep", "db/mysql", "a", "nothing", "hydra/sweeper", "hydra"):
             assert is_group(key) == bool(hydra.config_loader.get_group_options(key)), key
+    GlobalHydra.instance().hydra = before
 
 
 @pytest.mark.usefixtures("conf")
