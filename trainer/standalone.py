@@ -17,6 +17,7 @@ from typing import SupportsFloat
 
 import numpy as np
 
+from iolaus.sweeps import reporting
 from iolaus.sweeps.checkpoints import adopt, forget, newest
 from iolaus.sweeps.run_end import ASKED_AT, foresee, looked_back
 
@@ -58,7 +59,12 @@ class Standalone:
     def report(
         self, step: int, /, *, checkpoint: Path | None = None, **metrics: SupportsFloat
     ) -> None:
-        """Keep a checkpoint; raises SystemExit(143) if it was asked for by SIGTERM."""
+        """Pass on metrics to who records the run, and keep a checkpoint.
+
+        Raises SystemExit(143) after one that was asked for by SIGTERM.
+        """
+        if metrics:
+            reporting.report(step, checkpoint=None, **metrics)
         if checkpoint is None:
             self._foresee(step, metrics)
             return
