@@ -11,6 +11,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from iolaus.analysis.data.sweep import load
 from iolaus.sweeps.curves import read_curves
+from iolaus.sweeps.study.folder import curves_folders
 from iolaus.sweeps.study.record import record_of
 from tests.postgres import PASSWORD
 from tests.slurm import Cluster, running_cluster, slurm_programs
@@ -46,14 +47,19 @@ def of(url: str, n_trials: int, tmp_path: Path, *more: str) -> list[str]:
     ]
 
 
-def trials_of(url: str) -> list[optuna.trial.FrozenTrial]:
-    """Of the study; none before there is one."""
+@contextmanager
+def opened(url: str) -> Iterator[optuna.Study | None]:
+    """The study; None before there is one."""
     storage = optuna.storages.RDBStorage(url)
     names = [known.study_name for known in storage.get_all_studies()]
-    trials = optuna.load_study(study_name="s", storage=storage).trials if names else []
+    yield optuna.load_study(study_name="s", storage=storage) if names else None
     storage.remove_session()
     storage.engine.dispose()
-    return trials
+
+
+def trials_of(url: str) -> list[optuna.trial.FrozenTrial]:
+    with opened(url) as study:
+        return [] if study is None else study.trials
 
 
 def assert_whole(url: str, n_trials: int, *folders: Path) -> None:
@@ -172,12 +178,7 @@ def test_three_drivers_one_killed_and_the_server_restarted(
 
 @pytest.mark.timeout(2 * END_S)
 def test_a_sweep_is_joined(
-    database: str,
-    sweep: Any,
-    cli: Any,
-    eventually: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    database: str, sweep: Any, cli: Any, eventually: Any, tmp_path: Path
 ) -> None:
     """By its folder or by its database, without its command; the total stays what it was."""
     run = sweep(*of(database, 30, tmp_path, "step_s=0.1"))
@@ -192,8 +193,10 @@ def test_a_sweep_is_joined(
     own = cli("join", "--storage", database, *more, timeout_s=END_S)
     assert own.code == 0, own.err
     assert_whole(database, 34, tmp_path / "study", tmp_path / "own")
-    monkeypatch.setenv("IOLAUS_STORAGE", database)
-    assert {*load(tmp_path / "study").curves["trial"]} == {*range(34)}  # whoever reads has all
+    with opened(database) as study:
+        assert study is not None
+        places = curves_folders(tmp_path / "study", "s", study.user_attrs["provenance"])
+    assert {*read_curves(*places)["trial"].to_pylist()} == {*range(34)}  # whoever reads has all
 
 
 @pytest.mark.timeout(2 * END_S)
