@@ -29,6 +29,12 @@ def main() -> None:
     throughput.add_argument(
         "--gpu", action="store_true", help="on a CUDA device, against what one would do there"
     )
+    throughput.add_argument(
+        "--widths", nargs="*", type=int, default=[1, 8, 64, 512, 4096], help="lanes on a card"
+    )
+    throughput.add_argument(
+        "--with", nargs="*", default=[], dest="overrides", help="for all sides: precision=bf16"
+    )
     sweep = commands.add_parser("sweep", help="wall time of 64 trials x 300 steps")
     sweep.add_argument("--seeds", type=int, default=3)
     sweep.add_argument("--steps", type=int, default=300, help="of a trial; a multiple of 30")
@@ -45,7 +51,14 @@ def main() -> None:
             raise SystemExit(
                 f"lanes.py: no model {', '.join(unknown)}; there are {', '.join(WORKLOADS)}"
             )
-        compare(names, arguments.rounds, arguments.seconds, arguments.gpu)
+        compare(
+            names,
+            arguments.rounds,
+            arguments.seconds,
+            on_gpu=arguments.gpu,
+            gpu_widths=arguments.widths,
+            overrides=arguments.overrides,
+        )
     else:
         os.environ["LANES_STEPS"] = str(arguments.steps)  # for all contenders' processes
         from lanes_sweep import compare_sweeps

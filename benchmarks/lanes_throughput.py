@@ -23,7 +23,6 @@ WORKLOADS = {
 WIDTHS = (4, 8, 16, 32, 64)
 # A side is timed from report to report, which for wide stacks of these would take half a minute.
 WIDTHS_OF = {"cnn": (4, 8, 16), "transformer": (4, 8)}
-GPU_WIDTHS = (1, 8, 64, 512, 4096)
 N_GPU_PROCESSES = 8
 # Longest that a side may take to be ready: compiling, or thousands of lanes.
 SETUP_S = 300.0
@@ -83,8 +82,16 @@ class Side:
     rates: list[float] = field(default_factory=list)
 
 
-def compare(names: list[str], rounds: int, seconds: float, on_gpu: bool) -> None:
-    """Print a table for each workload."""
+def compare(
+    names: list[str],
+    rounds: int,
+    seconds: float,
+    *,
+    on_gpu: bool,
+    gpu_widths: list[int],
+    overrides: list[str],
+) -> None:
+    """Print a table for each workload, of runs with these overrides."""
     if on_gpu and not torch.cuda.is_available():
         raise SystemExit(
             "lanes.py: --gpu needs a CUDA device, and torch finds none here; "
@@ -104,9 +111,10 @@ def compare(names: list[str], rounds: int, seconds: float, on_gpu: bool) -> None
         for limit in limits:
             print(f"{limit.name}: {statistics.median(limit.rates) / 1e9:,.0f} GFLOP/s", flush=True)
         for name in names:
-            sides = (_gpu_sides if on_gpu else _cpu_sides)(name)
+            workload = [*WORKLOADS[name], *overrides]
+            sides = _gpu_sides(workload, gpu_widths) if on_gpu else _cpu_sides(name, workload)
             _measure(sides, rounds, seconds)
-            print(f"\n**{name}**\n")
+            print(f"\n**{' '.join([name, *overrides])}**\n")
             _print_table(sides, flops(WORKLOADS[name]), limits)
 
 
@@ -128,8 +136,7 @@ def _matrix_rates(on_gpu: bool) -> list[Side]:
     ]
 
 
-def _cpu_sides(name: str) -> list[Side]:
-    workload = WORKLOADS[name]
+def _cpu_sides(name: str, workload: list[str]) -> list[Side]:
     solo, compiled = Crew(2, alone, workload), Crew(2, alone, workload, True)
     stepped = Crew(2, in_lanes, workload, 1, True)
     model_s, step_s = (
@@ -170,15 +177,15 @@ def _cpu_sides(name: str) -> list[Side]:
     ]
 
 
-def _gpu_sides(name: str) -> list[Side]:
-    workload = [*WORKLOADS[name], "device=cuda"]
+def _gpu_sides(workload: list[str], widths: list[int]) -> list[Side]:
+    workload = [*workload, "device=cuda"]
     solo = Crew(N_GPU_PROCESSES, alone, workload)
     sides = [
         Side("solo, eager", "solo", solo, 1),
         Side(f"solo, eager, {N_GPU_PROCESSES} processes", "solo", solo, N_GPU_PROCESSES),
         Side("solo, CUDA graph", "solo", Crew(1, replayed, workload), 1),
     ]
-    for width in GPU_WIDTHS:
+    for width in widths:
         crew = Crew(1, in_lanes, workload, width, False)
         note = f"{crew.notes[0]['memory'] / 2**20 / width:,.2f} MiB a lane"
         sides.append(Side(f"{width} lanes", "lanes", crew, 1, 1, note))

@@ -26,6 +26,8 @@ __all__ = [
     "Checkpoint",
     "Watched",
     "adopt",
+    "before_rebound",
+    "before_rebounds",
     "copied",
     "forget",
     "keep_newest",
@@ -40,6 +42,7 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 # The newest, and the one before it in case that is damaged.
 N_KEPT = 2
+BEFORE_REBOUND = "_before_rebound_"
 # A checkpoint with a file of this name in it stays beside them, the newest of its kind.
 STAYS = "stays"
 
@@ -84,6 +87,18 @@ class Checkpoint:
     watched: Watched = field(default_factory=Watched)
     setting: Sequence[str] = ()
     n_bytes: int = 0
+
+
+def before_rebound(best: Path, step: int) -> Path:
+    """The file beside a task's best weights for those of a step before the loss rebounded."""
+    return best.with_name(f"{best.stem}{BEFORE_REBOUND}{step}.pt")
+
+
+def before_rebounds(best: Path) -> dict[int, Path]:
+    """Those of these files that are there, by step, in its order."""
+    begin = f"{best.stem}{BEFORE_REBOUND}"
+    steps = [path.stem.removeprefix(begin) for path in best.parent.glob(f"{begin}*.pt")]
+    return {n: before_rebound(best, n) for n in sorted(int(s) for s in steps if s.isdecimal())}
 
 
 def adopt(
@@ -180,11 +195,14 @@ def keep_newest(trial_folder: Path) -> None:
         shutil.rmtree(other, ignore_errors=True)
 
 
-UNITS_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS_BYTES = {
+    "": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+}  # fmt: skip
 
 
 def parse_bytes(value: Any) -> int:
-    """A number of bytes, or a text such as 500MB, 2GB, 1.5 TB; 0 is one.
+    """A number of bytes, or a text such as 500MB, 2GB, 1.5 TiB; 0 is one.
 
     Raises ValueError for anything else.
 
@@ -194,7 +212,7 @@ def parse_bytes(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMGT]?B)?\s*", value)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kMGT]?B|[KMGT]iB)?\s*", value)
         if match:
             return round(float(match[1]) * UNITS_BYTES[match[2] or ""])
     raise ValueError(f"{value!r} is no size: give bytes, or a text such as 500MB, 2GB")

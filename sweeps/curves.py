@@ -275,17 +275,19 @@ def _read(path: Path) -> pa.Table | None:
         return None
 
 
-def read_curves(folder: Path) -> pa.Table:
+def read_curves(*folders: Path) -> pa.Table:
     """All curves of a sweep, each row once, by trial and time; of each trial one curve.
 
-    Of an attempt that was cut off, the rows after the first step of the next one are left out, and
-    those of its metrics at that step. An empty table if nothing was reported yet. A damaged file is
-    named in a warning, and left out. Works while the sweep runs: files that are merged away between
-    listing and reading are looked up again.
+    folders: several where drivers of a study have folders of their own. Of an attempt that was cut
+    off, the rows after the first step of the next one are left out, and those of its metrics at
+    that step. An empty table if nothing was reported yet. A damaged file is named in a warning, and
+    left out. Works while the sweep runs: files that are merged away between listing and reading are
+    looked up again.
     """
     for look in range(3):
         try:
-            read = [_read(path) for path in sorted(folder.glob("*.parquet"))]
+            paths = [path for folder in folders for path in sorted(folder.glob("*.parquet"))]
+            read = [_read(path) for path in paths]
             tables = [table for table in read if table is not None]
             break
         except FileNotFoundError:

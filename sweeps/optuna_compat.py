@@ -7,9 +7,13 @@ Checked with Optuna 5.0. A new version that moves one of these names fails in
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -21,11 +25,11 @@ from optuna.trial import FrozenTrial, TrialState
 __all__ = [
     "DRIVER_ATTR",
     "PAUSED_ATTR",
+    "TrialWrite",
     "as_pruned",
     "change_waiting",
     "contains",
-    "create_trial_if",
-    "created_trial",
+    "create_trial",
     "disconnect",
     "forget_reports",
     "give_back",
@@ -43,6 +47,7 @@ __all__ = [
     "thresholds",
     "trial_id",
     "wrapped_pruner",
+    "write_trials",
 ]
 
 
@@ -61,6 +66,35 @@ def trial_id(trial: optuna.Trial | FrozenTrial) -> int:
     return trial._trial_id
 
 
+class AskedStudy(optuna.Study):
+    """A study whose sampler does not see all of its trials.
+
+    Samplers look for trials by `_get_trials`, and so does everybody else: while `asking`, those
+    that `hides` says are left out.
+    """
+
+    _is_asking = False
+
+    @staticmethod
+    def hides(trial: FrozenTrial) -> bool:
+        """Whether samplers do not see a trial. Override it."""
+        del trial
+        return False
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Within, the study is that of its sampler."""
+        self._is_asking = True
+        try:
+            yield
+        finally:
+            self._is_asking = False
+
+    def _get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
+        found = super()._get_trials(*args, **options)
+        return [t for t in found if not self.hides(t)] if self._is_asking else found
+
+
 def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
     """A value for a parameter of any distribution, as `study.ask(distributions)` suggests it."""
     return trial._suggest(name, distribution)
@@ -76,16 +110,7 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     return distribution._contains(distribution.to_internal_repr(value))
 
 
-# --- storages: what a cached database has at hand and does not give out ---
-
-
-def created_trial(storage: BaseStorage, study: int, trial: int) -> FrozenTrial:
-    """A copy of a trial that this storage has just created; to read it again would take 2 ms."""
-    known = getattr(storage, "_trial_id_to_study_id_and_number", {})
-    if trial not in known:
-        return storage.get_trial(trial)
-    cached: FrozenTrial = storage._studies[study].trials[known[trial][1]]  # type: ignore[attr-defined]
-    return copy.deepcopy(cached)
+# --- storages: what a database can do that a storage's methods do not give out ---
 
 
 def disconnect(storage: BaseStorage) -> None:
@@ -97,53 +122,26 @@ def disconnect(storage: BaseStorage) -> None:
 
 
 def news(
-    storage: BaseStorage, study: int, unfinished: Sequence[int], n_known: int
+    storage: BaseStorage, study: int, unfinished: Sequence[FrozenTrial], n_known: int, last_id: int
 ) -> list[FrozenTrial]:
-    """The trials of these numbers and all from number n_known on, by number, not copied.
+    """Known trials as they are now, and all from number n_known on, by number, not copied.
 
-    Read from the database as they are now. Where the storage has a cache this costs what is new;
-    `get_all_trials` would sort all that ever were.
+    last_id: of the last known trial, -1 for none. A database is asked for these alone, past the
+    cache that Optuna keeps of it, which would read again whatever this process has written. A
+    paused trial that is still as paused as it was known is left out.
     """
-    if not hasattr(storage, "_read_trials_from_remote_storage"):
+    if not _has_transactions(storage):
         every = storage.get_all_trials(study, deepcopy=False)
-        return [every[i] for i in unfinished if i < n_known] + every[n_known:]
-    _read(storage, study)
-    trials: dict[int, FrozenTrial] = storage._studies[study].trials  # type: ignore[attr-defined]
-    new = range(n_known, max(n_known, len(trials)))
-    return [trials[i] for i in unfinished if i < n_known] + [trials[i] for i in new]
+        return [every[trial.number] for trial in unfinished] + every[n_known:]
+    paused = {trial_id(trial): trial for trial in unfinished if is_paused(trial)}
+    as_before = _still_paused(storage, study, paused) if paused else set()
+    ids = {trial_id(trial) for trial in unfinished} - as_before
+    found: list[FrozenTrial] = storage._backend._get_trials(study, None, ids, last_id)  # type: ignore[attr-defined]
+    return found
 
 
-def _read(storage: Any, study: int) -> None:
-    """Have a storage's cache read what is new of a study.
-
-    It reads whole every trial that is not finished. Paused ones, of which a sweep may have most,
-    are so only when they are paused no more, or once more.
-    """
-    known = storage._studies.get(study)
-    unchanged = set() if known is None else _still_paused(storage, study, known)
-    if unchanged:
-        known.unfinished_trial_ids -= unchanged
-        # As for finished ones: trials made before it was paused were read before.
-        known.last_finished_trial_id = max(known.last_finished_trial_id, *unchanged)
-    try:
-        storage._read_trials_from_remote_storage(study)
-    finally:
-        if unchanged:
-            known.unfinished_trial_ids |= unchanged
-
-
-def _still_paused(storage: Any, study: int, known: Any) -> set[int]:
-    """The ids of trials that are as paused in the database as they are in the cache."""
-    numbers = {
-        i: storage._trial_id_to_study_id_and_number[i][1] for i in known.unfinished_trial_ids
-    }
-    cached = {
-        i: known.trials[n].user_attrs[PAUSED_ATTR]
-        for i, n in numbers.items()
-        if is_paused(known.trials[n])
-    }
-    if not cached:
-        return set()
+def _still_paused(storage: Any, study: int, paused: Mapping[int, FrozenTrial]) -> set[int]:
+    """The ids of trials that are as paused in the database as they are known here."""
     models, rdb = _rdb()
     trials, attrs = models.TrialModel, models.TrialUserAttributeModel
     with rdb._create_scoped_session(storage._backend.scoped_session) as session:
@@ -154,7 +152,8 @@ def _still_paused(storage: Any, study: int, known: Any) -> set[int]:
             .filter(attrs.key == PAUSED_ATTR)
             .all()
         )
-    return {i for i, value in rows if i in cached and cached[i] == json.loads(value)}
+    known = {i: trial.user_attrs[PAUSED_ATTR] for i, trial in paused.items()}
+    return {i for i, value in rows if i in known and known[i] == json.loads(value)}
 
 
 def forget_reports(storage: BaseStorage, trial: int, from_step: int) -> None:
@@ -211,22 +210,36 @@ def as_pruned(trial: FrozenTrial, n_objectives: int) -> FrozenTrial:
     return shown
 
 
-def create_trial_if(
-    storage: BaseStorage, study: int, template: FrozenTrial | None, n_trials: int
-) -> int | None:
-    """The id of a new trial; None, and no trial, if the study has not this many trials before."""
+def create_trial(
+    storage: BaseStorage,
+    study: int,
+    template: FrozenTrial,
+    n_known: int,
+    last_id: int,
+    *,
+    is_only_next: bool = False,
+) -> FrozenTrial | None:
+    """A new trial like this template, with the number and the id that the database gives it.
+
+    n_known, last_id: how many trials are known, and the id of the last, -1 for none. is_only_next:
+    None, and no trial, if the study has more trials than that.
+    """
     if not _has_transactions(storage):
-        if storage.get_n_trials(study) != n_trials:
+        if is_only_next and storage.get_n_trials(study) != n_known:
             return None
-        return storage.create_new_trial(study, template)
-    models, rdb = _rdb()
-    backend = storage._backend  # type: ignore[attr-defined]
-    with rdb._create_scoped_session(backend.scoped_session) as session:
-        found = models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
-        if models.TrialModel.count(session, found) != n_trials:
+        return storage.get_trial(storage.create_new_trial(study, template))
+    from iolaus.sweeps import optuna_tables
+
+    _, rdb = _rdb()
+    made = copy.copy(template)
+    with rdb._create_scoped_session(storage._backend.scoped_session) as session:  # type: ignore[attr-defined]
+        optuna_tables.lock_study(session.connection(), study)
+        n_newer = optuna_tables.n_trials_after(session.connection(), study, last_id)
+        if n_newer and is_only_next:
             return None
-        made = int(backend._get_prepared_new_trial(study, template, session).trial_id)
-    _read(storage, study)  # into its cache
+        made.number = n_known + n_newer
+        made._trial_id = optuna_tables.insert_trial(session.connection(), study, made)
+        optuna_tables.write(session.connection(), _writes_of(made))
     return made
 
 
@@ -304,6 +317,74 @@ def if_owned(storage: BaseStorage, trial: int, driver: str, write: Callable[[], 
         if row.state is TrialState.RUNNING:
             write()
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class TrialWrite:
+    """A call of a storage's method that changes a trial, to be made later.
+
+    method: its name, "" for none: only whose the trial is matters. arguments: those after the
+    trial. at: when it was asked for, in local time.
+    """
+
+    method: str
+    trial: int
+    arguments: tuple[Any, ...] = ()
+    at: datetime | None = None
+
+
+def write_trials(storage: BaseStorage, writes: Sequence[TrialWrite], driver: str) -> set[int]:
+    """Make these writes, in their order; in a database in one transaction.
+
+    Returns the trials among them that are not this driver's, to which nothing is written; "": all
+    are. A finished trial is left as it is: the answer to the first try was lost.
+    """
+    if not _has_transactions(storage):
+        return _write_one_by_one(storage, writes, driver)
+    from iolaus.sweeps import optuna_tables
+
+    _, rdb = _rdb()
+    with rdb._create_scoped_session(storage._backend.scoped_session) as session:  # type: ignore[attr-defined]
+        connection, ids = session.connection(), sorted({write.trial for write in writes})
+        states = optuna_tables.locked_states(connection, ids)
+        attrs = optuna_tables.user_attrs(connection, ids, DRIVER_ATTR) if driver else {}
+        lost = {trial for trial in ids if driver and (attrs.get(trial) or "") != driver}
+        may_change = {
+            trial
+            for trial, state in states.items()
+            if trial not in lost
+            and (state is TrialState.RUNNING if driver else not state.is_finished())
+        }
+        optuna_tables.write(connection, [write for write in writes if write.trial in may_change])
+    return lost
+
+
+def _write_one_by_one(storage: BaseStorage, writes: Iterable[TrialWrite], driver: str) -> set[int]:
+    lost = set()
+    for one in writes:
+        method = getattr(storage, one.method) if one.method else lambda *_: None
+        write = functools.partial(method, one.trial, *one.arguments)
+        if not driver:
+            write()
+        elif not if_owned(storage, one.trial, driver, write):
+            lost.add(one.trial)
+    return lost
+
+
+def _writes_of(trial: FrozenTrial) -> list[TrialWrite]:
+    """What a new trial has beside its state and times."""
+    given: list[tuple[str, tuple[Any, ...]]] = []
+    for name, distribution in trial.distributions.items():
+        value = distribution.to_internal_repr(trial.params[name])
+        given.append(("set_trial_param", (name, value, distribution)))
+    given += [("set_trial_user_attr", pair) for pair in trial.user_attrs.items()]
+    given += [("set_trial_system_attr", pair) for pair in trial.system_attrs.items()]
+    given += [("set_trial_intermediate_value", pair) for pair in trial.intermediate_values.items()]
+    if trial.values is not None:
+        given.append(("set_trial_state_values", (trial.state, trial.values)))
+    return [
+        TrialWrite(name, trial_id(trial), rest, trial.datetime_complete) for name, rest in given
+    ]
 
 
 def _has_transactions(storage: BaseStorage) -> bool:

@@ -9,10 +9,20 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
-__all__ = ["counted", "duration", "ordinal", "parse_seconds", "short_names", "to_install"]
+__all__ = [
+    "counted",
+    "duration",
+    "ordinal",
+    "parse_seconds",
+    "quoted",
+    "short_names",
+    "size",
+    "to_install",
+]
 
 DISTRIBUTION = "hydra-iolaus"
 
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -86,6 +96,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def size(n_bytes: float) -> str:
+    """Bytes in the binary unit in which they are 1 or more.
+
+    >>> size(0), size(1536), size(700 * 2**20), size(79.6 * 2**30)
+    ('0 bytes', '1.5 KiB', '700 MiB', '79.6 GiB')
+    """
+    power = min(int(math.log2(max(n_bytes, 1)) // 10), len(UNITS) - 1)
+    return f"{n_bytes / 2 ** (10 * power):.3g} {UNITS[power]}"
+
+
 def parse_seconds(value: Any) -> float:
     """A number of seconds, or a text such as 90s, 30min, 2h, 1.5d.
 
@@ -104,3 +124,15 @@ def parse_seconds(value: Any) -> float:
     if not 0 < seconds < math.inf:
         raise ValueError(f"{value!r} is no time: give seconds above 0, or a text such as 30min, 2h")
     return seconds
+
+
+def quoted(value: str) -> str:
+    """A value as the grammar of Hydra's overrides reads it.
+
+    >>> quoted("multirun/a b")
+    "'multirun/a b'"
+    """
+    if re.fullmatch(r"[\w./+-]+|\[\]", value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

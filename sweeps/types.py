@@ -10,15 +10,20 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 __all__ = [
+    "OUTPUT_FILE",
     "Ending",
     "Finding",
     "Intervention",
+    "Memory",
     "Outcome",
     "Plan",
     "Returned",
     "Verdict",
     "spent_below",
 ]
+
+# In a trial's folder: all that it prints, beside Hydra's own log.
+OUTPUT_FILE = "output.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,22 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What a trial held at most, and what it could not get.
+
+    gpu_bytes: of the GPU's, by torch; ram_bytes: resident. capacity_bytes: of the device (or of the
+    machine) that it ran on. ran_out: "gpu" or "ram" if it ended because it got no more, else "";
+    requested_bytes: what it asked for then. What is not known is None.
+    """
+
+    gpu_bytes: int | None = None
+    ram_bytes: int | None = None
+    capacity_bytes: int | None = None
+    requested_bytes: int | None = None
+    ran_out: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a trial.
 
@@ -215,7 +236,7 @@ class Outcome:
     verdict: what a rule had decided, if one had.
     returned: the task's return value, for sentences and for callers that want it; None if the task
     returned nothing that is known.
-    findings: what a lint found in its config.
+    findings: what a lint found in its config. memory: what it held, None where nobody looked.
     """
 
     ending: Ending
@@ -224,3 +245,4 @@ class Outcome:
     verdict: Verdict | None = None
     returned: Returned | None = None
     findings: tuple[Finding, ...] = ()
+    memory: Memory | None = None

@@ -123,22 +123,19 @@ def test_nothing_is_lost_or_doubled(
         *("hydra.sweeper.max_failure_rate=1", BY_NUMBER),
     ]
 
-    def is_up() -> bool:
-        return any(children(server) for server in children(run.pid()))
-
     killed = Counter[str]()
     run = sweep(*options)
     while killed.total() < n_kills:
         deadline_s = time.monotonic() + 1.5  # without a fork server it is not seen
-        while not is_up() and time.monotonic() < deadline_s and not (run.folder / "code").is_file():
+        while not (is_up(run) or is_over(run)) and time.monotonic() < deadline_s:
             time.sleep(0.01)
         time.sleep(chance.uniform(0.1, 0.8))
-        if (run.folder / "code").is_file():
+        if is_over(run):
             if run.code == 0:
                 break
             run = sweep(*options)
             continue
-        victim = chance.choice(ALL if is_up() else ("driver", "all"))
+        victim = chance.choice(ALL if is_up(run) else ("driver", "all"))
         killed[victim] += kill(run.pid(), victim, chance)
         if victim in ("driver", "all"):  # without its fork server a sweep goes on with its workers
             run.wait(END_S)
@@ -162,6 +159,15 @@ def test_nothing_is_lost_or_doubled(
     assert [t.params[name] for t in trials] == undisturbed
 
 
+def is_up(run: Any) -> bool:
+    """Whether a sweep has workers."""
+    return any(children(server) for server in children(run.pid()))
+
+
+def is_over(run: Any) -> bool:
+    return (run.folder / "code").is_file()
+
+
 def assert_whole(study: Any, curves: Path, steps: Sequence[int]) -> None:
     """Each completed trial has the rows that it reported, each once."""
     done = [t.number for t in study.trials if t.state is TrialState.COMPLETE]
@@ -173,18 +179,26 @@ def assert_whole(study: Any, curves: Path, steps: Sequence[int]) -> None:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("n_kills", "n_trials", "kind"),
+    ("n_kills", "n_trials", "kind", "folders"),
     [
-        pytest.param(4, 12, "an app", marks=pytest.mark.slow),
-        pytest.param(6, 16, "a paused app", marks=pytest.mark.slow),
-        pytest.param(50, 200, "an app", marks=pytest.mark.slow),
+        pytest.param(4, 12, "an app", ("one", "two"), marks=pytest.mark.slow),
+        pytest.param(6, 16, "a paused app", ("one", "two"), marks=pytest.mark.slow),
+        pytest.param(50, 300, "an app", ("one", "two"), marks=pytest.mark.slow),
+        pytest.param(50, 300, "an app", ("both", "both"), marks=pytest.mark.slow),
     ],
 )
 def test_two_drivers_of_one_study(
-    n_kills: int, n_trials: int, kind: str, sweep: Any, postgres: Any, tmp_path: Path
+    n_kills: int,
+    n_trials: int,
+    kind: str,
+    folders: Sequence[str],
+    sweep: Any,
+    postgres: Any,
+    tmp_path: Path,
 ) -> None:
     """On PostgreSQL, however often one, or what it has started, is killed: the total is exact, each
-    trial has ended once with its whole curve, and nothing stays running.
+    trial has ended once with its whole curve, and nothing stays running. With folders of their own,
+    and with one.
     """
     chance = random.Random(n_kills)
     url = postgres.new_database()
@@ -196,27 +210,30 @@ def test_two_drivers_of_one_study(
         *(f"hydra.sweeper.storage={url}", "hydra.sweeper.study_name=s"),
         *("hydra.sweeper.grace_period=5s", "step_s=0.1"),
     ]
-    runs = {name: sweep(*options, folder=tmp_path / name) for name in ("one", "two")}
+    runs = [sweep(*options, folder=tmp_path / name) for name in folders]
     killed = Counter[str]()
-    for _ in range(n_kills):
-        time.sleep(chance.uniform(0.3, 1.5))
-        name, victim = chance.choice([*runs]), chance.choice(ALL)
-        if (runs[name].folder / "code").is_file():
-            if runs[name].code == 0:
+    while killed.total() < n_kills:
+        n, victim = chance.choice(range(len(runs))), chance.choice(ALL)
+        deadline_s = time.monotonic() + 5  # without a fork server, and amid an end, it is not seen
+        while not (is_up(runs[n]) or is_over(runs[n])) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.1, 0.8))
+        if is_over(runs[n]):
+            if runs[n].code == 0:
                 break
-            runs[name] = sweep(*options, folder=tmp_path / name)
+            runs[n] = sweep(*options, folder=tmp_path / folders[n])
             continue
-        killed[victim] += kill(runs[name].pid(), victim, chance)
+        killed[victim] += kill(runs[n].pid(), victim, chance)
         if victim in ("driver", "all"):
-            runs[name].wait(END_S)
-            runs[name] = sweep(*options, folder=tmp_path / name)
-    for name, run in runs.items():
+            runs[n].wait(END_S)
+            runs[n] = sweep(*options, folder=tmp_path / folders[n])
+    for n, run in enumerate(runs):
         run.wait(END_S)
         assert run.code == 0 or "the process that starts workers is gone" in run.err + run.out, (
-            name,
+            folders[n],
             run.out[-2000:] + run.err[-2000:],
         )
-    sweep(*options, folder=tmp_path / "one").ok(END_S)
+    sweep(*options, folder=tmp_path / folders[0]).ok(END_S)
     assert killed.total() >= n_kills // 2, killed
     storage = optuna.storages.RDBStorage(url)
     trials = optuna.load_study(study_name="s", storage=storage).trials
@@ -226,13 +243,9 @@ def test_two_drivers_of_one_study(
     assert len(trials) == n_trials
     assert {*states} <= {TrialState.COMPLETE, TrialState.FAIL}
     assert states[TrialState.FAIL] <= killed["worker"] + killed["all"]
-    both = tmp_path / "both"
-    both.mkdir()
-    for name in runs:
-        for path in (tmp_path / name / "curves").glob("*.parquet"):
-            (both / f"{name}-{path.name}").hardlink_to(path)
+    print(f"{n_kills} kills: {dict(killed)}, {dict(states)}")
     done = [t.number for t in trials if t.state is TrialState.COMPLETE]
-    table = read_curves(both).to_pandas()
+    table = read_curves(*(tmp_path / name / "curves" for name in {*folders})).to_pandas()
     reported = table[table["metric"] == "loss"].groupby("trial")["step"].agg(list).to_dict()
     short = {n: reported.get(n) for n in done if reported.get(n) != [*steps]}
     assert not short, f"completed trials without all of their rows: {short}"

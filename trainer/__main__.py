@@ -58,11 +58,14 @@ def main(cfg: DictConfig) -> float:
                 run,
                 tell=log.info,
                 report=own.report,
+                plan=own.plan,
                 keep=keep,
                 folder=folder,
                 get_checkpoint=own.get_checkpoint,
                 should_checkpoint=own.should_checkpoint,
             )
+        if summary.ended == "done":
+            own.look_back()
     else:
         summary = train(run, tell=log.info, keep=keep, folder=folder)
     log.info(summary.conclusion)

@@ -71,7 +71,12 @@ class Summary:
 
     @property
     def result(self) -> float:
-        """What a trial returns: the last validation loss; of a run stopped early the lowest."""
+        """What a trial returns: the last validation loss; of a run stopped early the lowest.
+
+        NaN for one that has diverged.
+        """
+        if self.ended.startswith("diverged"):
+            return math.nan
         return (self.best if self.was_stopped_early else self.final)["val_loss"]
 
     @property
@@ -279,6 +284,11 @@ class Course:
         if has_diverged(metrics.get("loss", 0.0)):
             why = f"; {self.blame.sentence}" if self.blame is not None else ""
             self.ended = f"diverged: the loss is {metrics['loss']} at step {self.step}{why}"
+        elif self.blame is not None and self.run.precision == "fp16":
+            self.ended = (
+                "diverged: no update is made any more, since the gradient scaler leaves out those "
+                f"whose gradient is not finite; {self.blame.sentence}"
+            )
         elif self.hooks.should_stop():
             self.ended = f"stopped by the sweep at step {self.step}"
         elif (stopped := self.run.early_stop.ended(self.early, self.step)) is not None:
@@ -300,6 +310,13 @@ class Course:
             f"at {self.lr_factor:.3g} times the planned rate"
         )
         self._announce()
+
+    def tell_of_rebound(self, kept_step: int | None, kept: Path) -> None:
+        """Say which weights are kept from before a rebound, and where."""
+        self.hooks.tell(
+            f"step {self.step}: the loss has climbed back; the weights of step {kept_step}, before "
+            f"the rebound, are kept in {kept}"
+        )
 
     def state_dict(self, seconds: float) -> dict[str, Any]:
         """All of it that decides what comes, for a checkpoint. seconds: of this process so far."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import iolaus
 from iolaus.sweeps.types import Intervention
-from iolaus.trainer.best_weights import BestWeights, load_best
+from iolaus.trainer.best_weights import BestWeights, forget_rebounds, load_best
 from iolaus.trainer.checkpoint import (
     RunState,
     Saves,
@@ -164,6 +164,8 @@ def train(
         course = Course(
             run, hooks, state.step, state.examples, earlier=kept.course if kept else None
         )
+        if keep is not None and kept is None:
+            forget_rebounds(keep)
         best_weights = stack.enter_context(
             kept_on_disk(BestWeights(keep, earlier=kept.best if kept else None))
         )
@@ -207,9 +209,11 @@ def train(
                     course.tested = evaluate(run, state.model, test_set, "test")
                 if course.reports:
                     window, earlier = [], earlier[:0]
-                    best_weights.offer(
+                    before_rebound = best_weights.offer(
                         course.step, course.examples, metrics["loss"], state.model, state.optimizer
                     )
+                    if before_rebound is not None:
+                        course.tell_of_rebound(best_weights.step, before_rebound)
                 if (intervention := course.report(metrics)) is not None:
                     if intervention.action == "rewind":
                         best_weights.restore(state.model, state.optimizer)
@@ -318,8 +322,7 @@ def update(
         grads = with_l1([param.detach() for param in params], grads, run.loss.l1)
     norms = gradient_norms(grads)
     norm, blame = total_norm(norms), None
-    # A gradient scaler meets infinity as a matter of course, and leaves the update out.
-    if weights and not state.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+    if weights and not bool(torch.isfinite(norm)) and _is_last_scale(state.scaler):
         blame = blamed(state.model, step, list(weights), partial(_raw, run, state, parts))
     grads, clipped = run.clip([param.detach() for param in params], grads, norms)
     for param, grad in zip(params, grads, strict=True):
@@ -327,6 +330,14 @@ def update(
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return Update(mean_loss, norm, norms, clipped, mean_terms, blame)
+
+
+def _is_last_scale(scaler: torch.amp.GradScaler) -> bool:
+    """Whether a gradient that is not finite is so at any scale.
+
+    A scaler meets infinity as a matter of course: it leaves the update out and halves its scale.
+    """
+    return not scaler.is_enabled() or scaler.get_scale() <= 1.0
 
 
 def _raw(run: Settings, state: State, parts: list[Examples], name: str) -> Iterator[Tensor]:
@@ -426,6 +437,12 @@ def kept_on_disk(best_weights: BestWeights) -> Iterator[BestWeights]:
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's generators set to a seed within, and as they were afterwards."""
+    if device.type == "cpu":
+        # Torch's own function notes for each other kind of device where in the code it was called.
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -23,17 +23,20 @@ from optuna.trial import TrialState
 from iolaus.analysis.data.earlier import EarlierRepeats, repeats_of_earlier
 from iolaus.analysis.data.importers import Columns, read_runs
 from iolaus.analysis.data.parameters import PREFIX, varied
+from iolaus.analysis.data.slots import read_slots
+from iolaus.sweeps.checkpoints import before_rebounds
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.metric import Goal, Metric, choose_metric, infer_goal
 from iolaus.sweeps.signals import has_diverged
 from iolaus.sweeps.study.fingerprint import Fingerprint, fingerprints_of, ran_with
-from iolaus.sweeps.study.folder import SWEEP_FILE, describe_sweep, read_study
+from iolaus.sweeps.study.folder import SWEEP_FILE, curves_folders, describe_sweep, read_study
 from iolaus.sweeps.study.record import (
     TrialRecord,
     broken_constraints,
     leader_of,
     record_of,
     set_apart,
+    setting_of,
     state_of,
     that_ran,
 )
@@ -41,6 +44,7 @@ from iolaus.sweeps.text import counted, short_names
 
 __all__ = ["Sweep", "is_sweep", "load"]
 
+BEST = "best.pt"  # as the trainer calls it
 N_ROWS_SHOWN = 10  # in a notebook: more is a frame
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -58,7 +62,10 @@ TRIAL_COLUMNS = {
     ),
     "pauses": np.int64,
     **dict.fromkeys(
-        ("fix_of", "verdict_step", "held_out_step", "slot", "started_s", "device_seconds"),
+        (
+            *("fix_of", "verdict_step", "held_out_step", "slot", "started_s", "device_seconds"),
+            *("gpu_bytes", "ram_bytes"),
+        ),
         np.float64,
     ),
 }
@@ -74,7 +81,8 @@ class Sweep:
         paused),
         why, steps (last reported), seconds, best and final (of the watched metric; NaN if it was
         never reported), objective (NaN unless completed; the first of several), seed (NaN unless
-        repeats gave it one), setting (number of the leading trial), infeasible (the names of the
+        repeats gave it one), setting (number of the leading trial), finalist
+        (whether it is a seed that only the best settings got), infeasible (the names of the
         constraints it breaks, "" if none), findings (a lint's, sentences), code (version it ran on,
         short), fingerprint (id of what else its result depends on, "" if not known), ran_with (what
         tells it from the fingerprints
@@ -85,7 +93,8 @@ class Sweep:
         ended it), held_out_step (where the pruner would have ended a trial that a holdout let run
         on), slot, started_s (seconds since the sweep's first start), device_seconds (its seconds on
         a slot), pauses (how often it was paused) and stretches (where one that was has run: slot,
-        start as in started_s and seconds of each; else None), folder, and `params.KEY` for each
+        start as in started_s and seconds of each; else None), gpu_bytes and ram_bytes (most that it
+        held of a GPU, by torch, and resident), folder, and `params.KEY` for each
         parameter (missing where a trial has none); of several objectives also objective_2 and so
         on. Trials cut off with their sweep are left out:
         their settings were run again.
@@ -98,6 +107,8 @@ class Sweep:
     notes: what was assumed of the runs of other tools, in sentences.
     fingerprints: what the results of its sessions depend on beside the search, by id.
     earlier: where no setting was repeated, the repeats of earlier sweeps of the same task.
+    slots: what the slots held and did, see `iolaus.analysis.data.slots.read_slots`.
+    folder: the sweep's own, which its trials' are relative to; None for runs of other tools.
     """
 
     name: str
@@ -112,6 +123,8 @@ class Sweep:
     notes: tuple[str, ...] = ()
     fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
     earlier: tuple[EarlierRepeats, ...] = ()
+    slots: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Before the first trial there are the columns of all others, so that nobody need ask.
@@ -158,6 +171,16 @@ class Sweep:
             (self.curves["trial"] == trial) & (self.curves["metric"] == (metric or self.metric))
         ]
         return rows[["step", "value"]].reset_index(drop=True)
+
+    def kept_weights(self, trial: int) -> dict[int, Path]:
+        """The weights that a trial of the trainer kept from before its rebounds, by their step.
+
+        Empty where there are none, or the sweep's folder is not known.
+        """
+        own = self.trials["folder"].get(trial)
+        if self.folder is None or not isinstance(own, str) or not own:
+            return {}
+        return before_rebounds(self.folder / own / BEST)
 
     def states_of(self, trials: Iterable[int]) -> dict[int, str]:
         """The state of each of these trials; those the study does not know yet are running."""
@@ -263,6 +286,7 @@ def _load_runs(source: Path, metric: str | None, direction: str | None, columns:
         "final": ends,
         "seed": float("nan"),
         "setting": about.index,
+        "finalist": False,
         "infeasible": "",
         "findings": [()] * len(about),
         "code": "",
@@ -278,7 +302,10 @@ def _load_runs(source: Path, metric: str | None, direction: str | None, columns:
     }
     missing = {name: value for name, value in defaults.items() if name not in about}
     others = dict.fromkeys(
-        ("lr_plan", "verdict_step", "held_out_step", "slot", "started_s", "stretches")
+        (
+            *("lr_plan", "verdict_step", "held_out_step", "slot", "started_s", "stretches"),
+            *("gpu_bytes", "ram_bytes"),
+        )
     )
     decided = {
         "state": state.mask(diverged, "pruned"),
@@ -331,13 +358,15 @@ def _load_sweep(folder: Path) -> Sweep:
         ran = that_ran(study.get_trials(deepcopy=False))
     trials = pd.DataFrame([_row(trial, sessions) for trial in ran])
     said = ran_with(study.user_attrs, ran)
+    first = pd.NaT
     if len(trials):
         trials["ran_with"] = [said.get(trial.number, "") for trial in ran]
         first = trials["started_s"].min()
         trials["started_s"] = (trials["started_s"] - first).dt.total_seconds()
         since = [_since(first, own) for own in trials["stretches"]]
         trials["stretches"] = pd.Series(since, trials.index, dtype=object)
-    curves = read_curves(folder / "curves").to_pandas()
+    places = curves_folders(folder, about.study_name, sessions)
+    curves = read_curves(*places).to_pandas()
     if len(trials):
         examples = curves[curves["metric"] == "examples"].groupby("trial")["value"].max()
         trials["examples"] = trials["number"].map(examples).astype(float)
@@ -357,6 +386,8 @@ def _load_sweep(folder: Path) -> Sweep:
         metric_goal=about.get("metric_goal"),
         fingerprints=fingerprints_of(study.user_attrs),
         earlier=() if is_repeated else repeats_of_earlier(folder, study),
+        slots=read_slots(folder, None if pd.isna(first) else first.to_pydatetime()),
+        folder=folder,
     )
 
 
@@ -443,6 +474,7 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         **{f"objective_{i}": value for i, value in enumerate(values[1:], start=2)},
         "seed": float("nan") if record.seed is None else record.seed,
         "setting": leader_of(trial),
+        "finalist": record.finalist,
         "infeasible": ", ".join(broken_constraints(trial)),
         "findings": record.findings,
         "code": (code.get("commit") or "")[:10]
@@ -460,7 +492,9 @@ def _row(trial: optuna.trial.FrozenTrial, sessions: list[dict[str, Any]]) -> dic
         "device_seconds": run.seconds,
         "pauses": len(record.pauses),
         "stretches": _stretches(trial, record),
+        "gpu_bytes": record.memory.gpu_bytes,
+        "ram_bytes": record.memory.ram_bytes,
         "folder": run.folder,
         # A choice of null is a category of its own: NaN is a parameter that does not exist.
-        **{f"params.{k}": "null" if v is None else v for k, v in trial.params.items()},
+        **{f"params.{k}": "null" if v is None else v for k, v in setting_of(trial).items()},
     }

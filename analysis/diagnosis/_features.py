@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 VALIDATION_PREFIXES = ("val", "valid", "dev", "test", "eval")
+# A rise of less than so many times what the loss is below its start later on is wandering.
+WANDERS = 4.0
 # A gradient norm this many times the median of those before it has exploded ...
 EXPLODED_TIMES = 10.0
 # ... and one that stays below this share of that median to the end is dead (its square, of the
@@ -192,6 +194,14 @@ class Features:
         half = self.losses[(self.signals.n_reports if self.signals is not None else 0) // 2 :]
         half = half[np.isfinite(half)]
         return _neighbours_noise(half) if len(half) > 2 else 0.0
+
+    def wanders(self, rise: float) -> bool:
+        """Whether a rise above the start is no more than the loss wanders: it is below it again.
+
+        Where no trial has learned, the room is no measure of a rise.
+        """
+        late = self.losses[len(self.losses) // 2 :]
+        return len(late) > 0 and rise < WANDERS * (self.start - float(late.min()))
 
     @property
     def has_a_floor(self) -> bool:

@@ -10,10 +10,14 @@ otherwise. Differences are between the seeds of two settings, with the 95 % inte
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import t
 
 from iolaus.analysis.data.curves import Curve, Points, curves_of, planned_rates
@@ -24,7 +28,7 @@ from iolaus.analysis.diagnosis._features import Features, gather
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.sweeps.text import counted, ordinal
 
-__all__ = ["KINDS", "Decays", "decays"]
+__all__ = ["KINDS", "Decays", "by_batch", "decays"]
 
 FLAT_FACTOR = 1.5
 # Kind -> what the rate does.
@@ -34,6 +38,11 @@ KINDS = {
     "falls": "falls over the run",
 }
 N_NAMED = 6
+N_AROUND = 5  # reports before and after a change of the batch
+JUMP = 0.05  # of the rate, from one step to the next, between two stages ...
+N_STAGE = 5  # ... of so many reports each
+LEAST_STAGES = 3  # a single jump says nothing that the rate's course does not
+N_STAGED = 3  # settings whose stages are said
 SAME_EXAMPLES = 1.05  # the most that a last batch, or a last report, tells apart
 
 
@@ -48,8 +57,10 @@ class Decays:
         level and noise (of the loss at the end), objective (NaN unless completed), batch (sizes in
         the order of the run), batch_at (step at which it changes, NaN if it does not), rest (its
         setting but for the batch, in words), rebound (by how much the loss has climbed back, NaN if
-        it is no rebound), rebound_at (step), kept (the file of its weights from before, "" if there
-        is none).
+        it is no rebound), rebound_at (step), kept (the weights that it kept from before this and
+        any other rebound: a dict from step to file).
+        stage_ends (steps at which the planned rate jumps, and the last), stage_losses (the mean of
+        the loss over the last fifth of each of these stages).
     metric: the training loss. objective_sign: -1 if the objective is maximised.
     """
 
@@ -65,7 +76,7 @@ class Decays:
             return ()
         if self.trials["kind"].nunique() > 1:
             said += [*_kinds(self), *_first(self)]
-        return (*said, *_batches(self), *_rebounds(self))
+        return (*said, *_stages(self), *_batches(self), *_rebounds(self))
 
 
 def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
@@ -88,7 +99,6 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
         assert f.signals is not None
         batch, batch_at = _batch(seen.get(number))
         is_rebound = shapes.get(number) == "rebound"
-        folder = str(sweep.trials["folder"].get(number) or "")
         rows.append(
             {
                 "trial": number,
@@ -100,11 +110,13 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
                 "objective": float(sweep.trials["objective"][number]),
                 "batch": batch,
                 "batch_at": batch_at,
+                "around_change": _around(f, batch_at),
                 "examples": float(sweep.trials["examples"][number]),
                 "rest": rest.get(number, ""),
                 "rebound": f.signals.rebound if is_rebound else math.nan,
                 "rebound_at": _or_nan(f.signals.rebound_since) if is_rebound else math.nan,
-                "kept": f"{folder}/best.pt" if folder else "",
+                "kept": sweep.kept_weights(number),
+                **_stages_of(f, plans.get(number)),
             }
         )
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["trial"])
@@ -132,6 +144,36 @@ def _rate(features: Features, plan: Points | None) -> dict[str, float | str]:
     fallen = features.start - float(np.median(then[-3:])) if len(then) else 0.0
     share = fallen / features.room if features.room > 0 else math.nan
     return told | {"kind": "spent", "spent_at": spent_at, "fallen_then": share}
+
+
+def _around(features: Features, step: float) -> tuple[float, float]:
+    """The mean loss in the reports up to a step, and in those after it; NaN where there are few."""
+    at = int(np.searchsorted(features.steps, step, "right"))
+    before, after = features.losses[max(0, at - N_AROUND) : at], features.losses[at:][:N_AROUND]
+    if math.isnan(step) or min(len(before), len(after)) < N_AROUND:
+        return math.nan, math.nan
+    return features.own(float(before.mean())), features.own(float(after.mean()))
+
+
+def _stages_of(features: Features, plan: Points | None) -> dict[str, tuple[float, ...]]:
+    """Where each stage of a rate that jumps ended, and how the loss was there."""
+    steps, losses = features.steps, features.losses
+    ends: list[float] = []
+    for (step, rate), (after, new) in pairwise([] if plan is None else plan.tolist()):
+        jumps = after == step + 1 and abs(new - rate) > JUMP * rate
+        if jumps and _n_between(steps, ends[-1] if ends else 0, after) >= N_STAGE:
+            ends.append(after)
+    while ends and _n_between(steps, ends[-1], steps[-1]) < N_STAGE:
+        ends.pop()
+    levels = []
+    for begin, end in pairwise([0.0, *ends, float(steps[-1])]):
+        own = losses[(begin < steps) & (steps <= end)]
+        levels.append(features.own(float(own[-max(1, len(own) // 5) :].mean())))
+    return {"stage_ends": (*ends, float(steps[-1])), "stage_losses": tuple(levels)}
+
+
+def _n_between(steps: NDArray[np.float64], begin: float, end: float) -> int:
+    return int(((begin < steps) & (steps <= end)).sum())
 
 
 def _batch(seen: Curve | None) -> tuple[str, float]:
@@ -216,47 +258,112 @@ def _first(found: Decays) -> list[str]:
     return sentences
 
 
+def _stages(found: Decays) -> list[str]:
+    """How far each stage brought the loss, where rates jump at least twice; the best settings."""
+    is_staged = found.trials["stage_ends"].map(len) >= LEAST_STAGES
+    own = found.trials[is_staged & found.trials["objective"].notna()]
+    sentences = []
+    order = found.objective_sign * own.groupby("setting")["objective"].mean()
+    for setting in order.sort_values().index[:N_STAGED]:
+        rows = own[own["setting"] == setting]
+        first = rows["stage_ends"].iloc[0]
+        same = rows[rows["stage_ends"].map(len) == len(first)]
+        levels = np.mean(same["stage_losses"].tolist(), axis=0)
+        at = ", ".join(f"{step:,.0f}" for step in first[:-1])
+        ends = ", ".join(f"{level:.4g}" for level in levels)
+        sentences.append(
+            f"The rate of setting {setting} jumps after steps {at}: at the ends of these "
+            f"{len(first)} stages the {found.metric} is {ends}"
+            + (f" (mean of {len(same)} seeds)." if len(same) > 1 else ".")
+        )
+    return sentences
+
+
+def by_batch(found: Decays) -> dict[str, list[pd.DataFrame]]:
+    """The completed runs of settings that differ in their batch alone, best setting first.
+
+    By what else they have set, in words, "" for nothing.
+    """
+    if found.trials.empty:
+        return {}
+    done = found.trials[found.trials["objective"].notna()]
+    groups = {
+        str(rest): sorted(
+            (rows for _, rows in own.groupby("setting")),
+            key=lambda rows: found.objective_sign * rows["objective"].mean(),
+        )
+        for rest, own in done.groupby("rest")
+    }
+    return {
+        rest: settings
+        for rest, settings in groups.items()
+        if len({str(rows["batch"].iloc[0]) for rows in settings}) > 1
+    }
+
+
 def _batches(found: Decays) -> list[str]:
     """Settings that differ in their batch alone, side by side."""
     sentences = []
-    done = found.trials[found.trials["objective"].notna()]
-    for rest, own in done.groupby("rest"):
-        by_batch = list(own.groupby("setting"))
-        if len({str(rows["batch"].iloc[0]) for _, rows in by_batch}) < 2:
-            continue
-        ordered = sorted(
-            by_batch, key=lambda one: found.objective_sign * one[1]["objective"].mean()
-        )
+    for rest, ordered in by_batch(found).items():
         ends = [
             f"at {rows['objective'].mean():.4g} with a batch of {rows['batch'].iloc[0]}"
-            + (
-                f" (from step {rows['batch_at'].iloc[0]:.0f})"
-                if rows["batch_at"].notna().any()
-                else ""
-            )
-            for _, rows in ordered
+            + _at_change(rows, found.metric)
+            for rows in ordered
         ]
-        apart = _difference(ordered[0][1], ordered[1][1])
-        fewest, most = own["examples"].min(), own["examples"].max()
+        apart = _difference(*ordered[:2])
+        examples = pd.concat([rows["examples"] for rows in ordered])
+        fewest, most = examples.min(), examples.max()
         of = "equally many" if most <= SAME_EXAMPLES * fewest else f"{fewest:,.0f} to {most:,.0f}"
         sentences.append(
-            f"{str(rest) or 'All else equal'}: runs of {of} examples end {', '.join(ends)}"
+            f"{rest or 'All else equal'}: runs of {of} examples end {', '.join(ends)}"
             f"{apart.replace(': a difference', ': between the first two a difference')}."
         )
     return sentences
 
 
+def _at_change(rows: pd.DataFrame, metric: str) -> str:
+    """From which step on the batch is another, and the loss before and after; "" if it never is."""
+    if not rows["batch_at"].notna().any():
+        return ""
+    said = f" (from step {rows['batch_at'].iloc[0]:.0f}"
+    around = np.array(rows["around_change"].tolist())
+    if not np.isfinite(around).all():
+        return f"{said})"
+    before, after = around.mean(axis=0)
+    return (
+        f"{said}; the {metric} is {before:.4g} in the {N_AROUND} reports before and {after:.4g} in "
+        "those after)"
+    )
+
+
 def _rebounds(found: Decays) -> list[str]:
-    """Who rebounded, when, and which weights were kept before."""
-    own = found.trials[found.trials["rebound"].notna()]
-    if own.empty:
-        return []
-    told = [
+    """Who rebounded, when, and which weights were kept before; who did, and came down again."""
+    trials = found.trials
+    is_rebound = trials["rebound"].notna()
+    own, came_down = trials[is_rebound], trials[~is_rebound & trials["kept"].map(bool)]
+    rebounded = [
         f"trial {number} from step {row['rebound_at']:.0f}, by {row['rebound']:.2g}"
-        + (f"; the weights of its lowest smoothed loss are in {row['kept']}" if row["kept"] else "")
+        + (f" ({_kept(row['kept'])})" if row["kept"] else "")
         for number, row in own.head(N_NAMED).iterrows()
     ]
-    return [f"{counted(len(own), 'run')} rebounded: {'; '.join(told)}."]
+    lower_since = [
+        f"trial {number} ({_kept(row['kept'])})"
+        for number, row in came_down.head(N_NAMED).iterrows()
+    ]
+    kinds = (("rebounded", own, rebounded), ("rebounded and came down", came_down, lower_since))
+    return [
+        f"{counted(len(rows), 'run')} {what}: {'; '.join(named)}"
+        f"{'; ...' if len(rows) > N_NAMED else ''}."
+        for what, rows, named in kinds
+        if len(rows)
+    ]
+
+
+def _kept(kept: Mapping[int, Path]) -> str:
+    """Which weights there are from before a rebound: the last of them, and how many others."""
+    step, path = list(kept.items())[-1]
+    others = f", and {len(kept) - 1} earlier beside it" if len(kept) > 1 else ""
+    return f"the weights of step {step}, before the rebound, are kept in {path}{others}"
 
 
 def _settings(own: pd.DataFrame) -> str:

@@ -136,7 +136,8 @@ def explosions(sweep: Sweep) -> Explosions:
 def _row(features: Features) -> tuple[bool, bool, float, str, float]:
     e, s = features.explosion, features.signals
     died = e is not None and e.dead_since is not None
-    above = features.fall < -ROSE * features.room
+    rise = -features.fall - 4 * features.noise
+    above = rise > ROSE * features.room and not features.wanders(rise)
     exploded = died or above or (s is not None and s.diverged_at is not None)
     if e is None or not exploded:
         return exploded, died, math.nan, "", math.nan

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from optuna.distributions import CategoricalDistribution, json_to_distribution
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.fixes import as_text
 from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.sweeps.errors import SweepError
 from iolaus.sweeps.study.folder import own_command, read_study
-from iolaus.sweeps.study.record import TrialRecord, n_settings
+from iolaus.sweeps.study.record import TrialRecord, n_settings, outside_of
 
 __all__ = ["NextTrial", "as_frame", "continuing", "enqueue", "next_trials", "rerun_command"]
 
@@ -29,8 +31,10 @@ class NextTrial:
     """One thing to try.
 
     fixes: the trials it would fix, the most promising first. shape, overrides, advice: of that one.
-    params: the whole setting, in the sweep's own search space; empty if the suggested fix lies
-    outside, and `outside` says what does. command: runs it by itself, "" if the sweep does not say
+    params: the whole setting, in the sweep's own search space. beyond: values by key that lie
+    outside of it, to be run instead of those in params; `outside` says which and why, "" if none
+    does. nearest: the setting inside that comes nearest to such a one; empty if none is nearer than
+    the trial's own, or the fix is inside. command: runs it by itself, "" if the sweep does not say
     by which command it was run.
     """
 
@@ -41,6 +45,12 @@ class NextTrial:
     params: Mapping[str, Any]
     outside: str
     command: str
+    beyond: Mapping[str, Any] = field(default_factory=dict)
+    nearest: Mapping[str, Any] = field(default_factory=dict)
+
+    def nearest_text(self) -> str:
+        """What is nearest inside the search space, as overrides; "" if there is nothing."""
+        return " ".join(f"{key}={as_text(value)}" for key, value in self.nearest.items())
 
 
 def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
@@ -65,12 +75,14 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
     for number, row in zip(order, problems.loc[order].to_dict("records"), strict=True):
         changes = dict(_parsed(text) for text in row["fix"])
         params, outside = _in_space(sweep, {**settings[number], **changes}, changes)
+        beyond = {k: v for k, v in changes.items() if k in outside}
+        nearest = _nearest(sweep.space, settings[number], changes) if outside else {}
         key = _same(params) if not outside else _same({**settings[number], **changes})
         if key in run:
             continue
         if key in found:
             known = found[key]
-            found[key] = NextTrial((*known.fixes, int(number)), *_rest(known))
+            found[key] = replace(known, fixes=(*known.fixes, int(number)))
             continue
         command = _command(sweep, {**settings[number], **changes})
         found[key] = NextTrial(
@@ -78,9 +90,11 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
             row["shape"],
             row["fix"],
             row["advice"],
-            {} if outside else params,
-            outside,
+            {k: settings[number].get(k, v) if k in beyond else v for k, v in params.items()},
+            "; ".join(outside.values()),
             command,
+            beyond,
+            nearest,
         )
     return list(found.values())
 
@@ -94,7 +108,7 @@ def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
             "because": [shape_name(t.shape) for t in trials],
             "advice": [t.advice for t in trials],
             "where": [
-                "in the search space" if t.params else "by command, see below" if t.command else ""
+                f"outside: {t.outside}" if t.outside else "in the search space" if t.params else ""
                 for t in trials
             ],
         }
@@ -102,21 +116,74 @@ def as_frame(trials: Sequence[NextTrial]) -> pd.DataFrame:
     return table if table["where"].any() else table.drop(columns="where")
 
 
-def enqueue(folder: Path, trials: Sequence[NextTrial]) -> list[NextTrial]:
-    """Put those that lie in the search space into the study's queue.
+def enqueue(folder: Path, trials: Sequence[NextTrial], beyond: bool = False) -> list[NextTrial]:
+    """Put them into the study's queue, of those outside of its space the nearest inside, if any.
 
-    Returns the ones that were not queued before.
+    beyond: themselves instead; such a trial says so in its record, samplers do not see it, and
+    tables tell it apart. Returns the ones that were not queued before.
     """
     study = read_study(folder)
     queued = {
-        _same(t.system_attrs.get("fixed_params", {})) for t in study.get_trials(deepcopy=False)
+        _same({**t.system_attrs.get("fixed_params", {}), **outside_of(t.user_attrs)})
+        for t in study.get_trials(deepcopy=False)
     }
-    new = [trial for trial in trials if trial.params and _same(trial.params) not in queued]
-    for trial in new:
-        study.enqueue_trial(
-            dict(trial.params), user_attrs=TrialRecord(fix_of=trial.fixes[0]).to_attrs()
-        )
+    new = []
+    for trial in trials:
+        outside = _texts(trial.beyond) if beyond else {}
+        params = {**trial.params, **({} if beyond else trial.nearest)}
+        is_there = not trial.outside or beyond or trial.nearest
+        if not is_there or _same({**params, **outside}) in queued:
+            continue
+        record = TrialRecord(fix_of=trial.fixes[0], outside=outside)
+        study.enqueue_trial(params, user_attrs=record.to_attrs())
+        new.append(trial)
     return new
+
+
+def run_queued(folder: Path, sweep: Sweep, output: int | None = None) -> int:
+    """Continue the sweep until its queue is run; returns the command's exit code.
+
+    output: the file descriptor for what it prints (standard output). Raises SweepError if the sweep
+    is of no command that is known.
+    """
+    command = continuing(folder, sweep)
+    if not command:
+        raise SweepError(f"{folder} does not say by which command it was run")
+    cwd = sweep.config.get("hydra", {}).get("runtime", {}).get("cwd", ".")
+    return subprocess.run(shlex.split(command), cwd=cwd, check=False, stdout=output).returncode
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {key: as_text(value) for key, value in values.items()}
+
+
+def _nearest(
+    space: Mapping[str, Any], setting: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The changes as far as ranges allow; empty if one has none, or the setting is there already.
+
+    Where a decay cannot be as short as it should, its rate makes up for it: by
+    `decay_rate ** (t / decay_steps)` both give the same learning rates.
+    """
+    found = dict(changes)
+    for key, value in changes.items():
+        known, is_inside = _as_searched(space[key], value) if key in space else (None, False)
+        if is_inside:
+            found[key] = known
+            continue
+        bounds = space[key]["attributes"] if key in space else {}
+        if "low" not in bounds or not isinstance(value, int | float):
+            return {}
+        bound = type(bounds["low"])(min(max(value, bounds["low"]), bounds["high"]))
+        found[key] = bound
+        rate_key = f"{key.rpartition('.')[0]}.decay_rate".lstrip(".")
+        rate = found.get(rate_key, setting.get(rate_key))
+        rates = space.get(rate_key, {}).get("attributes", {})
+        is_decay = key.rpartition(".")[2] == "decay_steps" and "low" in rates
+        if is_decay and isinstance(rate, int | float) and rate > 0 and value > 0:
+            same = rate ** (bound / value)
+            found[rate_key] = float(f"{min(max(same, rates['low']), rates['high']):.3g}")
+    return {} if _same({**setting, **found}) == _same(setting) else found
 
 
 def continuing(folder: Path, sweep: Sweep) -> str:
@@ -130,10 +197,6 @@ def continuing(folder: Path, sweep: Sweep) -> str:
     return shlex.join(
         [*kept, f"hydra.sweep.dir={folder.absolute()}", f"hydra.sweeper.n_trials={n_trials}"]
     )
-
-
-def _rest(trial: NextTrial) -> tuple[str, tuple[str, ...], str, Mapping[str, Any], str, str]:
-    return trial.shape, trial.overrides, trial.advice, trial.params, trial.outside, trial.command
 
 
 def _same(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -154,13 +217,13 @@ def _settings(sweep: Sweep) -> dict[int, dict[str, Any]]:
 
 def _in_space(
     sweep: Sweep, params: Mapping[str, Any], changes: Mapping[str, Any]
-) -> tuple[dict[str, Any], str]:
-    """(the whole changed setting in the space's values, ""), or (what is inside, what is not)."""
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the whole changed setting in the space's values, what of it is outside and why, by key)."""
     setting: dict[str, Any] = {}
-    outside: list[str] = []
+    outside: dict[str, str] = {}
     for key in [*sweep.space, *(key for key in changes if key not in sweep.space)]:
         if key not in sweep.space:
-            outside.append(f"{key} is not searched")
+            outside[key] = f"{key} is not searched"
             continue
         if not all(
             str(params.get(k)) in allowed for k, allowed in sweep.space[key].get("when", {}).items()
@@ -172,8 +235,8 @@ def _in_space(
         known, is_inside = _as_searched(sweep.space[key], value)
         setting[key] = known
         if not is_inside and key in changes:
-            outside.append(f"{key}={as_text(value)} is not in {_range(sweep.space[key])}")
-    return setting, "; ".join(outside)
+            outside[key] = f"{key}={as_text(value)} is not in {_range(sweep.space[key])}"
+    return setting, outside
 
 
 def _as_searched(signature: Mapping[str, Any], value: Any) -> tuple[Any, bool]:

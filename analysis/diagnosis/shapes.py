@@ -39,6 +39,7 @@ SHAPE_NAMES = {"fast_then_flat": "fast, then flat", "improving": "still improvin
 N_REPORTS = 3  # fewer finite reports are no curve
 # Shares of the room:
 ROSE = 0.25  # a rise above the start that is an explosion if the loss stays high
+LEARNED = 0.8  # of the reports before a collapse that are below the start
 NEAR = 0.05  # what may be left above the lowest for a flat loss to have converged
 GAIN = 0.05  # what another doubling of the steps must promise for a loss to be called falling
 SLOW = 0.5  # what the best had fallen by this step that a falling loss must have, not to be slow
@@ -123,9 +124,9 @@ def _way(word: str, sign: float) -> str:
 
 
 def _diverged(features: Features, s: Signals) -> Diagnosis | None:
-    """Not finite, or running away."""
+    """Not finite, or running away, or ended by a gradient that is not finite."""
     if s.diverged_at is None:
-        return None
+        return _without_update(features)
     whose, parameter = _first_gradient(features, s.diverged_at)
     return Diagnosis(
         "exploded",
@@ -135,16 +136,29 @@ def _diverged(features: Features, s: Signals) -> Diagnosis | None:
     )
 
 
+def _without_update(features: Features) -> Diagnosis | None:
+    """The gradient of a loss term is not finite, and the loss is, since a scaler left it out."""
+    n = features.not_finite
+    if n is None or (features.steps > n.step).sum() > 1:
+        return None
+    reason = (
+        f"no update is made any more: the gradient of the loss term {n.term} is not finite at step "
+        f"{n.step}, first that of {n.parameter} in the backward pass"
+    )
+    return Diagnosis("exploded", reason, float(n.step), n.parameter)
+
+
 def _exploded(features: Features, s: Signals) -> Diagnosis | None:
     """Above the start by a good part of the room without ever coming back low.
 
-    A loss that begins high, above where the others do, and falls steadily is not one.
+    A loss that begins high, above where the others do, and falls steadily is not one, nor is one
+    that only wanders about its start.
     """
     finite = features.losses[: s.n_reports]
     peak_at = int(finite.argmax())
     rise = float(finite[peak_at]) - features.start - 4 * features.noise
     scale = max(features.room, 1e-9 * abs(features.start))
-    if peak_at == 0 and _falls_steadily(finite, s.level):
+    if (peak_at == 0 and _falls_steadily(finite, s.level)) or features.wanders(rise):
         return None
     if rise > ROSE * scale and s.level > features.start - HARDLY * scale:
         since = float(features.steps[peak_at])
@@ -190,6 +204,9 @@ def _collapsed(features: Features, s: Signals) -> Diagnosis | None:
         at -= 1
     if not far_up.any() and not _is_sudden(losses, lowest, at):
         return None
+    before = losses[at // 2 : at]
+    if len(before) and np.mean(before < features.start - HARDLY * features.room) < LEARNED:
+        return None  # it only wandered about its start
     peak = float(losses[at:].max())
     since = float(steps[at])
     whose, parameter = _first_gradient(features, since)

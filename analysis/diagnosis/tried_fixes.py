@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from iolaus.analysis.data.pairs import value_text
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
@@ -55,11 +56,11 @@ def _row(sweep: Sweep, diagnosis: pd.DataFrame, number: int, of: int) -> tuple[o
         objective[trials["setting"] == leader].groupby(trials["seed"].fillna(-1)).mean()
         for leader in (was, number)
     )
-    change = [
-        f"{key}={_text(trials.loc[number, column])}"
-        for key, column in varied(trials).items()
-        if not _same(trials.loc[number, column], trials.loc[was, column])
-    ]
+    change = []
+    for key, column in varied(trials).items():
+        value: Any = trials.loc[number, column]
+        if not _same(value, trials.loc[was, column]):
+            change.append(f"{key}={'unset' if pd.isna(value) else value_text(value)}")
     differences = (after - before).dropna().to_numpy()
     low = high = float("nan")
     if len(differences) > 1:
@@ -77,10 +78,6 @@ def _row(sweep: Sweep, diagnosis: pd.DataFrame, number: int, of: int) -> tuple[o
 
 def _same(one: Any, other: Any) -> bool:
     return bool(one == other or (pd.isna(one) and pd.isna(other)))
-
-
-def _text(value: Any) -> str:
-    return "unset" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def tried_sentences(tried: pd.DataFrame) -> list[str]:

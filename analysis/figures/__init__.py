@@ -3,8 +3,10 @@
 They draw on an Axes (or Figure) given, name units, and read in grey too.
 """
 
+from iolaus.analysis.figures.batches import draw_batches
 from iolaus.analysis.figures.curves import draw_by_shape, draw_curves
 from iolaus.analysis.figures.decays import draw_decays
+from iolaus.analysis.figures.devices import draw_devices
 from iolaus.analysis.figures.explosions import draw_explosions
 from iolaus.analysis.figures.gradients import draw_gradients
 from iolaus.analysis.figures.holdout import draw_holdout
@@ -18,9 +20,11 @@ from iolaus.analysis.figures.tried_fixes import choice_to_show, draw_fixes, draw
 
 __all__ = [
     "choice_to_show",
+    "draw_batches",
     "draw_by_shape",
     "draw_curves",
     "draw_decays",
+    "draw_devices",
     "draw_explosions",
     "draw_fixes",
     "draw_gradients",

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import LogLocator
+from scipy.signal import lfilter
 
 from iolaus.analysis.data.curves import Points
 
@@ -31,6 +32,8 @@ __all__ = [
     "plain_ticks",
     "say_nothing",
     "shape_style",
+    "smoothed",
+    "smoothing_text",
     "value_limits",
 ]
 
@@ -153,13 +156,47 @@ def limits_of(curves: Iterable[Points]) -> tuple[float, float, bool]:
     return low - margin, top + margin, False
 
 
-def centred_mean(curve: Points) -> Points:
-    """The curve [n, 2] with each value the mean of the reports around it, for the eye.
+def smoothed(curve: Points, smooth: float | None = None) -> Points:
+    """The curve [n, 2] smoothed for the eye; numbers are read off `iolaus.sweeps.signals`.
 
-    Towards the ends the mean is of fewer reports, so that it never lags. Numbers are read off
-    `iolaus.sweeps.signals`.
+    smooth: None, `centred_mean` over a twentieth of the reports. From 0 up and below 1, as in
+    TensorBoard, each value the mean of it and all before, whose weights fall by this factor from
+    one to the one before; 0 is the curve itself. A whole number from 2 up: `centred_mean` over so
+    many reports. Raises ValueError for others. Source: Adam's bias correction, arXiv 1412.6980.
     """
-    half = max(1, len(curve) // N_MEAN_SHARE // 2)
+    smoothing_text(smooth)
+    if not len(curve):
+        return curve
+    if smooth is None or smooth >= 2:
+        return centred_mean(curve, None if smooth is None else int(smooth))
+    weights = 1 - smooth ** np.arange(1, len(curve) + 1)
+    means = lfilter([1 - smooth], [1, -smooth], curve[:, 1]) / weights
+    return np.column_stack([curve[:, 0], means])
+
+
+def smoothing_text(smooth: float | None) -> str:
+    """What `smoothed` does, for a caption; raises ValueError for what it does not take."""
+    if smooth is None:
+        return "smoothed"
+    if smooth == 0:
+        return "as reported"
+    if 0 < smooth < 1:
+        return f"smoothed with a weight of {smooth:g} from one report to the next"
+    if smooth >= 2 and smooth % 1 == 0:
+        return f"smoothed over {smooth:.0f} reports"
+    raise ValueError(
+        "smooth is from 0 (as reported) up and below 1 (what came before counts so much at each "
+        f"report), or a whole number of reports from 2 up; got {smooth:g}"
+    )
+
+
+def centred_mean(curve: Points, n_reports: int | None = None) -> Points:
+    """The curve [n, 2] with each value the mean of so many reports around it.
+
+    n_reports: left out, a twentieth of them, 3 at least. Towards the ends the mean is of fewer, so
+    that it never lags.
+    """
+    half = max(1, (len(curve) // N_MEAN_SHARE if n_reports is None else n_reports) // 2)
     if len(curve) < 3:
         return curve
     sums = np.concatenate([[0.0], np.cumsum(curve[:, 1])])

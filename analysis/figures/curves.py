@@ -25,10 +25,10 @@ from iolaus.analysis.figures._style import (
     STYLES,
     above_zero,
     add_lines,
-    centred_mean,
     logarithmic,
     say_nothing,
     shape_style,
+    smoothed,
     value_limits,
 )
 from iolaus.analysis.ranking.rank import Ranking, best_trial
@@ -66,14 +66,15 @@ def draw_curves(
     highlight: int | None = None,
     axis: str = "step",
     rate_ax: Axes | None = None,
+    smooth: float | None = None,
 ) -> None:
     """All curves of one metric (default: the watched one) on one pair of axes.
 
-    They go over steps, examples or seconds, smoothed (a centred mean over a twentieth of the
-    curve), the raw curve faint behind. The first of the ranking (`ranking`: of
-    `iolaus.analysis.ranking.rank.rank`), or `highlight`, stands out; pruned and failed ones end in
-    a mark; a triangle shows where an intervention lowered the rate (or went back to the best
-    weights), a ring where a trial stalled (`diagnosis`: of
+    They go over steps, examples or seconds, smoothed (`smooth`: see
+    `iolaus.analysis.figures._style.smoothed`), the raw curve faint behind. The first of the
+    ranking (`ranking`: of `iolaus.analysis.ranking.rank.rank`), or `highlight`, stands out; pruned
+    and failed ones end in a mark; a triangle shows where an intervention lowered the rate (or went
+    back to the best weights), a ring where a trial stalled (`diagnosis`: of
     `iolaus.analysis.diagnosis.diagnose.diagnose`). rate_ax: where to draw the learning rates
     beneath, on the same axis, if the trials report `lr`. The axis is logarithmic if values span
     more than a factor of 20 above 0. Values far above where trials start, and non-finite ones,
@@ -89,11 +90,11 @@ def draw_curves(
             rate_ax.set_visible(False)
         return
     steps = lines_of(sweep, metric)
-    smoothed = {trial: centred_mean(curve) for trial, curve in raw.items()}
+    lines = {trial: smoothed(curve, smooth) for trial, curve in raw.items()}
     chosen = best_trial(sweep, ranking) if highlight is None else highlight
     states = sweep.states_of(raw)
     styles = {**states, chosen: "best"} if chosen in raw else states
-    _lines(ax, raw, smoothed, styles)
+    _lines(ax, raw, lines, styles)
     handles = []
     for name, style in STYLES.items():
         if name == "best" and chosen in raw:
@@ -106,12 +107,12 @@ def draw_curves(
             label = f"{STATE_NAMES.get(name, name)} ({n})"
             handles.append(Line2D([], [], **style, marker=ENDS.get(name, ""), label=label))
     handles += _marks(
-        ax, INTERVENTION_MARK, "interventions", _values_at(smoothed, steps, _interventions(sweep))
+        ax, INTERVENTION_MARK, "interventions", _values_at(lines, steps, _interventions(sweep))
     )
     if diagnosis is not None:
         stalls = diagnosis[diagnosis["shape"].isin(STALLED_SHAPES)]["since"].dropna()
         handles += _marks(
-            ax, STALL, "stalled from here", _values_at(smoothed, steps, list(stalls.items()))
+            ax, STALL, "stalled from here", _values_at(lines, steps, list(stalls.items()))
         )
     value_limits(ax, raw.values())
     last = max(curve[-1, 0] for curve in raw.values())
@@ -129,18 +130,24 @@ def draw_curves(
 
 
 def draw_by_shape(
-    figure: Figure | SubFigure, sweep: Sweep, diagnosis: pd.DataFrame, *, axis: str = "step"
+    figure: Figure | SubFigure,
+    sweep: Sweep,
+    diagnosis: pd.DataFrame,
+    *,
+    axis: str = "step",
+    smooth: float | None = None,
 ) -> None:
     """One panel per shape that occurs, most frequent first, all with the same limits.
 
     The curves of other shapes are faint behind.
     diagnosis: index trial, columns shape and since (a step, or missing), which a mark in the
     shape's symbol shows.
-    axis: step, examples or seconds. A title says how many trials have the shape, and where they are
-    if none is in the frame.
+    axis: step, examples or seconds. smooth: as in `draw_curves`. A title says how many trials have
+    the shape, and where they are if none is in the frame.
     """
     curves = {
-        trial: centred_mean(curve) for trial, curve in lines_of(sweep, sweep.metric, axis).items()
+        trial: smoothed(curve, smooth)
+        for trial, curve in lines_of(sweep, sweep.metric, axis).items()
     }
     steps = lines_of(sweep, sweep.metric)
     shapes = diagnosis["shape"].value_counts()
@@ -185,9 +192,9 @@ def draw_by_shape(
 
 
 def _lines(
-    ax: Axes, raw: dict[int, Points], smoothed: dict[int, Points], styles: dict[int, str]
+    ax: Axes, raw: dict[int, Points], lines: dict[int, Points], styles: dict[int, str]
 ) -> None:
-    """Draws the curves by style, and the ends of those cut short."""
+    """Draws the curves, raw and smoothed (lines), by style, and the ends of those cut short."""
     for name, style in STYLES.items():
         trials = [trial for trial in raw if styles[trial] == name]
         if not trials:
@@ -201,9 +208,9 @@ def _lines(
         faint = {
             "alpha": max(0.15, min(style.get("alpha", 1.0), N_CROWDED / len(trials)))
         }  # a crowd shows its density
-        add_lines(ax, [smoothed[t] for t in trials], **{**style, **faint})
+        add_lines(ax, [lines[t] for t in trials], **{**style, **faint})
         # A line of one report shows nothing.
-        dots = [smoothed[t][-1] for t in trials if name in ENDS or len(raw[t]) == 1]
+        dots = [lines[t][-1] for t in trials if name in ENDS or len(raw[t]) == 1]
         marker = {"linestyle": "none", "marker": ENDS.get(name, "."), "markersize": 5}
         ax.plot(*np.reshape(dots, (-1, 2)).T, **{**style, **marker})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +28,7 @@ from iolaus.analysis.figures._style import (
     say_nothing,
 )
 from iolaus.analysis.ranking.rank import Ranking, best_trial
+from iolaus.sweeps.text import duration
 
 __all__ = ["draw_timeline", "lanes"]
 
@@ -42,6 +45,7 @@ UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 N_LANES_NUMBERED = 2
 THINNEST = 0.001  # of the time drawn: less than a pixel
 N_WITH_LINES = 6  # paused trials, beyond which lines would only cross
+START_S = 60.0  # from the begin of a session to its first trial, at most
 N_NUMBERED = 60  # with more trials than this their numbers do not fit into the bars
 
 
@@ -52,7 +56,8 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     next, where few were paused or it is the best.
     Trials that ran side by side on one slot (in lanes) lie under one another. The title says for
     which share of the time, from the first start to the last end, the slots had a trial: gaps are
-    time lost between trials or sessions. Trials that were to be stopped but were held out are
+    time lost between trials. Time between sessions, when nobody ran the sweep, is cut out where a
+    dashed line is. Trials that were to be stopped but were held out are
     dotted. Trials without a start, slot or duration (running ones
     have none) are left out.
     """
@@ -65,7 +70,9 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
         return
     was_held_out = ran["state"].eq("complete") & ran["held_out_step"].notna()
     ran = _by_stretch(ran.assign(state=ran["state"].mask(was_held_out, "held out")))
-    start, length = ran["started_s"].to_numpy(float), ran["seconds"].to_numpy(float)
+    length = ran["seconds"].to_numpy(float)
+    start, breaks = _without_breaks(ran["started_s"].to_numpy(float), length, _begun_s(sweep))
+    ran = ran.assign(started_s=start)
     end = float((start + length).max())
     unit_s, unit = next((u for u in UNITS if end >= 2 * u[0]), UNITS[-1])
     slots = sorted(ran["slot"].astype(int).unique())
@@ -132,12 +139,47 @@ def draw_timeline(ax: Axes, sweep: Sweep, *, ranking: Ranking | None = None) -> 
     ax.set_xlabel(f"time since the sweep began ({unit})")
     busy_s = sum(_covered(start[slot == i], (start + length)[slot == i]) for i in range(len(slots)))
     used = busy_s / (len(slots) * (end - start.min())) if end > start.min() else 1.0
-    ax.set_title(f"slots in use {used:.0%} of the time", loc="left", fontsize="medium", color=BLACK)
+    title = f"slots in use {used:.0%} of the time"
+    if breaks:
+        idle = duration(sum(idle_s for _, idle_s in breaks))
+        title += f"; {idle} between sessions cut out (dashed)"
+        for at_s, _ in breaks:
+            ax.axvline(at_s / unit_s, color=BLACK, linestyle="--", linewidth=1)
+    ax.set_title(title, loc="left", fontsize="medium", color=BLACK)
     ax.legend(
         handles=handles, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1)
     )
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_color(GREY)
+
+
+def _begun_s(sweep: Sweep) -> list[float]:
+    """When each session after the first began, in seconds since the first."""
+    begun = [
+        datetime.fromisoformat(session["started"])
+        for session in sweep.provenance
+        if session.get("started")
+    ]
+    return [(moment - begun[0]).total_seconds() for moment in begun[1:]]
+
+
+def _without_breaks(
+    start: NDArray[np.float64], length: NDArray[np.float64], begun_s: Sequence[float]
+) -> tuple[NDArray[np.float64], list[tuple[float, float]]]:
+    """The starts without the time between sessions, and what was cut out: where, and how much.
+
+    start, length: of each stretch, seconds. begun_s: of each session after the first; it lies
+    between the last trial before and the first of its own, but for START_S, as the clock of starts
+    begins with the first trial.
+    """
+    order = np.argsort(start, kind="stable")
+    shift, breaks = np.zeros(len(start)), []
+    ended = np.maximum.accumulate((start + length)[order])
+    for i, (last, first) in enumerate(zip(ended[:-1], start[order][1:], strict=True)):
+        if first > last and any(last <= begun <= first + START_S for begun in begun_s):
+            breaks.append((float(last - shift.max()), float(first - last)))
+            shift[order[i + 1 :]] += first - last
+    return start - shift, breaks
 
 
 def _by_stretch(trials: pd.DataFrame) -> pd.DataFrame:

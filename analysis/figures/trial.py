@@ -21,10 +21,10 @@ from iolaus.analysis.figures._style import (
     VERMILION,
     above_zero,
     add_lines,
-    centred_mean,
     logarithmic,
     say_nothing,
     shape_style,
+    smoothed,
     value_limits,
 )
 
@@ -62,10 +62,10 @@ def draw_trial(
         others = [curve for number, curve in curves.items() if number != trial]
         behind = others[:: max(1, len(others) // N_BEHIND)]
         add_lines(
-            above, [centred_mean(curve) for curve in behind], color=GREY, linewidth=0.5, alpha=0.35
+            above, [smoothed(curve) for curve in behind], color=GREY, linewidth=0.5, alpha=0.35
         )
         above.plot(*curves[trial].T, color=BLUE, linewidth=0.6, alpha=0.3)
-        own = centred_mean(curves[trial])
+        own = smoothed(curves[trial])
         above.plot(*own.T, color=BLUE, linewidth=1.8, label=f"trial {trial}")
         if trial in diagnosis.index:
             shape, since = str(diagnosis.at[trial, "shape"]), float(diagnosis.at[trial, "since"])  # type: ignore[arg-type]

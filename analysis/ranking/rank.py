@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -80,7 +80,8 @@ class Ranking:
         stand alone if the differences are as they seem; 0 if it does (never without repeats: then
         at least 2), None if more than 50 are needed.
     warnings: what the reader must know before believing the order, in sentences. can_top_up:
-        whether `iolaus top-up` can run more seeds: not of runs of other tools.
+        whether `iolaus top-up` can run more seeds: not of runs of other tools. n_others: settings
+        that completed beside the finalists, with fewer seeds: they have no level and no tier.
     """
 
     table: pd.DataFrame
@@ -95,6 +96,7 @@ class Ranking:
     warnings: tuple[str, ...]
     can_top_up: bool = False
     noise_df: float = 0.0
+    n_others: int = 0
 
     @property
     def winner(self) -> int | None:
@@ -182,7 +184,8 @@ def rank(sweep: Sweep, noise: SeedNoise | None = None) -> Ranking:
 
     Runs of one setting with several seeds count as its seeds; seeds that settings share are paired.
     Results taken over by a duplicate count once. A setting of which a run breaks a constraint has
-    no tier. A setting whose seeds did not all complete is ranked by those that did, with a warning.
+    no tier. Where the best settings got more seeds than others, as finalists, these alone have
+    tiers. A setting whose seeds did not all complete is ranked by those that did, with a warning.
     Settings whose runs are the same to the last bit with every seed count as one, which is said. A
     sweep without a completed trial has no tier. See `iolaus.analysis.ranking.tiers` for the
     statistics.
@@ -209,10 +212,14 @@ def rank(sweep: Sweep, noise: SeedNoise | None = None) -> Ranking:
             (),
         )
     trials = trials[~trials["why"].astype(str).str.startswith("duplicate")]
-    standings = order(_runs(sweep, trials), sweep.directions, sweep.metric_sign)
+    finalists = _finalists(trials)
+    standings = order(_runs(sweep, trials, finalists), sweep.directions, sweep.metric_sign)
     trials = _with_infeasible(trials, standings)
     sign = sweep.objective_sign
     done = trials[trials["state"].eq("complete") & np.isfinite(trials["objective"].astype(float))]
+    n_others = int(done["setting"].nunique())
+    done = done[done["setting"].isin(finalists)] if finalists else done
+    n_others -= int(done["setting"].nunique())
     settings = {int(s): i for i, s in enumerate(dict.fromkeys(done["setting"]))}
     index = done["setting"].map(settings).to_numpy(np.int64)
     values = sign * done["objective"].to_numpy(np.float64)
@@ -257,7 +264,8 @@ def rank(sweep: Sweep, noise: SeedNoise | None = None) -> Ranking:
             *_warnings(sweep, trials, done, known, is_repeated),
             *_said_same(list(settings), group),
         ),
-        can_top_up=bool(sweep.provenance),
+        can_top_up=bool(own_command(sweep.provenance)),
+        n_others=n_others,
     )
 
 
@@ -322,7 +330,21 @@ def best_trial(sweep: Sweep, ranking: Ranking | None = None) -> int | None:
     return int(completed[0]) if len(completed) else None
 
 
-def _runs(sweep: Sweep, trials: pd.DataFrame) -> list[Run]:
+def _finalists(trials: pd.DataFrame) -> set[int]:
+    """The settings that got more seeds for being the best, and others of as many; else none.
+
+    By the fewer seeds that all have run the rest was behind, and more is not known of it.
+    """
+    done = trials[trials["state"].eq("complete")]
+    n_seeds = done["setting"].value_counts()
+    if "finalist" not in done:
+        return set()
+    marked = done.loc[done["finalist"].fillna(False).astype(bool), "setting"].unique()
+    least = max(n_seeds[marked].min(), 2) if len(marked) else math.inf
+    return {int(s) for s in (*marked, *n_seeds.index[n_seeds >= least])}
+
+
+def _runs(sweep: Sweep, trials: pd.DataFrame, finalists: Collection[int]) -> list[Run]:
     """The trials as their order depends on them."""
     objectives = trials.reindex(columns=_objectives(sweep)).to_numpy(np.float64)
     infeasible = trials["infeasible"] if "infeasible" in trials else pd.Series("", trials.index)
@@ -334,6 +356,7 @@ def _runs(sweep: Sweep, trials: pd.DataFrame) -> list[Run]:
             tuple(map(float, values)) if state == "complete" else (),
             float(best),
             not broken,
+            is_finalists=int(setting) in finalists,
         )
         for number, setting, state, values, best, broken in zip(
             trials.index,
@@ -554,17 +577,21 @@ def _headline(ranking: Ranking) -> str:
     if int(table["state"].eq("complete").sum()) == 1:
         return f"{_named(ranking, winner)} is the only one that completed: {measured}."
     others = f"the other {n_others}" if n_others > 1 else "the other one"
+    if ranking.n_others:
+        others = f"{others} finalists" if n_others > 1 else "the other finalist"
     if not ranking.is_repeated:
         return (
             f"{_named(ranking, winner, 'Run')} {_came_out(ranking)}, {measured}; which setting is "
             f"better is not known: each ran with one seed, and {_seeds_differ(ranking)}."
         )
     first = ranking.first
+    if n_others == 0:
+        return f"{_named(ranking, winner)} is the finalist: {measured}{_of_the_rest(ranking)}."
     if len(first) == 1 and first[0] == winner:
         if _n_seeds(table, winner) > 1:
             return (
                 f"{_named(ranking, winner)} is better than {others}, beyond the noise of seeds"
-                f"{_but_ran_differently(ranking)}: {measured}."
+                f"{_but_ran_differently(ranking)}: {measured}{_of_the_rest(ranking)}."
             )
         return (
             f"{_named(ranking, winner, 'Run')} {_came_out(ranking)}, {measured}, beyond the noise "
@@ -580,8 +607,16 @@ def _headline(ranking: Ranking) -> str:
     names = ", ".join(_label(table, n) for n in first[:N_NAMED])
     names += f" and {len(first) - N_NAMED} more" if len(first) > N_NAMED else ""
     with_all = "" if winner in first else "with the same seeds for all "
-    share = f"{len(first)} of {n_others + 1} settings share first place"
-    return f"{leads}; but {with_all}{share}: {names}."
+    of = "finalists" if ranking.n_others else "settings"
+    share = f"{len(first)} of {n_others + 1} {of} share first place"
+    return f"{leads}; but {with_all}{share}: {names}{_of_the_rest(ranking)}."
+
+
+def _of_the_rest(ranking: Ranking) -> str:
+    """What is not known of the settings that are no finalists; "" if there are none."""
+    n = ranking.n_others
+    which = f"the other {n} settings" if n > 1 else "the other setting"
+    return f"; of {which}, with fewer seeds, nothing more is known" if n else ""
 
 
 def _came_out(ranking: Ranking) -> str:
@@ -745,8 +780,9 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
         )
     names = _distinct([sweep.name for sweep in sweeps])
     all_trials, all_curves, start = [], [], 0
+    searched = {key for sweep in sweeps for key in parameters(sweep.trials)}
     for name, sweep in zip(names, sweeps, strict=True):
-        trials = sweep.trials.assign(
+        trials = _with_fixed(sweep, searched).assign(
             sweep=name, number=sweep.trials.index, setting=sweep.trials["setting"] + start
         )
         all_trials.append(trials.set_axis(trials.index + start))
@@ -777,11 +813,36 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     return replace(ranking, warnings=(*found, *ranking.warnings))
 
 
+def _with_fixed(sweep: Sweep, keys: Collection[str]) -> pd.DataFrame:
+    """The trials with what their sweep had fixed of the keys that others search."""
+    trials = sweep.trials
+    missing = sorted(set(keys) - parameters(trials).keys())
+    if "fingerprint" not in trials or not missing:
+        return trials
+    fixed = {name: f.fixed for name, f in sweep.fingerprints.items()}
+    known = {
+        PREFIX + key: [_read(fixed.get(own, {}).get(key)) for own in trials["fingerprint"]]
+        for key in missing
+        if any(key in own for own in fixed.values())
+    }
+    return trials.assign(**known)
+
+
+def _read(text: str | None) -> Any:
+    """A fixed setting as a parameter's value: a number if it is one; NaN if it is not known."""
+    if text is None:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _ran_with_of_all(trials: pd.DataFrame, sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """The trials of several sweeps, told apart by what they ran with but for what one searches."""
     if "fingerprint" not in trials:
         return trials
-    searched = {key for sweep in sweeps for key in sweep.space}
+    searched = {key for sweep in sweeps for key in (*sweep.space, *parameters(sweep.trials))}
     kept = {name: known for sweep in sweeps for name, known in sweep.fingerprints.items()}
     ids = trials["fingerprint"].fillna("")
     known = {name: kept.get(name, Fingerprint()) for name in ids.unique()}

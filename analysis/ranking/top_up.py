@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from omegaconf import OmegaConf
@@ -20,7 +19,7 @@ from optuna.trial import TrialState
 from iolaus.analysis.data.sweep import load
 from iolaus.analysis.diagnosis.next_trials import continuing
 from iolaus.analysis.ranking.rank import Ranking, rank
-from iolaus.sweeps.study.folder import SWEEP_FILE, own_command, read_study
+from iolaus.sweeps.study.folder import SWEEP_FILE, own_command, read_study, working_dir
 from iolaus.sweeps.study.record import (
     TrialRecord,
     is_paused,
@@ -45,6 +44,7 @@ _OVERRIDDEN = (
     "hydra.sweep.dir",
     "hydra.sweeper.n_trials",
     "hydra.sweeper.repeats",
+    "hydra.sweeper.finalists",
     "hydra/sweeper/pruner",
 )
 
@@ -54,12 +54,13 @@ class TopUp:
     """The runs that a sweep is to be topped up by, and how they are started.
 
     repeats: (leading trial, repeat number, seed) for each run. command: continues the sweep with
-    them, in working_dir.
+    them, in working_dir. makes_finalists: whether other settings have no such seeds.
     """
 
     repeats: tuple[tuple[int, int, int], ...]
     command: tuple[str, ...]
     working_dir: Path
+    makes_finalists: bool = False
 
     def __str__(self) -> str:
         return shlex.join(self.command)
@@ -110,10 +111,10 @@ def plan_top_up(folder: Path, ranking: Ranking, n_seeds: int | None = None) -> T
             f"{continuing(folder, load(folder))}"
         )
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in _OVERRIDDEN]
-    values = (str(folder.absolute()), str(n_settings(trials)), "1", "none")
+    values = (str(folder.absolute()), str(n_settings(trials)), "1", "null", "none")
     command = (*kept, *(f"{name}={value}" for name, value in zip(_OVERRIDDEN, values, strict=True)))
-    cwd = OmegaConf.to_container(config, resolve=False)
-    return TopUp(tuple(repeats), command, Path(_recorded_cwd(cwd)))
+    makes_finalists = ranking.n_others > 0 or not ranking.is_repeated
+    return TopUp(tuple(repeats), command, working_dir(config), makes_finalists)
 
 
 def run_top_up(folder: Path, top_up: TopUp, output: int | None = None) -> Ranking:
@@ -127,7 +128,11 @@ def run_top_up(folder: Path, top_up: TopUp, output: int | None = None) -> Rankin
     study = read_study(folder)
     trials = study.get_trials(deepcopy=False)
     for leader, number, seed in top_up.repeats:
-        repeat = TrialRecord(repeat_of=leader, repeat=number, seed=seed)
+        marked = top_up.makes_finalists
+        outside = record_of(trials[leader]).outside
+        repeat = TrialRecord(
+            repeat_of=leader, repeat=number, seed=seed, finalist=marked, outside=outside
+        )
         study.enqueue_trial(trials[leader].params, user_attrs=repeat.to_attrs())
     with _description_kept(folder, study):
         subprocess.run(top_up.command, cwd=top_up.working_dir, check=True, stdout=output)
@@ -181,7 +186,3 @@ def contenders(ranking: Ranking) -> list[int]:
 
 def _runs(trials: list[optuna.trial.FrozenTrial], leader: int) -> list[optuna.trial.FrozenTrial]:
     return [t for t in trials if leader_of(t) == leader]
-
-
-def _recorded_cwd(config: Any) -> str:
-    return str(config.get("hydra", {}).get("runtime", {}).get("cwd", "."))

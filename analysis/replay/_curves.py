@@ -1,6 +1,6 @@
 """Curves that are known to their end, to replay pruners on.
 
-They are read from a sweep's folder, a Parquet or a CSV file.
+They are read from a sweep's folder, a table of curves, or whatever other tools have recorded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iolaus.sweeps.pruners.verdicts import plan_of
+from iolaus.analysis.data.sweep import Sweep, is_sweep, load
 from iolaus.sweeps.reporting import INTERVENTION_METRICS
 from iolaus.sweeps.signals import Array, n_finite
 from iolaus.sweeps.types import Plan
@@ -49,42 +49,39 @@ class Curve:
         return n_finite(self.losses)
 
 
-def read(path: Path, metric: str = "loss") -> dict[str, list[Curve]]:
-    """The curves of each task in a sweep's folder or a file (.parquet, .csv, .tsv, and .gz).
+def read(
+    path: Path,
+    metric: str | None = None,
+    direction: str | None = None,
+    step: str | None = None,
+    run: str | None = None,
+) -> dict[str, list[Curve]]:
+    """The curves of each task in a sweep's folder, a file, or the runs of other tools.
 
-    Files have the columns trial, step, loss (or `metric`), optionally lr, task, budget (steps of a
-    whole trial) and censored; other columns are ignored. lr is taken for the schedule that was
-    announced; of a trial that reached its target (censored) as far as its rows go. A trial whose
-    rows end early otherwise counts as one that announced nothing: nobody knew that they would. In a
-    sweep's folder the watched metric is taken, negated where larger is better, and trials that were
-    pruned are censored: how they would have gone on is not known. Rates are those a trial had
-    planned (its `lr_plan`), none if it planned none or an intervention changed the plan under way.
+    A table of curves (.parquet, .csv, .tsv, and .gz) has the columns trial, step, loss, optionally
+    lr, task, budget (steps of a whole trial) and censored; other columns are ignored. lr is taken
+    for the schedule that was announced; of a trial that reached its target (censored) as far as its
+    rows go. A trial whose rows end early otherwise counts as one that announced nothing: nobody
+    knew that they would.
+
+    Anything else, and any file of which it is said what is what, is read as
+    `iolaus.analysis.data.sweep.load` reads it, with the same options: the watched metric is taken,
+    negated where larger is better, and trials that were pruned are censored: how they would have
+    gone on is not known. Of a sweep's folder, rates are those a trial had planned (its `lr_plan`),
+    none if it planned none or an intervention changed the plan under way.
 
     Raises
     ------
     FileNotFoundError, and ValueError if columns or cells of task, trial or step are missing, for a
     file of another kind, and if no curve is left.
     """
-    task = path.stem
-    if path.is_dir():
-        frame = _of_sweep(path)
-    elif not path.is_file():
-        raise FileNotFoundError(
-            f"no curves at {path}: give a sweep's folder, a Parquet or a CSV file"
-        )
-    else:
-        kind = next((kind for kind in READERS if path.name.lower().endswith(kind)), None)
-        if kind is None:
-            raise ValueError(
-                f"{path}: cannot tell what it holds; give a sweep's folder or a file "
-                f"{', '.join(READERS)}"
-            )
-        frame, task = READERS[kind](path).rename(columns={metric: "loss"}), path.name[: -len(kind)]
-    missing = {"trial", "step", "loss"} - set(frame.columns)
-    if missing:
-        raise ValueError(
-            f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}"
-        )
+    frame, task = None, path.stem
+    kind = next((kind for kind in READERS if path.name.lower().endswith(kind)), None)
+    is_as_it_is = not any((metric, direction, step, run))
+    if kind is not None and path.is_file() and is_as_it_is:
+        frame, task = READERS[kind](path), path.name[: -len(kind)]
+    if frame is None or not {"trial", "step", "loss"} <= set(frame.columns):
+        frame = _of_sweep(load(path, metric, direction, step, run), is_sweep(path))
     if "task" not in frame:
         frame["task"] = task
     frame["step"] = pd.to_numeric(frame["step"], errors="coerce").replace([np.inf, -np.inf], np.nan)
@@ -128,22 +125,24 @@ def _schedule(own: pd.DataFrame, n_steps: int, censored: bool) -> tuple[tuple[in
     return tuple(zip(known["step"].astype(int), known["lr"].astype(float), strict=True))
 
 
-def _of_sweep(folder: Path) -> pd.DataFrame:
-    from iolaus.analysis.data.sweep import load
-    from iolaus.sweeps.study.folder import read_study
-
-    sweep = load(folder)
+def _of_sweep(sweep: Sweep, has_plans: bool) -> pd.DataFrame:
+    """The watched metric's rows. has_plans: whether its trials had announced steps and rates."""
     rows = sweep.curves.drop_duplicates(["trial", "step", "metric"], keep="last")
     watched = rows.loc[rows["metric"] == sweep.metric, ["trial", "step", "value"]]
     frame = watched.assign(loss=sweep.metric_sign * watched["value"])
-    intervened = set(rows.loc[rows["metric"].isin(INTERVENTION_METRICS), "trial"])
-    states = sweep.trials["state"]
-    plans = {
-        trial.number: plan_of(trial) for trial in read_study(folder).get_trials(deepcopy=False)
-    }
-    frame["budget"] = frame["trial"].map(lambda n: plans[n].n_steps)
-    frame[ANNOUNCED] = frame["trial"].map(lambda n: () if n in intervened else plans[n].lr)
-    frame["censored"] = frame["trial"].map(
-        lambda n: states.get(n) in ("paused", "pruned", "running")
-    )
-    return frame[frame["trial"].isin(states[states != "fail"].index)]
+    trials = sweep.trials
+    is_cut = trials["state"].isin(("paused", "pruned", "running"))
+    if has_plans:
+        intervened = set(rows.loc[rows["metric"].isin(INTERVENTION_METRICS), "trial"])
+        plans = {
+            number: () if plan is None or number in intervened else tuple(map(tuple, plan))
+            for number, plan in trials["lr_plan"].items()
+        }
+        frame[ANNOUNCED] = frame["trial"].map(lambda number: plans.get(number, ()))
+        frame["budget"] = frame["trial"].map(trials["n_steps"])
+    else:  # what has diverged had no other end
+        is_cut &= ~trials["why"].str.startswith("diverged")
+    if "task" in trials:
+        frame["task"] = frame["trial"].map(trials["task"])
+    frame["censored"] = frame["trial"].map(is_cut).fillna(value=True)
+    return frame[frame["trial"].isin(trials.index[trials["state"] != "fail"])]

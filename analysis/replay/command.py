@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from iolaus.analysis.replay._curves import read
+from iolaus.analysis.replay._curves import Curve
 from iolaus.analysis.replay._forecast import judge
 from iolaus.analysis.replay.baseline import baseline_front
 from iolaus.analysis.replay.comparison import (
@@ -21,12 +21,13 @@ from iolaus.analysis.replay.comparison import (
     summary,
     table,
 )
+from iolaus.sweeps.text import counted
 
 __all__ = ["main"]
 
 
 def main(
-    path: Path,
+    tasks: Mapping[str, Sequence[Curve]],
     rules: Sequence[str],
     n_workers: int,
     n_seeds: int,
@@ -36,8 +37,10 @@ def main(
     figure: Path | None,
     tell: Callable[[str], None],
 ) -> Iterator[str]:
-    """The command: what to print, piece by piece; draws the figure if a path for it is given."""
-    tasks = read(path)
+    """The command: what to print, piece by piece; draws the figure if a path for it is given.
+
+    tasks: the curves of each.
+    """
     found = summary(replay(tasks, rules, n_workers, n_seeds, tell))
     front = baseline_front(tasks)
     ranks = rank_agreement(tasks) if agreement else None
@@ -61,8 +64,9 @@ def main(
         return
     n_trials = sum(map(len, tasks.values()))
     yield (
-        f"{n_trials} trials in {len(tasks)} tasks, {n_workers} workers, {n_seeds} seeds; "
-        "± 95 % over seeds"
+        f"{counted(n_trials, 'trial')} in {counted(len(tasks), 'task')}, "
+        f"{counted(n_workers, 'worker')}, {counted(n_seeds, 'random order')}"
+        + ("; ± 95 % over orders" if n_seeds > 1 else "")
     )
     yield table(found)
     yield f"\n{BASELINE}, its front (stop, continued: compute, kept)\n" + "\n".join(

@@ -81,7 +81,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A title, a line about it, the paragraph to read if only one is read, and sections."""
+    """A title, a line about it, what to read if no more is read, and sections.
+
+    lead: short paragraphs, an empty line between them.
+    """
 
     title: str
     about: str
@@ -126,16 +129,18 @@ def _markdown_table(frame: pd.DataFrame) -> str:
     )
 
 
-def as_html(document: Document, pictures: Mapping[str, bytes]) -> str:
+def as_html(document: Document, pictures: Mapping[str, bytes], folder: str = "..") -> str:
     """The document as one HTML file, light or dark as the reader's system is.
 
     Tables sort by a click on a heading.
-    pictures: name to PNG.
+    pictures: name to PNG. folder: of the sweep, as seen from the file; links to trials begin there.
     """
     parts = [_section(section, pictures) for section in document.sections]
     links = " · ".join(
         f'<a href="#{_anchor(s.title)}">{html.escape(s.title)}</a>' for s in document.sections
     )
+    # One that is read in a hurry is read a sentence at a time.
+    lead = "".join(f'<p class="lead">{_inline(s)}</p>' for s in document.lead.split("\n\n"))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -144,12 +149,12 @@ def as_html(document: Document, pictures: Mapping[str, bytes]) -> str:
 <title>{html.escape(document.title)}</title>
 <style>{CSS}{_explorer.CSS}</style>
 </head>
-<body>
+<body data-folder="{html.escape(folder)}">
 <main>
 <header>
 <h1>{html.escape(document.title)}</h1>
 <p class="about">{html.escape(document.about)}</p>
-<p class="lead">{_inline(document.lead)}</p>
+{lead}
 <nav>{links}</nav>
 </header>
 {"".join(parts)}</main>
@@ -183,7 +188,8 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
             f'style="max-width:{block.size_in[0]:g}in">'
         )
         kind = " class=drawn" if block.is_explored else ""
-        return f"<figure{kind}>{image}<figcaption>{caption}</figcaption></figure>\n"
+        # One that is wider than a phone is scrolled, not shrunk until nobody can read it.
+        return f"<figure{kind} tabindex=0>{image}<figcaption>{caption}</figcaption></figure>\n"
     if isinstance(block, Explorer):
         return (
             f'<div class="explorer"><p class="about">{html.escape(block.caption)}</p>'
@@ -241,7 +247,7 @@ p, li { max-width: 48rem; overflow-wrap: anywhere; }
 code { font-size: .9em; background: var(--band); padding: 0 .2em; border-radius: 3px; }
 a { color: var(--link); }
 .about, nav, figcaption, caption { color: var(--soft); font-size: .9rem; }
-.lead { font-size: 1.1rem; }
+.lead { font-size: 1.1rem; margin: .5rem 0; }
 figure { margin: 1rem 0; }
 img { width: 100%; height: auto; background: #fff; border-radius: 4px; }
 @media (prefers-color-scheme: dark) { img { filter: invert(.9) hue-rotate(180deg); } }
@@ -257,6 +263,7 @@ td { padding: .2rem .6rem; border-top: 1px solid var(--line); vertical-align: to
 td.n, th.n { text-align: right; }
 td.n { font-variant-numeric: tabular-nums; }
 td.long { white-space: normal; min-width: 22rem; }
+@media screen and (max-width: 40rem) { figure { overflow-x: auto; } figure img { min-width: 40rem; } }
 @page { size: A4 landscape; margin: 12mm; }
 @media print {
   :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --band: #f2f1ee; --link: #000; }

@@ -22,10 +22,11 @@ from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.next_trials import rerun_command
 from iolaus.analysis.diagnosis.shapes import shape_name
-from iolaus.analysis.figures._style import AXIS_NAMES, centred_mean, limits_of
+from iolaus.analysis.figures._style import AXIS_NAMES, limits_of, smoothed
 from iolaus.analysis.ranking.rank import Ranking, best_trial
 from iolaus.sweeps.signals import thin
 from iolaus.sweeps.text import short_names
+from iolaus.sweeps.types import OUTPUT_FILE
 
 __all__ = ["CSS", "JS", "Explorer", "explorer"]
 
@@ -56,6 +57,7 @@ def explorer(
     diagnosis: pd.DataFrame,
     metrics: list[str],
     axis: str,
+    smooth: float | None = None,
 ) -> Explorer | None:
     """What there is to explore of a sweep; None if nothing was reported.
 
@@ -64,7 +66,7 @@ def explorer(
     """
     drawn = {}
     for metric in metrics:
-        lines = {t: centred_mean(line) for t, line in lines_of(sweep, metric, axis).items()}
+        lines = {t: smoothed(line, smooth) for t, line in lines_of(sweep, metric, axis).items()}
         if not lines:
             continue
         low, high, is_log = limits_of(lines.values())
@@ -79,6 +81,7 @@ def explorer(
     names = short_names(list(params))
     data = {
         "axis": AXIS_NAMES[axis],
+        "log": OUTPUT_FILE,
         "metrics": drawn,
         "trials": _trials(sweep, ranking, diagnosis, {names[k]: c for k, c in params.items()}),
         "axes": [_scale(names[key], sweep.trials[column]) for key, column in params.items()]

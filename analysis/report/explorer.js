@@ -23,13 +23,13 @@ document.querySelectorAll(".explorer").forEach(box => {
     const [a, b] = [f(low), f(high)];
     return v => from + (to - from) * (b > a ? (f(v) - a) / (b - a) : .5);
   };
-  const ticks = (low, high, isLog) => {
+  const ticks = (low, high, isLog, most = 6) => {
     if (isLog && high / low > 8) {
       const found = [];
       for (let e = Math.ceil(Math.log10(low) - 1e-9); e <= Math.log10(high) + 1e-9; e++) found.push(10 ** e);
       if (found.length > 1) return found;
     }
-    const step = 10 ** Math.floor(Math.log10((high - low) / 3 || 1)), m = [1, 2, 5, 10].find(k => (high - low) / (k * step) <= 6) || 10;
+    const step = 10 ** Math.floor(Math.log10((high - low) / 3 || 1)), m = [1, 2, 5, 10].find(k => (high - low) / (k * step) <= most) || 10;
     const found = [];
     for (let v = Math.ceil(low / (m * step)) * m * step; v <= high + 1e-12; v += m * step) found.push(+v.toPrecision(10));
     return found;
@@ -60,10 +60,12 @@ document.querySelectorAll(".explorer").forEach(box => {
   }
   buttons("state", counts("state").map(([s, n]) => [s, `${STATES[s] || s} (${n})`, "data-state"]), toggle("state"));
   buttons("shape", counts("shape").map(([s, n]) => [s, `${s} (${n})`, "data-shape"]), toggle("shape"));
-  const W = 960, H = 420, pad = {left: 62, right: 14, top: 10, bottom: 40};
-  const curves = make(box, "svg", {viewBox: `0 0 ${W} ${H}`, role: "img"});
+  // A unit is a pixel, so that texts can be read on a phone too.
+  let W = 960, H = 420;
+  const pad = {left: 62, right: 14, top: 10, bottom: 40};
+  const curves = make(box, "svg", {role: "img"});
   const about = make(box, "div", {class: "about-trial", "aria-live": "polite"});
-  const parallel = data.axes.length > 1 ? make(box, "svg", {viewBox: `0 0 ${W} 300`, role: "img"}) : null;
+  const parallel = data.axes.length > 1 ? make(box, "svg", {role: "img"}) : null;
   const tip = make(box, "div", {class: "tip", hidden: ""});
   let drawn = [];  // {trial, points, el, svg}
 
@@ -75,6 +77,10 @@ document.querySelectorAll(".explorer").forEach(box => {
   const inOrder = list => [...list].sort((a, b) => !!a.best - !!b.best);
   const draw = () => {
     drawn = [];
+    W = Math.max(300, Math.min(960, box.clientWidth || 960));
+    H = Math.round(Math.max(260, .44 * W));
+    curves.setAttribute("viewBox", `0 0 ${W} ${H}`);
+    if (parallel) parallel.setAttribute("viewBox", `0 0 ${W} 300`);
     drawCurves();
     if (parallel) drawParallel();
     choose(chosen);
@@ -85,7 +91,7 @@ document.querySelectorAll(".explorer").forEach(box => {
     const last = Math.max(...Object.values(lines).map(([x]) => x[x.length - 1]), 1e-9);
     const x = scale(0, last, false, pad.left, W - pad.right), y = scale(low, high, log, H - pad.bottom, pad.top);
     const clip = make(make(curves, "clipPath", {id: "inside"}), "rect", {x: pad.left, y: pad.top, width: W - pad.left - pad.right, height: H - pad.top - pad.bottom});
-    ticks(0, last, false).forEach(v => {
+    ticks(0, last, false, W / 110).forEach(v => {
       make(curves, "line", {class: "tick", x1: x(v), x2: x(v), y1: pad.top, y2: H - pad.bottom});
       make(curves, "text", {x: x(v), y: H - pad.bottom + 16, "text-anchor": "middle"}, v.toLocaleString("en"));
     });
@@ -106,18 +112,20 @@ document.querySelectorAll(".explorer").forEach(box => {
   };
   const drawParallel = () => {
     parallel.replaceChildren();
-    const top = 30, bottom = 270, gap = (W - 2 * pad.left) / (data.axes.length - 1);
+    const bottom = 270, gap = (W - 2 * pad.left) / (data.axes.length - 1);
+    const isTight = gap < 110, top = isTight ? 46 : 30, most = Math.max(4, Math.floor(gap * (isTight ? 2 : 1) / 7.5));  // letters of a name
     const places = data.axes.map((axis, i) => {
       const at = pad.left + i * gap;
       make(parallel, "line", {class: "tick", x1: at, x2: at, y1: top, y2: bottom, style: "stroke-width:1"});
-      make(parallel, "text", {x: at, y: 18, "text-anchor": "middle", "font-weight": 600}, axis.name.length > 16 ? axis.name.slice(0, 15) + "…" : axis.name);
+      make(parallel, "text", {x: at, y: isTight && i % 2 ? 30 : 16, "text-anchor": "middle", "font-weight": 600}, axis.name.length > most ? axis.name.slice(0, most - 1) + "…" : axis.name);
       if (axis.choices) {
         const y = v => bottom - (bottom - top) * (axis.choices.length > 1 ? axis.choices.indexOf(String(v)) / (axis.choices.length - 1) : .5);
         if (axis.choices.length <= 8) axis.choices.forEach(c => make(parallel, "text", {x: at + 5, y: y(c) + 4}, c));
         return v => [at, y(v)];
       }
-      make(parallel, "text", {x: at, y: bottom + 16, "text-anchor": "middle"}, short(axis.low));
-      make(parallel, "text", {x: at + 5, y: top + 4}, short(axis.high));
+      const end = v => isTight ? String(+v.toPrecision(2)) : short(v);
+      make(parallel, "text", {x: at, y: bottom + 16, "text-anchor": "middle"}, end(axis.low));
+      make(parallel, "text", {x: at + 5, y: top + 4}, end(axis.high));
       const y = scale(axis.low, axis.high, axis.log, bottom, top);
       return v => [at, Math.min(Math.max(y(v), top - 6), bottom + 4)];
     });
@@ -165,8 +173,10 @@ document.querySelectorAll(".explorer").forEach(box => {
     row("parameters", Object.entries(t.params).filter(([, v]) => v !== null).map(([k, v]) => `${k}=${short(v)}`).join("  "));
     if (t.folder) {
       make(list, "dt", {}, "folder");
-      const dd = make(list, "dd"), to = t.folder.startsWith("/") ? `file://${t.folder}` : `../${t.folder}`;
+      const dd = make(list, "dd"), to = t.folder.startsWith("/") ? `file://${t.folder}` : `${document.body.dataset.folder}/${t.folder}`;
       make(dd, "a", {href: encodeURI(to) + "/"}, t.folder);
+      make(dd, "span", {}, " · ");
+      make(dd, "a", {href: `${encodeURI(to)}/${data.log}`}, data.log);
     }
     if (t.command) make(list, "dt", {}, "run it again"), make(make(list, "dd"), "code", {}, t.command);
   };
@@ -186,6 +196,7 @@ document.querySelectorAll(".explorer").forEach(box => {
     svg.addEventListener("click", event => { const near = nearest(svg, event); choose(near && near.t !== chosen ? near.t : null); });
   });
   draw();
+  new ResizeObserver(() => { if (Math.abs(W - Math.max(300, Math.min(960, box.clientWidth))) > 1) draw(); }).observe(box);
 
   // A trial's number in any table leads to what is known of it.
   document.querySelectorAll(".table table").forEach(table => {

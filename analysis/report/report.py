@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,15 +17,18 @@ from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
 from iolaus.analysis.diagnosis._features import loss_metrics
-from iolaus.analysis.diagnosis.decays import decays
+from iolaus.analysis.diagnosis.decays import by_batch, decays
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.explosions import explosions
 from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
+from iolaus.analysis.diagnosis.run_ends import run_end_sentences
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.diagnosis.tried_fixes import tried_fixes, tried_sentences
+from iolaus.analysis.figures._style import smoothing_text
 from iolaus.analysis.figures.map import N_CHOICES
 from iolaus.analysis.importance import CHANCE, importance, in_words, interactions, shares
+from iolaus.analysis.memory import memory_sentences
 from iolaus.analysis.ranking.level import objective_source
 from iolaus.analysis.ranking.pareto import pareto, shown
 from iolaus.analysis.ranking.rank import Ranking, rank
@@ -46,7 +50,7 @@ from iolaus.analysis.report.notes import COLUMNS, write_notes
 from iolaus.analysis.single_changes import single_changes
 from iolaus.sweeps.study.findings import lint_sentences
 from iolaus.sweeps.study.fingerprint import RAN_WITH, differences
-from iolaus.sweeps.text import counted, short_names
+from iolaus.sweeps.text import counted, duration, short_names
 
 __all__ = ["report", "write_report"]
 
@@ -56,13 +60,18 @@ N_NEXT = 10  # fixes shown; `iolaus next` has all
 
 
 def write_report(
-    source: str | Path, sweep: Sweep | None = None, out: str | Path | None = None
+    source: str | Path,
+    sweep: Sweep | None = None,
+    out: str | Path | None = None,
+    smooth: float | None = None,
 ) -> Sequence[Path]:
     """Write index.html, report.md and the pictures of the latter: what there is to say of a sweep.
 
     source: its folder, or the runs of other tools. sweep: of `load(source)`, where it has been read
     before. out: the folder to write to; left out, it is report/ in a sweep's folder and
-    NAME_report/ beside runs of other tools. Returns the paths of the two. The notes for
+    NAME_report/ beside runs of other tools. smooth: how curves are drawn, from 0 (as reported) up
+    and below 1 with a weight for what came before, from 2 up over so many reports; left out, over a
+    twentieth of each; ValueError for another. Returns the paths of the two. The notes for
     optuna-dashboard go into the study, if there is one
     (`iolaus.analysis.report.notes.write_notes`). Works on a sweep that still runs. Takes about 3 s
     for 32 trials and 7 s for 500 on one core, besides a second to import what it needs. Raises what
@@ -73,16 +82,18 @@ def write_report(
     'runs_report/index.html'
     """
     source = Path(source)
+    smoothing_text(smooth)  # before anything is read
     sweep = load(source) if sweep is None else sweep
     ranking, diagnosis = rank(sweep), diagnose(sweep)
-    document = report(sweep, ranking, diagnosis)
+    document = report(sweep, ranking, diagnosis, smooth)
     pictures = {picture.name: picture.png() for picture in document.pictures}
     target = _beside(source) if out is None else Path(out)
     target.mkdir(parents=True, exist_ok=True)
     for name, png in pictures.items():
         (target / f"{name}.png").write_bytes(png)
     page, text = target / "index.html", target / "report.md"
-    page.write_text(as_html(document, pictures), encoding="utf-8")
+    folder = Path(os.path.relpath(source.resolve(), target.resolve())).as_posix()
+    page.write_text(as_html(document, pictures, folder), encoding="utf-8")
     text.write_text(as_markdown(document), encoding="utf-8")
     if is_sweep(source):
         write_notes(source, sweep, ranking, diagnosis)
@@ -97,25 +108,29 @@ def _beside(source: Path) -> Path:
 
 
 def report(
-    sweep: Sweep, ranking: Ranking | None = None, diagnosis: pd.DataFrame | None = None
+    sweep: Sweep,
+    ranking: Ranking | None = None,
+    diagnosis: pd.DataFrame | None = None,
+    smooth: float | None = None,
 ) -> Document:
     """What there is to say of a sweep; figures are drawn only when the document is written.
 
-    ranking, diagnosis: of `rank` and `diagnose`, where they have been made before.
+    ranking, diagnosis: of `rank` and `diagnose`, where they have been made before. smooth: as in
+    `write_report`.
     """
     if sweep.trials.empty:
         return Document(sweep.name, _about(sweep), words.searched(sweep), [])
     ranking = rank(sweep) if ranking is None else ranking
     diagnosis = diagnose(sweep) if diagnosis is None else diagnosis
     sections = [
-        _curves(sweep, ranking, diagnosis),
+        _curves(sweep, ranking, diagnosis, smooth),
         _ranking(sweep, ranking),
         _scores(sweep),
-        _shapes(sweep, diagnosis),
+        _shapes(sweep, diagnosis, smooth),
         _tried(sweep, ranking, diagnosis),
         _next(sweep, diagnosis),
         _parameters(sweep, ranking, diagnosis),
-        _schedules(sweep, ranking, diagnosis),
+        _schedules(sweep, ranking, diagnosis, smooth),
         _gradients(sweep),
         _explosions(sweep),
         _pruning(sweep),
@@ -138,12 +153,7 @@ def _about(sweep: Sweep) -> str:
     if sessions:
         said.append(f"begun {str(sessions[0]['started'])[:16].replace('T', ' ')} UTC")
     if len(trials):
-        seconds = float(trials["seconds"].astype(float).sum())
-        said.append(
-            f"{seconds:,.0f} s of training"
-            if seconds < 7200
-            else f"{seconds / 3600:,.1f} h of training"
-        )
+        said.append(f"{duration(float(trials['seconds'].astype(float).sum()))} of training")
         versions = trials["code"].dropna().astype(str)
         said += (
             [f"code {', '.join(dict.fromkeys(v for v in versions if v))}"] if versions.any() else []
@@ -171,6 +181,7 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
         f"the {ranking.of} with {intervals}.",
         lambda figure: figures.draw_ranking(figure.subplots(), ranking),
         (8.0, height),
+        words.ranking_seen(ranking),
     )
     if table.empty:
         return Section("Ranking", [])
@@ -216,7 +227,9 @@ def _scores(sweep: Sweep) -> Section:
     return Section("Scores", [picture, Items(found.sentences()), table])
 
 
-def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
+def _curves(
+    sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame, smooth: float | None
+) -> Section:
     """The metric that settings are ranked by first, then the watched one, if it is another."""
     axis = _axis(sweep)
 
@@ -236,11 +249,12 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
                 ranking=ranking,
                 axis=axis,
                 rate_ax=rates,
+                smooth=smooth,
             )
 
         ranks = ", by which settings are ranked" if metric == ranked_by else ""
         caption = (
-            f"Every trial's {metric}{ranks}, smoothed, on one axis of "
+            f"Every trial's {metric}{ranks}, {smoothing_text(smooth)}, on one axis of "
             f"{'steps' if axis == 'step' else axis}."
         )
         name = "curves" if metric == sweep.metric else "ranked_curves"
@@ -249,7 +263,7 @@ def _curves(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
 
     ranked_by = _ranked_by(sweep)
     metrics = [m for m in dict.fromkeys([ranked_by, sweep.metric]) if lines_of(sweep, m)]
-    explored = explorer(sweep, ranking, diagnosis, metrics, axis)
+    explored = explorer(sweep, ranking, diagnosis, metrics, axis, smooth)
     return Section("Curves", [*([explored] if explored else []), *map(picture, metrics)])
 
 
@@ -271,7 +285,7 @@ def _axis(sweep: Sweep) -> str:
     return "examples" if len(worth) > 1 and worth.max() > EXAMPLES_APART * worth.min() else "step"
 
 
-def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
+def _shapes(sweep: Sweep, diagnosis: pd.DataFrame, smooth: float | None) -> Section:
     if diagnosis.empty:
         return Section("Shapes", [])
     counts = diagnosis["shape"].value_counts()
@@ -298,8 +312,11 @@ def _shapes(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
         "shapes",
         "One panel per shape, on the same axes; the other trials faint behind. Marks: where it "
         "began.",
-        lambda figure: figures.draw_by_shape(figure, sweep, diagnosis, axis=_axis(sweep)),
+        lambda figure: figures.draw_by_shape(
+            figure, sweep, diagnosis, axis=_axis(sweep), smooth=smooth
+        ),
         (9.0, 0.8 + 2.0 * n_rows),
+        f"Curves by shape: {', '.join(f'{n} {name}' for name, n, *_ in rows)}.",
     )
     blocks: list[Block] = [picture] if lines_of(sweep, sweep.metric) else []
     blocks += [Table("How the trials converged", summary)]
@@ -355,7 +372,7 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     trials = next_trials(sweep, diagnosis)[:N_NEXT]
     if not trials:
         return Section("What to try next", [])
-    how = ["`iolaus next DIR --enqueue` puts those of the search space into the sweep's queue."]
+    how = ["`iolaus next DIR --run` runs them in the study, those outside of its space marked."]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
     blocks: list[Block] = [
         *(how if sweep.space else []),
@@ -381,7 +398,9 @@ def _parameters(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Sect
         draw = lambda figure: figures.draw_map(  # noqa: E731
             figure.subplots(), sweep, x, y, diagnosis, ranking=ranking
         )
-        blocks.append(Picture("map", caption, draw, (7.5, 5.0)))
+        blocks.append(
+            Picture("map", caption, draw, (7.5, 5.0), words.map_seen(sweep, x, y, ranking))
+        )
     if len(mattered):
         frame = mattered.reset_index()
         frame["beyond_chance"] = frame["beyond_chance"].map({True: "yes", False: "no"})
@@ -412,7 +431,9 @@ def _mappable(trials: pd.DataFrame) -> list[str]:
     return [name for name, _ in sorted(varied(trials).items(), key=place)]
 
 
-def _schedules(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Section:
+def _schedules(
+    sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame, smooth: float | None
+) -> Section:
     if not lines_of(sweep, "lr") and not planned_rates(sweep):
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
@@ -421,25 +442,35 @@ def _schedules(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> Secti
     blocks: list[Block] = [Items(found)] if found else []
     how = decays(sweep, diagnosis)
     if how.sentences:
-        caption_of_both = "Learning rates and losses by how the rate went: one line per setting."
-        draw_both = lambda figure: figures.draw_decays(figure, sweep, how)  # noqa: E731
+        caption_of_both = (
+            "Learning rates, and losses "
+            f"({smoothing_text(smooth)}), by how the rate went: one line per setting."
+        )
+        draw_both = lambda figure: figures.draw_decays(figure, sweep, how, smooth)  # noqa: E731
         blocks = [
             Items(how.sentences),
-            Picture("decays", caption_of_both, draw_both, (10.0, 4.2)),
+            Picture("decays", caption_of_both, draw_both, (10.0, 4.2), " ".join(how.sentences)),
             *blocks,
         ]
+    if n_panels := min(len(by_batch(how)), figures.batches.N_PANELS):
+        of_batches = (
+            "Losses of settings that differ in their batch alone; rings: the batch changes."
+        )
+        draw_batches = lambda figure: figures.draw_batches(figure, sweep, how, smooth)  # noqa: E731
+        size_in = (3.0 + 3.5 * n_panels, 3.8)
+        blocks.insert(2, Picture("batches", of_batches, draw_batches, size_in))
     return Section("Learning rates", [*blocks, Picture("schedules", caption, draw)])
 
 
 def _gradients(sweep: Sweep) -> Section:
+    said = clipping_sentences(sweep)
     if not sweep.curves["metric"].str.startswith(figures.gradients.PREFIX).any():
-        return Section("Gradients", [])
+        return Section("Gradients", [*said])
     caption = (
         "Norms of the gradients in the first steps, on the same axes: trials that were clipped "
         "and that were not."
     )
     draw = lambda figure: figures.draw_gradients(figure, sweep)  # noqa: E731
-    said = clipping_sentences(sweep)
     return Section("Gradients", [*said, Picture("gradients", caption, draw, (9.0, 4.5))])
 
 
@@ -465,7 +496,7 @@ def _pruning(sweep: Sweep) -> Section:
     if found.holdout.finished:
         caption = "Trials that the pruner would have ended, among all that completed."
         draw = lambda figure: figures.draw_holdout(figure.subplots(), sweep, found)  # noqa: E731
-        blocks.append(Picture("holdout", caption, draw, (7.0, 3.5)))
+        blocks.append(Picture("holdout", caption, draw, (7.0, 3.5), found.holdout.sentence()))
     return Section("Trials ended early", blocks)
 
 
@@ -475,9 +506,20 @@ def _machine(sweep: Sweep, ranking: Ranking) -> Section:
         return Section("Time", [])
     draw = lambda figure: figures.draw_timeline(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
     picture = Picture(
-        "timeline", "Which trial ran when, on which slot.", draw, (9.0, 1.2 + 0.4 * n_slots)
+        "timeline",
+        "Which trial ran when, on which slot.",
+        draw,
+        (9.0, 1.2 + 0.4 * n_slots),
+        f"{counted(len(sweep.trials), 'trial')} on {counted(n_slots, 'slot')}, a bar each from its "
+        f"start to its end.",
     )
-    return Section("Time", [picture])
+    blocks: list[Block] = [picture, *memory_sentences(sweep)]
+    if ends := run_end_sentences(sweep):
+        blocks.append(Items(ends))
+    if len(sweep.slots) and sweep.slots["device_used_bytes"].notna().any():
+        drawn = lambda figure: figures.draw_devices(figure.subplots(), sweep)  # noqa: E731
+        blocks.append(Picture("devices", "How the GPUs were used.", drawn, (9.0, 2.6)))
+    return Section("Time", blocks)
 
 
 def _trials(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:

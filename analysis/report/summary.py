@@ -16,13 +16,22 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.next_trials import NextTrial, next_trials
 from iolaus.analysis.diagnosis.shapes import WELL, shape_name
 from iolaus.analysis.ranking.pareto import pareto
-from iolaus.analysis.ranking.rank import Ranking
+from iolaus.analysis.ranking.rank import Ranking, best_trial
 from iolaus.analysis.ranking.tiers import N_SEEDS_MOST
 from iolaus.analysis.ranking.top_up import contenders
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY
 from iolaus.sweeps.text import counted
 
-__all__ = ["curves_seen", "on_front", "paragraph", "searched", "to_do", "went_wrong"]
+__all__ = [
+    "curves_seen",
+    "map_seen",
+    "on_front",
+    "paragraph",
+    "ranking_seen",
+    "searched",
+    "to_do",
+    "went_wrong",
+]
 
 STATE_WORDS = {
     "complete": "completed",
@@ -38,7 +47,7 @@ RAN_DIFFERENTLY = ALIKE_ONLY.partition("{")[0]  # what no headline may hide
 
 
 def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
-    """A sweep in three sentences, each said by numbers in `ranking` or `diagnosis`.
+    """A sweep in three sentences, an empty line between them, each said by numbers in its tables.
 
     What won and how sure that is (of several objectives also who is on the front; where the trials
     ran with different settings or code, that that may be the difference); what went wrong
@@ -51,15 +60,13 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
     problems = (
         went_wrong(diagnosis) if len(sweep.curves) else []
     )  # a task that reports no curves is not broken for it
-    return " ".join(
-        [
-            ranking.headline(),
-            *(w for w in ranking.warnings if w.startswith(RAN_DIFFERENTLY)),
-            *on_front(sweep, ranking),
-            *problems,
-            *to_do(ranking, next_trials(sweep, diagnosis)),
-        ]
-    )
+    won = [
+        ranking.headline(),
+        *(w for w in ranking.warnings if w.startswith(RAN_DIFFERENTLY)),
+        *on_front(sweep, ranking),
+    ]
+    to_come = to_do(ranking, next_trials(sweep, diagnosis))
+    return "\n\n".join(" ".join(part) for part in (won, problems, to_come) if part)
 
 
 def searched(sweep: Sweep) -> str:
@@ -157,6 +164,29 @@ def curves_seen(sweep: Sweep, metric: str) -> str:
         f"{'above' if is_rising else 'below'} {last.median():.4g}; trial {best} ends "
         f"{'highest' if is_rising else 'lowest'}."
     )
+
+
+def ranking_seen(ranking: Ranking) -> str:
+    """What a figure of the ranking shows, in numbers: an alternative text."""
+    done = ranking.table[ranking.table["state"].eq("complete")]
+    if done.empty:
+        return "No setting has completed."
+    first, last = done.iloc[0], done.iloc[-1]
+    return (
+        f"{counted(len(done), 'setting')} by their objective, from {first['objective']:.4g} "
+        f"(setting {first['setting']}) to {last['objective']:.4g} (setting {last['setting']})."
+    )
+
+
+def map_seen(sweep: Sweep, x: str, y: str, ranking: Ranking) -> str:
+    """What a map over two parameters shows: an alternative text."""
+    ranges = [f"{key} {_range(sweep.trials[f'params.{key}'])}" for key in (x, y)]
+    best = best_trial(sweep, ranking)
+    own = (
+        [] if best is None else [f"{k}={_value(sweep.trials[f'params.{k}'][best])}" for k in (x, y)]
+    )
+    where = f"; the best, trial {best}, at {' '.join(own)}" if own else ""
+    return f"{counted(len(sweep.trials), 'trial')} over {' and '.join(ranges)}{where}."
 
 
 def _listed(texts: Sequence[str]) -> str:

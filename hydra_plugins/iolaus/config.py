@@ -109,6 +109,10 @@ class IolausSweeperConf:
     budget: Any = None
     stop_when: Any = None
     n_jobs: Any = "auto"
+    n_nodes: int = 1
+    trials_per_gpu: Any = 1
+    memory_per_slot: Any = None
+    monotonic: list[str] | None = None
     lanes: Any = 1
     lane_runner: str | None = None
     max_failure_rate: float = 0.5
@@ -125,6 +129,7 @@ class IolausSweeperConf:
     enqueue: list[Any] | None = None
     repeats: int = 1
     repeat_hopeless: bool = False
+    finalists: Any = None
     seed_key: str = "seed"
     on_change: str = "warn"
     lint: str | None = None

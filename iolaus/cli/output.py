@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,21 @@ if TYPE_CHECKING:
 
     from iolaus.analysis.ranking.rank import Ranking
 
-__all__ = ["plain", "print_frame", "print_json", "print_ranking"]
+__all__ = ["plain", "print_columns", "print_frame", "print_json", "print_ranking"]
+
+# What the columns of a ranking are; of the others their names say it.
+RANKING_COLUMNS = {
+    "setting": "the number of its first trial",
+    "seeds": "completed runs",
+    "tier": "settings of one tier cannot be told apart",
+    "objective": "what the sweep optimises, mean of the seeds",
+    "level": "what the intervals are about: the objective without the noise of its last report, or "
+    "of seeds that only some ran",
+    "95 % low": "to `high`, where the setting's level lies",
+    "this run's end, low": "to `high`, where this run's own curve ends (95 %); another seed may "
+    "differ by more",
+    "best": "of the watched metric on the curve",
+}
 
 
 def plain(what: Any) -> Any:
@@ -56,6 +70,12 @@ def print_frame(frame: pd.DataFrame, as_json: bool) -> None:
     print_json(frame) if as_json else terminal().print(as_table(frame))
 
 
+def print_columns(shown: Collection[str], meanings: Mapping[str, str]) -> None:
+    """Say in a line what the columns that are shown mean."""
+    known = [f"{name}: {meaning}" for name, meaning in meanings.items() if name in shown]
+    print(f"({'; '.join(known)})")
+
+
 def print_ranking(ranking: Ranking, as_json: bool) -> None:
     """Print a ranking's table and what there is to say of it."""
     from iolaus.analysis.ranking.rank import as_document
@@ -72,5 +92,6 @@ def print_ranking(ranking: Ranking, as_json: bool) -> None:
     names = short_names([name for name in params if name in table])
     renamed = {key: name for key, name in names.items() if name not in table}
     console.print(as_table(table.rename(columns=renamed)))
+    print_columns(table.columns, RANKING_COLUMNS)
     for sentence in ranking.sentences():
         console.print(sentence, markup=False, highlight=False)

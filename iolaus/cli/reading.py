@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from iolaus.cli.options import AsJson, Direction, Folder, Metric, Run, Source, Sources, Step, needs
-from iolaus.cli.output import print_frame, print_json, print_ranking
+from iolaus.cli.output import print_columns, print_frame, print_json, print_ranking
 from iolaus.sweeps.errors import BadInputError, SweepError
 
 if TYPE_CHECKING:
@@ -37,6 +37,17 @@ __all__ = [
 
 # Of what was assumed of other tools' runs; each run may have its own.
 MOST_NOTES = 5
+# What the columns of `replay` are, in shares where it is not said.
+REPLAY_COLUMNS = {
+    "compute": "reports made, of all",
+    "kept": "of the true best tenth (10 at most), ran to its end",
+    "kept checkpoint": "of these, had shown its best",
+    "regret": "best found above the true best, in distances of the median trial from it",
+    "best after": "when the best had finished, of the time of all",
+    "false prune": "of the stopped, those of the best tenth",
+    "precision": "of the stopped, would not have improved",
+    "recall": "of those that no longer improved, stopped",
+}
 
 
 @needs("analysis")
@@ -74,12 +85,26 @@ def _show_table(folder: Path, as_json: bool) -> None:
         return
     console = Console() if sys.stdout.isatty() else Console(width=200)
     metric = describe_sweep(folder).metric
-    console.print(summary.table(results, metric, len(study.directions)))
+    table = summary.table(results, metric, len(study.directions))
+    console.print(table)
+    print_columns([title for title, _ in table.columns], _shown_columns(metric))
     if text := summary.holdout_text(study):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     findings = {trial.number: record_of(trial).findings for trial in study.get_trials()}
     for sentence in lint_sentences(findings):
         console.print(sentence, markup=False)
+
+
+def _shown_columns(metric: str) -> dict[str, str]:
+    """What the columns of the table are."""
+    return {
+        "trial": "or the first of a setting's",
+        "objective": "what the sweep optimises, of completed trials",
+        "± sd": "between the seeds of a setting",
+        f"best {metric}": "on the curve",
+        "steps": "the last step reported",
+        "pauses": "how often it was paused",
+    }
 
 
 def _show_trial(sweep: Sweep, trial: int, as_json: bool) -> None:
@@ -115,6 +140,15 @@ def report(
             "NAME_report/ beside other runs)",
         ),
     ] = None,
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="how curves are drawn: 0 as reported; below 1, such as 0.9, the weight of what "
+            "came before; from 2 up, over so many reports (default: a twentieth of the curve)",
+            show_default=False,
+        ),
+    ] = None,
     metric: Metric = None,
     direction: Direction = None,
     step: Step = None,
@@ -124,7 +158,7 @@ def report(
     """Write a sweep's report: one HTML page, and Markdown."""
     from iolaus.analysis.report.report import write_report
 
-    page, text = write_report(folder, _loaded(folder, metric, direction, step, run), out)
+    page, text = write_report(folder, _loaded(folder, metric, direction, step, run), out, smooth)
     if as_json:
         print_json({"html": page, "markdown": text})
     else:
@@ -426,15 +460,27 @@ def next_(
     n: Annotated[int, typer.Option(min=1, help="at most so many")] = 8,
     enqueue: Annotated[
         bool,
-        typer.Option("--enqueue", help="put those of the search space into the study's queue"),
+        typer.Option(
+            "--enqueue", help="put those of the search space, or the nearest, into the queue"
+        ),
+    ] = False,
+    run_all: Annotated[
+        bool,
+        typer.Option("--run", help="run them in the study, those outside of its space too"),
     ] = False,
     metric: Metric = None,
     direction: Direction = None,
     step: Step = None,
-    run: Run = None,
+    run: Annotated[
+        str | None, typer.Option("--run-column", help="of a table: the column that names the run")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What to try next: the suggested fixes, most promising first."""
+    """What to try next: the suggested fixes, most promising first.
+
+    With --run they are run, as trials of the sweep that say which trial they fix. One outside of
+    the search space says so in every table, and teaches the sampler nothing.
+    """
     from dataclasses import asdict
 
     from iolaus.analysis.diagnosis import next_trials as following
@@ -443,9 +489,12 @@ def next_(
 
     sweep = _loaded(folder, metric, direction, step, run)
     trials = following.next_trials(sweep, diagnose(sweep))[:n]
-    queued = following.enqueue(folder, trials) if enqueue else []
+    can_queue = enqueue or run_all
+    queued = following.enqueue(folder, trials, beyond=run_all) if can_queue else []
     if as_json:
         print_json([asdict(trial) | {"queued": trial in queued} for trial in trials])
+        if run_all and queued:
+            following.run_queued(folder, sweep, output=sys.stderr.fileno())
         return
     console = terminal()
     if not trials:
@@ -453,12 +502,23 @@ def next_(
         return
     console.print(as_table(following.as_frame(trials)))
     for trial in trials:
-        if trial.command and trial.outside:
-            outside = f"\nOutside of the search space ({trial.outside}):\n  {trial.command}"
-            console.print(outside, markup=False, soft_wrap=True)
-    if not enqueue and any(trial.params for trial in trials):
+        if trial.outside and (nearest := trial.nearest_text()):
+            text = f"Of {' '.join(trial.overrides)} the nearest in the search space: {nearest}"
+            console.print(text, markup=False, soft_wrap=True)
+        if trial.outside and trial.command and not run_all:
+            console.print(f"By itself:\n  {trial.command}", markup=False, soft_wrap=True)
+    if run_all:
+        if not queued:
+            console.print("All of them have been queued before.")
+        elif (code := following.run_queued(folder, sweep)) != 0:
+            raise SweepError(f"the sweep's command failed ({code}); what is queued stays so")
+        return
+    if not enqueue and sweep.provenance:
         console.print(
-            "\n--enqueue puts those of the search space into the sweep's queue.", markup=False
+            "\n--run runs them in the study; --enqueue puts those of the search space, or the "
+            "nearest there, into its queue.",
+            markup=False,
+            soft_wrap=True,
         )
     if queued:
         command = following.continuing(folder, sweep)
@@ -473,7 +533,8 @@ def replay(
         Path,
         typer.Argument(
             metavar="CURVES",
-            help="a sweep's folder, a Parquet or CSV file: trial, step, loss [lr, task]",
+            help="a sweep's folder, a table of trial, step, loss [lr, task], or runs of other "
+            "tools",
             show_default=False,
         ),
     ],
@@ -507,16 +568,21 @@ def replay(
             "in a sweep's report/; none with --json)",
         ),
     ] = None,
+    metric: Metric = None,
+    direction: Direction = None,
+    step: Step = None,
+    run: Run = None,
     as_json: AsJson = False,
 ) -> None:
     """What each pruner would have done, on finished curves."""
     from iolaus.analysis.replay import command
+    from iolaus.analysis.replay._curves import read
     from iolaus.analysis.replay.rules import RULES
 
     if figure is None and not as_json:
         figure = curves / "report" / "replay.png" if curves.is_dir() else Path("replay.png")
     for text in command.main(
-        curves,
+        read(curves, metric, direction, step, run),
         [*(pruner or []), *(more or [])] or list(RULES),
         n_workers=workers,
         n_seeds=seeds,
@@ -527,6 +593,8 @@ def replay(
         tell=lambda name: _note(f"replaying {name}"),
     ):
         print(text)
+    if not as_json:
+        print_columns(REPLAY_COLUMNS, REPLAY_COLUMNS)
 
 
 @needs("analysis,dashboard")

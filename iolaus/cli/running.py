@@ -14,12 +14,15 @@ import typer
 from iolaus.cli.options import AsJson, Folder, Setting, needs
 from iolaus.cli.output import print_json
 from iolaus.sweeps.errors import BadInputError, SweepError
-from iolaus.sweeps.text import counted
+from iolaus.sweeps.secrets import without_password
+from iolaus.sweeps.text import counted, quoted
 
 if TYPE_CHECKING:
+    import optuna
+
     from iolaus.sweeps.study.preview import Preview
 
-__all__ = ["enqueue", "extend", "log", "preview", "retry", "status", "stop", "wait"]
+__all__ = ["enqueue", "extend", "join", "log", "preview", "retry", "status", "stop", "wait"]
 
 # Exit codes of `wait`, beside 0; the last is that of the command timeout.
 OTHERWISE, TIMED_OUT = 3, 124
@@ -108,9 +111,11 @@ def _of_overrides(overrides: list[str]) -> Preview | None:
     settings = read_settings(sweeper)
     machine = machine_here(settings)
     paces = [Pace(s) for s in seconds_of(runs, machine.n_cores // machine.n_places)]
-    expected = expected_share(classes_of(OmegaConf.to_container(settings.pruner)))
-    n_trials = settings.n_trials * settings.repeats
-    return previewed(paces, expected, n_trials, machine)
+    n_judged, finalists = settings.n_trials * settings.repeats, settings.final_seeds
+    n_whole = 0 if finalists is None else finalists.n_runs(settings.n_trials)
+    pruners = classes_of(OmegaConf.to_container(settings.pruner))
+    expected = expected_share(pruners, n_judged, n_whole)
+    return previewed(paces, expected, n_judged + n_whole, machine)
 
 
 def retry(
@@ -247,6 +252,106 @@ def _choose_of_trainer(
     return checkpoint_to_extend(cast(DictConfig, OmegaConf.load(path)), factor, checkpoints)
 
 
+def join(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DIR | OVERRIDE...",
+            help="a sweep's folder, if it can be seen from here; and what is to be otherwise for "
+            "this driver, such as hydra.sweeper.n_jobs=8",
+            show_default=False,
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="or the database that has its study")
+    ] = None,
+    study_name: Annotated[
+        str | None,
+        typer.Option("--study", metavar="NAME", help="of that database, where it has several"),
+    ] = None,
+) -> None:
+    """Run trials of a sweep from this shell or machine too, until it has all that it wanted.
+
+    With the sweep's own command and code, which are to be here as they are there. DIR is the one
+    folder of all drivers; with --storage this driver has the folder that the command names, or one
+    of its own. It writes no report: the sweep's own process does, or `iolaus report DIR`.
+    """
+    import os
+    import subprocess
+
+    from iolaus.sweeps.study.folder import DRIVER_VARIABLE, STORAGE_VARIABLE
+
+    folders = [word for word in what or [] if "=" not in word and not word.startswith("~")]
+    overrides = [word for word in what or [] if word not in folders]
+    folder = Path(folders[0]) if folders else None
+    if len(folders) > 1 or (folder is None) == (storage is None):
+        raise BadInputError("say what to join: iolaus join DIR, or iolaus join --storage URL")
+    url, study = _to_join(folder, storage, study_name)
+    command, working_dir = _command_to_join(study, folder, overrides)
+    secret = {} if url == without_password(url) else {STORAGE_VARIABLE: url}
+    print(shlex.join(command))
+    done = subprocess.run(
+        command, cwd=working_dir, env={**os.environ, **secret, DRIVER_VARIABLE: "1"}
+    )
+    raise typer.Exit(done.returncode)
+
+
+def _to_join(
+    folder: Path | None, storage: str | None, name: str | None
+) -> tuple[str, optuna.Study]:
+    """The study, and the URL of the database that has it."""
+    import optuna
+
+    from iolaus.sweeps.study.backend import open_backend, sqlite_url
+    from iolaus.sweeps.study.folder import STUDY_FILE, describe_sweep, read_study
+    from iolaus.sweeps.study.stopping import is_driven
+
+    if folder is not None:
+        url, study = str(describe_sweep(folder).storage), read_study(folder)
+        if url == sqlite_url(folder.absolute() / STUDY_FILE) and is_driven(folder, study):
+            raise BadInputError(
+                f"{folder} has its study in itself, for one driver, and that runs. Drivers share a "
+                "study in a database: hydra.sweeper.storage=URL of the sweep's command"
+            )
+        return url, study
+    backend = open_backend(str(storage), only_reads=True)
+    there = [known.study_name for known in backend.get_all_studies()]
+    if name not in there and (name is not None or len(there) != 1):
+        names = ", ".join(sorted(there)) or "none"
+        raise BadInputError(f"which study? --study NAME; the database has {names}")
+    return str(storage), optuna.load_study(study_name=name or there[0], storage=backend)
+
+
+def _command_to_join(
+    study: optuna.Study, folder: Path | None, overrides: Sequence[str]
+) -> tuple[list[str], Path]:
+    """The sweep's own command, for this folder and study, and where it is to be given."""
+    import shutil
+
+    from omegaconf import OmegaConf
+
+    from iolaus.sweeps.study.folder import own_command, working_dir
+
+    own = own_command(study.user_attrs.get("provenance", []))
+    if not own:
+        raise BadInputError(f"study {study.study_name} does not say by which command it was run")
+    set_here = {"hydra.sweeper.study_name": study.study_name}
+    if folder is not None:
+        set_here["hydra.sweep.dir"] = str(folder.absolute())
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    kept = [a for a in own[1:] if a.lstrip("+~").partition("=")[0] not in {*set_here, *given}]
+    there = working_dir(OmegaConf.create(study.user_attrs.get("config", "")))
+    here = there if there.is_dir() else Path.cwd()
+    if kept[0].endswith(".py") and not (here / kept[0]).is_file():
+        raise BadInputError(
+            f"the sweep's app {kept[0]} is not in {here}: give this command where it lies"
+        )
+    python = own[0] if shutil.which(own[0]) else sys.executable
+    set_here = {key: value for key, value in set_here.items() if key not in given}
+    words = (f"{key}={quoted(value)}" for key, value in set_here.items())
+    return [python, *kept, *words, *overrides], here
+
+
 def stop(
     folder: Folder,
     finish: Annotated[
@@ -344,12 +449,12 @@ def wait(
     from iolaus.sweeps.study.stopping import standing
 
     about = describe_sweep(folder)
-    n_trials = int(about.get("n_settings") or about.n_trials)
-    found = standing(folder, read_study(folder), n_trials)
+    n_trials, sweeper = int(about.get("n_settings") or about.n_trials), about.get("sweeper") or {}
+    found = standing(folder, read_study(folder), n_trials, sweeper)
 
     def is_over() -> bool:
         nonlocal found
-        found = standing(folder, read_study(folder), n_trials)
+        found = standing(folder, read_study(folder), n_trials, sweeper)
         return found != "running"
 
     _eventually(is_over, timeout)

@@ -7,6 +7,7 @@ import pickle
 import signal
 import threading
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -14,9 +15,11 @@ from types import FrameType
 from iolaus.sweeps.reporting import Reporter
 from iolaus.sweeps.run._messages import (
     Assignment,
+    Capped,
     Finished,
     FromWorker,
     LogMessage,
+    Measured,
     Offered,
     Ready,
     Reported,
@@ -24,7 +27,14 @@ from iolaus.sweeps.run._messages import (
     Stopped,
     WorkerSpec,
 )
-from iolaus.sweeps.types import Outcome
+from iolaus.sweeps.run.memory import (
+    begin_measuring,
+    cap_gpu_share,
+    free_unused,
+    measure,
+    resident_bytes,
+)
+from iolaus.sweeps.types import Memory, Outcome
 
 __all__ = ["Channel", "ReleasedError"]
 
@@ -37,6 +47,10 @@ EXIT_S = 5.0
 # do it.
 SAVE_S = 10.0
 SIGNAL_ANSWER_S = 2.0
+# From one look at the memory that a trial holds to the next one that the driver hears of.
+MEASURE_S = 1.0
+# The exit status of a worker that held more than it may: that of a shell whose child was killed.
+OVER_LIMIT_STATUS = 137
 
 
 class ReleasedError(Exception):
@@ -57,6 +71,11 @@ class Channel:
         self._stopped: dict[int, Stopped] = {}  # trials that wait to be taken
         self._is_ending = False
         self._pid = os.getpid()
+        self._gpu_share: float | None = None
+        self._is_to_cap = False  # torch is not loaded yet
+        self._limit_bytes: int | None = None  # of the trial that runs
+        self._is_shared = False  # by trials side by side, of which none has its own peak
+        self._measured_s = 0.0
         threading.Thread(target=self._talk, name="iolaus-channel", daemon=True).start()
 
     def open(self, n_lanes: int = 1) -> None:
@@ -83,7 +102,13 @@ class Channel:
         if assignment is None:
             raise ReleasedError
         reporter = Reporter(self._watched, time.monotonic, self.flush)
+        self._cap()
         with self._lock:
+            self._is_shared = bool(self._reporters)
+            if not self._is_shared:
+                begin_measuring()
+                self._measured_s = time.monotonic()
+            self._limit_bytes = None if assignment.alone else self.spec.memory_bytes
             self._reporters[assignment.trial] = reporter
             if (stopped := self._stopped.pop(assignment.trial, None)) is not None:
                 reporter.stop(stopped.verdict, stopped.is_pause)
@@ -120,7 +145,14 @@ class Channel:
         """A trial is over; leaves: this worker takes no more."""
         with self._lock:
             reporter = self._reporters.pop(trial)
+            is_idle, was_shared = not self._reporters, self._is_shared
         self._pass_on(trial, reporter)
+        if not was_shared:
+            seen, known = measure(), outcome.memory or Memory()
+            known = replace(known, gpu_bytes=seen.gpu_bytes, ram_bytes=seen.ram_bytes)
+            outcome = replace(outcome, memory=known)
+        if is_idle and self._gpu_share is not None:
+            free_unused()
         self.send(Finished(trial, outcome, leaves))
 
     def say(self, text: str) -> None:
@@ -142,9 +174,13 @@ class Channel:
                         with self._lock:  # what came before was for an earlier attempt
                             self._stopped.pop(message.trial, None)
                         self._assignments.put(message)
+                    elif isinstance(message, Capped):
+                        self._gpu_share, self._is_to_cap = message.gpu_share, True
+                        self._cap()
                     else:
                         self._deliver(message)
                 self.flush()
+                self._look_at_memory()
         except (EOFError, OSError, ReleasedError):
             # The driver is dead, and nobody is left to train for; or it has let go of this worker,
             # which runs nothing then and may end as programs do.
@@ -154,6 +190,28 @@ class Channel:
                 self._assignments.put(None)
                 time.sleep(EXIT_S)
             os._exit(0)
+
+    def _cap(self) -> None:
+        """Hold the share of the GPU that the driver has named; again, until torch is loaded."""
+        if self._is_to_cap and self._gpu_share is not None:
+            self._is_to_cap = not cap_gpu_share(self._gpu_share)
+
+    def _look_at_memory(self) -> None:
+        """End this worker if it holds more than it may; tell the driver of its peaks at times."""
+        self._cap()
+        with self._lock:
+            n_trials, limit = len(self._reporters), self._limit_bytes
+        if not n_trials:
+            return
+        held = resident_bytes() if limit is not None else None
+        if limit is not None and held is not None and held > limit:
+            over = replace(measure(), ran_out="ram", capacity_bytes=limit)
+            self.flush()
+            self.send(Measured(over))
+            os._exit(OVER_LIMIT_STATUS)
+        if n_trials == 1 and time.monotonic() - self._measured_s >= MEASURE_S:
+            self._measured_s = time.monotonic()
+            self.send(Measured(measure()))
 
     def _deliver(self, message: Stopped | Offered | Save) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ import functools
 import importlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import optuna
@@ -118,24 +118,43 @@ def make_plans(settings: Settings, space: Space, config: DictConfig) -> Plans:
         queue=[*known, *grid],
         n_repeats=settings.repeats,
         repeat_hopeless=settings.repeat_hopeless,
-        first_seed=_first_seed(settings, space, config) if settings.repeats > 1 else 0,
+        finalists=settings.final_seeds,
+        first_seed=_first_seed(settings, space, config),
         extend=_extension(settings.custom_search_space, config),
         on_stall=OnStall(settings.on_stall, settings.stall_factor, settings.n_interventions),
         pauses=settings.on_prune == "pause",
         stop_when=settings.no_gain,
+        monotonic=_known(settings.monotonic, space),
+        seed_key=settings.seed_key,
     )
 
 
+def _known(monotonic: Sequence[str], space: Space) -> Sequence[str]:
+    """The keys, all of parameters that are searched."""
+    unknown = [key for key in monotonic if key not in space.parameters]
+    if unknown and space.parameters:
+        raise BadInputError(
+            f"hydra.sweeper.monotonic={list(monotonic)}: {', '.join(unknown)} is not searched; "
+            f"there are {', '.join(space.parameters)}"
+        )
+    return monotonic
+
+
 def _first_seed(settings: Settings, space: Space, config: DictConfig) -> int:
-    key = settings.seed_key
+    key, option = settings.seed_key, f"repeats={settings.repeats}"
+    if settings.repeats == 1:
+        if settings.finalists is None:
+            return 0
+        option = f"finalists={settings.finalists}"
     if key in space.parameters:
         raise BadInputError(
-            f"{key} is searched and repeated: remove it from the search, or hydra.sweeper.repeats"
+            f"{key} is searched and repeated: remove it from the search, or "
+            f"hydra.sweeper.{option.partition('=')[0]}"
         )
     seed = OmegaConf.select(config, key)
     if not isinstance(seed, int):
         raise BadInputError(
-            f"hydra.sweeper.repeats={settings.repeats} counts seeds from the config's {key}, "
+            f"hydra.sweeper.{option} counts seeds from the config's {key}, "
             f"which is {seed}; give it a whole number, or name the app's own key in "
             "hydra.sweeper.seed_key"
         )

@@ -3,53 +3,72 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
+import re
+import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from hydra.core.utils import JobReturn
-from omegaconf import DictConfig
+from iolaus.sweeps.hydra_compat import to_yaml
 
-from iolaus.sweeps.hydra_compat import as_plain, to_yaml
-from iolaus.sweeps.secrets import without_password
+__all__ = ["YamlTexts", "output_to"]
 
-__all__ = ["OUTPUT_FILE", "ConfigFiles", "output_to"]
-
-# The parts of Hydra's own config that differ between trials of one branch.
-VARYING = ("overrides", "job", "runtime")
-# Everything the task prints, beside Hydra's own log file.
-OUTPUT_FILE = "output.log"
+# How many contents' texts are kept.
+MOST_TEXTS = 128
 
 
-class ConfigFiles:
-    """Writes config.yaml, overrides.yaml and hydra.yaml of jobs, as Hydra would.
-
-    All but a few lines of hydra.yaml are the same for all trials of one branch with the same
-    overrides of Hydra itself; these are made once and kept.
-    """
+class YamlTexts:
+    """The YAML of contents as OmegaConf writes it, in which a few values can be replaced."""
 
     def __init__(self) -> None:
-        self._constant_yaml: dict[tuple[str, ...], str] = {}
+        self._mark = f"iolaus-{secrets.token_hex(8)}"  # in the place of such a value
+        self._parts: dict[str, list[str]] = {}  # by the marked content
 
-    def write(self, job: JobReturn, folder: Path) -> None:
-        """The configs of a job that begins; its folder is made if it is missing."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(to_yaml(job.cfg), encoding="utf-8")
-        (folder / "overrides.yaml").write_text(to_yaml(job.overrides), encoding="utf-8")
-        hydra_cfg = cast(DictConfig, job.hydra_cfg)
-        of_hydra = cast(list[str], as_plain(hydra_cfg.hydra.overrides.hydra))
-        choices = cast(dict[str, Any], as_plain(hydra_cfg.hydra.runtime.choices))
-        shape = (*of_hydra, *(f"{group}={choice}" for group, choice in choices.items()))
-        if shape not in self._constant_yaml:
-            plain = cast(dict[str, Any], as_plain(hydra_cfg))["hydra"]
-            self._constant_yaml[shape] = to_yaml(
-                {"hydra": {k: v for k, v in plain.items() if k not in VARYING}}
-            )
-        varying = to_yaml({"hydra": {key: hydra_cfg.hydra[key] for key in VARYING}})
-        text = without_password(self._constant_yaml[shape] + varying.removeprefix("hydra:\n"))
-        (folder / "hydra.yaml").write_text(text, encoding="utf-8")
+    def text(
+        self, content: Mapping[str, Any], paths: Sequence[tuple[str, ...]]
+    ) -> Callable[[Sequence[Any]], str]:
+        """The text of a content with other values at these paths, one for each, as plain data.
+
+        content: plain data. paths: keys from the outermost dict on.
+        """
+        marked = copy.deepcopy(dict(content))
+        for i, path in enumerate(paths):
+            _put(marked, path, f"{self._mark}-{i}")
+        key = repr(marked)
+        if key not in self._parts:
+            if len(self._parts) >= MOST_TEXTS:
+                self._parts.clear()
+            line = re.compile(rf"^.*?{self._mark}-(\d+)\n", flags=re.MULTILINE)
+            self._parts[key] = line.split(to_yaml(marked))
+        parts = self._parts[key]
+        between, order = parts[::2], [int(i) for i in parts[1::2]]
+
+        def text(values: Sequence[Any]) -> str:
+            lines = [between[0]]
+            for i, after in zip(order, between[1:], strict=True):
+                lines += [_lines_of(paths[i], values[i]), after]
+            return "".join(lines)
+
+        return text
+
+
+def _put(content: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        content = content[key]
+    content[path[-1]] = value
+
+
+def _lines_of(path: tuple[str, ...], value: Any) -> str:
+    """What YAML says of a value in nested dicts, without the lines of the dicts around it."""
+    for key in reversed(path):
+        value = {key: value}
+    text = to_yaml(value)
+    for _ in path[:-1]:
+        text = text.partition("\n")[2]
+    return text
 
 
 @contextlib.contextmanager

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from iolaus.sweeps.reporting import Batch
-from iolaus.sweeps.types import Intervention, Outcome, Verdict
+from iolaus.sweeps.run.devices import GPU_VARIABLE
+from iolaus.sweeps.types import Intervention, Memory, Outcome, Verdict
 
 __all__ = [
     "Assignment",
+    "Capped",
     "Filled",
     "Finished",
     "FromWorker",
     "LogMessage",
+    "Measured",
     "Offered",
     "Quit",
     "Ready",
@@ -32,6 +35,7 @@ class Assignment:
     attempt: how often it was cut off or paused before; from 1 on it goes on from its checkpoint, if
     it has one. is_anew: it begins again all the same: its checkpoint was deleted, or is being so.
     from_checkpoint: that of another trial, from which it goes on where it has none; "": none.
+    alone: what it once got no more of, "gpu" or "ram", so that nothing runs beside it; else "".
     """
 
     trial: int
@@ -39,6 +43,7 @@ class Assignment:
     attempt: int = 0
     is_anew: bool = False
     from_checkpoint: str = ""
+    alone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,23 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """Worker to driver: the peaks of its memory since its trial began.
+
+    Where it has just left for holding more than its slot may, `memory.ran_out` says so.
+    """
+
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Capped:
+    """Driver to worker: hold no more than this share of the GPU's memory from now on."""
+
+    gpu_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """Driver to worker: end this trial at its next report; is_pause: for now."""
 
@@ -130,13 +152,20 @@ class Save:
 class WorkerSpec:
     """What a worker is given at birth.
 
-    Its slot, environment variables to set, and threads it may use.
+    Its slot, environment variables to set, threads it may use, and memory that it may hold
+    resident (None: no limit).
     """
 
     slot: int
     environment: tuple[tuple[str, str], ...] = ()
     n_threads: int | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def device(self) -> str:
+        """The name of the GPU that it sees, "" for none."""
+        return dict(self.environment).get(GPU_VARIABLE, "")
 
 
-FromWorker = UserCodeReached | Ready | Reported | Finished | LogMessage | Filled | Quit
-ToWorker = Assignment | Stopped | Offered | Save
+FromWorker = UserCodeReached | Ready | Reported | Finished | LogMessage | Filled | Measured | Quit
+ToWorker = Assignment | Stopped | Offered | Save | Capped

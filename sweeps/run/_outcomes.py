@@ -13,6 +13,7 @@ import optuna
 from hydra.core.utils import JobReturn
 
 from iolaus.sweeps.hydra_compat import returned_by
+from iolaus.sweeps.run.memory import memory_error
 from iolaus.sweeps.types import Ending, Finding, Outcome, Returned, Verdict
 
 __all__ = [
@@ -57,9 +58,9 @@ def outcome_of(result: JobReturn, verdict: Verdict | None) -> Outcome:
         reason = verdict.reason if verdict is not None else _said(returned)
         return Outcome(ending, reason=reason or "the task pruned itself", verdict=verdict)
     if isinstance(returned, BaseException):
-        reason = describe(returned)
+        reason, memory = describe(returned), memory_error(returned)
         _let_go(returned)
-        return Outcome(Ending.FAILED, reason=reason)
+        return Outcome(Ending.FAILED, reason=reason, memory=memory)
     values = as_floats(returned)
     bad = [value for value in values if math.isnan(value)]
     if bad:

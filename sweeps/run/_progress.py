@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -16,7 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from iolaus.sweeps.run.slots_log import SlotRow
 from iolaus.sweeps.study.preview import Machine, Pace, Preview, Range, preview, preview_pruned
+from iolaus.sweeps.text import size
 from iolaus.sweeps.types import Ending, Outcome
 
 __all__ = ["Progress"]
@@ -25,6 +28,9 @@ log = logging.getLogger("sweeps")
 
 # A preview is worth a line from here on: what is over before needs none.
 PREVIEW_AFTER_S = 5.0
+# From one estimate of the time left to the next.
+LOOK_S = 0.2
+MOST_LINES = 100  # of trials that ended, on the highest screen
 
 
 @dataclass
@@ -48,7 +54,8 @@ class Progress:
     trials that are paused, each with the share of its run that it has made. sign: 1 where smaller
     is better, -1 where larger.
     metric: the watched metric's name. clock: seconds. machine: what the slots hold. share: of its
-    steps that a trial is expected to make. paces: of trials of earlier sessions.
+    steps that a trial is expected to make. paces: of trials of earlier sessions. best: the value
+    and the number of the study's best trial so far, whichever session ran it.
     """
 
     console: Console
@@ -62,15 +69,19 @@ class Progress:
     machine: Machine = field(default_factory=lambda: Machine(1))
     share: Range = field(default_factory=lambda: Range(1.0, 1.0, 1.0))
     paces: list[Pace] = field(default_factory=list)
+    best: tuple[float, int] | None = None
 
     announced: Preview | None = field(default=None, init=False)  # what was said at the beginning
     _began_s: float | None = field(default=None, init=False)
     _counts: Counter[Ending] = field(default_factory=Counter, init=False)
     _running: dict[int, _Running] = field(default_factory=dict, init=False)
     _n_made: float = field(default=0.0, init=False)  # by trials that are over, in whole trials
-    _best: tuple[float, int] | None = field(default=None, init=False)
+    _last: deque[str] = field(default_factory=lambda: deque(maxlen=MOST_LINES), init=False)
     _note: str = field(default="", init=False)
+    _rows: dict[int, SlotRow] = field(default_factory=dict, init=False)  # by trial
     _live: Live | None = field(default=None, init=False)
+    _looked_s: float = field(default=-math.inf, init=False)
+    _left: Preview | None = field(default=None, init=False)  # as of then
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -105,6 +116,10 @@ class Progress:
         running.first = running.first or (step, running.reported_s)
         running.value = running.value if value is None else value
 
+    def sampled(self, rows: Sequence[SlotRow]) -> None:
+        """See `iolaus.sweeps.run.driver.Watcher`."""
+        self._rows = {row.trial: row for row in rows}
+
     def ended(self, trial: int, outcome: Outcome) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
         running = self._running.pop(trial, None)
@@ -117,11 +132,13 @@ class Progress:
         if running is not None and (pace := self._pace(running, outcome.ending)) is not None:
             self.paces.append(pace)
         if len(outcome.values) == 1 and (
-            self._best is None or self.sign * (outcome.values[0] - self._best[0]) < 0
+            self.best is None or self.sign * (outcome.values[0] - self.best[0]) < 0
         ):
-            self._best = (outcome.values[0], trial)
+            self.best = (outcome.values[0], trial)
+        line = self._line(trial, outcome, running)
+        self._last.append(" ".join(line.split()))
         if not self.console.is_terminal or outcome.ending is Ending.FAILED:
-            self._print(self._line(trial, outcome, running))
+            self._print(line)
 
     def draining(self, why: str) -> None:
         """See `iolaus.sweeps.run.driver.Watcher`."""
@@ -168,6 +185,13 @@ class Progress:
         n_open = n_left + len(self.paused) - by_paused
         return preview_pruned(paces, self.share, self.n_total, made, n_open, machine)
 
+    def _left_lately(self) -> Preview | None:
+        """See `left`: not asked again for each of many trials, since it looks at all that ended."""
+        now_s = self.clock()
+        if now_s - self._looked_s >= LOOK_S:
+            self._looked_s, self._left = now_s, self.left()
+        return self._left
+
     def time_left_s(self) -> float | None:
         """The middle of what the rest takes; see `left`."""
         left = self.left()
@@ -186,7 +210,7 @@ class Progress:
         return Pace(seconds / share if so_far is None else so_far.whole_s, share)
 
     def __rich__(self) -> Group:
-        """The live display."""
+        """The live display: the sweep, what runs, and the last to end, as many as have room."""
         counted = Text(self._counted())
         width = max(4, min(30, self.console.width - len(counted) - 1))
         head = Table.grid(padding=(0, 1))
@@ -198,9 +222,13 @@ class Progress:
             step = "starting" if running.step is None else f"step {running.step:,}"
             of = f" of {running.n_steps:,}" if running.n_steps and running.step is not None else ""
             value = "" if running.value is None else f"{self.metric} {running.value:.5g}"
-            rows.add_row(f"  slot {running.slot}", f"trial {trial}", step + of, value)
+            held = _held(self._rows[trial]) if trial in self._rows else ""
+            rows.add_row(f"  slot {running.slot}", f"trial {trial}", step + of, value, held)
         note = [Text(self._note, style="bold")] if self._note else []
-        return Group(head, rows, *note)
+        room = self.console.height - len(self._running) - len(note) - 2  # and the line below
+        last = list(self._last)[-room:] if room > 0 else []
+        ended = [Text(f"  {line}", style="dim", no_wrap=True, overflow="ellipsis") for line in last]
+        return Group(head, rows, *ended, *note)
 
     def _n_done(self) -> int:
         n_over = sum(n for ending, n in self._counts.items() if ending is not Ending.INTERRUPTED)
@@ -209,12 +237,14 @@ class Progress:
     def _counted(self) -> str:
         n = self._counts
         n_pruned = n[Ending.PRUNED] + n[Ending.DIVERGED]
-        parts = [f"{self._n_done()}/{self.n_total} trials", f"{len(self._running)} running"]
+        n_done, n_running = self._n_done(), len(self._running)
+        n_total = max(self.n_total, n_done + n_running)  # a finalist that was passed is one more
+        parts = [f"{n_done}/{n_total} trials", f"{n_running} running"]
         parts += [f"{len(self.paused)} paused"] if self.paused else []
         parts += [f"{n_pruned} pruned"] if n_pruned else []
         parts += [f"{n[Ending.FAILED]} failed"] if n[Ending.FAILED] else []
-        parts += [f"best {self._best[0]:.5g} (trial {self._best[1]})"] if self._best else []
-        left = self.left()
+        parts += [f"best {self.best[0]:.5g} (trial {self.best[1]})"] if self.best else []
+        left = self._left_lately()
         parts += [left.time("left ")] if left is not None and left.wall_s.middle >= 1 else []
         return " · ".join(parts)
 
@@ -226,6 +256,18 @@ class Progress:
             "" if self.console.is_terminal else f"  [{self._counted()}]"
         )  # there the live display shows it
         return f"trial {trial} {outcome.ending}{value}{step}{reason}{counted}"
+
+
+def _held(row: SlotRow) -> str:
+    """The memory of a trial, and how its GPU is used."""
+    if not row.device:
+        return "" if row.ram_bytes is None else size(row.ram_bytes)
+    parts = [
+        "" if row.gpu_bytes is None else size(row.gpu_bytes),
+        "" if row.utilisation is None else f"{row.utilisation:.0%}",
+        "" if row.temperature_c is None else f"{row.temperature_c} °C",
+    ]
+    return f"GPU {row.device[:12]}: {', '.join(filter(None, parts)) or 'in use'}"
 
 
 def _share_of(running: _Running, ending: Ending) -> float:

@@ -18,7 +18,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from iolaus.sweeps.hydra_compat import copy_without
-from iolaus.sweeps.run._job import CHILD_TRIAL_VARIABLE, changes_directory, set_job
+from iolaus.sweeps.run._job import CHILD_TRIAL_VARIABLE, changes_directory
+from iolaus.sweeps.run._prepared import set_job
 
 __all__ = ["is_rank_of_trial", "run_rank"]
 

@@ -8,6 +8,7 @@ a sweep pays for no plotting library while it runs.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -48,9 +49,14 @@ def find_report(name: str | None) -> Report | None:
 
 
 def write_report(report: Report, folder: Path) -> Sequence[Path]:
-    """What a report has made of a sweep's folder; nothing, with a line, if it cannot."""
+    """What a report has made of a sweep's folder; nothing, with a line, if it cannot.
+
+    One who presses Ctrl-C meanwhile does not want to wait for it.
+    """
     try:
         return report(folder)
+    except KeyboardInterrupt:
+        log.info("no report: interrupted; iolaus report %s makes it", shlex.quote(str(folder)))
     except ImportError as error:
         log.info("no report: %s; for figures: %s", error, to_install("analysis"))
     except Exception:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,10 +28,17 @@ from iolaus.sweeps.run._setup import Setup
 from iolaus.sweeps.run.driver import Records
 from iolaus.sweeps.run.events import EventLog, Session
 from iolaus.sweeps.run.meter import machine_of
+from iolaus.sweeps.run.slots_log import SlotsLog
 from iolaus.sweeps.secrets import without_password
-from iolaus.sweeps.study.backend import in_memory, open_backend, sqlite_url
+from iolaus.sweeps.study.backend import open_backend, sqlite_url
 from iolaus.sweeps.study.fingerprint import not_comparable, note_fingerprint
-from iolaus.sweeps.study.folder import CURVES_FOLDER, EVENTS_FILE, STUDY_FILE, SWEEP_FILE
+from iolaus.sweeps.study.folder import (
+    CURVES_FOLDER,
+    EVENTS_FILE,
+    SLOTS_FILE,
+    STUDY_FILE,
+    SWEEP_FILE,
+)
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.leases import Leases, new_driver_name
 from iolaus.sweeps.study.live_storage import LiveStorage
@@ -40,6 +49,9 @@ from iolaus.sweeps.study.sweep_study import SweepStudy
 __all__ = ["begin_session", "join_study", "opened_storage"]
 
 log = logging.getLogger("sweeps")
+
+# From reading a study's sessions to writing them, at most, in a database that is far away.
+NOTING_S = 0.5
 
 
 @contextmanager
@@ -55,8 +67,7 @@ def opened_storage(setup: Setup) -> Iterator[LiveStorage]:
         backend = make(storage, "storage")
     # A study in our own locked folder has no other driver; a shared one is looked at before every
     # trial.
-    is_shared = storage is not None and not (isinstance(storage, str) and in_memory(storage))
-    driver = new_driver_name() if is_shared else ""
+    driver = new_driver_name() if setup.is_shared else ""
     live = LiveStorage(backend, refresh_s=1.0 if storage is None else 0.0, driver=driver)
     try:
         yield live
@@ -109,28 +120,35 @@ def begin_session(setup: Setup, study: SweepStudy) -> Records:
     """
     kept = _kept_checkpoints(setup, study)
     now = datetime.now(UTC)
-    here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), setup.gpus, now)
-    here["slots"] = dataclasses.asdict(machine_of(setup.slots, setup.settings.lanes))
+    gpus = [gpu.name for gpu in setup.gpus]
+    here = provenance.collect(sys.orig_argv, Path(setup.config.hydra.runtime.cwd), gpus, now)
+    here["devices"] = [dataclasses.asdict(gpu) for gpu in setup.gpus]
+    lanes, per_gpu = setup.settings.lanes, setup.settings.trials_per_gpu
+    here["slots"] = dataclasses.asdict(machine_of(setup.slots, lanes, per_gpu))
     try:
         number = _describe(setup, study.study, here)
     except OSError as error:
         raise cannot_write(f"the sweep cannot be described in {setup.folder}", error) from error
-    name = f"{now:%Y%m%dT%H%M%S}-{os.getpid()}"
+    # Drivers that share the folder write files of their own.
+    own = f"-{socket.gethostname()}" if setup.held_for else ""
+    name = f"{now:%Y%m%dT%H%M%S}-{os.getpid()}{own}"
+    events = f"events-{name}.jsonl" if setup.held_for else EVENTS_FILE
     session = Session(
         n_slots=len(setup.slots),
         n_to_run=study.n_to_ask,
         max_failure_rate=setup.rules.max_failure_rate,
         version=here["packages"].get("hydra-iolaus", ""),
         started=here["started"],
-        may_get_more=study.leases is not None or study.may_thaw,
+        may_get_more=study.leases is not None or study.ends_bring_more,
         n_paused=len(study.paused) if study.may_thaw else 0,
     )
     return Records(
         setup.folder,
         number,
         CurveWriter(setup.folder / CURVES_FOLDER, name, clock=time.monotonic),
-        EventLog(setup.folder / EVENTS_FILE, session, clock=time.monotonic),
+        EventLog(setup.folder / events, session, clock=time.monotonic),
         kept,
+        SlotsLog(setup.folder / SLOTS_FILE, number, clock=time.time),
     )
 
 
@@ -138,11 +156,10 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
     """Write what this session runs into folder and study; returns the session's number."""
     settings, config = setup.settings, setup.config
     text = without_password(OmegaConf.to_yaml(config))
-    (setup.folder / "multirun.yaml").write_text(text, encoding="utf-8")
-    before = study.user_attrs.get("provenance", [])
-    here = {**here, "fingerprint": setup.fingerprint.id}
+    _replace(setup.folder / "multirun.yaml", text)
+    here = {**here, "fingerprint": setup.fingerprint.id, "folder": str(setup.folder)}
     note_fingerprint(study, setup.fingerprint)
-    study.set_user_attr("provenance", [*before, here])
+    sessions, number = _add_session(study, here, NOTING_S if setup.is_shared else 0.0)
     study.set_user_attr("config", text)
     metric = setup.rules.objective.metric
     study.set_user_attr(METRIC_ATTR, dataclasses.asdict(metric))
@@ -158,8 +175,33 @@ def _describe(setup: Setup, study: optuna.Study, here: Mapping[str, Any]) -> int
         "n_trials": settings.n_trials,
         "n_settings": setup.plans.n_trials,  # fewer, where a grid has no more
         "sweeper": sweeper,
-        "sessions": [*before, here],
+        "sessions": sessions,
     }
     text = without_password(OmegaConf.to_yaml(OmegaConf.create(content)))
-    (setup.folder / SWEEP_FILE).write_text(text, encoding="utf-8")
-    return len(before)
+    _replace(setup.folder / SWEEP_FILE, text)
+    return number
+
+
+def _add_session(
+    study: optuna.Study, here: dict[str, Any], noting_s: float
+) -> tuple[list[dict[str, Any]], int]:
+    """The sessions of a study, this one among them, and its number.
+
+    Drivers that begin at the same moment write over each other, so each looks afterwards whether it
+    is there. noting_s: how long one may take from reading them to writing them.
+    """
+    here = {**here, "id": secrets.token_hex(4)}
+    while True:
+        study.set_user_attr("provenance", [*study.user_attrs.get("provenance", []), here])
+        time.sleep(noting_s)
+        sessions: list[dict[str, Any]] = study.user_attrs["provenance"]
+        ids = [session.get("id") for session in sessions]
+        if here["id"] in ids:
+            return sessions, ids.index(here["id"])
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file, so that whoever reads it meanwhile reads the whole of one or the other."""
+    unfinished = path.with_name(f".{path.name}-{socket.gethostname()}-{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

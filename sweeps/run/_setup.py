@@ -27,12 +27,13 @@ from iolaus.sweeps.run._factories import (
 )
 from iolaus.sweeps.run._foreground import QUITS, in_foreground
 from iolaus.sweeps.run._job import HydraRunner, changes_directory, no_lint
-from iolaus.sweeps.run._launcher import jobs_asked_for
+from iolaus.sweeps.run._launcher import Launch, launch_of
 from iolaus.sweeps.run._messages import WorkerSpec
 from iolaus.sweeps.run._objective import Objective
 from iolaus.sweeps.run._reports import Report, find_report
-from iolaus.sweeps.run._slots import physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run._slots import physical_cores, plan_slots
 from iolaus.sweeps.run._worker import OneAtATime, Server
+from iolaus.sweeps.run.devices import Device, list_devices, visible_devices
 from iolaus.sweeps.run.driver import Rules
 from iolaus.sweeps.run.folders import refuse_shared_folders
 from iolaus.sweeps.run.lanes import InLanes
@@ -40,7 +41,10 @@ from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.search.branches import searched
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.fixed import fixed_settings
+from iolaus.sweeps.secrets import without_password
+from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.fingerprint import Fingerprint
+from iolaus.sweeps.study.folder import DRIVER_VARIABLE
 from iolaus.sweeps.study.sweep_study import Plans
 
 __all__ = ["Setup", "set_up"]
@@ -52,24 +56,39 @@ log = logging.getLogger("sweeps")
 class Setup:
     """What a sweep is made of.
 
-    config: the app's, `hydra` node included. runner: of one trial. serve: what a worker does.
-    gpus: the names of those that the slots share. fingerprint: what the results depend on beside
-    the search.
+    config: the app's, `hydra` node included. launch: of the drivers, None where this process is the
+    one. runner: of one trial. serve: what a worker does. gpus: those that the slots share.
+    fingerprint: what the results depend on beside the search.
     """
 
     settings: Settings
     config: DictConfig
+    launch: Launch | None
     folder: Path
     sampler: optuna.samplers.BaseSampler
     pruner: optuna.pruners.BasePruner
     plans: Plans
     rules: Rules
     slots: Sequence[WorkerSpec]
-    gpus: Sequence[str]
+    gpus: Sequence[Device]
     runner: HydraRunner
     serve: Server
     report: Report | None
     fingerprint: Fingerprint
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other drivers may have the study: it is not in this sweep's own folder."""
+        storage = self.settings.storage
+        return storage is not None and not (isinstance(storage, str) and in_memory(storage))
+
+    @property
+    def held_for(self) -> str:
+        """The study for which drivers hold the sweep's folder together; "" for this one alone."""
+        storage, name = self.settings.storage, self.settings.study_name
+        if not self.is_shared or name is None or not isinstance(storage, str):
+            return ""  # without a name each start makes a study
+        return f"{name} in {without_password(storage)}"
 
 
 def set_up(
@@ -88,9 +107,17 @@ def set_up(
     settings = replace(settings, sampler=as_given(settings.sampler, config.hydra))
     composer = Composer(context.config_loader, config)
     space = searched(config.hydra.sweeper, arguments, composer)
-    gpus = visible_gpus(os.environ)
-    n_jobs = jobs_asked_for(config.hydra.launcher, settings.n_jobs)
-    slots = plan_slots(n_jobs, gpus, physical_cores())
+    gpus = visible_devices(os.environ, list_devices)
+    _refuse_unmeasured(settings, gpus)
+    launch = None
+    if DRIVER_VARIABLE in os.environ:  # another process waits for this one, and writes the report
+        settings = replace(settings, report=None, log_to=())
+    else:
+        launch = launch_of(config.hydra.launcher, settings)
+    slots = plan_slots(
+        *(settings.n_jobs, gpus, physical_cores()),
+        *(settings.trials_per_gpu, settings.slot_bytes),
+    )
     sampler = make_sampler(settings.sampler, space)
     n_directions, seed = len(settings.directions), seed_of(settings.sampler)
     pruner = make_pruner(settings.pruner, n_directions, settings.holdout_fraction, seed)
@@ -114,12 +141,26 @@ def set_up(
     folders = {"SWEEP": folder, "": Path(config.hydra.runtime.cwd)}
     fingerprint = provenance.fingerprint(fixed_settings(space, composer, folders), sys.modules)
     return Setup(
-        *(settings, config, folder, sampler, pruner, plans, rules, slots, gpus, runner, serve),
-        *(report, fingerprint),
+        *(settings, config, launch, folder, sampler, pruner, plans, rules, slots, gpus, runner),
+        *(serve, report, fingerprint),
     )
 
 
-def _refuse_budget_of_none(settings: Settings, gpus: Sequence[str]) -> None:
+def _refuse_unmeasured(settings: Settings, gpus: Sequence[Device]) -> None:
+    if settings.trials_per_gpu != 1 and not gpus:
+        log.warning(
+            "hydra.sweeper.trials_per_gpu=%s is not used: no GPU is visible here",
+            settings.trials_per_gpu,
+        )
+    unknown = [gpu.name for gpu in gpus if gpu.total_bytes is None]
+    if settings.trials_per_gpu == "auto" and unknown:
+        raise BadInputError(
+            f"hydra.sweeper.trials_per_gpu=auto: the memory of GPU {', '.join(unknown)} is not "
+            "known: pip install nvidia-ml-py, or give a number"
+        )
+
+
+def _refuse_budget_of_none(settings: Settings, gpus: Sequence[Device]) -> None:
     if settings.limit is not None and settings.limit.resource == "gpu" and not gpus:
         raise BadInputError(
             f"hydra.sweeper.budget={settings.budget}: no GPU is visible here, so none of it would "

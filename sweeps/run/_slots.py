@@ -2,70 +2,72 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.run._messages import WorkerSpec
+from iolaus.sweeps.run.devices import GPU_VARIABLE, ORDER_VARIABLE, PCI_ORDER, Device
 
-__all__ = ["GPU_VARIABLE", "physical_cores", "plan_slots", "visible_gpus"]
+__all__ = ["MOST_PER_GPU", "physical_cores", "plan_slots"]
 
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+# `trials_per_gpu=auto` opens so many slots for a card at most: beyond, more processes hold more
+# contexts and make no more steps.
+MOST_PER_GPU = 16
 
 
-def plan_slots(n_jobs: int | str, gpus: Sequence[str], n_cores: int) -> tuple[WorkerSpec, ...]:
+def plan_slots(
+    n_jobs: int | str,
+    gpus: Sequence[Device],
+    n_cores: int,
+    trials_per_gpu: int | str = 1,
+    memory_bytes: int | None = None,
+) -> tuple[WorkerSpec, ...]:
     """One specification per slot.
 
-    n_jobs: a number, or "auto" for one per GPU, or per physical core where there is no GPU; 0 is
-    one, in the driver's own process.
-    gpus: names for CUDA_VISIBLE_DEVICES; slots take them in turn. n_cores: physical cores, shared
-    out as threads so that slots do not fight. Raises BadInputError if n_jobs is neither "auto" nor
-    at least 0.
+    n_jobs: a number, or "auto" for `trials_per_gpu` on each GPU, or one per physical core where
+    there is no GPU; 0 is one, in the driver's own process. A number bounds what trials_per_gpu asks
+    for if that is more than 1.
+    gpus: slots take them in turn. n_cores: physical cores, shared out as threads so that slots do
+    not fight. trials_per_gpu: "auto" for as many as may be worth trying, which is no more than
+    MOST_PER_GPU or the card's part of the cores. memory_bytes: that a slot may hold resident, None
+    for no limit. Raises BadInputError if n_jobs is neither "auto" nor at least 0.
     """
-    n_slots = max(len(gpus), 1) if gpus else n_cores
-    if n_jobs != "auto":
-        if type(n_jobs) is not int or n_jobs < 0:
-            raise BadInputError(
-                f"hydra.sweeper.n_jobs={n_jobs}: give the number of slots, 1 or more, or auto; 0 "
-                "runs trials in this process, for debugging"
-            )
-        n_slots = max(n_jobs, 1)
+    if n_jobs != "auto" and (type(n_jobs) is not int or n_jobs < 0):
+        raise BadInputError(
+            f"hydra.sweeper.n_jobs={n_jobs}: give the number of slots, 1 or more, or auto; 0 "
+            "runs trials in this process, for debugging"
+        )
+    n_slots = n_cores
+    if gpus:
+        per_gpu = trials_per_gpu
+        if not isinstance(per_gpu, int):
+            per_gpu = min(MOST_PER_GPU, max(1, n_cores // len(gpus)))
+        n_slots = len(gpus) * per_gpu
+    if isinstance(n_jobs, int):
+        n_asked = max(n_jobs, 1)
+        n_slots = min(n_asked, n_slots) if gpus and trials_per_gpu != 1 else n_asked
     n_threads = max(1, n_cores // n_slots)
     return tuple(
-        WorkerSpec(slot, ((GPU_VARIABLE, gpus[slot % len(gpus)]),) if gpus else (), n_threads)
+        WorkerSpec(
+            slot,
+            _environment(gpus[slot % len(gpus)]) if gpus else (),
+            n_threads,
+            memory_bytes,
+        )
         for slot in range(n_slots)
     )
 
 
-def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them.
+def _environment(gpu: Device) -> tuple[tuple[str, str], ...]:
+    """The variables that show one GPU, and no other, to a process.
 
-    Found without loading CUDA.
+    A number of ours is nvidia-smi's; the user's own numbers mean what they mean to CUDA.
     """
-    chosen = environment.get(GPU_VARIABLE)
-    if chosen is not None:
-        names = (name.strip() for name in chosen.split(","))
-        return tuple(
-            itertools.takewhile(lambda name: name not in ("", "-1"), names)
-        )  # CUDA ends the list there too
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    try:
-        listing = subprocess.run(
-            [tool, "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(listing.stdout.split())
+    pinned = ((GPU_VARIABLE, gpu.name),)
+    is_ours = gpu.name.isdecimal() and GPU_VARIABLE not in os.environ
+    return (*pinned, (ORDER_VARIABLE, PCI_ORDER)) if is_ours else pinned
 
 
 def physical_cores() -> int:

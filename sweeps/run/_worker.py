@@ -17,9 +17,10 @@ from typing import Any
 
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run._channel import EXIT_S, Channel, ReleasedError
-from iolaus.sweeps.run._messages import Assignment, WorkerSpec
+from iolaus.sweeps.run._messages import Assignment, Measured, WorkerSpec
 from iolaus.sweeps.run._outcomes import NO_TERMINAL
 from iolaus.sweeps.run.exit_handlers import run_exit_handlers
+from iolaus.sweeps.run.memory import memory_error
 from iolaus.sweeps.types import Outcome
 
 __all__ = ["OneAtATime", "Server", "set_environment", "worker_main"]
@@ -37,7 +38,7 @@ THREAD_VARIABLES = (
 
 def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str) -> None:
     """Serve until the driver closes the pipe, then run the task's exit handlers. Never returns."""
-    status = 1
+    status, channel = 1, None
     try:
         with Path(os.devnull).open() as nothing:
             os.dup2(nothing.fileno(), 0)
@@ -59,8 +60,11 @@ def worker_main(pipe: Connection, spec: WorkerSpec, serve: Server, watched: str)
             serve(channel)
         del limits
         status = 0
-    except BaseException:
+    except BaseException as error:
         logging.getLogger(__name__).exception("worker %d broke down", spec.slot)
+        if channel is not None and (memory := memory_error(error)) is not None:
+            with suppress(ReleasedError):
+                channel.send(Measured(memory))
     finally:
         try:
             run_exit_handlers(EXIT_S, status)
@@ -86,7 +90,7 @@ class OneAtATime:
             assignment, reporter = taken
             with reporting_to(reporter):
                 outcome = self.run(assignment, reporter)
-            leaves = _is_used_up()
+            leaves = _is_used_up() or (outcome.memory is not None and bool(outcome.memory.ran_out))
             channel.finish(assignment.trial, outcome, leaves)
             if leaves:
                 return

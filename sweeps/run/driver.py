@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,13 +26,14 @@ from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept, Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run._foreground import Foreground
-from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import (
     Assignment,
+    Capped,
     Filled,
     Finished,
     FromWorker,
     LogMessage,
+    Measured,
     Offered,
     Quit,
     Ready,
@@ -44,15 +45,19 @@ from iolaus.sweeps.run._messages import (
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import describe
 from iolaus.sweeps.run._workers import Gone, Workers
+from iolaus.sweeps.run.devices import DeviceUse
 from iolaus.sweeps.run.events import EventLog
+from iolaus.sweeps.run.memory import after_out_of_memory, kills_by_kernel, machine_bytes
 from iolaus.sweeps.run.meter import Meter
+from iolaus.sweeps.run.placement import Placement, shape_of
+from iolaus.sweeps.run.slots_log import SlotRow, SlotsLog, SlotState
 from iolaus.sweeps.run.timeouts import AwakeClock, Timeouts
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.budget import Budget
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
-from iolaus.sweeps.types import Ending, Intervention, Outcome, Verdict
+from iolaus.sweeps.types import OUTPUT_FILE, Ending, Intervention, Memory, Outcome, Verdict
 
 __all__ = ["Driver", "Records", "Rules", "TrialRun", "Watcher"]
 
@@ -91,6 +96,9 @@ class Watcher(Protocol):
     def draining(self, why: str) -> None:
         """No new trials will be started."""
 
+    def sampled(self, rows: Sequence[SlotRow]) -> None:
+        """What the busy slots hold and do was looked at."""
+
     def tick(self) -> None:
         """Some time has passed."""
 
@@ -117,13 +125,19 @@ class Rules:
 
     def assignment(self, proposal: Proposal) -> Assignment:
         """A proposed trial, ready for a worker to make its config."""
-        lines = self.space.overrides(proposal.values)
+        outside = proposal.outside
+        lines = [
+            line
+            for line in self.space.overrides(proposal.values)
+            if line.lstrip("+~").partition("=")[0] not in outside
+        ] + [f"{key}={value}" for key, value in outside.items()]
         seeds = () if proposal.seed is None else (f"{self.seed_key}={proposal.seed}",)
         overrides = (*lines, *seeds)
         return Assignment(
             *(proposal.trial, overrides, proposal.attempt),
             is_anew=proposal.is_anew,
             from_checkpoint=proposal.from_checkpoint,
+            alone=proposal.alone,
         )
 
 
@@ -131,7 +145,8 @@ class Rules:
 class Records:
     """Where a session leaves what happens, beside the study.
 
-    folder: the sweep's. session: its number, from 0. kept: the checkpoints that stay.
+    folder: the sweep's. session: its number, from 0. kept: the checkpoints that stay. slots: what
+    the slots hold and do, None for nothing of it.
     """
 
     folder: Path
@@ -139,6 +154,7 @@ class Records:
     curves: CurveWriter
     events: EventLog
     kept: KeptCheckpoints = field(default_factory=lambda: KeptCheckpoints(0, 1.0))
+    slots: SlotsLog | None = None
 
 
 @dataclass
@@ -148,7 +164,8 @@ class TrialRun:
     others: metrics it reported beside the watched one. saves, has_saved: see
     `iolaus.sweeps.reporting.Batch`. kept: its newest checkpoint. outcome: the task's own, with no
     objective looked for, None while it runs. awake_s, heard_s: when it was started and last
-    reported, by a clock that stands while the driver is held up.
+    reported, by a clock that stands while the driver is held up. gpu_share: of its card that it may
+    hold, None for all. step: the last one reported. memory: its peaks so far.
     """
 
     assignment: Assignment
@@ -163,12 +180,16 @@ class TrialRun:
     has_saved: bool = False
     kept: Kept | None = None
     outcome: Outcome | None = None
+    gpu_share: float | None = None
+    step: int | None = None
+    memory: Memory = field(default_factory=Memory)
 
 
 class Driver:
     """Runs the trials that a study still misses.
 
-    clock: seconds, never going back.
+    clock: seconds, never going back. placement: where they may run; None: wherever a slot is free.
+    device_uses: how the GPUs are used now, by name.
     """
 
     def __init__(
@@ -179,6 +200,8 @@ class Driver:
         records: Records,
         watcher: Watcher,
         clock: Callable[[], float],
+        placement: Placement | None = None,
+        device_uses: Callable[[], Mapping[str, DeviceUse]] = dict,
     ) -> None:
         self._study = study
         self._workers = workers
@@ -191,9 +214,14 @@ class Driver:
         self._cost_before = study.cost_before()
         self._scheduler = s.Scheduler(
             *(len(workers.specs), study.n_to_ask, rules.max_failure_rate),
-            may_get_more=study.leases is not None or study.may_thaw,
+            may_get_more=study.leases is not None or study.ends_bring_more,
             n_paused=len(study.paused) if study.may_thaw else 0,
         )
+        slots = {spec.slot: spec.device for spec in workers.specs}
+        self._placement = placement or Placement(slots, ())
+        self._device_uses = device_uses
+        self._over_limit: dict[int, Memory] = {}  # of workers that have left for it, by slot
+        self._n_killed_by_kernel = kills_by_kernel()
         self._n_interrupts = 0
         self._is_saving = False
         self._looked_s = self._noted_s = clock()
@@ -262,6 +290,8 @@ class Driver:
         self._obey_request()
         self._keep_budget()
         self._end_unborn()
+        self._place()
+        self._sample()
         self._watcher.tick()
         try:
             self._records.curves.flush_if_due()
@@ -278,6 +308,7 @@ class Driver:
         self._handle(s.Halted(reason))
         while self._n_interrupts < 2:
             self._interrupt()
+        self._withdraw()
 
     def _handle(self, event: s.Event) -> None:
         self._records.events.add(event)
@@ -391,12 +422,15 @@ class Driver:
             self._handle(s.Halted(str(error)))
 
     def _ask(self, slot: int) -> None:
+        if not self._placement.may_ask(slot):
+            self._postponed.append(slot)
+            return
         try:
             proposal = self._study.ask()
         except StorageError as error:  # what runs may still finish
             self._halt(error)
             proposal = None
-        self._show_duplicates()
+        self._show_not_run()
         if proposal is None and not self._scheduler.draining and self._may_get_more():
             self._postponed.append(slot)
             return
@@ -407,11 +441,54 @@ class Driver:
             self._handle(s.Exhausted(slot))
             return
         self.trials[proposal.trial] = TrialRun(self._rules.assignment(proposal))
-        self._handle(s.Proposed(slot, proposal.trial))
+        shape = shape_of(proposal.values, (self._rules.seed_key,))
+        self._placement.wait(proposal.trial, slot, shape, proposal.alone)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Begin the trials for which there is room."""
+        for admitted in self._placement.admit(self._clock()):
+            self.trials[admitted.trial].gpu_share = admitted.gpu_share
+            for slot in admitted.renew:
+                self._handle(s.Renewed(slot))
+            self._handle(s.Proposed(admitted.slot, admitted.trial))
+
+    def _place(self) -> None:
+        """Begin what waits for room, and pass on what was learned of memory and speed."""
+        self._admit()
+        for slot, share in self._placement.take_caps().items():
+            if slot in self._scheduler.running.values():
+                self._workers.send(slot, Capped(share))
+        for line in self._placement.take_news():
+            log.info("%s", line)
+
+    def _sample(self) -> None:
+        """Record from time to time what the slots hold and do."""
+        if self._records.slots is None or not self._records.slots.is_due:
+            return
+        states = [
+            SlotState(
+                *(slot, trial, self._workers.specs[slot].device, run.step),
+                *(run.memory.gpu_bytes, run.memory.ram_bytes),
+            )
+            for trial, slot in sorted(self._scheduler.running.items(), key=lambda item: item[1])
+            if (run := self.trials[trial]).started_s is not None
+        ]
+        uses = self._device_uses()
+        for name, use in uses.items():
+            self._placement.device_used(name, use.used_bytes, self._clock())
+        self._watcher.sampled(self._records.slots.add(states, uses))
+
+    def _withdraw(self) -> None:
+        """Put back the trials that wait for room."""
+        for trial in self._placement.waiting:
+            slot = self._placement.withdraw(trial)
+            assert slot is not None
+            self._handle(s.Proposed(slot, trial))
 
     def _may_get_more(self) -> bool:
-        """Whether a trial under way may become this driver's, or be paused, or have one go on."""
-        is_awaited = self._study.may_thaw and self._scheduler.running
+        """Whether the end of a trial under way may bring this driver another one."""
+        is_awaited = self._study.ends_bring_more and self._scheduler.running
         return bool(is_awaited or self._study.of_others())
 
     def _look_at_others(self) -> None:
@@ -422,6 +499,9 @@ class Driver:
         for trial in self._study.take_lost():
             reason = "this driver was silent for longer than the grace period: another goes on"
             log.warning("trial %d is another driver's now, its result is not kept", trial)
+            if (slot := self._placement.withdraw(trial)) is not None:  # it waited for room
+                self._postponed.append(slot)
+            self._placement.ended(trial, None, False, now_s)
             self._handle(s.Lost(trial, reason))
         try:
             if now_s - self._taken_over_s >= leases.beat_s:
@@ -434,6 +514,8 @@ class Driver:
 
     def _ask_again(self) -> None:
         """Ask for slots that wait: from time to time, and when a trial has ended here."""
+        if self._scheduler.draining:
+            self._withdraw()
         now_s, is_news = self._clock(), self._n_recorded != self._n_recorded_then
         if self._postponed and (
             self._scheduler.draining or is_news or now_s - self._asked_again_s >= ASK_AGAIN_S
@@ -452,18 +534,18 @@ class Driver:
 
     def _show_waiting(self) -> None:
         """Once, when this driver has nothing left to do but wait."""
-        if not self._postponed or self._scheduler.running:
+        others = self._study.of_others()
+        if not self._postponed or self._scheduler.running or not others:
             return
-        numbers = ", ".join(map(str, self._study.of_others()))
+        numbers = ", ".join(map(str, others))
         text = f"waiting for trials of other drivers, which go on here if those die: {numbers}"
         if "waiting" not in self._shown:
             self._shown.add("waiting")
             log.info("%s; Ctrl-C ends the wait", text)
 
-    def _show_duplicates(self) -> None:
-        for trial, before in self._study.take_duplicates():
-            reason = f"the setting of trial {before}, not run again"
-            self._watcher.ended(trial, Outcome(Ending.DUPLICATE, reason=reason))
+    def _show_not_run(self) -> None:
+        for trial, outcome in self._study.take_not_run():
+            self._watcher.ended(trial, outcome)
 
     def _start(self, slot: int, trial: int) -> None:
         run = self.trials[trial]
@@ -471,6 +553,8 @@ class Driver:
         run.awake_s = run.heard_s = self._awake_clock()
         if slot in self._unborn:
             self._unborn[slot] = run.awake_s
+        if run.gpu_share is not None:
+            self._workers.send(slot, Capped(run.gpu_share))
         self._workers.send(slot, run.assignment)
         self._watcher.started(trial, slot)
 
@@ -490,6 +574,8 @@ class Driver:
                 if text not in self._shown:
                     self._shown.add(text)
                     log.info("%s", text)
+            case Measured(memory):
+                self._take_memory(slot, memory)
             case Filled():
                 self._filled[slot] = message
             case Finished(trial, outcome, leaves):
@@ -500,6 +586,7 @@ class Driver:
                 outcome = with_objective(outcome, objective, curve, run.others)
                 if outcome.ending is Ending.PRUNED and self._is_pause(outcome.verdict):
                     outcome = replace(outcome, ending=Ending.PAUSED)
+                outcome = self._after_memory(trial, outcome)
                 self._handle(s.Ended(trial, outcome, leaves))
             case Gone(cause, number):
                 if number in ENDING_SIGNALS:
@@ -507,7 +594,37 @@ class Driver:
                         return  # the job is being ended, and its trial is about to be put back
                     self._wait_for_signal()
                 self._unborn.pop(slot, None)
-                self._handle(s.Died(slot, cause))
+                self._died(slot, cause, number)
+
+    def _died(self, slot: int, cause: str, number: int | None) -> None:
+        """A worker is gone; trials that it had are run again if it was for want of memory."""
+        memory, spec = self._over_limit.pop(slot, None), self._workers.specs[slot]
+        if number == signal.SIGKILL and memory is None:
+            n_killed, before = kills_by_kernel(), self._n_killed_by_kernel
+            self._n_killed_by_kernel = n_killed
+            if n_killed > before or spec.memory_bytes is not None:
+                memory = Memory(ran_out="ram", capacity_bytes=spec.memory_bytes)
+        running = [trial for trial, where in self._scheduler.running.items() if where == slot]
+        outcome = None
+        if memory is not None and running:
+            failed = Outcome(Ending.FAILED, reason=cause, memory=memory)
+            outcome = self._after_memory(running[0], failed)
+        self._handle(s.Died(slot, cause, outcome))
+
+    def _after_memory(self, trial: int, outcome: Outcome) -> Outcome:
+        run = self.trials[trial]
+        ran_out = "" if outcome.memory is None else outcome.memory.ran_out
+        gpu = self._placement.capacity_bytes(run.slot)
+        capacity = gpu if ran_out == "gpu" else machine_bytes()
+        return after_out_of_memory(outcome, bool(run.assignment.alone), capacity)
+
+    def _take_memory(self, slot: int, memory: Memory) -> None:
+        if memory.ran_out:
+            self._over_limit[slot] = memory
+        for trial, where in self._scheduler.running.items():
+            if where == slot:
+                self.trials[trial].memory = memory
+                self._placement.measured(trial, memory.gpu_bytes)
 
     def _is_pause(self, verdict: Verdict | None) -> bool:
         """Whether a trial that ends by this verdict may go on later; without one it gave up."""
@@ -542,7 +659,9 @@ class Driver:
         if batch.rows:
             run.heard_s = self._awake_clock()
             last = batch.rows[-1]
+            run.step = last.step
             value = last.metrics.get(self._rules.objective.metric.name)
+            self._placement.reported(trial, last.step, self._clock())
             self._watcher.reported(trial, last.step, value)
 
     def _goes_on(self, trial: int, continued: Continued | None) -> None:
@@ -606,7 +725,9 @@ class Driver:
                 self._workers.send(run.slot, Offered(trial, intervention, is_pause))
 
     def _record(self, trial: int, outcome: Outcome) -> None:
-        run = self.trials[trial]
+        run, memory = self.trials[trial], outcome.memory or Memory()
+        ran_out = memory.ran_out == "gpu"
+        self._placement.ended(trial, memory.gpu_bytes, ran_out, self._clock())
         folder = run.folder or self._records.folder
         on_disk = self._records.curves.written_behind()
         about, output = self._about(run, folder), str(folder / OUTPUT_FILE)
@@ -623,7 +744,7 @@ class Driver:
         self._n_recorded += 1
         run.outcome = run.outcome or outcome
         self._watcher.ended(trial, outcome)
-        self._show_duplicates()
+        self._show_not_run()
         waits = outcome.verdict is not None and outcome.verdict.rule == WAITS_RULE
         if outcome.ending in (Ending.PRUNED, Ending.DIVERGED, Ending.PAUSED) and not waits:
             self._stop_siblings(trial, outcome)

@@ -45,6 +45,7 @@ _KINDS: Mapping[str, type[Event]] = {
         s.Lost,
         s.Ended,
         s.Died,
+        s.Renewed,
         s.Interrupted,
         s.Halted,
     )
@@ -159,7 +160,7 @@ def from_json(line: Mapping[str, Any]) -> Event:
     try:
         if "verdict" in fields:
             fields["verdict"] = Verdict(**fields["verdict"])
-        if "outcome" in fields:
+        if fields.get("outcome") is not None:
             fields["outcome"] = Outcome(Ending(fields["outcome"]["ending"]))
         return _KINDS[name](**fields)
     except (TypeError, KeyError) as error:

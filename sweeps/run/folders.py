@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.run._job import folder_of
+from iolaus.sweeps.run._prepared import folder_of
 from iolaus.sweeps.run.driver import Rules
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.space import Value
@@ -31,7 +31,7 @@ def refuse_shared_folders(
     parameter that does not always exist, a setting whose config cannot be composed.
     """
     subdir = OmegaConf.to_container(config.hydra.sweep)["subdir"]  # type: ignore[call-overload, index]
-    if plans.n_trials * plans.n_repeats == 1 or _NUMBERED.search(str(subdir)):
+    if plans.n_runs == 1 or _NUMBERED.search(str(subdir)):
         return
     before = HydraConfig.instance().cfg
     try:
@@ -60,7 +60,7 @@ _Setting = tuple[dict[str, Value], int | None]
 def _pairs(rules: Rules, plans: Plans) -> Iterator[tuple[str, _Setting, _Setting]]:
     """What two settings differ in, and they, as values and a seed."""
     always = {key: p for key, p in rules.space.parameters.items() if not p.when}
-    seed = plans.first_seed if plans.n_repeats > 1 else None
+    seed = plans.first_seed if plans.gives_seeds else None
     values = {key: p.examples()[0] for key, p in always.items()}
     if seed is not None:
         yield rules.seed_key, (values, seed), (values, seed + 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +19,15 @@ from typing import Any, cast
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
+from iolaus.sweeps.hydra_compat import resolver
 from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run._channel import Channel
 from iolaus.sweeps.run._job import HydraRunner
-from iolaus.sweeps.run._job_files import OUTPUT_FILE, output_to
+from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._messages import Assignment, Filled
 from iolaus.sweeps.run._outcomes import infeasible, is_ruled_out, not_begun, outcome_of
-from iolaus.sweeps.types import Ending, Finding
+from iolaus.sweeps.run._prepared import Job
+from iolaus.sweeps.types import OUTPUT_FILE, Ending, Finding
 
 __all__ = ["InLanes", "LaneRunner", "LaneServer", "LaneTrial"]
 
@@ -43,8 +45,8 @@ class LaneTrial:
     reporter: Reporter
     tell: Callable[[str], None]
     _assignment: Assignment
-    _job: JobReturn
-    _whole: DictConfig
+    _job: Job
+    _return: JobReturn
     _findings: tuple[Finding, ...]
 
 
@@ -63,6 +65,7 @@ class LaneServer:
         self._channel = channel
         self._runner = runner
         self._output = output
+        self._logs = _JobLogs()
 
     def open(self, n_lanes: int) -> None:
         """Ask for so many trials at a time; may be called again."""
@@ -87,27 +90,28 @@ class LaneServer:
         """
         while (taken := self._channel.take(wait_s)) is not None:
             assignment, reporter = taken
+            if assignment.alone:  # lanes beside it took the memory that it needs
+                self._run(assignment, reporter)
+                continue
             try:
-                config, folder = self._runner.place(assignment, reporter)
-                findings = self._runner.findings(config)
+                job = self._runner.place(assignment, reporter)
+                findings = self._runner.findings(job)
                 if is_ruled_out(findings):
                     self._channel.finish(assignment.trial, infeasible(findings))
                     continue
-                job = self._runner.begin(config, folder)
+                begun = self._runner.begin(job)
             except Exception as error:
                 self._channel.finish(assignment.trial, not_begun(error))
                 continue
-            tell = _teller(config, folder)
-            number = assignment.trial
             return LaneTrial(
-                number,
-                cast(DictConfig, job.cfg),
-                folder,
+                assignment.trial,
+                cast(DictConfig, begun.cfg),
+                job.folder,
                 reporter,
-                tell,
+                self._logs.teller(job),
                 assignment,
                 job,
-                config,
+                begun,
                 findings,
             )
         return None
@@ -117,7 +121,7 @@ class LaneServer:
 
         returned: what the task function would return, or the exception it would raise.
         """
-        job = trial._job
+        job = trial._return
         job.return_value = returned
         job.status = (
             JobStatus.FAILED if isinstance(returned, BaseException) else JobStatus.COMPLETED
@@ -126,16 +130,19 @@ class LaneServer:
         if outcome.ending is Ending.FAILED:
             with suppress(OSError):
                 (trial.folder / OUTPUT_FILE).write_text(_traceback(returned), encoding="utf-8")
-        self._runner.end(trial._whole, job)
+        self._runner.end(trial._job, job)
         self._channel.finish(trial.number, replace(outcome, findings=trial._findings))
 
     def run_alone(self, trial: LaneTrial) -> None:
         """Run a trial as if there were no lanes; returns when it is over."""
-        with reporting_to(trial.reporter):
-            outcome = self._runner(trial._assignment, trial.reporter)
+        self._run(trial._assignment, trial.reporter)
+
+    def _run(self, assignment: Assignment, reporter: Reporter) -> None:
+        with reporting_to(reporter):
+            outcome = self._runner(assignment, reporter)
         with output_to(self._output):
             pass  # what is printed from here on is no longer the trial's
-        self._channel.finish(trial.number, outcome)
+        self._channel.finish(assignment.trial, outcome)
 
 
 LaneRunner = Callable[[LaneServer], None]
@@ -161,29 +168,47 @@ class InLanes:
             self.lane_runner(LaneServer(channel, self.runner, self.n_lanes, self.most, output))
 
 
-def _teller(config: DictConfig, folder: Path) -> Callable[[str], None]:
-    """Writes lines to the job's log, in its format.
+class _JobLogs:
+    """Writes lines to jobs' logs, in their format.
 
-    Not by a logger, which belongs to the process that jobs share.
+    Not by loggers, which belong to the process that jobs share. What the logs of jobs with one
+    config have in common is looked up once.
     """
-    logging_of_job = cast(
-        dict[str, Any], OmegaConf.to_container(config.hydra.job_logging, resolve=True)
-    )
-    handlers: Sequence[Any] = [
-        h for h in (logging_of_job.get("handlers") or {}).values() if h.get("filename")
-    ]
-    if not handlers:
-        return lambda _: None
-    formatter = (logging_of_job.get("formatters") or {}).get(handlers[0].get("formatter"), {})
-    form = logging.Formatter(formatter.get("format"), formatter.get("datefmt"))
-    path = folder / str(handlers[0]["filename"])
 
-    def tell(text: str) -> None:
-        record = logging.LogRecord("lanes", logging.INFO, "", 0, text, None, None)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(form.format(record) + "\n")
+    def __init__(self) -> None:
+        self._config: DictConfig | None = None
+        self._path: Callable[[], Any] | None = None
+        self._form = logging.Formatter()
 
-    return tell
+    def teller(self, job: Job) -> Callable[[str], None]:
+        """What writes to a job's log; its config is as it has just been placed."""
+        if job.whole is not self._config:
+            self._look(job.whole)
+        if self._path is None:
+            return lambda _: None
+        path, form = job.folder / str(self._path()), self._form
+
+        def tell(text: str) -> None:
+            record = logging.LogRecord("lanes", logging.INFO, "", 0, text, None, None)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(form.format(record) + "\n")
+
+        return tell
+
+    def _look(self, config: DictConfig) -> None:
+        settings = config.hydra.job_logging
+        plain = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
+        named = (plain.get("handlers") or {}).items()
+        files = [(name, handler) for name, handler in named if handler.get("filename")]
+        self._path = None
+        if files:
+            name, handler = files[0]
+            formatter = (plain.get("formatters") or {}).get(handler.get("formatter"), {})
+            self._path = resolver(settings.handlers[name], "filename")
+            self._form = logging.Formatter(formatter.get("format"), formatter.get("datefmt"))
+        as_written = cast(dict[str, Any], OmegaConf.to_container(settings)).get("formatters")
+        is_shared = "${" not in str(as_written)  # else a format may be each job's own
+        self._config = config if is_shared else None
 
 
 def _traceback(error: Any) -> str:

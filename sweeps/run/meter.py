@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Collection, Sequence
 
 from iolaus.sweeps.run._messages import WorkerSpec
-from iolaus.sweeps.run._slots import GPU_VARIABLE, physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run._slots import physical_cores, plan_slots
+from iolaus.sweeps.run.devices import list_devices, visible_devices
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.study.budget import Cost
 from iolaus.sweeps.study.preview import Machine
@@ -14,10 +15,17 @@ from iolaus.sweeps.study.preview import Machine
 __all__ = ["Meter", "machine_here", "machine_of"]
 
 
-def machine_of(slots: Sequence[WorkerSpec], lanes: int | str) -> Machine:
-    """What slots hold together; lanes: of each, one where "auto" does not tell yet."""
+def machine_of(
+    slots: Sequence[WorkerSpec], lanes: int | str, trials_per_gpu: int | str = 1
+) -> Machine:
+    """What slots hold together.
+
+    lanes: of each. Of these and of the trials on each GPU, one where "auto" does not tell yet.
+    """
     n_lanes = lanes if isinstance(lanes, int) else 1
-    return Machine(n_lanes * len(slots), _n_cores(slots), len(_gpus(slots)))
+    n_gpus = len(_gpus(slots))
+    n_filled = n_gpus if n_gpus and trials_per_gpu == "auto" else len(slots)
+    return Machine(n_lanes * n_filled, _n_cores(slots), n_gpus)
 
 
 def _n_cores(slots: Sequence[WorkerSpec]) -> int:
@@ -26,12 +34,14 @@ def _n_cores(slots: Sequence[WorkerSpec]) -> int:
 
 def _gpus(slots: Sequence[WorkerSpec]) -> set[str]:
     """By name; slots may share one."""
-    return {value for s in slots for name, value in s.environment if name == GPU_VARIABLE}
+    return {slot.device for slot in slots if slot.device}
 
 
 def machine_here(settings: Settings) -> Machine:
     """What the slots of a sweep would hold of this machine, with one trial in each."""
-    return machine_of(plan_slots(settings.n_jobs, visible_gpus(os.environ), physical_cores()), 1)
+    gpus = visible_devices(os.environ, list_devices)
+    slots = plan_slots(settings.n_jobs, gpus, physical_cores(), settings.trials_per_gpu)
+    return machine_of(slots, 1, settings.trials_per_gpu)
 
 
 class Meter:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import countOf
 
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
@@ -28,6 +29,7 @@ __all__ = [
     "Lost",
     "Proposed",
     "Release",
+    "Renewed",
     "Scheduler",
     "Spawn",
     "Start",
@@ -104,10 +106,21 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The worker in `slot` is gone; `cause` says how."""
+    """The worker in `slot` is gone; `cause` says how.
+
+    outcome: of its trials, where they have not failed by it: for want of memory.
+    """
 
     slot: int
     cause: str
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The worker in `slot`, which is idle, is to make way for a fresh one: it holds memory."""
+
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +189,9 @@ class Kill:
 
 
 Event = (
-    Freed | Proposed | Exhausted | Judged | TimedOut | Lost | Ended | Died | Interrupted | Halted
-)
+    Freed | Proposed | Exhausted | Judged | TimedOut | Lost | Ended | Died | Renewed | Interrupted
+    | Halted
+)  # fmt: skip
 Action = Spawn | Ask | Start | Stop | Tell | Release | Kill
 
 
@@ -188,6 +202,8 @@ class Scheduler:
     A worker that dies takes a trial of its own with it, which has failed. Trials that shared it are
     cut off, to be run again: one of them was the cause at most. If the slot's next worker dies too
     before any of its trials has ended, they have failed.
+
+    A trial that ends interrupted, for want of memory, is asked for again.
 
     A trial that has timed out has failed, and its worker is ended; trials that shared it are run
     again.
@@ -261,6 +277,7 @@ class Scheduler:
                 self._fruitless_starts.pop(slot, None)
                 self._cut_off.discard(slot)
                 told = self._tell(trial, outcome)
+                self._n_asked -= outcome.ending is Ending.INTERRUPTED  # it is asked for again
                 if not leaves:
                     return [*told, *self._refill(slot)]
                 del self._n_lanes[slot]
@@ -269,8 +286,11 @@ class Scheduler:
                 return self._timed_out(trial, reason)
             case Lost(trial, reason) if trial in self._running:
                 return self._lost(trial, reason)
-            case Died(slot, cause) if slot in self._slots:
-                return self._died(slot, cause)
+            case Died(slot, cause, outcome) if slot in self._slots:
+                return self._died(slot, cause, outcome)
+            case Renewed(slot) if slot in self._n_lanes and slot not in self._running.values():
+                del self._n_lanes[slot]
+                return [Release(slot), *self._replace(slot)]
             case Interrupted():
                 return self._interrupted()
             case Halted(reason):
@@ -293,7 +313,7 @@ class Scheduler:
 
     def _load(self, slot: int) -> int:
         """Trials that a worker has, or is about to get."""
-        return self._asking[slot] + sum(where == slot for where in self._running.values())
+        return self._asking[slot] + countOf(self._running.values(), slot)
 
     def _proposed(self, slot: int, trial: int) -> list[Action]:
         self._asking[slot] -= 1
@@ -327,14 +347,16 @@ class Scheduler:
                 )
         return [Tell(trial, outcome)]
 
-    def _died(self, slot: int, cause: str) -> list[Action]:
+    def _died(self, slot: int, cause: str, known: Outcome | None) -> list[Action]:
         self._n_lanes.pop(slot, None)
         trials = [trial for trial, where in self._running.items() if where == slot]
-        are_cut_off = len(trials) > 1 and slot not in self._cut_off
+        are_cut_off = len(trials) > 1 and slot not in self._cut_off and known is None
         ending = Ending.INTERRUPTED if are_cut_off else Ending.FAILED
-        actions = [a for trial in trials for a in self._tell(trial, Outcome(ending, reason=cause))]
+        outcome = known or Outcome(ending, reason=cause)
+        actions = [action for trial in trials for action in self._tell(trial, outcome)]
         if are_cut_off:
             self._cut_off.add(slot)
+        if outcome.ending is Ending.INTERRUPTED:
             self._n_asked -= len(trials)
         if trials:
             self._fruitless_starts.pop(slot, None)

@@ -18,6 +18,7 @@ from iolaus.sweeps.metric import GOALS, choose_metric
 from iolaus.sweeps.run._start_method import START_METHODS
 from iolaus.sweeps.run.timeouts import Timeouts
 from iolaus.sweeps.study.budget import Budget
+from iolaus.sweeps.study.finalists import Finalists
 from iolaus.sweeps.study.no_gain import NoGain
 from iolaus.sweeps.study.opening import ON_CHANGE
 from iolaus.sweeps.text import parse_seconds
@@ -45,7 +46,12 @@ class Settings:
     (wall time), "500 gpu-min" or "30 core-min" (of the slots that had a trial); None for no limit.
     stop_when: "no_gain", or {no_gain: {p: ..., n: ...}}: no new setting is run when the chance that
     one of the next n improves on the best by more than its noise is below p; None: never.
-    n_jobs: slots, or "auto". max_failure_rate: in [0, 1].
+    n_jobs: slots, or "auto". n_nodes: drivers that hydra/launcher starts, each with so many.
+    trials_per_gpu: trials side by side on each GPU, or "auto" for as many
+    as fit and raise its rate of steps; with several, each worker's share of the memory is capped.
+    memory_per_slot: what a trial may hold of the machine's memory, in bytes or as a text such as
+    4GiB; None for no limit. monotonic: keys of parameters of which a larger value never takes less
+    memory: above one that had no room none is run. max_failure_rate: in [0, 1].
     trial_timeout, stall_timeout: how long a trial may run in all, and without a report, as seconds
     or a text such as 30min; None for no limit. checkpoint_grace: likewise, how long the end of a
     sweep waits for the checkpoints of trials that make some; None: not at all. keep_checkpoints:
@@ -61,7 +67,9 @@ class Settings:
     custom_search_space: dotted name of a function (config, trial) that suggests more. enqueue:
     settings to run first.
     repeats: runs of each setting, with seeds counted up from the config's own at the key seed_key;
-    repeat_hopeless: also of settings that are clearly behind.
+    repeat_hopeless: also of settings that are clearly behind. finalists: so many of the best
+    settings get so many seeds more at the end, as a text such as `3 x 3 seeds` or {n: 3, seeds: 3};
+    None: none do.
     on_change: what to do where the study was last run with other settings or code, see
     `iolaus.sweeps.study.opening.ON_CHANGE`.
     lint: dotted name of a function (config) that returns `iolaus.sweeps.types.Finding`s before a
@@ -90,6 +98,10 @@ class Settings:
     budget: str | None
     stop_when: Any
     n_jobs: int | str
+    n_nodes: int
+    trials_per_gpu: int | str
+    memory_per_slot: int | str | None
+    monotonic: Sequence[str]
     lanes: int | str
     lane_runner: str | None
     max_failure_rate: float
@@ -104,6 +116,7 @@ class Settings:
     enqueue: Sequence[Mapping[str, Any]]
     repeats: int
     repeat_hopeless: bool
+    finalists: Any
     seed_key: str
     on_change: str
     lint: str | None
@@ -131,6 +144,8 @@ class Settings:
             refuse("n_trials", self.n_trials, "give the total number of trials to reach, 1 or more")
         if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
             refuse("repeats", self.repeats, "give the number of seeds for each setting, 1 or more")
+        if type(self.n_nodes) is not int or self.n_nodes < 1:
+            refuse("n_nodes", self.n_nodes, "give how many drivers the launcher starts, 1 or more")
         if self.lanes != "auto" and (type(self.lanes) is not int or self.lanes < 1):
             refuse("lanes", self.lanes, "give the number of lanes of each slot, 1 or more, or auto")
         if self.lanes != 1 and self.lane_runner is None:
@@ -139,6 +154,16 @@ class Settings:
                 self.lanes,
                 "this app cannot train in lanes: hydra.sweeper.lane_runner names no function",
             )
+        per_gpu = self.trials_per_gpu
+        if per_gpu != "auto" and (type(per_gpu) is not int or per_gpu < 1):
+            refuse("trials_per_gpu", per_gpu, "give the trials of each GPU, 1 or more, or auto")
+        if per_gpu == "auto" and self.lanes != 1:
+            refuse("trials_per_gpu", "auto", "lanes share a card by themselves: give a number")
+        try:
+            _ = self.slot_bytes
+        except ValueError:
+            wanted = "give bytes above 0, or a text such as 500MB, 4GiB"
+            refuse("memory_per_slot", self.memory_per_slot, wanted)
         if not (isinstance(self.max_failure_rate, int | float) and 0 <= self.max_failure_rate <= 1):
             refuse(
                 "max_failure_rate",
@@ -161,6 +186,11 @@ class Settings:
         except (TypeError, ValueError):
             wanted = "give no_gain, or {no_gain:{p:0.2,n:10}} with p between 0 and 1, n 1 or more"
             refuse("stop_when", self.stop_when, wanted)
+        try:
+            _ = self.final_seeds
+        except ValueError:
+            wanted = "give how many settings, and how many more seeds for each: '3 x 3 seeds'"
+            refuse("finalists", self.finalists, wanted)
         if rule is not None and len(self.directions) > 1:
             refuse("stop_when", self.stop_when, "several objectives have no one best to improve on")
         if not (isinstance(self.holdout_fraction, int | float) and 0 <= self.holdout_fraction <= 1):
@@ -251,6 +281,16 @@ class Settings:
         return Timeouts(*(None if value is None else parse_seconds(value) for value in asked))
 
     @property
+    def slot_bytes(self) -> int | None:
+        """`memory_per_slot` in bytes. Raises ValueError for what is no size, or none above 0."""
+        if self.memory_per_slot is None:
+            return None
+        n_bytes = parse_bytes(self.memory_per_slot)
+        if n_bytes < 1:
+            raise ValueError("a trial needs memory")
+        return n_bytes
+
+    @property
     def limit(self) -> Budget | None:
         """`budget`, read. Raises ValueError for what is none."""
         return None if self.budget is None else Budget.parse(self.budget)
@@ -266,6 +306,11 @@ class Settings:
             case {"no_gain": dict(numbers), **others} if not others:
                 return NoGain(**numbers)
         raise ValueError(f"there is no rule {self.stop_when}")
+
+    @property
+    def final_seeds(self) -> Finalists | None:
+        """`finalists`, read. Raises ValueError for what is none."""
+        return Finalists.parse(self.finalists)
 
     @property
     def grace_period_s(self) -> float:
@@ -317,7 +362,7 @@ def read_settings(node: DictConfig) -> Settings:
         name: node[name] for name in ("sampler", "pruner", "storage")
     }  # made from their configs later
     given["pruner"] = _with_new_classes(given["pruner"])
-    lists = {key: options[key] or [] for key in ("enqueue", "log_to")}
+    lists = {key: options[key] or [] for key in ("enqueue", "log_to", "monotonic")}
     return Settings(**given | lists)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from optuna.trial import TrialState
 from rich.console import Console
 
 from iolaus.sweeps.errors import StorageError, SweepFailedError, SweepStoppedError
@@ -23,6 +25,7 @@ from iolaus.sweeps.run._conclusion import (
 )
 from iolaus.sweeps.run._foreground import Foreground
 from iolaus.sweeps.run._fork_server import ForkServer
+from iolaus.sweeps.run._launched import run_launched
 from iolaus.sweeps.run._new_study import beside
 from iolaus.sweeps.run._progress import Progress
 from iolaus.sweeps.run._returns import job_returns
@@ -30,9 +33,11 @@ from iolaus.sweeps.run._session import begin_session, join_study, opened_storage
 from iolaus.sweeps.run._setup import Setup, set_up
 from iolaus.sweeps.run._spawn import GUARD, is_importing_app
 from iolaus.sweeps.run._workers import Workers
+from iolaus.sweeps.run.devices import DeviceReader
 from iolaus.sweeps.run.driver import Driver
 from iolaus.sweeps.run.loggers import find_loggers, logged
 from iolaus.sweeps.run.meter import machine_of
+from iolaus.sweeps.run.placement import Placement
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.folder import locked, short
@@ -67,9 +72,12 @@ def run_sweep(
     console = make_console(is_shared=settings.n_jobs == 0)
     if settings.on_change == "new_study" and (other := beside(setup)) is not None:
         setup = set_up(other[0], context, task_function, other[1], arguments)
+    if setup.launch is not None:
+        run_launched(setup, setup.launch, console)
+        return []
     with (
-        logged(settings.log_to, setup.folder) as start_logging,  # which ends after the lock
-        locked(setup.folder) as lock,
+        logged(setup.settings.log_to, setup.folder) as start_logging,  # which ends after the lock
+        locked(setup.folder, setup.held_for) as lock,
         _workers(setup, lock) as workers,
         opened_storage(setup) as storage,
     ):
@@ -82,14 +90,21 @@ def run_sweep(
             return []
         start_logging()
         records, progress = begin_session(setup, study), _progress(console, setup, study)
-        driver = Driver(study, workers, setup.rules, records, progress, time.monotonic)
+        names = {spec.slot: spec.device for spec in setup.slots}
+        placement = Placement(names, setup.gpus, settings.trials_per_gpu)
+        devices = DeviceReader(setup.gpus)
+        driver = Driver(
+            *(study, workers, setup.rules, records, progress, time.monotonic),
+            placement=placement,
+            device_uses=devices.read,
+        )
         if isinstance(workers, Foreground):
             workers.hear = driver.hear
         _log_begin(setup, study)
         if workers.started_how:
             log.info("%s", workers.started_how)
         started_s = time.monotonic()
-        with progress.showing():
+        with closing(devices), progress.showing():
             failure = driver.run()
         elapsed_s = time.monotonic() - started_s
         try:
@@ -117,21 +132,34 @@ def _workers(setup: Setup, lock: int) -> Iterator[Workers | Foreground]:
 
 
 def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
-    n_planned, n_to_ask = setup.plans.n_trials * setup.plans.n_repeats, study.n_to_ask
+    n_planned, n_to_ask = setup.plans.n_runs, study.n_to_ask
+    n_judged, pruner = setup.plans.n_judged, study.study.pruner
+    machine = machine_of(setup.slots, setup.settings.lanes, setup.settings.trials_per_gpu)
     paused = {trial.number: share_made(trial) for trial in study.paused}
     return Progress(
         console,
         n_total=max(n_planned, n_to_ask),  # more may be queued than n_trials asks for
         n_before=max(n_planned - n_to_ask - len(paused), 0),
         paused=paused,
-        n_slots=len(setup.slots),
+        n_slots=min(len(setup.slots), machine.n_places),
         sign=study.objective_sign,
         metric=setup.settings.metric,
         clock=time.monotonic,
-        machine=machine_of(setup.slots, setup.settings.lanes),
-        share=expected_share([type(part).__name__ for part in parts(study.study.pruner)]),
+        machine=machine,
+        share=expected_share(
+            [type(part).__name__ for part in parts(pruner)], n_judged, n_planned - n_judged
+        ),
         paces=paces_of(study.study.get_trials(deepcopy=False)),
+        best=_best_so_far(study),
     )
+
+
+def _best_so_far(study: SweepStudy) -> tuple[float, int] | None:
+    """The value and the number of the best trial that has completed; None of several objectives."""
+    sign, done = study.objective_sign, study.study.get_trials(False, (TrialState.COMPLETE,))
+    values = [(t.values[0], t.number) for t in done if len(t.values) == 1]
+    values = [(value, number) for value, number in values if not math.isnan(value)]
+    return min(values, key=lambda known: sign * known[0], default=None)
 
 
 def _log_begin(setup: Setup, study: SweepStudy) -> None:

@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from iolaus.sweeps.hydra_compat import apply_overrides, overrides_dirname
+from iolaus.sweeps.hydra_compat import (
+    apply_overrides,
+    config_groups,
+    overrides_dirname,
+    with_number,
+)
 
 __all__ = ["Composer"]
+
+# How many parsed overrides are kept.
+MOST_OVERRIDES = 1000
+# Some of the numbers of Hydra's grammar: those that Python writes.
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?")
+_INTEGER = re.compile(r"-?[0-9]+")
 
 
 class Composer:
@@ -29,18 +41,40 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=loader)
         self._branches: dict[tuple[str, ...], bytes | DictConfig] = {}
         self._groups: dict[str, bool] = {}
+        self._knows_groups: Callable[[str], bool] | None = None
+        self._overrides: dict[str, Override] = {}  # by line
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Composer, (self._loader, self._master)  # what it keeps is made again when needed
 
     def parse(self, lines: list[str]) -> list[Override]:
-        """Hydra's own override parser."""
-        return self._parser.parse_overrides(lines)
+        """What Hydra's own parser makes of overrides.
+
+        It takes 0.2 ms for each; what has been parsed before is kept, and of those that give
+        another number to the same key only the number is read again.
+        """
+        return [self._parsed(line) for line in lines]
+
+    def _parsed(self, line: str) -> Override:
+        key, _, text = line.partition("=")
+        if _NUMBER.fullmatch(text):
+            number = int(text) if _INTEGER.fullmatch(text) else float(text)
+            return with_number(self._parsed_before(f"{key}=0"), line, number)
+        return self._parsed_before(line)
+
+    def _parsed_before(self, line: str) -> Override:
+        if line not in self._overrides:
+            if len(self._overrides) >= MOST_OVERRIDES:
+                self._overrides.clear()
+            (self._overrides[line],) = self._parser.parse_overrides([line])
+        return self._overrides[line]
 
     def is_group(self, key: str) -> bool:
         """Whether `key` names a config group of this app."""
-        if key not in self._groups:  # Hydra looks through its whole search path each time
-            self._groups[key] = bool(self._loader.get_group_options(key))
+        if self._knows_groups is None:
+            self._knows_groups = config_groups(self._loader)
+        if key not in self._groups:
+            self._groups[key] = self._knows_groups(key)
         return self._groups[key]
 
     def compose(self, lines: Sequence[str]) -> DictConfig:

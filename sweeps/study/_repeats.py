@@ -8,11 +8,15 @@ repeat points to its leader by the user attribute `repeat_of`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
-__all__ = ["Field", "Unit", "mean", "pooled_spread"]
+from optuna.trial import FrozenTrial, TrialState
+
+from iolaus.sweeps.study.record import counts_as_run, is_duplicate, leader_of, repeat_number
+
+__all__ = ["Field", "Unit", "mean", "pooled_spread", "units_of"]
 
 # Seeds of a setting whose mean is this many standard errors worse than the best setting's are not
 # worth running: at 3, one that is as good as a given other is given up once in 740 times (normal
@@ -70,6 +74,20 @@ class Field:
         standard_error = self.spread * math.sqrt(1 / len(unit.values) + 1 / len(best.values))
         behind = self.sign * (mean(unit.values) - mean(best.values))
         return behind > HOPELESS_STANDARD_ERRORS * standard_error
+
+
+def units_of(trials: Iterable[FrozenTrial]) -> dict[int, Unit]:
+    """The settings that have been run, by the number of their leading trial."""
+    units: dict[int, Unit] = {}
+    for trial in trials:
+        if not counts_as_run(trial) or is_duplicate(trial):
+            continue
+        unit, number = units.setdefault(leader_of(trial), Unit()), repeat_number(trial)
+        unit.runs[number] = trial.number
+        if trial.state is TrialState.COMPLETE and trial.values:
+            unit.values[number] = trial.values[0]
+        unit.is_given_up = unit.is_given_up or trial.state is TrialState.PRUNED
+    return units
 
 
 def mean(values: Mapping[int, float]) -> float:

@@ -13,6 +13,7 @@ from iolaus.sweeps.study.record import (
     is_over,
     is_paused,
     is_repeat,
+    outside_of,
     record_of,
 )
 
@@ -48,9 +49,10 @@ class SettingsRun:
         """
         return sum(map(_leads, self._look())) + len(self._run)
 
-    def n_waiting(self) -> int:
-        """How many trials are queued."""
-        return sum(trial.state is TrialState.WAITING for trial in self._look())
+    def n_waiting(self, leads: bool = False) -> int:
+        """How many trials are queued; leads: of new settings, no repeats."""
+        waiting = [trial for trial in self._look() if trial.state is TrialState.WAITING]
+        return sum(not (leads and is_repeat(trial)) for trial in waiting)
 
     def was_queued(self, values: Mapping[str, Any]) -> bool:
         """Whether a setting known in advance has been run or is under way."""
@@ -102,9 +104,10 @@ class SettingsRun:
             self._with_result[key] = min(trial.number, self._with_result.get(key, trial.number))
 
     def _counts(self, trial: FrozenTrial) -> bool:
-        """Whether a trial's result is its own, of a session whose results are comparable."""
+        """Whether a trial's result is that of its parameters, in a comparable session."""
         record = record_of(trial)
-        return record.duplicate_of is None and record.run.session not in self._not_comparable
+        is_own = record.duplicate_of is None and not record.outside
+        return is_own and record.run.session not in self._not_comparable
 
 
 def _leads(trial: FrozenTrial) -> bool:
@@ -112,7 +115,8 @@ def _leads(trial: FrozenTrial) -> bool:
 
 
 def _queued_key(trial: FrozenTrial) -> Hashable | None:
-    fixed = trial.system_attrs.get("fixed_params") if counts_as_run(trial) else None
+    is_inside = counts_as_run(trial) and not outside_of(trial.user_attrs)
+    fixed = trial.system_attrs.get("fixed_params") if is_inside else None
     return None if fixed is None else _key(fixed)
 
 

@@ -27,9 +27,11 @@ from iolaus.sweeps.study.folder import (
     describe_sweep,
     own_command,
     read_study,
+    working_dir,
 )
 from iolaus.sweeps.study.record import TrialRecord, is_over, record_of
 from iolaus.sweeps.study.summary import ranked
+from iolaus.sweeps.text import quoted
 
 __all__ = ["Extension", "Length", "Longer", "length_of", "plan_extension", "queue_extension"]
 
@@ -39,6 +41,7 @@ _OWN = (
     "hydra.sweeper.study_name",
     "hydra.sweeper.n_trials",
     "hydra.sweeper.repeats",
+    "hydra.sweeper.finalists",
     "hydra/sweeper/pruner",
     "hydra.sweeper.enqueue",
     "hydra.sweeper.budget",
@@ -152,18 +155,17 @@ def plan_extension(
     storage = sqlite_url(target / STUDY_FILE) if is_own else str(about.storage)
     known = {t.extension_of for t in map(record_of, _trials_of(storage, name, target, is_own))}
     n_trials = len(known | {one.trial for one in longer})
-    values = (str(target), name, str(n_trials), "1", "none", "[]", "null", "null")
+    values = (str(target), name, str(n_trials), "1", "null", "none", "[]", "null", "null")
     changed = {*_OWN, override.partition("=")[0]}
     kept = [a for a in own if a.lstrip("+~").partition("=")[0] not in changed]
-    set_here = (f"{key}={_quoted(value)}" for key, value in zip(_OWN, values, strict=True))
-    cwd = OmegaConf.to_container(config, resolve=False)
+    set_here = (f"{key}={quoted(value)}" for key, value in zip(_OWN, values, strict=True))
     return Extension(
         target,
         name,
         storage,
         tuple(one for one in longer if one.trial not in known),
         (*kept, *set_here, override),
-        Path(_cwd(cwd)),
+        working_dir(config),
     )
 
 
@@ -185,6 +187,7 @@ def queue_extension(folder: Path, plan: Extension) -> None:
         of = trials[one.trial]
         record = TrialRecord(
             seed=record_of(of).seed,
+            outside=record_of(of).outside,
             extension_of=one.trial,
             from_checkpoint="" if one.checkpoint is None else str(one.checkpoint.absolute()),
         )
@@ -288,15 +291,3 @@ def _longer(folder: Path, trial: FrozenTrial, factor: float, choose: Choose) -> 
     whole = {found.path: found.step for found in wholes(folder / own)} if own else {}
     place, why = choose(folder / own, factor, list(whole))
     return Longer(trial.number, place, 0 if place is None else whole[place], why)
-
-
-def _quoted(value: str) -> str:
-    """A value as Hydra's grammar reads it."""
-    if re.fullmatch(r"[\w./+-]+|\[\]", value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _cwd(config: Any) -> str:
-    return str(config.get("hydra", {}).get("runtime", {}).get("cwd", "."))

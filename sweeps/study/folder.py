@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import optuna
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.errors import BadInputError, one_line
 from iolaus.sweeps.secrets import HIDDEN, without_password
@@ -19,16 +20,20 @@ from iolaus.sweeps.study.backend import open_backend, sqlite_url
 
 __all__ = [
     "CURVES_FOLDER",
+    "DRIVER_VARIABLE",
     "EVENTS_FILE",
     "RESULTS_FILE",
+    "SLOTS_FILE",
     "STORAGE_VARIABLE",
     "STUDY_FILE",
     "SWEEP_FILE",
+    "curves_folders",
     "describe_sweep",
     "locked",
     "own_command",
     "read_study",
     "short",
+    "working_dir",
 ]
 
 STUDY_FILE = "study.db"
@@ -36,33 +41,62 @@ SWEEP_FILE = "sweep.yaml"
 EVENTS_FILE = "events.jsonl"
 RESULTS_FILE = "optimization_results.yaml"
 CURVES_FOLDER = "curves"
+SLOTS_FILE = "slots.csv"
+# How long the first of several drivers may take from holding the folder to sharing it.
+SHARING_S = 1.0
 # The environment variable of a storage's URL for those who read a sweep.
 STORAGE_VARIABLE = "IOLAUS_STORAGE"
+# Set for a process that is to be one driver of a study, whatever launcher its config names. It
+# leaves the report, and what trackers are told, to the process that was there before it.
+DRIVER_VARIABLE = "IOLAUS_DRIVER"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
+def locked(folder: Path, study: str = "") -> Iterator[int]:
     """Hold a sweep's folder, made if it is missing, for this process alone.
 
-    Gives the lock's descriptor: a process that is forked meanwhile holds the folder too, for as
-    long as it lives, unless it closes this. Raises BadInputError if another process holds it, or
+    study: of several drivers, which hold it together; "" for a study that nobody else has. Gives
+    the lock's descriptor: a process that is forked meanwhile holds the folder too, for as long as
+    it lives, unless it closes this. Raises BadInputError if another process holds it otherwise, or
     nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("a+")  # some file systems want both of one that is shared
     except OSError as error:
         raise BadInputError(
             f"cannot write to {folder}: {error.strerror}; choose another hydra.sweep.dir"
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        deadline_s = time.monotonic() + (SHARING_S if study else 0)
+        while not (has_lock := _lock(file, study)) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        if not has_lock:
             raise BadInputError(
                 f"another sweep is running in {folder}; wait for it, or choose another"
-            ) from error
+            )
         yield file.fileno()
+
+
+def _lock(file: IO[str], study: str) -> bool:
+    """Whether the lock of a file is held now. Whoever is the first writes whose it is."""
+    if _try_lock(file, fcntl.LOCK_EX):
+        file.truncate(0)
+        file.write(study)
+        file.flush()
+        return not study or _try_lock(file, fcntl.LOCK_SH)
+    if not study or not _try_lock(file, fcntl.LOCK_SH):
+        return False
+    file.seek(0)
+    return file.read() == study
+
+
+def _try_lock(file: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def describe_sweep(folder: Path) -> Any:
@@ -128,11 +162,37 @@ def read_study(folder: Path) -> optuna.Study:
         ) from error
 
 
+def curves_folders(
+    folder: Path, study_name: str, sessions: Sequence[Mapping[str, Any]]
+) -> list[Path]:
+    """Where a sweep's curves are: in its folder, and in those of drivers with one of their own.
+
+    Of those that can be seen from here.
+    """
+    found = [folder]
+    for name in dict.fromkeys(session.get("folder") for session in sessions):
+        other = Path(name or folder)
+        is_same = other.exists() and other.samefile(folder)
+        if not is_same and (other / SWEEP_FILE).is_file():
+            found += [other] if _loaded(other / SWEEP_FILE).study_name == study_name else []
+    return [one / CURVES_FOLDER for one in found]
+
+
 def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The command that the sweep was last run by, top-ups aside; empty if it is not known."""
-    own = [s for s in sessions if not (s.get("top_up") or s.get("race"))]  # race: the older key
+    """The command that the sweep was last run by, top-ups aside; empty if it is not known.
+
+    A run outside a sweep has none that could run more trials.
+    """
+    others = ("top_up", "race", "alone")  # race: the older key
+    own = [s for s in sessions if not any(s.get(key) for key in others)]
     commands = [session["command"] for session in own]
     return [str(part) for part in commands[-1]] if commands else []
+
+
+def working_dir(config: DictConfig) -> Path:
+    """Where a sweep's command was given. config: the study's attribute of that name, composed."""
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return Path(plain.get("hydra", {}).get("runtime", {}).get("cwd", "."))
 
 
 def short(path: Path) -> str:

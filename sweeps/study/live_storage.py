@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import optuna
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
@@ -41,6 +41,9 @@ log = logging.getLogger("sweeps")
 PATIENCE_S = 180.0
 # A full disk stays full, as a rule, until the sweep has said so.
 PATIENCE_WITH_DISK_S = 5.0
+# How long a write may wait for others, which share its transaction, and how many at most.
+GATHER_S = 0.1
+MOST_GATHERED = 500
 
 
 class OutdatedError(Exception):
@@ -71,10 +74,7 @@ class LiveStorage(BaseStorage):
         self._mine: set[int] = set()  # trials this process runs: memory is ahead of the database
         # See `pause`, by trial id.
         self._to_pause: dict[int, tuple[Mapping[str, Any], Callable[[], None] | None]] = {}
-        self._writes: queue.SimpleQueue[
-            tuple[Callable[..., Any], tuple[Any, ...]] | _Wait | threading.Event | None
-        ]
-        self._writes = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[_Item | threading.Event | None] = queue.SimpleQueue()
         # One at a time by a lock of our own: SQLite's is waited for in sleeps that are longer than
         # a write takes.
         self._database = threading.Lock()
@@ -95,11 +95,12 @@ class LiveStorage(BaseStorage):
         known = self._known_trials.setdefault(study_id, _Trials())
         # A finished trial never changes; of those that this process runs, memory is ahead.
         others = [
-            trial.number
+            trial
             for trial in (*known.unfinished(), *known.paused())
             if compat.trial_id(trial) not in self._mine
         ]
-        for trial in self._now(compat.news, self._backend, study_id, others, len(known.by_number)):
+        since = (others, len(known.by_number), known.last_id)
+        for trial in self._now(compat.news, self._backend, study_id, *since):
             if not known.has_pause_of(trial):
                 self._keep(study_id, trial)
 
@@ -262,7 +263,7 @@ class LiveStorage(BaseStorage):
         for trials in self._known_trials.values():
             for trial in trials.of((TrialState.RUNNING,)):
                 if compat.trial_id(trial) in self._mine:
-                    self._write_trial(_nothing, compat.trial_id(trial))
+                    self._write_trial("", compat.trial_id(trial))
 
     def beat(self, study_id: int, key: str, value: Any) -> dict[str, Any]:
         """Write a study's system attribute from any thread; returns all, as they are now."""
@@ -291,18 +292,11 @@ class LiveStorage(BaseStorage):
     def _write(self, method: Callable[..., Any], *arguments: Any) -> None:
         self._put((method, arguments))
 
-    def _write_trial(self, method: Callable[..., Any], trial_id: int, *arguments: Any) -> None:
-        if self.driver:
-            self._write(self._write_own, method, trial_id, *arguments)
-        else:
-            self._write(method, trial_id, *arguments)
+    def _write_trial(self, method: str, trial_id: int, *arguments: Any) -> None:
+        """Have a method of the storage called, with others of the same time in one transaction."""
+        self._put(compat.TrialWrite(method, trial_id, arguments, datetime.now()))
 
-    def _write_own(self, method: Callable[..., Any], trial_id: int, *arguments: Any) -> None:
-        write = functools.partial(method, trial_id, *arguments)
-        if not compat.if_owned(self._backend, trial_id, self.driver, write):
-            self._lost.put(trial_id)
-
-    def _put(self, item: tuple[Callable[..., Any], tuple[Any, ...]] | _Wait) -> None:
+    def _put(self, item: _Item) -> None:
         if self._writer is None:  # begun late: forking with threads is not safe
             self._writer = threading.Thread(
                 target=self._write_all, name="iolaus-storage", daemon=True
@@ -311,16 +305,48 @@ class LiveStorage(BaseStorage):
         self._writes.put(item)
 
     def _write_all(self) -> None:
-        while (item := self._writes.get()) is not None:
+        gathered: list[compat.TrialWrite] = []
+        gathered_s = 0.0  # when the first of these came
+        while True:
+            try:
+                wait_s = max(0.0, gathered_s + GATHER_S - time.monotonic()) if gathered else None
+                item = self._writes.get(timeout=wait_s)
+            except queue.Empty:
+                self._write_gathered(gathered)
+                continue
+            if isinstance(item, _Wait) and item.until.is_set():
+                continue
+            if isinstance(item, compat.TrialWrite):
+                gathered_s = gathered_s if gathered else time.monotonic()
+                gathered.append(item)
+                if len(gathered) >= MOST_GATHERED:
+                    self._write_gathered(gathered)
+                continue
+            self._write_gathered(gathered)
+            if item is None:
+                return
             if isinstance(item, threading.Event):
                 item.set()
             elif isinstance(item, _Wait):
                 item.until.wait()
-            elif self._error is None:
+            else:
                 method, arguments = item
-                self._error = _try_for(
-                    PATIENCE_S, functools.partial(self._alone, method, *arguments)
-                )
+                self._write_now(functools.partial(self._alone, method, *arguments))
+
+    def _write_gathered(self, gathered: list[compat.TrialWrite]) -> None:
+        """Write what has gathered, of which nothing is left to be written then."""
+
+        def write() -> None:
+            for trial_id in self._alone(compat.write_trials, self._backend, gathered, self.driver):
+                self._lost.put(trial_id)
+
+        if gathered:
+            self._write_now(write)
+            gathered.clear()
+
+    def _write_now(self, write: Callable[[], Any]) -> None:
+        if self._error is None:
+            self._error = _try_for(PATIENCE_S, write)
 
     def _keep(self, study_id: int, trial: FrozenTrial) -> None:
         if compat.is_paused(trial):
@@ -367,8 +393,14 @@ class LiveStorage(BaseStorage):
         kept = {step: value for step, value in before.items() if step < from_step}
         if len(kept) < len(before):
             self._changed(trial_id, intermediate_values=kept)
-            forget = functools.partial(compat.forget_reports, self._backend)
-            self._write_trial(forget, trial_id, from_step)
+            self._write(self._forget_reports, trial_id, from_step)
+
+    def _forget_reports(self, trial_id: int, from_step: int) -> None:
+        forget = functools.partial(compat.forget_reports, self._backend, trial_id, from_step)
+        if not self.driver:
+            forget()
+        elif not compat.if_owned(self._backend, trial_id, self.driver, forget):
+            self._lost.put(trial_id)
 
     def paused(self, study_id: int) -> list[FrozenTrial]:
         """The trials of a study that are paused, by number, for looking at."""
@@ -381,6 +413,12 @@ class LiveStorage(BaseStorage):
             for study in self._backend.get_all_studies():
                 self._read(compat.study_id(study))
         study_id, number = self._place[trial_id]
+        return self._known_trials[study_id].by_number[number]
+
+    def numbered(self, study_id: int, number: int) -> FrozenTrial:
+        """The trial of a study that has this number, as `live_trial`; no other is looked at."""
+        if study_id not in self._known_trials:
+            self._read(study_id)
         return self._known_trials[study_id].by_number[number]
 
     # --- studies: straight from the database ---
@@ -436,27 +474,25 @@ class LiveStorage(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See optuna.storages.BaseStorage. The database gives the number."""
-        trial_id = self._create(study_id, template_trial)
-        trial = self._now(compat.created_trial, self._backend, study_id, trial_id)
-        known = self._known_trials.get(study_id)
-        if known is None or trial.number > len(known.by_number):  # others made some meanwhile
+        known = self._known_trials.get(study_id, _Trials())
+        trial = self._create(study_id, template_trial, known)
+        if trial.number > len(known.by_number):  # others made some meanwhile
             self._read(study_id)
         self._keep(study_id, trial)
+        trial_id = compat.trial_id(trial)
         if trial.state is TrialState.RUNNING:
             self._mine.add(trial_id)
         return trial_id
 
-    def _create(self, study_id: int, template: FrozenTrial | None) -> int:
-        if not self.driver:
-            return int(self._now(self._backend.create_new_trial, study_id, template))
+    def _create(self, study_id: int, template: FrozenTrial | None, known: _Trials) -> FrozenTrial:
         if template is None:
-            if not self.may_create:  # the queued trial that was to be taken is another's now
+            if self.driver and not self.may_create:  # the queued trial to be taken is another's now
                 raise OutdatedError
-            attrs = {compat.DRIVER_ATTR: self.driver}
+            attrs = {compat.DRIVER_ATTR: self.driver} if self.driver else {}
             template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attrs)
-        n_trials = len(self._known_trials.get(study_id, _Trials()).by_number)
-        made: int | None = self._now(
-            compat.create_trial_if, self._backend, study_id, template, n_trials
+        made: FrozenTrial | None = self._now(
+            functools.partial(compat.create_trial, is_only_next=bool(self.driver)),
+            *(self._backend, study_id, template, len(known.by_number), known.last_id),
         )
         if made is None:
             raise OutdatedError
@@ -481,7 +517,7 @@ class LiveStorage(BaseStorage):
             distributions={**trial.distributions, param_name: distribution},
         )
         self._write_trial(
-            self._backend.set_trial_param, trial_id, param_name, param_value_internal, distribution
+            "set_trial_param", trial_id, param_name, param_value_internal, distribution
         )
 
     def set_trial_state_values(
@@ -510,7 +546,7 @@ class LiveStorage(BaseStorage):
             self._write(self._give_back, trial_id, owner, attrs, then)
             return True
         self._changed(trial_id, state=state, datetime_complete=finished, **results)
-        self._write_trial(self._backend.set_trial_state_values, trial_id, state, values)
+        self._write_trial("set_trial_state_values", trial_id, state, values)
         return True
 
     def set_trial_intermediate_value(
@@ -519,21 +555,19 @@ class LiveStorage(BaseStorage):
         """See optuna.storages.BaseStorage."""
         known = self._updatable(trial_id).intermediate_values
         self._changed(trial_id, intermediate_values={**known, step: intermediate_value})
-        self._write_trial(
-            self._backend.set_trial_intermediate_value, trial_id, step, intermediate_value
-        )
+        self._write_trial("set_trial_intermediate_value", trial_id, step, intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See optuna.storages.BaseStorage."""
         self._changed(trial_id, user_attrs={**self._updatable(trial_id).user_attrs, key: value})
-        self._write_trial(self._backend.set_trial_user_attr, trial_id, key, value)
+        self._write_trial("set_trial_user_attr", trial_id, key, value)
 
     def set_trial_system_attr(
         self, trial_id: int, key: str, value: Mapping[str, Any] | Any
     ) -> None:
         """See optuna.storages.BaseStorage."""
         self._changed(trial_id, system_attrs={**self._updatable(trial_id).system_attrs, key: value})
-        self._write_trial(self._backend.set_trial_system_attr, trial_id, key, value)
+        self._write_trial("set_trial_system_attr", trial_id, key, value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See optuna.storages.BaseStorage."""
@@ -555,6 +589,9 @@ class _Wait:
     """Among the writes: those that follow come after this event."""
 
     until: threading.Event
+
+
+_Item: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]] | compat.TrialWrite | _Wait
 
 
 class _Trials:
@@ -583,6 +620,11 @@ class _Trials:
         for name, distribution in trial.distributions.items():
             self.distributions.setdefault(name, distribution)
 
+    @property
+    def last_id(self) -> int:
+        """The id of the last trial, -1 where there is none."""
+        return compat.trial_id(self.by_number[-1]) if self.by_number else -1
+
     def unfinished(self) -> list[FrozenTrial]:
         """Those that run or wait, by number."""
         return [self.by_number[number] for number in sorted(self._unfinished)]
@@ -605,10 +647,6 @@ class _Trials:
         if any(state.is_finished() and state in states for state in TrialState):
             return [trial for trial in self.by_number if trial.state in states]
         return [trial for trial in self.unfinished() if trial.state in states]
-
-
-def _nothing(trial_id: int) -> None:
-    """Write nothing: only whose the trial is matters."""
 
 
 def _broken(error: Exception) -> StorageError:

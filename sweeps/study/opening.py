@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
@@ -18,6 +19,7 @@ from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.search.space import Space, signature
 from iolaus.sweeps.study.fingerprint import Fingerprint, differences, latest
 from iolaus.sweeps.study.live_storage import LiveStorage
+from iolaus.sweeps.study.record import outside_of
 
 __all__ = ["METRIC_ATTR", "ON_CHANGE", "differs", "judged_by", "metric_of", "open_study"]
 
@@ -42,13 +44,19 @@ def metric_of(study: optuna.Study) -> Metric | None:
         return None
 
 
-class _Study(optuna.Study):
+class _Study(compat.AskedStudy):
     """A study that notes when its sampler has nothing left.
 
-    Optuna reports that only inside `optimize`.
+    Optuna reports that only inside `optimize`. What lies outside the search space would teach a
+    sampler that the nearest setting inside is as good.
     """
 
     exhausted = False
+
+    @staticmethod
+    def hides(trial: FrozenTrial) -> bool:
+        """Trials of settings outside the search space."""
+        return bool(outside_of(trial.user_attrs))
 
     def stop(self) -> None:
         """Called by samplers of finite spaces after their last trial."""

@@ -70,15 +70,18 @@ _WITH_PRUNER = {
 _WITH_ANOTHER = Range(0.1, 0.6, 1.0)
 
 
-def expected_share(pruners: Collection[str]) -> Range:
+def expected_share(pruners: Collection[str], n_judged: int = 1, n_whole: int = 0) -> Range:
     """The share of its planned steps that a trial makes, as far as was measured elsewhere.
 
-    pruners: the names of the classes that judge it together; none, or NopPruner: nobody does.
+    pruners: the names of the classes that judge it together; none, or NopPruner: nobody does. They
+    judge n_judged trials, above 0, and n_whole others run to their end.
     """
     names = set(pruners)
     if names <= {"NopPruner"}:
         return _WITHOUT_PRUNER
-    return next((_WITH_PRUNER[name] for name in _WITH_PRUNER if name in names), _WITH_ANOTHER)
+    of = next((_WITH_PRUNER[name] for name in _WITH_PRUNER if name in names), _WITH_ANOTHER)
+    shares = (of.low, of.middle, of.high)
+    return Range(*((n_judged * share + n_whole) / (n_judged + n_whole) for share in shares))
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ class Run:
     Optuna's, in lower case, or paused. objectives: of a completed one, else empty. best: of the
     watched metric, as reported; NaN if unknown. For a trial that still runs, what it may come to,
     where a caller knows that. is_feasible: whether it keeps all constraints. duplicate_of: the
-    trial whose result it took over, if it was not run for that.
+    trial whose result it took over, if it was not run for that. is_finalists: whether it is a
+    further seed of a finalist.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Run:
     best: float = math.nan
     is_feasible: bool = True
     duplicate_of: int | None = None
+    is_finalists: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,9 @@ def order(
 ) -> list[Standing]:
     """The settings of these runs, best first.
 
-    Completed ones by the objective, the mean over their completed runs; then those that completed
+    Completed ones by the objective, the mean over their completed runs; of these first the
+    finalists, which the seeds that all have run put before the others: their further seeds, less
+    lucky than the one they were chosen by, do not set them behind; then those that completed
     but break a constraint, likewise; then paused, pruned, running and failed ones by their best. A
     setting is what its best run came to, and infeasible if any completed run is. With several
     objectives those on the Pareto front come first, and the first objective decides the rest. NaN
@@ -143,13 +147,15 @@ def _with_front(settings: Sequence[Standing], sign: NDArray[np.float64]) -> list
 
 def _place(
     known: Standing, sign: NDArray[np.float64], metric_sign: float | None
-) -> tuple[int, bool, bool, float, int]:
+) -> tuple[int, bool, bool, bool, float, int]:
     """What the settings are sorted by."""
     best_sign = float(sign[0]) if metric_sign is None else metric_sign
     value = float(sign[0]) * known.objectives[0] if known.objectives else best_sign * known.best
     is_nan = math.isnan(value)
     is_behind = len(sign) > 1 and not known.on_front
-    return STATES.index(known.state), is_behind, is_nan, 0.0 if is_nan else value, known.setting
+    is_other = not any(run.is_finalists for run in known.runs)
+    place = STATES.index(known.state), is_behind, is_other
+    return *place, is_nan, 0.0 if is_nan else value, known.setting
 
 
 def mean(values: Sequence[float]) -> float:
@@ -197,4 +203,5 @@ def _run(trial: FrozenTrial) -> Run:
         math.nan if record.run.best is None else record.run.best,
         not broken_constraints(trial),
         record.duplicate_of,
+        record.finalist,
     )

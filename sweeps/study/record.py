@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps.optuna_compat import is_paused
-from iolaus.sweeps.types import Ending, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Memory, Outcome, Plan, Verdict
 
 __all__ = [
     "Pause",
@@ -21,13 +21,17 @@ __all__ = [
     "counts_as_run",
     "failed",
     "has_failed",
+    "is_duplicate",
     "is_over",
     "is_paused",
     "is_repeat",
     "leader_of",
     "n_settings",
+    "outside_of",
     "record_of",
+    "repeat_number",
     "set_apart",
+    "setting_of",
     "state_of",
     "that_ran",
     "was_interrupted",
@@ -109,17 +113,22 @@ class TrialRecord:
     ending: how it ended, None while it runs. why: the same in a sentence that begins with the
     ending. steps: the last step it reported. run: see `Run`. log: where to read on, if it failed.
     findings: what a lint found in its config, in sentences. seed, repeat, repeat_of: of repeats the
-    seed, which repeat it is (0 leads) and the leading trial's number. duplicate_of: the trial whose
+    seed, which repeat it is (0 leads) and the leading trial's number. finalist: whether it
+    is a seed that only the best settings get, see `finalists`. duplicate_of: the trial whose
     setting and result it shares, without having been run. again_for: the failed trial whose setting
     it runs again (in older studies an interrupted one, too). interruptions: why it was cut off
     with its sweep and put back, to go on, each time. went_on: for each of these the step from which
     it went on, and that up to which it had reported; -1 for none. pauses: see `Pause`, each time.
-    fix_of: the trial whose suggested
-    fix it tries. verdict: why a rule ended it (attributes verdict, verdict_rule, verdict_step and
-    verdict_numbers). held_out, held_out_step: why and where the pruner would have ended it, had it
-    not been held out. extension_of, from_checkpoint: the trial of another study that it extends,
-    and the checkpoint of that from which it goes on; "" where it begins anew. extended_from: the
-    step from which it did.
+    fix_of: the trial whose suggested fix it tries. outside: what of its setting lies outside the
+    search space, values as texts by key; its parameters are as near as the space has them.
+    settings: likewise, all that a run outside a sweep was given, which has no parameters. verdict:
+    why a rule ended it (attributes verdict, verdict_rule, verdict_step and verdict_numbers).
+    held_out, held_out_step: why and where the pruner would have ended it, had it not been held out.
+    extension_of, from_checkpoint: the trial of another study that it extends, and the checkpoint of
+    that from which it goes on; "" where it begins anew. extended_from: the step from which it did.
+    memory: what it held at most, and what it could not get. alone: "gpu" or "ram" if it once got no
+    more of that, so that it runs with nothing beside it. ruled_out_by: the trial without room than
+    which it is no smaller, so that it was not run.
     """
 
     driver: str = ""
@@ -133,18 +142,24 @@ class TrialRecord:
     seed: int | None = None
     repeat: int = 0
     repeat_of: int | None = None
+    finalist: bool = False
     duplicate_of: int | None = None
     again_for: int | None = None
     interruptions: tuple[str, ...] = ()
     went_on: tuple[tuple[int, int], ...] = ()
     pauses: tuple[Pause, ...] = ()
     fix_of: int | None = None
+    outside: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     verdict: Verdict | None = None
     held_out: str = ""
     held_out_step: int | None = None
     extension_of: int | None = None
     from_checkpoint: str = ""
     extended_from: int | None = None
+    memory: Memory = field(default_factory=Memory)
+    alone: str = ""
+    ruled_out_by: int | None = None
 
     @property
     def attempt(self) -> int:
@@ -171,6 +186,9 @@ class TrialRecord:
         for name in ("findings", "interruptions"):
             if texts := getattr(self, name):
                 attrs[name] = list(texts)
+        for name in ("outside", "settings"):
+            if texts_by_key := getattr(self, name):
+                attrs[name] = dict(texts_by_key)
         if self.went_on:
             attrs["went_on"] = [list(pair) for pair in self.went_on]
         if self.pauses:
@@ -183,6 +201,9 @@ class TrialRecord:
         run = {name: value for name, value in run.items() if _is_known(value) and value != ""}
         if run:
             attrs["run"] = run
+        memory = {name: value for name, value in asdict(self.memory).items() if value}
+        if memory:
+            attrs["memory"] = memory
         if self.verdict is not None:
             attrs |= {
                 "verdict": self.verdict.reason,
@@ -202,6 +223,8 @@ class TrialRecord:
         """
         run = attrs.get("run")
         run = run if isinstance(run, Mapping) else {}
+        memory = attrs.get("memory")
+        memory = memory if isinstance(memory, Mapping) else {}
         return cls(
             driver=_text(attrs, "driver"),
             plan=_plan(attrs),
@@ -222,12 +245,15 @@ class TrialRecord:
             seed=_whole(attrs, "seed"),
             repeat=_whole(attrs, "repeat") or 0,
             repeat_of=_whole(attrs, "repeat_of"),
+            finalist=attrs.get("finalist") is True,
             duplicate_of=_whole(attrs, "duplicate_of"),
             again_for=_whole(attrs, "again_for"),
             interruptions=_texts(attrs, "interruptions"),
             went_on=_pairs(attrs, "went_on"),
             pauses=_pauses(attrs),
             fix_of=_whole(attrs, "fix_of"),
+            outside=outside_of(attrs),
+            settings=_texts_by_key(attrs, "settings"),
             verdict=_verdict(attrs),
             held_out=_text(attrs, "held_out") or _text(attrs, "audited"),
             held_out_step=_whole(
@@ -236,13 +262,23 @@ class TrialRecord:
             extension_of=_whole(attrs, "extension_of"),
             from_checkpoint=_text(attrs, "from_checkpoint"),
             extended_from=_whole(attrs, "extended_from"),
+            memory=Memory(
+                gpu_bytes=_whole(memory, "gpu_bytes"),
+                ram_bytes=_whole(memory, "ram_bytes"),
+                capacity_bytes=_whole(memory, "capacity_bytes"),
+                requested_bytes=_whole(memory, "requested_bytes"),
+                ran_out=_text(memory, "ran_out"),
+            ),
+            alone=_text(attrs, "alone"),
+            ruled_out_by=_whole(attrs, "ruled_out_by"),
         )
 
 
 # Fields whose attribute is the field's own value.
 _PLAIN = (
-    "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "duplicate_of", "again_for",
-    "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint", "extended_from",
+    "driver", "why", "steps", "log", "seed", "repeat", "repeat_of", "finalist", "duplicate_of",
+    "again_for", "fix_of", "held_out", "held_out_step", "extension_of", "from_checkpoint",
+    "extended_from", "alone", "ruled_out_by",
 )  # fmt: skip
 _DEFAULTS = {name: getattr(TrialRecord(), name) for name in _PLAIN}
 
@@ -268,9 +304,16 @@ def state_of(trial: FrozenTrial) -> str:
 def counts_as_run(trial: FrozenTrial) -> bool:
     """Whether a trial counts towards n_trials.
 
-    All do that run or ran, paused ones too, but those that were cut off.
+    All do that run or ran, paused ones too, but those that were cut off, and what a sampler
+    proposed that had no room.
     """
-    return not _is_queued(trial) and not was_interrupted(trial)
+    return not _is_queued(trial) and not was_interrupted(trial) and not _had_no_room(trial)
+
+
+def _had_no_room(trial: FrozenTrial) -> bool:
+    """Whether a trial was ruled out by another, and not asked for by its values, as in a grid."""
+    is_out = _whole(trial.user_attrs, "ruled_out_by") is not None
+    return is_out and "fixed_params" not in trial.system_attrs
 
 
 def _is_queued(trial: FrozenTrial) -> bool:
@@ -290,8 +333,8 @@ def was_interrupted(trial: FrozenTrial) -> bool:
 
 def has_failed(trial: FrozenTrial) -> bool:
     """Whether a trial has no result by a fault of its own: not cut off, and no duplicate."""
-    is_duplicate = _whole(trial.user_attrs, "duplicate_of") is not None
-    return trial.state is TrialState.FAIL and not was_interrupted(trial) and not is_duplicate
+    is_fault = not was_interrupted(trial) and not is_duplicate(trial)
+    return trial.state is TrialState.FAIL and is_fault
 
 
 def again_for(trial: FrozenTrial) -> int | None:
@@ -340,6 +383,34 @@ def leader_of(trial: FrozenTrial) -> int:
     return trial.number if leader is None else leader
 
 
+def repeat_number(trial: FrozenTrial) -> int:
+    """Which repeat of its setting a trial is; 0 leads."""
+    return _whole(trial.user_attrs, "repeat") or 0
+
+
+def is_duplicate(trial: FrozenTrial) -> bool:
+    """Whether a trial took over another's result, and was not run."""
+    return _whole(trial.user_attrs, "duplicate_of") is not None
+
+
+def outside_of(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """What of a trial's setting lies outside the search space, by its user attributes."""
+    return _texts_by_key(attrs, "outside")
+
+
+def setting_of(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's parameters as it ran with them, with what is kept as text beside them."""
+    kept = {**_texts_by_key(trial.user_attrs, "settings"), **outside_of(trial.user_attrs)}
+    return {**trial.params, **{key: _number_or_text(text) for key, text in kept.items()}}
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def broken_constraints(trial: FrozenTrial) -> list[str]:
     """The names of the constraints that a trial does not keep; one that is NaN is not kept."""
     return [name for name, amount in trial.constraints.items() if not amount <= 0]
@@ -351,9 +422,16 @@ def why(outcome: Outcome) -> str:
 
 
 def set_apart(record: TrialRecord) -> str:
-    """What tells a completed trial from others: it was held out, or extends another; else ""."""
+    """What tells a completed trial from others, "" for nothing.
+
+    It was held out, its setting lies outside the search space, or it extends another trial.
+    """
     if record.held_out_step is not None:
         return f"held out: to be stopped at step {record.held_out_step:,}"
+    if record.outside:
+        return (
+            f"outside the search space: {' '.join(f'{k}={v}' for k, v in record.outside.items())}"
+        )
     if record.extension_of is None:
         return ""
     at = record.extended_from
@@ -374,6 +452,11 @@ def _text(attrs: Mapping[str, Any], name: str) -> str:
 def _texts(attrs: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = attrs.get(name)
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+
+
+def _texts_by_key(attrs: Mapping[str, Any], name: str) -> dict[str, str]:
+    value = attrs.get(name)
+    return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {}
 
 
 def _pairs(attrs: Mapping[str, Any], name: str) -> tuple[tuple[int, int], ...]:

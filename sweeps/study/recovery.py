@@ -43,6 +43,7 @@ def _run_again(study: optuna.Study, trial: FrozenTrial) -> None:
         repeat=was.repeat,
         repeat_of=trial.number if is_leader else was.repeat_of,
         again_for=trial.number,
+        outside=was.outside,
     )
     study.enqueue_trial(params, user_attrs=again.to_attrs())
 

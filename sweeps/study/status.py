@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps.curves import SCHEMA, UNREADABLE
+from iolaus.sweeps.study.finalists import Finalists
 from iolaus.sweeps.study.preview import Machine, Preview, expected_share, preview_of
 from iolaus.sweeps.study.ranking import INFEASIBLE
 from iolaus.sweeps.study.record import record_of, state_of, was_interrupted
@@ -99,9 +100,12 @@ def left(
         max(held.get("n_places", 1), n_running), held.get("n_cores", 0), held.get("n_gpus", 0)
     )
     n_settings = about.get("n_settings") or about.get("n_trials") or 0
-    n_total = int(n_settings) * int(sweeper.get("repeats") or 1)
-    expected = expected_share(classes_of(sweeper.get("pruner")))
-    return preview_of(study.get_trials(deepcopy=False), last, n_total, machine, expected)
+    finalists = Finalists.parse(sweeper.get("finalists"))
+    n_judged = int(n_settings) * int(sweeper.get("repeats") or 1)
+    n_whole = 0 if finalists is None else finalists.n_runs(int(n_settings))
+    expected = expected_share(classes_of(sweeper.get("pruner")), max(n_judged, 1), n_whole)
+    trials = study.get_trials(deepcopy=False)
+    return preview_of(trials, last, n_judged + n_whole, machine, expected)
 
 
 def classes_of(config: Any) -> list[str]:

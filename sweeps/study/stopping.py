@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import TrialState
 
 from iolaus.sweeps import optuna_compat as compat
+from iolaus.sweeps.study.finalists import Finalists, seeds_missing
 from iolaus.sweeps.study.leases import is_alive_here
 from iolaus.sweeps.study.record import n_settings, record_of
 
@@ -74,13 +75,28 @@ def _is_locked(file: Path) -> bool:
 Standing = Literal["running", "done", "stalled"]
 
 
-def standing(folder: Path, study: optuna.Study, n_trials: int) -> Standing:
+def standing(
+    folder: Path, study: optuna.Study, n_trials: int, sweeper: Mapping[str, Any]
+) -> Standing:
     """Whether a driver runs a sweep; if none does, whether it has all that it wanted.
 
-    n_trials: settings wanted in all.
+    n_trials: settings wanted in all. sweeper: the sweep's own options.
     """
     if is_driven(folder, study):
         return "running"
     trials = study.get_trials(deepcopy=False)
     is_over = all(trial.state.is_finished() for trial in trials)
-    return "done" if is_over and n_settings(trials) >= n_trials else "stalled"
+    is_done = is_over and n_settings(trials) >= n_trials and not _seeds_missing(study, sweeper)
+    return "done" if is_done else "stalled"
+
+
+def _seeds_missing(study: optuna.Study, sweeper: Mapping[str, Any]) -> bool:
+    finalists = Finalists.parse(sweeper.get("finalists"))
+    return finalists is not None and bool(
+        seeds_missing(
+            study.get_trials(deepcopy=False),
+            [direction.name.lower() for direction in study.directions],
+            finalists,
+            *(int(sweeper.get("repeats") or 1), bool(sweeper.get("repeat_hopeless"))),
+        )
+    )

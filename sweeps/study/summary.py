@@ -34,6 +34,7 @@ from iolaus.sweeps.study.record import (
     broken_constraints,
     record_of,
     set_apart,
+    setting_of,
     state_of,
     that_ran,
 )
@@ -92,8 +93,9 @@ class Result:
 
 def rank(study: optuna.Study) -> list[Result]:
     """All settings that ran, best first, in the order of `iolaus.sweeps.study.ranking`."""
+    # Looked at once: others may write meanwhile.
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-    standings = ranked(study)
+    standings = _ranked(study, trials.values())
     known = ran_with(study.user_attrs, trials.values())
     return [
         _result(standing, [trials[run.number] for run in standing.runs], known)
@@ -103,9 +105,13 @@ def rank(study: optuna.Study) -> list[Result]:
 
 def ranked(study: optuna.Study) -> list[Standing]:
     """The settings of a study, best first; failed trials that were run again are left out."""
+    return _ranked(study, study.get_trials(deepcopy=False))
+
+
+def _ranked(study: optuna.Study, trials: Iterable[FrozenTrial]) -> list[Standing]:
     directions = [direction.name.lower() for direction in study.directions]
     metric = metric_of(study)
-    runs = runs_of(study.get_trials(deepcopy=False))
+    runs = runs_of(trials)
     return order(runs, directions, None if metric is None else metric.sign)
 
 
@@ -128,7 +134,7 @@ def _result(
         standing.best,
         max(steps, default=None),
         why,
-        trials[0].params,
+        setting_of(trials[0]),
         len(trials),
         _spread(done),
         " / ".join(dict.fromkeys(ran_with[t.number] for t in trials if t.number in ran_with)),
@@ -257,12 +263,12 @@ def save_results(study: optuna.Study, path: Path) -> None:
     """
     content: dict[str, Any] = {"name": "optuna"}
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-    standings = ranked(study)
+    standings = _ranked(study, trials.values())
     if len(study.directions) > 1:
         front = [(standing, trials[standing.runs[0].number]) for standing in standings]
         content["solutions"] = [
             {
-                "params": dict(trial.params),
+                "params": setting_of(trial),
                 "values": list(standing.objectives),
                 "trial": trial.number,
                 "folder": record_of(trial).run.folder,

@@ -12,7 +12,8 @@ import math
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
 import optuna
@@ -26,13 +27,15 @@ from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyFeed, StudyView, curve_pruner
 from iolaus.sweeps.reporting import Continued, Kept
 from iolaus.sweeps.search.space import Space, Value
-from iolaus.sweeps.study._repeats import Field, Unit, pooled_spread
+from iolaus.sweeps.study._repeats import Field, pooled_spread, units_of
 from iolaus.sweeps.study._settings_run import SettingsRun
 from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.study.budget import Cost, cost_of_others, session_key
+from iolaus.sweeps.study.finalists import Finalists, seeds_missing
 from iolaus.sweeps.study.leases import Leases
 from iolaus.sweeps.study.live_storage import LiveStorage, OutdatedError
 from iolaus.sweeps.study.no_gain import NoGain, found_by, noise_of
+from iolaus.sweeps.study.no_room import Held, Room
 from iolaus.sweeps.study.opening import judged_by
 from iolaus.sweeps.study.record import (
     Pause,
@@ -40,12 +43,14 @@ from iolaus.sweeps.study.record import (
     TrialRecord,
     counts_as_run,
     leader_of,
+    outside_of,
     record_of,
+    repeat_number,
     why,
 )
 from iolaus.sweeps.study.recovery import put_back, take_over
 from iolaus.sweeps.study.stopping import StopRequest, request_of
-from iolaus.sweeps.types import Ending, Intervention, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Intervention, Memory, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
 
@@ -59,6 +64,8 @@ ANSWERED_BY_INTERVENTION = frozenset({"stalled", "rebound"})
 GRACE_SHARE = 0.15
 # A trial of a shared study that no driver has signed for this long is another tool's, which died.
 ORPHAN_AGE_S = 60.0
+# So many proposals without room in a row say that there are no others.
+MOST_WITHOUT_ROOM = 100
 # Why a paused trial goes on.
 MORE_IS_KNOWN, LAST_CALL = "more is known", "last call"
 # What a trial that goes on after a pause does not have any more.
@@ -70,8 +77,9 @@ class Proposal:
     """A trial the study wants run.
 
     Its number, the values of its parameters, its seed if repeats give it one, how often it was cut
-    off or paused before, whether it begins anew all the same, and another trial's checkpoint from
-    which it goes on ("": none).
+    off or paused before, whether it begins anew all the same, another trial's checkpoint from
+    which it goes on ("": none), whether it runs alone (see `TrialRecord.alone`), and values outside
+    the search space, which beat the others.
     """
 
     trial: int
@@ -80,6 +88,8 @@ class Proposal:
     attempt: int = 0
     is_anew: bool = False
     from_checkpoint: str = ""
+    alone: str = ""
+    outside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +112,42 @@ class Plans:
     queue: settings known in advance, which go first.
     n_repeats: runs of each setting, with seeds first_seed, first_seed + 1, ...
     repeat_hopeless: also of a setting whose first seeds are clearly behind.
+    finalists: settings that get more seeds at the end, None for none.
     extend: suggests further parameters for a trial, or None. on_stall: what becomes of a trial that
     has stalled. pauses: whether trials that the pruner ends may go on later, if the pruner thaws
-    any. stop_when: nothing is to be gained any more, so that no new setting is proposed.
+    any. stop_when: nothing is to be gained any more, so that no new setting is proposed. monotonic:
+    keys of parameters of which a larger value never takes less memory. seed_key: of a parameter
+    that sizes nothing.
     """
 
     n_trials: int
     queue: Sequence[Mapping[str, Value]] = ()
     n_repeats: int = 1
     repeat_hopeless: bool = False
+    finalists: Finalists | None = None
     first_seed: int = 0
     extend: Callable[[optuna.Trial], None] | None = None
     on_stall: OnStall = OnStall()
     pauses: bool = False
     stop_when: NoGain | None = None
+    monotonic: Sequence[str] = ()
+    seed_key: str = ""
+
+    @property
+    def gives_seeds(self) -> bool:
+        """Whether some settings run with several seeds, so that each trial is given its own."""
+        return self.n_repeats > 1 or self.finalists is not None
+
+    @property
+    def n_judged(self) -> int:
+        """Settings with their repeats, which the pruner judges."""
+        return self.n_trials * self.n_repeats
+
+    @property
+    def n_runs(self) -> int:
+        """Trials in all: the judged ones, and the finalists' further seeds."""
+        more = 0 if self.finalists is None else self.finalists.n_runs(self.n_trials)
+        return self.n_judged + more
 
 
 class SweepStudy:
@@ -153,22 +185,34 @@ class SweepStudy:
         self._seen_request = request_of(attrs)
         self._session = secrets.token_hex(4)
         self._cost_before = cost_of_others(attrs, self._session)
-        self._duplicates: list[tuple[int, int]] = []
+        self._not_run: list[tuple[int, Outcome]] = []
+        self._room = Room(plans.monotonic, plans.seed_key)
         # Those that wait for the result of a running trial of their setting.
         self._parked: dict[int, list[optuna.Trial]] = {}
         self.objective_sign = -1 if study.directions[0] is StudyDirection.MAXIMIZE else 1
+        self.directions = [direction.name.lower() for direction in study.directions]
+        self._not_comparable = not_comparable
         self._settings = SettingsRun(self._all_trials, not_comparable)
         self._own_plans: dict[int, Plan] = {}
         self.may_thaw = plans.pauses and _thaws(study.pruner)
         self._paused_records: dict[int, tuple[FrozenTrial, TrialRecord]] = {}
+        self._unjudged: set[int] = set()  # further seeds of finalists, which the pruner never sees
+        self._states_then: list[TrialState] = []  # for which finalists lacked these seeds
+        self._seeds_then: list[tuple[int, int]] = []
+        self._n_looked = 0  # trials that were looked at for those
         self._thawed: set[int] = set()  # trials that have not said yet from where they go on
         judged = judged_by(metric, study, storage)
         self._feed = StudyFeed(curve_pruner(study.pruner))
         self._feed.start(StudyView(judged, self._trial, metric.sign, self.may_thaw))
-        self._feed.learn(self._all_trials())
+        self._feed.learn(self._all_trials(), but=self._not_for_pruner())
         self.cost = Cost()  # of this session so far
         # Why no new setting is proposed, though n_trials is not reached; "" while some are.
         self.enough = self._why_enough()
+
+    @property
+    def ends_bring_more(self) -> bool:
+        """Whether the end of a trial may bring another: a paused one, or the seed of a finalist."""
+        return self.may_thaw or self._plans.finalists is not None
 
     @property
     def n_missing(self) -> int:
@@ -186,7 +230,11 @@ class SweepStudy:
         found = found_by(trials, self.objective_sign)
         if not found:
             return ""
-        spread = pooled_spread(list(self._units().values())) if self._plans.n_repeats > 1 else None
+        spread = (
+            pooled_spread(list(units_of(self._all_trials()).values()))
+            if self._plans.n_repeats > 1
+            else None
+        )
         best = min(found, key=lambda one: one.loss)
         noise = noise_of(trials[best.trial]) if spread is None else spread
         return rule.verdict(found, noise)
@@ -208,11 +256,15 @@ class SweepStudy:
     def n_to_ask(self) -> int:
         """How many trials may still have to be run.
 
-        Repeats and settings to be run again are included.
+        Repeats, finalists' seeds and settings to be run again are included.
         """
-        waiting = self._settings.n_waiting()
-        repeats = sum(len(unit.missing(self._plans.n_repeats)) for unit in self._units().values())
-        return max(self.n_missing * self._plans.n_repeats, waiting) + repeats
+        plans, waiting = self._plans, self._settings.n_waiting()
+        units = units_of(self._all_trials()).values()
+        repeats = sum(len(unit.missing(plans.n_repeats)) for unit in units)
+        seeds = len(self._finalist_seeds())
+        if plans.finalists is not None and (self.n_missing or self._settings.n_waiting(leads=True)):
+            seeds = max(seeds, plans.finalists.n_runs(plans.n_trials))
+        return max(self.n_missing * plans.n_repeats, waiting) + repeats + seeds
 
     def ask(self) -> Proposal | None:
         """The next trial to run, or None: n_trials is reached, or the sampler has nothing left.
@@ -221,19 +273,26 @@ class SweepStudy:
         run, the last call.
 
         A setting that has been run is not run again: it is told its known result, and the next one
-        is asked for.
+        is asked for. Nor is one that is no smaller than one without room (see `no_room`): it is
+        infeasible.
         """
+        n_without_room = 0
         while True:
             self._storage.refresh(compat.study_id(self.study))
-            self._feed.learn(self._all_trials(), but=self._trials)  # what other drivers reported
+            self._feed.learn(
+                self._all_trials(), but=self._not_for_pruner()
+            )  # what other drivers reported
             if (thawed := self._thaw(MORE_IS_KNOWN)) is not None:
                 return thawed
             try:
                 self.enough = self.enough or self._why_enough()
                 if not self._settings.n_waiting() and not self._enqueue_repeat():
-                    if self.n_missing == 0 or getattr(self.study, "exhausted", False):
-                        return self._thaw(LAST_CALL) if self._is_waited_for() else None
-                    self._enqueue_next()
+                    if self.n_missing and not getattr(self.study, "exhausted", False):
+                        self._enqueue_next()
+                    else:
+                        thawed = self._thaw(LAST_CALL) if self._is_waited_for() else None
+                        if thawed is not None or not self._enqueue_finalist():
+                            return thawed
                 self._storage.may_create = not self._settings.n_waiting()
                 trial = self._suggested()
             except OutdatedError:  # another driver was quicker
@@ -241,6 +300,12 @@ class SweepStudy:
             except Exception as error:
                 self._fail_unbegun(error)
                 raise
+            if (found := self._without_room(trial)) is not None:
+                self._rule_out(trial, *found)
+                n_without_room += 1
+                if n_without_room == MOST_WITHOUT_ROOM:
+                    self.enough = f"{n_without_room} settings in a row had no room in memory"
+                continue
             before = self._run_before(trial)
             if before is None:
                 return self._begun(trial)
@@ -298,11 +363,15 @@ class SweepStudy:
     def _is_waited_for(self) -> bool:
         """Whether a trial runs, here or elsewhere, for whose end the sweep has to wait anyway.
 
-        Those of a last call are not waited for by another one, which would never come to an end.
+        Those of a last call are not waited for by another one, which would never come to an end,
+        nor are the seeds of finalists, which would make of each sweep's end another round.
         """
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        pauses = [record_of(trial).pauses for trial in running]
-        return not all(known and known[-1].why == LAST_CALL for known in pauses)
+        return not all(
+            record.repeat >= self._plans.n_repeats
+            or (record.pauses and record.pauses[-1].why == LAST_CALL)
+            for record in map(record_of, running)
+        )
 
     def bound_checkpoints(self, most_bytes: float, forget: Callable[[str], None]) -> list[int]:
         """Have paused trials lose their checkpoints until the others' take no more than this.
@@ -343,7 +412,7 @@ class SweepStudy:
             attrs = TrialRecord(ending=outcome.ending, why=why(outcome)).to_attrs()
             attrs[compat.PAUSED_ATTR] = 0
             self._storage.close_paused(compat.trial_id(trial), attrs)
-        self._feed.learn(self._all_trials(), but=self._trials)
+        self._feed.learn(self._all_trials(), but=self._not_for_pruner())
 
     def _take_over_result(self, trial: optuna.Trial, before: FrozenTrial) -> None:
         """End a trial whose setting has been run, with the result of then.
@@ -362,7 +431,27 @@ class SweepStudy:
             self.study.tell(trial, before.values)
         else:
             self.study.tell(trial, state=before.state)
-        self._duplicates.append((trial.number, before.number))
+        self._not_run.append((trial.number, outcome))
+
+    def _rule_out(self, trial: optuna.Trial, smaller: Held, keys: Sequence[str]) -> None:
+        """End a trial that has no room, before any compute."""
+        what = ", ".join(f"{key}={smaller.values[key]}" for key in keys)
+        reason = f"not run: trial {smaller.trial}, no larger, ran out of memory ({what})"
+        outcome = Outcome(Ending.INFEASIBLE, reason=reason)
+        record = TrialRecord(ending=outcome.ending, why=why(outcome), ruled_out_by=smaller.trial)
+        _note(trial, record)
+        trial.set_constraint("out_of_memory", smaller.amount)
+        self.study.tell(trial, state=TrialState.PRUNED)
+        if counts_as_run(self._all_trials()[trial.number]):
+            self._not_run.append((trial.number, outcome))
+        else:
+            log.info("trial %d infeasible: %s", trial.number, reason)
+
+    def _without_room(self, trial: optuna.Trial) -> tuple[Held, list[str]] | None:
+        """The trial that says that this one has no room, and by which keys; None for a repeat."""
+        if TrialRecord.from_attrs(trial.user_attrs).repeat_of is not None:
+            return None
+        return self._room.smaller_without(trial.params, self._all_trials())
 
     def of_others(self) -> list[int]:
         """The trials that other drivers run; each may come to this one, if its driver dies."""
@@ -406,15 +495,16 @@ class SweepStudy:
             parked[:] = [trial for trial in parked if trial.number not in lost]
         return lost
 
-    def take_duplicates(self) -> list[tuple[int, int]]:
-        """The trials that were not run since the last call.
-
-        Each with the trial whose result it took over.
-        """
-        duplicates, self._duplicates = self._duplicates, []
-        return duplicates
+    def take_not_run(self) -> list[tuple[int, Outcome]]:
+        """The trials that have ended since the last call without being run, and how."""
+        not_run, self._not_run = self._not_run, []
+        return not_run
 
     def _suggested(self) -> optuna.Trial:
+        with _as_sampler(self.study):
+            return self._suggested_by_sampler()
+
+    def _suggested_by_sampler(self) -> optuna.Trial:
         trial = self.study.ask(self._space.unconditional)
         for parameter in self._space.conditional:
             if parameter.is_active(trial.params):
@@ -444,16 +534,22 @@ class SweepStudy:
     def _begun(self, trial: optuna.Trial) -> Proposal:
         record = TrialRecord.from_attrs(trial.user_attrs)
         seed = record.seed
-        if self._plans.n_repeats > 1 and seed is None:
+        if self._plans.gives_seeds and seed is None:
             seed = self._plans.first_seed
             _note(trial, TrialRecord(seed=seed))
         self._trials[trial.number] = trial
+        self._look_for_unjudged()
         earlier = self._curves.get(trial.number, WatchedCurve(self.metric))
         curve = self._curves[trial.number] = WatchedCurve(self.metric)
         curve.n_interventions = earlier.n_interventions  # until it is known whether it begins anew
         other = record.from_checkpoint
         attempt = record.attempt + bool(other)  # what another trial did comes before
-        return Proposal(trial.number, trial.params, seed, attempt, from_checkpoint=other)
+        return Proposal(
+            *(trial.number, trial.params, seed, attempt),
+            from_checkpoint=other,
+            alone=record.alone,
+            outside=record.outside,
+        )
 
     def goes_on(self, number: int, continued: Continued | None) -> bool:
         """A trial that was cut off or paused runs again: from its checkpoint, or (None) anew.
@@ -484,7 +580,8 @@ class SweepStudy:
                     pause.checkpoint,
                 )
             return True
-        self._feed.goes_on(after)
+        if number not in self._unjudged:
+            self._feed.goes_on(after)
         if record.from_checkpoint and not record.interruptions:
             # It begins, with what another trial has come to.
             _note(trial, TrialRecord(extended_from=max(from_step, 0)))
@@ -496,42 +593,75 @@ class SweepStudy:
     def _run_before(self, trial: optuna.Trial) -> FrozenTrial | None:
         """The first trial of this setting that has a result, or runs here.
 
-        None for a repeat, which is meant to run.
+        None for a repeat, which is meant to run, and outside the search space.
         """
-        if TrialRecord.from_attrs(trial.user_attrs).repeat_of is not None:
+        record = TrialRecord.from_attrs(trial.user_attrs)
+        if record.repeat_of is not None or record.outside:
             return None
         return self._settings.before(trial.params, self._trials)
-
-    def _units(self) -> dict[int, Unit]:
-        """The settings that have been run, by the number of their leading trial."""
-        units: dict[int, Unit] = {}
-        for trial in self._all_trials():
-            record = record_of(trial)
-            if not counts_as_run(trial) or record.duplicate_of is not None:
-                continue
-            unit = units.setdefault(leader_of(trial), Unit())
-            unit.runs[record.repeat] = trial.number
-            if trial.state is TrialState.COMPLETE and trial.values:
-                unit.values[record.repeat] = trial.values[0]
-            unit.is_given_up = unit.is_given_up or trial.state is TrialState.PRUNED
-        return units
 
     def _enqueue_repeat(self) -> bool:
         """Queue the next repeat of a setting that is worth it; returns whether there was one."""
         if self._plans.n_repeats == 1:
             return False
-        units = self._units()
+        units = units_of(self._all_trials())
         field = Field.of(list(units.values()), self.objective_sign)
         for leader, unit in units.items():
             missing = unit.missing(self._plans.n_repeats)
             if missing and (self._plans.repeat_hopeless or not field.is_hopeless(unit)):
-                repeat = TrialRecord(
-                    repeat_of=leader, repeat=missing[0], seed=self._plans.first_seed + missing[0]
-                )
-                params = self._all_trials()[leader].params
-                self.study.enqueue_trial(params, user_attrs=repeat.to_attrs())
+                self._enqueue_seed(leader, missing[0])
                 return True
         return False
+
+    def _enqueue_finalist(self) -> bool:
+        """Queue the next seed that a finalist lacks; returns whether there was one."""
+        missing = self._finalist_seeds()
+        if missing:
+            self._enqueue_seed(*missing[0], finalist=True)
+        return bool(missing)
+
+    def _enqueue_seed(self, leader: int, number: int, finalist: bool = False) -> None:
+        seed = self._plans.first_seed + number
+        first = self._trial(leader)
+        outside = outside_of(first.user_attrs)
+        repeat = TrialRecord(
+            repeat_of=leader, repeat=number, seed=seed, finalist=finalist, outside=outside
+        )
+        self.study.enqueue_trial(first.params, user_attrs=repeat.to_attrs())
+
+    def _finalist_seeds(self) -> list[tuple[int, int]]:
+        """See `seeds_missing`; of the settings that are the finalists now.
+
+        Slots that wait ask each second, so what was found is kept until a trial begins or ends.
+        """
+        plans, trials = self._plans, self._all_trials()
+        if plans.finalists is None:
+            return []
+        states = [trial.state for trial in trials]
+        if states != self._states_then:
+            self._states_then, self._seeds_then = (
+                states,
+                seeds_missing(
+                    *(trials, self.directions, plans.finalists, plans.n_repeats),
+                    *(plans.repeat_hopeless, self._not_comparable),
+                ),
+            )
+        return self._seeds_then
+
+    def _not_for_pruner(self) -> set[int]:
+        """Trials that the pruner is not told of by the study.
+
+        Those that run here report to it themselves. The further seeds of finalists show nothing of
+        other settings, and one that was ended would leave a mean of the lucky ones.
+        """
+        self._look_for_unjudged()
+        return self._unjudged | self._trials.keys()
+
+    def _look_for_unjudged(self) -> None:
+        trials = self._all_trials()
+        new = trials[self._n_looked :]
+        self._unjudged |= {t.number for t in new if repeat_number(t) >= self._plans.n_repeats}
+        self._n_looked = len(trials)
 
     def plan(self, number: int, plan: Plan) -> None:
         """Record a trial's own plan, where pruners and readers find it."""
@@ -557,6 +687,8 @@ class SweepStudy:
         trial_id = compat.trial_id(self._trials[number])
         self._storage.set_trial_intermediate_value(trial_id, step, value)
         plan = self._own_plans.get(number, Plan()).from_step(curve.first_step or 0)
+        if number in self._unjudged:
+            return None
         verdict = self._feed.observe(number, step, self.metric.sign * value, plan)
         if verdict is None or step < curve.grace_until:
             return None
@@ -664,6 +796,8 @@ class SweepStudy:
                 log=log if outcome.ending is Ending.FAILED else "",
                 findings=tuple(finding.text for finding in outcome.findings),
                 verdict=outcome.verdict,
+                memory=outcome.memory or Memory(),
+                alone=outcome.memory.ran_out if outcome.memory is not None else "",
             ),
         )
         for finding in outcome.findings:
@@ -679,7 +813,7 @@ class SweepStudy:
         if then is not None and outcome.ending is not Ending.PAUSED:
             self._storage.write_then(compat.trial_id(trial), then)
         self._own_plans.pop(number, None)
-        self._feed.learn(self._all_trials(), but=self._trials)
+        self._feed.learn(self._all_trials(), but=self._not_for_pruner())
         for waiting in self._parked.pop(number, []):
             if was_cut_off:
                 put_back(self.study, self._known(waiting), outcome.reason)
@@ -688,7 +822,7 @@ class SweepStudy:
 
     def _pause(self, number: int, outcome: Outcome, run: Run, kept: Kept | None) -> Pause:
         """What is recorded of a pause that begins now. run: of this attempt."""
-        trial, verdict = self._all_trials()[number], outcome.verdict
+        trial, verdict = self._trial(number), outcome.verdict
         return Pause(
             step=max(self._curves[number].final_step, 0),
             rule="" if verdict is None else verdict.rule,
@@ -709,7 +843,7 @@ class SweepStudy:
         ]
 
     def _leader(self, number: int) -> int:
-        return leader_of(self._all_trials()[number])
+        return leader_of(self._trial(number))
 
     def _finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
         match outcome.ending:
@@ -750,10 +884,14 @@ class SweepStudy:
         return self._storage.live_trial(compat.trial_id(trial))
 
     def _trial(self, number: int) -> FrozenTrial:
-        return self._all_trials()[number]
+        return self._storage.numbered(compat.study_id(self.study), number)
 
     def _all_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+
+def _as_sampler(study: optuna.Study) -> AbstractContextManager[None]:
+    return study.asking() if isinstance(study, compat.AskedStudy) else nullcontext()
 
 
 def _thaws(pruner: optuna.pruners.BasePruner) -> bool:

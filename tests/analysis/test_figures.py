@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from iolaus.analysis import figures
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import SHAPES
-from iolaus.analysis.figures._style import SHAPE_MARKS, centred_mean, value_limits
+from iolaus.analysis.figures._style import SHAPE_MARKS, centred_mean, smoothed, value_limits
 from iolaus.analysis.figures.gradients import PREFIX
 from iolaus.analysis.figures.timeline import lanes
 from iolaus.analysis.ranking.rank import Ranking, best_trial, rank
@@ -68,6 +68,7 @@ DRAWN: dict[str, Callable[[Figure, Sweep], None]] = {
     "one trial": lambda figure, what: figures.draw_curves(figure.subplots(), what, highlight=0),
     "by shape": lambda figure, what: figures.draw_by_shape(figure, what, shapes(what)),
     "gradients": figures.draw_gradients,
+    "batches": figures.draw_batches,
     "decays": figures.draw_decays,
     "explosions": figures.draw_explosions,
     "map": lambda figure, what: figures.draw_map(
@@ -302,6 +303,18 @@ def test_the_timeline_says_how_much_of_the_slots_was_used(made_sweep: Make) -> N
     assert sorted(bar.get_width() for bar in ax.patches) == [5.0, 10.0]
 
 
+def test_time_between_sessions_is_not_time_in_use(made_sweep: Make) -> None:
+    """A night between two sessions is cut out; an hour for which a session had no trial is not."""
+    what = made_sweep(3)
+    trials = what.trials.assign(started_s=[0.0, 50000.0, 53700.0], seconds=100.0, slot=0)
+    sessions = [{"started": f"2026-01-01T{at}+00:00"} for at in ("00:00:00", "13:53:30")]
+    what = dataclasses.replace(what, trials=trials, provenance=tuple(sessions))
+    ax = drawn(lambda f: figures.draw_timeline(f.subplots(), what)).axes[0]
+    assert ax.get_title(loc="left") == (
+        f"slots in use {300 / 3900:.0%} of the time; 13 h 51 min between sessions cut out (dashed)"
+    )
+
+
 def test_a_trial_that_was_paused_is_drawn_where_it_ran(made_sweep: Make) -> None:
     """A bar for each stretch, on its slot, and a line from one to the next; counted once."""
     what = made_sweep(2, state="complete")
@@ -500,3 +513,23 @@ def test_a_trial_shorter_than_a_pixel_is_seen(made_sweep: Make) -> None:
     what = dataclasses.replace(what, trials=what.trials.assign(started_s=late, seconds=0.05))
     ax = drawn(lambda f: figures.draw_timeline(f.subplots(), what)).axes[0]
     assert all(bar.get_edgecolor() == bar.get_facecolor() for bar in ax.patches)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.9])
+def test_smoothing_by_a_weight_is_a_weighted_mean_of_what_came_before(weight: float) -> None:
+    """Each value is the mean of all up to it, with weights that fall by the factor."""
+    values = np.random.default_rng(0).normal(size=30)
+    found = smoothed(np.column_stack([np.arange(30.0), values]), weight)[:, 1]
+    for i in range(30):
+        weights = weight ** np.arange(i, -1, -1.0)
+        assert found[i] == pytest.approx(np.average(values[: i + 1], weights=weights))
+
+
+def test_smoothing_over_reports_is_a_mean_of_so_many() -> None:
+    """Away from the ends of so many reports around; one or a share of a report is refused."""
+    curve = np.column_stack([np.arange(30.0), np.random.default_rng(0).normal(size=30)])
+    assert smoothed(curve, 5)[10, 1] == pytest.approx(curve[8:13, 1].mean())
+    assert (smoothed(curve) == centred_mean(curve)).all()
+    for wrong in (1, 2.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="smooth is from 0"):
+            smoothed(curve, wrong)

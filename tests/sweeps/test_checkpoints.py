@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iolaus.sweeps import checkpoints
@@ -36,6 +36,7 @@ histories = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(history=histories)
 def test_the_newest_whole_one_is_taken(
     history: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
@@ -125,11 +126,12 @@ def test_a_paused_trial_keeps_the_newest_alone(tmp_path: Path) -> None:
     forget(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [-1, 1.5, True, None, "2 GiB", "GB", "", "many"])
+@pytest.mark.parametrize("wrong", [-1, 1.5, True, None, "2 Gib", "GB", "", "many"])
 def test_a_size_is_bytes_or_says_its_unit(wrong: object) -> None:
     """Whole bytes, or a text with a unit; anything else is refused with what to write."""
     assert parse_bytes(" 2.5 kB ") == 2500
     assert parse_bytes("12") == 12
+    assert parse_bytes("2 GiB") == 2**31
     with pytest.raises(ValueError, match="give bytes, or a text such as 500MB, 2GB"):
         parse_bytes(wrong)
 

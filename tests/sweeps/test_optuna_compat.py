@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 import warnings
 from pathlib import Path
 
@@ -62,15 +64,105 @@ def test_a_distribution_knows_what_it_contains() -> None:
         compat.contains(CategoricalDistribution(["a", None]), "b")
 
 
-def test_a_trial_just_created_is_at_hand(storage: optuna.storages.BaseStorage) -> None:
-    """The same as the database's, and a copy: changing it changes nothing."""
+def _template() -> optuna.trial.FrozenTrial:
+    """A trial with one of everything."""
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params={"x": 0.5, "c": "b"},
+        distributions={"x": FloatDistribution(0, 1), "c": CategoricalDistribution(["a", "b"])},
+        user_attrs={"a": {"b": [1, None]}},
+        system_attrs={"s": "t"},
+        intermediate_values={1: 0.5, 2: math.inf, 3: math.nan},
+    )
+
+
+def test_a_trial_is_created_as_optuna_would(storage: optuna.storages.BaseStorage) -> None:
+    """With the next number of its study, and all that its template has."""
+    optuna.create_study(storage=storage).ask()
     study = compat.study_id(optuna.create_study(storage=storage))
-    for _ in range(3):
-        trial = storage.create_new_trial(study)
-    created = compat.created_trial(storage, study, trial)
-    assert created == storage.get_trial(trial)
-    created.user_attrs["a"] = 1
-    assert storage.get_trial(trial).user_attrs == {}
+    templates = [_template(), optuna.trial.create_trial(state=TrialState.WAITING), _template()]
+    last_id, all_made = -1, []
+    for n_known, template in enumerate(templates):
+        made = compat.create_trial(storage, study, template, n_known, last_id)
+        assert made is not None
+        assert made.number == n_known
+        last_id = compat.trial_id(made)
+        all_made.append(made)
+    expected = storage.get_trial(storage.create_new_trial(study, _template()))
+    for made in all_made:
+        found = storage.get_trial(compat.trial_id(made))
+        assert _content(found) == _content(made)
+        assert found.datetime_start == made.datetime_start
+    assert _content(expected) == _content(all_made[0])
+    assert [trial.number for trial in storage.get_all_trials(study)] == [0, 1, 2, 3]
+
+
+def _content(trial: optuna.trial.FrozenTrial) -> list[object]:
+    curve = {step: str(value) for step, value in trial.intermediate_values.items()}
+    attrs = [trial.user_attrs, trial.system_attrs, trial.params, trial.distributions]
+    return [trial.state, trial.values, curve, *attrs]
+
+
+def test_a_trial_is_created_only_if_it_is_the_next(storage: optuna.storages.BaseStorage) -> None:
+    """Of a study in which another driver made one meanwhile, none is."""
+    study = compat.study_id(optuna.create_study(storage=storage))
+    first = compat.create_trial(storage, study, _template(), 0, -1, is_only_next=True)
+    assert first is not None
+    assert compat.create_trial(storage, study, _template(), 0, -1, is_only_next=True) is None
+    assert storage.get_n_trials(study) == 1
+    second = compat.create_trial(storage, study, _template(), 0, -1)
+    assert second is not None
+    assert second.number == 1
+
+
+WRITES = [
+    ("set_trial_param", "x", 0.25, FloatDistribution(0, 1)),
+    ("set_trial_param", "c", 1, CategoricalDistribution(["a", "b"])),
+    ("set_trial_user_attr", "a", {"b": 1}),
+    ("set_trial_user_attr", "a", [None, "ä"]),  # the later one counts
+    ("set_trial_system_attr", "a", 2.5),
+    *(("set_trial_intermediate_value", step, 1.0 / (step + 1)) for step in range(3)),
+    ("set_trial_intermediate_value", 1, math.inf),
+    ("set_trial_intermediate_value", 3, math.nan),
+    ("set_trial_state_values", TrialState.COMPLETE, [0.5, -math.inf]),
+]
+
+
+def test_many_writes_leave_what_one_after_the_other_would(
+    storage: optuna.storages.BaseStorage,
+) -> None:
+    """Of every kind, twice for the same value too, and made once more after a lost answer."""
+    study = compat.study_id(optuna.create_study(storage=storage, directions=["minimize"] * 2))
+    one, other = (storage.create_new_trial(study) for _ in range(2))
+    for name, *arguments in WRITES:
+        getattr(storage, name)(one, *arguments)
+    at = dt.datetime(2026, 11, 26, 12, 0, 0, 7)
+    writes = [compat.TrialWrite(name, other, tuple(rest), at) for name, *rest in WRITES]
+    assert compat.write_trials(storage, writes[:4], "") == set()
+    assert compat.write_trials(storage, writes[:4], "") == set()
+    assert compat.write_trials(storage, writes, "") == set()
+    expected, found = storage.get_trial(one), storage.get_trial(other)
+    assert _content(found) == _content(expected)
+    assert found.datetime_complete is not None
+    if isinstance(storage, optuna.storages._CachedStorage):
+        assert found.datetime_complete == at
+        assert compat.write_trials(storage, writes[:1], "") == set()  # a finished one: as it was
+        assert _content(storage.get_trial(other)) == _content(expected)
+
+
+def test_to_a_trial_of_another_driver_nothing_is_written(
+    storage: optuna.storages.BaseStorage,
+) -> None:
+    """It is named; those of this driver in the same transaction are written."""
+    study = compat.study_id(optuna.create_study(storage=storage))
+    mine, lost = (storage.create_new_trial(study) for _ in range(2))
+    storage.set_trial_user_attr(mine, compat.DRIVER_ATTR, "me")
+    storage.set_trial_user_attr(lost, compat.DRIVER_ATTR, "you")
+    writes = [compat.TrialWrite("set_trial_user_attr", t, ("a", 1)) for t in (mine, lost)]
+    writes.append(compat.TrialWrite("", lost))
+    assert compat.write_trials(storage, writes, "me") == {lost}
+    assert storage.get_trial(mine).user_attrs == {compat.DRIVER_ATTR: "me", "a": 1}
+    assert storage.get_trial(lost).user_attrs == {compat.DRIVER_ATTR: "you"}
 
 
 def test_the_news_of_a_storage_are_what_changed_and_what_is_new(
@@ -80,19 +172,20 @@ def test_the_news_of_a_storage_are_what_changed_and_what_is_new(
     study = optuna.create_study(storage=storage)
     asked = [study.ask() for _ in range(4)]
     number = compat.study_id(study)
-    assert [t.number for t in compat.news(storage, number, [], 0)] == [0, 1, 2, 3]
+    known = compat.news(storage, number, [], 0, -1)
+    assert [trial.number for trial in known] == [0, 1, 2, 3]
     other = storage
     if url := str(getattr(getattr(storage, "_backend", None), "url", "")):
         other = open_backend(url)
     other.set_trial_state_values(compat.trial_id(asked[1]), TrialState.COMPLETE, [1.0])
     other.create_new_trial(number)
-    found = compat.news(storage, number, [1, 2], 4)
+    found = compat.news(storage, number, known[1:3], 4, compat.trial_id(known[3]))
     assert [(t.number, t.state) for t in found] == [
         (1, TrialState.COMPLETE),
         (2, TrialState.RUNNING),
         (4, TrialState.RUNNING),
     ]
-    assert compat.news(storage, number, [], 5) == []
+    assert compat.news(storage, number, [], 5, compat.trial_id(found[-1])) == []
 
 
 def test_the_settings_of_optunas_pruners_can_be_read() -> None:

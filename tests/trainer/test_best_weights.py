@@ -13,7 +13,13 @@ from omegaconf import DictConfig
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.types import Intervention, Verdict
-from iolaus.trainer.best_weights import SMOOTHING, BestWeights, load_best
+from iolaus.trainer.best_weights import (
+    SMOOTHING,
+    BestWeights,
+    SmoothedLoss,
+    forget_rebounds,
+    load_best,
+)
 from iolaus.trainer.lint import preview
 from iolaus.trainer.loop import start, train
 from iolaus.trainer.settings import read
@@ -43,8 +49,8 @@ def smoothed(losses: list[float]) -> list[float]:
 
 
 def test_a_rebound_does_not_cost_the_best_weights(tmp_path: Path) -> None:
-    """What is on disk at the end is from the report with the lowest smoothed loss; one lucky report
-    is not the best.
+    """What is on disk at the end is from the report with the lowest smoothed loss, under its own
+    name too; one lucky report is not the best.
     """
     rng = np.random.default_rng(0)
     losses = np.concatenate([np.linspace(3, 1, 40), np.linspace(1, 4, 40)]) + rng.normal(
@@ -60,31 +66,45 @@ def test_a_rebound_does_not_cost_the_best_weights(tmp_path: Path) -> None:
     assert kept["step"] == best_weights.step == expected
     assert kept["model"]["weight"].item() == expected
     assert kept["smoothed_loss"] == pytest.approx(min(smoothed(losses.tolist())))
-    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["best.pt", f"best_before_rebound_{expected}.pt"]
 
 
-def test_losses_that_are_not_finite_are_never_best() -> None:
-    """NaN or infinity, from the first report or later, leaves what was kept."""
-    best_weights = BestWeights(None)
-    best_weights.offer(0, 0, float("nan"), *pieces(0.0))
-    assert best_weights.step is None
-    other = BestWeights(None)
-    other.offer(0, 0, 1.0, *pieces(0.0))
-    other.offer(1, 0, float("-inf"), *pieces(1.0))
-    other.offer(2, 0, float("nan"), *pieces(2.0))
-    assert other.step == 0
+def test_the_weights_before_each_rebound_are_kept_and_named(tmp_path: Path) -> None:
+    """Each has a file that lower losses to come leave as it is, and is said once, within thirty
+    reports; of more than five the oldest go; a run begun anew in the folder forgets them.
+    """
+    falls = [np.linspace(9 - n, 7 - n, 60) for n in range(7)]
+    losses = np.concatenate(
+        [np.concatenate([fall, np.linspace(fall[-1], 9, 40)]) for fall in falls]
+    )
+    losses += np.random.default_rng(0).normal(0, 0.05, len(losses))
+    path, told = tmp_path / "best.pt", dict[int, Path]()
+    best_weights = BestWeights(path, clock=lambda: 0.0)
+    for step, loss in enumerate(losses.tolist()):
+        kept = best_weights.offer(step, 0, loss, *pieces(float(step)))
+        if kept is not None:
+            told[step] = kept
+    steps = [int(kept.stem.removeprefix("best_before_rebound_")) for kept in told.values()]
+    assert len(steps) == 7
+    for n, (at, step) in enumerate(zip(told, steps, strict=True)):
+        assert step == pytest.approx(100 * n + 60, abs=5)
+        assert step < at < step + 30
+    here = sorted(one.name for one in tmp_path.glob("best_before_rebound_*.pt"))
+    assert here == sorted(f"best_before_rebound_{step}.pt" for step in steps[-5:])
+    for step in steps[-5:]:
+        assert load_best(tmp_path / f"best_before_rebound_{step}.pt")["step"] == step
+    forget_rebounds(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["best.pt"]
 
 
-def test_it_is_written_now_and_then(tmp_path: Path) -> None:
-    """A new best within ten seconds of the last write stays in memory until the end."""
-    now = [0.0]
-    best_weights = BestWeights(tmp_path / "best.pt", clock=lambda: now[0])
-    for step, at in enumerate((0.0, 5.0, 12.0, 13.0)):
-        now[0] = at
-        best_weights.offer(step, 0, 10.0 - step, *pieces(0.0))
-        assert load_best(tmp_path / "best.pt")["step"] == (0, 0, 2, 2)[step]
-    best_weights.write()
-    assert load_best(tmp_path / "best.pt")["step"] == 3
+def test_noise_is_no_rebound() -> None:
+    """A curve that falls and then stays, with noise of a sixth of its fall, has no rebound."""
+    rng, smoothed_loss = np.random.default_rng(0), SmoothedLoss()
+    losses = 2 + 3 * np.exp(-np.arange(3000) / 20) + rng.normal(0, 0.5, 3000)
+    for loss in losses.tolist():
+        smoothed_loss.offer(loss)
+        assert smoothed_loss.rebound == 0
 
 
 def run(

@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from iolaus.sweeps.errors import BadInputError
 from iolaus.trainer.course import Summary
 from iolaus.trainer.data import Batches
-from iolaus.trainer.loop import evaluate, start, train
+from iolaus.trainer.loop import evaluate, start, train, update
+from iolaus.trainer.schedules import Exponential
 from iolaus.trainer.settings import Settings, read
 
 Compose = Callable[..., DictConfig]
@@ -462,3 +463,32 @@ def test_the_digit_sum_explodes_without_clipping_and_learns_with_it(compose: Com
     assert unclipped.best["val_accuracy"] < 0.2
     assert clipped.final["val_accuracy"] > 0.3
     assert 0.5 < sum(column(reports, "clipped")) / len(reports) <= 1
+
+
+def test_a_stage_begins_with_the_weights_that_the_one_before_ended_with(compose: Compose) -> None:
+    """One run through a staged schedule is the restarts by hand, each with a new optimizer and a
+    decay of its own, from the last weights of the run before.
+    """
+    stages = [(0.5, 0.8, 5), (0.15, 0.8, 10), (0.05, 0.8, 3)]
+    written = ",".join(
+        f"{{lr: {lr}, decay_rate: {rate}, decay_steps: {steps}, length_steps: 6}}"
+        for lr, rate, steps in stages
+    )
+    cfg = compose(
+        *SMALL, "steps=18", "optim=sgd", "schedule=staged", f"schedule.stages=[{written}]"
+    )
+    at_once = column(trained(cfg)[1], "loss")
+
+    run = read(cfg)
+    weights, by_hand, examples = first_model(run).state_dict(), list[float](), 0
+    batches = Batches(run.splits.train, run.seed)
+    for lr, rate, steps in stages:
+        state = start(run)
+        state.model.load_state_dict(weights)
+        schedule = Exponential(decay_rate=rate, decay_steps=steps)
+        for step in range(6):
+            made = update(run, state, batches.at(examples, 16), float(schedule(step, lr)))
+            by_hand.append(float(made.loss))
+            examples += 16
+        weights = state.model.state_dict()
+    assert by_hand == pytest.approx(at_once, rel=1e-6)

@@ -12,7 +12,7 @@ from iolaus.trainer.lint_command import lint_command
 
 SWEEPS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "sweep").glob("*.yaml"))
 # Of hundreds of settings, or that import more than torch.
-LONG = ("everything", "finetune", "summarise")
+LONG = ("everything", "finetune", "summarise", "summarise_stages")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,7 @@ def test_a_shipped_sweep_runs(name: str, tmp_path: Path) -> None:
         "--multirun",
         f"+sweep={name}",
         "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.finalists=null",
     ]
     done = subprocess.run(
         command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=280

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from iolaus.trainer.best_weights import load_best
+from iolaus.trainer.standalone import Standalone
 
 ROOT = Path(__file__).parents[2]
 EVERY = 50
@@ -108,3 +110,27 @@ def test_sigterm_keeps_what_was_done(tmp_path: Path) -> None:
     again.wait(60)
     step = int(checkpoint.name.removeprefix("step_"))
     assert f"going on exactly from step {step} of 100000" in log_of(tmp_path)
+
+
+def test_a_run_says_where_it_will_end_and_how_right_that_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line at a quarter and at half of its steps, as many after the last; a run that announced
+    no length says nothing.
+    """
+    caplog.set_level(logging.INFO, logger="trainer")
+    own, silent = (Standalone(tmp_path, goes_on=False) for _ in range(2))
+    own.plan(400, [])
+    for step in range(10, 401, 10):
+        for run in (own, silent):
+            run.report(step, loss=1 + 100 / step)
+            run.report(step, grad_norm=1.0)
+    for run in (own, silent):
+        run.look_back()
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in said] == [
+        *("forecast", "forecast"),
+        *("forecast at step 100", "forecast at step 200"),
+    ]
+    assert said[0].startswith("forecast: step 100 of 400: about 0 s left, loss ")
+    assert "it came to 1.2" in said[2]

@@ -185,6 +185,15 @@ def test_rouge_of_a_perfect_summary_is_1_and_unknown_words_are_wrong(file: Path)
     assert task(file).scores(Copies(), all_known.data().val) == {}
 
 
+def test_a_number_without_a_word_is_unknown(file: Path) -> None:
+    """A model may write any of its n_vocabulary numbers, also where the texts have fewer words."""
+    few = task(file, n_vocabulary=100)
+    vocabulary = few.vocabulary()
+    assert len(vocabulary.words) == 34
+    assert vocabulary.text([4, 34, 99, UNKNOWN, END, 5], "?") == f"{vocabulary.words[4]} ? ? ?"
+    assert vocabulary.text([4, 99, PAD]) == vocabulary.words[4]
+
+
 def test_words_and_signs() -> None:
     """Lower case, and each sign by itself."""
     assert words_of("Returns `x`, if any.") == ["returns", "`", "x", "`", ",", "if", "any", "."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_the_term_and_the_first_parameter_are_blamed(
         "diverged: the loss is nan at step 2; the gradient of the loss term extra.7 is not finite "
         "at step 1, though its value, 0, is; in the backward pass first that of bias"
     )
+
+
+def test_in_half_precision_a_bad_term_is_blamed_once_no_scale_helps(
+    line: Callable[..., Settings],
+) -> None:
+    """The scaler halves 65,536 to 1 in 16 updates that it leaves out; the next one names the term
+    and ends the run, which would go on for ever with the weights it has. Its result is NaN.
+    """
+    run = line(Line(n_terms=8, bad=7), TermSettings(weight=0.0), "precision=fp16", "steps=40")
+    summary = train(run, report=lambda *_, **__: None)
+    assert summary.n_steps == 17
+    assert summary.ended.startswith("diverged: no update is made any more")
+    assert "the gradient of the loss term extra.7 is not finite at step 17" in summary.ended
+    assert math.isnan(summary.result)
+    sound = train(replace(run, task=Line(n_terms=8)), report=lambda *_, **__: None)
+    assert sound.ended == "done"
 
 
 def test_the_main_term_may_be_to_blame(line: Callable[..., Settings]) -> None:

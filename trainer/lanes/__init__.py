@@ -8,5 +8,6 @@ lane_run.py  one run in a lane: what the solo loop has in local variables
 group.py     the runs in a stack, trained in blocks of steps
 serve.py     what a worker process does with the trials it is given
 width.py     how many lanes pay on this device
+remembered.py  the same, from an earlier sweep
 check.py     can a task be trained in lanes? `iolaus lanes-check`
 """

@@ -260,7 +260,8 @@ class Group:
     def _keep_best(self, rows: Mapping[int, Metrics], block: _Block) -> None:
         """Keep the weights of each run whose smoothed loss is the lowest so far.
 
-        To its file they go if that was written some time ago; a run that cannot write leaves.
+        To its file they go if that was written some time ago, or the loss has rebounded since; a
+        run that cannot write leaves.
         """
         improved = [
             lane
@@ -270,11 +271,16 @@ class Group:
         self.stack.keep([lane for lane in improved if lane not in block.ended])
         for lane in improved:
             self.stack.keep_state(lane, block.ended.get(lane, {}))
-        for lane in improved:
-            if time.perf_counter() - self._at(lane).written_s < WRITE_S:
+        rebounded = [lane for lane in rows if self._at(lane).has_rebounded]
+        for lane in (*improved, *rebounded):
+            run = self._at(lane)
+            is_due = time.perf_counter() - run.written_s >= WRITE_S
+            if not is_due and lane not in rebounded:
                 continue
             if (failure := self._write(lane)) is not None:
                 self._leave(lane, failure)
+            elif lane in rebounded:
+                run.keep_before_rebound()
 
     def _report(self, rows: Mapping[int, Metrics], block: _Block) -> None:
         """Report each run's metrics, and comply with what the sweep answers."""

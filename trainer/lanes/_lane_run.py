@@ -14,7 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iolaus.trainer.best_weights import SmoothedLoss, write_best
+from iolaus.trainer.best_weights import (
+    SmoothedLoss,
+    forget_rebounds,
+    is_rebound_to_keep,
+    keep_before_rebound,
+    write_best,
+)
 from iolaus.trainer.checkpoint import RunState, Saves, taken_random_state
 from iolaus.trainer.course import Course, Hooks, Summary
 from iolaus.trainer.data import Batches
@@ -90,6 +96,19 @@ class LaneRun:
         return True
 
     @property
+    def has_rebounded(self) -> bool:
+        """Whether the loss has climbed back, and its best weights have no file of their own yet."""
+        if self.keep is None or self.best is None:
+            return False
+        return is_rebound_to_keep(self.keep, self.best.step, self.smoothed)
+
+    def keep_before_rebound(self) -> None:
+        """Give the best weights, which have been written, a file of their own."""
+        if self.keep is not None and self.best is not None:
+            kept = keep_before_rebound(self.keep, self.best.step)
+            self.course.tell_of_rebound(self.best.step, kept)
+
+    @property
     def kept_best(self) -> dict[str, Any] | None:
         """The best weights, which are in `state` now, as the solo loop keeps them."""
         if self.best is None:
@@ -132,6 +151,8 @@ def begin_lane_run(
     folder: see `train`.
     """
     earlier = kept.course if kept else None
+    if keep is not None and kept is None:
+        forget_rebounds(keep)
     lane_run = LaneRun(
         run,
         state,

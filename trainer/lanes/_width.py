@@ -35,13 +35,15 @@ MOST_CHECKED = 64
 class Width:
     """The number of lanes that pays, and the steps a second of all of them and of the solo loop.
 
-    pays_from: the fewest lanes tried that were faster than the solo loop.
+    pays_from: the fewest lanes tried that were faster than the solo loop. is_remembered: it was
+    measured in an earlier sweep.
     """
 
     n_lanes: int
     pays_from: int
     steps_per_s: float
     alone_per_s: float
+    is_remembered: bool = False
 
     def __str__(self) -> str:
         if self.n_lanes == 1:
@@ -50,9 +52,10 @@ class Width:
                 f"{self.alone_per_s:.0f} alone"
             )
         ratio = self.steps_per_s / self.alone_per_s
+        when = ", when last measured" if self.is_remembered else ""
         return (
             f"{self.n_lanes} lanes per slot: {self.steps_per_s:.0f} trial-steps/s, "
-            f"{ratio:.1f} times one trial alone"
+            f"{ratio:.1f} times one trial alone{when}"
         )
 
 

@@ -14,6 +14,7 @@ from iolaus.trainer.checkpoint import state_to_resume
 from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.lanes._group import Group
 from iolaus.trainer.lanes._lane_run import LaneRun, begin_lane_run
+from iolaus.trainer.lanes._remembered import remembered
 from iolaus.trainer.lanes._width import best_width
 from iolaus.trainer.lanes.check import check
 from iolaus.trainer.lanes.kind import Kind, NotInLanesError, kind_of
@@ -193,7 +194,7 @@ class _Room:
         if self.why_alone:
             raise NotInLanesError(self.why_alone)
         if kind not in self._faults:
-            self._faults[kind] = self._fault_of(run)
+            self._faults[kind] = self._fault_of(run, kind)
             self._server.open(1 if all(self._faults.values()) else self.n_trials)
         if (fault := self._faults[kind]) is not None:
             raise NotInLanesError(fault)
@@ -216,13 +217,14 @@ class _Room:
         self._has_begun = self._has_begun or bool(n_by_kind)
         return not (self.why_alone and n_by_kind)
 
-    def _fault_of(self, run: Settings) -> str | None:
+    def _fault_of(self, run: Settings, kind: Hashable) -> str | None:
         try:
             check(run)
         except NotInLanesError as error:
             return str(error)
         if self._n_lanes is None:
-            width = best_width(run, self._server.most)
+            most = self._server.most
+            width = remembered(run, kind, most, lambda: best_width(run, most))
             self._n_lanes, self._pays_from = width.n_lanes, width.pays_from
             self._server.say(str(width))
         return "the solo loop is as fast" if self._n_lanes == 1 else None

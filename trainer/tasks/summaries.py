@@ -182,11 +182,15 @@ class Vocabulary:
     words: tuple[str, ...]
 
     def text(self, numbers: Sequence[int], unknown: str = "") -> str:
-        """The words up to the first end, with `unknown` for those that are not known."""
-        names = {UNKNOWN: unknown}
+        """The words up to the first end, with `unknown` for those that are not known.
+
+        Nor is a number without a word: a model of n_vocabulary numbers may write it where the texts
+        have fewer words.
+        """
         upto = numbers[: numbers.index(END)] if END in numbers else numbers
-        shown = (names.get(n, self.words[n]) for n in upto if n == UNKNOWN or n >= len(SPECIAL))
-        return " ".join(filter(None, shown))
+        said = [n for n in upto if n == UNKNOWN or n >= len(SPECIAL)]
+        known = range(len(SPECIAL), len(self.words))
+        return " ".join(filter(None, (self.words[n] if n in known else unknown for n in said)))
 
 
 def words_of(text: str) -> list[str]:

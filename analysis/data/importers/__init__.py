@@ -1,6 +1,7 @@
 """Runs that other tools recorded, as the rows of a sweep.
 
-tables.py        CSV, TSV, Parquet, JSON and JSON Lines; charts and tables of W&B and others
+cells.py         files of rows: text with any delimiter, Parquet, JSON, packed or not
+tables.py        what their columns mean; charts and tables of W&B and others
 tensorboard.py   folders of event files
 stores.py        MLflow's stores, Optuna's databases
 steps.py         what the rows of a run say of their order
@@ -12,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from iolaus.analysis.data.importers import stores, tables, tensorboard
+from iolaus.analysis.data.importers.cells import READ_SUFFIXES
 from iolaus.analysis.data.importers.rows import Columns, Runs, tidy
 
 __all__ = ["Columns", "Runs", "read_runs"]
@@ -37,12 +39,12 @@ def read_runs(source: Path, columns: Columns | None = None) -> Runs:
             return tidy(found, source)
         raise FileNotFoundError(
             f"{source} is no sweep (it has no sweep.yaml) and holds no TensorBoard event files, "
-            "no mlruns and no table of runs (.csv, .tsv, .parquet, .json, .jsonl)"
+            f"no mlruns and no table of runs ({', '.join(READ_SUFFIXES)})"
         )
     if not source.is_file():
         raise FileNotFoundError(
-            f"no runs at {source}: give a sweep's folder, a table (.csv, .tsv, .parquet, .json, "
-            ".jsonl), a database of Optuna or MLflow, or a folder of TensorBoard, MLflow or tables"
+            f"no runs at {source}: give a sweep's folder, a table ({', '.join(READ_SUFFIXES)}), a "
+            "database of Optuna or MLflow, or a folder of TensorBoard, MLflow or tables"
         )
     if stores.is_sqlite(source):
         return tidy(stores.database(source), source)

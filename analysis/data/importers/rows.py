@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["ABOUT", "CURVE_COLUMNS", "Columns", "Found", "Runs", "in_rows", "is_metric", "tidy"]
+__all__ = [
+    "ABOUT",
+    "CURVE_COLUMNS",
+    "Columns",
+    "Found",
+    "Runs",
+    "in_rows",
+    "is_metric",
+    "moments",
+    "tidy",
+]
 
 # Columns that are about a trial, not metrics of it.
 ABOUT = ("task", "seed", "setting", "code", "state", "why", "censored", "budget", "n_steps")
@@ -27,6 +38,7 @@ CURVE_COLUMNS = ["trial", "step", "examples", "seconds", "metric", "value"]
 # time between nine of ten others, and no shorter than PAUSE_S.
 PAUSE_FACTOR = 100
 PAUSE_S = 600.0
+YEAR_5138_S = 1e11
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +126,13 @@ def _as_ours(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _seconds(reports: pd.DataFrame) -> tuple[pd.Series, list[str]]:
-    """Seconds since each trial's first report, without pauses; and what pauses there were.
-
-    Numbers beyond the year 5138 in seconds are milliseconds.
-    """
-    time = reports["timestamp"]
-    if not pd.api.types.is_numeric_dtype(time):
-        time = (pd.to_datetime(time, utc=True) - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(
-            seconds=1
-        )
-    elif time.max() > 1e11:
-        time = time / 1000
+    """Seconds since each trial's first report, without pauses; and what pauses there were."""
+    time = moments(reports["timestamp"])
     seconds = time - time.groupby(reports["trial"]).transform("min")
     notes = []
     for trial, own in seconds.groupby(reports["trial"]):
-        moments = np.unique(own.dropna())
-        gaps = np.diff(moments)
+        known = np.unique(own.dropna())
+        gaps = np.diff(known)
         if len(gaps) < 3:
             continue
         usual = float(np.quantile(gaps, 0.9))
@@ -138,10 +141,34 @@ def _seconds(reports: pd.DataFrame) -> tuple[pd.Series, list[str]]:
             continue
         cut = np.where(pauses, gaps - np.median(gaps[~pauses]), 0.0)
         seconds[own.index] = (
-            own - np.concatenate([[0.0], np.cumsum(cut)])[np.searchsorted(moments, own)]
+            own - np.concatenate([[0.0], np.cumsum(cut)])[np.searchsorted(known, own)]
         )
         notes.append(f"{trial} paused for {cut.sum():,.0f} s, which are not counted as its time")
     return seconds, notes
+
+
+def moments(time: pd.Series) -> pd.Series:
+    """Timestamps as seconds since any origin, NaN where there is none.
+
+    Numbers beyond the year 5138 in seconds are milliseconds, microseconds or nanoseconds; texts are
+    dates and times of any zone, UTC if they name none, or hours, minutes and seconds that have
+    passed. All are NaN if one cannot be read.
+    """
+    if pd.api.types.is_numeric_dtype(time):
+        while time.max() > YEAR_5138_S:
+            time = time / 1000
+        return time.astype(float)
+    none = pd.Series(np.nan, time.index)
+    if time.astype(str).str.fullmatch(r"\d+(:\d\d){1,2}(\.\d+)?|nan|None|").all():
+        parts = time.astype("string").str.split(":", expand=True).astype(float)
+        return parts.mul([60.0**n for n in range(parts.shape[1] - 1, -1, -1)]).sum(
+            axis=1, min_count=1
+        )
+    for form in ("ISO8601", "mixed"):
+        with contextlib.suppress(ValueError, TypeError):
+            read = pd.to_datetime(time, utc=True, format=form)
+            return (read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    return none
 
 
 def in_rows(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
@@ -156,9 +183,11 @@ def in_rows(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
     fixed = [c for c in ("trial", "step", "examples", "seconds", "timestamp") if c in frame]
     metrics = [c for c in frame.columns if c not in fixed and is_metric(frame[c])]
     if not metrics:
+        seen = {str(c): frame[c].dropna() for c in frame.columns if c not in fixed}
+        examples = [f"{c} (such as {v.iloc[0]!r})" for c, v in list(seen.items())[:12] if len(v)]
         raise ValueError(
             f"{source} holds no curves: no column of numbers beside trial and step; "
-            f"it has {', '.join(map(str, frame.columns[:12]))}"
+            f"it has {', '.join([*fixed, *examples])}"
         )
     is_alike = _goes_with(frame[metrics].notna().to_numpy(np.int64)).ravel(order="F")
     # Any table may have a column that is called value, which melt would take for its own.

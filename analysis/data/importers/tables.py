@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 
-from iolaus.analysis.data.importers.rows import ABOUT, Columns, Found, in_rows, is_metric
+from iolaus.analysis.data.importers.cells import JSON, flat, kind_of, read_frame, read_rows
+from iolaus.analysis.data.importers.rows import ABOUT, Columns, Found, in_rows, is_metric, moments
 from iolaus.analysis.data.importers.steps import in_order, whole_steps
 from iolaus.sweeps.metric import infer_goal
 
@@ -22,17 +20,18 @@ __all__ = ["folder", "read_table"]
 # Our names of the columns of a file: theirs, in small letters, the first that is there.
 ALIASES = {
     "trial": (
-        *("trial", "run_id", "run_uuid", "run", "run name", "run_name", "name", "_run", "trial_id"),
-        "number",
+        *("trial", "run_id", "run_uuid", "run", "run_name", "name", "_run", "trial_id"),
+        *("trial_name", "experiment", "experiment_name", "exp_name", "exp", "number"),
     ),
     "step": (
-        *("step", "_step", "global_step", "iteration", "training_iteration", "iter", "steps"),
-        *("num_updates", "update", "epoch", "epochs"),
+        *("step", "_step", "global_step", "trainer/global_step", "train/global_step"),
+        *("iteration", "training_iteration", "iterations", "iter", "it", "steps", "num_updates"),
+        *("update", "updates", "num_timesteps", "timesteps", "epoch", "epochs"),
     ),
-    "seconds": ("seconds", "_runtime", "relative time (process)", "time_total_s"),
-    "metric": ("metric", "key", "tag"),
-    "value": ("value",),
-    "timestamp": ("timestamp", "_timestamp", "wall_time", "wall time", "created_at", "time"),
+    "seconds": ("seconds", "_runtime", "relative_time_(process)", "time_total_s", "elapsed_s"),
+    "metric": ("metric", "metric_name", "key", "tag"),
+    "value": ("value", "metric_value"),
+    "timestamp": ("timestamp", "_timestamp", "wall_time", "created_at", "time", "datetime"),
     "state": ("state", "status"),
 }
 # What is no metric in a chart: W&B adds the columns of steps and times.
@@ -49,9 +48,12 @@ PARAMETER = re.compile(r"^(?:config|params|hparams|hyperparameters|hp)[./](?P<ke
 OPTUNA_PARAMETER = re.compile(r"^params_(?P<key>.+)$")
 WANDB_CHART = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<bound>__MIN|__MAX)?(?P<again>\.\d+)?$")
 TENSORBOARD_CSV = re.compile(r"^run-(?P<run>.+)-tag-(?P<tag>.+)$")
-SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".json", ".jsonl", ".ndjson")
 # What lies beside a run's table and says its parameters.
 PARAMETER_FILES = ("hparams.yaml", "params.json", "args.yaml", ".hydra/config.yaml")
+# In a folder, files of the second kinds may also be configs, notes and lists of packages.
+SURELY_TABLES = (".csv", ".tsv", ".parquet", ".pq", ".feather", ".jsonl", ".ndjson")
+MAYBE_TABLES = (".json", ".txt", ".log", ".dat")
+KNOWN_FILES = ("trainer_state.json", "result.json", "log.json", "metrics.json")
 # Files of a folder that are read; more are hardly the runs of one question.
 MOST_FILES = 10_000
 
@@ -72,10 +74,12 @@ def read_table(source: Path, columns: Columns) -> Found:
     Hugging Face's trainer_state.json; the Parquet of neptune-exporter; TensorBoard's CSV of a
     scalar. Raises ValueError for what is no such table.
     """
-    frame = _frame(source)
+    if kind_of(source)[0] in JSON:
+        frame = _of_rows(read_rows(source, _is_of_run))
+    else:
+        frame = read_frame(source, lambda name: _is_text(name, columns))
     if frame.empty and not len(frame.columns):
         raise ValueError(f"{source} is empty")
-    frame.columns = [str(column).strip() for column in frame.columns]
     if {"attribute_path", "attribute_type"} <= set(frame.columns):
         return _neptune(frame, source)
     charts = {c: m for c in frame.columns if (m := WANDB_CHART.match(c))}
@@ -90,21 +94,29 @@ def folder(source: Path, columns: Columns) -> Found | None:
     Each is a run, named after its path, unless it names its runs itself; of the checkpoints of one
     run the last counts. Parameters are read from the file that tools write beside.
     """
-    paths = [path for path in sorted(source.rglob("*")) if path.is_file() and _may_be_table(path)][
-        : MOST_FILES + 1
-    ]
+    paths = [
+        path
+        for path in sorted(source.rglob("*"))
+        if _may_be_table(path)
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+        and path.is_file()
+    ][: MOST_FILES + 1]
     if len(paths) > MOST_FILES:
         raise ValueError(f"{source} holds more than {MOST_FILES:,} tables: give a folder of fewer")
     paths = _last_checkpoints(paths)
-    names = _names(paths, source)
-    found, problems = [], []
-    for path, name in zip(paths, names, strict=True):
+    read, problems = {}, []
+    for path in paths:
         try:
             one = read_table(path, columns)
         except ValueError as error:
-            problems.append(str(error))
+            if kind_of(path)[0] in SURELY_TABLES or path.name in KNOWN_FILES:
+                problems.append(str(error))
             continue
-        if set(one.reports["trial"]) == {path.stem}:  # it names none
+        if _is_run(path, one):
+            read[path] = one
+    found = []
+    for (path, one), name in zip(read.items(), _names([*read], source), strict=True):
+        if set(one.reports["trial"]) == {_stem(path)}:  # it names none
             known = one.about.iloc[0].to_dict() if len(one.about) else {}
             about = pd.DataFrame([_parameters_beside(path) | known], index=[name])
             reports = one.reports.assign(trial=name)
@@ -124,9 +136,14 @@ def folder(source: Path, columns: Columns) -> Found | None:
 
 
 def _may_be_table(path: Path) -> bool:
-    if path.suffix in (".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"):
-        return not any(part.startswith(".") for part in path.parts)
-    return path.name in ("trainer_state.json", "result.json", "log.json", "metrics.json")
+    return kind_of(path)[0] in (*SURELY_TABLES, *MAYBE_TABLES)
+
+
+def _is_run(path: Path, found: Found) -> bool:
+    """Whether a file of a folder is a run, and not a note or a config that reads as one."""
+    if kind_of(path)[0] in SURELY_TABLES or path.name in KNOWN_FILES:
+        return True
+    return bool(found.reports.groupby(["trial", "metric"]).size().max() > 1)
 
 
 def _last_checkpoints(paths: list[Path]) -> list[Path]:
@@ -150,11 +167,16 @@ def _last_checkpoints(paths: list[Path]) -> list[Path]:
 
 def _names(paths: list[Path], source: Path) -> list[str]:
     """The names of runs: their paths, without what all have in common."""
-    relative = [path.relative_to(source).with_suffix("") for path in paths]
+    relative = [path.relative_to(source).with_name(_stem(path)) for path in paths]
     if len({path.name for path in relative}) == 1 and len(paths) > 1:
         relative = [path.parent for path in relative]
     names = [re.sub(r"(^|/)checkpoint-\d+$", "", str(path)) for path in relative]
     return [name if name not in ("", ".") else source.name for name in names]
+
+
+def _stem(path: Path) -> str:
+    """A file's name without its kind and packing."""
+    return path.name[: len(path.name) - len("".join(kind_of(path)))]
 
 
 def _parameters_beside(path: Path) -> dict[str, Any]:
@@ -167,103 +189,14 @@ def _parameters_beside(path: Path) -> dict[str, Any]:
                 except (yaml.YAMLError, UnicodeDecodeError):
                     continue
                 if isinstance(content, Mapping):
-                    return {f"params.{key}": value for key, value in _flat(content, ".").items()}
+                    return {f"params.{key}": value for key, value in flat(content, ".").items()}
     return {}
-
-
-def _frame(source: Path) -> pd.DataFrame:
-    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
-        ".parquet": pd.read_parquet,
-        ".pq": pd.read_parquet,
-        ".json": _read_json,
-        ".jsonl": _read_json_lines,
-        ".ndjson": _read_json_lines,
-    }
-    try:
-        frame = readers.get(source.suffix, _read_csv)(source)
-    except (ValueError, UnicodeDecodeError) as error:  # of pandas, who does not name the file
-        raise ValueError(f"{source} cannot be read as a table: {error}") from error
-    return frame
-
-
-def _read_csv(source: Path) -> pd.DataFrame:
-    """A CSV file without the headers within it, and with None and null as values of parameters."""
-    separator = "\t" if source.suffix == ".tsv" else _separator(source)
-    options: dict[str, Any] = {"sep": separator, "skipinitialspace": True}
-    frame: pd.DataFrame = pd.read_csv(source, low_memory=False, **options)
-    is_header = np.zeros(len(frame), dtype=bool)
-    if not any(map(pd.api.types.is_numeric_dtype, frame.dtypes)):
-        # A logger that appends after a restart may write its header again.
-        is_header = (frame.astype(str) == list(map(str, frame.columns))).all(axis=1).to_numpy()
-        frame = frame[~is_header].apply(_numbers_if_all_are)
-    if params := [c for c in frame.columns if _parameter(str(c).strip(), is_optuna=False)]:
-        texts = pd.read_csv(source, usecols=params, dtype=str, keep_default_na=False, **options)
-        texts = texts[~is_header]
-        for column in params:
-            is_null = texts[column].str.lower().isin(("none", "null"))
-            if is_null.any():
-                frame[column] = frame[column].astype(object).mask(is_null, texts[column])
-    return frame
-
-
-def _separator(source: Path) -> str:
-    """Of the first line: a comma, or what else stands between its names."""
-    with source.open(encoding="utf-8", errors="replace") as file:
-        line = file.readline(65536)
-    if "," in line:
-        return ","
-    try:
-        return csv.Sniffer().sniff(line, delimiters=";\t|").delimiter
-    except csv.Error:
-        return ","
-
-
-def _numbers_if_all_are(column: pd.Series) -> pd.Series:
-    """A column of text as numbers, if each of its cells that is not empty is one."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    return numbers if numbers.notna().equals(column.notna()) else column
-
-
-def _read_json(source: Path) -> pd.DataFrame:
-    """A list of rows, columns by name, Hugging Face's state, or lines of JSON."""
-    text = source.read_text(encoding="utf-8")
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
-        return _read_json_lines(source)
-    if isinstance(content, Mapping) and isinstance(content.get("log_history"), list):
-        content = content["log_history"]
-    if isinstance(content, list) and all(isinstance(row, Mapping) for row in content):
-        return _of_rows(_flat(row, "/") for row in content)
-    if isinstance(content, Mapping):
-        columns = {name: v for name, v in content.items() if isinstance(v, list)}
-        if columns and len({len(v) for v in columns.values()}) == 1:
-            return pd.DataFrame(columns)
-    raise ValueError("it is no list of rows, and no columns of equal length")
-
-
-def _read_json_lines(source: Path) -> pd.DataFrame:
-    rows = []
-    with source.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                if not line.endswith("\n"):
-                    continue  # the last line, of a run that was killed
-                raise ValueError(f"line {number} is no JSON: {error}") from error
-            if not isinstance(row, Mapping):
-                raise ValueError(f"line {number} is no object with names")
-            rows.append(_flat(row, "/"))
-    return _of_rows(rows)
 
 
 def _of_rows(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows of their own names: what a row does not name was not reported there, and is not NaN."""
     rows = list(rows)
-    if any({name.lower() for name in row} >= {"metric", "value"} for row in rows):
+    if any(all({*map(_plain, row)} & {*ALIASES[c]} for c in ("metric", "value")) for row in rows):
         return pd.DataFrame(rows)
     reports = []
     for row in rows:
@@ -273,28 +206,38 @@ def _of_rows(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             for name, value in row.items()
             if name not in of_run
             and not NO_METRIC.match(name)
-            and isinstance(value, int | float)
             and not isinstance(value, bool)
+            and (isinstance(value, int | float) or _is_number(value))
         ]
-    return pd.DataFrame(reports)
+    frame = pd.DataFrame(reports)
+    return frame.assign(value=frame["value"].astype(float)) if len(frame) else frame
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a text is a number; JSON itself has no NaN, so that tools write "NaN"."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_of_run(name: str) -> bool:
     """Whether what a row says under a name is of its run, or of its time, and no metric."""
     ours = ("trial", "step", "seconds", "timestamp", "state")
-    is_known = name in ABOUT or any(name.lower() in ALIASES[column] for column in ours)
+    is_known = name in ABOUT or any(_plain(name) in ALIASES[column] for column in ours)
     return is_known or _parameter(name, is_optuna=False) is not None
 
 
-def _flat(row: Mapping[str, Any], joint: str, prefix: str = "") -> dict[str, Any]:
-    """Nested names joined; what is no single value is left out."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, joint, f"{prefix}{name}{joint}")
-        elif not isinstance(value, list | tuple):
-            flat[f"{prefix}{name}"] = value
-    return flat
+def _is_text(name: str, columns: Columns) -> bool:
+    """Whether a column holds names, of runs or of what was chosen."""
+    runs = ALIASES["trial"] if columns.run is None else (_plain(columns.run),)
+    return _plain(name) in runs or _parameter(name, is_optuna=False) is not None
+
+
+def _plain(name: str) -> str:
+    """A column's name as in ALIASES, where Run Name, run-name and run_name are one."""
+    return re.sub(r"[\s\-]+", "_", name.strip().lower())
 
 
 def _parameter(column: str, *, is_optuna: bool) -> str | None:
@@ -314,9 +257,11 @@ def _renamed(frame: pd.DataFrame, columns: Columns, source: Path) -> pd.DataFram
             new[column] = f"params.{key}"
         elif column.startswith("metrics.") and "run_id" in frame:
             new[column] = column.removeprefix("metrics.")
-    known = {c.lower(): c for c in reversed(frame.columns) if c not in new}
+    known = {_plain(c): c for c in reversed(frame.columns) if c not in new}
     for ours, theirs in ALIASES.items():
         asked = {"step": columns.step, "trial": columns.run}.get(ours)
+        if asked is not None and asked not in frame:
+            asked = known.get(_plain(asked), asked)
         if asked is not None and asked not in frame:
             option = "--step" if ours == "step" else "--run"
             raise ValueError(
@@ -341,7 +286,7 @@ def _unique_names(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _wandb_chart(frame: pd.DataFrame, charts: dict[str, re.Match[str]]) -> pd.DataFrame:
     others = frame[[c for c in frame.columns if c not in charts]]
-    names = {c: c.lower() for c in others.columns}
+    names = {c: _plain(c) for c in others.columns}
     axes = [
         c for c, low in names.items() if low not in (*ALIASES["seconds"], *ALIASES["timestamp"])
     ]
@@ -363,7 +308,7 @@ def _wandb_chart(frame: pd.DataFrame, charts: dict[str, re.Match[str]]) -> pd.Da
             }
         )
         for column, m in charts.items()
-        if m["bound"] is None and m["metric"].lower() not in NO_METRICS
+        if m["bound"] is None and _plain(m["metric"]) not in NO_METRICS
     ]
     return pd.concat(parts, ignore_index=True).dropna(subset="value")
 
@@ -375,9 +320,9 @@ def _is_again(match: re.Match[str], charts: Mapping[str, re.Match[str]]) -> bool
 def _of_frame(frame: pd.DataFrame, source: Path) -> Found:
     """A table with our names as reports, in order."""
     notes: list[str] = []
-    one_scalar = TENSORBOARD_CSV.match(source.stem)
+    one_scalar = TENSORBOARD_CSV.match(_stem(source))
     is_scalar = "value" in frame and "metric" not in frame and "timestamp" in frame
-    name = source.stem if one_scalar is None else one_scalar["run"]
+    name = _stem(source) if one_scalar is None else one_scalar["run"]
     direction = None
     if is_scalar and {*frame.columns} == {"timestamp", "step", "value"}:
         frame = frame.assign(metric="value" if one_scalar is None else one_scalar["tag"])
@@ -396,6 +341,13 @@ def _of_frame(frame: pd.DataFrame, source: Path) -> Found:
         )
     if "task" in frame and frame["task"].nunique() > 1:
         frame = frame.assign(trial=frame["task"].astype(str) + "/" + frame["trial"].astype(str))
+    if "timestamp" in frame:
+        time = moments(frame["timestamp"])
+        if time.isna().all() and frame["timestamp"].notna().any():
+            frame = frame.drop(columns="timestamp")
+            notes.append(f"the times of {source.name} cannot be read: it has no seconds")
+        else:
+            frame = frame.assign(timestamp=time)
     is_one_each = has_names and not frame["trial"].duplicated().any()
     if "step" not in frame:
         frame, said = _numbered(frame, source, is_one_each, seen)
@@ -414,6 +366,8 @@ def _numbered(
     frame: pd.DataFrame, source: Path, is_one_each: bool, seen: str
 ) -> tuple[pd.DataFrame, list[str]]:
     """A table without steps: its rows are reports in their order, or the ends of runs."""
+    if "timestamp" in frame and frame["timestamp"].notna().all():
+        frame = frame.sort_values("timestamp", kind="stable")
     if "metric" in frame and "value" in frame:
         frame = frame.assign(step=frame.groupby(["trial", "metric"]).cumcount())
         return frame, [f"{source.name} has no steps: the rows of a run are taken for its reports"]

@@ -14,7 +14,9 @@ from scipy.stats import ttest_ind
 
 from iolaus.analysis.data.sweep import Sweep, load
 from iolaus.analysis.diagnosis.decays import decays
+from iolaus.analysis.figures.batches import draw_batches
 from iolaus.analysis.figures.decays import draw_decays
+from iolaus.analysis.report.trial import described
 
 STEPS = np.arange(20, 2001, 20)
 SIZES = {"grows": 4, "small": 4, "large": 32}
@@ -117,11 +119,45 @@ def test_batches_that_grow_are_compared_with_those_that_do_not(tmp_path: Path) -
                     {"trial": 3 * setting + seed, "seed": seed, "params.batch.kind": kind}
                     | {"step": step, "loss": loss, "lr": 0.1, "examples": examples}
                 )
-    (said,) = decays(seeds_of_settings(rows, tmp_path)).sentences
+    sweep = seeds_of_settings(rows, tmp_path)
+    (said,) = decays(sweep).sentences
     assert said.startswith("All else equal: runs of equally many examples end at 3.")
-    assert "with a batch of 4, then 32 (from step 800), at 4." in said
+    # 3 + 3 exp(-examples / 600) at 3,040, 3,080, ... 3,200 examples, and at 3,520, 3,840, ...
+    assert re.search(
+        r"with a batch of 4, then 32 \(from step 800; the loss is 3\.01\d* in the 5 reports "
+        r"before and 3\.00\d* in those after\), at 4\.",
+        said,
+    )
     assert "with a batch of 4, at 5." in said
     assert "between the first two a difference of -1" in said
+    figure = Figure()
+    draw_batches(figure, sweep)
+    (ax,) = figure.axes
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["batch of 4, then 32", "batch of 4", "batch of 32"]
+    (ring,) = [line for line in ax.get_lines() if line.get_marker() == "o"]
+    assert float(ring.get_xdata()[0]) == 3200
+
+
+def test_each_stage_of_a_rate_that_jumps_is_said_with_the_loss_at_its_end(tmp_path: Path) -> None:
+    """Three stages of 400 steps, each with a loss of its own; a single jump needs no sentence."""
+    rows = [
+        {"trial": seed, "seed": seed, "step": step, "lr": 0.1, "loss": 4.0 - (step - 1) // 400}
+        for seed in range(3)
+        for step in range(20, 1201, 20)
+    ]
+    sweep = seeds_of_settings(rows, tmp_path)
+    corners = [[0, 0.5], [399, 0.3], [400, 0.2], [799, 0.1], [800, 0.05], [1199, 0.02]]
+
+    def said(plan: list[list[float]]) -> str:
+        trials = sweep.trials.assign(lr_plan=[plan] * 3)
+        return " ".join(decays(dataclasses.replace(sweep, trials=trials)).sentences)
+
+    assert said(corners) == (
+        "The rate of setting 0 jumps after steps 400, 800: at the ends of these 3 stages the loss "
+        "is 4, 3, 2 (mean of 3 seeds)."
+    )
+    assert said([*corners[:3], [1199, 0.02]]) == ""
 
 
 def test_one_seed_each_ranks_runs(tmp_path: Path) -> None:
@@ -166,15 +202,39 @@ def test_a_rebound_is_named_with_its_step(tmp_path: Path) -> None:
     assert re.match(r"1 run rebounded: trial 0 from step (9\d\d|10\d\d), by 1\.[45]\.", said)
 
 
+def test_weights_from_before_rebounds_are_named_with_their_step_and_file(tmp_path: Path) -> None:
+    """The last ones of a run that rebounded and of one that came down again; never a file that is
+    not there.
+    """
+    sweep = runs(tmp_path, KINDS)
+    folders = [str(tmp_path / f"trials/{n}") for n in sweep.trials.index]
+    sweep = dataclasses.replace(sweep, trials=sweep.trials.assign(folder=folders), folder=tmp_path)
+    for trial, steps in {1: (400,), 2: (60, 1200)}.items():
+        Path(folders[trial]).mkdir(parents=True)
+        for step in steps:
+            Path(folders[trial], f"best_before_rebound_{step}.pt").touch()
+    found = decays(sweep)
+    assert found.sentences[-1] == (
+        "2 runs rebounded and came down: trial 1 (the weights of step 400, before the rebound, are "
+        f"kept in {tmp_path}/trials/1/best_before_rebound_400.pt); trial 2 (the weights of step "
+        f"1200, before the rebound, are kept in {tmp_path}/trials/2/best_before_rebound_1200.pt, "
+        "and 1 earlier beside it)."
+    )
+    assert "1200" in str(described(sweep, 2)["kept before a rebound"])
+    assert "kept before a rebound" not in described(sweep, 0)
+
+
 def test_rates_and_losses_are_drawn_side_by_side(tmp_path: Path) -> None:
-    """One line per setting on each side, and a mark where it stalls."""
-    figure = Figure()
+    """One line per setting on each side, and a mark where it stalls; one legend above both."""
+    figure = Figure(layout="constrained")
     draw_decays(figure, runs(tmp_path, KINDS))
     left, right = figure.axes
     drawn = [line for line in right.lines if len(line.get_xdata()) > 1]
     assert len([line for line in left.lines if len(line.get_xdata()) > 1]) == len(drawn) == 3
-    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
         "rate is flat over the run",
         "rate is spent before half of the run",
         "rate falls over the run",
+        "stalls from here on",
     ]

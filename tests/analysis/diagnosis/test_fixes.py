@@ -25,7 +25,7 @@ from iolaus.analysis.diagnosis.fixes import (
     as_text,
     suggested_fix,
 )
-from iolaus.analysis.diagnosis.next_trials import continuing, enqueue, next_trials
+from iolaus.analysis.diagnosis.next_trials import _nearest, continuing, enqueue, next_trials
 from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis
 from iolaus.sweeps.search.space import signature
 
@@ -281,7 +281,9 @@ def test_cures_of_a_sweep_once_each_by_promise():
 
 
 def test_a_cure_outside_of_the_space_is_a_command():
-    """What the sweep does not search, or not so far, cannot be queued: the command says it."""
+    """What the sweep does not search, or not so far, has values beyond, the nearest setting inside
+    if there is one, and a command.
+    """
     made = sweep()
     table = diagnose(made)
     table.at[1, "fix"] = ("optim.lr=5.0",)
@@ -290,7 +292,46 @@ def test_a_cure_outside_of_the_space_is_a_command():
     assert found[(1,)].outside == "optim.lr=5 is not in 0.001 to 1"
     assert found[(2,)].outside == "clip is not searched"
     assert found[(2,)].command.endswith("clip=norm")
-    assert not found[(1,)].params
+    assert (found[(1,)].beyond, found[(1,)].nearest) == ({"optim.lr": 5.0}, {"optim.lr": 1.0})
+    assert (found[(2,)].beyond, found[(2,)].nearest) == ({"clip": "norm"}, {})
+    assert found[(1,)].params["optim.lr"] == 0.002  # its own
+
+
+def test_a_decay_that_cannot_be_shorter_has_a_lower_rate_instead():
+    """The nearest setting inside gives the same learning rates where the ranges allow it."""
+    space = signature(
+        {
+            "schedule.decay_rate": FloatDistribution(0.01, 0.99),
+            "schedule.decay_steps": FloatDistribution(100, 1000),
+        }
+    )
+    setting = {"schedule.decay_rate": 0.9, "schedule.decay_steps": 400.0}
+    near = _nearest(space, setting, {"schedule.decay_steps": 20.0})
+    assert near["schedule.decay_steps"] == 100
+    assert near["schedule.decay_rate"] == pytest.approx(0.9**5, rel=0.01)
+    assert _nearest(space, {**setting, "schedule.decay_steps": 20.0}, {"clip": "norm"}) == {}
+
+
+def test_fixes_outside_of_the_space_are_marked_in_the_queue(tmp_path):
+    """They are queued once when asked for, with their values beyond as texts; without, the nearest
+    inside is.
+    """
+    (tmp_path / "sweep.yaml").write_text(
+        "study_name: s\nstorage: null\ndirections: [minimize]\nmetric: loss\n"
+    )
+    study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    made = sweep()
+    table = diagnose(made)
+    table.at[1, "fix"] = ("optim.lr=5.0",)
+    table.at[2, "fix"] = ("clip=norm",)
+    found = [t for t in next_trials(made, table) if t.outside]
+    assert len(enqueue(tmp_path, found)) == 1
+    assert len(enqueue(tmp_path, found, beyond=True)) == 2
+    assert enqueue(tmp_path, found, beyond=True) == []
+    nearest, *beyond = study.get_trials(states=(optuna.trial.TrialState.WAITING,))
+    assert nearest.system_attrs["fixed_params"]["optim.lr"] == 1.0
+    assert "outside" not in nearest.user_attrs
+    assert {"optim.lr": "5"} in [t.user_attrs["outside"] for t in beyond]
 
 
 def test_what_a_new_choice_needs_comes_from_the_best_trial_that_has_it():

@@ -93,6 +93,25 @@ def test_a_loss_that_is_no_number_has_exploded_there(value, at):
     assert (found.shape, found.since) == ("exploded", STEPS[at])
 
 
+def test_a_run_ended_by_a_gradient_that_is_not_finite_names_its_term():
+    """In half precision its updates are left out, so the loss stays; a run that went on has not
+    ended by it.
+    """
+    metrics = {"loss": CURVES["underfitting"][:20] + NOISE[:20]}
+    ended = sweep({0: metrics, 1: {"loss": CURVES["converged"] + NOISE}})
+    blame = pd.DataFrame(
+        {"trial": 0, "step": 200, "metric": "not_finite/attention.0/decoder.bias", "value": 1.0}
+        | {"examples": math.nan, "seconds": 0.0},
+        index=[0],
+    )
+    found = diagnose(replace(ended, curves=pd.concat([ended.curves, blame])))
+    assert found["shape"][0] == "exploded"
+    assert "the loss term attention.0 is not finite at step 200" in found["reason"][0]
+    assert "mask" in found["advice"][0]
+    earlier = diagnose(replace(ended, curves=pd.concat([ended.curves, blame.assign(step=100)])))
+    assert earlier["shape"][0] != "exploded"
+
+
 @given(st.lists(st.floats(-1e100, 1e100) | st.just(math.nan) | st.just(math.inf), max_size=40))
 def test_any_curve_gets_a_shape(losses):
     """Whatever was reported, there is one shape of SHAPES and a reason, and no error."""
@@ -328,6 +347,22 @@ def test_a_steady_fall_from_a_high_start_is_no_explosion():
     assert diagnose_curve(features(20 - 12 * U)).shape in ("slow", "improving")
     assert diagnose_curve(features(1 + 50 * np.exp(-3 * U))).shape in ("slow", "improving")
     assert diagnose_curve(features(1 + 50 * np.exp(-100 * U) + NOISE)).shape == "exploded"
+
+
+def test_a_loss_that_wanders_about_its_start_is_no_explosion():
+    """Where no trial has learned, a rise of less than what is below the start later is none, and
+    the rate is not to be lowered; a rise far beyond is one.
+    """
+    # Measured: digits at a rate 10,000 times too low, whose seeds see the same batches.
+    one = 2.3 + 1e-3 * np.array([4.0, 4.9, 16.9, 8.5, 7.5, 10.1, 11.1, 13.0, 17.4, 12.6, -0.6, 1.6])
+    wandering = {n: one + 1e-4 * n for n in range(5)}
+    found = diagnose(sweep({n: {"loss": v} for n, v in wandering.items()}, **LR))
+    assert not found["shape"].eq("exploded").any()
+    assert not any("lower" in advice for advice in found["advice"])
+    risen = {**wandering, 5: np.where(U[:12] > 0.03, 2.6, 2.3) + NOISE[:12]}
+    assert (
+        diagnose(sweep({n: {"loss": v} for n, v in risen.items()}, **LR))["shape"][5] == "exploded"
+    )
 
 
 def test_flat_begins_where_the_loss_is_near_its_end():

@@ -217,6 +217,48 @@ def test_identical_settings_have_no_false_winner(n_seeds: int) -> None:
     assert claims <= (n_seeds > 1)
 
 
+def with_finalists(rng: np.random.Generator, lead: float = 0.0, n: int = 3) -> pd.DataFrame:
+    """Of 32 settings, the first better by `lead`, the n best by one seed have three more each."""
+    better = np.where(np.arange(32) == 0, -lead, 0.0)
+    first = better + rng.normal(0, 1, 32)
+    best = np.argsort(first)[:n]
+    more = [(b, seed, better[b] + rng.normal()) for b in best for seed in (1, 2, 3)]
+    rows = [*((k, 0, value) for k, value in enumerate(first)), *more]
+    frame = pd.DataFrame(rows, columns=["setting", "seed", "objective"])
+    return frame.assign(finalist=frame["seed"] > 0, **{"params.x": frame["setting"]})
+
+
+def test_finalists_are_compared_with_each_other() -> None:
+    """Of 30 sweeps of identical settings at most one has a winner though its finalists were chosen
+    by luck; one that is better by four times the noise is found in nine of ten; finalists come
+    first, and of the others nothing is claimed.
+    """
+    rng = np.random.default_rng(3)
+    equal = [rank(sweep(with_finalists(rng))) for _ in range(30)]
+    assert sum("better than" in found.headline() for found in equal) <= 1
+    for found in equal:
+        assert list(found.table["n_seeds"])[:4] == [4, 4, 4, 1]
+        assert found.table["tier"].notna().sum() == 3
+        assert found.n_others == 29
+        assert "3 finalists" in found.headline()
+        assert (
+            "of the other 29 settings, with fewer seeds, nothing more is known" in found.headline()
+        )
+    apart = [rank(sweep(with_finalists(rng, lead=4.0))) for _ in range(30)]
+    assert sum(f.headline().startswith("Setting 0 is better than the other 2") for f in apart) >= 27
+    alone = rank(sweep(with_finalists(rng, lead=9.0, n=1)))
+    assert alone.headline().startswith("Setting 0 is the finalist: objective")
+
+
+def test_settings_of_another_sweep_with_as_many_seeds_are_finalists_too() -> None:
+    """A setting without the mark that has as many completed seeds takes part."""
+    more = pd.DataFrame({"setting": 41, "seed": range(4), "objective": [5.0, 5.1, 4.9, 5.0]})
+    frame = pd.concat([with_finalists(np.random.default_rng(0)), more], ignore_index=True)
+    found = rank(sweep(frame.assign(finalist=frame["finalist"].fillna(False).astype(bool))))
+    assert found.table["tier"].notna().sum() == 4
+    assert found.n_others == 29
+
+
 def test_what_is_not_comparable_is_said() -> None:
     """Different code versions and different numbers of examples among the ranked trials are warned
     of, with numbers.

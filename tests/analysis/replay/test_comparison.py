@@ -337,9 +337,30 @@ def test_a_files_name_tells_how_to_read_it(tmp_path, name):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     """The message names the file and what is read."""
-    (tmp_path / "c.xlsx").write_text("trial")
-    with pytest.raises(ValueError, match=r"c\.xlsx: .* \.parquet, \.csv, \.csv\.gz, \.tsv"):
+    (tmp_path / "c.xlsx").write_bytes(b"PK\x03\x04 trial")
+    with pytest.raises(ValueError, match=r"c\.xlsx .* \.csv, \.tsv, .*\.parquet"):
         read(tmp_path / "c.xlsx")
+
+
+def test_runs_of_other_tools_are_replayed(tmp_path):
+    """What is read elsewhere is read here: a chart of W&B is the curves it shows, an accuracy is
+    negated, a run that diverged is not censored, and options say what columns are.
+    """
+    steps = np.arange(20)
+    chart = pd.DataFrame({"Step": steps})
+    for k in range(3):
+        chart[f"sweep-{k} - val/acc"] = 0.9 - 0.1 * k - np.exp(-steps / 8)
+    chart.to_csv(tmp_path / "chart.csv", index=False)
+    found = read(tmp_path / "chart.csv")["chart"]
+    np.testing.assert_allclose([c.losses[-1] for c in found], -chart.iloc[-1, 1:].astype(float))
+    assert [len(c.steps) for c in found] == [20] * 3
+    own = pd.DataFrame({"who": ["a"] * 20 + ["b"] * 20, "at": [*steps, *steps], "cost": 1.0})
+    own.loc[30:, "cost"] = math.inf
+    own.to_csv(tmp_path / "own.csv", index=False)
+    one, other = read(tmp_path / "own.csv", "cost", "minimize", "at", "who")["own"]
+    assert [c.n_finite for c in (one, other)] == [20, 10]
+    assert not one.censored
+    assert not other.censored
 
 
 @pytest.mark.parametrize(
@@ -376,10 +397,10 @@ def test_a_task_too_short_to_be_asked_is_named():
 
 def test_bad_curves_are_named(tmp_path):
     """A missing file, a missing column and an unknown pruner each get one clear sentence."""
-    with pytest.raises(FileNotFoundError, match="no curves at"):
+    with pytest.raises(FileNotFoundError, match="no runs at"):
         read(tmp_path / "nothing.csv")
-    pd.DataFrame({"trial": [1], "step": [0]}).to_csv(tmp_path / "c.csv")
-    with pytest.raises(ValueError, match="no column loss"):
+    pd.DataFrame({"trial": [1], "step": [0]}).to_csv(tmp_path / "c.csv", index=False)
+    with pytest.raises(ValueError, match="no column of numbers beside trial and step"):
         read(tmp_path / "c.csv")
     with pytest.raises(ValueError, match="no pruner called medium; there are none, divergence"):
         replay({"t": curves(4)}, ["medium"])

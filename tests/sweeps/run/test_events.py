@@ -40,6 +40,7 @@ events = st.one_of(
     st.builds(s.TimedOut, numbers, short),
     st.builds(s.Ended, numbers, outcomes),
     st.builds(s.Died, numbers, short),
+    st.builds(s.Renewed, numbers),
     st.builds(s.Interrupted),
     st.builds(s.Halted, short),
 )
@@ -57,6 +58,7 @@ STORY: list[s.Event] = [
     s.Proposed(1, 3),
     s.TimedOut(3, "timed out after 3 s: trial_timeout is 2 s"),
     s.Lost(3, "lost"),
+    s.Renewed(1),
     s.Ended(2, Outcome(Ending.COMPLETED, values=(0.123456,), returned="SECRET")),
 ]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import io
 import logging
 import os
 import pickle
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,11 +24,12 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, run_job
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -35,14 +38,13 @@ from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter, reporting_to
 from iolaus.sweeps.run._job import CHILD_REPORTS_FILE, HydraRunner
-from iolaus.sweeps.run._job_files import OUTPUT_FILE
 from iolaus.sweeps.run._messages import Assignment
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import as_floats
 from iolaus.sweeps.run._returns import FolderReturn
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.study._watched import WatchedCurve
-from iolaus.sweeps.types import Ending, Outcome, Returned, Verdict
+from iolaus.sweeps.types import OUTPUT_FILE, Ending, Outcome, Returned, Verdict
 
 
 class Colour(enum.Enum):
@@ -209,6 +211,20 @@ def composed(compose: Callable[[], DictConfig]) -> Any:
     )
 
 
+NUMBERS = st.integers(-(10**6), 10**6) | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(number=NUMBERS.map(repr) | st.sampled_from(["007", "1_0", "-0", "0.5e3", "1.", ".5", "1e3"]))
+def test_a_number_is_read_as_hydra_reads_it(app: App, number: str) -> None:
+    """Its value, type and text, also of those that are none to Hydra; with another before it."""
+    lines = ["lr=1", f"lr={number}", f"+new.x={number}", f"++x={number}"]
+    hydras = OverridesParser.create(app.context.config_loader).parse_overrides(list(lines))
+    for _ in range(2):
+        ours = app.composer.parse(lines)
+        assert ours == hydras
+        assert [type(o.value()) for o in ours] == [type(o.value()) for o in hydras]
+
+
 @given(lines=st.lists(st.sampled_from(OVERRIDES), max_size=4, unique=True))
 @settings(max_examples=25)
 def test_a_composed_config_is_hydras(app: App, lines: list[str]) -> None:
@@ -270,6 +286,88 @@ def contents(folder: Path) -> dict[str, Any]:
         )
         found[str(path.relative_to(folder))] = parsed
     return found
+
+
+def without_callbacks(app: App) -> HydraContext:
+    callbacks = Callbacks()
+    callbacks.callbacks = []
+    return HydraContext(config_loader=app.context.config_loader, callbacks=callbacks)
+
+
+# Values of one branch: numbers, texts that YAML quotes, wraps or escapes, lists, an enum's name.
+VALUES = {
+    "x": st.sampled_from(["2", "-1.5", "1e-05", "null", "true", "'007'", "'a b'", "[1,{a: 2}]"]),
+    "lr": st.floats(0, 1).map(repr),
+    "s.colour": st.sampled_from(["RED", "BLUE", "2"]),
+    "nested.long": st.sampled_from(["short", "'" + "word " * 40 + "'", "'ü: #'", "1:30", "''"]),
+    "+new.deep": st.sampled_from(["1", "'a: b'", "[x]"]),
+    "nested.c": st.sampled_from(["[]", "[3,4]", "[a,{b: null}]", "5"]),
+}
+
+
+@pytest.mark.usefixtures("process")
+@given(trials=st.lists(st.fixed_dictionaries(VALUES), min_size=2, max_size=4))
+@settings(max_examples=8, deadline=None, phases=[Phase.generate])
+def test_the_files_of_trials_are_hydras_to_the_byte(app: App, trials: list[dict[str, str]]) -> None:
+    """One trial after the other in one process; and each task has the config that Hydra gives it,
+    its own to change.
+    """
+    seen: list[Any] = []
+
+    def task(cfg: DictConfig) -> float:
+        hydra = HydraConfig.get()
+        seen.append([_plain(cfg), cfg.name, cfg._metadata.flags, _plain(hydra), cfg.nested.b])
+        logging.getLogger("app").info("hello")
+        with open_dict(cfg):
+            cfg.x, cfg.nested.extra = 99, 1
+        return 0.5
+
+    runner = HydraRunner(without_callbacks(app), task, app.composer)
+    for trial, values in enumerate(trials):
+        lines = tuple(f"{key}={value}" for key, value in values.items())
+        left: list[dict[str, bytes]] = []
+        for is_ours in (False, True):
+            if is_ours:
+                assert runner(Assignment(trial, lines), Reporter("loss", lambda: 0.0)).values
+            else:
+                run_as_hydra(app, task, trial, list(lines))
+            (folder,) = app.sweep_dir.iterdir()
+            left.append({p.name: p.read_bytes() for p in (folder / ".hydra").iterdir()})
+            assert "hello" in (folder / "app.log").read_text()
+            shutil.rmtree(app.sweep_dir)
+        assert left[1] == left[0]
+        assert len(left[0]) == 3
+        assert seen[-1] == seen[-2]
+
+
+@pytest.mark.usefixtures("process")
+@pytest.mark.parametrize("meddles", ["level", "handler", "stream", "filter", "nothing"])
+def test_logging_is_as_hydra_sets_it_up_whatever_a_task_did(app: App, meddles: str) -> None:
+    """Each job's log has what the next job said, once, and the handlers do not pile up."""
+    root = logging.getLogger()
+
+    def task(cfg: DictConfig) -> None:
+        logging.getLogger("app").info("of %s", cfg.x)
+        match meddles:
+            case "level":
+                root.setLevel(logging.ERROR)
+            case "handler":
+                root.addHandler(logging.StreamHandler())
+            case "stream":
+                root.handlers[0].stream = io.StringIO()  # type: ignore[attr-defined]
+            case "filter":
+                root.handlers[-1].addFilter(lambda _: False)
+
+    runner = HydraRunner(without_callbacks(app), task, app.composer)
+    made = []
+    for trial in range(3):
+        runner(Assignment(trial, (f"x={trial}",)), Reporter("loss", lambda: 0.0))
+        made.append(root.handlers[-1])
+        (folder,) = [f for f in app.sweep_dir.iterdir() if f.name.startswith(f"{trial}-")]
+        assert (folder / "app.log").read_text().count("of ") == 1
+        assert f"of {trial}\n" in (folder / "app.log").read_text()
+    assert (made[0] is made[2]) == (meddles == "nothing")
+    shutil.rmtree(app.sweep_dir)
 
 
 LINES = ("x=2", "db=postgresql", "lr=0.5", "s.colour=BLUE", "s.must='007'", "+new='a,b'")

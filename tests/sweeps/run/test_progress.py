@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import math
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from iolaus.sweeps.run._progress import Progress
+from iolaus.sweeps.run.slots_log import SlotRow
 from iolaus.sweeps.study.preview import Pace, Range
 from iolaus.sweeps.text import duration
 from iolaus.sweeps.types import Ending, Outcome
@@ -223,3 +225,48 @@ def test_what_the_first_trials_wait_for_is_not_paid_by_all() -> None:
     for trial in (0, 1):
         progress.ended(trial, Outcome(Ending.PRUNED))
     assert [(p.whole_s, p.share) for p in progress.shown()] == [(100.0, 0.1)] * 2
+
+
+def test_the_best_is_the_studys_not_the_sessions() -> None:
+    """A session that goes on shows what an earlier one has found, until it finds better."""
+    progress, *_ = make()
+    progress.best = (0.5, 3)
+    for trial, value in ((7, 0.9), (8, 0.4)):
+        assert "best 0.5 (trial 3)" in shown(progress)
+        progress.started(trial, 0)
+        progress.ended(trial, Outcome(Ending.COMPLETED, (value,)))
+    assert "best 0.4 (trial 8)" in shown(progress)
+
+
+@pytest.mark.parametrize("height", [3, 10, 40])
+def test_the_last_trials_to_end_fill_the_screen(height: int) -> None:
+    """With why they ended, the latest below, as many as the height has room for."""
+    progress, *_ = make(n_total=30, terminal=True)
+    progress.console = Console(file=io.StringIO(), width=100, height=height, force_terminal=True)
+    for trial in range(20):
+        progress.started(trial, 0)
+        progress.ended(trial, Outcome(Ending.PRUNED, (), "stalled\nsince step 3 " + "x" * 200))
+    progress.started(20, 0)
+    lines = shown(progress).splitlines()
+    ended = [line for line in lines if "pruned" in line and "stalled since step 3" in line]
+    assert len(ended) == min(20, max(height - 3, 0))
+    assert len(lines) < height or not ended
+    if ended:
+        assert ended[-1].startswith("  trial 19 pruned")
+
+
+def test_what_a_slot_holds_is_shown() -> None:
+    """Beside each running trial its memory, and of its GPU how busy and hot it is."""
+    progress, _, _ = make(terminal=True)
+    for trial in range(3):
+        progress.started(trial, trial)
+    row = SlotRow(0.0, 0, 0, 0, "0", 5 * 2**30, 2**30, 3.0, 9 * 2**30, 0.25, 61)
+    without = dataclasses.replace(row, trial=1, device="", utilisation=None)
+    unknown = dataclasses.replace(
+        row, trial=2, gpu_bytes=None, utilisation=None, temperature_c=None
+    )
+    progress.sampled([row, without, unknown])
+    lines = shown(progress).splitlines()
+    assert lines[1].rstrip().endswith("GPU 0: 5 GiB, 25%, 61 °C")
+    assert lines[2].rstrip().endswith("1 GiB")
+    assert lines[3].rstrip().endswith("GPU 0: in use")

@@ -82,3 +82,16 @@ def test_a_report_that_raises_does_not_harm_the_sweep(
 
     assert write_report(report, tmp_path) == ()
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_one_who_does_not_wait_for_the_report_is_let_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ctrl-C while it is made is a line that says how to make it later, and no traceback."""
+
+    def report(folder: Path) -> Sequence[Path]:
+        raise KeyboardInterrupt
+
+    with caplog.at_level(logging.INFO):
+        assert write_report(report, tmp_path) == ()
+    assert f"interrupted; iolaus report {tmp_path} makes it" in caplog.text

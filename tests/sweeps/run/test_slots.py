@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iolaus.sweeps.errors import BadInputError
-from iolaus.sweeps.run._slots import physical_cores, plan_slots, visible_gpus
+from iolaus.sweeps.run._slots import physical_cores, plan_slots
+from iolaus.sweeps.run.devices import Device
 
 gpu_lists = st.lists(st.sampled_from(["0", "1", "GPU-8f3a", "MIG-1/2/0"]), max_size=4, unique=True)
 
@@ -21,7 +21,7 @@ def test_slots_share_the_machine(n_jobs: int | str, gpus: list[str], n_cores: in
     """As many slots as asked, else one per GPU, else one per core; threads are shared, and GPUs go
     round evenly.
     """
-    slots = plan_slots(n_jobs, gpus, n_cores)
+    slots = plan_slots(n_jobs, [Device(gpu) for gpu in gpus], n_cores)
     assert len(slots) == (max(n_jobs, 1) if n_jobs != "auto" else len(gpus) or n_cores)
     assert [spec.slot for spec in slots] == list(range(len(slots)))
     (n_threads,) = {spec.n_threads for spec in slots}
@@ -44,43 +44,6 @@ def test_no_number_of_slots_is_refused(n_jobs: Any) -> None:
         BadInputError, match=rf"hydra\.sweeper\.n_jobs={n_jobs}: .*1 or more, or auto"
     ):
         plan_slots(n_jobs, [], 4)
-
-
-@pytest.mark.parametrize(
-    ("chosen", "gpus"),
-    [
-        ("", ()),
-        ("-1", ()),
-        ("0", ("0",)),
-        ("1, 0", ("1", "0")),
-        ("GPU-8f3a,MIG-1/2/0", ("GPU-8f3a", "MIG-1/2/0")),
-        ("0,-1,1", ("0",)),  # CUDA itself ends the list there
-    ],
-)
-def test_the_users_choice_of_gpus_is_kept(chosen: str, gpus: tuple[str, ...]) -> None:
-    """CUDA_VISIBLE_DEVICES decides, as CUDA reads it, without asking any tool."""
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": chosen}) == gpus
-
-
-@pytest.mark.parametrize(
-    ("script", "gpus"),
-    [
-        ("echo 0; echo 1", ("0", "1")),
-        ("exit 9", ()),
-        ("echo 'No devices were found'; exit 6", ()),
-        (None, ()),
-    ],
-)
-def test_gpus_are_those_that_nvidia_smi_lists(
-    script: str | None, gpus: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a choice, nvidia-smi tells; a driver that does not work, or none, means no GPU."""
-    if script is not None:
-        tool = tmp_path / "nvidia-smi"
-        tool.write_text(f"#!/bin/sh\n{script}\n")
-        tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert visible_gpus({}) == gpus
 
 
 def test_physical_cores_are_those_this_process_may_use() -> None:

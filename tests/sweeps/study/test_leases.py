@@ -166,14 +166,14 @@ def test_a_trial_that_says_nothing_is_found_lost_at_the_next_look(member: Any) -
 def test_a_trial_is_created_against_the_count(member: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that was about to create the last trial when another did finds none is missing."""
     one, other = member("one", n_trials=1), member("other", n_trials=1)
-    create, got = compat.create_trial_if, []
+    create, got = compat.create_trial, []
 
-    def after_the_other(*arguments: Any) -> int | None:
-        monkeypatch.setattr(compat, "create_trial_if", create)
+    def after_the_other(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(compat, "create_trial", create)
         got.append(other.ask())
-        return create(*arguments)
+        return create(*arguments, **options)
 
-    monkeypatch.setattr(compat, "create_trial_if", after_the_other)
+    monkeypatch.setattr(compat, "create_trial", after_the_other)
     got.append(one.ask())
     assert got == [0, None]
     assert len(one.in_database()) == 1

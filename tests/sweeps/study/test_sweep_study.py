@@ -15,7 +15,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
@@ -24,12 +24,13 @@ from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study._watched import N_VALUES_KEPT, WatchedCurve
 from iolaus.sweeps.study.backend import open_backend
+from iolaus.sweeps.study.finalists import Finalists
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
-from iolaus.sweeps.study.record import Run, record_of
+from iolaus.sweeps.study.record import Run, TrialRecord, record_of, setting_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
-from iolaus.sweeps.types import Ending, Finding, Outcome, Plan, Verdict
+from iolaus.sweeps.types import Ending, Finding, Memory, Outcome, Plan, Verdict
 
 RUN = Run(folder="trials/0", slot=0, session=0, seconds=1.0)
 LOSS, SCORE = Metric("loss"), Metric("score", "maximize")
@@ -299,6 +300,39 @@ def test_settings_known_in_advance_go_first_and_once(make: Callable[..., SweepSt
     assert values[5] is None
 
 
+def test_what_is_outside_of_the_space_is_marked_and_unseen(
+    make: Callable[..., SweepStudy],
+) -> None:
+    """A queued trial with values outside is run though its parameters have been, with these values;
+    its seeds have them too; its sampler sees the other trial alone, everybody else both.
+    """
+    seen: list[list[int]] = []
+
+    class Sampler(optuna.samplers.RandomSampler):
+        def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+            seen.append([t.number for t in study.get_trials(states=(TrialState.COMPLETE,))])
+
+    study = make(2, finalists=Finalists(1, 1))
+    study.study.sampler = Sampler()
+    first = study.ask()
+    assert first is not None
+    study.tell(first.trial, Outcome(Ending.COMPLETED, values=(0.5,)), RUN, log="")
+    attrs = TrialRecord(fix_of=0, outside={"x": "3"}).to_attrs()
+    study.study.enqueue_trial(dict(first.values), user_attrs=attrs)
+    fix = study.ask()
+    assert fix is not None
+    assert (fix.values, fix.outside) == (first.values, {"x": "3"})
+    assert study.n_missing == 0
+    study.tell(fix.trial, Outcome(Ending.COMPLETED, values=(0.1,)), RUN, log="")
+    seed = study.ask()
+    assert seed is not None
+    assert seed.outside == {"x": "3"}
+    assert seen[-1] == [first.trial]
+    done = study.study.get_trials(states=(TrialState.COMPLETE,))
+    assert [t.number for t in done] == [first.trial, fix.trial]
+    assert setting_of(done[1])["x"] == 3
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_sampler_of_a_finite_space_ends_by_itself(
     make: Callable[..., SweepStudy], storage: LiveStorage
@@ -488,8 +522,8 @@ def test_a_duplicate_takes_over_result_and_constraints(make: Callable[..., Sweep
     study.study.enqueue_trial({"c": "a"})
     study.study.enqueue_trial({"c": "b"})
     assert study.ask() is not None
-    ((twin, before),) = study.take_duplicates()
-    assert before == first
+    ((twin, told),) = study.take_not_run()
+    assert told.reason == f"the setting of trial {first}, not run again"
     trials = study.study.trials
     assert trials[twin].constraints == trials[first].constraints == {"memory": 2.5}
     record = record_of(trials[twin])
@@ -555,3 +589,44 @@ def test_a_pruner_sees_a_curve_whose_steps_begin_again(
     said = [r.getMessage() for r in caplog.records if "steps go back" in r.getMessage()]
     assert len(said) == 1
     assert "trial 0: steps go back from 19 to 0 in reports of loss" in said[0]
+
+
+def without_room(batch: int) -> Outcome:
+    """A trial that ran out of memory alone."""
+    finding = Finding("out_of_memory", 0, "out of memory", "infeasible", 0.5)
+    memory = Memory(ram_bytes=10**10, requested_bytes=10**9 * batch, ran_out="ram")
+    return Outcome(Ending.INFEASIBLE, reason="no", findings=(finding,), memory=memory)
+
+
+def test_what_is_no_smaller_is_not_run(make: Callable[..., SweepStudy]) -> None:
+    """A sampler's setting is replaced by another, and n_trials is of those that had room; a queued
+    one counts. The sampler is told the constraint, and a restart knows it.
+    """
+    lines = ("b=range(1,9)", "x=interval(0.0, 1.0)")
+    study = make(6, lines=lines, monotonic=["b"])
+    for batch in (4, 8):
+        study.study.enqueue_trial({"b": batch, "x": 0.5})
+    first = run_one(study, without_room(4))
+    assert run_one(study) >= 2  # after the queued one
+    assert [number for number, _ in study.take_not_run()] == [1]
+    again = make(6, lines=lines, monotonic=["b"])
+    while again.n_to_ask:
+        run_one(again)
+    trials = again.study.trials
+    ran = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    out = [trial for trial in trials if record_of(trial).ruled_out_by is not None]
+    assert len(ran) == 4
+    assert all(trial.params["b"] < 4 for trial in ran)
+    assert all(trial.params["b"] >= 4 for trial in out)
+    assert len(ran) + len(out) + 1 == len(trials)
+    assert all(trial.constraints == {"out_of_memory": 0.5} for trial in out)
+    assert record_of(trials[1]).ruled_out_by == first
+
+
+def test_where_nothing_has_room_the_study_ends(make: Callable[..., SweepStudy]) -> None:
+    """It gives up after a hundred proposals in a row, and says so."""
+    study = make(3, lines=("b=range(4,9)", "x=interval(0.0, 1.0)"), monotonic=["b"])
+    study.study.enqueue_trial({"b": 4, "x": 0.5})
+    run_one(study, without_room(4))
+    assert study.ask() is None
+    assert study.enough == "100 settings in a row had no room in memory"

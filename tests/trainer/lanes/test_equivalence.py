@@ -401,6 +401,29 @@ def test_a_checkpoint_that_cannot_be_written_fails_its_own_run(
     assert isinstance(other.outcome, Summary)
 
 
+def test_weights_from_before_a_rebound_are_kept_as_in_the_solo_loop(
+    compose: Compose, alone: Any, together: Any, tmp_path: Path
+) -> None:
+    """A rate that rises until the loss climbs: the same step, said at the same report, and the
+    weights to rounding, beside a lane that has no rebound.
+    """
+    common = (*EXACT, "schedule=warmup_linear", "schedule.warmup_steps=100", "steps=100")
+    each = ("report_every=2", "eval_every=50", "optim=sgd", "clip=norm")
+    runs = [read(compose(*common, *each, f"optim.lr={lr}")) for lr in (1.5, 1e-3)]
+    solo = alone(runs, [tmp_path / f"solo{i}.pt" for i in range(2)])
+    lanes = together(runs, [tmp_path / f"lane{i}.pt" for i in range(2)])
+    files = sorted(path.name for path in tmp_path.glob("*_before_rebound_*.pt"))
+    assert len(files) == 2
+    lane, alone_ = (load_best(tmp_path / name) for name in files)
+    assert files[0].removeprefix("lane0") == files[1].removeprefix("solo0")
+    torch.testing.assert_close(lane["model"], alone_["model"], rtol=1e-6, atol=1e-6)
+    for ran in (solo, lanes):
+        told = [line.partition(",")[0] for line in ran[0].lines if "before the rebound" in line]
+        assert len(told) == 1
+        assert told[0].endswith(f"the weights of step {lane['step']}")
+        assert not any("before the rebound" in line for line in ran[1].lines)
+
+
 def test_best_weights_are_written_while_a_run_goes_on(
     compose: Compose, together: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
