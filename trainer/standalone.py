@@ -25,6 +25,8 @@ __all__ = ["Standalone"]
 
 log = logging.getLogger("trainer")
 
+MOST_REPORTS = 10_000  # that forecasts are made from; of more every second is left out
+
 
 class Standalone:
     """What stands for `iolaus` in a run that no sweep has started.
@@ -78,6 +80,8 @@ class Standalone:
         if "loss" not in metrics or self._n_steps is None:
             return
         self._reports.append((step, float(metrics["loss"]), time.monotonic() - self._began_s))
+        if len(self._reports) > MOST_REPORTS:
+            self._reports = self._reports[1::2]
         if not self._asked_at or step < self._asked_at[0] * self._n_steps:
             return
         while self._asked_at and step >= self._asked_at[0] * self._n_steps:

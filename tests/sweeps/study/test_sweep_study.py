@@ -475,6 +475,17 @@ def test_a_study_made_by_another_tool_is_judged_by_its_trials(
         make(lines=("x=interval(0.0, 2.0)", "c=choice(a, b)"))
 
 
+def test_a_range_of_the_official_sweeper_is_told_apart(
+    make: Callable[..., SweepStudy], storage: LiveStorage
+) -> None:
+    """Its range has its stop: where that is all the difference, the refusal says what to write."""
+    plain = optuna.create_study(storage=storage, study_name="s")
+    plain.optimize(lambda trial: trial.suggest_int("n", 1, 3), 2)
+    with pytest.raises(BadInputError, match="let the range of n end one step later"):
+        make(lines=("n=range(1, 3)",))
+    assert make(5, lines=("n=range(1, 4)",)).n_missing == 3
+
+
 def test_what_a_custom_search_space_gets_wrong_is_refused(make: Callable[..., SweepStudy]) -> None:
     """The sentence names the option and the mistake, and the trial does not stay under way for
     ever.
