@@ -123,8 +123,9 @@ document.querySelectorAll(".explorer").forEach(box => {
         if (axis.choices.length <= 8) axis.choices.forEach(c => make(parallel, "text", {x: at + 5, y: y(c) + 4}, c));
         return v => [at, y(v)];
       }
-      make(parallel, "text", {x: at, y: bottom + 16, "text-anchor": "middle"}, short(axis.low));
-      make(parallel, "text", {x: at + 5, y: top + 4}, short(axis.high));
+      const end = v => isTight ? String(+v.toPrecision(2)) : short(v);
+      make(parallel, "text", {x: at, y: bottom + 16, "text-anchor": "middle"}, end(axis.low));
+      make(parallel, "text", {x: at + 5, y: top + 4}, end(axis.high));
       const y = scale(axis.low, axis.high, axis.log, bottom, top);
       return v => [at, Math.min(Math.max(y(v), top - 6), bottom + 4)];
     });

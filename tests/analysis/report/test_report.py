@@ -1,6 +1,7 @@
 """The report: one page that needs nothing else, and the same in Markdown."""
 
 import dataclasses
+import itertools
 import json
 import re
 import subprocess
@@ -303,6 +304,26 @@ def test_the_page_can_be_explored(made_sweep: Make, tmp_path: Path, browser: Any
     box = page.locator("#all-trials .table")
     assert box.evaluate("e => e.scrollHeight <= e.clientHeight")
     assert not troubles
+
+
+@pytest.mark.slow
+def test_the_page_is_for_everybody(made_sweep: Make, tmp_path: Path, browser: Any) -> None:
+    """On a phone and a desk, by day and by night: axe finds nothing serious, the page is no wider
+    than the screen, and the letters of the drawings are not shrunk.
+    """
+    axe = pytest.importorskip("axe_core_python.sync_playwright").Axe()
+    page_file = tmp_path / "index.html"
+    page_file.write_text(page_of(report(made_sweep(24))))
+    for width, scheme in itertools.product((390, 1280), ("light", "dark")):
+        screen = {"width": width, "height": 844}
+        page = browser.new_context(viewport=screen, color_scheme=scheme).new_page()
+        page.goto(page_file.as_uri())
+        found = axe.run(page)["violations"]
+        assert [v["help"] for v in found if v["impact"] in ("serious", "critical")] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        curves = page.locator(".explorer svg").first
+        drawn_width = float(curves.get_attribute("viewBox").split()[2])
+        assert curves.bounding_box()["width"] >= 0.9 * drawn_width
 
 
 def test_what_users_name_ends_no_script() -> None:
