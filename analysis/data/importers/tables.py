@@ -285,6 +285,7 @@ def _named_apart(frame: pd.DataFrame) -> pd.DataFrame:
     """
     columns = {_plain(c): c for c in reversed(frame.columns)}
     is_wandb = {"name", "state"} <= columns.keys()
+    key: str | None
     if "tags.mlflow.runName" in frame and "run_id" in frame:
         name, key = "tags.mlflow.runName", "run_id"
     elif is_wandb and ("id" in columns or any(c.startswith("config") for c in columns)):
@@ -405,7 +406,7 @@ def _told_apart(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]
         return frame, []
     keys = [str(word).removeprefix("params.") for word in words]
     texts = [key + "=" + frame[w].astype(str) for key, w in zip(keys, words, strict=True)]
-    named = texts[0].str.cat(texts[1:], sep=" ")
+    named = [" ".join(row) for row in zip(*texts, strict=True)]
     return frame.assign(trial=named), [f"the runs of {name} are told apart by {', '.join(keys)}"]
 
 
