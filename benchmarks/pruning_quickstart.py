@@ -46,7 +46,7 @@ def train(folder: Path, rule: str, seed: int, n_jobs: int) -> Path:
             *("hydra/sweeper/sampler=random", f"hydra.sweeper.sampler.seed={seed}"),
             *(f"hydra.sweeper.study_name={name}", f"hydra.sweeper.n_jobs={n_jobs}"),
             *(f"hydra.sweeper.n_trials={N_TRIALS}", "hydra.sweeper.holdout_fraction=0"),
-            "hydra.sweeper.report=null",
+            *("hydra.sweeper.finalists=null", "hydra.sweeper.report=null"),
         ]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return sweep

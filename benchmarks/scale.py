@@ -2,8 +2,9 @@
 
 `python benchmarks/scale.py scheduler [N_WORKERS N_TRIALS]`: the scheduler alone, on a virtual
 clock, with workers that die. `study [KNOWN,RUNNING ...]`: what ask, report and tell take where so
-many trials are known and run, and the memory, with a database that takes no time. `database [URL
-...]`: statements per trial, and how many a second SQLite (or those databases) take.
+many trials are known and run, and the memory, with a database that takes no time. `tpe [KNOWN
+...]`: what TPE takes. `database [URL ...]`: statements per trial, and how many a second SQLite (or
+those databases) take.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import optuna
 import sqlalchemy
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
@@ -105,10 +107,16 @@ def _space() -> Space:
     return parse_space({}, ["x=interval(0.0, 1.0)"], parse, lambda _: False)
 
 
-def _study(backend: BaseStorage, n_trials: int, is_shared: bool, name: str = "s") -> SweepStudy:
+def _study(
+    backend: BaseStorage,
+    n_trials: int,
+    is_shared: bool,
+    name: str = "s",
+    sampler: BaseSampler | None = None,
+) -> SweepStudy:
     driver = new_driver_name() if is_shared else ""
     storage = LiveStorage(backend, refresh_s=0.0 if is_shared else 1.0, driver=driver)
-    parts = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
+    parts = sampler or optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
     opened = open_study(storage, name, ["minimize"], *parts, _space())
     leases = Leases(storage, compat.study_id(opened), 60.0, time.monotonic) if is_shared else None
     return SweepStudy(opened, storage, _space(), Plans(n_trials), Metric("loss"), leases)
@@ -162,6 +170,19 @@ def study(*pairs: tuple[int, int]) -> None:
             f"{1000 * tell_s:.2f} | {rate:.0f} | {held_mb():.0f}",
             flush=True,
         )
+
+
+def tpe(*sizes: int) -> None:
+    """What TPE, the sampler by default, takes beside, in one dimension."""
+    print("known | ask ms")
+    for size in sizes:
+        sampler = optuna.samplers.TPESampler(seed=0)
+        sut = _study(_known(size), size + N_MEASURED, is_shared=False, sampler=sampler)
+        asks_s: list[float] = []
+        for _ in range(5):
+            with _timed(asks_s):
+                sut.ask()
+        print(f"{size} | {1000 * median(asks_s):.1f}", flush=True)
 
 
 @contextmanager
@@ -220,5 +241,7 @@ if __name__ == "__main__":
             scheduler(*(map(int, given) if given else (N_WORKERS, 100_000)))
         case "study":
             study(*(tuple(map(int, pair.split(","))) for pair in given or SIZES))
+        case "tpe":
+            tpe(*(map(int, given) if given else (100, 1000, 10_000, 100_000)))
         case "database":
             database(*given)

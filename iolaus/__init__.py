@@ -1,9 +1,9 @@
 """Asynchronous, pruning, resumable Hydra sweeps on Optuna, with how each loss converged.
 
 In a training script: `report`, `plan`, `should_stop`, `intervention`, and to go on after a crash
-`get_checkpoint`, `should_checkpoint`. On what a sweep left: `load`,
-then `rank`, `compare`, `diagnose`, `convergence`, `importance`, and `write_report`; these need
-`pip install 'hydra-iolaus[analysis]'`. In a config or with plain Optuna: the pruners.
+`get_checkpoint`, `should_checkpoint`; `record` for a run outside a sweep. On what a sweep left:
+`load`, then `rank`, `compare`, `diagnose`, `convergence`, `importance`, and `write_report`; these
+need `pip install 'hydra-iolaus[analysis]'`. In a config or with plain Optuna: the pruners.
 
 Each name is imported when it is first used: `import iolaus` takes some 10 ms and loads no torch,
 pandas, numpy, optuna or hydra.
@@ -38,12 +38,14 @@ if TYPE_CHECKING:
         should_checkpoint,
         should_stop,
     )
+    from iolaus.sweeps.run.recording import Recorder, record
 
 __all__ = [
     "AllOf",
     "AnyOf",
     "Holdout",
     "Interval",
+    "Recorder",
     "StalledLoss",
     "VerdictPruner",
     "WarmUp",
@@ -56,6 +58,7 @@ __all__ = [
     "load",
     "plan",
     "rank",
+    "record",
     "report",
     "should_checkpoint",
     "should_stop",
@@ -77,6 +80,7 @@ _HOMES = {
     **dict.fromkeys(("compare", "rank"), "iolaus.analysis.ranking.rank"),
     "convergence": "iolaus.analysis.diagnosis.convergence",
     "diagnose": "iolaus.analysis.diagnosis.diagnose",
+    **dict.fromkeys(("Recorder", "record"), "iolaus.sweeps.run.recording"),
     "importance": "iolaus.analysis.importance",
     "load": "iolaus.analysis.data.sweep",
     "write_report": "iolaus.analysis.report.report",

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
-__all__ = ["counted", "duration", "ordinal", "parse_seconds", "quoted", "short_names", "size"]
+__all__ = [
+    "counted",
+    "duration",
+    "ordinal",
+    "parse_seconds",
+    "quoted",
+    "short_names",
+    "size",
+    "to_install",
+]
+
+DISTRIBUTION = "hydra-iolaus"
 
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -27,6 +40,31 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
             (end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1), key
         )
     return names
+
+
+def to_install(extras: str) -> str:
+    """The command that installs what extras of this package bring, by the packages' own names.
+
+    extras: one, or several with commas between. Where this package was never installed, so that it
+    has no metadata, by the extras.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        declared = [Requirement(text) for text in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:
+        return f"pip install '{DISTRIBUTION}[{extras}]'"
+    wanted, names = extras.split(","), list[str]()
+    for extra in wanted:  # one may bring others
+        for one in declared:
+            if one.marker is None or not one.marker.evaluate({"extra": extra}):
+                continue
+            if one.name == DISTRIBUTION:
+                wanted += sorted(one.extras)
+            else:
+                extra_text = f"[{','.join(sorted(one.extras))}]" if one.extras else ""
+                names.append(f"{one.name}{extra_text}{one.specifier}")
+    return f"pip install {shlex.join(dict.fromkeys(names))}"
 
 
 def counted(n: int, what: str) -> str:

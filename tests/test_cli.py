@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 
 from iolaus.cli import app, main
 from iolaus.cli.output import plain
+from iolaus.sweeps.study import summary
 from iolaus.sweeps.study.summary import show_next
+from iolaus.sweeps.text import to_install
 
 COMMANDS = [
     command.name for command in app.registered_commands if command.name and not command.hidden
@@ -150,9 +152,7 @@ def test_a_command_without_its_extra_names_it(
     missing = {"analysis": "scipy.stats", "trainer": "matplotlib.figure"}[extra]
     monkeypatch.setitem(sys.modules, missing, None)
     code, _, _ = iolaus(*commands[extra])
-    assert code == (
-        f"iolaus: this needs {missing}, which is not installed: pip install 'hydra-iolaus[{extra}]'"
-    )
+    assert code == (f"iolaus: this needs {missing}, which is not installed: {to_install(extra)}")
 
 
 @pytest.mark.parametrize(
@@ -217,8 +217,12 @@ def test_the_trainer_sends_commands_to_iolaus(word: str, sentence: str) -> None:
         assert no_override(override) == ""
 
 
-def test_the_end_of_a_sweep_names_commands_that_can_be_typed(tmp_path: Path) -> None:
-    """The script beside the interpreter that was called, or the module where there is none."""
+def test_the_end_of_a_sweep_names_commands_that_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script beside the interpreter that was called, or the module where there is none; only
+    what works with what is installed.
+    """
 
     def shown(python: str) -> list[str]:
         console = Console(file=io.StringIO(), width=200)
@@ -234,3 +238,12 @@ def test_the_end_of_a_sweep_names_commands_that_can_be_typed(tmp_path: Path) -> 
     script = tmp_path / "iolaus"
     script.touch(mode=0o755)
     assert shown(python)[0].split(None, 1)[1] == f"{script} report 'out/my sweep'"
+    monkeypatch.setattr(summary, "find_spec", lambda name: None if name == "pandas" else name)
+    assert shown(python)[0].split(None, 1) == ["show", f"{script} show 'out/my sweep'"]
+
+
+def test_what_is_to_be_installed_is_named_by_its_own_name() -> None:
+    """Packages that a registry has, those of an extra's own extras among them."""
+    assert to_install("dashboard") == "pip install 'optuna-dashboard>=0.20'"
+    assert to_install("analysis,wandb").endswith(" scipy wandb")
+    assert "hydra-iolaus" not in to_install("dev")

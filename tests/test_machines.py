@@ -18,6 +18,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from iolaus.analysis.data.sweep import load
 from iolaus.sweeps.curves import read_curves
 from iolaus.sweeps.study.record import record_of
 from tests.postgres import PASSWORD
@@ -171,7 +172,12 @@ def test_three_drivers_one_killed_and_the_server_restarted(
 
 @pytest.mark.timeout(2 * END_S)
 def test_a_sweep_is_joined(
-    database: str, sweep: Any, cli: Any, eventually: Any, tmp_path: Path
+    database: str,
+    sweep: Any,
+    cli: Any,
+    eventually: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By its folder or by its database, without its command; the total stays what it was."""
     run = sweep(*of(database, 30, tmp_path, "step_s=0.1"))
@@ -186,6 +192,8 @@ def test_a_sweep_is_joined(
     own = cli("join", "--storage", database, *more, timeout_s=END_S)
     assert own.code == 0, own.err
     assert_whole(database, 34, tmp_path / "study", tmp_path / "own")
+    monkeypatch.setenv("IOLAUS_STORAGE", database)
+    assert {*load(tmp_path / "study").curves["trial"]} == {*range(34)}  # whoever reads has all
 
 
 @pytest.mark.timeout(2 * END_S)

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-import torch._dynamo  # else torch.optim loads it at its first use, a second in every worker
 from torch import nn
 
 __all__ = ["OptimSettings", "build_optimizer", "load_moments", "param_groups", "set_lr"]
 
+
+def _without_dynamo(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The optimizer without what torch.compile wants to know of it.
+
+    Torch wraps these methods so that their first call loads `torch._dynamo`, which takes as long as
+    to load torch. What they wrap is in `__wrapped__`; `step` calls it without gradients.
+    """
+    plain = ("zero_grad", "add_param_group", "state_dict", "load_state_dict")
+    methods = {name: _wrapped(getattr(kind, name)) for name in plain}
+    step = torch.no_grad()(_wrapped(kind.step))
+    return type(kind.__name__, (kind,), {**methods, "step": step})
+
+
+def _wrapped(method: Callable[..., Any]) -> Callable[..., Any]:
+    found: Callable[..., Any] = getattr(method, "__wrapped__", method)
+    return found
+
+
 KINDS: Mapping[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "rmsprop": torch.optim.RMSprop,
+    "sgd": _without_dynamo(torch.optim.SGD),
+    "adam": _without_dynamo(torch.optim.Adam),
+    "adamw": _without_dynamo(torch.optim.AdamW),
+    "rmsprop": _without_dynamo(torch.optim.RMSprop),
 }
 
 

@@ -17,12 +17,15 @@ from typing import SupportsFloat
 
 import numpy as np
 
+from iolaus.sweeps import reporting
 from iolaus.sweeps.checkpoints import adopt, forget, newest
 from iolaus.sweeps.run_end import ASKED_AT, foresee, looked_back
 
 __all__ = ["Standalone"]
 
 log = logging.getLogger("trainer")
+
+MOST_REPORTS = 10_000  # that forecasts are made from; of more every second is left out
 
 
 class Standalone:
@@ -56,7 +59,12 @@ class Standalone:
     def report(
         self, step: int, /, *, checkpoint: Path | None = None, **metrics: SupportsFloat
     ) -> None:
-        """Keep a checkpoint; raises SystemExit(143) if it was asked for by SIGTERM."""
+        """Pass on metrics to who records the run, and keep a checkpoint.
+
+        Raises SystemExit(143) after one that was asked for by SIGTERM.
+        """
+        if metrics:
+            reporting.report(step, checkpoint=None, **metrics)
         if checkpoint is None:
             self._foresee(step, metrics)
             return
@@ -72,6 +80,8 @@ class Standalone:
         if "loss" not in metrics or self._n_steps is None:
             return
         self._reports.append((step, float(metrics["loss"]), time.monotonic() - self._began_s))
+        if len(self._reports) > MOST_REPORTS:
+            self._reports = self._reports[1::2]
         if not self._asked_at or step < self._asked_at[0] * self._n_steps:
             return
         while self._asked_at and step >= self._asked_at[0] * self._n_steps:

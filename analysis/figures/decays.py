@@ -74,7 +74,8 @@ def draw_decays(
     present = [kind for kind in KINDS if (trials["kind"] == kind).any()]
     for kind in present:
         left.plot([], [], label=f"rate {KINDS[kind]}", **LOOKS[kind])
-    right.plot([], [], marker="d", linestyle="none", color=BLACK, label="stalls from here on")
+    if trials["stalled_at"].notna().any():
+        right.plot([], [], marker="d", linestyle="none", color=BLACK, label="stalls from here on")
     value_limits(right, means)  # one that exploded does not hide the others
     logarithmic(left.yaxis)
     left.set_ylabel("learning rate")

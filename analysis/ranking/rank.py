@@ -264,7 +264,7 @@ def rank(sweep: Sweep, noise: SeedNoise | None = None) -> Ranking:
             *_warnings(sweep, trials, done, known, is_repeated),
             *_said_same(list(settings), group),
         ),
-        can_top_up=bool(sweep.provenance),
+        can_top_up=bool(own_command(sweep.provenance)),
         n_others=n_others,
     )
 
@@ -783,8 +783,9 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
         folders = [sweep.name if sweep.folder is None else str(sweep.folder) for sweep in sweeps]
         names = _distinct(folders)
     all_trials, all_curves, start = [], [], 0
+    searched = {key for sweep in sweeps for key in parameters(sweep.trials)}
     for name, sweep in zip(names, sweeps, strict=True):
-        trials = sweep.trials.assign(
+        trials = _with_fixed(sweep, searched).assign(
             sweep=name, number=sweep.trials.index, setting=sweep.trials["setting"] + start
         )
         all_trials.append(trials.set_axis(trials.index + start))
@@ -815,11 +816,36 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     return replace(ranking, warnings=(*found, *ranking.warnings))
 
 
+def _with_fixed(sweep: Sweep, keys: Collection[str]) -> pd.DataFrame:
+    """The trials with what their sweep had fixed of the keys that others search."""
+    trials = sweep.trials
+    missing = sorted(set(keys) - parameters(trials).keys())
+    if "fingerprint" not in trials or not missing:
+        return trials
+    fixed = {name: f.fixed for name, f in sweep.fingerprints.items()}
+    known = {
+        PREFIX + key: [_read(fixed.get(own, {}).get(key)) for own in trials["fingerprint"]]
+        for key in missing
+        if any(key in own for own in fixed.values())
+    }
+    return trials.assign(**known)
+
+
+def _read(text: str | None) -> Any:
+    """A fixed setting as a parameter's value: a number if it is one; NaN if it is not known."""
+    if text is None:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _ran_with_of_all(trials: pd.DataFrame, sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """The trials of several sweeps, told apart by what they ran with but for what one searches."""
     if "fingerprint" not in trials:
         return trials
-    searched = {key for sweep in sweeps for key in sweep.space}
+    searched = {key for sweep in sweeps for key in (*sweep.space, *parameters(sweep.trials))}
     kept = {name: known for sweep in sweeps for name, known in sweep.fingerprints.items()}
     ids = trials["fingerprint"].fillna("")
     known = {name: kept.get(name, Fingerprint()) for name in ids.unique()}

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from iolaus.sweeps.errors import SweepError
+from iolaus.sweeps.text import to_install
 
 __all__ = [
     "AsJson",
@@ -81,7 +82,7 @@ Overrides = Annotated[
 
 @contextmanager
 def needs(extras: str) -> Iterator[None]:
-    """For a command that imports what only `pip install 'hydra-iolaus[EXTRAS]'` brings.
+    """For a command that imports what only these extras bring.
 
     Raises SweepError, naming that, where it is missing; a module of our own that is missing is no
     such case.
@@ -92,5 +93,5 @@ def needs(extras: str) -> Iterator[None]:
         if error.name is None or error.name.partition(".")[0] == "iolaus":
             raise
         raise SweepError(
-            f"this needs {error.name}, which is not installed: pip install 'hydra-iolaus[{extras}]'"
+            f"this needs {error.name}, which is not installed: {to_install(extras)}"
         ) from error

@@ -22,6 +22,7 @@ from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.search.parsing import checked_setting
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study.sweep_study import OnStall, Plans
+from iolaus.sweeps.text import to_install
 
 __all__ = [
     "as_given",
@@ -215,11 +216,7 @@ def make(config: Any, what: str, **extra: Any) -> Any:
     except Exception as error:
         cause = error.__cause__ or error
         missing = isinstance(cause, ImportError)
-        hint = (
-            "pip install 'hydra-iolaus[samplers]'"
-            if missing
-            else f"see optuna's documentation of the {what}"
-        )
+        hint = to_install("samplers") if missing else f"see optuna's documentation of the {what}"
         target = str(config.get("_target_", what)) if hasattr(config, "get") else what
         raise BadInputError(
             f"hydra/sweeper/{what}: cannot make {target}: {' '.join(str(cause).split())}; {hint}"

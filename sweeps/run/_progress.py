@@ -237,7 +237,9 @@ class Progress:
     def _counted(self) -> str:
         n = self._counts
         n_pruned = n[Ending.PRUNED] + n[Ending.DIVERGED]
-        parts = [f"{self._n_done()}/{self.n_total} trials", f"{len(self._running)} running"]
+        n_done, n_running = self._n_done(), len(self._running)
+        n_total = max(self.n_total, n_done + n_running)  # a finalist that was passed is one more
+        parts = [f"{n_done}/{n_total} trials", f"{n_running} running"]
         parts += [f"{len(self.paused)} paused"] if self.paused else []
         parts += [f"{n_pruned} pruned"] if n_pruned else []
         parts += [f"{n[Ending.FAILED]} failed"] if n[Ending.FAILED] else []

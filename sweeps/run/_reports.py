@@ -15,6 +15,7 @@ from pathlib import Path
 
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.run._factories import function_named
+from iolaus.sweeps.text import to_install
 
 __all__ = ["GROUP", "Report", "find_report", "write_report"]
 
@@ -57,7 +58,7 @@ def write_report(report: Report, folder: Path) -> Sequence[Path]:
     except KeyboardInterrupt:
         log.info("no report: interrupted; iolaus report %s makes it", shlex.quote(str(folder)))
     except ImportError as error:
-        log.info("no report: %s; for figures: pip install 'hydra-iolaus[analysis]'", error)
+        log.info("no report: %s; for figures: %s", error, to_install("analysis"))
     except Exception:
         log.exception("the report could not be made; the sweep's results are not affected")
     return ()

@@ -147,6 +147,11 @@ def set_up(
 
 
 def _refuse_unmeasured(settings: Settings, gpus: Sequence[Device]) -> None:
+    if settings.trials_per_gpu != 1 and not gpus:
+        log.warning(
+            "hydra.sweeper.trials_per_gpu=%s is not used: no GPU is visible here",
+            settings.trials_per_gpu,
+        )
     unknown = [gpu.name for gpu in gpus if gpu.total_bytes is None]
     if settings.trials_per_gpu == "auto" and unknown:
         raise BadInputError(

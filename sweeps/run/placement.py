@@ -27,6 +27,8 @@ CONTEXT_BYTES = 700 * 2**20
 # What a measured trial may take beyond its peak so far before its memory is capped: a validation
 # later on, or a longer batch.
 MARGIN, LEAST_MARGIN_BYTES = 0.2, 256 * 2**20
+# A peak of a shape that is so much higher than was known is said again.
+WORTH_A_LINE = 1.05
 # After so many reports a trial has made whole steps, and its peak is that of its training.
 N_REPORTS_TO_MEASURE = 3
 # More side by side are worth it if all together make so much more steps. Below, the noise of rates
@@ -209,7 +211,7 @@ class Placement:
 
     def reported(self, trial: int, step: int, now_s: float) -> None:
         """A running trial has reported."""
-        if (run := self._running.get(trial)) is None:
+        if not self._is_auto or (run := self._running.get(trial)) is None:
             return
         name = self._slots[run.slot]
         others, card = self._on(name), self._cards[name]
@@ -226,7 +228,7 @@ class Placement:
 
     def measured(self, trial: int, gpu_bytes: int | None) -> None:
         """A running trial holds so much at most so far."""
-        if (run := self._running.get(trial)) is not None and gpu_bytes is not None:
+        if self._is_auto and gpu_bytes is not None and (run := self._running.get(trial)):
             run.peak, run.is_torch = max(run.peak or 0, gpu_bytes), True
             self._learn(run)
 
@@ -236,7 +238,7 @@ class Placement:
         The memory of a task that does not use torch is read from this, while it runs by itself.
         """
         runs, card = self._on(name), self._cards.get(name)
-        if card is None or used_bytes is None or len(runs) != 1:
+        if not self._is_auto or card is None or used_bytes is None or len(runs) != 1:
             return
         (run,) = runs
         if not run.is_torch and now_s - card.since_s >= SETTLED_S:
@@ -249,14 +251,16 @@ class Placement:
 
         gpu_bytes: its peak, if that is known. ran_out: whether its card had no more memory for it.
         """
-        self.measured(trial, gpu_bytes)
         if (run := self._running.pop(trial, None)) is None:
             return
+        self._caps.pop(run.slot, None)
+        if gpu_bytes is not None:
+            run.peak = max(run.peak or 0, gpu_bytes)
         self._cards[self._slots[run.slot]].since_s = now_s
         if ran_out and not run.alone:  # what was known of its shape is too little
             self._peaks.pop(run.shape, None)
-        elif run.peak is not None and not ran_out and run.peak > self._peaks.get(run.shape, -1):
-            self._measure(run)
+        elif run.peak is not None and not ran_out:
+            self._note(run.peak, run)
 
     def capacity_bytes(self, slot: int) -> int | None:
         """The memory of a slot's card in all; None: it has none, or nobody knows."""
@@ -325,28 +329,27 @@ class Placement:
         return max(own - CONTEXT_BYTES, 0) / total
 
     def _learn(self, run: _Trial) -> None:
+        """Take a running trial's peak as its shape's, and leave the rest of its card to others."""
         if run.peak is None or run.n_reports < N_REPORTS_TO_MEASURE or run.alone:
             return
-        known = self._peaks.get(run.shape)
-        if known is None or run.peak > known or not run.is_measured:
-            self._measure(run)
-
-    def _measure(self, run: _Trial) -> None:
-        """Take a trial's peak as its shape's, and leave the rest of its card to others."""
-        assert run.peak is not None
-        known = self._peaks.get(run.shape)
-        peak = self._peaks[run.shape] = max(run.peak, known or 0)
-        run.is_measured = True
-        name = self._slots[run.slot]
-        if not self._is_auto or not name:
-            return
-        if known is None or peak > 1.05 * known:
-            self._news.append(self._sentence(name, run.shape, peak))
-        if not run.alone:
-            room = self._free(name) + run.grant
-            run.grant = min(room_for(peak), room)
+        is_larger = self._note(run.peak, run)
+        if is_larger or not run.is_measured:
+            run.is_measured = True
+            name = self._slots[run.slot]
+            run.grant = min(room_for(self._peaks[run.shape]), self._free(name) + run.grant)
             if (share := self._share(name, run.grant, "")) is not None:
                 self._caps[run.slot] = share
+
+    def _note(self, peak: int, run: _Trial) -> bool:
+        """Whether this is the largest peak of the shape so far, which is said where it is new."""
+        known = self._peaks.get(run.shape)
+        if known is not None and peak <= known:
+            return False
+        self._peaks[run.shape] = peak
+        name = self._slots[run.slot]
+        if self._is_auto and name and (known is None or peak > WORTH_A_LINE * known):
+            self._news.append(self._sentence(name, run.shape, peak))
+        return True
 
     def _sentence(self, name: str, shape: Shape, peak: int) -> str:
         what = ", ".join(f"{key}={value}" for key, value in shape) or "a trial"
@@ -359,7 +362,8 @@ class Placement:
         now, rates = card.rates.width(card.most), card.rates
         if now == before or not self._is_auto:
             return
-        tried = min(2 * now, card.most) if now < before else (now + 1) // 2  # which has decided it
+        # Which has decided it: 1, 2, 4, ... and the most there may be are tried.
+        tried = min(2 * now, card.most) if now < before else 1 << (now - 1).bit_length() - 1
         made = f"{tried} together make {rates.total(tried) or 0:.2f} times the steps of one"
         if now < before:
             made += f", {now} make {rates.total(now) or 0:.2f} times: "

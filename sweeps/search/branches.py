@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -29,6 +30,7 @@ __all__ = ["branches_tried", "searched", "settled"]
 
 log = logging.getLogger("sweeps")
 
+RANGE = re.compile(r"=(int\(|float\(|sort\()*range\(")
 # Composing a branch takes some 40 ms. Beyond this many, each choice is tried once instead of each
 # combination.
 N_BRANCHES_TRIED = 64
@@ -45,6 +47,7 @@ def searched(sweeper: DictConfig, arguments: Sequence[str], composer: Composer) 
     except OmegaConfBaseException as error:
         raise BadInputError(f"hydra.sweeper.params: {one_line(error)}") from error
     params = with_ties(resolved, _plain(sweeper.params, resolve=False))
+    read: dict[str, Any] = {}
     if old := _plain(OmegaConf.select(sweeper, "search_space"), resolve=True):
         read = params_of(old)
         log.warning(
@@ -54,6 +57,11 @@ def searched(sweeper: DictConfig, arguments: Sequence[str], composer: Composer) 
         )
         params = {**read, **params}
     space = parse_space(params, arguments, composer.parse, composer.is_group, when)
+    ranges = [
+        p.text for key, p in space.parameters.items() if RANGE.search(p.text) and key not in read
+    ]
+    if ranges:
+        log.info("a range leaves out its stop, as in Hydra and Python: %s", ", ".join(ranges))
     return settled(space, composer)
 
 

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from iolaus.sweeps.hydra_compat import as_plain, copy_without
 from iolaus.sweeps.search.branches import branches_tried
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.secrets import without_password
 
-__all__ = ["fixed_settings"]
+__all__ = ["fixed_settings", "settings_as_text"]
 
 # Keys whose values are nobody's business, and change no result.
 _SECRET = re.compile(
@@ -36,14 +38,23 @@ def fixed_settings(space: Space, composer: Composer, folders: Mapping[str, Path]
     found: dict[str, dict[str, None]] = {}
     for branch in branches_tried(space):
         setting = space.active(examples | branch)
-        config = copy_without(composer.compose(space.overrides(setting)), "hydra")
-        for key, value in _leaves(as_plain(config)):
-            found.setdefault(key, {})[_text(value, folders)] = None
+        config = composer.compose(space.overrides(setting))
+        for key, text in settings_as_text(config, folders).items():
+            found.setdefault(key, {})[text] = None
     searched = {key.lstrip("+") for key, p in space.parameters.items() if not p.is_group}
     return {
         key: " or ".join(values)
         for key, values in sorted(found.items())
-        if not _is_within(key, searched) and not _SECRET.search(key.rpartition(".")[2])
+        if not _is_within(key, searched)
+    }
+
+
+def settings_as_text(config: DictConfig, folders: Mapping[str, Path]) -> dict[str, str]:
+    """One config as text by dotted key, but for what is secret and `hydra`; see above."""
+    return {
+        key: _text(value, folders)
+        for key, value in _leaves(as_plain(copy_without(config, "hydra")))
+        if not _SECRET.search(key.rpartition(".")[2])
     }
 
 

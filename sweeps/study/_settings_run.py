@@ -49,9 +49,10 @@ class SettingsRun:
         """
         return sum(map(_leads, self._look())) + len(self._run)
 
-    def n_waiting(self) -> int:
-        """How many trials are queued."""
-        return sum(trial.state is TrialState.WAITING for trial in self._look())
+    def n_waiting(self, leads: bool = False) -> int:
+        """How many trials are queued; leads: of new settings, no repeats."""
+        waiting = [trial for trial in self._look() if trial.state is TrialState.WAITING]
+        return sum(not (leads and is_repeat(trial)) for trial in waiting)
 
     def was_queued(self, values: Mapping[str, Any]) -> bool:
         """Whether a setting known in advance has been run or is under way."""

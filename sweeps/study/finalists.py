@@ -65,8 +65,9 @@ def seeds_missing(
     Finalists are the best settings that have completed, in the order of `ranking` by the n_repeats
     runs that every setting gets: their own further seeds do not turn them out again. A setting of
     which a seed was pruned or has diverged is none, nor is one of a session that is not_comparable.
-    All get their second seed before any gets its third; one whose seeds are clearly behind gets no
-    more, unless repeat_hopeless says so. trials: of the study, by number.
+    First come those that stay finalists whatever the trials that still run come to; all get their
+    second seed before any gets its third; one whose seeds are clearly behind gets no more, unless
+    repeat_hopeless says so. trials: of the study, by number.
     """
     units = units_of(trials)
     field = Field.of(list(units.values()), int(signs(directions)[0]))
@@ -87,11 +88,12 @@ def seeds_missing(
         )
 
     standings = order(runs_of(filter(counts, trials)), directions)
+    n_open = sum(t.state is TrialState.RUNNING and repeat_number(t) < n_repeats for t in trials)
     found = [
-        (number, place, standing.setting)
+        (place >= finalists.n - n_open, number, place, standing.setting)
         for place, standing in enumerate(standings[: finalists.n])
         if standing.state == "complete"
         and (repeat_hopeless or not field.is_hopeless(units[standing.setting]))
         for number in units[standing.setting].missing(n_repeats + finalists.seeds)
     ]
-    return [(setting, number) for number, _, setting in sorted(found)]
+    return [(setting, number) for _, number, _, setting in sorted(found)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -161,11 +161,17 @@ def ran_with(
     ids = session_ids(study_attrs)
     if len(set(ids)) < 2:
         return {}
-    sessions = {trial.number: record_of(trial).run.session for trial in trials}
+    records = {trial.number: record_of(trial) for trial in trials}
+    sessions = {number: record.run.session for number, record in records.items()}
     of_trial = {n: ids[s] for n, s in sessions.items() if s is not None and s < len(ids)}
     kept = fingerprints_of(study_attrs)
+    known = {name: kept.get(name, Fingerprint()) for name in dict.fromkeys(of_trial.values())}
+    shown = {key for record in records.values() for key in record.settings}  # each in its column
     said = labels(
-        {name: kept.get(name, Fingerprint()) for name in dict.fromkeys(of_trial.values())}
+        {
+            name: replace(of, fixed={k: v for k, v in of.fixed.items() if k not in shown})
+            for name, of in known.items()
+        }
     )
     return {number: said[name] for number, name in of_trial.items() if said[name]}
 

@@ -179,8 +179,12 @@ def curves_folders(
 
 
 def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The command that the sweep was last run by, top-ups aside; empty if it is not known."""
-    own = [s for s in sessions if not (s.get("top_up") or s.get("race"))]  # race: the older key
+    """The command that the sweep was last run by, top-ups aside; empty if it is not known.
+
+    A run outside a sweep has none that could run more trials.
+    """
+    others = ("top_up", "race", "alone")  # race: the older key
+    own = [s for s in sessions if not any(s.get(key) for key in others)]
     commands = [session["command"] for session in own]
     return [str(part) for part in commands[-1]] if commands else []
 

@@ -43,7 +43,7 @@ PATIENCE_S = 180.0
 PATIENCE_WITH_DISK_S = 5.0
 # How long a write may wait for others, which share its transaction, and how many at most.
 GATHER_S = 0.1
-MOST_GATHERED = 2000
+MOST_GATHERED = 500
 
 
 class OutdatedError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -206,10 +207,27 @@ def _searches_otherwise(
         f"{key} was {_dimension(kept.get(key))}, now {_dimension(asked.get(key))}"
         for key in different
     )
+    stops = [key for key in different if _had_the_stop(kept.get(key), asked.get(key))]
+    hint = (
+        f" (the official Optuna sweeper's range includes its stop, Hydra's does not: to have the "
+        f"same values, let the range of {', '.join(stops)} end one step later)"
+        if stops and len(stops) == len(different)
+        else ""
+    )
     return (
-        f"searches another space: {dimensions}; choose another hydra.sweeper.study_name, "
+        f"searches another space: {dimensions}{hint}; choose another hydra.sweeper.study_name, "
         "or ask for the space it has"
     )
+
+
+def _had_the_stop(kept: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> bool:
+    """Whether two dimensions are one range, of which one includes its stop."""
+    if kept is None or asked is None or kept["name"] != asked["name"]:
+        return False
+    was, now = kept["attributes"], asked["attributes"]
+    if now.get("step") is None or any(was.get(k) != now[k] for k in ("low", "step", "log")):
+        return False
+    return math.isclose(was["high"], now["high"] + now["step"])
 
 
 def _shown(directions: Sequence[str]) -> str:

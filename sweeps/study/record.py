@@ -120,7 +120,8 @@ class TrialRecord:
     with its sweep and put back, to go on, each time. went_on: for each of these the step from which
     it went on, and that up to which it had reported; -1 for none. pauses: see `Pause`, each time.
     fix_of: the trial whose suggested fix it tries. outside: what of its setting lies outside the
-    search space, values as texts by key; its parameters are as near as the space has them. verdict:
+    search space, values as texts by key; its parameters are as near as the space has them.
+    settings: likewise, all that a run outside a sweep was given, which has no parameters. verdict:
     why a rule ended it (attributes verdict, verdict_rule, verdict_step and verdict_numbers).
     held_out, held_out_step: why and where the pruner would have ended it, had it not been held out.
     extension_of, from_checkpoint: the trial of another study that it extends, and the checkpoint of
@@ -149,6 +150,7 @@ class TrialRecord:
     pauses: tuple[Pause, ...] = ()
     fix_of: int | None = None
     outside: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     verdict: Verdict | None = None
     held_out: str = ""
     held_out_step: int | None = None
@@ -184,8 +186,9 @@ class TrialRecord:
         for name in ("findings", "interruptions"):
             if texts := getattr(self, name):
                 attrs[name] = list(texts)
-        if self.outside:
-            attrs["outside"] = dict(self.outside)
+        for name in ("outside", "settings"):
+            if texts_by_key := getattr(self, name):
+                attrs[name] = dict(texts_by_key)
         if self.went_on:
             attrs["went_on"] = [list(pair) for pair in self.went_on]
         if self.pauses:
@@ -250,6 +253,7 @@ class TrialRecord:
             pauses=_pauses(attrs),
             fix_of=_whole(attrs, "fix_of"),
             outside=outside_of(attrs),
+            settings=_texts_by_key(attrs, "settings"),
             verdict=_verdict(attrs),
             held_out=_text(attrs, "held_out") or _text(attrs, "audited"),
             held_out_step=_whole(
@@ -391,14 +395,13 @@ def is_duplicate(trial: FrozenTrial) -> bool:
 
 def outside_of(attrs: Mapping[str, Any]) -> dict[str, str]:
     """What of a trial's setting lies outside the search space, by its user attributes."""
-    value = attrs.get("outside")
-    return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {}
+    return _texts_by_key(attrs, "outside")
 
 
 def setting_of(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial's parameters as it ran with them: what lies outside the search space included."""
-    outside = outside_of(trial.user_attrs)
-    return {**trial.params, **{key: _number_or_text(text) for key, text in outside.items()}}
+    """A trial's parameters as it ran with them, with what is kept as text beside them."""
+    kept = {**_texts_by_key(trial.user_attrs, "settings"), **outside_of(trial.user_attrs)}
+    return {**trial.params, **{key: _number_or_text(text) for key, text in kept.items()}}
 
 
 def _number_or_text(text: str) -> float | str:
@@ -449,6 +452,11 @@ def _text(attrs: Mapping[str, Any], name: str) -> str:
 def _texts(attrs: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = attrs.get(name)
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+
+
+def _texts_by_key(attrs: Mapping[str, Any], name: str) -> dict[str, str]:
+    value = attrs.get(name)
+    return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {}
 
 
 def _pairs(attrs: Mapping[str, Any], name: str) -> tuple[tuple[int, int], ...]:

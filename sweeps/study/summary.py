@@ -11,6 +11,7 @@ import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ __all__ = [
     "table",
 ]
 
+# What these commands need beyond what a sweep needs; where none has it, `show` is named.
+READERS = {
+    "report": ("pandas", "matplotlib", "scipy"),
+    "dashboard": ("pandas", "matplotlib", "scipy", "optuna_dashboard"),
+}
 # A terminal's screenful or two; the report holds all.
 N_ROWS_SHOWN = 40
 # Between columns, and what the reason for an ending is given before parameters are left out.
@@ -299,16 +305,14 @@ def iolaus_command(python: str, *arguments: str) -> str:
 def show_next(
     console: Console, python: str, folder: str, command: str, n_trials: int, n_failed: int = 0
 ) -> None:
-    """Print the commands a user is likely to want now.
+    """Print the commands a user is likely to want now, of those that work with what is installed.
 
     python: the interpreter as it was called. command: what continues the sweep, given a new
     n_trials. n_failed: trials that could be run again.
     """
-    commands = [
-        ("report", iolaus_command(python, "report", folder)),
-        ("dashboard", iolaus_command(python, "dashboard", folder)),
-        ("continue", f"{command} hydra.sweeper.n_trials={n_trials}"),
-    ]
+    readers = [name for name, needed in READERS.items() if all(map(find_spec, needed))] or ["show"]
+    commands = [(name, iolaus_command(python, name, folder)) for name in readers]
+    commands.append(("continue", f"{command} hydra.sweeper.n_trials={n_trials}"))
     if n_failed:
         commands.append(("retry", iolaus_command(python, "retry", folder, "--failed")))
     for what, how in commands:

@@ -262,7 +262,7 @@ class SweepStudy:
         units = units_of(self._all_trials()).values()
         repeats = sum(len(unit.missing(plans.n_repeats)) for unit in units)
         seeds = len(self._finalist_seeds())
-        if plans.finalists is not None and (self.n_missing or waiting):
+        if plans.finalists is not None and (self.n_missing or self._settings.n_waiting(leads=True)):
             seeds = max(seeds, plans.finalists.n_runs(plans.n_trials))
         return max(self.n_missing * plans.n_repeats, waiting) + repeats + seeds
 

@@ -147,7 +147,10 @@ def template(name: str) -> Any:
 
 
 def test_a_template_reads_alike_in_its_old_form(caplog: pytest.LogCaptureFixture) -> None:
-    """`params` and the `search_space` of older forks say the same; the old one with a warning."""
+    """`params` and the `search_space` of older forks say the same; the old one with a warning. What
+    a range leaves out is said once.
+    """
+    caplog.set_level("INFO")
     spaces = []
     for name in ("iolaus", "old"):
         config = template(name)
@@ -157,6 +160,9 @@ def test_a_template_reads_alike_in_its_old_form(caplog: pytest.LogCaptureFixture
     new, old = ({k: p.distribution for k, p in space.parameters.items()} for space in spaces)
     assert new == old
     assert "search_space is the old way" in caplog.text
+    assert "range" not in caplog.text
+    searched(config.hydra.sweeper, ["seed=range(1, 3)"], Composer(loader, config))
+    assert "a range leaves out its stop, as in Hydra and Python: seed=range(1, 3)" in caplog.text
 
 
 @pytest.mark.slow

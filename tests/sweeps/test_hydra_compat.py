@@ -16,19 +16,26 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import ConfigCompositionException
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationKeyError
 
 from iolaus.sweeps.hydra_compat import (
     apply_overrides,
     as_plain,
+    as_set_again,
+    config_groups,
     copy_without,
     overrides_dirname,
+    overwrite,
+    plain_value,
+    resolver,
     returned_by,
     set_hydra_config,
     to_yaml,
@@ -131,6 +138,71 @@ def test_a_shared_hydra_config_is_hydras_own() -> None:
         assert OmegaConf.is_readonly(HydraConfig.get())
     finally:
         HydraConfig.instance().cfg = kept
+
+
+@pytest.mark.usefixtures("conf")
+def test_leaves_are_overwritten_and_read_as_they_stand() -> None:
+    """`_val`, `_content`, `_get_node`: read-only nodes too; the rest of the config is as it was."""
+    config = composed()
+    with open_dict(config):
+        config.colours = OmegaConf.structured(Schema)
+    expected = OmegaConf.to_container(config)
+    OmegaConf.set_readonly(config, True)
+    overwrite(config, ("hydra", "overrides", "task"), ["a=1", "b=2"])
+    overwrite(config, ("hydra", "job", "num"), 7)
+    overwrite(config, ("nested", "b"), "${nested.a}")
+    assert config.hydra.overrides.task == ["a=1", "b=2"]
+    assert config.hydra.job.num == 7
+    assert config.nested.b == 1
+    assert plain_value(config, ("nested", "b")) == "${nested.a}"
+    assert plain_value(config, ("colours", "colour")) == "RED"
+    assert plain_value(config, ("colours", "table")) == {"a": 1.0}
+    expected["hydra"]["overrides"]["task"] = ["a=1", "b=2"]
+    expected["hydra"]["job"]["num"] = 7
+    expected["nested"]["b"] = "${nested.a}"
+    assert OmegaConf.to_container(config) == expected
+
+
+@pytest.mark.usefixtures("conf")
+def test_a_value_is_resolved_anew_each_time() -> None:
+    """`_resolve_interpolation_from_parse_tree`: what `config[key]` gives, or raises."""
+    config = composed()
+    OmegaConf.set_struct(config, False)
+    config.text = "x is ${x}, ${oc.env:HOME}, ${nested.a}"
+    resolve = {key: resolver(config, key) for key in ("text", "of", "x")}
+    for x in (1, 2, "three"):
+        config.x = x
+        for key, value in resolve.items():
+            assert value() == config[key]
+    config.wrong = "${nothing}"
+    with pytest.raises(InterpolationKeyError, match="nothing"):
+        resolver(config, "wrong")
+
+
+def test_config_groups_are_those_of_hydra(tmp_path: Path) -> None:
+    """`_parse_overrides_and_create_caching_repo`: as `get_group_options` finds them."""
+    for name in ("config", "db/mysql", "db/deep/one"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text("a: 1\n")
+    before = GlobalHydra.instance().hydra  # of the fixture, which lasts for the module
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(tmp_path), job_name="app", version_base=None):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        is_group = config_groups(hydra.config_loader)
+        for key in ("db", "db/deep", "db/mysql", "a", "nothing", "hydra/sweeper", "hydra"):
+            assert is_group(key) == bool(hydra.config_loader.get_group_options(key)), key
+    GlobalHydra.instance().hydra = before
+
+
+@pytest.mark.usefixtures("conf")
+def test_what_was_added_can_be_set_again() -> None:
+    """An override that adds a key is one that also sets it; others stay as they are."""
+    config = composed("+new.deep=1")
+    added, changed = parsed("+new.deep=2", "x=3")
+    apply_overrides(config, [as_set_again(added), as_set_again(changed)])
+    assert (config.new.deep, config.x) == (2, 3)
+    assert as_set_again(changed) is changed
 
 
 @pytest.mark.parametrize("returned", [1.5, None, ValueError("no")])

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -91,3 +94,44 @@ def test_what_the_optimizer_refuses_is_told_with_its_kind(
     """Torch's own complaint comes with the place in the config."""
     with pytest.raises(ValueError, match=sentence):
         build_optimizer(MODEL, OptimSettings(kind="sgd", lr=0.1, settings=settings))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw", "rmsprop"])
+def test_an_optimizer_does_what_torchs_own_does(kind: str) -> None:
+    """The same bits, step by step, also of one that takes over the other's state."""
+    own = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}[kind]
+    models = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    models[1].load_state_dict(models[0].state_dict())
+    given = {"momentum": 0.9} if kind in ("sgd", "rmsprop") else {}
+    ours = build_optimizer(models[0], OptimSettings(kind=kind, lr=0.1, settings=given))
+    theirs = getattr(torch.optim, own)(
+        param_groups(models[1], OptimSettings(kind=kind, lr=0.1)), 0.1, **given
+    )
+    assert isinstance(ours, getattr(torch.optim, own))
+    assert type(ours).__name__ == own
+    for step in range(4):
+        for model, optimizer in zip(models, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            model(torch.full((5, 3), step + 1.0)).square().sum().backward()
+            optimizer.step()
+        for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            assert torch.equal(one, other)
+        if step == 1:
+            ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+
+
+@pytest.mark.slow
+def test_training_alone_loads_nothing_that_it_does_not_use() -> None:
+    """`torch._dynamo` takes as long to load as torch itself; the solo loop does without."""
+    script = (
+        "import sys, hydra; from iolaus.trainer.settings import CONF, read; "
+        "from iolaus.trainer.loop import train; import iolaus.trainer.__main__\n"
+        "with hydra.initialize_config_dir(str(CONF), version_base=None):\n"
+        "    run = read(hydra.compose('config', ['task=digits', 'model=mlp', 'steps=3']))\n"
+        "train(run)\n"
+        "print([m for m in ('torch._dynamo', 'sympy', 'optuna', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -49,6 +49,7 @@ def test_a_shipped_sweep_runs(name: str, tmp_path: Path) -> None:
         "--multirun",
         f"+sweep={name}",
         "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.finalists=null",
     ]
     done = subprocess.run(
         command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=280

@@ -99,5 +99,5 @@ def _read(folder: Path, n_classes: int) -> tuple[nn.Module, int]:
 
 def _missing(error: ImportError) -> ModuleNotFoundError:
     return ModuleNotFoundError(
-        f"model=encoder needs transformers ({error}): pip install 'hydra-iolaus[stories]'"
+        f"model=encoder needs transformers ({error}): pip install transformers"
     )

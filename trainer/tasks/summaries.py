@@ -92,8 +92,8 @@ class Summaries(Task):
             )
         if self.n_scored and find_spec("rouge_score") is None:
             raise ValueError(
-                "ROUGE comes from the package rouge-score: pip install 'hydra-iolaus[stories]', "
-                "or take task.n_scored=0"
+                "ROUGE comes from the package rouge-score: pip install rouge-score, or take "
+                "task.n_scored=0"
             )
 
     def data(self) -> Splits:

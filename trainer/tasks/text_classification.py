@@ -184,7 +184,7 @@ def _by_tokenizer(folder: Path, length: int) -> Encode:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise ModuleNotFoundError(
-            f"task.pretrained needs transformers ({error}): pip install 'hydra-iolaus[stories]'"
+            f"task.pretrained needs transformers ({error}): pip install transformers"
         ) from error
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 

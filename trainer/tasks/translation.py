@@ -230,7 +230,7 @@ class SpokenNumbers(Translation):
             from num2words import num2words
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "task=translate takes its words from num2words: pip install 'hydra-iolaus[stories]'"
+                "task=translate takes its words from num2words: pip install num2words"
             ) from error
 
         def words(number: int, language: str) -> Words:

@@ -225,14 +225,16 @@ def test_weights_from_before_rebounds_are_named_with_their_step_and_file(tmp_pat
 
 
 def test_rates_and_losses_are_drawn_side_by_side(tmp_path: Path) -> None:
-    """One line per setting on each side, and a mark where it stalls."""
-    figure = Figure()
+    """One line per setting on each side, and a mark where it stalls; one legend above both."""
+    figure = Figure(layout="constrained")
     draw_decays(figure, runs(tmp_path, KINDS))
     left, right = figure.axes
     drawn = [line for line in right.lines if len(line.get_xdata()) > 1]
     assert len([line for line in left.lines if len(line.get_xdata()) > 1]) == len(drawn) == 3
-    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
         "rate is flat over the run",
         "rate is spent before half of the run",
         "rate falls over the run",
+        "stalls from here on",
     ]

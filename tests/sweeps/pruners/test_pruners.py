@@ -5,12 +5,18 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import runpy
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import optuna
 import pytest
+import yaml
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -835,3 +841,37 @@ def test_verdicts_fit_in_two_lines():
     assert said
     assert max(map(len, said)) <= 200
     assert all(text.startswith(("behind: ", "stalled since step ")) for text in said)
+
+
+def test_the_package_for_optunahub_is_complete_and_its_example_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OptunaHub's files are there, the front matter is text, and the example prunes with reasons.
+
+    OptunaHub itself is stood in for: it imports the package's folder as a module.
+    """
+    root = Path(__file__).parents[3] / "docs/optunahub/package"
+    folder = root / "pruners/stalled_loss"
+    files = {"README.md", "LICENSE", "__init__.py", "example.py", "requirements.txt"}
+    assert {path.name for path in folder.iterdir() if path.is_file()} == files
+    about = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    assert "pruner" in about["tags"]
+    assert all(isinstance(value, str | list) for value in about.values())
+
+    def load_local_module(package: str, registry_root: str) -> ModuleType:
+        assert Path(registry_root) == root
+        spec = spec_from_file_location("loaded", f"{registry_root}/{package}/__init__.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    stand_in = ModuleType("optunahub")
+    stand_in.load_local_module = load_local_module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "optunahub", stand_in)
+    runpy.run_path(str(folder / "example.py"), run_name="__main__")
+    *pruned, best = capsys.readouterr().out.splitlines()
+    assert len(pruned) > 5
+    assert all(len(line.split()) > 5 for line in pruned)
+    assert best.startswith("best {'lr': ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ from iolaus.sweeps.run._engines import DriverCommand, Ended, start_drivers
 from iolaus.sweeps.run._launcher import Launch
 from iolaus.sweeps.study.folder import DRIVER_VARIABLE
 
-# Ends by a signal with a code of a shell, as drivers do; then there is a file `up`.
+# Ends by a signal, some time after it, with a code of a shell, as drivers do; by a second one at
+# once. When it is up there is a file.
 WAITS = """
-import pathlib, signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+import os, pathlib, signal, sys, time
+def end(*_):
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
+    time.sleep(0.3)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
 print("begun", flush=True)
 pathlib.Path("up").touch()
 time.sleep(60)
@@ -64,6 +70,8 @@ def test_a_driver_is_ended_once_and_waited_for(
         else:
             pytest.importorskip("submitit")
             command.checkpoint()
+        time.sleep(0.1)
+        command.end()
         begun.set()
 
     threading.Thread(target=act).start()

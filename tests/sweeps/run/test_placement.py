@@ -274,3 +274,17 @@ def test_one_that_runs_alone_has_what_idle_workers_hold() -> None:
     placement.wait(0, 0, (), "gpu")
     (again,) = placement.admit(4.0)
     assert again.renew == ()
+
+
+def test_the_next_trial_of_a_slot_is_not_capped_by_the_one_before() -> None:
+    """What was learned of a trial that has ended is its shape's, and no news for its slot."""
+    placement = Placement({0: "0"}, [CARD], "auto")
+    placement.wait(0, 0, (("b", 1),))
+    placement.admit(0.0)
+    for step in range(4):
+        placement.reported(0, step, float(step))
+    placement.measured(0, GIB)
+    placement.ended(0, 2 * GIB, False, 5.0)
+    placement.wait(1, 0, (("b", 2),))
+    placement.admit(6.0)
+    assert placement.take_caps() == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import math
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from iolaus.sweeps.run._progress import Progress
+from iolaus.sweeps.run.slots_log import SlotRow
 from iolaus.sweeps.study.preview import Pace, Range
 from iolaus.sweeps.text import duration
 from iolaus.sweeps.types import Ending, Outcome
@@ -251,3 +253,20 @@ def test_the_last_trials_to_end_fill_the_screen(height: int) -> None:
     assert len(lines) < height or not ended
     if ended:
         assert ended[-1].startswith("  trial 19 pruned")
+
+
+def test_what_a_slot_holds_is_shown() -> None:
+    """Beside each running trial its memory, and of its GPU how busy and hot it is."""
+    progress, _, _ = make(terminal=True)
+    for trial in range(3):
+        progress.started(trial, trial)
+    row = SlotRow(0.0, 0, 0, 0, "0", 5 * 2**30, 2**30, 3.0, 9 * 2**30, 0.25, 61)
+    without = dataclasses.replace(row, trial=1, device="", utilisation=None)
+    unknown = dataclasses.replace(
+        row, trial=2, gpu_bytes=None, utilisation=None, temperature_c=None
+    )
+    progress.sampled([row, without, unknown])
+    lines = shown(progress).splitlines()
+    assert lines[1].rstrip().endswith("GPU 0: 5 GiB, 25%, 61 °C")
+    assert lines[2].rstrip().endswith("1 GiB")
+    assert lines[3].rstrip().endswith("GPU 0: in use")

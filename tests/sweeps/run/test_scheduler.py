@@ -35,6 +35,7 @@ from iolaus.sweeps.run.scheduler import (
 )
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
+AGAIN = Outcome(Ending.INTERRUPTED, reason="out of memory")
 VERDICT = Verdict("Rule", 3, "it does not keep up")
 COMPLETED = Outcome(Ending.COMPLETED, values=(1.0,))
 FAILED = Outcome(Ending.FAILED, reason="ValueError: no")
@@ -64,6 +65,7 @@ class World(RuleBasedStateMachine):
         self.room: dict[int, int] = {}
         self.cut_off: set[int] = set()
         self.n_rerun = 0
+        self.renews = False
         self.slot_of: dict[int, int] = {}  # every proposed trial
         self.running: dict[int, int] = {}
         self.stopped: set[int] = set()
@@ -108,7 +110,7 @@ class World(RuleBasedStateMachine):
                     self.recorded[trial] = outcome
                     self.running.pop(trial, None)
                 case Release(slot):
-                    assert self.load(slot) == 0
+                    assert self.load(slot) == (self.asking[slot] if self.renews else 0)
                     del self.up[slot]
                 case Kill(slot):
                     del self.up[slot]
@@ -181,6 +183,42 @@ class World(RuleBasedStateMachine):
         assert [a for a in actions if isinstance(a, Tell)] == [
             Tell(trial, Outcome(ending, reason="killed")) for trial in lost
         ]
+
+    @precondition(lambda self: any(self.up.get(slot) for slot in self.running.values()))
+    @rule(which=anything)
+    def trial_runs_out_of_memory(self, which: int) -> None:
+        """It is run again; a trial that ends otherwise is not."""
+        able = sorted(trial for trial, slot in self.running.items() if self.up[slot])
+        trial = able[which % len(able)]
+        self.cut_off.discard(self.running[trial])
+        self.n_rerun += 1
+        assert self.see(Ended(trial, AGAIN))[0] == Tell(trial, AGAIN)
+
+    @precondition(lambda self: self.up)
+    @rule(which=anything)
+    def worker_runs_out_of_memory(self, which: int) -> None:
+        """Whatever it had is run again, also if the one before it was cut off."""
+        slot = sorted(self.up)[which % len(self.up)]
+        lost = [trial for trial, where in self.running.items() if where == slot]
+        if not lost:
+            return
+        del self.up[slot]
+        self.n_rerun += len(lost)
+        actions = self.see(Died(slot, "killed", AGAIN))
+        assert [a for a in actions if isinstance(a, Tell)] == [Tell(t, AGAIN) for t in lost]
+
+    @precondition(lambda self: any(self.up.values()))
+    @rule(which=anything)
+    def idle_worker_makes_way(self, which: int) -> None:
+        """Another one is started for what its slot has asked for; a busy worker stays."""
+        able = sorted(slot for slot, up in self.up.items() if up)
+        slot = able[which % len(able)]
+        is_busy = slot in self.running.values()
+        self.renews = True
+        actions = self.see(Renewed(slot))
+        self.renews = False
+        more = [] if self.scheduler.draining else [Spawn(slot)]
+        assert actions == ([] if is_busy else [Release(slot), *more])
 
     @precondition(lambda self: self.running)
     @rule(which=anything)

@@ -123,6 +123,23 @@ def test_a_slot_that_is_free_takes_a_seed_while_others_run(
     assert study.ask() is None
 
 
+def test_those_go_first_that_stay_finalists_whatever_still_runs(
+    make: Callable[..., SweepStudy],
+) -> None:
+    """While one setting runs that may pass the second of two finalists, the first gets its seeds;
+    no slot waits for it.
+    """
+    study = make(n_trials=3, finalists=Finalists(2, 2))
+    for value in (0.2, 0.1):
+        proposal = study.ask()
+        assert proposal is not None
+        study.tell(proposal.trial, Outcome(Ending.COMPLETED, values=(value,)), RUN, log="")
+    assert study.ask() is not None  # the third, which goes on running
+    asked = [study.ask() for _ in range(3)]
+    trials = study.study.trials
+    assert [record_of(trials[a.trial]).repeat_of for a in asked if a is not None] == [1, 1, 0]
+
+
 def test_no_pruner_ends_or_sees_the_seeds_of_a_finalist(make: Callable[..., SweepStudy]) -> None:
     """A seed that would have been stopped runs on, and is no peer of later trials."""
     pruner = optuna.pruners.ThresholdPruner(upper=1.0)

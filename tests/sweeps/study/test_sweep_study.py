@@ -15,7 +15,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import BadInputError
@@ -24,9 +24,10 @@ from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study._watched import N_VALUES_KEPT, WatchedCurve
 from iolaus.sweeps.study.backend import open_backend
+from iolaus.sweeps.study.finalists import Finalists
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.opening import open_study
-from iolaus.sweeps.study.record import Run, record_of
+from iolaus.sweeps.study.record import Run, TrialRecord, record_of, setting_of
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import Plans, SweepStudy
 from iolaus.sweeps.types import Ending, Finding, Memory, Outcome, Plan, Verdict
@@ -299,6 +300,39 @@ def test_settings_known_in_advance_go_first_and_once(make: Callable[..., SweepSt
     assert values[5] is None
 
 
+def test_what_is_outside_of_the_space_is_marked_and_unseen(
+    make: Callable[..., SweepStudy],
+) -> None:
+    """A queued trial with values outside is run though its parameters have been, with these values;
+    its seeds have them too; its sampler sees the other trial alone, everybody else both.
+    """
+    seen: list[list[int]] = []
+
+    class Sampler(optuna.samplers.RandomSampler):
+        def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+            seen.append([t.number for t in study.get_trials(states=(TrialState.COMPLETE,))])
+
+    study = make(2, finalists=Finalists(1, 1))
+    study.study.sampler = Sampler()
+    first = study.ask()
+    assert first is not None
+    study.tell(first.trial, Outcome(Ending.COMPLETED, values=(0.5,)), RUN, log="")
+    attrs = TrialRecord(fix_of=0, outside={"x": "3"}).to_attrs()
+    study.study.enqueue_trial(dict(first.values), user_attrs=attrs)
+    fix = study.ask()
+    assert fix is not None
+    assert (fix.values, fix.outside) == (first.values, {"x": "3"})
+    assert study.n_missing == 0
+    study.tell(fix.trial, Outcome(Ending.COMPLETED, values=(0.1,)), RUN, log="")
+    seed = study.ask()
+    assert seed is not None
+    assert seed.outside == {"x": "3"}
+    assert seen[-1] == [first.trial]
+    done = study.study.get_trials(states=(TrialState.COMPLETE,))
+    assert [t.number for t in done] == [first.trial, fix.trial]
+    assert setting_of(done[1])["x"] == 3
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_sampler_of_a_finite_space_ends_by_itself(
     make: Callable[..., SweepStudy], storage: LiveStorage
@@ -439,6 +473,17 @@ def test_a_study_made_by_another_tool_is_judged_by_its_trials(
     assert make(5).n_missing == 3
     with pytest.raises(BadInputError, match="searches another space"):
         make(lines=("x=interval(0.0, 2.0)", "c=choice(a, b)"))
+
+
+def test_a_range_of_the_official_sweeper_is_told_apart(
+    make: Callable[..., SweepStudy], storage: LiveStorage
+) -> None:
+    """Its range has its stop: where that is all the difference, the refusal says what to write."""
+    plain = optuna.create_study(storage=storage, study_name="s")
+    plain.optimize(lambda trial: trial.suggest_int("n", 1, 3), 2)
+    with pytest.raises(BadInputError, match="let the range of n end one step later"):
+        make(lines=("n=range(1, 3)",))
+    assert make(5, lines=("n=range(1, 4)",)).n_missing == 3
 
 
 def test_what_a_custom_search_space_gets_wrong_is_refused(make: Callable[..., SweepStudy]) -> None:

@@ -59,3 +59,24 @@ def test_a_capture_that_fails_changes_no_weight(
         )
     for name, row in group.stack.rows.items():
         assert torch.equal(row, before[name]), name
+
+
+def test_a_script_of_the_step_does_the_same_to_the_bit(compose: Compose) -> None:
+    """On a CPU the traced step runs as TorchScript: rows and measures are those of the graph."""
+    group = group_of(
+        read(compose("task=digits", "batch_size=16", "optim.lr=0.1", "optim.momentum=0.9"))
+    )
+    group.traced_step()
+    stepper = group._stepper
+    places, keys, coefficients = group._inputs(1)
+    given = (*group._batch(places[0]), keys[0], coefficients[0])
+    sides = []
+    for step in (stepper._graphs[1], stepper._scripts[1]):
+        rows = [row.clone() for row in group.stack.rows.values()]
+        measured = [step(*given, *rows) for _ in range(3)]
+        sides.append([*measured, *rows])
+    assert isinstance(stepper._graphs[1], torch.fx.GraphModule)
+    assert not isinstance(stepper._scripts[1], torch.fx.GraphModule)
+    assert all(torch.equal(one, other) for one, other in zip(*sides, strict=True))
+    before = list(group.stack.rows.values())
+    assert not all(torch.equal(one, other) for one, other in zip(sides[0][3:], before, strict=True))
