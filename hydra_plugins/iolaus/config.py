@@ -96,10 +96,12 @@ class IolausSweeperConf:
     _recursive_: bool = (
         False  # samplers, pruners and storages are made by the sweeper, when it has all they need
     )
-    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
+    defaults: list[Any] = field(
+        default_factory=lambda: ["_self_", {"sampler": "tpe"}, {"pruner": "none"}]
+    )
 
-    sampler: Any = UNSET
-    pruner: Any = UNSET
+    sampler: Any = None  # of a node with other defaults: TPE
+    pruner: Any = None
     direction: Any = "minimize"
     storage: Any = None
     study_name: str | None = None

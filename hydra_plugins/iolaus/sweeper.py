@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.iolaus.config import IolausSweeperConf
 
-__all__ = ["IolausSweeper", "SweepException"]
+__all__ = ["IolausSweeper", "SweepException", "complete"]
 
 log = logging.getLogger("sweeps")
 
@@ -66,7 +66,7 @@ class IolausSweeper(Sweeper):
         if is_rank_of_trial(os.environ):
             return run_rank(self.hydra_context, self._task_function, self.config)
         try:
-            _complete(self.config.hydra.sweeper)
+            complete(self.config.hydra.sweeper)
             settings = read_settings(self.config.hydra.sweeper)
             return run_sweep(
                 settings, self.hydra_context, self._task_function, self.config, arguments
@@ -79,14 +79,14 @@ class IolausSweeper(Sweeper):
             raise SweepException(str(error)) from error
 
 
-def _complete(node: DictConfig) -> None:
+def complete(node: DictConfig) -> None:
     """Give a sweeper's node that an app has written itself the options that it does not have."""
-    defaults = OmegaConf.structured(IolausSweeperConf)
-    defaults.sampler, defaults.pruner = {"_target_": "optuna.samplers.TPESampler"}, None
+    own = OmegaConf.structured(IolausSweeperConf)
     with open_dict(node):
-        for key in defaults:
-            if key != "defaults" and (key not in node or OmegaConf.is_missing(node, key)):
-                node[key] = defaults[key]
+        for key in own.keys() - node.keys() - {"defaults"}:
+            node[key] = own[key]
+        if node.sampler is None:
+            node.sampler = {"_target_": "optuna.samplers.TPESampler"}
 
 
 class OptunaSweeper(IolausSweeper):

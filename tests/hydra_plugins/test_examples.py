@@ -7,9 +7,11 @@ import itertools
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hydra
 import optuna
 import pytest
 from hydra import compose, initialize
@@ -19,8 +21,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from hydra_plugins.iolaus.config import PRUNERS, SAMPLERS, register
+from hydra_plugins.iolaus.config import PRUNERS, SAMPLERS, IolausSweeperConf, register
+from hydra_plugins.iolaus.sweeper import IolausSweeper, complete
 from iolaus.sweeps.run._factories import as_given, make_pruner, make_sampler
+from iolaus.sweeps.run.settings import read_settings
 from iolaus.sweeps.search.branches import searched
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.space import Space
@@ -191,10 +195,51 @@ def test_both_plugins_have_their_samplers(monkeypatch: pytest.MonkeyPatch) -> No
     with initialize(version_base=None, config_path="../apps/conf"):
         given = ["hydra/sweeper=iolaus", "hydra.sweeper.sampler.seed=3"]
         given += ["hydra.sweeper.sampler.multivariate=false"]
-        hydra = compose("sphere", overrides=given, return_hydra_config=True).hydra
+        node = compose("sphere", overrides=given, return_hydra_config=True).hydra
     assert store.load("hydra/sweeper/sampler/tpe.yaml").node == own
-    found = as_given(hydra.sweeper.sampler, hydra)
+    found = as_given(node.sweeper.sampler, node)
     assert found == {**theirs, "seed": 3}
+
+
+@dataclass
+class Own:
+    """A sweeper's node as an app may have its own: what differs, and no defaults list."""
+
+    _target_: str = "hydra_plugins.iolaus.sweeper.IolausSweeper"
+    n_trials: int = 3
+    params: dict[str, str] = field(default_factory=lambda: {"x": "interval(0, 1)"})
+
+
+@dataclass
+class Based(IolausSweeperConf):
+    """Another, made from ours, whose defaults leave out the pruner."""
+
+    defaults: list[Any] = field(default_factory=lambda: ["_self_"])
+    n_trials: int = 3
+
+
+@pytest.mark.parametrize("cls", [Own, Based])
+def test_a_sweeper_node_of_ones_own_needs_no_defaults(cls: type) -> None:
+    """What it leaves out is as in ours: TPE, no pruner."""
+    content = OmegaConf.to_container(OmegaConf.structured(cls))
+    content.pop("defaults", None)  # as Hydra does
+    node = OmegaConf.create(content)
+    assert not OmegaConf.missing_keys(node)  # Hydra makes no sweeper of one
+    complete(node)
+    settings = read_settings(node)
+    assert settings.n_trials == 3
+    assert settings.sampler == {"_target_": "optuna.samplers.TPESampler"}
+    assert settings.pruner is None
+    assert settings.max_failure_rate == 0.5
+
+
+def test_the_official_sweepers_class_is_ours_under_our_options() -> None:
+    """Hydra finds ours by its name, and makes it; where it is installed its own sweeps stay its."""
+    name = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+    found = Plugins.instance().class_name_to_class[name]
+    bases = [cls.__name__ for cls in type(found(log_to=[])).__mro__]  # Hydra reads modules anew
+    assert bases[:2] == [found.__name__, IolausSweeper.__name__]
+    assert hydra.utils.get_class(f"{found.__module__}.{found.__qualname__}") is found
 
 
 def configured(group: str, name: str) -> Any:
