@@ -66,7 +66,8 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in WIDTHS:
-            first = _try(name, given, Path(folder, name), began_s, first, rows) or first
+            row = _try(name, given, Path(folder, name), began_s, first, rows)
+            first = first or row
         if options.mps:
             with _mps(Path(folder)) as is_there:
                 for name in ("8", "auto") if is_there else ():
@@ -124,7 +125,9 @@ def _run(name: str, given: Sequence[str], folder: Path, left_s: float, prefix: s
         print(f"{prefix}{name}: {n_completed} of {len(trials)} trials completed", file=sys.stderr)
     text = done.stdout + done.stderr
     learned = [
-        line.split("] ", 1)[-1] for line in text.splitlines() if re.search(r"\bGPU\b.*(:|;)", line)
+        line.split("] ", 1)[-1]
+        for line in text.splitlines()
+        if re.search(r"\bGPU\b.*(:|;)", line) and "trials left" not in line
     ]
     busy = _utilisation(folder / "slots.csv")
     return Row(f"{prefix}{name}", wall_s, _span_s(folder), n_completed, max(held), busy, learned)

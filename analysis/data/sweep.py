@@ -332,6 +332,8 @@ def _loss_of(metrics: list[str], source: Path) -> str:
         if len(candidates) == 1 and candidates[0] in metrics:
             return candidates[0]
     training = [name for name in losses if "train" in name.lower()]
+    if len(training) == 2:  # Lightning writes both
+        training = [name for name in training if f"{name.removesuffix('_step')}_epoch" in training]
     if len(training) == 1:
         return training[0]
     raise ValueError(

@@ -760,11 +760,11 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
     """The settings of several sweeps in one ranking.
 
     Setting numbers are counted on from one sweep to the next. The table has the column sweep (its
-    name) and, in trials, the numbers as in their own sweep. A setting that several have run, with
-    the same fixed settings, code and versions, is one setting; a run that is in several counts once
-    (the same seed and result). What makes the sweeps not comparable is
-    among the warnings: code, metric, examples, fixed parameters. Raises ValueError if their
-    directions differ, or there are none.
+    name; its folder, where several have one name) and, in trials, the numbers as in their own
+    sweep. A setting that several have run, with the same fixed settings, code and versions, is one
+    setting; a run that is in several counts once (the same seed and result). What makes the sweeps
+    not comparable is among the warnings: code, metric, examples, fixed parameters. Raises
+    ValueError if their directions differ, or there are none.
 
     >>> ranking = iolaus.compare([iolaus.load("runs.csv"), iolaus.load("runs.csv")])
     >>> len(ranking.table)
@@ -778,7 +778,10 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
             f"these sweeps optimise in different directions: {sorted(directions)}; compare each by "
             "itself"
         )
-    names = _distinct([sweep.name for sweep in sweeps])
+    names = [sweep.name for sweep in sweeps]
+    if len({*names}) < len(names):  # copies, and sweeps of one study's name
+        folders = [sweep.name if sweep.folder is None else str(sweep.folder) for sweep in sweeps]
+        names = _distinct(folders)
     all_trials, all_curves, start = [], [], 0
     searched = {key for sweep in sweeps for key in parameters(sweep.trials)}
     for name, sweep in zip(names, sweeps, strict=True):

@@ -72,6 +72,8 @@ def of_near_settings(trials: pd.DataFrame, done: pd.Index[Any]) -> SeedNoise | N
     or if no runs of a group differ.
     """
     columns = [c for key, c in varied(trials).items() if key.rpartition(".")[2] not in SEED_NAMES]
+    if columns:  # of runs whose parameters nobody recorded it is not known that they are alike
+        done = done[trials.loc[done, columns].notna().any(axis=1)]
     if not (columns or _has_seed(trials)) or len(done) <= LEAST_DF:
         return None
     places = [_place(trials[column])[trials.index.get_indexer(done)] for column in columns]

@@ -335,9 +335,11 @@ class Driver:
                 case s.Release(slot):
                     self._unborn.pop(slot, None)
                     self._workers.release(slot)
+                    self._placement.let_go(slot)
                 case s.Kill(slot):
                     self._unborn.pop(slot, None)
                     self._workers.kill(slot)
+                    self._placement.let_go(slot)
 
     def _obey_signals(self) -> None:
         while self._signals and not self._is_saving:
@@ -598,6 +600,7 @@ class Driver:
 
     def _died(self, slot: int, cause: str, number: int | None) -> None:
         """A worker is gone; trials that it had are run again if it was for want of memory."""
+        self._placement.let_go(slot)
         memory, spec = self._over_limit.pop(slot, None), self._workers.specs[slot]
         if number == signal.SIGKILL and memory is None:
             n_killed, before = kills_by_kernel(), self._n_killed_by_kernel

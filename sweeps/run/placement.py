@@ -262,6 +262,10 @@ class Placement:
         elif run.peak is not None and not ran_out:
             self._note(run.peak, run)
 
+    def let_go(self, slot: int) -> None:
+        """The worker of a slot holds nothing any more."""
+        self._used.discard(slot)
+
     def capacity_bytes(self, slot: int) -> int | None:
         """The memory of a slot's card in all; None: it has none, or nobody knows."""
         return self._cards[self._slots[slot]].device.total_bytes

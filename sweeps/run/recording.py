@@ -72,6 +72,12 @@ class Recorder:
 
     Its settings are the overrides of its command line; what the app returns is the objective, if it
     is a number. metric: what is watched. seed_key: of the app's config.
+
+        >>> from hydra.utils import instantiate
+        >>> from omegaconf import OmegaConf
+        >>> line = "hydra: {callbacks: {record: {_target_: iolaus.Recorder, metric: val_loss}}}"
+        >>> type(instantiate(OmegaConf.create(line).hydra.callbacks.record)).__name__
+        'Recorder'
     """
 
     def __init__(self, metric: str = "loss", seed_key: str = "seed") -> None:

@@ -288,7 +288,7 @@ class Scheduler:
                 return self._lost(trial, reason)
             case Died(slot, cause, outcome) if slot in self._slots:
                 return self._died(slot, cause, outcome)
-            case Renewed(slot) if slot in self._n_lanes and slot not in self._running.values():
+            case Renewed(slot) if self._is_idle(slot):
                 del self._n_lanes[slot]
                 return [Release(slot), *self._replace(slot)]
             case Interrupted():
@@ -296,6 +296,11 @@ class Scheduler:
             case Halted(reason):
                 self.draining, self.failure = True, self.failure or reason
         return []
+
+    def _is_idle(self, slot: int) -> bool:
+        """Whether a worker is up there, and has not been let go, that runs nothing."""
+        is_up = slot in self._slots and slot in self._n_lanes
+        return is_up and slot not in self._running.values()
 
     def _refill(self, slot: int) -> list[Action]:
         n = min(self._n_lanes.get(slot, 0) - self._load(slot), self._n_left())

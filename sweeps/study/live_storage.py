@@ -3,9 +3,10 @@
 The database never holds up a decision. Optuna's RDB storage takes about 1 ms per value written, and
 re-reads running trials from the database at every check of a pruner. Here trials that this process
 runs live in memory, where samplers and pruners see them at once; a thread writes them to the
-database in the same order. What a crash can lose is what the thread had not yet written: fractions
-of a second. Creating a trial and taking a queued one go straight to the database, which numbers
-them and decides who gets them, so several processes can share one study.
+database in the same order, those of a tenth of a second in one transaction. What a crash can lose
+is what the thread had not yet written: fractions of a second. Creating a trial and taking a queued
+one go straight to the database, which numbers them and decides who gets them, so several processes
+can share one study.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ TRACE_PAYS_STEPS = 60
 # times as long.
 COMPILE_S_PER_NODE = 0.023
 COMPILE_PAYS = 3
+# On a machine that is busy with other things it takes longer, as tracing did, of which it takes
+# some such multiple.
+COMPILE_S_PER_TRACE_S = 75
 
 Step = Callable[..., Tensor]
 
@@ -54,6 +57,7 @@ class Stepper:
         self._n_steps: Counter[int] = Counter()  # by width
         self._graphs: dict[int, Step] = {}
         self._scripts: dict[int, Step] = {}  # of graphs, where they have any
+        self._traced_s: dict[int, float] = {}  # what tracing alone took
         self._captured: CudaGraph | None = None
         self._may_capture = True
         self.trace_s = 0.0  # the last trace took
@@ -90,7 +94,11 @@ class Stepper:
             or not isinstance(graph, torch.fx.GraphModule)
         ):
             return False
-        if (step_s or 0.0) * n_to_come < COMPILE_PAYS * COMPILE_S_PER_NODE * len(graph.graph.nodes):
+        compile_s = max(
+            COMPILE_S_PER_NODE * len(graph.graph.nodes),
+            COMPILE_S_PER_TRACE_S * self._traced_s[width],
+        )
+        if (step_s or 0.0) * n_to_come < COMPILE_PAYS * compile_s:
             return False
         began = time.perf_counter()
         self._graphs[width] = _compiled(graph, (*arguments, *(row.clone() for row in self._rows())))
@@ -121,6 +129,7 @@ class Stepper:
                 *(row.clone() for row in self._rows()),
             )
             graph = self._graphs[width] = self._traced(arguments)
+            self._traced_s[width] = time.perf_counter() - began
             if isinstance(graph, torch.fx.GraphModule) and inputs.device.type == "cpu":
                 self._scripts[width] = _scripted(graph, arguments)
             self.trace_s = time.perf_counter() - began

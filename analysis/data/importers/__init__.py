@@ -3,7 +3,7 @@
 cells.py         files of rows: text with any delimiter, Parquet, JSON, packed or not
 tables.py        what their columns mean; charts and tables of W&B and others
 tensorboard.py   folders of event files
-stores.py        MLflow's stores, Optuna's databases
+stores.py        MLflow's stores, Optuna's databases and journals
 steps.py         what the rows of a run say of their order
 rows.py          all of them in one form, which `read_runs` makes into two frames
 """
@@ -47,5 +47,7 @@ def read_runs(source: Path, columns: Columns | None = None) -> Runs:
             "database of Optuna or MLflow, or a folder of TensorBoard, MLflow or tables"
         )
     if stores.is_sqlite(source):
-        return tidy(stores.database(source), source)
+        return tidy(stores.database(source, columns.run), source)
+    if stores.is_journal(source):
+        return tidy(stores.journal(source, columns.run), source)
     return tidy(tables.read_table(source, columns), source)

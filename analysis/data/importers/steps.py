@@ -70,7 +70,8 @@ def _joined(own: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_], st
         for begin, end in zip(begins[1:], ends[1:], strict=True):
             offset = int(counted[begin - 1]) + 1 - int(steps[begin])
             counted[begin:end] = steps[begin:end] + offset
-        return counted, kept, f"steps begin again {len(back)} times, so they are counted on"
+        times = "once" if len(back) == 1 else f"{len(back)} times"
+        return counted, kept, f"steps begin again {times}, so they are counted on"
     for begin in begins[1:]:
         kept[:begin] &= steps[:begin] < steps[begin]
     what = (

@@ -11,11 +11,13 @@ from typing import Any
 import optuna
 import pandas as pd
 import yaml
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from iolaus.analysis.data.importers.rows import Found
 from iolaus.analysis.data.importers.steps import in_order
 
-__all__ = ["database", "is_sqlite", "mlruns"]
+__all__ = ["database", "is_journal", "is_sqlite", "journal", "mlruns"]
 
 # Source: RunStatus in MLflow's service.proto.
 MLFLOW_STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
@@ -62,19 +64,33 @@ def mlruns(folder: Path) -> Found | None:
     return _of_mlflow(rows, about)
 
 
-def database(source: Path) -> Found:
-    """The runs of an MLflow or Optuna database. Raises ValueError if it is neither."""
+def is_journal(source: Path) -> bool:
+    """Whether a file is a journal of Optuna, by its first bytes."""
+    with source.open("rb") as file:
+        return b'"op_code"' in file.read(256)
+
+
+def journal(source: Path, study: str | None = None) -> Found:
+    """A study in a journal of Optuna. study: its name, where there are several."""
+    return _optuna(JournalStorage(JournalFileBackend(str(source))), source, study)
+
+
+def database(source: Path, study: str | None = None) -> Found:
+    """The runs of an MLflow or Optuna database. Raises ValueError if it is neither.
+
+    study: the name of Optuna's, where there are several.
+    """
     try:
-        return _of_database(source)
+        return _of_database(source, study)
     except sqlite3.DatabaseError as error:
         raise ValueError(f"{source} cannot be read as a database: {error}") from error
 
 
-def _of_database(source: Path) -> Found:
+def _of_database(source: Path, study_name: str | None) -> Found:
     with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as connection:
         tables = {name for (name,) in connection.execute("select name from sqlite_master")}
         if {"studies", "trials", "trial_values"} <= tables:
-            return _optuna(source)
+            return _optuna(f"sqlite:///{source.absolute()}", source, study_name)
         if not {"runs", "metrics", "params"} <= tables:
             raise ValueError(
                 f"{source} is a database of neither Optuna nor MLflow; it has the tables "
@@ -112,15 +128,16 @@ def _of_mlflow(rows: list[tuple[Any, ...]], about: dict[str, dict[str, Any]]) ->
     return Found(reports, pd.DataFrame.from_dict(about, orient="index"), None, notes)
 
 
-def _optuna(source: Path) -> Found:
-    """The only study of a database; intermediate values are its curves, under the name `value`."""
-    storage = f"sqlite:///{source.absolute()}"
+def _optuna(storage: str | BaseStorage, source: Path, name: str | None) -> Found:
+    """A study; intermediate values are its curves, under the name `value`."""
     names = optuna.get_all_study_names(storage)
-    if len(names) != 1:
-        raise ValueError(
-            f"{source} has {len(names)} studies ({', '.join(names[:8])}): copy the one that is "
-            "meant into a database of its own (optuna.copy_study)"
-        )
+    if name is not None or len(names) != 1:
+        if name not in names:
+            raise ValueError(
+                f"{source} has {len(names)} studies ({', '.join(names[:8])}): say which is meant, "
+                "--run NAME"
+            )
+        names = [name]
     study = optuna.load_study(study_name=names[0], storage=storage)
     if len(study.directions) != 1:
         raise ValueError(f"{source}: study {names[0]} has several objectives, of which no curve is")

@@ -21,7 +21,8 @@ __all__ = ["folder", "read_table"]
 ALIASES = {
     "trial": (
         *("trial", "run_id", "run_uuid", "run", "run_name", "name", "_run", "trial_id"),
-        *("trial_name", "experiment", "experiment_name", "exp_name", "exp", "number"),
+        *("trial_name", "experiment", "experiment_name", "experiment_key", "exp_name", "exp"),
+        "number",
     ),
     "step": (
         *("step", "_step", "global_step", "trainer/global_step", "train/global_step"),
@@ -236,8 +237,9 @@ def _is_text(name: str, columns: Columns) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A column's name as in ALIASES, where Run Name, run-name and run_name are one."""
-    return re.sub(r"[\s\-]+", "_", name.strip().lower())
+    """A column's name as in ALIASES, where Run Name, run-name, runName and run_name are one."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    return re.sub(r"[\s\-]+", "_", words.lower())
 
 
 def _parameter(column: str, *, is_optuna: bool) -> str | None:
@@ -248,8 +250,7 @@ def _parameter(column: str, *, is_optuna: bool) -> str | None:
 
 def _renamed(frame: pd.DataFrame, columns: Columns, source: Path) -> pd.DataFrame:
     """The table with our names for its columns."""
-    if "tags.mlflow.runName" in frame:
-        frame = _unique_names(frame, "tags.mlflow.runName")
+    frame = _named_apart(frame)
     is_optuna = "datetime_start" in frame or {"number", "value", "state"} <= set(frame.columns)
     new = {}
     for column in frame.columns:
@@ -276,12 +277,30 @@ def _renamed(frame: pd.DataFrame, columns: Columns, source: Path) -> pd.DataFram
     return frame.loc[:, ~frame.columns.duplicated()]
 
 
-def _unique_names(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The table with its runs named; of several with one name, each with the head of its id."""
-    names = frame[column].fillna(frame["run_id"]).astype(str)
+def _named_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table of one row per run with its runs named, of several with one name each apart.
+
+    MLflow's has a run_id; W&B's a State, a Name, parameters as config and maybe an ID. Apart are
+    names by the head of the id, else by a number.
+    """
+    columns = {_plain(c): c for c in reversed(frame.columns)}
+    is_wandb = {"name", "state"} <= columns.keys()
+    key: str | None
+    if "tags.mlflow.runName" in frame and "run_id" in frame:
+        name, key = "tags.mlflow.runName", "run_id"
+    elif is_wandb and ("id" in columns or any(c.startswith("config") for c in columns)):
+        name, key = columns["name"], columns.get("id")
+    else:
+        return frame
+    if key is not None and frame[key].duplicated().any():
+        return frame  # a row is no run
+    ids = None if key is None else frame[key].astype(str)
+    names = frame[name].astype(object).where(frame[name].notna(), "run" if ids is None else ids)
+    names = names.astype(str)
     again = names.groupby(names).transform("size") > 1
-    full = names.where(~again, names + " " + frame["run_id"].astype(str).str[:8])
-    return frame.drop(columns=column).assign(run_id=full)
+    number = "(" + (names.groupby(names).cumcount() + 1).astype(str) + ")"
+    full = names.where(~again, names + " " + (number if ids is None else ids.str[:8]))
+    return frame.drop(columns=[c for c in (name, key) if c is not None]).assign(run_id=full)
 
 
 def _wandb_chart(frame: pd.DataFrame, charts: dict[str, re.Match[str]]) -> pd.DataFrame:
@@ -349,6 +368,11 @@ def _of_frame(frame: pd.DataFrame, source: Path) -> Found:
         else:
             frame = frame.assign(timestamp=time)
     is_one_each = has_names and not frame["trial"].duplicated().any()
+    if "step" in frame and is_one_each and "state" in frame and len(frame) > 1:
+        frame = frame.drop(columns="step")  # of a table of runs it is only where each ended
+    if not has_names:
+        frame, said = _told_apart(frame, name)
+        notes += said
     if "step" not in frame:
         frame, said = _numbered(frame, source, is_one_each, seen)
         notes += said
@@ -359,7 +383,31 @@ def _of_frame(frame: pd.DataFrame, source: Path) -> Found:
     frame = frame.dropna(subset="step")
     frame = frame.assign(step=whole_steps(frame, source))
     frame, said = in_order(frame)
+    frame = frame.drop(columns=[c for c in frame.columns if c in ("epoch", "epochs")])
     return Found(in_rows(frame, source), trials, direction, [*notes, *said])
+
+
+def _told_apart(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """A table without a column of runs whose steps repeat, by the words that tell its runs apart.
+
+    Those are columns of text, parameters and seeds. Steps that begin again in one run, with each
+    epoch, are left as they are: nothing of it tells them apart.
+    """
+    if "step" not in frame or not frame["step"].duplicated().any() or "metric" in frame:
+        return frame, []
+    words = [
+        c
+        for c in frame.columns
+        if c not in ("trial", "step", "timestamp", "state", "why")
+        and (c in ABOUT or str(c).startswith("params.") or not is_metric(frame[c]))
+        and 1 < frame[c].nunique() <= len(frame) / 2
+    ]
+    if not words or frame.duplicated([*words, "step"]).any():
+        return frame, []
+    keys = [str(word).removeprefix("params.") for word in words]
+    texts = [key + "=" + frame[w].astype(str) for key, w in zip(keys, words, strict=True)]
+    named = [" ".join(row) for row in zip(*texts, strict=True)]
+    return frame.assign(trial=named), [f"the runs of {name} are told apart by {', '.join(keys)}"]
 
 
 def _numbered(

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from iolaus.analysis.data.importers import Columns, read_runs
 
@@ -190,3 +193,43 @@ def test_what_is_no_table_of_runs_is_refused_by_name(
     with pytest.raises(ValueError, match=message) as refusal:
         read_runs(tmp_path / name)
     assert re.search(re.escape(name), str(refusal.value))
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_several_runs_of_one_name_are_several(tmp_path: Path, ids: bool) -> None:
+    """A table of runs has a run in each row, whatever it calls them; its last step is no curve's,
+    and the other numbers are settings.
+    """
+    rows = {"Name": ["r", "r", "q"], "State": "finished", "config.lr": [0.1, 0.2, 0.3]}
+    rows |= {"val_loss": [3.0, 2.0, 1.0], "_step": [30, 40, 50]}
+    rows |= {"ID": ["x1", "x2", "x3"]} if ids else {}
+    pd.DataFrame(rows).to_csv(tmp_path / "r.csv", index=False)
+    trials, curves = read_runs(tmp_path / "r.csv")[:2]
+    assert trials["name"].tolist() == (["r x1", "r x2", "q"] if ids else ["r (1)", "r (2)", "q"])
+    assert trials["params.lr"].tolist() == [0.1, 0.2, 0.3]
+    assert curves["value"].tolist() == [3.0, 2.0, 1.0]
+
+
+def test_runs_without_a_name_are_told_apart_by_their_words(tmp_path: Path) -> None:
+    """Where steps repeat, texts and seeds say which run a row is of, and that is said."""
+    named = ROWS.assign(model=ROWS["run"], seed=ROWS["run"].map({"a": 0, "b": 1, "c": 0}))
+    named.drop(columns="run").to_csv(tmp_path / "r.csv", index=False)
+    trials, _, _, notes = read_runs(tmp_path / "r.csv")
+    assert trials["name"].tolist() == [
+        "model=a seed=0",
+        "model=b seed=1",
+        "model=c seed=0",
+    ]
+    assert "told apart by model, seed" in notes[0]
+
+
+def test_a_journal_of_optuna_and_one_study_of_several(tmp_path: Path) -> None:
+    """Both are read by the study's name; without it the refusal names the studies."""
+    path = tmp_path / "journal.log"
+    for name in ("one", "two"):
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        study = optuna.create_study(study_name=name, storage=storage)
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    assert len(read_runs(path, Columns(run="two")).trials) == 2
+    with pytest.raises(ValueError, match=r"2 studies \(one, two\): say which is meant, --run NAME"):
+        read_runs(path)

@@ -169,6 +169,10 @@ def test_near_identical_settings_tell_the_noise_between_seeds() -> None:
         {"setting": range(8), "objective": [1.0, 2.0] * 4, "params.seed": range(8)}
     )
     assert rank(sweep(searched_seed)).noise_source == "alike"
+    nobody_knows = pd.DataFrame(
+        {"setting": range(8), "objective": range(8), "params.lr": [0.1, 0.9, *[float("nan")] * 6]}
+    )
+    assert rank(sweep(nobody_knows)).noise_source == "none"
 
 
 def test_earlier_sweeps_tell_the_noise_between_seeds() -> None:

@@ -276,6 +276,20 @@ def test_one_that_runs_alone_has_what_idle_workers_hold() -> None:
     assert again.renew == ()
 
 
+def test_a_worker_that_is_gone_holds_nothing() -> None:
+    """One that was let go, or died, need not make way, and what it held is free."""
+    placement = Placement({0: "0", 1: "0"}, [CARD], 2)
+    for trial in range(2):
+        placement.wait(trial, trial, ())
+    placement.admit(0.0)
+    for trial in range(2):
+        placement.ended(trial, GIB, trial == 0, 1.0)
+    placement.let_go(1)
+    placement.wait(0, 0, (), "gpu")
+    (alone,) = placement.admit(2.0)
+    assert alone.renew == ()
+
+
 def test_the_next_trial_of_a_slot_is_not_capped_by_the_one_before() -> None:
     """What was learned of a trial that has ended is its shape's, and no news for its slot."""
     placement = Placement({0: "0"}, [CARD], "auto")

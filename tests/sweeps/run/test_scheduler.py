@@ -489,3 +489,18 @@ def test_an_idle_worker_makes_way_for_a_fresh_one() -> None:
     scheduler.handle(Freed(0))
     assert scheduler.handle(Proposed(0, 0)) == [Start(0, 0)]
     assert scheduler.handle(Renewed(0)) == []
+
+
+def test_a_worker_that_has_been_let_go_makes_no_way() -> None:
+    """It holds nothing, and there is nobody to be let go a second time."""
+    scheduler = Scheduler(n_slots=2, n_to_run=2)
+    scheduler.start()
+    scheduler.handle(Freed(0))
+    scheduler.handle(Freed(1))
+    scheduler.handle(Proposed(0, 0))
+    scheduler.handle(Proposed(1, 1))
+    assert scheduler.handle(Ended(0, Outcome(Ending.COMPLETED))) == [
+        Tell(0, Outcome(Ending.COMPLETED)),
+        Release(0),
+    ]
+    assert scheduler.handle(Renewed(0)) == []
