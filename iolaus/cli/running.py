@@ -390,7 +390,9 @@ def stop(
 @needs("analysis")
 def log(
     folder: Folder,
-    to: Annotated[list[str], typer.Option(help="csv, mlflow, tensorboard or wandb; several times")],
+    to: Annotated[
+        list[str], typer.Option(help="csv, mlflow, tensorboard, trackio or wandb; several times")
+    ],
     follow: Annotated[
         bool, typer.Option("--follow", help="until the sweep that runs there is over")
     ] = False,

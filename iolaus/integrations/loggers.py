@@ -1,4 +1,4 @@
-"""The trials of a sweep as runs of an experiment tracker: W&B, MLflow, TensorBoard, CSV.
+"""The trials of a sweep as runs of an experiment tracker: W&B, MLflow, TensorBoard, trackio, CSV.
 
 `iolaus log DIR --to wandb` writes what a sweep has, now or while it runs (`--follow`); a sweep with
 `hydra.sweeper.log_to=[wandb]` starts that command beside itself. So a tracker that fails, or cannot
@@ -140,6 +140,28 @@ class WandbLogger(Logger):
                 made.log(metrics, step=step)
             made.summary.update({**run.summary, "state": run.state, "why": run.why})
             return str(made.id)
+
+
+class TrackioLogger(Logger):
+    """A run of trackio each, in the project of the sweep's name, on this machine.
+
+    TRACKIO_DIR says where.
+    """
+
+    def write(self, run: TrialRun) -> str:
+        """See Logger."""
+        import trackio
+
+        config = {**run.config, "state": run.state, "why": run.why}
+        made = trackio.init(
+            project=run.sweep, name=run.name, group=run.sweep, config=config, embed=False
+        )
+        for step, metrics in run.rows():
+            made.log(metrics, step=step)
+        if run.summary:
+            made.log({f"summary/{name}": value for name, value in run.summary.items()})
+        made.finish()
+        return str(made.name)
 
 
 class MlflowLogger(Logger):
