@@ -190,8 +190,8 @@ def _no(value: Hashable) -> bool:
 def _who(trials: pd.DataFrame) -> str:
     n, died = int(trials["exploded"].sum()), int(trials["died"].sum())
     said = (
-        f"{n:,} of {counted(len(trials), 'trial')} exploded: the training loss is not finite or "
-        "ends far above where it began, or the gradient died"
+        f"{n:,} of {counted(len(trials), 'trial')} exploded and did not come back: the training "
+        "loss is not finite or ends far above where it began, or the gradient died"
     )
     return f"{said}. In {died:,} of them the gradient of a parameter is about 0 to the end."
 

@@ -153,9 +153,9 @@ def _ending(trial: FrozenTrial) -> tuple[str, str]:
     record = record_of(trial)
     state, _, reason = record.why.partition(": ")
     if record.verdict is not None and record.ending in (Ending.PRUNED, Ending.PAUSED):
-        reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
-        if record.verdict.rule == WAITS_RULE and record.ending is Ending.PRUNED:
-            reason = f"waited from step {record.verdict.step:,} to the end of the sweep"
+        has_waited = record.verdict.rule == WAITS_RULE and record.ending is Ending.PRUNED
+        if not has_waited:
+            reason = f"{record.verdict.rule} at step {record.verdict.step:,}"
     if trial.state is TrialState.COMPLETE:
         reason = set_apart(record) or reason
     broken = ", ".join(broken_constraints(trial))

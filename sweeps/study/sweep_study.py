@@ -25,6 +25,7 @@ from iolaus.sweeps.errors import BadInputError, SweepError, one_line
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyFeed, StudyView, curve_pruner
+from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.study._repeats import Field, pooled_spread, units_of
@@ -407,8 +408,7 @@ class SweepStudy:
         self._storage.flush()
         self._storage.refresh(compat.study_id(self.study))
         for trial in self.paused:
-            _, _, reason = record_of(trial).why.partition(": ")
-            outcome = Outcome(Ending.PRUNED, reason=reason)
+            outcome = Outcome(Ending.PRUNED, reason=_why_not_thawed(record_of(trial)))
             attrs = TrialRecord(ending=outcome.ending, why=why(outcome)).to_attrs()
             attrs[compat.PAUSED_ATTR] = 0
             self._storage.close_paused(compat.trial_id(trial), attrs)
@@ -908,3 +908,10 @@ def _note(trial: optuna.Trial, record: TrialRecord) -> None:
     """Add what a record knows to a trial's attributes."""
     for name, value in record.to_attrs().items():
         trial.set_user_attr(name, value)
+
+
+def _why_not_thawed(record: TrialRecord) -> str:
+    """Of a trial that is paused when its sweep is over."""
+    if record.verdict is not None and record.verdict.rule == WAITS_RULE:
+        return f"waited from step {record.verdict.step:,} to the end of the sweep"
+    return record.why.partition(": ")[2]

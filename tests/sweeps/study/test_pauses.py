@@ -95,9 +95,9 @@ class Member:
             self.study.report(proposal.trial, step, proposal.trial + 1 / step)
         return proposal.trial
 
-    def pause(self, trial: int, kept: Kept | None = KEPT) -> None:
+    def pause(self, trial: int, kept: Kept | None = KEPT, outcome: Outcome = PAUSED) -> None:
         run = Run(folder=str(trial), slot=0, seconds=2.0)
-        self.study.tell(trial, PAUSED, run, log="", kept=kept)
+        self.study.tell(trial, outcome, run, log="", kept=kept)
 
     def complete(self, trial: int, value: float = 1.0) -> None:
         outcome = Outcome(Ending.COMPLETED, values=(value,))
@@ -238,6 +238,18 @@ def test_paused_trials_are_closed_by_their_verdicts(member: Any) -> None:
     assert one.pruner.told[-1] == ("STOPPED", 0)
     assert one.study.paused == []
     assert one.study.ask() is None
+
+
+def test_one_that_waited_to_the_end_says_so(member: Any) -> None:
+    """Once the sweep is over nothing says any more that it goes on."""
+    one = member(n_trials=1)
+    waits = Verdict("waits", 5, "waits: 3rd best of 4, goes on when all have come there")
+    paused = Outcome(Ending.PAUSED, reason=waits.reason, verdict=waits)
+    one.pause(one.run(), outcome=paused)
+    one.study.close_paused()
+    record = record_of(one.in_database()[0])
+    assert record.why == "pruned: waited from step 5 to the end of the sweep"
+    assert record.verdict == waits
 
 
 def test_those_that_wait_for_others_wait_after_a_restart_too(member: Any) -> None:
