@@ -138,15 +138,17 @@ def to_do(ranking: Ranking, trials: Sequence[NextTrial]) -> list[str]:
     ]
     n_open = len(contenders(ranking))
     seeds = []
+    of = "finalists" if ranking.n_others else "settings"
     if n_open and ranking.is_repeated and ranking.seeds_to_settle is None:
         seeds = [
-            f"take any of the {len(ranking.first)} settings that may be first: more than "
+            f"take any of the {len(ranking.first)} {of} that share first place: more than "
             f"{N_SEEDS_MOST} more seeds each would be needed to tell them apart"
         ]
     elif n_open and ranking.can_top_up:
-        seeds = [f"more seeds of the {n_open} settings that may be first (`iolaus top-up DIR`)"]
+        command = f"`iolaus top-up {ranking.folder}`"
+        seeds = [f"more seeds of the {n_open} {of} that may be first ({command})"]
     tries = [f"{'try ' if seeds else ''}{'; '.join(named)}"] if named else []
-    return [f"To do next: {_listed([*seeds, *tries])}."] if seeds or tries else []
+    return [f"To do next: {'; and '.join([*seeds, *tries])}."] if seeds or tries else []
 
 
 def curves_seen(sweep: Sweep, metric: str) -> str:

@@ -153,9 +153,13 @@ def test_a_few_cures_are_named_in_the_order_given() -> None:
     assert to_do(settled, []) == []
     tied = ranking([1.0, 2.0], [1, 1], can_top_up=True)
     assert to_do(tied, fixes[:1]) == [
-        "To do next: more seeds of the 2 settings that may be first (`iolaus top-up DIR`) and try "
+        "To do next: more seeds of the 2 settings that may be first (`iolaus top-up DIR`); and try "
         "optim.lr=0.1 for trial 1."
     ]
+    named = dataclasses.replace(tied, folder="multirun/s")
+    assert "(`iolaus top-up multirun/s`)" in to_do(named, [])[0]
+    open_ = dataclasses.replace(tied, seeds_to_settle=None, n_others=6)
+    assert to_do(open_, [])[0].startswith("To do next: take any of the 2 finalists that share")
     assert to_do(dataclasses.replace(tied, can_top_up=False), []) == []
 
 
