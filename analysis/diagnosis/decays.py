@@ -61,8 +61,8 @@ class Decays:
         setting but for the batch, in words), rebound (by how much the loss has climbed back, NaN if
         it is no rebound), rebound_at (step), kept (the weights that it kept from before this and
         any other rebound: a dict from step to file), came_down (whether its loss ends as low as at
-        the last of these, and as at the start), is_ranked (whether its setting has a place beside the first: where there are
-        finalists, they alone).
+        the last of these, and as at the start), is_ranked (whether its setting has a place beside
+        the first: where there are finalists, they alone).
         stage_ends (steps at which the planned rate jumps, and the last), stage_losses (the mean of
         the loss over the last fifth of each of these stages).
     metric: the training loss. objective_sign: -1 if the objective is maximised.

@@ -57,7 +57,7 @@ class NextTrial:
 def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
     """The suggested fixes of a sweep's trials with problems, each setting once, by promise.
 
-    Settings that have been run are left out, also where a run's value is the fix's but for rounding.
+    Settings that have been run are left out, also where a run's value is the fix's when rounded.
     diagnosis: of `iolaus.analysis.diagnosis.diagnose.diagnose`. Promise: a suggested fix of a trial
     that came far (a low best loss) ranks before one of a trial that never left the start. Nothing
     is drawn at random: what a fixed setting needs besides, such as the threshold of a clipping it

@@ -75,8 +75,8 @@ def run_end_sentences(sweep: Sweep) -> list[str]:
         )
     if parts:
         said.append(
-            f"Where completed trials would end in {sweep.metric}, as foreseen from their reports so "
-            f"far: {'; '.join(parts)}."
+            f"Where completed trials would end in {sweep.metric}, as foreseen from their reports "
+            f"so far: {'; '.join(parts)}."
         )
     return said
 
