@@ -58,7 +58,7 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
     if sweep.trials.empty:
         return searched(sweep)
     problems = (
-        went_wrong(diagnosis) if len(sweep.curves) else []
+        went_wrong(diagnosis, sweep.trials["setting"]) if len(sweep.curves) else []
     )  # a task that reports no curves is not broken for it
     won = [
         ranking.headline(),
@@ -107,20 +107,25 @@ def on_front(sweep: Sweep, ranking: Ranking) -> list[str]:
     return [f"By all {len(sweep.directions)} objectives at once, no other setting beats {named}."]
 
 
-def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
-    """The most frequent problems, with counts."""
-    judged = diagnosis["shape"]
+def went_wrong(diagnosis: pd.DataFrame, settings: pd.Series) -> list[str]:
+    """The most frequent problems, with counts: of settings where one has several trials.
+
+    settings: of each trial. Its trials have one shape, which not each of them shows by itself.
+    """
+    of_setting = settings.reindex(diagnosis.index)
+    what = "setting" if of_setting.duplicated().any() else "trial"
+    judged = diagnosis["shape"][~of_setting.duplicated()]
     problems = judged[~judged.isin(WELL)].value_counts()
     if not len(judged):
         return []
     if problems.empty:
         return [
-            f"None of the {len(judged):,} trials shows a problem."
+            f"None of the {len(judged):,} {what}s shows a problem."
             if len(judged) > 1
             else "It shows no problem."
         ]
     counts = [f"{shape_name(str(shape))} ({n})" for shape, n in problems.head(3).items()]
-    return [f"What went wrong most, of {counted(len(judged), 'trial')}: {'; '.join(counts)}."]
+    return [f"What went wrong most, of {counted(len(judged), what)}: {'; '.join(counts)}."]
 
 
 def to_do(ranking: Ranking, trials: Sequence[NextTrial]) -> list[str]:

@@ -48,8 +48,9 @@ class Status:
 
     n_by_state: trials by Optuna's state in small letters, those that were cut off as interrupted,
     those that the pruner may have go on as paused.
-    best, best_trial: the first objective's, None where none has completed. n_ended_last_hour: of
-    any state, but interrupted.
+    best, best_trial: the first objective's, None where none has completed; of a setting with
+    several seeds their mean and the first, best_n_seeds: how many. n_ended_last_hour: of any state,
+    but interrupted.
     """
 
     n_by_state: Mapping[str, int]
@@ -57,6 +58,15 @@ class Status:
     best_trial: int | None
     n_ended_last_hour: int
     running: Sequence[RunningTrial]
+    best_n_seeds: int = 1
+
+    def best_text(self) -> str:
+        """The best for a reader, "" where there is none."""
+        if self.best is None:
+            return ""
+        n, trial = self.best_n_seeds, self.best_trial
+        of = f"trial {trial}" if n == 1 else f"setting {trial}, the mean of {n} seeds"
+        return f"best {self.best:.5g} ({of})"
 
 
 def status(study: optuna.Study, last: Mapping[int, tuple[int, float]], now: datetime) -> Status:
@@ -73,6 +83,7 @@ def status(study: optuna.Study, last: Mapping[int, tuple[int, float]], now: date
         best_trial=None if best is None else best.number,
         n_ended_last_hour=sum(now - end <= timedelta(hours=1) for end in ended),
         running=[_running(t, last.get(t.number)) for t in trials if t.state is TrialState.RUNNING],
+        best_n_seeds=1 if best is None else best.n_runs,
     )
 
 
