@@ -99,7 +99,7 @@ def test_a_thawed_trial_is_the_trial_that_was_not_paused(
         assert pause.thawed
         assert record_of(trial).verdict is None
     assert checkpoints(folder) == []
-    assert "3 trials paused, 3 thawed (3 of them finished, " in done.out
+    assert "3 trials paused, 3 went on (3 of them finished, " in done.out
     sweep_of = iolaus.load(folder)
     loaded, about = sweep_of.trials, described(sweep_of, 1)
     assert re.fullmatch(r"1, ran from .* s and .* s of the sweep", about["pauses"])
@@ -130,7 +130,7 @@ def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
     lowest = {t.number: record_of(t).run.best for t in study().trials[1:]}
     best = sorted(sorted(lowest, key=lowest.__getitem__)[:2])
     assert [n for n in checkpoints(folder) if n] == best
-    assert "4 trials paused, none thawed." in done.out
+    assert "4 trials paused, none went on." in done.out
     assert f"extend study {best[0]} {best[1]} --steps 3x" in done.out
     again = sweep(*options(tmp_path, 5, "at=10,n_finished=0"), keep).ok(END_S)
     assert "nothing was run" in again.out

@@ -17,7 +17,7 @@ from iolaus.sweeps.curves import SCHEMA, UNREADABLE
 from iolaus.sweeps.study.finalists import Finalists
 from iolaus.sweeps.study.preview import Machine, Preview, expected_share, preview_of
 from iolaus.sweeps.study.ranking import INFEASIBLE
-from iolaus.sweeps.study.record import record_of, state_of, was_interrupted
+from iolaus.sweeps.study.record import leader_of, record_of, state_of, was_interrupted
 from iolaus.sweeps.study.summary import rank
 
 __all__ = ["RunningTrial", "Status", "classes_of", "last_steps", "left", "status"]
@@ -65,7 +65,7 @@ class Status:
         if self.best is None:
             return ""
         n, trial = self.best_n_seeds, self.best_trial
-        of = f"trial {trial}" if n == 1 else f"setting {trial}, the mean of {n} seeds"
+        of = f"trial {trial}" if n < 2 else f"setting {trial}, the mean of {n} seeds"
         return f"best {self.best:.5g} ({of})"
 
 
@@ -83,7 +83,10 @@ def status(study: optuna.Study, last: Mapping[int, tuple[int, float]], now: date
         best_trial=None if best is None else best.number,
         n_ended_last_hour=sum(now - end <= timedelta(hours=1) for end in ended),
         running=[_running(t, last.get(t.number)) for t in trials if t.state is TrialState.RUNNING],
-        best_n_seeds=1 if best is None else best.n_runs,
+        best_n_seeds=sum(
+            best is not None and t.state is TrialState.COMPLETE and leader_of(t) == best.number
+            for t in trials
+        ),
     )
 
 
