@@ -22,7 +22,9 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("group", ["task", "optim", "schedule", "clip"])
+@pytest.mark.parametrize(
+    "group", [pytest.param("task", marks=pytest.mark.slow), "optim", "schedule", "clip"]
+)
 def test_every_config_of_a_group_makes_a_run(
     compose: Callable[..., DictConfig], group: str, image_folder: Path, tmp_path: Path
 ) -> None:
