@@ -154,6 +154,7 @@ def test_a_last_call_takes_paused_trials_into_slots_that_would_fall_idle(
     assert ("last call",) in map(tuple, whys)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_amid_pauses_keeps_them(
     sweep: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:
@@ -215,6 +216,7 @@ def test_two_drivers_thaw_each_paused_trial_once(
     assert not [*tmp_path.glob("o*/*/checkpoints")]
 
 
+@pytest.mark.slow
 def test_on_prune_stop_ends_them_at_once(sweep: Any, study: Any, tmp_path: Path) -> None:
     """As before there were pauses: told pruned when they end, and no checkpoint kept."""
     sweep(*options(tmp_path, 4, "at=10,n_finished=0"), "hydra.sweeper.on_prune=stop").ok()
