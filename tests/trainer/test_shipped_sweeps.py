@@ -41,7 +41,7 @@ def test_a_shipped_sweep_says_what_question_it_answers(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_shipped_sweep_runs(name: str, tmp_path: Path) -> None:
-    """Three trials of it end completed or pruned, in a study of its name."""
+    """Three settings of it, with one seed each, end completed or pruned, in a study of its name."""
     command = [
         sys.executable,
         "-m",
@@ -49,6 +49,7 @@ def test_a_shipped_sweep_runs(name: str, tmp_path: Path) -> None:
         "--multirun",
         f"+sweep={name}",
         "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.repeats=1",
         "hydra.sweeper.finalists=null",
     ]
     done = subprocess.run(
