@@ -9,11 +9,14 @@ import pandas as pd
 import pytest
 
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.diagnosis.convergence import convergence
+from iolaus.analysis.diagnosis.diagnose import RISKS, diagnose
 from iolaus.analysis.importance import in_words
 from iolaus.analysis.ranking.rank import rank
 from iolaus.analysis.report._document import Document, Section, Table, as_html
 from iolaus.analysis.report.report import _counted
 from iolaus.analysis.report.terminal import as_table, cell
+from iolaus.analysis.report.trial import described
 from iolaus.cli import main
 
 
@@ -126,3 +129,15 @@ def test_texts_about_one_trial_stand_left(tmp_path, capsys, monkeypatch) -> None
         main()
     heading, *lines = capsys.readouterr().out.partition("\n(")[0].splitlines()
     assert all(line[heading.index("value")] != " " for line in lines)
+
+
+def test_a_gradient_that_leaps_in_a_run_that_goes_on_well_is_no_explosion(
+    made_sweep: Callable[..., Sweep],
+) -> None:
+    """What is said of a trial calls nothing exploded whose shape is another."""
+    sweep = made_sweep(12, state="complete")
+    leapt, shapes = convergence(sweep)["exploded_at"].notna(), diagnose(sweep)["shape"]
+    is_risk = shapes.isin(RISKS).reindex(leapt.index)
+    well, ill = leapt.index[leapt & ~is_risk], leapt.index[leapt & is_risk]
+    assert "exploded_at" not in described(sweep, int(well[0]))
+    assert "exploded_at" in described(sweep, int(ill[0]))
