@@ -51,7 +51,7 @@ def as_given(sampler: Any, hydra: DictConfig) -> Any:
         node = ConfigStore.instance().load(f"hydra/sweeper/sampler/{choice}.yaml")
     except ConfigLoadError:
         return sampler
-    if node.provider == "iolaus" or not isinstance(sampler, DictConfig):
+    if node.provider == "iolaus" or isinstance(sampler, str):
         return sampler
     given = {line.lstrip("+").partition("=")[0] for line in hydra.overrides.hydra}
     kept = {
