@@ -36,6 +36,7 @@ __all__ = [
     "if_owned",
     "is_paused",
     "news",
+    "open_made",
     "patience",
     "percentile",
     "reduction_factor",
@@ -111,6 +112,49 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 # --- storages: what a database can do that a storage's methods do not give out ---
+
+
+def open_made(url: str, engine_kwargs: Mapping[str, Any]) -> optuna.storages.RDBStorage | None:
+    """Optuna's storage of a database whose tables this version of Optuna has made, else None.
+
+    Nothing is written. RDBStorage itself looks for each table and asks alembic whether they are of
+    the newest form, whose import and answer take longer than all else that `iolaus show` does.
+    Raises what SQLAlchemy does where the database cannot be reached.
+    """
+    import sqlalchemy
+    from sqlalchemy import orm
+
+    url = optuna.storages.RDBStorage._fill_storage_url_template(url)
+    engine = sqlalchemy.create_engine(url, **engine_kwargs)
+    if not _made_by_this_version(engine):
+        engine.dispose()
+        return None
+    storage = object.__new__(optuna.storages.RDBStorage)
+    vars(storage).update(
+        url=url,
+        engine_kwargs=dict(engine_kwargs),
+        engine=engine,
+        scoped_session=orm.scoped_session(orm.sessionmaker(bind=engine)),
+        skip_compatibility_check=False,
+        heartbeat_interval=None,
+        grace_period=None,
+        heartbeat_stale_trial_callback=None,
+        failed_trial_callback=None,
+    )
+    return storage
+
+
+def _made_by_this_version(engine: Any) -> bool:
+    # The last that is written when tables are made is alembic's row.
+    import sqlalchemy
+
+    made_by = sqlalchemy.text("SELECT library_version FROM version_info, alembic_version")
+    with engine.connect() as connection:
+        try:
+            found = connection.execute(made_by).all()
+        except sqlalchemy.exc.DBAPIError:  # there is no such table; or whoever opens it next says
+            return False
+    return [tuple(row) for row in found] == [(optuna.__version__,)]
 
 
 def disconnect(storage: BaseStorage) -> None:

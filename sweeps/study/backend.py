@@ -12,6 +12,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.secrets import without_password
 
@@ -54,10 +55,13 @@ def _with_tables(url: str) -> optuna.storages.RDBStorage:
     Where several drivers begin at the same moment, each finds tables missing, and all but one are
     refused to make them: these look again.
     """
+    options = _engine_options(url)
+    if (made := compat.open_made(url, options)) is not None:
+        return made
     deadline_s = time.monotonic() + TABLES_S
     while True:
         try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
+            return optuna.storages.RDBStorage(url, engine_kwargs=options)
         except sqlalchemy.exc.DBAPIError as error:
             made_meanwhile = re.search("already exists|duplicate|unique", str(error), re.IGNORECASE)
             if made_meanwhile is None or time.monotonic() > deadline_s:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import sqlite3
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -19,6 +21,36 @@ from iolaus.sweeps.study.backend import open_backend
 @pytest.fixture(params=["memory", "database"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.storages.BaseStorage:
     return open_backend("sqlite://" if request.param == "memory" else f"sqlite:///{tmp_path}/s.db")
+
+
+def test_tables_that_this_version_made_are_not_looked_for_again(tmp_path: Path) -> None:
+    """The storage is Optuna's own but for its looks at the tables; None for tables of any other."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    assert compat.open_made(url, {}) is None
+    theirs = optuna.storages.RDBStorage(url)
+    optuna.create_study(storage=theirs, study_name="s").optimize(lambda _: 1.0, n_trials=2)
+    ours = compat.open_made(url, {"connect_args": {"timeout": 60}})
+    assert ours is not None
+    assert vars(ours).keys() == vars(theirs).keys() - {"_version_manager"}
+    options = ("skip_compatibility_check", "heartbeat_interval", "grace_period")
+    assert [getattr(ours, name) for name in options] == [getattr(theirs, name) for name in options]
+    study = optuna.load_study(study_name="s", storage=ours)
+    study.optimize(lambda _: 0.0, n_trials=1)
+    assert [trial.value for trial in theirs.get_all_trials(study._study_id)] == [1.0, 1.0, 0.0]
+    for change in (
+        "UPDATE version_info SET library_version = '4.0'",
+        "DELETE FROM alembic_version",
+    ):
+        other = tmp_path / "other.db"
+        with (
+            closing(sqlite3.connect(tmp_path / "s.db")) as made,
+            closing(sqlite3.connect(other)) as copy,
+        ):
+            made.backup(copy)
+            copy.execute(change)
+            copy.commit()
+        assert compat.open_made(f"sqlite:///{other}", {}) is None
+        assert optuna.load_study(study_name="s", storage=f"sqlite:///{other}").trials
 
 
 def test_a_study_and_its_trials_have_ids_in_a_storage(storage: optuna.storages.BaseStorage) -> None:
