@@ -66,10 +66,13 @@ class LaneServer:
         self._runner = runner
         self._output = output
         self._logs = _JobLogs()
+        self._n_open = 0
 
     def open(self, n_lanes: int) -> None:
         """Ask for so many trials at a time; may be called again."""
-        self._channel.open(n_lanes)
+        if n_lanes != self._n_open:
+            self._n_open = n_lanes
+            self._channel.open(n_lanes)
 
     def say(self, text: str) -> None:
         """A line for the user's terminal."""

@@ -115,6 +115,7 @@ def run_lanes(server: LaneServer) -> None:
                 alone.add(trial, room.why_alone)
         if not lanes.n_lane_runs:
             alone.run()
+            server.open(room.n_trials)
             continue
         lanes.run_block()
         server.fill(*lanes.n_lane_steps)
@@ -137,8 +138,12 @@ def _fill(server: LaneServer, lanes: Lanes, room: _Room, alone: _Alone) -> list[
             alone.passed_by()
         except NotInLanesError as error:
             alone.add(trial, str(error))
+            if alone.lets_in(lanes.n_lane_runs):
+                server.open(room.n_trials + len(alone.trials))  # it takes no lane's place
         except Exception as error:
             server.finish(trial, error)
+    if not alone.lets_in(lanes.n_lane_runs):
+        server.open(1)  # other slots may have what would wait here
     return admitted
 
 
@@ -196,8 +201,14 @@ class _Room:
 
     @property
     def n_trials(self) -> int:
-        """To ask the driver for; 1 until the first trial has shown how many lanes pay."""
-        return 1 if self._n_lanes is None else self._n_lanes + _n_spare(self._n_lanes)
+        """To ask the driver for; 1 until the first trial has shown how many lanes pay.
+
+        And 1 as long as no trial can be trained in lanes.
+        """
+        is_useless = bool(self._faults) and all(self._faults.values())
+        if self._n_lanes is None or self.why_alone or is_useless:
+            return 1
+        return self._n_lanes + _n_spare(self._n_lanes)
 
     def wait_s(self, n_lane_runs: int) -> float | None:
         """How long to wait for a trial.
@@ -234,7 +245,7 @@ class _Room:
             raise NotInLanesError(self.why_alone)
         if kind not in self._faults:
             self._faults[kind] = self._fault_of(run, kind)
-            self._server.open(1 if all(self._faults.values()) else self.n_trials)
+            self._server.open(self.n_trials)
         if (fault := self._faults[kind]) is not None:
             raise NotInLanesError(fault)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,3 +133,11 @@ def test_no_lane_stands_still_for_a_trial_that_runs_alone(compose: Compose, tmp_
     assert sorted(order[3:7]) == [0, 1, 2, 8]
     assert order[7:] == [4, 6, 9]
     assert [n for what, n in server.happened if what == "held"] == [4, 6]
+    asked = [n for n, _ in itertools.groupby(server.opened)]
+    assert asked == [
+        5,
+        6,
+        7,
+        1,
+        5,
+    ]  # those that wait take no lane's place; then others may have all
