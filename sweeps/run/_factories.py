@@ -6,7 +6,7 @@ import functools
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import optuna
@@ -51,7 +51,7 @@ def as_given(sampler: Any, hydra: DictConfig) -> Any:
         node = ConfigStore.instance().load(f"hydra/sweeper/sampler/{choice}.yaml")
     except ConfigLoadError:
         return sampler
-    if node.provider == "iolaus":
+    if node.provider == "iolaus" or not isinstance(sampler, DictConfig):
         return sampler
     given = {line.lstrip("+").partition("=")[0] for line in hydra.overrides.hydra}
     kept = {
@@ -166,7 +166,8 @@ def _is_grid(config: Any) -> bool:
 
 
 def _class_name(config: Any) -> str:
-    return str(config.get("_target_", "")).rpartition(".")[2]
+    target = config.get("_target_", "") if isinstance(config, Mapping) else ""
+    return str(target).rpartition(".")[2]
 
 
 def make_pruner(
@@ -206,6 +207,11 @@ def make(config: Any, what: str, **extra: Any) -> Any:
 
     what: the option it belongs to, for messages. Raises BadInputError.
     """
+    if not isinstance(config, Mapping):
+        raise BadInputError(
+            f"hydra.sweeper.{what}={config} is a word where a group is chosen: give "
+            f"hydra/sweeper/{what}={config}"
+        )
     try:
         given = {key: config[key] for key in config if not OmegaConf.is_missing(config, key)}
         with warnings.catch_warnings():

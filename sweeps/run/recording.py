@@ -119,7 +119,9 @@ class Recorder:
         """See hydra.experimental.callback.Callback."""
         if self._recording is None or self._about is None:
             return
-        returned = job_return._return_value
+        from iolaus.sweeps.hydra_compat import returned_by
+
+        returned = returned_by(job_return)
         recording, self._recording = self._recording, None
         if isinstance(returned, BaseException):
             with suppress(type(returned)):
