@@ -54,15 +54,16 @@ def as_given(sampler: Any, hydra: DictConfig) -> Any:
     if node.provider == "iolaus" or isinstance(sampler, str):
         return sampler
     given = {line.lstrip("+").partition("=")[0] for line in hydra.overrides.hydra}
+    whole: Any = sampler  # OmegaConf's types know neither that its keys are texts nor its parent
     kept = {
-        key: sampler._get_node(key)
-        for key in sampler
+        key: whole._get_node(key)
+        for key in whole
         if f"hydra.sweeper.sampler.{key}" in given
         or key == "_target_"
         or key not in node.node
-        or sampler[key] != node.node[key]
+        or whole[key] != node.node[key]
     }
-    return OmegaConf.create(kept, parent=sampler._get_parent())
+    return OmegaConf.create(kept, parent=whole._get_parent())
 
 
 def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:

@@ -104,6 +104,14 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Worker to driver: a trial waits to run alone, and is not late; or not is_held: it begins."""
+
+    trial: int
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """Worker to driver: the peaks of its memory since its trial began.
 
@@ -167,5 +175,7 @@ class WorkerSpec:
         return dict(self.environment).get(GPU_VARIABLE, "")
 
 
-FromWorker = UserCodeReached | Ready | Reported | Finished | LogMessage | Filled | Measured | Quit
+FromWorker = (
+    UserCodeReached | Ready | Reported | Finished | LogMessage | Filled | Held | Measured | Quit
+)
 ToWorker = Assignment | Stopped | Offered | Save | Capped

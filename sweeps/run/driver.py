@@ -32,6 +32,7 @@ from iolaus.sweeps.run._messages import (
     Filled,
     Finished,
     FromWorker,
+    Held,
     LogMessage,
     Measured,
     Offered,
@@ -165,7 +166,8 @@ class TrialRun:
     `iolaus.sweeps.reporting.Batch`. kept: its newest checkpoint. outcome: the task's own, with no
     objective looked for, None while it runs. awake_s, heard_s: when it was started and last
     reported, by a clock that stands while the driver is held up. gpu_share: of its card that it may
-    hold, None for all. step: the last one reported. memory: its peaks so far.
+    hold, None for all. is_held: it waits in its worker to run alone, and no timeout counts for it.
+    step: the last one reported. memory: its peaks so far.
     """
 
     assignment: Assignment
@@ -181,6 +183,7 @@ class TrialRun:
     kept: Kept | None = None
     outcome: Outcome | None = None
     gpu_share: float | None = None
+    is_held: bool = False
     step: int | None = None
     memory: Memory = field(default_factory=Memory)
 
@@ -580,6 +583,10 @@ class Driver:
                 self._take_memory(slot, memory)
             case Filled():
                 self._filled[slot] = message
+            case Held(trial, is_held):
+                run = self.trials[trial]
+                run.is_held = is_held
+                run.awake_s = run.heard_s = self._awake_clock()
             case Finished(trial, outcome, leaves):
                 self._unborn.pop(slot, None)
                 run = self.trials[trial]
@@ -683,6 +690,8 @@ class Driver:
         now_s = self._awake_clock()
         for trial in sorted(self._scheduler.running, key=lambda trial: self.trials[trial].heard_s):
             run = self.trials[trial]
+            if run.is_held:
+                continue
             reason = self._rules.timeouts.overdue(now_s - run.awake_s, now_s - run.heard_s)
             # One that shared its worker with another may have gone with that one.
             if reason is not None and trial in self._scheduler.running:

@@ -24,7 +24,7 @@ from iolaus.sweeps.reporting import Reporter, reporting_to
 from iolaus.sweeps.run._channel import Channel
 from iolaus.sweeps.run._job import HydraRunner
 from iolaus.sweeps.run._job_files import output_to
-from iolaus.sweeps.run._messages import Assignment, Filled
+from iolaus.sweeps.run._messages import Assignment, Filled, Held
 from iolaus.sweeps.run._outcomes import infeasible, is_ruled_out, not_begun, outcome_of
 from iolaus.sweeps.run._prepared import Job
 from iolaus.sweeps.types import OUTPUT_FILE, Ending, Finding
@@ -66,10 +66,13 @@ class LaneServer:
         self._runner = runner
         self._output = output
         self._logs = _JobLogs()
+        self._n_open = 0
 
     def open(self, n_lanes: int) -> None:
         """Ask for so many trials at a time; may be called again."""
-        self._channel.open(n_lanes)
+        if n_lanes != self._n_open:
+            self._n_open = n_lanes
+            self._channel.open(n_lanes)
 
     def say(self, text: str) -> None:
         """A line for the user's terminal."""
@@ -133,8 +136,13 @@ class LaneServer:
         self._runner.end(trial._job, job)
         self._channel.finish(trial.number, replace(outcome, findings=trial._findings))
 
+    def hold(self, trial: LaneTrial) -> None:
+        """Say that a trial waits to run alone, so that no timeout counts for it."""
+        self._channel.send(Held(trial.number, True))
+
     def run_alone(self, trial: LaneTrial) -> None:
         """Run a trial as if there were no lanes; returns when it is over."""
+        self._channel.send(Held(trial.number, False))
         self._run(trial._assignment, trial.reporter)
 
     def _run(self, assignment: Assignment, reporter: Reporter) -> None:
@@ -160,6 +168,13 @@ class InLanes:
     n_lanes: int | None
     most: int
     sweep_dir: Path
+
+    def load(self) -> None:
+        """Import what the lane runner uses: its function attribute `load`, where it has one.
+
+        Called once, before workers are forked, while the driver opens its study.
+        """
+        getattr(self.lane_runner, "load", lambda: None)()
 
     def __call__(self, channel: Channel) -> None:
         """Serve until the lane runner returns."""

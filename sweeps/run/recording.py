@@ -192,11 +192,11 @@ class RunRecord:
         from omegaconf import OmegaConf
         from optuna.trial import TrialState
 
+        from iolaus.sweeps.metric import METRIC_ATTR
         from iolaus.sweeps.run import _provenance as provenance
         from iolaus.sweeps.study.backend import open_backend, sqlite_url
         from iolaus.sweeps.study.fingerprint import note_fingerprint
         from iolaus.sweeps.study.folder import STUDY_FILE, SWEEP_FILE
-        from iolaus.sweeps.study.opening import METRIC_ATTR
         from iolaus.sweeps.study.record import Run, TrialRecord, record_of
 
         self.folder.mkdir(parents=True, exist_ok=True)

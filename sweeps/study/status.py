@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.curves import SCHEMA, UNREADABLE
 from iolaus.sweeps.study.finalists import Finalists
 from iolaus.sweeps.study.preview import Machine, Preview, expected_share, preview_of
 from iolaus.sweeps.study.ranking import INFEASIBLE
@@ -132,9 +130,16 @@ def classes_of(config: Any) -> list[str]:
 
 def last_steps(curves: Path, trials: Sequence[int]) -> dict[int, tuple[int, float]]:
     """(step, seconds) of the last report of these trials that is on disk; nothing else is read."""
+    if not trials:
+        return {}
+    # Where nothing runs, `iolaus status` need not wait for these to be imported.
+    import pyarrow.parquet as pq
+
+    from iolaus.sweeps.curves import SCHEMA, UNREADABLE
+
     found: dict[int, tuple[int, float, int]] = {}  # trial -> attempt, seconds, step
     names = ["trial", "attempt", "seconds", "step"]
-    for path in sorted(curves.glob("*.parquet")) if trials else ():
+    for path in sorted(curves.glob("*.parquet")):
         try:
             filters = [("trial", "in", trials)]
             table = pq.read_table(path, schema=SCHEMA, columns=names, filters=filters)

@@ -25,10 +25,10 @@ from rich.table import Table
 from rich.text import Text
 
 from iolaus.sweeps.holdout import goal_rank, held_out
+from iolaus.sweeps.metric import metric_of
 from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
 from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
-from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
 from iolaus.sweeps.study.record import (
     broken_constraints,

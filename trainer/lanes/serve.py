@@ -21,7 +21,7 @@ from iolaus.trainer.lanes.kind import Kind, NotInLanesError, kind_of
 from iolaus.trainer.loop import seeded, start
 from iolaus.trainer.settings import Settings, read
 
-__all__ = ["Lanes", "run_lanes"]
+__all__ = ["Lanes", "may_begin", "run_lanes"]
 
 # A stack that begins with the lanes that happen to be there is made wider at once, so it waits this
 # long for each.
@@ -105,23 +105,35 @@ def run_lanes(server: LaneServer) -> None:
     """Train the trials that a lane server gives, side by side (`hydra.sweeper.lane_runner`)."""
     lanes = Lanes()
     room = _Room(server)
+    alone = _Alone(server)
     server.open(room.n_trials)
     while True:
-        admitted = _fill(server, lanes, room)
+        admitted = _fill(server, lanes, room, alone)
         if not room.begin(lanes.n_waiting_by_kind):
             lanes = Lanes()
             for trial in admitted:
-                _train_alone(server, trial, room.why_alone)
+                alone.add(trial, room.why_alone)
+        if not lanes.n_lane_runs:
+            alone.run()
+            server.open(room.n_trials)
             continue
         lanes.run_block()
         server.fill(*lanes.n_lane_steps)
         server.flush()
 
 
-def _fill(server: LaneServer, lanes: Lanes, room: _Room) -> list[LaneTrial]:
+def _load() -> None:
+    """Import what takes a second, before workers are forked and while their driver is busy."""
+    import torch._dynamo  # noqa: F401 (else `torch.func.grad` does at its first use, in every worker)
+
+
+run_lanes.load = _load  # type: ignore[attr-defined]
+
+
+def _fill(server: LaneServer, lanes: Lanes, room: _Room, alone: _Alone) -> list[LaneTrial]:
     """Admit trials as long as there is room and there are some; returns those admitted."""
-    admitted = []
-    while not room.is_full(lanes.n_lane_runs):
+    admitted: list[LaneTrial] = []
+    while not room.is_full(lanes.n_lane_runs) and alone.lets_in(lanes.n_lane_runs):
         trial = server.take(room.wait_s(lanes.n_lane_runs))
         if trial is None:
             break
@@ -131,16 +143,56 @@ def _fill(server: LaneServer, lanes: Lanes, room: _Room) -> list[LaneTrial]:
             keep = trial.folder / "best.pt" if trial.config.keep_best else None
             lanes.admit(run, _hooks(trial), keep, partial(_finished, server, trial), trial.folder)
             admitted.append(trial)
+            alone.passed_by()
         except NotInLanesError as error:
-            _train_alone(server, trial, str(error))
+            alone.add(trial, str(error))
+            if alone.lets_in(lanes.n_lane_runs):
+                server.open(room.n_trials + len(alone.trials))  # it takes no lane's place
         except Exception as error:
             server.finish(trial, error)
+    if not alone.lets_in(lanes.n_lane_runs):
+        server.open(1)  # other slots may have what would wait here
     return admitted
 
 
-def _train_alone(server: LaneServer, trial: LaneTrial, why: str) -> None:
-    server.say(f"trains alone, not in lanes: {why}")
-    server.run_alone(trial)
+def may_begin(n_alone: int, n_passed: int, n_lanes: int) -> bool:
+    """Whether trials may still begin in lanes while n_alone wait to run alone.
+
+    n_passed: begun since the first of those came. n_lanes: lanes with a run. Those that wait run
+    when no lane has one, so that none stands still for them; at once if none has. Before, as many
+    others may begin as have one, and then no more, so that the wait ends. Not fewer, since
+    the last runs of a stack take as long as all of them: lanes run out once for all that wait.
+    """
+    return n_alone == 0 or n_passed < n_lanes
+
+
+class _Alone:
+    """Trials that no lane takes; they wait until no lane has a run."""
+
+    def __init__(self, server: LaneServer) -> None:
+        self._server = server
+        self.trials: list[LaneTrial] = []
+        self._n_passed = 0
+
+    def add(self, trial: LaneTrial, why: str) -> None:
+        """Have a trial wait."""
+        self._server.say(f"trains alone, not in lanes: {why}")
+        self._server.hold(trial)
+        self.trials.append(trial)
+
+    def passed_by(self) -> None:
+        """A trial has begun in a lane."""
+        self._n_passed += bool(self.trials)
+
+    def lets_in(self, n_lanes: int) -> bool:
+        """See `may_begin`."""
+        return may_begin(len(self.trials), self._n_passed, n_lanes)
+
+    def run(self) -> None:
+        """Run those that wait, one after the other."""
+        for trial in self.trials:
+            self._server.run_alone(trial)
+        self.trials, self._n_passed = [], 0
 
 
 class _Room:
@@ -157,8 +209,14 @@ class _Room:
 
     @property
     def n_trials(self) -> int:
-        """To ask the driver for; 1 until the first trial has shown how many lanes pay."""
-        return 1 if self._n_lanes is None else self._n_lanes + _n_spare(self._n_lanes)
+        """To ask the driver for; 1 until the first trial has shown how many lanes pay.
+
+        And 1 as long as no trial can be trained in lanes.
+        """
+        is_useless = bool(self._faults) and all(self._faults.values())
+        if self._n_lanes is None or self.why_alone or is_useless:
+            return 1
+        return self._n_lanes + _n_spare(self._n_lanes)
 
     def wait_s(self, n_lane_runs: int) -> float | None:
         """How long to wait for a trial.
@@ -195,7 +253,7 @@ class _Room:
             raise NotInLanesError(self.why_alone)
         if kind not in self._faults:
             self._faults[kind] = self._fault_of(run, kind)
-            self._server.open(1 if all(self._faults.values()) else self.n_trials)
+            self._server.open(self.n_trials)
         if (fault := self._faults[kind]) is not None:
             raise NotInLanesError(fault)
 

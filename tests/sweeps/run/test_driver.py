@@ -21,12 +21,13 @@ from iolaus import intervention, report
 from iolaus.sweeps.curves import CurveWriter, read_curves
 from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.reporting import Reporter
+from iolaus.sweeps.reporting import Reporter, reporting_to
+from iolaus.sweeps.run._channel import Channel
 from iolaus.sweeps.run._foreground import Foreground
 from iolaus.sweeps.run._fork_server import ForkServer
-from iolaus.sweeps.run._messages import Assignment, WorkerSpec
+from iolaus.sweeps.run._messages import Assignment, Held, WorkerSpec
 from iolaus.sweeps.run._objective import Objective
-from iolaus.sweeps.run._worker import OneAtATime
+from iolaus.sweeps.run._worker import OneAtATime, Server
 from iolaus.sweeps.run._workers import Workers
 from iolaus.sweeps.run.driver import Driver, Records, Rules
 from iolaus.sweeps.run.events import EventLog, Session, replay_events
@@ -72,6 +73,7 @@ def drive(
     failure: str | None = None,
     timeouts: Timeouts | None = None,
     is_foreground: bool = False,
+    server: Callable[[Any], Server] = OneAtATime,
 ) -> tuple[Driver, optuna.Study]:
     """Run trials of a task, which is given its trial's number, in two slots or in this process."""
 
@@ -90,7 +92,7 @@ def drive(
         workers: Workers | Foreground = (
             Foreground(run, "loss", slots, UNLOGGED)
             if is_foreground
-            else Workers(stack.enter_context(ForkServer(OneAtATime(run), "loss")), slots)
+            else Workers(stack.enter_context(ForkServer(server(run), "loss")), slots)
         )
         storage = LiveStorage(open_backend(f"sqlite:///{folder}/study.db"))
         sampler = optuna.samplers.RandomSampler(seed=0)
@@ -271,6 +273,34 @@ def test_a_pause_of_the_driver_is_no_timeout(
 
     _, study = drive(task, tmp_path, n_trials=2, timeouts=Timeouts(3.0, 3.0))
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 2
+
+
+def holding(run: Callable[[Assignment, Reporter], Outcome]) -> Server:
+    """A server whose trials wait for a second before they begin, and say so."""
+
+    def serve(channel: Channel) -> None:
+        channel.open()
+        while (taken := channel.take()) is not None:
+            assignment, reporter = taken
+            channel.send(Held(assignment.trial, True))
+            time.sleep(1.0)
+            channel.send(Held(assignment.trial, False))
+            with reporting_to(reporter):
+                channel.finish(assignment.trial, run(assignment, reporter))
+
+    return serve
+
+
+def test_a_trial_that_waits_in_its_worker_is_not_late(tmp_path: Path) -> None:
+    """While it waits no timeout counts for it; from its start on both do."""
+
+    def task(trial: int) -> float:
+        time.sleep(0.2 if trial == 0 else 600)
+        return 0.5
+
+    timeouts = Timeouts(0.6, 0.6)
+    _, study = drive(task, tmp_path, n_trials=2, timeouts=timeouts, server=holding)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL"]
 
 
 class Faulty(optuna.pruners.BasePruner):
