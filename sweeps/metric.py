@@ -6,12 +6,15 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
-__all__ = ["Goal", "Metric", "choose_metric", "infer_goal"]
+__all__ = ["METRIC_ATTR", "Goal", "Metric", "choose_metric", "infer_goal", "metric_of"]
 
 Goal = Literal["minimize", "maximize"]
 GOALS: Final[tuple[Goal, ...]] = ("minimize", "maximize")
+
+# The study's user attribute of the watched metric: {"name": ..., "goal": ...}.
+METRIC_ATTR = "metric"
 
 # Words of a metric's name, in small letters and with a space for every separator. Where a name has
 # words of both kinds, as `f1_loss` and `brier_score` do, it is a loss.
@@ -92,6 +95,14 @@ class Metric:
     def is_better(self, value: float, than: float) -> bool:
         """Whether `value` is strictly better. Infinity and NaN never are; any number beats NaN."""
         return math.isfinite(value) and not self.sign * value >= self.sign * than
+
+
+def metric_of(study: Any) -> Metric | None:
+    """The watched metric that a sweep has noted in its study; None where only others wrote."""
+    try:
+        return Metric(**study.user_attrs[METRIC_ATTR])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def choose_metric(

@@ -10,10 +10,12 @@ import copy
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -36,6 +38,7 @@ __all__ = [
     "if_owned",
     "is_paused",
     "news",
+    "open_rdb",
     "patience",
     "percentile",
     "reduction_factor",
@@ -111,6 +114,84 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 # --- storages: what a database can do that a storage's methods do not give out ---
+
+
+def open_rdb(url: str, engine_kwargs: Mapping[str, Any]) -> optuna.storages.RDBStorage:
+    """Optuna's storage of a database, whose tables are made where there are none.
+
+    RDBStorage itself looks for each table and asks alembic whether they are of the newest form,
+    whose import and answer take longer than all else that `iolaus show` does. Here it is left to do
+    so where another version of Optuna has made them, or they are to be made elsewhere than in an
+    SQLite file. Raises what SQLAlchemy and Optuna do where the database cannot be used.
+    """
+    import sqlalchemy
+    from sqlalchemy import orm
+
+    filled = optuna.storages.RDBStorage._fill_storage_url_template(url)
+    engine = sqlalchemy.create_engine(filled, **engine_kwargs)
+    if not (_made_by_this_version(engine) or _make_tables(engine)):
+        engine.dispose()
+        return optuna.storages.RDBStorage(url, engine_kwargs=dict(engine_kwargs))
+    storage = object.__new__(optuna.storages.RDBStorage)
+    vars(storage).update(
+        url=filled,
+        engine_kwargs=dict(engine_kwargs),
+        engine=engine,
+        scoped_session=orm.scoped_session(orm.sessionmaker(bind=engine)),
+        skip_compatibility_check=False,
+        heartbeat_interval=None,
+        grace_period=None,
+        heartbeat_stale_trial_callback=None,
+        failed_trial_callback=None,
+        _version_manager=None,  # what looks at the tables
+    )
+    return storage
+
+
+def _made_by_this_version(engine: Any) -> bool:
+    # The last that is written when tables are made is alembic's row.
+    import sqlalchemy
+
+    made_by = sqlalchemy.text("SELECT library_version FROM version_info, alembic_version")
+    with engine.connect() as connection:
+        try:
+            found = connection.execute(made_by).all()
+        except sqlalchemy.exc.DBAPIError:  # there is no such table; or whoever opens it next says
+            return False
+    return [tuple(row) for row in found] == [(optuna.__version__,)]
+
+
+def _make_tables(engine: Any) -> bool:
+    """Make the tables in an SQLite file that has none, all or none; whether they are there."""
+    newest = _newest_schema()
+    if engine.dialect.name != "sqlite" or newest is None:
+        return False
+    models, _ = _rdb()
+    info = models.VersionInfoModel
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # of several drivers one makes them
+        if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one() == 0:
+            models.BaseModel.metadata.create_all(connection)
+            versions = {"schema_version": models.SCHEMA_VERSION}
+            versions["library_version"] = optuna.__version__
+            connection.execute(info.__table__.insert().values(**versions))
+            connection.exec_driver_sql(
+                "CREATE TABLE alembic_version (\n\tversion_num VARCHAR(32) NOT NULL, \n\t"
+                "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)\n)"
+            )
+            connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (newest,))
+        connection.commit()
+    return _made_by_this_version(engine)
+
+
+def _newest_schema() -> str | None:
+    """What alembic calls the newest form of the tables; None where its scripts do not say."""
+    _, rdb = _rdb()
+    scripts = Path(rdb.__file__).parent.joinpath("alembic", "versions").glob("*.py")
+    text = "\n".join(script.read_text(encoding="utf-8") for script in scripts)
+    older = re.findall(r'^down_revision = "(.*)"', text, re.MULTILINE)
+    newest = set(re.findall(r'^revision = "(.*)"', text, re.MULTILINE)) - set(older)
+    return newest.pop() if len(newest) == 1 else None
 
 
 def disconnect(storage: BaseStorage) -> None:

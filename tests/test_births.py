@@ -128,7 +128,14 @@ def launched(how: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("how", ["script", "module", "package", "console entry", "closure"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "script",
+        "closure",
+        *(pytest.param(h, marks=pytest.mark.slow) for h in ("module", "package", "console entry")),
+    ],
+)
 def test_every_kind_of_app_can_be_spawned(how: str, tmp_path: Path) -> None:
     """Its task function is found by name, also behind Hydra's decorator; a closure is sent."""
     if how == "closure":

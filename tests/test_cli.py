@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -89,6 +90,25 @@ except SystemExit as ended:
     assert all(f"  {command} " in done.stdout for command in COMMANDS)
     assert "race" not in done.stdout
     assert time.monotonic() - start_s < 5  # 0.15 s on an idle core
+
+
+def test_a_sweep_is_shown_without_what_runs_sweeps(tmp_path: Path) -> None:
+    """`iolaus show` and `status` load no hydra, no pyarrow, and not alembic, which makes tables."""
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="s")
+    study.optimize(lambda _: 1.0, n_trials=2)
+    (tmp_path / "sweep.yaml").write_text("{study_name: s, storage: null, metric: loss}")
+    script = """
+import sys
+from iolaus.cli import app
+for command in ("show", "status"):
+    app([command, sys.argv[1]], prog_name="iolaus", standalone_mode=False)
+print([name for name in ("alembic", "hydra", "pyarrow", "pandas", "torch") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert "2 complete" in done.stdout
+    assert done.stdout.endswith("[]\n")
 
 
 @pytest.mark.parametrize(

@@ -416,7 +416,7 @@ def test_a_real_terminal_command(tmp_path: Path) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "iolaus.cli", "show", *tmp_path.glob("multirun/*/*")], **run
     )
-    assert len(shown.stdout.splitlines()) == 4
+    assert len(shown.stdout.splitlines()) == 5  # what the columns are is the last line
 
 
 def test_failed_settings_are_run_again_by_the_same_command(

@@ -62,6 +62,7 @@ def test_its_tests_pass(folder: Path, name: str) -> None:
     assert "skipped" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_commands_run(folder: Path, command: str) -> None:
     """As typed in the folder."""

@@ -71,6 +71,7 @@ def test_a_falling_loss_is_good_whatever_the_objective(sweep, tmp_path, pruner, 
         assert trial.user_attrs["run"]["best"] <= min(trial.intermediate_values.values())
 
 
+@pytest.mark.slow
 def test_names_of_ours_in_a_users_metrics_are_metrics(sweep, tmp_path):
     """A metric named intervention/x is recorded beside the loss, which is watched all the same."""
     done, study = sweep("x=choice(1.0)", "hydra.sweeper.n_trials=1", "returns=accuracy")
@@ -102,6 +103,7 @@ def test_an_objective_that_is_the_metric_goes_its_way(sweep):
     assert study.best_value == max(t.user_attrs["run"]["best"] for t in study.trials)
 
 
+@pytest.mark.slow
 def test_a_best_loss_is_no_objective_to_maximise(sweep):
     """Without a returned value such a trial fails and says why; a line warned of it."""
     done, study = sweep(
@@ -119,7 +121,9 @@ def test_a_best_loss_is_no_objective_to_maximise(sweep):
     assert "set hydra.sweeper.metric_goal=maximize" in said
 
 
-@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize(
+    "direction", ["minimize", pytest.param("maximize", marks=pytest.mark.slow)]
+)
 def test_an_unknown_metric_goes_with_the_objective(sweep, tmp_path, direction):
     """What a name does not say follows the direction, and one line says so."""
     done, study = sweep(

@@ -99,7 +99,7 @@ def test_a_thawed_trial_is_the_trial_that_was_not_paused(
         assert pause.thawed
         assert record_of(trial).verdict is None
     assert checkpoints(folder) == []
-    assert "3 trials paused, 3 thawed (3 of them finished, " in done.out
+    assert "3 trials paused, 3 went on (3 of them finished, " in done.out
     sweep_of = iolaus.load(folder)
     loaded, about = sweep_of.trials, described(sweep_of, 1)
     assert re.fullmatch(r"1, ran from .* s and .* s of the sweep", about["pauses"])
@@ -130,7 +130,7 @@ def test_those_never_thawed_are_pruned_when_the_sweep_has_ended(
     lowest = {t.number: record_of(t).run.best for t in study().trials[1:]}
     best = sorted(sorted(lowest, key=lowest.__getitem__)[:2])
     assert [n for n in checkpoints(folder) if n] == best
-    assert "4 trials paused, none thawed." in done.out
+    assert "4 trials paused, none went on." in done.out
     assert f"extend study {best[0]} {best[1]} --steps 3x" in done.out
     again = sweep(*options(tmp_path, 5, "at=10,n_finished=0"), keep).ok(END_S)
     assert "nothing was run" in again.out
@@ -154,6 +154,7 @@ def test_a_last_call_takes_paused_trials_into_slots_that_would_fall_idle(
     assert ("last call",) in map(tuple, whys)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_amid_pauses_keeps_them(
     sweep: Any, study: Any, eventually: Any, tmp_path: Path
 ) -> None:
@@ -215,6 +216,7 @@ def test_two_drivers_thaw_each_paused_trial_once(
     assert not [*tmp_path.glob("o*/*/checkpoints")]
 
 
+@pytest.mark.slow
 def test_on_prune_stop_ends_them_at_once(sweep: Any, study: Any, tmp_path: Path) -> None:
     """As before there were pauses: told pruned when they end, and no checkpoint kept."""
     sweep(*options(tmp_path, 4, "at=10,n_finished=0"), "hydra.sweeper.on_prune=stop").ok()

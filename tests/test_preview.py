@@ -45,6 +45,7 @@ def test_what_cannot_be_previewed_is_refused_in_a_sentence(tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_says_what_it_will_take_and_what_it_took(sweep: Any, tmp_path: Path) -> None:
     """Its first line when it goes on, and its end; of its folder it is said, too."""
     given = ["trouble.py", "x=interval(0, 1)", "pause_s=1.5", "hydra.sweeper.n_jobs=2"]

@@ -17,7 +17,7 @@ PASSWORD = "geheim123"
 
 # The option is SQLite's stand-in for a server's password: it is taken, with a warning.
 @pytest.mark.filterwarnings("ignore:Query string")
-@pytest.mark.parametrize("by_environment", [False, True])
+@pytest.mark.parametrize("by_environment", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_password_is_written_and_printed_nowhere(
     sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_environment: bool
 ) -> None:

@@ -30,7 +30,7 @@ def started(sweep: Any, eventually: Any, diary: Path, *settings: str) -> Any:
     ("number", "order"),
     [
         (signal.SIGTERM, "the driver"),
-        (signal.SIGTERM, "all from the top"),
+        pytest.param(signal.SIGTERM, "all from the top", marks=pytest.mark.slow),
         (signal.SIGTERM, "all from the bottom"),
         (signal.SIGHUP, "the driver"),
         (signal.SIGHUP, "all from the bottom"),

@@ -38,7 +38,7 @@ ENDS = {
     "bomb": "failed: the task returned <Bomb instance at .+> and reported no 'loss'",
     "child reports": "failed: the task returned None .+; only child processes of the trial report",
     "raise much": r"failed: ValueError: x{500}\.\.\. \(hell.py:\d+\)",
-    "memory": r"failed: MemoryError \(hell.py:\d+\)",
+    "memory": "infeasible: out of memory: held .+; nothing ran beside it on the machine",
     "fury": r"failed: Fury: unheard of \(hell.py:\d+\)",
     "os exit 0": r"failed: its worker process \d+ exited with status 0",
     "close all": r"failed: its worker process \d+ exited with status 0",

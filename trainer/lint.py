@@ -150,7 +150,7 @@ def spent(view: Preview) -> Finding | None:
     if peak == 0 or step >= view.n_steps / 2:
         return None
     sentence = (
-        f"the rate is spent early: below {low:.3g}, of its peak {peak:.3g}, from step {step} of "
+        f"the rate is spent early: below {low:.3g}, its peak is {peak:.3g}, from step {step} of "
         f"{view.n_steps} on; make the decay slower, or the run shorter"
     )
     return Finding("spent", step, sentence, amount=0.5 - step / view.n_steps)

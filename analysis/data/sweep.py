@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import html
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -150,6 +151,11 @@ class Sweep:
         Not the objective's: a sweep may maximise an accuracy and watch a loss.
         """
         return float(self.watched.sign)
+
+    @property
+    def argument(self) -> str:
+        """What a command is given to read it: its folder, as typed; DIR where that is not known."""
+        return "DIR" if self.folder is None else shlex.quote(str(self.folder))
 
     @property
     def findings(self) -> dict[int, tuple[str, ...]]:

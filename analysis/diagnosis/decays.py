@@ -26,6 +26,8 @@ from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import Features, gather
 from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.shapes import REBOUND
+from iolaus.analysis.ranking.rank import finalists_of
 from iolaus.sweeps.text import counted, ordinal
 
 __all__ = ["KINDS", "Decays", "by_batch", "decays"]
@@ -58,7 +60,9 @@ class Decays:
         the order of the run), batch_at (step at which it changes, NaN if it does not), rest (its
         setting but for the batch, in words), rebound (by how much the loss has climbed back, NaN if
         it is no rebound), rebound_at (step), kept (the weights that it kept from before this and
-        any other rebound: a dict from step to file).
+        any other rebound: a dict from step to file), came_down (whether its loss ends as low as at
+        the last of these, and as at the start), is_ranked (whether its setting has a place beside
+        the first: where there are finalists, they alone).
         stage_ends (steps at which the planned rate jumps, and the last), stage_losses (the mean of
         the loss over the last fifth of each of these stages).
     metric: the training loss. objective_sign: -1 if the objective is maximised.
@@ -93,7 +97,7 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
     metric = next((f.metric for f in known.values()), "loss")
     seen = curves_of(sweep.curves, metric, "examples")
     rest = _without_batch(sweep)
-    plans, rows = planned_rates(sweep), []
+    plans, rows, finalists = planned_rates(sweep), [], finalists_of(sweep.trials)
     for number, f in known.items():
         rate = _rate(f, plans.get(number))
         assert f.signals is not None
@@ -115,7 +119,9 @@ def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
                 "rest": rest.get(number, ""),
                 "rebound": f.signals.rebound if is_rebound else math.nan,
                 "rebound_at": _or_nan(f.signals.rebound_since) if is_rebound else math.nan,
-                "kept": sweep.kept_weights(number),
+                "kept": (kept := sweep.kept_weights(number)),
+                "came_down": _came_down(f, max(kept, default=0)),
+                "is_ranked": not finalists or int(sweep.trials["setting"][number]) in finalists,
                 **_stages_of(f, plans.get(number)),
             }
         )
@@ -134,6 +140,8 @@ def _rate(features: Features, plan: Points | None) -> dict[str, float | str]:
     highest, lowest = float(after.max()), float(after.min())
     if plan is not None:  # a rate that falls at once is lower by the first report
         highest = max(highest, float(plan[:, 1].max()))
+        # The rate of a run that ended early had not fallen yet: it is flat only if it was to stay.
+        lowest = min(lowest, float(plan[int(plan[:, 1].argmax()) :, 1].min()))
     told: dict[str, float | str] = {"highest": highest, "lowest": lowest}
     if highest < FLAT_FACTOR * lowest:
         return told | {"kind": "flat", "spent_at": math.nan, "fallen_then": math.nan}
@@ -144,6 +152,17 @@ def _rate(features: Features, plan: Points | None) -> dict[str, float | str]:
     fallen = features.start - float(np.median(then[-3:])) if len(then) else 0.0
     share = fallen / features.room if features.room > 0 else math.nan
     return told | {"kind": "spent", "spent_at": spent_at, "fallen_then": share}
+
+
+def _came_down(features: Features, step: int) -> bool:
+    """Whether a loss ends as low as at a step, but for a tenth of its fall by then and its noise.
+
+    Where it had not fallen by then: as low as at the start.
+    """
+    assert features.signals is not None
+    then = min(float(np.interp(step, features.steps, features.losses)), features.start)
+    near = max(REBOUND * (features.start - then), 2 * features.noise)
+    return features.signals.level <= then + near
 
 
 def _around(features: Features, step: float) -> tuple[float, float]:
@@ -217,7 +236,9 @@ def _kinds(found: Decays) -> list[str]:
                 "lowest of the sweep"
             )
         stalled = own[own["stalled_at"].notna()]
-        said += f". Of {counted(len(own), 'such run')} {len(stalled)} stall"
+        said += (
+            f". Of {counted(len(own), 'such run')} {len(stalled)} stall{'s' * (len(stalled) == 1)}"
+        )
         if len(stalled):
             said += (
                 f", from step {_middle(stalled['stalled_at'])} on, at a {found.metric} of "
@@ -229,8 +250,12 @@ def _kinds(found: Decays) -> list[str]:
 
 
 def _first(found: Decays) -> list[str]:
-    """Which kind of rate ranks first, and by how much."""
-    done = found.trials[found.trials["objective"].notna()]
+    """Which places each kind of rate has, and how far the best of each are apart.
+
+    A kind is said to rank first where all of its settings come before all others.
+    """
+    done = found.trials[found.trials["objective"].notna() & found.trials["is_ranked"]]
+    of = "finalists" if not found.trials["is_ranked"].all() else "settings"
     means = (found.objective_sign * done.groupby("setting")["objective"].mean()).sort_values()
     kinds = done.groupby("setting")["kind"].first()
     best = {kind: [s for s in means.index if kinds[s] == kind] for kind in KINDS}
@@ -241,9 +266,10 @@ def _first(found: Decays) -> list[str]:
     places = [list(means.index).index(s) + 1 for s in present[first]]
     told = ", ".join(map(ordinal, places[:N_NAMED])) + (", ..." if len(places) > N_NAMED else "")
     # One seed each ranks runs, not settings.
-    who, by = ("Settings", "mean ") if len(done) > len(means) else ("Runs", "")
+    who, by = (of.capitalize(), "mean ") if len(done) > len(means) else ("Runs", "")
+    rank_first = "rank first: they are" if places[-1] == len(places) else "are"
     sentences = [
-        f"{who} whose rate {KINDS[str(first)]} rank first: they are {told} of {len(means)} by "
+        f"{who} whose rate {KINDS[str(first)]} {rank_first} {told} of {len(means)} by "
         f"the {by}objective{'' if by else ', of one seed each'}."
     ]
     winner = done[done["setting"] == means.index[0]]
@@ -337,20 +363,23 @@ def _at_change(rows: pd.DataFrame, metric: str) -> str:
 
 
 def _rebounds(found: Decays) -> list[str]:
-    """Who rebounded, when, and which weights were kept before; who did, and came down again."""
+    """Who rebounded, when, and the weights kept before; who else did, and whether it came down."""
     trials = found.trials
     is_rebound = trials["rebound"].notna()
-    own, came_down = trials[is_rebound], trials[~is_rebound & trials["kept"].map(bool)]
+    own, others = trials[is_rebound], trials[~is_rebound & trials["kept"].map(bool)]
     rebounded = [
         f"trial {number} from step {row['rebound_at']:.0f}, by {row['rebound']:.2g}"
         + (f" ({_kept(row['kept'])})" if row["kept"] else "")
         for number, row in own.head(N_NAMED).iterrows()
     ]
-    lower_since = [
-        f"trial {number} ({_kept(row['kept'])})"
-        for number, row in came_down.head(N_NAMED).iterrows()
-    ]
-    kinds = (("rebounded", own, rebounded), ("rebounded and came down", came_down, lower_since))
+    kinds = [("rebounded", own, rebounded)]
+    for what, came_down in (("came down", True), ("did not come down", False)):
+        rows = others[others["came_down"] == came_down]
+        named = [
+            f"trial {number} ({_kept(row['kept'])})"
+            for number, row in rows.head(N_NAMED).iterrows()
+        ]
+        kinds.append((f"rebounded and {what}", rows, named))
     return [
         f"{counted(len(rows), 'run')} {what}: {'; '.join(named)}"
         f"{'; ...' if len(rows) > N_NAMED else ''}."
@@ -374,7 +403,10 @@ def _settings(own: pd.DataFrame) -> str:
 
 def _range(values: pd.Series) -> str:
     low, high = float(values.min()), float(values.max())
-    return f"{low:.3g}" if math.isclose(low, high, rel_tol=1e-3) else f"{low:.3g} or {high:.3g}"
+    if math.isclose(low, high, rel_tol=1e-3):
+        return f"{low:.3g}"
+    between, and_ = ("", "or") if values.nunique() == 2 else ("between ", "and")
+    return f"{between}{low:.3g} {and_} {high:.3g}"
 
 
 def _middle(values: pd.Series) -> str:

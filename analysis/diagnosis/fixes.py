@@ -17,7 +17,7 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import Features
 from iolaus.analysis.diagnosis.shapes import Diagnosis
 
-__all__ = ["NO_FIX", "ConfigKeys", "Fix", "all_config_keys", "as_text", "suggested_fix"]
+__all__ = ["NO_FIX", "ConfigKeys", "Fix", "all_config_keys", "as_text", "rounded", "suggested_fix"]
 
 # What settings are called, most usual first; the last part of a key counts.
 NAMES: Mapping[str, Sequence[str]] = {
@@ -297,7 +297,7 @@ def _is_decayed(features: Features, keys: ConfigKeys) -> bool:
 def _less_weight_decay(keys: ConfigKeys) -> Fix:
     key, decay = keys.key("weight_decay"), keys.number("weight_decay")
     value = keys.good_decay if keys.good_decay > 0 else decay / MOST**2
-    values = {key: _round(value)} if key is not None else {}
+    values = {key: rounded(value)} if key is not None else {}
     return Fix(values, "lower the weight decay: it holds the loss up")
 
 
@@ -348,13 +348,13 @@ def _calmer(features: Features, keys: ConfigKeys) -> Fix:
         usual = (
             features.usual_norm
         )  # unknown if it exploded from the start: then as the config has it
-        clipping = {"clip": "norm"} | ({"clip.threshold": _round(usual)} if usual > 0 else {})
+        clipping = {"clip": "norm"} | ({"clip.threshold": rounded(usual)} if usual > 0 else {})
         return Fix({**lower.values, **clipping}, f"{lower.advice}, and clip the gradients")
     threshold, rate = keys.key("threshold"), keys.key("lr")
     is_alone = threshold in keys.searched and rate not in keys.searched
     if threshold is not None and is_alone and keys.step_scale < 1:
         value = keys.number("threshold")
-        return Fix({threshold: _round(value / MOST)}, "clip the gradients at a lower threshold")
+        return Fix({threshold: rounded(value / MOST)}, "clip the gradients at a lower threshold")
     return lower
 
 
@@ -371,7 +371,7 @@ def _other_rate(keys: ConfigKeys, *, up: bool) -> Fix:
     if math.isnan(factor):
         factor = LEAST if up else MOST
     factor = min(max(factor, LEAST), MOST_BY_PEERS)
-    return Fix({key: _round(rate * factor if up else rate / factor)}, words)
+    return Fix({key: rounded(rate * factor if up else rate / factor)}, words)
 
 
 def _lower_late(features: Features, keys: ConfigKeys) -> Fix:
@@ -393,7 +393,7 @@ def _lower_late(features: Features, keys: ConfigKeys) -> Fix:
         return Fix(decay, words)
     key, rate = keys.key("lr"), keys.number("lr")
     return Fix(
-        {key: _round(rate / LEAST)} if key is not None and rate > 0 else {},
+        {key: rounded(rate / LEAST)} if key is not None and rate > 0 else {},
         "lower the learning rate",
     )
 
@@ -426,7 +426,7 @@ def _decay(features: Features, keys: ConfigKeys, end: float) -> dict[str, Any]:
         return {}
     share = math.log(rate) / math.log(end)
     if key in keys.ties:
-        return {keys.ties[key]: _round(share)}
+        return {keys.ties[key]: rounded(share)}
     steps, before = share * features.n_steps, keys.number("decay_steps")
     if not math.isnan(before):
         steps = min(steps, before / LEAST) if end == END_SHARE else max(steps, before * LEAST)
@@ -456,9 +456,9 @@ def _regularised(diagnosis: Diagnosis, keys: ConfigKeys) -> Fix:
     values: dict[str, Any] = {}
     dropout, decay = keys.key("dropout"), keys.key("weight_decay")
     if dropout is not None and keys.number("dropout") < 0.5:
-        values[dropout] = _round(min(0.5, max(0.3, 2 * keys.number("dropout"))))
+        values[dropout] = rounded(min(0.5, max(0.3, 2 * keys.number("dropout"))))
     elif decay is not None:
-        values[decay] = _round(max(0.01, MOST * keys.number("weight_decay")))
+        values[decay] = rounded(max(0.01, MOST * keys.number("weight_decay")))
     elif "steps" in keys.values and diagnosis.since > 0:
         values["steps"] = int(diagnosis.since)
     return Fix(values, words)
@@ -475,7 +475,7 @@ def as_text(value: Any) -> str:
     return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
     """Two digits: a suggested fix is a guess, and looks like one."""
     return float(f"{value:.2g}")
 

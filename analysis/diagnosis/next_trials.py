@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pandas as pd
 from optuna.distributions import CategoricalDistribution, json_to_distribution
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.fixes import as_text
+from iolaus.analysis.diagnosis.fixes import as_text, rounded
 from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.sweeps.errors import SweepError
 from iolaus.sweeps.study.folder import own_command, read_study
@@ -56,7 +57,7 @@ class NextTrial:
 def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
     """The suggested fixes of a sweep's trials with problems, each setting once, by promise.
 
-    Settings that have been run are left out.
+    Settings that have been run are left out, also where a run's value is the fix's when rounded.
     diagnosis: of `iolaus.analysis.diagnosis.diagnose.diagnose`. Promise: a suggested fix of a trial
     that came far (a low best loss) ranks before one of a trial that never left the start. Nothing
     is drawn at random: what a fixed setting needs besides, such as the threshold of a clipping it
@@ -70,16 +71,20 @@ def next_trials(sweep: Sweep, diagnosis: pd.DataFrame) -> list[NextTrial]:
     )
     settings, leader = _settings(sweep), sweep.trials["setting"]
     order = order[~leader.reindex(order).duplicated()]  # seeds of one setting have one fix
-    run = {_same(params) for params in settings.values()}
+    run: dict[frozenset[str], set[Any]] = {}
     found: dict[Any, NextTrial] = {}
     for number, row in zip(order, problems.loc[order].to_dict("records"), strict=True):
         changes = dict(_parsed(text) for text in row["fix"])
         params, outside = _in_space(sweep, {**settings[number], **changes}, changes)
         beyond = {k: v for k, v in changes.items() if k in outside}
         nearest = _nearest(sweep.space, settings[number], changes) if outside else {}
-        key = _same(params) if not outside else _same({**settings[number], **changes})
-        if key in run:
+        whole = params if not outside else {**settings[number], **changes}
+        changed = frozenset(changes)
+        if changed not in run:
+            run[changed] = {_same(own, changed) for own in settings.values()}
+        if _same(whole, changed) in run[changed]:
             continue
+        key = _same(whole)
         if key in found:
             known = found[key]
             found[key] = replace(known, fixes=(*known.fixes, int(number)))
@@ -199,9 +204,18 @@ def continuing(folder: Path, sweep: Sweep) -> str:
     )
 
 
-def _same(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What two equal settings share: numbers to four digits."""
-    return tuple(sorted((key, as_text(value)) for key, value in params.items()))
+def _same(params: Mapping[str, Any], changed: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    """What two equal settings share: numbers to four digits, of changed keys to a fix's two."""
+    return tuple(
+        sorted(
+            (key, as_text(rounded(value) if key in changed and _is_number(value) else value))
+            for key, value in params.items()
+        )
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _settings(sweep: Sweep) -> dict[int, dict[str, Any]]:

@@ -71,10 +71,13 @@ def run_end_sentences(sweep: Sweep) -> list[str]:
         time = f", the time left by {np.median(late):.0%}" if late else ""
         parts.append(
             f"at {WHEN[share]} of the run {n_held} of {len(asked)} ends lay in the interval, "
-            f"the middle was off by {off:.2g} (median){time}"
+            f"its middle was off by {off:.2g} (median){time}"
         )
     if parts:
-        said.append(f"Where completed trials would end in {sweep.metric}: {'; '.join(parts)}.")
+        said.append(
+            f"Where completed trials would end in {sweep.metric}, as foreseen from their reports "
+            f"so far: {'; '.join(parts)}."
+        )
     return said
 
 

@@ -30,7 +30,7 @@ from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, Fingerprint, l
 from iolaus.sweeps.study.folder import own_command
 from iolaus.sweeps.study.ranking import INFEASIBLE, Run, Standing, order
 
-__all__ = ["Ranking", "as_document", "best_trial", "compare", "rank"]
+__all__ = ["Ranking", "as_document", "best_trial", "compare", "finalists_of", "rank"]
 
 # Settings that saw numbers of examples further apart than this share are not on one axis.
 EXAMPLES_APART = 0.05
@@ -82,6 +82,7 @@ class Ranking:
     warnings: what the reader must know before believing the order, in sentences. can_top_up:
         whether `iolaus top-up` can run more seeds: not of runs of other tools. n_others: settings
         that completed beside the finalists, with fewer seeds: they have no level and no tier.
+        folder: what a command is given to read the sweep.
     """
 
     table: pd.DataFrame
@@ -97,6 +98,7 @@ class Ranking:
     can_top_up: bool = False
     noise_df: float = 0.0
     n_others: int = 0
+    folder: str = "DIR"
 
     @property
     def winner(self) -> int | None:
@@ -212,7 +214,7 @@ def rank(sweep: Sweep, noise: SeedNoise | None = None) -> Ranking:
             (),
         )
     trials = trials[~trials["why"].astype(str).str.startswith("duplicate")]
-    finalists = _finalists(trials)
+    finalists = finalists_of(trials)
     standings = order(_runs(sweep, trials, finalists), sweep.directions, sweep.metric_sign)
     trials = _with_infeasible(trials, standings)
     sign = sweep.objective_sign
@@ -266,6 +268,7 @@ def rank(sweep: Sweep, noise: SeedNoise | None = None) -> Ranking:
         ),
         can_top_up=bool(own_command(sweep.provenance)),
         n_others=n_others,
+        folder=sweep.argument,
     )
 
 
@@ -330,7 +333,7 @@ def best_trial(sweep: Sweep, ranking: Ranking | None = None) -> int | None:
     return int(completed[0]) if len(completed) else None
 
 
-def _finalists(trials: pd.DataFrame) -> set[int]:
+def finalists_of(trials: pd.DataFrame) -> set[int]:
     """The settings that got more seeds for being the best, and others of as many; else none.
 
     By the fewer seeds that all have run the rest was behind, and more is not known of it.
@@ -517,7 +520,8 @@ def _warnings(
         found.append(
             f"Of {len(sweep.directions)} objectives the first decides the order within the Pareto "
             "front "
-            "and behind it, and tiers are those of the first; `iolaus rank DIR --pareto` shows all."
+            "and behind it, and tiers are those of the first; "
+            f"`iolaus rank {sweep.argument} --pareto` shows all."
         )
     found += _ran_differently(done)
     examples = (
@@ -616,7 +620,20 @@ def _of_the_rest(ranking: Ranking) -> str:
     """What is not known of the settings that are no finalists; "" if there are none."""
     n = ranking.n_others
     which = f"the other {n} settings" if n > 1 else "the other setting"
-    return f"; of {which}, with fewer seeds, nothing more is known" if n else ""
+    lower = "higher" if ranking.larger_is_better else "lower"
+    ahead = _ahead(ranking)
+    named = ", ".join(_label(ranking.table, n) for n in ahead[:N_NAMED])
+    more = f" and {len(ahead) - N_NAMED} more" if len(ahead) > N_NAMED else ""
+    though = f", though by those {lower} than the first: {named}{more}" if ahead else ""
+    return f"; of {which}, with fewer seeds, nothing more is known{though}" if n else ""
+
+
+def _ahead(ranking: Ranking) -> list[int]:
+    """The settings that are no finalists whose fewer seeds came out ahead of the first one's."""
+    done = ranking.table[ranking.table["state"].eq("complete")]
+    sign = -1.0 if ranking.larger_is_better else 1.0
+    values = sign * done["objective"].astype(float)
+    return [int(n) for n in done.loc[done["tier"].isna() & values.lt(values.iloc[0]), "setting"]]
 
 
 def _came_out(ranking: Ranking) -> str:
@@ -712,13 +729,15 @@ def _settled_by(ranking: Ranking) -> list[str]:
     if ranking.is_repeated and (len(ranking.first) < 2 or ranking.seeds_to_settle == 0):
         return []
     if ranking.seeds_to_settle is None:
-        more = f"More than {tiers.N_SEEDS_MOST} more seeds each would be needed to settle it."
-        return [more]
+        return [
+            f"If they differ as it seems, more than {tiers.N_SEEDS_MOST} more seeds each would be "
+            "needed to settle it."
+        ]
     seeds = f"{ranking.seeds_to_settle} more seed{'' if ranking.seeds_to_settle == 1 else 's'}"
     if ranking.is_repeated:
-        return [f"About {seeds} for each of them would settle it."]
+        return [f"About {seeds} for each of them would settle it, if they differ as it seems."]
     how = (
-        "`iolaus top-up DIR`"
+        f"`iolaus top-up {ranking.folder}`"
         if ranking.can_top_up
         else "a column `setting` names the first of each"
     )
@@ -796,6 +815,7 @@ def compare(sweeps: Sequence[Sweep]) -> Ranking:
         name=" and ".join(names),
         trials=_copies_merged(_ran_with_of_all(pd.concat(all_trials), sweeps), sweeps),
         curves=pd.concat(all_curves, ignore_index=True),
+        folder=None,
     )
     found = []
     metrics = dict.fromkeys(sweep.metric for sweep in sweeps)

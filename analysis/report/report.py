@@ -192,7 +192,8 @@ def _ranking(sweep: Sweep, ranking: Ranking) -> Section:
     what = "all objectives" if len(sweep.directions) > 1 else what
     also = f"the {ranking.of} and " if "level" in frame else ""
     completed_ones = f"Completed settings by the objective, with {also}the best {sweep.metric}"
-    unbeaten = f"Settings that no other beats in {what} at once"
+    who = "Finalists" if ranking.n_others else "Settings"
+    unbeaten = f"{who} that no other beats in {what} at once"
     tables = [Table(completed_ones, frame), Table(unbeaten, front)]
     more = ranking.sentences()[1:]
     return Section("Ranking", [picture, *([Items(more)] if more else []), *tables])
@@ -372,7 +373,10 @@ def _next(sweep: Sweep, diagnosis: pd.DataFrame) -> Section:
     trials = next_trials(sweep, diagnosis)[:N_NEXT]
     if not trials:
         return Section("What to try next", [])
-    how = ["`iolaus next DIR --run` runs them in the study, those outside of its space marked."]
+    how = [
+        f"`iolaus next {sweep.argument} --run` runs them in the study, those outside of its space "
+        "marked."
+    ]
     commands = [f"`{trial.command}`" for trial in trials if trial.outside and trial.command]
     blocks: list[Block] = [
         *(how if sweep.space else []),
@@ -510,8 +514,8 @@ def _machine(sweep: Sweep, ranking: Ranking) -> Section:
         "Which trial ran when, on which slot.",
         draw,
         (9.0, 1.2 + 0.4 * n_slots),
-        f"{counted(len(sweep.trials), 'trial')} on {counted(n_slots, 'slot')}, a bar each from its "
-        f"start to its end.",
+        f"{counted(len(sweep.trials), 'trial')} on {counted(n_slots, 'slot')}, a bar for each time "
+        "that one ran.",
     )
     blocks: list[Block] = [picture, *memory_sentences(sweep)]
     if ends := run_end_sentences(sweep):

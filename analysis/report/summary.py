@@ -58,7 +58,7 @@ def paragraph(sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame) -> str:
     if sweep.trials.empty:
         return searched(sweep)
     problems = (
-        went_wrong(diagnosis) if len(sweep.curves) else []
+        went_wrong(diagnosis, sweep.trials["setting"]) if len(sweep.curves) else []
     )  # a task that reports no curves is not broken for it
     won = [
         ranking.headline(),
@@ -107,20 +107,25 @@ def on_front(sweep: Sweep, ranking: Ranking) -> list[str]:
     return [f"By all {len(sweep.directions)} objectives at once, no other setting beats {named}."]
 
 
-def went_wrong(diagnosis: pd.DataFrame) -> list[str]:
-    """The most frequent problems, with counts."""
-    judged = diagnosis["shape"]
+def went_wrong(diagnosis: pd.DataFrame, settings: pd.Series) -> list[str]:
+    """The most frequent problems, with counts: of settings where one has several trials.
+
+    settings: of each trial. Its trials have one shape, which not each of them shows by itself.
+    """
+    of_setting = settings.reindex(diagnosis.index)
+    what = "setting" if of_setting.duplicated().any() else "trial"
+    judged = diagnosis["shape"][~of_setting.duplicated()]
     problems = judged[~judged.isin(WELL)].value_counts()
     if not len(judged):
         return []
     if problems.empty:
         return [
-            f"None of the {len(judged):,} trials shows a problem."
+            f"None of the {len(judged):,} {what}s shows a problem."
             if len(judged) > 1
             else "It shows no problem."
         ]
     counts = [f"{shape_name(str(shape))} ({n})" for shape, n in problems.head(3).items()]
-    return [f"What went wrong most, of {counted(len(judged), 'trial')}: {'; '.join(counts)}."]
+    return [f"What went wrong most, of {counted(len(judged), what)}: {'; '.join(counts)}."]
 
 
 def to_do(ranking: Ranking, trials: Sequence[NextTrial]) -> list[str]:
@@ -138,15 +143,17 @@ def to_do(ranking: Ranking, trials: Sequence[NextTrial]) -> list[str]:
     ]
     n_open = len(contenders(ranking))
     seeds = []
+    of = "finalists" if ranking.n_others else "settings"
     if n_open and ranking.is_repeated and ranking.seeds_to_settle is None:
         seeds = [
-            f"take any of the {len(ranking.first)} settings that may be first: more than "
+            f"take any of the {len(ranking.first)} {of} that share first place: more than "
             f"{N_SEEDS_MOST} more seeds each would be needed to tell them apart"
         ]
     elif n_open and ranking.can_top_up:
-        seeds = [f"more seeds of the {n_open} settings that may be first (`iolaus top-up DIR`)"]
+        command = f"`iolaus top-up {ranking.folder}`"
+        seeds = [f"more seeds of the {n_open} {of} that may be first ({command})"]
     tries = [f"{'try ' if seeds else ''}{'; '.join(named)}"] if named else []
-    return [f"To do next: {_listed([*seeds, *tries])}."] if seeds or tries else []
+    return [f"To do next: {'; and '.join([*seeds, *tries])}."] if seeds or tries else []
 
 
 def curves_seen(sweep: Sweep, metric: str) -> str:

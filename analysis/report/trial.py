@@ -9,13 +9,15 @@ import pandas as pd
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import loss_metrics
 from iolaus.analysis.diagnosis.convergence import convergence
-from iolaus.analysis.diagnosis.diagnose import diagnose
+from iolaus.analysis.diagnosis.diagnose import RISKS, diagnose
 from iolaus.analysis.diagnosis.next_trials import rerun_command
 from iolaus.analysis.diagnosis.run_ends import run_ends, runs_that_ended
 from iolaus.analysis.memory import card_bytes, n_that_fit
 from iolaus.sweeps.text import size
 
 __all__ = ["described"]
+
+GRADIENT_COLUMNS = ("exploded_at", "exploded_times", "exploded_parameter", "dead_since")
 
 
 def described(sweep: Sweep, trial: int) -> pd.Series:
@@ -55,9 +57,10 @@ def described(sweep: Sweep, trial: int) -> pd.Series:
     ended["memory"] = _memory_of(own, card_bytes(sweep))
     ended["lint"] = "; ".join(sweep.findings.get(trial, ()))
     found: dict[Any, Any] = table.to_dict("index").get(trial, {})
-    numbers: dict[Any, Any] = (
-        convergence(sweep).drop(columns=["state", "last", "n_reports"]).to_dict("index")[trial]
-    )
+    # A gradient may leap in a run that goes on well: that is no explosion.
+    of_gradient = [] if found.get("shape") in RISKS else GRADIENT_COLUMNS
+    shown = convergence(sweep).drop(columns=["state", "last", "n_reports", *of_gradient])
+    numbers: dict[Any, Any] = shown.to_dict("index")[trial]
     where = {"folder": str(own.get("folder") or ""), "rerun": rerun_command(sweep, trial)}
     if kept := sweep.kept_weights(trial):
         where["kept before a rebound"] = ", ".join(

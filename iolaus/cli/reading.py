@@ -49,6 +49,24 @@ REPLAY_COLUMNS = {
     "recall": "of those that no longer improved, stopped",
 }
 
+# What the numbers of a trial's convergence are.
+CONVERGENCE_COLUMNS = {
+    "censored": "whether it ended before its run was over",
+    "start": "the loss before training",
+    "level": "where the curve ends, as the ranking measures it",
+    "to_target": "first at the target",
+    "area": "mean of the log of the loss",
+    "half_way": "when half of its fall was done",
+    "late_slope": "per step, of the last half",
+    "noise": "of one report",
+    "stalled_since": "from when on nothing was gained beyond noise",
+    "rebound": "how far it has climbed back",
+    "amplitude": "of its swings",
+    "val_gap": "validation above training at the end",
+    "clipped": "share of steps",
+    "exploded_at": "where a gradient is above 10 times its median, which may pass",
+}
+
 
 @needs("analysis")
 def show(
@@ -127,6 +145,7 @@ def _show_trial(sweep: Sweep, trial: int, as_json: bool) -> None:
     if "shape" in shown:
         shown["shape"] = shape_name(shown["shape"])
     terminal().print(as_table(shown.rename("value").rename_axis("of this trial").reset_index()))
+    print_columns(shown.index, CONVERGENCE_COLUMNS)
 
 
 @needs("analysis")
@@ -450,6 +469,7 @@ def convergence(
             if c in table
         ]
         console.print(as_table(table[columns]))
+        print_columns(columns, CONVERGENCE_COLUMNS)
     nothing = f"No trial has a finite report of {sweep.metric}, so there is nothing to measure."
     console.print(time.sentence() if time else nothing, markup=False, highlight=False)
 

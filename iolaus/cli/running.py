@@ -53,8 +53,8 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     counts = (f"{n} {state}" for state, n in sorted(found.n_by_state.items()))
     print(", ".join(counts) or "no trial yet", end="")
     print(f"; {found.n_ended_last_hour} ended in the last hour")
-    if found.best is not None:
-        print(f"best {found.best:.6g} (trial {found.best_trial})")
+    if best := found.best_text():
+        print(best)
     if rest is not None and rest.n_left > 0:
         print(rest.sentence())
     for trial in found.running:

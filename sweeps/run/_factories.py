@@ -6,7 +6,7 @@ import functools
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import optuna
@@ -51,18 +51,19 @@ def as_given(sampler: Any, hydra: DictConfig) -> Any:
         node = ConfigStore.instance().load(f"hydra/sweeper/sampler/{choice}.yaml")
     except ConfigLoadError:
         return sampler
-    if node.provider == "iolaus":
+    if node.provider == "iolaus" or not isinstance(sampler, DictConfig):
         return sampler
     given = {line.lstrip("+").partition("=")[0] for line in hydra.overrides.hydra}
+    whole: Any = sampler  # OmegaConf's types know neither that its keys are texts nor its parent
     kept = {
-        key: sampler._get_node(key)
-        for key in sampler
+        key: whole._get_node(key)
+        for key in whole
         if f"hydra.sweeper.sampler.{key}" in given
         or key == "_target_"
         or key not in node.node
-        or sampler[key] != node.node[key]
+        or whole[key] != node.node[key]
     }
-    return OmegaConf.create(kept, parent=sampler._get_parent())
+    return OmegaConf.create(kept, parent=whole._get_parent())
 
 
 def make_sampler(config: Any, space: Space) -> optuna.samplers.BaseSampler:
@@ -166,7 +167,8 @@ def _is_grid(config: Any) -> bool:
 
 
 def _class_name(config: Any) -> str:
-    return str(config.get("_target_", "")).rpartition(".")[2]
+    target = config.get("_target_", "") if isinstance(config, Mapping) else ""
+    return str(target).rpartition(".")[2]
 
 
 def make_pruner(
@@ -206,6 +208,11 @@ def make(config: Any, what: str, **extra: Any) -> Any:
 
     what: the option it belongs to, for messages. Raises BadInputError.
     """
+    if not isinstance(config, Mapping):
+        raise BadInputError(
+            f"hydra.sweeper.{what}={config} is a word where a group is chosen: give "
+            f"hydra/sweeper/{what}={config}"
+        )
     try:
         given = {key: config[key] for key in config if not OmegaConf.is_missing(config, key)}
         with warnings.catch_warnings():

@@ -3,7 +3,8 @@
 The driver forks one small *fork server* before it opens a database or starts a thread; the fork
 server starts the workers and waits for their ends. Mostly it forks them: a worker has the user's
 modules and task function in memory from its first moment (closures too: nothing is pickled), and a
-dead one is replaced in milliseconds. Where the driver had threads already, which a fork does not
+dead one is replaced in milliseconds. What workers alone need is loaded there once, while the driver
+opens its study (`load` of a server). Where the driver had threads already, which a fork does not
 copy, each is a fresh interpreter (`_start_method`, `_spawn`). Each worker is tied to the driver by
 one pipe. If the driver dies, the pipes close, and fork server and workers end themselves.
 """
@@ -79,6 +80,7 @@ class ForkServer:
     ) -> None:
         self._serve, self._watched, self._asked = serve, watched, start_method
         self._let_go: list[int] = []  # workers that end themselves
+        self._has_started = False
         self._payload = _memory_file()
         self._socket, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
@@ -113,6 +115,8 @@ class ForkServer:
                 "ever; hydra.sweeper.start_method=auto spawns them",
                 *(process, method.reason),
             )
+        else:  # with threads even an import may wait for ever, which a worker does alone
+            self._socket.sendall(pickle.dumps(("load", None)))
         return method
 
     def _prepare_spawning(self, reason: str) -> None:
@@ -141,6 +145,7 @@ class ForkServer:
 
     def start(self, spec: WorkerSpec) -> Worker:
         """Start a worker. It sends Ready when it is up."""
+        self._has_started = True
         pid, fds = self._request((self.method.name, spec))
         return Worker(spec.slot, pid, self.method.name, Connection(fds[0]), _open_pid_fd(pid))
 
@@ -168,6 +173,8 @@ class ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._has_started:  # it may still load what nobody will need
+            os.kill(self._pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
             self._socket.sendall(pickle.dumps(("await", self._let_go)))
         self._socket.close()  # the fork server ends its workers, then itself
@@ -254,6 +261,9 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str, payl
                 theirs.close()
                 socket.send_fds(requests, [str(pid).encode()], [ours.fileno()])
                 ours.close()
+            elif kind == "load":
+                _load(serve)
+                gc.freeze()
             elif kind == "await":
                 children -= _ended(about, EXIT_S)
             else:
@@ -267,6 +277,14 @@ def _fork_server_main(requests: socket.socket, serve: Server, watched: str, payl
         for pid in children:
             _kill_group(pid)
         os._exit(0)
+
+
+def _load(serve: Server) -> None:
+    """Have what a server needs in memory before its workers are forked."""
+    load = getattr(serve, "load", None)
+    if load is not None:
+        with contextlib.suppress(Exception):  # each worker will meet it again, and say so
+            load()
 
 
 def _spawn(

@@ -207,8 +207,8 @@ def stands(found: Status, n_total: int, n_drivers: int) -> str:
     running = f"{n.get('running', 0)} running, {counted(n_drivers, 'driver')}"
     names = {"paused": "paused", "pruned": "pruned", "fail": "failed"}
     others = [f"{n[state]} {name}" for state, name in names.items() if n.get(state)]
-    best = [] if found.best is None else [f"best {found.best:.5g} (trial {found.best_trial})"]
-    return " · ".join([f"{n_done}/{n_total} trials", running, *others, *best])
+    parts = [f"{n_done}/{n_total} trials", running, *others, found.best_text()]
+    return " · ".join(filter(None, parts))
 
 
 @contextmanager

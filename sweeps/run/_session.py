@@ -22,6 +22,7 @@ from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.checkpoints import forget
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import cannot_write
+from iolaus.sweeps.metric import METRIC_ATTR
 from iolaus.sweeps.run import _provenance as provenance
 from iolaus.sweeps.run._factories import make
 from iolaus.sweeps.run._setup import Setup
@@ -42,7 +43,7 @@ from iolaus.sweeps.study.folder import (
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.leases import Leases, new_driver_name
 from iolaus.sweeps.study.live_storage import LiveStorage
-from iolaus.sweeps.study.opening import METRIC_ATTR, open_study
+from iolaus.sweeps.study.opening import open_study
 from iolaus.sweeps.study.recovery import take_over
 from iolaus.sweeps.study.sweep_study import SweepStudy
 

@@ -169,6 +169,13 @@ class InLanes:
     most: int
     sweep_dir: Path
 
+    def load(self) -> None:
+        """Import what the lane runner uses: its function attribute `load`, where it has one.
+
+        Called once, before workers are forked, while the driver opens its study.
+        """
+        getattr(self.lane_runner, "load", lambda: None)()
+
     def __call__(self, channel: Channel) -> None:
         """Serve until the lane runner returns."""
         output = self.sweep_dir / f"lanes-{channel.spec.slot}.log"

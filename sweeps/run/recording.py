@@ -119,7 +119,9 @@ class Recorder:
         """See hydra.experimental.callback.Callback."""
         if self._recording is None or self._about is None:
             return
-        returned = job_return._return_value
+        from iolaus.sweeps.hydra_compat import returned_by
+
+        returned = returned_by(job_return)
         recording, self._recording = self._recording, None
         if isinstance(returned, BaseException):
             with suppress(type(returned)):
@@ -190,11 +192,11 @@ class RunRecord:
         from omegaconf import OmegaConf
         from optuna.trial import TrialState
 
+        from iolaus.sweeps.metric import METRIC_ATTR
         from iolaus.sweeps.run import _provenance as provenance
         from iolaus.sweeps.study.backend import open_backend, sqlite_url
         from iolaus.sweeps.study.fingerprint import note_fingerprint
         from iolaus.sweeps.study.folder import STUDY_FILE, SWEEP_FILE
-        from iolaus.sweeps.study.opening import METRIC_ATTR
         from iolaus.sweeps.study.record import Run, TrialRecord, record_of
 
         self.folder.mkdir(parents=True, exist_ok=True)

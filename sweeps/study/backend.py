@@ -12,6 +12,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage
 
+from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.errors import StorageError
 from iolaus.sweeps.secrets import without_password
 
@@ -57,7 +58,7 @@ def _with_tables(url: str) -> optuna.storages.RDBStorage:
     deadline_s = time.monotonic() + TABLES_S
     while True:
         try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=_engine_options(url))
+            return compat.open_rdb(url, _engine_options(url))
         except sqlalchemy.exc.DBAPIError as error:
             made_meanwhile = re.search("already exists|duplicate|unique", str(error), re.IGNORECASE)
             if made_meanwhile is None or time.monotonic() > deadline_s:
@@ -97,7 +98,7 @@ def _use_wal(engine: sqlalchemy.Engine) -> None:
     @sqlalchemy.event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
+        _switch_to_wal(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
 
     @sqlalchemy.event.listens_for(engine, "begin")
@@ -105,6 +106,19 @@ def _use_wal(engine: sqlalchemy.Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # connections made before the listeners
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch a file to the write-ahead log, for which SQLite waits for no other connection."""
+    deadline_s = time.monotonic() + TABLES_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline_s:
+                raise
+        time.sleep(0.01)
 
 
 def first_line(error: Exception) -> str:

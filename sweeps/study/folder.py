@@ -185,7 +185,7 @@ def own_command(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     others = ("top_up", "race", "alone")  # race: the older key
     own = [s for s in sessions if not any(s.get(key) for key in others)]
-    commands = [session["command"] for session in own]
+    commands = [s["command"] for s in own if "command" in s]
     return [str(part) for part in commands[-1]] if commands else []
 
 

@@ -21,12 +21,10 @@ from iolaus.sweeps.study.fingerprint import Fingerprint, differences, latest
 from iolaus.sweeps.study.live_storage import LiveStorage
 from iolaus.sweeps.study.record import outside_of
 
-__all__ = ["METRIC_ATTR", "ON_CHANGE", "differs", "judged_by", "metric_of", "open_study"]
+__all__ = ["ON_CHANGE", "differs", "judged_by", "open_study"]
 
 log = logging.getLogger("sweeps")
 
-# The study's user attribute of the watched metric: {"name": ..., "goal": ...}.
-METRIC_ATTR = "metric"
 # What to do where a study was last run with other settings, code or versions of packages. warn: go
 # on, as after every repair of a bug, and tell the trials apart in every table. refuse: stop before
 # anything runs. new_study: leave it as it is, and begin another beside it. A study that searches
@@ -34,14 +32,6 @@ METRIC_ATTR = "metric"
 ON_CHANGE = ("warn", "refuse", "new_study")
 # How long another driver may take from the making of a study to writing what it searches.
 CREATION_S = 5.0
-
-
-def metric_of(study: optuna.Study) -> Metric | None:
-    """The watched metric that a sweep has noted in its study; None where only others wrote."""
-    try:
-        return Metric(**study.user_attrs[METRIC_ATTR])
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 class _Study(compat.AskedStudy):

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
 
-from iolaus.sweeps.curves import SCHEMA, UNREADABLE
 from iolaus.sweeps.study.finalists import Finalists
 from iolaus.sweeps.study.preview import Machine, Preview, expected_share, preview_of
 from iolaus.sweeps.study.ranking import INFEASIBLE
-from iolaus.sweeps.study.record import record_of, state_of, was_interrupted
+from iolaus.sweeps.study.record import leader_of, record_of, state_of, was_interrupted
 from iolaus.sweeps.study.summary import rank
 
 __all__ = ["RunningTrial", "Status", "classes_of", "last_steps", "left", "status"]
@@ -48,8 +46,9 @@ class Status:
 
     n_by_state: trials by Optuna's state in small letters, those that were cut off as interrupted,
     those that the pruner may have go on as paused.
-    best, best_trial: the first objective's, None where none has completed. n_ended_last_hour: of
-    any state, but interrupted.
+    best, best_trial: the first objective's, None where none has completed; of a setting with
+    several seeds their mean and the first, best_n_seeds: how many. n_ended_last_hour: of any state,
+    but interrupted.
     """
 
     n_by_state: Mapping[str, int]
@@ -57,6 +56,15 @@ class Status:
     best_trial: int | None
     n_ended_last_hour: int
     running: Sequence[RunningTrial]
+    best_n_seeds: int = 1
+
+    def best_text(self) -> str:
+        """The best for a reader, "" where there is none."""
+        if self.best is None:
+            return ""
+        n, trial = self.best_n_seeds, self.best_trial
+        of = f"trial {trial}" if n < 2 else f"setting {trial}, the mean of {n} seeds"
+        return f"best {self.best:.5g} ({of})"
 
 
 def status(study: optuna.Study, last: Mapping[int, tuple[int, float]], now: datetime) -> Status:
@@ -73,6 +81,10 @@ def status(study: optuna.Study, last: Mapping[int, tuple[int, float]], now: date
         best_trial=None if best is None else best.number,
         n_ended_last_hour=sum(now - end <= timedelta(hours=1) for end in ended),
         running=[_running(t, last.get(t.number)) for t in trials if t.state is TrialState.RUNNING],
+        best_n_seeds=sum(
+            best is not None and t.state is TrialState.COMPLETE and leader_of(t) == best.number
+            for t in trials
+        ),
     )
 
 
@@ -118,9 +130,16 @@ def classes_of(config: Any) -> list[str]:
 
 def last_steps(curves: Path, trials: Sequence[int]) -> dict[int, tuple[int, float]]:
     """(step, seconds) of the last report of these trials that is on disk; nothing else is read."""
+    if not trials:
+        return {}
+    # Where nothing runs, `iolaus status` need not wait for these to be imported.
+    import pyarrow.parquet as pq
+
+    from iolaus.sweeps.curves import SCHEMA, UNREADABLE
+
     found: dict[int, tuple[int, float, int]] = {}  # trial -> attempt, seconds, step
     names = ["trial", "attempt", "seconds", "step"]
-    for path in sorted(curves.glob("*.parquet")) if trials else ():
+    for path in sorted(curves.glob("*.parquet")):
         try:
             filters = [("trial", "in", trials)]
             table = pq.read_table(path, schema=SCHEMA, columns=names, filters=filters)

@@ -25,10 +25,10 @@ from rich.table import Table
 from rich.text import Text
 
 from iolaus.sweeps.holdout import goal_rank, held_out
+from iolaus.sweeps.metric import metric_of
 from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
 from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
-from iolaus.sweeps.study.opening import metric_of
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
 from iolaus.sweeps.study.record import (
     broken_constraints,
@@ -341,7 +341,7 @@ def cut_off_text(trials: Iterable[FrozenTrial]) -> str:
 def pauses_text(study: optuna.Study) -> str:
     """What came of the trials that were paused, in a sentence; "" if none was.
 
-    As in "3 trials paused, 2 thawed (1 of them finished, 2nd best)".
+    As in "3 trials paused, 2 went on (1 of them finished, the best of these 2nd)".
     """
     records = {t.number: record_of(t) for t in study.get_trials(deepcopy=False)}
     paused = {number: record.pauses for number, record in records.items() if record.pauses}
@@ -354,10 +354,9 @@ def pauses_text(study: optuna.Study) -> str:
         for run in standing.runs
         if run.number in thawed and run.state == "complete"
     ]
-    place = "" if not places else "the" if places[0] == 1 else ordinal(places[0])
-    best = f", {place} best" if places else ""
+    best = f", the best of these {ordinal(places[0])}" if places else ""
     came = f" ({len(places) or 'none'} of them finished{best})" if thawed else ""
-    return f"{counted(len(paused), 'trial')} paused, {len(thawed) or 'none'} thawed{came}."
+    return f"{counted(len(paused), 'trial')} paused, {len(thawed) or 'none'} went on{came}."
 
 
 def holdout_text(study: optuna.Study) -> str:

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.iolaus.config import PRUNERS, SAMPLERS, IolausSweeperConf, register
 from hydra_plugins.iolaus.sweeper import IolausSweeper, complete
+from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.run._factories import as_given, make_pruner, make_sampler
 from iolaus.sweeps.run.settings import read_settings
 from iolaus.sweeps.search.branches import searched
@@ -268,6 +269,14 @@ def test_samplers(name: str) -> None:
         make_sampler(config, Space({}, {}, ())),
         optuna.samplers.RandomSampler if name == "grid" else cls,
     )
+
+
+def test_a_word_for_a_group_is_refused_with_what_to_type() -> None:
+    """`hydra.sweeper.pruner=none` is a word, `hydra/sweeper/pruner=none` the choice of a group."""
+    with pytest.raises(BadInputError, match=r"give hydra/sweeper/pruner=none$"):
+        make_pruner("none", 1, holdout_fraction=0)
+    with pytest.raises(BadInputError, match=r"give hydra/sweeper/sampler=tpe$"):
+        make_sampler("tpe", Space({}, {}, ()))
 
 
 @pytest.mark.parametrize(

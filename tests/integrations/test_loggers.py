@@ -92,6 +92,7 @@ def test_wandb(runs: list[TrialRun], tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(name.rpartition("-")[2] for name in found) == sorted(names)
 
 
+@pytest.mark.slow  # trackio does not install beside the rest: where it is, it is tested
 def test_trackio(runs: list[TrialRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own reader gives back the runs and their settings."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))  # which it reads when it is imported

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import sqlite3
+import threading
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -19,6 +22,60 @@ from iolaus.sweeps.study.backend import open_backend
 @pytest.fixture(params=["memory", "database"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.storages.BaseStorage:
     return open_backend("sqlite://" if request.param == "memory" else f"sqlite:///{tmp_path}/s.db")
+
+
+def _schema(path: Path) -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(path)) as database:
+        tables = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+        versions = database.execute("SELECT * FROM version_info, alembic_version").fetchall()
+    return sorted(map(str, tables)) + versions
+
+
+def test_tables_are_made_as_optuna_makes_them(tmp_path: Path) -> None:
+    """The same tables and versions; the storage is its own but for its looks at them."""
+    theirs = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/theirs.db")
+    ours = compat.open_rdb(f"sqlite:///{tmp_path}/ours.db", {"connect_args": {"timeout": 60}})
+    assert _schema(tmp_path / "ours.db") == _schema(tmp_path / "theirs.db")
+    again = compat.open_rdb(f"sqlite:///{tmp_path}/theirs.db", {})
+    for storage in (ours, again):
+        assert vars(storage).keys() == vars(theirs).keys()
+        for name in ("skip_compatibility_check", "heartbeat_interval", "grace_period"):
+            assert getattr(storage, name) == getattr(theirs, name)
+    study = optuna.create_study(storage=theirs, study_name="s")
+    optuna.load_study(study_name="s", storage=again).optimize(lambda _: 0.5, n_trials=2)
+    assert [trial.value for trial in study.trials] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE version_info SET library_version = '4.0'",
+        "DELETE FROM alembic_version",
+        "DROP TABLE alembic_version",
+    ],
+)
+def test_tables_of_another_version_are_left_to_optuna(tmp_path: Path, change: str) -> None:
+    """Whether they can be used is its to say; what is in them stays."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    optuna.create_study(storage=compat.open_rdb(url, {}), study_name="s").ask()
+    with closing(sqlite3.connect(tmp_path / "s.db")) as database:
+        database.execute(change)
+        database.commit()
+    opened = compat.open_rdb(url, {})
+    assert opened.get_current_version() == opened.get_head_version()
+    assert len(optuna.load_study(study_name="s", storage=opened).trials) == 1
+
+
+def test_a_file_is_opened_while_another_driver_writes_its_first(tmp_path: Path) -> None:
+    """The switch to the write-ahead log waits, which SQLite by itself does not."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    compat.open_rdb(url, {}).engine.dispose()
+    with closing(sqlite3.connect(tmp_path / "s.db", check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ending = threading.Timer(0.2, other.rollback)
+        ending.start()
+        assert open_backend(url).get_all_studies() == []
+        ending.join()
 
 
 def test_a_study_and_its_trials_have_ids_in_a_storage(storage: optuna.storages.BaseStorage) -> None:

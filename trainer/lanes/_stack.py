@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch._dynamo  # else `grad` loads it at its first use, a second in every worker
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 

@@ -122,6 +122,14 @@ def run_lanes(server: LaneServer) -> None:
         server.flush()
 
 
+def _load() -> None:
+    """Import what takes a second, before workers are forked and while their driver is busy."""
+    import torch._dynamo  # noqa: F401 (else `torch.func.grad` does at its first use, in every worker)
+
+
+run_lanes.load = _load  # type: ignore[attr-defined]
+
+
 def _fill(server: LaneServer, lanes: Lanes, room: _Room, alone: _Alone) -> list[LaneTrial]:
     """Admit trials as long as there is room and there are some; returns those admitted."""
     admitted: list[LaneTrial] = []

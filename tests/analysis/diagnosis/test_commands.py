@@ -115,7 +115,10 @@ def test_show_tells_all_of_one_trial(runs, capsys, monkeypatch):
     """
     about = json.loads(said(capsys, monkeypatch, "show", runs, "1", "--json"))
     assert (about["lr"], about["shape"], about["fix"]) == (0.05, "slow", ["lr=0.15"])
-    assert "slow" in said(capsys, monkeypatch, "show", runs, "1")
+    text = said(capsys, monkeypatch, "show", runs, "1")
+    assert "slow" in text
+    assert "late_slope: per step, of the last half" in text  # a word is explained where it stands
+    assert "half_way: when half" in said(capsys, monkeypatch, "convergence", runs)
     with pytest.raises(SystemExit, match="no trial 7"):
         said(capsys, monkeypatch, "show", runs, "7")
 

@@ -14,6 +14,7 @@ from scipy.stats import ttest_ind
 
 from iolaus.analysis.data.sweep import Sweep, load
 from iolaus.analysis.diagnosis.decays import decays
+from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.figures.batches import draw_batches
 from iolaus.analysis.figures.decays import draw_decays
 from iolaus.analysis.report.trial import described
@@ -80,6 +81,45 @@ def test_each_kind_of_rate_is_said_with_its_numbers(tmp_path: Path) -> None:
     low, high = (f"{end:.2g}" for end in (interval.low, interval.high))
     assert f"(95 % interval {low} to {high}, 3 and 3 seeds)" in apart[0]
     assert len(apart) == 2
+
+
+def test_a_rate_is_not_flat_because_its_run_was_cut_short(tmp_path: Path) -> None:
+    """What was planned says how it would have gone on."""
+    sweep = runs(tmp_path, {"flat": KINDS["flat"], "falls": KINDS["falls"]})
+    early = dataclasses.replace(sweep, curves=sweep.curves[sweep.curves["step"] <= 200])
+    plans = [[[0, lr], [2000, lr * d**2000]] for lr, d, _ in 3 * [KINDS["flat"]]]
+    plans += [[[0, lr], [2000, lr * d**2000]] for lr, d, _ in 3 * [KINDS["falls"]]]
+    assert (decays(early).trials["kind"] == "flat").all()
+    planned = dataclasses.replace(early, trials=early.trials.assign(lr_plan=plans))
+    assert decays(planned).trials["kind"].tolist() == 3 * ["flat"] + 3 * ["falls"]
+
+
+def test_a_kind_of_rate_ranks_first_only_before_all_others(tmp_path: Path) -> None:
+    """One setting in front is not its whole kind; where there are finalists they alone count."""
+    behind = {**KINDS, "last": (0.2, 0.9987, 6.0)}
+    sweep = runs(tmp_path, behind)
+    said = decays(sweep).sentences
+    assert "Settings whose rate falls over the run are 1st, 4th of 4 by the mean objective." in said
+    assert not any("rank first" in s for s in said)
+    flat, spent, first, last = sweep.trials["setting"].unique()
+    trials = sweep.trials[sweep.trials["setting"].ne(first) | sweep.trials["seed"].eq(0)]
+    marked = trials["setting"].isin([flat, spent, last])
+    finals = dataclasses.replace(sweep, trials=trials.assign(finalist=marked))
+    said = decays(finals).sentences
+    assert (
+        "Finalists whose rate is flat over the run rank first: they are 1st of 3 by the mean "
+        "objective."
+    ) in said
+
+
+def test_rates_between_two_and_rates_of_two_are_said_apart(tmp_path: Path) -> None:
+    """Of three rates the lowest and highest are ends of a range."""
+    three = {str(lr): (lr, 0.99999, 3.0) for lr in (0.1, 0.2, 0.3)}
+    said = decays(runs(tmp_path, {**three, "falls": KINDS["falls"]})).sentences[0]
+    assert "from between 0.1 and 0.3 to between" in said
+    two = {name: three[name] for name in ("0.1", "0.3")}
+    said = decays(runs(tmp_path, {**two, "falls": KINDS["falls"]})).sentences[0]
+    assert "from 0.1 or 0.3 to" in said
 
 
 def test_one_kind_of_rate_needs_no_sentence(tmp_path: Path) -> None:
@@ -220,6 +260,12 @@ def test_weights_from_before_rebounds_are_named_with_their_step_and_file(tmp_pat
         f"1200, before the rebound, are kept in {tmp_path}/trials/2/best_before_rebound_1200.pt, "
         "and 1 earlier beside it)."
     )
+    rises = sweep.curves["trial"].eq(1) & sweep.curves["metric"].eq("loss")
+    values = sweep.curves["value"].where(~rises, sweep.curves["value"] + sweep.curves["step"] / 100)
+    up = dataclasses.replace(sweep, curves=sweep.curves.assign(value=values))
+    down, not_down = decays(up, diagnose(up).assign(shape="exploded")).sentences[-2:]
+    assert down.startswith("1 run rebounded and came down: trial 2 ")
+    assert not_down.startswith("1 run rebounded and did not come down: trial 1 ")
     assert "1200" in str(described(sweep, 2)["kept before a rebound"])
     assert "kept before a rebound" not in described(sweep, 0)
 

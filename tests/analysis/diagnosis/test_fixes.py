@@ -280,6 +280,17 @@ def test_cures_of_a_sweep_once_each_by_promise():
     assert not found[0].outside
 
 
+def test_a_fix_that_has_been_run_but_for_rounding_is_no_news():
+    """Fixes have two digits: 0.0062 is what a trial of 0.00623 has run."""
+    made = sweep()
+    table = diagnose(made)
+    table.at[1, "fix"], table.at[2, "fix"] = ("optim.lr=0.0062",), ()
+    table.at[3, "fix"] = ()
+    assert [t.fixes for t in next_trials(made, table)] == [(1,)]
+    has_run = made.trials.assign(**{"params.optim.lr": [0.00623, 0.002, 0.9, 0.002]})
+    assert next_trials(replace(made, trials=has_run), table) == []
+
+
 def test_a_cure_outside_of_the_space_is_a_command():
     """What the sweep does not search, or not so far, has values beyond, the nearest setting inside
     if there is one, and a command.

@@ -32,7 +32,8 @@ def test_of_completed_trials_it_is_said_how_right_it_was(made_sweep: Make) -> No
     sweep = made_sweep(12, state="complete")
     sweep = dataclasses.replace(sweep, trials=sweep.trials.assign(n_steps=800))
     (said,) = run_end_sentences(sweep)
-    assert said.startswith("Where completed trials would end in loss: at a quarter of the run ")
+    start = "Where completed trials would end in loss, as foreseen from their reports so far: at a "
+    assert said.startswith(f"{start}quarter of the run ")
     assert "; at half of the run " in said
     assert "of 12 ends lay in the interval" in said
     about = described(sweep, 0)

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -252,6 +253,30 @@ def test_finalists_are_compared_with_each_other() -> None:
     assert sum(f.headline().startswith("Setting 0 is better than the other 2") for f in apart) >= 27
     alone = rank(sweep(with_finalists(rng, lead=9.0, n=1)))
     assert alone.headline().startswith("Setting 0 is the finalist: objective")
+
+
+def test_who_came_out_ahead_of_the_finalists_by_fewer_seeds_is_named() -> None:
+    """The first of the finalists is not said to lead those that its own mean lies behind."""
+    frame = repeated({"a": [1.0, 2.0, 1.5], "b": [1.6, 1.8, 1.7], "c": [1.2], "d": [3.0]})
+    marked = frame["setting"].isin([0, 3])
+    found = rank(sweep(frame.assign(finalist=marked)))
+    assert found.headline().endswith(
+        "of the other 2 settings, with fewer seeds, nothing more is known, though by those lower "
+        "than the first: 6."
+    )
+    turned = rank(sweep(frame.assign(finalist=marked), direction="maximize"))
+    assert "though by those higher than the first: 7." in turned.headline()
+
+
+def test_sentences_name_the_folder_of_the_sweep() -> None:
+    """A command can be typed as it is said; of several sweeps there is no one folder."""
+    one = replace(
+        sweep(pd.DataFrame({"setting": [0, 1], "objective": [1.0, 2.0]})),
+        folder=Path("multirun/a b"),
+        provenance=({"command": ["python", "app.py"]},),
+    )
+    assert rank(one).sentences()[-1].endswith("(`iolaus top-up 'multirun/a b'`).")
+    assert "`iolaus top-up DIR`" in compare([one]).sentences()[-1]
 
 
 def test_settings_of_another_sweep_with_as_many_seeds_are_finalists_too() -> None:

@@ -84,7 +84,9 @@ def test_one_setting_alone_is_said_to_be_alone_once() -> None:
     alone, *more = ranking([1.0], [1]).sentences()
     assert alone.startswith("Setting 0 is the only one that completed: objective 1 (")
     assert more == ["Beware."]
-    assert went_wrong(pd.DataFrame({"shape": ["converged"]})) == ["It shows no problem."]
+    assert went_wrong(pd.DataFrame({"shape": ["converged"]}), pd.Series([0])) == [
+        "It shows no problem."
+    ]
 
 
 def test_a_sweep_that_reports_no_curves_has_no_problem_for_it(made_sweep: Make) -> None:
@@ -117,16 +119,21 @@ def test_no_interval_is_claimed_where_none_is_known() -> None:
 def test_ills_are_counted_most_frequent_first(made_sweep: Make) -> None:
     """What went wrong is what the diagnosis counts; healthy shapes are no problems."""
     what = made_sweep(6)
+    own = what.trials["setting"]
     shapes = ["stalled", "exploded", "stalled", "converged", "improving", "stalled"]
-    assert went_wrong(diagnosed(what, shapes)) == [
+    assert went_wrong(diagnosed(what, shapes), own) == [
         "What went wrong most, of 6 trials: stalled (3); exploded (1)."
     ]
     shapes = ["fast_then_flat", "slow", *["converged"] * 4]
-    assert went_wrong(diagnosed(what, shapes)) == [
+    assert went_wrong(diagnosed(what, shapes), own) == [
         "What went wrong most, of 6 trials: fast, then flat (1); slow (1)."
     ]
-    assert went_wrong(diagnosed(what, ["converged"] * 6)) == [
+    assert went_wrong(diagnosed(what, ["converged"] * 6), own) == [
         "None of the 6 trials shows a problem."
+    ]
+    seeds = pd.Series([0, 1, 0, 3, 0, 0], own.index)
+    assert went_wrong(diagnosed(what, ["stalled", "slow"] * 3), seeds) == [
+        "What went wrong most, of 3 settings: slow (2); stalled (1)."
     ]
 
 
@@ -153,9 +160,13 @@ def test_a_few_cures_are_named_in_the_order_given() -> None:
     assert to_do(settled, []) == []
     tied = ranking([1.0, 2.0], [1, 1], can_top_up=True)
     assert to_do(tied, fixes[:1]) == [
-        "To do next: more seeds of the 2 settings that may be first (`iolaus top-up DIR`) and try "
+        "To do next: more seeds of the 2 settings that may be first (`iolaus top-up DIR`); and try "
         "optim.lr=0.1 for trial 1."
     ]
+    named = dataclasses.replace(tied, folder="multirun/s")
+    assert "(`iolaus top-up multirun/s`)" in to_do(named, [])[0]
+    open_ = dataclasses.replace(tied, seeds_to_settle=None, n_others=6)
+    assert to_do(open_, [])[0].startswith("To do next: take any of the 2 finalists that share")
     assert to_do(dataclasses.replace(tied, can_top_up=False), []) == []
 
 

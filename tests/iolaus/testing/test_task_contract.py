@@ -40,6 +40,7 @@ class TestDigitsByCnn(TaskContract):
     overrides = ("task=digits", "model=cnn")
 
 
+@pytest.mark.slow
 class TestTextsByEncoder(TaskContract):
     overrides = (
         *("task=finetune", "task.packages=[optuna,sqlalchemy]", "task.length=12"),
@@ -48,6 +49,7 @@ class TestTextsByEncoder(TaskContract):
     max_shared = 0.05  # rare words are one symbol
 
 
+@pytest.mark.slow
 class TestTranslation(TaskContract):
     overrides = (
         *("task=translate", "task.n_train=60", "task.n_val=10", "task.n_test=10"),

@@ -14,7 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import pytest
 from iolaus import report, should_stop
 from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.reporting import Reporter
+from iolaus.sweeps.run._channel import Channel
 from iolaus.sweeps.run._fork_server import ForkServer, Worker, drain, wait
 from iolaus.sweeps.run._messages import Assignment, Finished, Ready, Reported, Stopped, WorkerSpec
 from iolaus.sweeps.run._worker import OneAtATime, Server
@@ -47,6 +48,17 @@ def runner(task: Callable[[], Any]) -> Server:
 def worker_for(task: Callable[[], Any], **spec: Any) -> Iterator[tuple[ForkServer, Worker]]:
     with ForkServer(runner(task), "loss") as fork_server:
         yield fork_server, fork_server.start(WorkerSpec(0, **spec))
+
+
+@dataclass
+class Loading:
+    """A server that has something to load before its workers are forked."""
+
+    serve: Server
+    load: Callable[[], Any]
+
+    def __call__(self, channel: Channel) -> None:
+        self.serve(channel)
 
 
 def listen(worker: Worker, until: Callable[[list[Any]], bool]) -> tuple[list[Any], bool]:
@@ -91,6 +103,32 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_what_a_server_loads_is_loaded_once_for_all_workers() -> None:
+    """It is loaded by the process that forks them, and not by the driver."""
+    loaded: list[int] = []
+    serve = Loading(runner(lambda: (loaded, os.getppid())), lambda: loaded.append(os.getpid()))
+    with ForkServer(serve, "loss") as fork_server:
+        workers = [fork_server.start(WorkerSpec(slot)) for slot in range(2)]
+        for worker in workers:
+            by, parent = run(worker)[-1].outcome.returned
+            assert by == [parent]
+            worker.close()
+    assert loaded == []
+
+
+def test_a_load_that_fails_or_is_of_no_use_holds_up_nobody() -> None:
+    """After one that fails workers are started all the same; one under way ends with the driver."""
+    failing = Loading(runner(lambda: 1), lambda: 1 / 0)
+    with ForkServer(failing, "loss") as fork_server:
+        worker = fork_server.start(WorkerSpec(0))
+        assert run(worker)[-1].outcome.returned == 1
+        worker.close()
+    began_s = time.monotonic()
+    with ForkServer(Loading(runner(lambda: 1), lambda: time.sleep(PATIENCE_S)), "loss"):
+        pass
+    assert time.monotonic() - began_s < PATIENCE_S / 2
 
 
 def test_reports_arrive_in_order_and_before_the_end() -> None:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from iolaus.sweeps.study.status import Status
+
+
+def test_a_mean_is_not_said_to_be_a_trials() -> None:
+    """Of a setting with several seeds the best is their mean, and is said to be."""
+    one = Status({"complete": 3}, 1.5, 13, 3, ())
+    assert one.best_text() == "best 1.5 (trial 13)"
+    assert replace(one, best_n_seeds=3).best_text() == "best 1.5 (setting 13, the mean of 3 seeds)"
+    assert replace(one, best=None).best_text() == ""
 
 
 def test_a_running_sweep_says_where_it_stands(

@@ -377,10 +377,16 @@ def test_what_came_of_pauses_is_said_and_counted() -> None:
         {"state": TrialState.PRUNED, "user_attrs": attrs(again, never)},
         {"state": TrialState.PRUNED, "user_attrs": attrs(never)},
     )
-    assert pauses_text(study) == "4 trials paused, 3 thawed (2 of them finished, 2nd best)."
+    assert (
+        pauses_text(study)
+        == "4 trials paused, 3 went on (2 of them finished, the best of these 2nd)."
+    )
     assert "pauses" in shown(study)
     study.add_trial(create_trial(value=0.5, user_attrs=attrs(again)))
-    assert pauses_text(study) == "5 trials paused, 4 thawed (3 of them finished, the best)."
+    assert (
+        pauses_text(study)
+        == "5 trials paused, 4 went on (3 of them finished, the best of these 1st)."
+    )
 
 
 def test_a_paused_trial_stands_before_those_pruned_for_good() -> None:
