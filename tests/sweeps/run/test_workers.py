@@ -24,9 +24,11 @@ import pytest
 from iolaus import report, should_stop
 from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.reporting import Reporter
+from iolaus.sweeps.run import _fork_server
 from iolaus.sweeps.run._channel import Channel
 from iolaus.sweeps.run._fork_server import ForkServer, Worker, drain, wait
 from iolaus.sweeps.run._messages import Assignment, Finished, Ready, Reported, Stopped, WorkerSpec
+from iolaus.sweeps.run._start_method import Process
 from iolaus.sweeps.run._worker import OneAtATime, Server
 from iolaus.sweeps.types import Ending, Outcome, Verdict
 
@@ -105,6 +107,13 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.fixture
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a driver is; here torch may have started some for another test."""
+    monkeypatch.setattr(_fork_server, "look", lambda: Process((), (), has_cuda=False))
+
+
+@pytest.mark.usefixtures("without_threads")
 def test_what_a_server_loads_is_loaded_once_for_all_workers() -> None:
     """It is loaded by the process that forks them, and not by the driver."""
     loaded: list[int] = []
@@ -118,6 +127,7 @@ def test_what_a_server_loads_is_loaded_once_for_all_workers() -> None:
     assert loaded == []
 
 
+@pytest.mark.usefixtures("without_threads")
 def test_a_load_that_fails_or_is_of_no_use_holds_up_nobody() -> None:
     """After one that fails workers are started all the same; one under way ends with the driver."""
     failing = Loading(runner(lambda: 1), lambda: 1 / 0)

@@ -318,6 +318,7 @@ class Drivers(RuleBasedStateMachine):
             assert trial not in self.accepted
             self.accepted[trial] = self.n_told
         member.tell(trial, self.n_told)
+        member.storage.flush()  # a result not yet written after minutes of the clock is another's
 
     def teardown(self) -> None:
         """When all end as they should, the total is exact, and each has its owner's result."""
