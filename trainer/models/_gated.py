@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import pairwise
-from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["GatedLayer", "SequenceClassifier"]
@@ -30,28 +28,12 @@ class GatedLayer(nn.Module, ABC):
         self.bias_ih = nn.Parameter(torch.empty(n_rows).uniform_(-bound, bound))
         self.bias_hh = nn.Parameter(torch.empty(n_rows).uniform_(-bound, bound))
 
-    @property
     @abstractmethod
-    def bias(self) -> Tensor:
-        """What is added to the product with the inputs, [n_gates n_hidden]."""
-
-    @abstractmethod
-    def recur(self, from_inputs: Tensor) -> Tensor:
-        """The h of each time step, [length, n_examples, n_hidden], beginning from zero.
-
-        from_inputs: of `from_inputs`, [length, n_examples, n_gates n_hidden].
-        """
-
-    def from_inputs(self, inputs: Tensor) -> Tensor:
-        """What inputs [..., n_inputs] add to the gates: one product for all time steps."""
-        return F.linear(inputs, self.weight_ih, self.bias)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The h of each time step, [length, n_examples, n_hidden], beginning from zero.
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """The h of each time step, [n_examples, n_hidden], beginning from zero.
 
         inputs: [length, n_examples, n_inputs].
         """
-        return self.recur(self.from_inputs(inputs))
 
 
 class SequenceClassifier(nn.Module):
@@ -79,13 +61,9 @@ class SequenceClassifier(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [n_examples, n_classes] for tokens [n_examples, length]."""
-        first, *others = cast(Iterable[GatedLayer], self.layers)
-        times = tokens.t()  # time first: each step's numbers lie together
-        if self.embedding.num_embeddings < tokens.numel():  # one product per symbol, looked up
-            hidden = first.recur(F.embedding(times, first.from_inputs(self.embedding.weight)))
-        else:
-            hidden = first(self.embedding(times))
+        first, *others = self.layers
+        hidden = first(self.embedding(tokens.t()))  # time first: each step's numbers lie together
         for layer in others:
-            hidden = layer(hidden)
+            hidden = layer(torch.stack(hidden))
         logits: Tensor = self.output(hidden[-1])
         return logits

@@ -22,15 +22,15 @@ class GRULayer(GatedLayer):
     def __init__(self, n_inputs: int, n_hidden: int) -> None:
         super().__init__(n_inputs, n_hidden, n_gates=3)
 
-    @property
-    def bias(self) -> Tensor:
-        """What is added to the product with the inputs."""
-        return self.bias_ih
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """The h of each time step, [n_examples, n_hidden], beginning from zero.
 
-    def recur(self, from_inputs: Tensor) -> Tensor:
-        """The h of each time step; see `GatedLayer`."""
+        inputs: [length, n_examples, n_inputs].
+        """
+        # One product for all time steps; only the recurrence itself has to go step by step.
+        from_inputs = F.linear(inputs, self.weight_ih, self.bias_ih).unbind(0)
         hidden: list[Tensor] = []
-        for x in from_inputs.unbind(0):
+        for x in from_inputs:
             reset_x, update_x, candidate_x = x.chunk(3, -1)
             h = F.linear(hidden[-1], self.weight_hh, self.bias_hh) if hidden else self.bias_hh
             reset_h, update_h, candidate_h = h.chunk(3, -1)
@@ -38,7 +38,7 @@ class GRULayer(GatedLayer):
             candidate = torch.tanh(candidate_x + torch.sigmoid(reset_x + reset_h) * candidate_h)
             kept = update * hidden[-1] if hidden else 0.0
             hidden.append((1 - update) * candidate + kept)
-        return torch.stack(hidden)
+        return hidden
 
 
 class GRU(SequenceClassifier):
