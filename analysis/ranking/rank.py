@@ -624,8 +624,8 @@ def _of_the_rest(ranking: Ranking) -> str:
     ahead = _ahead(ranking)
     named = ", ".join(_label(ranking.table, n) for n in ahead[:N_NAMED])
     more = f" and {len(ahead) - N_NAMED} more" if len(ahead) > N_NAMED else ""
-    though = f", though by those {lower} than the first: {named}{more}" if ahead else ""
-    return f"; of {which}, with fewer seeds, nothing more is known{though}" if n else ""
+    came = f"; {len(ahead)} of them came out {lower}: {named}{more}" if ahead else ""
+    return f"; of {which}, with fewer seeds, nothing more is known{came}" if n else ""
 
 
 def _ahead(ranking: Ranking) -> list[int]:
