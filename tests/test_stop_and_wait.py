@@ -11,19 +11,21 @@ from optuna.trial import TrialState
 
 
 def running(sweep: Any, eventually: Any, tmp_path: Path, *options: str, **env: str) -> Any:
+    n_before = len(_taken(tmp_path))
     run = sweep(
         *("counting.py", "x=interval(0, 1)", f"diary={tmp_path / 'diary'}", "step_s=0.01"),
         *("hydra.sweeper.n_jobs=2", *options),
         **env,
     )
-    eventually(lambda: len(_begun(tmp_path)) >= 2)  # a slot may come up long after the other
+    # Of this session; a slot may come up long after the other.
+    eventually(lambda: len({step.split()[0] for step in _taken(tmp_path)[n_before:]}) >= 2)
     return run
 
 
-def _begun(tmp_path: Path) -> set[str]:
-    """The trials that have taken a step."""
+def _taken(tmp_path: Path) -> list[str]:
+    """The steps of trials, as they were taken."""
     diary = tmp_path / "diary"
-    return {line.split()[0] for line in diary.read_text().splitlines()} if diary.exists() else set()
+    return diary.read_text().splitlines() if diary.exists() else []
 
 
 def test_a_sweep_is_stopped_and_goes_on(
@@ -52,7 +54,7 @@ def test_a_sweep_is_stopped_and_goes_on(
     assert (done.code, done.out) == (0, "The sweep is done.\n")
     assert run.wait().code == 0
     assert [t.state for t in study().trials] == [TrialState.COMPLETE] * 3
-    taken = (tmp_path / "diary").read_text().splitlines()
+    taken = _taken(tmp_path)
     assert len(taken) - len({*taken}) <= 4
     assert cli("wait", folder, "--until", "stalled").code == 3
 
