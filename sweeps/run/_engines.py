@@ -20,6 +20,7 @@ from hydra.core.utils import env_override
 
 from iolaus.sweeps.errors import BadInputError, SweepFailedError, one_line
 from iolaus.sweeps.run._launcher import Launch
+from iolaus.sweeps.run._signals import handled
 from iolaus.sweeps.study.folder import DRIVER_VARIABLE
 
 __all__ = ["DriverCommand", "Ended", "Job", "start_drivers"]
@@ -116,14 +117,8 @@ class DriverCommand:
             if is_first and self._pid is not None and not _is_slurm_job():
                 os.kill(self._pid, signal.SIGTERM)
 
-        if threading.current_thread() is not threading.main_thread():
+        with handled((signal.SIGTERM,), end):
             yield
-            return
-        before = signal.signal(signal.SIGTERM, end)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _is_slurm_job() -> bool:

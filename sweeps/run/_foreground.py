@@ -12,11 +12,11 @@ import threading
 import time
 from bdb import BdbQuit
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
@@ -35,6 +35,7 @@ from iolaus.sweeps.run._messages import (
     ToWorker,
     WorkerSpec,
 )
+from iolaus.sweeps.run._signals import handled
 from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.types import Outcome
 
@@ -200,13 +201,5 @@ def _interruptible() -> Iterator[None]:
     def end(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(number))
 
-    before: dict[signal.Signals, Any] = {}
-    with suppress(ValueError):  # not the main thread: signals are someone else's business
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                before[number] = signal.signal(number, end)
-    try:
+    with handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), end):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -24,6 +24,7 @@ from iolaus.sweeps.run._launcher import Launch
 from iolaus.sweeps.run._provenance import shareable
 from iolaus.sweeps.run._session import join_study, opened_storage
 from iolaus.sweeps.run._setup import Setup
+from iolaus.sweeps.run._signals import handled
 from iolaus.sweeps.run.driver import ENDING_SIGNALS
 from iolaus.sweeps.run.loggers import logged
 from iolaus.sweeps.secrets import without_password
@@ -218,9 +219,5 @@ def _collected(signals: list[int]) -> Iterator[None]:
     def collect(number: int, _: FrameType | None) -> None:
         signals.append(number)
 
-    before = {number: signal.signal(number, collect) for number in (signal.SIGINT, *ENDING_SIGNALS)}
-    try:
+    with handled((signal.SIGINT, *ENDING_SIGNALS), collect):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from optuna.trial import TrialState
 
@@ -45,6 +45,7 @@ from iolaus.sweeps.run._messages import (
 )
 from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import describe
+from iolaus.sweeps.run._signals import handled
 from iolaus.sweeps.run._workers import Gone, Workers
 from iolaus.sweeps.run.devices import DeviceUse
 from iolaus.sweeps.run.events import EventLog
@@ -851,19 +852,8 @@ class Driver:
             if number == signal.SIGHUP:
                 _leave_closed_terminal()
 
-        before: dict[int, Any] = {}
-        try:
-            for which in (signal.SIGINT, *ENDING_SIGNALS):
-                if which == signal.SIGHUP and signal.getsignal(which) is signal.SIG_IGN:
-                    continue  # nohup
-                before[which] = signal.signal(which, interrupt)
-        except ValueError:  # not the main thread: signals are someone else's business
-            pass
-        try:
+        with handled((signal.SIGINT, *ENDING_SIGNALS), interrupt):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _leave_closed_terminal() -> None:
