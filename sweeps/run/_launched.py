@@ -70,8 +70,8 @@ def run_launched(setup: Setup, launch: Launch, console: Console) -> None:
         # No process may look into a file of SQLite that another machine writes.
         looks = url is not None and (launch.is_here or not url.startswith("sqlite"))
         study = _study(str(url), name) if looks else None
-        n_total = setup.plans.n_trials * setup.plans.n_repeats
-        stopped_by = _Wait(jobs, study, n_total, console, start_logging).until_over()
+        n_runs = setup.plans.n_runs
+        stopped_by = _Wait(jobs, study, n_runs, console, start_logging).until_over()
         ended = {job.name: job.ended() for job in jobs}
     with locked(setup.folder, setup.held_for), opened_storage(setup) as storage:
         joined = join_study(setup, storage)

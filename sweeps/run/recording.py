@@ -184,7 +184,10 @@ class RunRecord:
         finally:
             reporter.close()
             if outcome.ending is not Ending.INTERRUPTED:
-                self._end(study, trial, reporter, outcome)
+                try:
+                    self._end(study, trial, reporter, outcome)
+                except Exception as error:  # a locked or damaged file, a full disk: the run is over
+                    log.warning("%s: the run's end is not recorded: %s", self.folder, error)
 
     def _begun(self, metric: Metric) -> tuple[optuna.Study, int, int]:
         """(study, number of the trial, how often it was begun before)."""

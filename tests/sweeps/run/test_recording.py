@@ -61,6 +61,27 @@ def test_a_run_reads_like_a_sweep_of_one_trial(tmp_path: Path) -> None:
     assert sorted(both.table["params.lr"]) == [0.1, 0.2]
 
 
+def test_an_end_that_cannot_be_recorded_is_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A study that is damaged meanwhile costs the run neither its result nor its own error."""
+
+    def damage(name: str, error: Exception | None = None) -> None:
+        (tmp_path / name / "study.db").write_bytes(b"x" * 5000)
+        if error is not None:
+            raise error
+
+    with iolaus.record(tmp_path / "a"):
+        damage("a")
+    with pytest.raises(RuntimeError, match="boom"), iolaus.record(tmp_path / "b"):
+        damage("b", RuntimeError("boom"))
+    said = [r.getMessage() for r in caplog.records if "end is not recorded" in r.getMessage()]
+    assert [str(tmp_path / name) in line for name, line in zip("ab", said, strict=True)] == [
+        True,
+        True,
+    ]
+
+
 def test_nothing_recorded_ends_a_run(tmp_path: Path) -> None:
     """NaN goes on, and is what the run came to; a raised error is its reason, and flies on; one
     that was cut off goes on as the same trial, and others are trials of their own.
