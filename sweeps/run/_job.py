@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from iolaus.sweeps.checkpoints import copied, forget, newest
-from iolaus.sweeps.hydra_compat import has_callbacks
+from iolaus.sweeps.hydra_compat import has_callbacks, whitelisted
 from iolaus.sweeps.reporting import CHILD_CHECKPOINT_VARIABLE, CHILD_REPORTS_VARIABLE, Reporter
 from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._job_log import JobLog
@@ -154,7 +154,8 @@ class HydraRunner:
             with env_override({**config.hydra.job.env_set, **env}):
                 result = self.begin(job)
                 try:
-                    result.return_value = self._task_function(result.cfg)
+                    with whitelisted(self._context):
+                        result.return_value = self._task_function(result.cfg)
                     result.status = JobStatus.COMPLETED
                 except self._quits:
                     raise
