@@ -93,11 +93,10 @@ def whitelisted(context: HydraContext) -> AbstractContextManager[object]:
 
     `hydra.main(execution_whitelist=...)`, from Hydra 1.4 on.
     """
-    whitelist: Callable[..., AbstractContextManager[object]] | None
-    whitelist = getattr(utils, "execution_whitelist", None)
-    if whitelist is None:
-        return nullcontext()
-    return whitelist(getattr(context, "execution_whitelist", None), reset=True)
+    allow: Callable[..., AbstractContextManager[object]] | None
+    allow = getattr(utils, "execution_whitelist", None)
+    given: object = getattr(context, "execution_whitelist", None)
+    return nullcontext() if allow is None else allow(given, reset=True)
 
 
 def _targets(node: Any) -> Iterator[Any]:
