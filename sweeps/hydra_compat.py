@@ -12,14 +12,17 @@ import dataclasses
 import enum
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import FrameType
 from typing import Any, cast
 
 import yaml
 from hydra import __version__ as hydra_version
 from hydra import utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import _run_hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override, OverrideType, RangeSweep
@@ -37,6 +40,7 @@ __all__ = [
     "copy_without",
     "has_callbacks",
     "is_changed_range",
+    "is_command_line",
     "made",
     "overrides_dirname",
     "overwrite",
@@ -186,6 +190,18 @@ def config_groups(loader: Any) -> Callable[[str], bool]:
 def has_callbacks(context: HydraContext) -> bool:
     """Whether an app has callbacks of Hydra's. Relies on the list `Callbacks.callbacks`."""
     return bool(context.callbacks.callbacks)
+
+
+def is_command_line() -> bool:
+    """Whether the sweep of this thread was asked for on a command line, that of `hydra.main`.
+
+    Else by a call, such as hydra-zen's `launch`, whose arguments no command has. Relies on
+    `hydra.main` going through `_run_hydra`.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not _run_hydra.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def returned_by(job: JobReturn) -> Any:
