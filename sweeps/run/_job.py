@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from iolaus.sweeps.checkpoints import copied, forget, newest
-from iolaus.sweeps.hydra_compat import has_callbacks
+from iolaus.sweeps.hydra_compat import may_keep_configs
 from iolaus.sweeps.reporting import CHILD_CHECKPOINT_VARIABLE, CHILD_REPORTS_VARIABLE, Reporter
 from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._job_log import JobLog
@@ -82,7 +82,7 @@ class HydraRunner:
         self._task_function = task_function
         self._lint = lint
         self._log = JobLog()
-        self._jobs = PreparedJobs(composer, keeps=not has_callbacks(context))
+        self._jobs = PreparedJobs(composer, keeps=not may_keep_configs(context))
 
     def __call__(self, assignment: Assignment, reporter: Reporter) -> Outcome:
         """Run one trial; whatever the task does, the outcome says so in a sentence."""

@@ -33,6 +33,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import iolaus
 from iolaus import report, should_stop
 from iolaus.sweeps.errors import SweepFailedError
 from iolaus.sweeps.metric import Metric
@@ -288,10 +289,35 @@ def contents(folder: Path) -> dict[str, Any]:
     return found
 
 
-def without_callbacks(app: App) -> HydraContext:
+def with_callbacks(app: App, *given: Any) -> HydraContext:
     callbacks = Callbacks()
-    callbacks.callbacks = []
+    callbacks.callbacks = list(given)
     return HydraContext(config_loader=app.context.config_loader, callbacks=callbacks)
+
+
+@pytest.mark.usefixtures("process")
+@pytest.mark.parametrize(
+    ("callback", "n_composed"),
+    [(iolaus.Recorder(), 1), (Recorder([]), 3)],
+)
+def test_our_own_callback_costs_trials_nothing(
+    app: App, monkeypatch: pytest.MonkeyPatch, callback: Any, n_composed: int
+) -> None:
+    """Trials that differ in values are composed once beside `iolaus.Recorder`, which the trainer
+    has, and each by itself beside a callback that may keep its config.
+    """
+    composed, compose = [], Composer.compose
+    monkeypatch.setattr(
+        Composer, "compose", lambda self, lines: composed.append(lines) or compose(self, lines)
+    )
+    monkeypatch.setenv("APP_X", "1")
+    runner = HydraRunner(with_callbacks(app, callback), lambda _: 0.5, app.composer)
+    for trial in range(3):
+        reporter = Reporter("loss", clock=lambda: 0.0)
+        with reporting_to(reporter):
+            runner(Assignment(trial, (f"x={trial}",)), reporter)
+    shutil.rmtree(app.sweep_dir)
+    assert len(composed) == n_composed
 
 
 # Values of one branch: numbers, texts that YAML quotes, wraps or escapes, lists, an enum's name.
@@ -322,7 +348,7 @@ def test_the_files_of_trials_are_hydras_to_the_byte(app: App, trials: list[dict[
             cfg.x, cfg.nested.extra = 99, 1
         return 0.5
 
-    runner = HydraRunner(without_callbacks(app), task, app.composer)
+    runner = HydraRunner(with_callbacks(app), task, app.composer)
     for trial, values in enumerate(trials):
         lines = tuple(f"{key}={value}" for key, value in values.items())
         left: list[dict[str, bytes]] = []
@@ -358,7 +384,7 @@ def test_logging_is_as_hydra_sets_it_up_whatever_a_task_did(app: App, meddles: s
             case "filter":
                 root.handlers[-1].addFilter(lambda _: False)
 
-    runner = HydraRunner(without_callbacks(app), task, app.composer)
+    runner = HydraRunner(with_callbacks(app), task, app.composer)
     made = []
     for trial in range(3):
         runner(Assignment(trial, (f"x={trial}",)), Reporter("loss", lambda: 0.0))
