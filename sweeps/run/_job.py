@@ -66,7 +66,8 @@ class HydraRunner:
 
     lint: asked about each trial's config before the task is called; a trial it rules out costs no
     compute. quits: exceptions that end more than the trial, and are let pass; where there are some,
-    the task is in the foreground, and prints to the terminal.
+    the task is in the foreground, and prints to the terminal. example: overrides of a trial such as
+    are to come, for `load`.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class HydraRunner:
         composer: Composer,
         lint: Lint = no_lint,
         quits: tuple[type[BaseException], ...] = (),
+        example: Sequence[str] = (),
     ) -> None:
         self._quits = quits
+        self._example = example
         self._context = context
         self._task_function = task_function
         self._lint = lint
@@ -105,6 +108,10 @@ class HydraRunner:
             outcome_of(result, reporter.verdict if reporter.acknowledged else None),
             findings=findings,
         )
+
+    def load(self) -> None:
+        """Make what trials have in common, before workers are forked."""
+        self._jobs.prepare(self._example)
 
     def place(self, assignment: Assignment, reporter: Reporter) -> Job:
         """A trial's job, in whose folder it may find its checkpoint."""
