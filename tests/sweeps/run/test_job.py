@@ -256,6 +256,27 @@ def test_trials_do_not_share_their_config(app: App) -> None:
     assert _plain(app.composer.compose(["x=1"])) == _plain(hydras)
 
 
+@pytest.mark.usefixtures("process")
+def test_what_trials_share_can_be_made_before_the_first(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an example, in whose folder nothing is left; trials with other values compose nothing
+    then, and have the config that Hydra gives them.
+    """
+    seen = []
+    runner = HydraRunner(
+        with_callbacks(app), lambda cfg: seen.append(_plain(cfg)), app.composer, example=["x=0"]
+    )
+    runner.load()
+    assert not app.sweep_dir.exists()
+    monkeypatch.setattr(Composer, "compose", lambda *_: pytest.fail("composed"))
+    assert runner(Assignment(3, ("x=5",)), Reporter("loss", lambda: 0.0)).ending is not None
+    assert [folder.name for folder in app.sweep_dir.iterdir()] == ["3-5"]
+    shutil.rmtree(app.sweep_dir)
+    assert seen == [_plain(run_as_hydra(app, lambda cfg: None, 3, ["x=5"]).cfg)]
+    shutil.rmtree(app.sweep_dir)
+
+
 def run_as_hydra(
     app: App, task: Callable[[DictConfig], Any], trial: int, lines: list[str]
 ) -> JobReturn:
