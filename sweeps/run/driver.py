@@ -625,6 +625,8 @@ class Driver:
     def _after_memory(self, trial: int, outcome: Outcome) -> Outcome:
         run = self.trials[trial]
         ran_out = "" if outcome.memory is None else outcome.memory.ran_out
+        if not ran_out:
+            return outcome
         gpu = self._placement.capacity_bytes(run.slot)
         capacity = gpu if ran_out == "gpu" else machine_bytes()
         return after_out_of_memory(outcome, bool(run.assignment.alone), capacity)
