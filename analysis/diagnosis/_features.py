@@ -7,6 +7,7 @@ That is its curves, its gradients, its rates, and how its peers fared. The core 
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -311,12 +312,7 @@ def _explosion(parameter: str, steps: Array, norms: Array, *, can_die: bool) -> 
     if dead is not None and int(norms.argmax()) < N_NORMS_BEFORE:
         usual = np.full(len(norms), max(float(np.median(norms)), np.finfo(np.float32).tiny))
     else:
-        usual = np.array(
-            [
-                np.median(norms[:i][finite[:i]]) if finite[:i].any() else np.nan
-                for i in range(len(norms))
-            ]
-        )
+        usual = _medians_before(norms)
         usual[:N_NORMS_BEFORE] = np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         times = np.where(finite, norms / usual, np.inf)
@@ -328,6 +324,19 @@ def _explosion(parameter: str, steps: Array, norms: Array, *, can_die: bool) -> 
     return Explosion(
         int(steps[at]), peak, parameter, int(steps[dead]) if dead is not None else None
     )
+
+
+def _medians_before(values: Array) -> Array:
+    """At each place the median of the finite values before it; NaN where there are none."""
+    before: list[float] = []  # in order
+    medians = np.full(len(values), np.nan)
+    for i, value in enumerate(values.tolist()):
+        n = len(before)
+        if n:
+            medians[i] = (before[(n - 1) // 2] + before[n // 2]) / 2
+        if math.isfinite(value):
+            insort(before, value)
+    return medians
 
 
 def _usual_norm(norms: Mapping[str, Curve], exploded: Explosion | None) -> float:

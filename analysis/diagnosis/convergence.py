@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import CensoredData, ecdf
 
 from iolaus.analysis.data.curves import Curve, curves_of
 from iolaus.analysis.data.sweep import Sweep
@@ -257,6 +256,8 @@ def time_to_target(table: pd.DataFrame) -> TimeToTarget:
     rows = table[table["n_reports"] > 0]
     if rows.empty:
         raise ValueError("no trial has a finite report, so none has a time to a target")
+    from scipy.stats import CensoredData, ecdf  # slow to import
+
     longest = float(rows["last"].max())
     reached = rows["reached"].to_numpy(bool)
     ended = np.where(rows["diverged_at"].notna(), longest, rows["last"])
