@@ -156,5 +156,5 @@ def test_a_folder_that_is_removed_ends_its_follower_with_a_sentence(
     monkeypatch.setattr("iolaus.sweeps.study.stopping.is_driven", lambda *_: True)
     monkeypatch.setattr("iolaus.cli.running.FOLLOW_S", 0.0)
     monkeypatch.setattr(CsvLogger, "write", lambda self, _: (shutil.rmtree(self.folder), "")[1])
-    with pytest.raises(FileNotFoundError, match="copy was removed while .* written to csv"):
+    with pytest.raises(FileNotFoundError, match=r"copy was removed while .* written to csv"):
         running.log(copy, ["csv"], follow=True)
