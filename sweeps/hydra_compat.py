@@ -32,6 +32,7 @@ __all__ = [
     "as_set_again",
     "config_groups",
     "copy_without",
+    "is_known_in_jobs",
     "may_keep_configs",
     "overrides_dirname",
     "overwrite",
@@ -52,6 +53,14 @@ def apply_overrides(config: DictConfig, overrides: Sequence[Override]) -> None:
     in place: the public way composes the whole config again.
     """
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def is_known_in_jobs(error: Exception) -> bool:
+    """Whether it is of an interpolation of `${hydra:...}`, which has its value within a job.
+
+    Relies on the message of `HydraConfig.get`, whose error OmegaConf hands on as text.
+    """
+    return "HydraConfig was not set" in str(error)
 
 
 def overrides_dirname(overrides: Sequence[Override], rule: DictConfig) -> str:
