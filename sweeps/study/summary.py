@@ -310,7 +310,7 @@ def show_next(
     """Print the commands a user is likely to want now, of those that work with what is installed.
 
     python: the interpreter as it was called. command: what continues the sweep, given a new
-    n_trials. n_failed: trials that could be run again.
+    n_trials at its end. n_failed: trials that could be run again.
     """
     readers = [name for name, needed in READERS.items() if all(map(find_spec, needed))] or ["show"]
     commands = [(name, iolaus_command(python, name, folder)) for name in readers]
