@@ -169,7 +169,7 @@ def test_a_command_without_its_extra_names_it(
         monkeypatch.setattr(sys.modules[parent], name, sys.modules[package])
     for module in [found for found in sys.modules if found.startswith(package)]:
         monkeypatch.delitem(sys.modules, module)
-    missing = {"analysis": "scipy.stats", "trainer": "matplotlib.figure"}[extra]
+    missing = {"analysis": "scipy.special", "trainer": "matplotlib.figure"}[extra]
     monkeypatch.setitem(sys.modules, missing, None)
     code, _, _ = iolaus(*commands[extra])
     assert code == (f"iolaus: this needs {missing}, which is not installed: {to_install(extra)}")
