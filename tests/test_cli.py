@@ -93,7 +93,9 @@ except SystemExit as ended:
 
 
 def test_a_sweep_is_shown_without_what_runs_sweeps(tmp_path: Path) -> None:
-    """`iolaus show` and `status` load no hydra, no pyarrow, and not alembic, which makes tables."""
+    """`iolaus show` and `status` load no hydra, pyarrow or pruners, and not alembic, which makes
+    tables.
+    """
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="s")
     study.optimize(lambda _: 1.0, n_trials=2)
     (tmp_path / "sweep.yaml").write_text("{study_name: s, storage: null, metric: loss}")
@@ -102,7 +104,8 @@ import sys
 from iolaus.cli import app
 for command in ("show", "status"):
     app([command, sys.argv[1]], prog_name="iolaus", standalone_mode=False)
-print([name for name in ("alembic", "hydra", "pyarrow", "pandas", "torch") if name in sys.modules])
+heavy = ("alembic", "hydra", "pyarrow", "pandas", "torch", "iolaus.sweeps.pruners")
+print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
