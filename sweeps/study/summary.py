@@ -69,11 +69,11 @@ class Result:
     """One setting in the table.
 
     It is a trial, or the runs of a setting with several seeds, under the first one's number.
-    values: the objectives, means over the completed runs; spread: the standard deviation of the
-    first one between runs, NaN if fewer than two completed. best: of the watched metric, NaN if
-    there is none; of several runs the mean. n_steps: the last step reported, of several runs
-    the highest. n_pauses: of all runs. ran_with: what tells its session from the others', "" where
-    all ran alike; of runs that differ in it, all of them.
+    n_runs: of the setting, of which n_seeds completed. values: the objectives, means over those;
+    spread: the standard deviation of the first one between them, NaN of fewer than two. best: of
+    the watched metric, NaN if there is none; of several runs the mean. n_steps: the last step
+    reported, of several runs the highest. n_pauses: of all runs. ran_with: what tells its session
+    from the others', "" where all ran alike; of runs that differ in it, all of them.
     """
 
     number: int
@@ -84,6 +84,7 @@ class Result:
     why: str
     params: Mapping[str, Any]
     n_runs: int = 1
+    n_seeds: int = 1
     spread: float = math.nan
     ran_with: str = ""
     n_pauses: int = 0
@@ -134,6 +135,7 @@ def _result(
         why,
         setting_of(trials[0]),
         len(trials),
+        len(done),
         _spread(done),
         " / ".join(dict.fromkeys(ran_with[t.number] for t in trials if t.number in ran_with)),
         sum(len(record_of(trial).pauses) for trial in trials),
@@ -230,7 +232,7 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Resu
     if any(r.n_runs > 1 for r in results):
         columns += [
             ("± sd", [_number(r.spread) for r in rows]),
-            ("seeds", [str(r.n_runs) for r in rows]),
+            ("seeds", [str(r.n_seeds) for r in rows]),
         ]
     if any(not math.isnan(r.best) for r in results):
         columns += [
@@ -288,7 +290,7 @@ def save_results(study: optuna.Study, path: Path) -> None:
             "best_trial": best.number,
             "best_folder": record_of(first).run.folder,
         }
-        content |= {"n_seeds": best.n_runs, "spread": best.spread} if best.n_runs > 1 else {}
+        content |= {"n_seeds": best.n_seeds, "spread": best.spread} if best.n_runs > 1 else {}
         content |= {"ran_with": best.ran_with} if best.ran_with else {}
     OmegaConf.save(OmegaConf.create(content), path)
 
