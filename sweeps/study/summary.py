@@ -24,10 +24,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from iolaus.sweeps.holdout import goal_rank, held_out
+from iolaus.sweeps.holdout import BEST_PER_CUBE_ROOT, goal_rank, held_out
 from iolaus.sweeps.metric import metric_of
-from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
-from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
 from iolaus.sweeps.study.record import (
@@ -39,7 +37,7 @@ from iolaus.sweeps.study.record import (
     that_ran,
 )
 from iolaus.sweeps.text import counted, ordinal, short_names
-from iolaus.sweeps.types import Ending
+from iolaus.sweeps.types import WAITS_RULE, Ending
 
 __all__ = [
     "Result",
