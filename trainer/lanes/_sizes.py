@@ -17,21 +17,27 @@ __all__ = ["is_filling_up_exact", "stack_size"]
 # A step of a stack costs about as much as so many examples do, beside those it has: on one core 40
 # (LSTM) to 260 (MLP), on a card 1,000 (MLP) to 5,000 (RNN).
 STEP_COSTS_EXAMPLES = {"cpu": 100, "cuda": 1000}
+# One more stack is traced three or four times while it fills, each time for as long as some 260
+# (MLP) to 600 (LSTM) of its steps take beside those of its examples.
+STACK_COSTS_STEPS = 1000
 N_COMPARED = 8
 
 
-def stack_size(kind: Kind, n_runs: int, stacks: Mapping[int, Mapping[int, int]]) -> int:
+def stack_size(
+    kind: Kind, n_runs: int, n_steps: int, stacks: Mapping[int, Mapping[int, int]]
+) -> int:
     """The batch size of the stack that n_runs more of a kind join; their own if they join none.
 
-    stacks: those of the kind but for the batch size: its batch size -> batch size of a run -> how
-    many such runs it has. A run's batches are filled up to the stack's size where what is added
-    for all runs of its size costs less than a step of one more stack.
+    n_steps: that they have to come. stacks: those of the kind but for the batch size: its batch
+    size -> batch size of a run -> how many such runs it has. A run's batches are filled up to the
+    stack's size where what is added for all runs of its size costs less than one more stack.
     """
-    own, most = kind.batch_size, STEP_COSTS_EXAMPLES.get(kind.device.type, 0)
+    own, step_costs = kind.batch_size, STEP_COSTS_EXAMPLES.get(kind.device.type, 0)
+    stack_costs = step_costs * (1 + STACK_COSTS_STEPS / max(n_steps, 1))  # in each step
     joinable = [
         size
         for size, n_by_size in stacks.items()
-        if size >= own and (n_runs + n_by_size.get(own, 0)) * (size - own) <= most
+        if size >= own and (n_runs + n_by_size.get(own, 0)) * (size - own) <= stack_costs
     ]
     return min(joinable, default=own)
 

@@ -111,7 +111,8 @@ class Lanes:
         joined: dict[Kind, list[LaneRun]] = {}
         for kind in sorted(own_kinds, key=lambda kind: kind.batch_size, reverse=True):
             runs, alike = own_kinds[kind], stacks.setdefault(kind.of_any_size, {})
-            size = stack_size(kind, len(runs), alike)
+            n_steps = max(run.course.steps_left for run in runs)
+            size = stack_size(kind, len(runs), n_steps, alike)
             if size != kind.batch_size and not self._may_fill_up(kind, runs[0]):
                 size = kind.batch_size
             alike.setdefault(size, Counter())[kind.batch_size] += len(runs)
