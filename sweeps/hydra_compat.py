@@ -32,7 +32,7 @@ __all__ = [
     "as_set_again",
     "config_groups",
     "copy_without",
-    "has_callbacks",
+    "may_keep_configs",
     "overrides_dirname",
     "overwrite",
     "plain_value",
@@ -121,9 +121,12 @@ def config_groups(loader: Any) -> Callable[[str], bool]:
     return lambda key: bool(repository.get_group_options(key, ObjectType.CONFIG))
 
 
-def has_callbacks(context: HydraContext) -> bool:
-    """Whether an app has callbacks of Hydra's. Relies on the list `Callbacks.callbacks`."""
-    return bool(context.callbacks.callbacks)
+def may_keep_configs(context: HydraContext) -> bool:
+    """Whether an app has callbacks that may hold on to a job's config after the job.
+
+    Any may, but those that say `keeps_configs = False`. Relies on the list `Callbacks.callbacks`.
+    """
+    return any(getattr(each, "keeps_configs", True) for each in context.callbacks.callbacks)
 
 
 def returned_by(job: JobReturn) -> Any:

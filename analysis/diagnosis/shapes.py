@@ -277,8 +277,9 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
         return None
     validation_fall = features.validation_start - v.best
     best, level = features.validation_sign * v.best, features.validation_sign * v.level
-    gap = v.level - s.level
-    is_large = v.rebound > max(REBOUND * validation_fall, NEAR * features.room)
+    gap = v.level - s.level if features.is_alike else math.nan  # of a loss and an accuracy: none
+    least = NEAR * features.room if features.is_alike else 6 * v.noise
+    is_large = v.rebound > max(REBOUND * validation_fall, least)
     is_much_of_gap = gap > NEAR * features.room and v.rebound > max(CLIMB * gap, 6 * v.noise)
     if (is_large or is_much_of_gap) and s.level < features.loss_then:
         reason = (

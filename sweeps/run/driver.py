@@ -625,6 +625,8 @@ class Driver:
     def _after_memory(self, trial: int, outcome: Outcome) -> Outcome:
         run = self.trials[trial]
         ran_out = "" if outcome.memory is None else outcome.memory.ran_out
+        if not ran_out:
+            return outcome
         gpu = self._placement.capacity_bytes(run.slot)
         capacity = gpu if ran_out == "gpu" else machine_bytes()
         return after_out_of_memory(outcome, bool(run.assignment.alone), capacity)
@@ -670,10 +672,11 @@ class Driver:
         if batch.rows:
             run.heard_s = self._awake_clock()
             last = batch.rows[-1]
-            run.step = last.step
+            # Where steps begin again it counts on, as for the pruner.
+            run.step = max(last.step, self._study.watched(trial).final_step)
             value = last.metrics.get(self._rules.objective.metric.name)
-            self._placement.reported(trial, last.step, self._clock())
-            self._watcher.reported(trial, last.step, value)
+            self._placement.reported(trial, run.step, self._clock())
+            self._watcher.reported(trial, run.step, value)
 
     def _goes_on(self, trial: int, continued: Continued | None) -> None:
         """Take again what a trial had reported just before the checkpoint that it goes on from."""
