@@ -281,18 +281,25 @@ def read_curves(*folders: Path) -> pa.Table:
     folders: several where drivers of a study have folders of their own. Of an attempt that was cut
     off, the rows after the first step of the next one are left out, and those of its metrics at
     that step. An empty table if nothing was reported yet. A damaged file is named in a warning, and
-    left out. Works while the sweep runs: files that are merged away between listing and reading are
-    looked up again.
+    left out. Works while the sweep runs: where files are merged away between listing and reading,
+    what they were merged into is read too.
     """
-    for look in range(3):
-        try:
-            paths = [path for folder in folders for path in sorted(folder.glob("*.parquet"))]
-            read = [_read(path) for path in paths]
-            tables = [table for table in read if table is not None]
+    read: dict[Path, pa.Table | None] = {}
+    missing: set[Path] = set()
+    while True:
+        paths = {path for folder in folders for path in folder.glob("*.parquet")} - read.keys()
+        gone = set[Path]()
+        for path in sorted(paths):
+            try:
+                read[path] = _read(path)
+            except FileNotFoundError:
+                if path in missing:  # listed again, so no merge has taken it away
+                    raise
+                gone.add(path)
+        missing |= gone
+        if not gone:
             break
-        except FileNotFoundError:
-            if look == 2:
-                raise
+    tables = [table for table in read.values() if table is not None]
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
     # Rows read twice, from a merged file and the files it replaces, are equal in all columns.
     if len(tables) > 1:

@@ -38,10 +38,11 @@ __all__ = [
     "as_set_again",
     "config_groups",
     "copy_without",
-    "has_callbacks",
     "is_changed_range",
     "is_command_line",
+    "is_known_in_jobs",
     "made",
+    "may_keep_configs",
     "overrides_dirname",
     "overwrite",
     "plain_value",
@@ -63,6 +64,14 @@ def apply_overrides(config: DictConfig, overrides: Sequence[Override]) -> None:
     in place: the public way composes the whole config again.
     """
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def is_known_in_jobs(error: Exception) -> bool:
+    """Whether it is of an interpolation of `${hydra:...}`, which has its value within a job.
+
+    Relies on the message of `HydraConfig.get`, whose error OmegaConf hands on as text.
+    """
+    return "HydraConfig was not set" in str(error)
 
 
 def overrides_dirname(overrides: Sequence[Override], rule: DictConfig) -> str:
@@ -187,9 +196,12 @@ def config_groups(loader: Any) -> Callable[[str], bool]:
     return lambda key: bool(repository.get_group_options(key, ObjectType.CONFIG))
 
 
-def has_callbacks(context: HydraContext) -> bool:
-    """Whether an app has callbacks of Hydra's. Relies on the list `Callbacks.callbacks`."""
-    return bool(context.callbacks.callbacks)
+def may_keep_configs(context: HydraContext) -> bool:
+    """Whether an app has callbacks that may hold on to a job's config after the job.
+
+    Any may, but those that say `keeps_configs = False`. Relies on the list `Callbacks.callbacks`.
+    """
+    return any(getattr(each, "keeps_configs", True) for each in context.callbacks.callbacks)
 
 
 def is_command_line() -> bool:

@@ -131,9 +131,9 @@ class IolausSweeperConf:
     checkpoint_grace: Any = 10
     keep_checkpoints: int = 4
     grace_period: Any = "60s"
-    params: dict[str, Any] | None = None
+    params: dict[str, Any] | None = field(default_factory=dict)  # empty: a command line can add
     custom_search_space: str | None = None
-    when: dict[str, Any] | None = None
+    when: dict[str, Any] | None = field(default_factory=dict)
     enqueue: list[Any] | None = None
     repeats: int = 1
     repeat_hopeless: bool = False

@@ -42,6 +42,8 @@ __all__ = [
 
 log = logging.getLogger("sweeps")
 
+# A session that took less has cost nothing worth a line.
+LEAST_S = 1.0
 _STOP_NEVER = "hydra.sweeper.stop_when=null"
 
 
@@ -130,7 +132,7 @@ def conclude(
         f"this session took {duration(elapsed_s)}:\n"
     )
     _show_ranking(console, study, results, setup.settings)
-    if foreseen is not None:
+    if foreseen is not None and elapsed_s >= LEAST_S:
         text = f"It cost {cost_text(sweep.cost)}; {foreseen.time()} was foreseen for all trials."
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     cut_off = summary.cut_off_text(study.get_trials(deepcopy=False))

@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from iolaus.sweeps.checkpoints import copied, forget, newest
-from iolaus.sweeps.hydra_compat import has_callbacks, whitelisted
+from iolaus.sweeps.hydra_compat import may_keep_configs, whitelisted
 from iolaus.sweeps.reporting import Reporter
 from iolaus.sweeps.run._children import Children
 from iolaus.sweeps.run._job_files import output_to
@@ -64,7 +64,8 @@ class HydraRunner:
 
     lint: asked about each trial's config before the task is called; a trial it rules out costs no
     compute. quits: exceptions that end more than the trial, and are let pass; where there are some,
-    the task is in the foreground, and prints to the terminal.
+    the task is in the foreground, and prints to the terminal. example: overrides of a trial such as
+    are to come, for `load`.
     """
 
     def __init__(
@@ -74,13 +75,15 @@ class HydraRunner:
         composer: Composer,
         lint: Lint = no_lint,
         quits: tuple[type[BaseException], ...] = (),
+        example: Sequence[str] = (),
     ) -> None:
         self._quits = quits
+        self._example = example
         self._context = context
         self._task_function = task_function
         self._lint = lint
         self._log = JobLog()
-        self._jobs = PreparedJobs(composer, keeps=not has_callbacks(context))
+        self._jobs = PreparedJobs(composer, keeps=not may_keep_configs(context))
         self._children: Children | None = None
 
     def __call__(self, assignment: Assignment, reporter: Reporter) -> Outcome:
@@ -105,6 +108,10 @@ class HydraRunner:
             outcome_of(result, reporter.verdict if reporter.acknowledged else None),
             findings=findings,
         )
+
+    def load(self) -> None:
+        """Make what trials have in common, before workers are forked."""
+        self._jobs.prepare(self._example)
 
     def _children_of_here(self) -> Children | None:
         """Where children of this process report; None where there are no such sockets."""

@@ -151,6 +151,11 @@ class Space:
                 kept[key] = values[key]
         return kept
 
+    def example(self, chosen: Mapping[str, Value]) -> dict[str, Value]:
+        """A setting with these values; of each other parameter beside them the first example."""
+        examples = {key: parameter.examples()[0] for key, parameter in self.parameters.items()}
+        return self.active(examples | dict(chosen))
+
     def overrides(self, values: Mapping[str, Value]) -> tuple[str, ...]:
         """The override strings of one setting.
 

@@ -65,6 +65,8 @@ def open_study(
 ) -> optuna.Study:
     """The study of this name, made if it is not there. Nothing is written to one that is.
 
+    The seed of a sampler holds for who makes the study: who goes on with one, or joins it, draws
+    anew.
     fingerprint: of this session, None for nothing to compare. on_change: see `ON_CHANGE`. Raises
     BadInputError if it exists with other directions or another search space, or is to be refused
     for what else differs.
@@ -83,6 +85,8 @@ def open_study(
         _refuse_other_study(storage, known, directions, space)
         if changed := _changed(known, fingerprint):
             _say_change(str(name), changed, on_change)
+        if sampler is not None:  # with its seed it would draw what the first session drew
+            sampler.reseed_rng()
     return _Study(str(name), storage, sampler=sampler, pruner=pruner)
 
 

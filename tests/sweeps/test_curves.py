@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -190,6 +191,34 @@ def test_a_merge_that_was_cut_off_doubles_nothing(tmp_path: Path) -> None:
         path.write_bytes(content)
     assert len(list(tmp_path.glob("*.parquet"))) == 4
     assert read_curves(tmp_path)["step"].to_pylist() == [0, 1, 2]
+
+
+def test_a_reader_that_a_merge_overtakes_still_reads_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a merge deletes one file after the other, always just ahead of the reader, read_curves
+    gives each row once; a file that is listed and never there is an error.
+    """
+    files = curves._Files(tmp_path, "session")
+    for step in range(curves.N_FILES_TO_MERGE - 1):
+        rows = curves._Rows()
+        rows.add(0, 0, Row(step, float(step), {"loss": 1.0}))
+        files.add(rows.table())
+    small = sorted(tmp_path.glob("*.parquet"))
+    read = curves._read
+    files._keep(pa.concat_tables(table for path in small if (table := read(path)) is not None))
+
+    def read_behind(path: Path) -> pa.Table | None:
+        for ahead in small[small.index(path) :][:2] if path in small else ():
+            ahead.unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(curves, "_read", read_behind)
+    assert read_curves(tmp_path)["step"].to_pylist() == list(range(len(small)))
+
+    (tmp_path / "dangling.parquet").symlink_to(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="dangling"):
+        read_curves(tmp_path)
 
 
 def test_rows_wait_for_two_seconds_and_no_longer(tmp_path: Path) -> None:

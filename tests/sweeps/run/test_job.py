@@ -33,6 +33,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import iolaus
 from iolaus import report, should_stop
 from iolaus.sweeps.child import CHILD_REPORTS_VARIABLE
 from iolaus.sweeps.errors import SweepFailedError
@@ -253,6 +254,27 @@ def test_trials_do_not_share_their_config(app: App) -> None:
     assert _plain(app.composer.compose(["x=1"])) == _plain(hydras)
 
 
+@pytest.mark.usefixtures("process")
+def test_what_trials_share_can_be_made_before_the_first(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an example, in whose folder nothing is left; trials with other values compose nothing
+    then, and have the config that Hydra gives them.
+    """
+    seen = []
+    runner = HydraRunner(
+        with_callbacks(app), lambda cfg: seen.append(_plain(cfg)), app.composer, example=["x=0"]
+    )
+    runner.load()
+    assert not app.sweep_dir.exists()
+    monkeypatch.setattr(Composer, "compose", lambda *_: pytest.fail("composed"))
+    assert runner(Assignment(3, ("x=5",)), Reporter("loss", lambda: 0.0)).ending is not None
+    assert [folder.name for folder in app.sweep_dir.iterdir()] == ["3-5"]
+    shutil.rmtree(app.sweep_dir)
+    assert seen == [_plain(run_as_hydra(app, lambda cfg: None, 3, ["x=5"]).cfg)]
+    shutil.rmtree(app.sweep_dir)
+
+
 def run_as_hydra(
     app: App, task: Callable[[DictConfig], Any], trial: int, lines: list[str]
 ) -> JobReturn:
@@ -286,10 +308,35 @@ def contents(folder: Path) -> dict[str, Any]:
     return found
 
 
-def without_callbacks(app: App) -> HydraContext:
+def with_callbacks(app: App, *given: Any) -> HydraContext:
     callbacks = Callbacks()
-    callbacks.callbacks = []
+    callbacks.callbacks = list(given)
     return HydraContext(config_loader=app.context.config_loader, callbacks=callbacks)
+
+
+@pytest.mark.usefixtures("process")
+@pytest.mark.parametrize(
+    ("callback", "n_composed"),
+    [(iolaus.Recorder(), 1), (Recorder([]), 3)],
+)
+def test_our_own_callback_costs_trials_nothing(
+    app: App, monkeypatch: pytest.MonkeyPatch, callback: Any, n_composed: int
+) -> None:
+    """Trials that differ in values are composed once beside `iolaus.Recorder`, which the trainer
+    has, and each by itself beside a callback that may keep its config.
+    """
+    composed, compose = [], Composer.compose
+    monkeypatch.setattr(
+        Composer, "compose", lambda self, lines: composed.append(lines) or compose(self, lines)
+    )
+    monkeypatch.setenv("APP_X", "1")
+    runner = HydraRunner(with_callbacks(app, callback), lambda _: 0.5, app.composer)
+    for trial in range(3):
+        reporter = Reporter("loss", clock=lambda: 0.0)
+        with reporting_to(reporter):
+            runner(Assignment(trial, (f"x={trial}",)), reporter)
+    shutil.rmtree(app.sweep_dir)
+    assert len(composed) == n_composed
 
 
 # Values of one branch: numbers, texts that YAML quotes, wraps or escapes, lists, an enum's name.
@@ -320,7 +367,7 @@ def test_the_files_of_trials_are_hydras_to_the_byte(app: App, trials: list[dict[
             cfg.x, cfg.nested.extra = 99, 1
         return 0.5
 
-    runner = HydraRunner(without_callbacks(app), task, app.composer)
+    runner = HydraRunner(with_callbacks(app), task, app.composer)
     for trial, values in enumerate(trials):
         lines = tuple(f"{key}={value}" for key, value in values.items())
         left: list[dict[str, bytes]] = []
@@ -356,7 +403,7 @@ def test_logging_is_as_hydra_sets_it_up_whatever_a_task_did(app: App, meddles: s
             case "filter":
                 root.handlers[-1].addFilter(lambda _: False)
 
-    runner = HydraRunner(without_callbacks(app), task, app.composer)
+    runner = HydraRunner(with_callbacks(app), task, app.composer)
     made = []
     for trial in range(3):
         runner(Assignment(trial, (f"x={trial}",)), Reporter("loss", lambda: 0.0))

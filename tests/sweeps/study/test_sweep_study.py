@@ -159,10 +159,11 @@ def make(storage: LiveStorage, read_space: Callable[..., Space]) -> Callable[...
         directions: tuple[str, ...] = ("minimize",),
         pruner: optuna.pruners.BasePruner | None = None,
         metric: Metric = LOSS,
+        sampler: optuna.samplers.BaseSampler | None = None,
         **plans: Any,
     ) -> SweepStudy:
         space = read_space(*lines)
-        sampler = optuna.samplers.RandomSampler(seed=0)
+        sampler = sampler or optuna.samplers.RandomSampler(seed=0)
         opened = open_study(
             storage, "s", directions, sampler, pruner or optuna.pruners.NopPruner(), space
         )
@@ -282,6 +283,25 @@ def test_n_trials_is_the_total(make: Callable[..., SweepStudy], direction: str) 
     assert study.ask() is None
     assert make(5, directions=(direction,)).ask() is None
     assert make(6, directions=(direction,)).n_missing == 1
+
+
+@pytest.mark.parametrize("kind", [optuna.samplers.RandomSampler, optuna.samplers.TPESampler])
+def test_a_sweep_that_goes_on_draws_other_settings(
+    make: Callable[..., SweepStudy], read_space: Callable[..., Space], kind: Any
+) -> None:
+    """A sampler's seed gives the settings of the session that makes the study; the next session,
+    with the same seed, draws others and not the same again.
+    """
+    line = "x=interval(0.0, 1.0)"
+    plain = optuna.create_study(sampler=kind(seed=1234))
+    seeded = [plain.ask(read_space(line).unconditional).params["x"] for _ in range(4)]
+    for n_trials in (4, 8):
+        study = make(n_trials, (line,), sampler=kind(seed=1234))
+        while study.n_missing:
+            run_one(study)
+    drawn = [trial.params["x"] for trial in study.study.trials]
+    assert drawn[:4] == seeded
+    assert len(drawn) == len(set(drawn)) == 8
 
 
 def test_settings_known_in_advance_go_first_and_once(make: Callable[..., SweepStudy]) -> None:
