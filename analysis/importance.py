@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
-from scipy.stats import binomtest, f, rankdata
 
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.analysis.distributions import f_tail, wilson_interval
 from iolaus.analysis.ranking.level import objective_source
 
 __all__ = ["CHANCE", "importance", "in_words", "interactions", "shares"]
@@ -94,7 +94,7 @@ def interactions(sweep: Sweep) -> pd.DataFrame:
     """
     trials, values = _judged(sweep)
     names = list(varied(trials).values())
-    ranks = rankdata(values)
+    ranks = np.asarray(pd.Series(values).rank(), dtype=np.float64)
     rows = []
     for one, two in itertools.combinations(names, 2):
         tested = _two_way(_levels(trials[one]), _levels(trials[two]), ranks)
@@ -281,7 +281,7 @@ def _two_way(one: pd.Series, two: pd.Series, ranks: Array) -> tuple[float, float
     if df_left < 1 or total == 0:
         return None
     gained = max(additive - saturated, 0.0)
-    p = float(f.sf(gained / df / (saturated / df_left), df, df_left)) if saturated > 0 else 0.0
+    p = float(f_tail(gained / df / (saturated / df_left), df, df_left)) if saturated > 0 else 0.0
     return gained / total, p
 
 
@@ -382,7 +382,7 @@ def _rule(
     rule = rules[best]
     inside = held[best] > 0
     n, hits, count = int(inside.sum()), int((inside & has_shape).sum()), int(has_shape.sum())
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    low, high = wilson_interval(hits, n)
     words = " and ".join(dict.fromkeys(literals[i].words for i in rule))
     n_else = len(inside) - n
     elsewhere = (count - hits) / n_else if n_else else math.nan
@@ -392,12 +392,12 @@ def _rule(
         "n": n,
         "n_shape": hits,
         "share": hits / n,
-        "low": float(interval.low),
-        "high": float(interval.high),
+        "low": low,
+        "high": high,
         "share_elsewhere": elsewhere,
         "covered": hits / count,
         "sentence": f"{words}: {hits / n:.0%} {shape_name(shape)} ({hits} of {n}; "
-        f"95 % interval {interval.low:.0%} to {interval.high:.0%}), elsewhere {elsewhere:.0%}",
+        f"95 % interval {low:.0%} to {high:.0%}), elsewhere {elsewhere:.0%}",
     }
 
 

@@ -2,7 +2,8 @@
 
 python benchmarks/lanes.py throughput [--rounds 3] [--only rnn]    # about 7 minutes on 2 cores
 python benchmarks/lanes.py throughput --gpu [--only rnn]           # on one card
-python benchmarks/lanes.py sweep [--seeds 3] [--steps 300] [--ray PYTHON]    # about 5 minutes
+python benchmarks/lanes.py sweep [--seeds 3] [--ray PYTHON]        # about 5 minutes
+python benchmarks/lanes.py sweep --trials 256 --steps 1000 [--model rnn]
 
 All sides run in every round, in random order. PYTHON: one that has ray[tune] and all that we need.
 """
@@ -35,8 +36,10 @@ def main() -> None:
     throughput.add_argument(
         "--with", nargs="*", default=[], dest="overrides", help="for all sides: precision=bf16"
     )
-    sweep = commands.add_parser("sweep", help="wall time of 64 trials x 300 steps")
+    sweep = commands.add_parser("sweep", help="wall time of a sweep, 64 trials x 300 steps")
     sweep.add_argument("--seeds", type=int, default=3)
+    sweep.add_argument("--trials", type=int, default=64)
+    sweep.add_argument("--model", choices=["mlp", "rnn"], default="mlp")
     sweep.add_argument("--steps", type=int, default=300, help="of a trial; a multiple of 30")
     sweep.add_argument("--ray", help="interpreter with ray[tune]; without it Ray Tune is left out")
     sweep.add_argument(
@@ -60,7 +63,8 @@ def main() -> None:
             overrides=arguments.overrides,
         )
     else:
-        os.environ["LANES_STEPS"] = str(arguments.steps)  # for all contenders' processes
+        for name in ("trials", "steps", "model"):  # for all contenders' processes
+            os.environ[f"LANES_{name.upper()}"] = str(getattr(arguments, name))
         from lanes_sweep import compare_sweeps
 
         compare_sweeps(arguments.seeds, arguments.ray, arguments.only)

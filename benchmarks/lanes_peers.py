@@ -2,8 +2,8 @@
 
 Python lanes_peers.py CONTENDER SEED [OPTIONS]. When all it imports is loaded, a contender notes the
 time in the file `ready` of its working directory. All train by `iolaus.trainer.loop.train` and
-report the training loss 30 times. The environment variable LANES_STEPS sets how many steps a trial
-has (300).
+report the training loss 30 times. The environment variables LANES_TRIALS, LANES_STEPS and
+LANES_MODEL say how many trials there are (64), of how many steps (300), of which model (mlp).
 """
 
 import dataclasses
@@ -23,17 +23,20 @@ from hydra.core.global_hydra import GlobalHydra
 from iolaus.trainer.loop import train
 from iolaus.trainer.settings import CONF, Settings, read
 
-N_TRIALS, N_STEPS = 64, int(os.environ.get("LANES_STEPS", "300"))
+N_TRIALS = int(os.environ.get("LANES_TRIALS", "64"))
+N_STEPS = int(os.environ.get("LANES_STEPS", "300"))
 EVERY = N_STEPS // 30
+TASKS = {"mlp": "digits", "rnn": "digit_sum"}
+MODEL = os.environ.get("LANES_MODEL", "mlp")
 TRAINED = [
-    "task=digits",
-    "model=mlp",
+    f"task={TASKS[MODEL]}",
+    f"model={MODEL}",
     "clip=norm",
     f"steps={N_STEPS}",
     f"report_every={EVERY}",
     "keep_best=false",
 ]
-# Of successive halving, the same for all: rungs at 20, 60 and 180 of 300 steps.
+# Of successive halving, the same for all: rungs at a 15th, a 5th and three 5ths of the steps.
 FIRST_RUNG, REDUCTION = N_STEPS // 15, 3
 # A round without refill waits so long for its next trial before it begins with those it has.
 PATIENCE_S = 0.1

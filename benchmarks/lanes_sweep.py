@@ -1,4 +1,4 @@
-"""A whole sweep, 64 trials x 300 steps of the MLP, storage on disk.
+"""A whole sweep, such as 64 trials x 300 steps of the MLP, storage on disk.
 
 Iolaus with lanes beside its peers.
 """
@@ -8,6 +8,7 @@ import math
 import os
 import random
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from lanes_peers import FIRST_RUNG, N_STEPS, N_TRIALS, REDUCTION
+from lanes_peers import FIRST_RUNG, MODEL, N_STEPS, N_TRIALS, REDUCTION
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
@@ -54,12 +55,13 @@ JOBLIB = [
 class Measured:
     """One run of a contender.
 
-    wall_s: from the command's start to its end. ready_s: until all modules were loaded. best: the
-    lowest final validation loss. n_steps: made by all trials together.
+    wall_s: from the command's start to its end. ready_s: until all modules were loaded. cpu_s: of
+    all its processes. best: the lowest final validation loss. n_steps: made by all trials together.
     """
 
     wall_s: float
     ready_s: float
+    cpu_s: float
     best: float
     n_steps: int
 
@@ -141,7 +143,7 @@ def measure(name: str, seed: int, python: str) -> Measured:
             "RAY_CHDIR_TO_TRIAL_DIR": "0",
             "RAY_AIR_NEW_OUTPUT": "0",
         }
-        began_s = time.time()
+        began_s, before_s = time.time(), _cpu_s()
         run = subprocess.run(
             [python, PEERS, *command(seed)],
             cwd=folder,
@@ -150,7 +152,7 @@ def measure(name: str, seed: int, python: str) -> Measured:
             text=True,
             timeout=LIMIT_S,
         )
-        wall_s = time.time() - began_s
+        wall_s, cpu_s = time.time() - began_s, _cpu_s() - before_s
         if run.returncode:
             raise RuntimeError(
                 f"{name}, seed {seed}, ended with {run.returncode}:\n"
@@ -163,9 +165,14 @@ def measure(name: str, seed: int, python: str) -> Measured:
             raise RuntimeError(
                 f"{name}, seed {seed}, made {len(trials)} trials, {len(values)} of them to the end"
             )
-        return Measured(
-            wall_s, float((folder / "ready").read_text()) - began_s, min(values), n_steps
-        )
+        ready_s = float((folder / "ready").read_text()) - began_s
+        return Measured(wall_s, ready_s, cpu_s, min(values), n_steps)
+
+
+def _cpu_s() -> float:
+    """Of the children that have ended, and theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
@@ -191,14 +198,14 @@ def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
         else names[0]
     )
     print(
-        f"\n{N_TRIALS} trials x {N_STEPS} steps, {n_seeds} seeds in random order; "
+        f"\n{N_TRIALS} trials x {N_STEPS} steps of the {MODEL}, {n_seeds} seeds in random order; "
         f"ratios to {best}, seed by seed\n"
     )
     print(
         "| contender | wall, s | from modules loaded, s | min | max "
-        "| ratio: min | median | max | best loss | steps |"
+        "| ratio: min | median | max | CPU, s | best loss | steps |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in names:
         runs = seen[name]
         walls = [m.wall_s - m.ready_s for m in runs]
@@ -209,6 +216,7 @@ def compare_sweeps(n_seeds: int, ray: str | None, only: Sequence[str]) -> None:
             f"| {name} | {middle([m.wall_s for m in runs]):.1f} | {middle(walls):.1f} | "
             f"{min(walls):.1f} | {max(walls):.1f} | "
             f"{min(ratios):.2f} | {middle(ratios):.2f} | {max(ratios):.2f} | "
+            f"{middle([m.cpu_s for m in runs]):.1f} | "
             f"{middle(losses):.3f} ({min(losses):.3f}-{max(losses):.3f}) | {100 * share:.0f} % |"
         )
     spread = max(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from hydra import compose, initialize
 from optuna.trial import TrialState
 
 APP = Path(__file__).parent / "apps" / "conditional.py"
@@ -89,6 +90,15 @@ def test_nothing_searched_is_said_and_runs_once(sweep) -> None:
     assert len(study.trials) == len(runs) == 1
     _, printed, _ = sweep("lr=0.1", "clip=none", "hydra.sweeper.repeats=3")
     assert "runs with 3 seeds" in printed
+
+
+@pytest.mark.parametrize("name", ["params", "when"])
+def test_a_command_line_can_add_to_what_is_searched(name: str) -> None:
+    """With Hydra's `+`, beside an app whose config searches nothing."""
+    overrides = ["hydra/sweeper=iolaus", f"+hydra.sweeper.{name}.bs=[32,64]"]
+    with initialize(version_base=None, config_path=None):
+        sweeper = compose(overrides=overrides, return_hydra_config=True).hydra.sweeper
+    assert sweeper[name] == {"bs": [32, 64]}
 
 
 def test_known_settings_run_first(sweep) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.analysis.distributions import t_quantile
 
 __all__ = [
     "N_SEEDS",
@@ -68,7 +68,7 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, n_tried: int) -> str:
     if n < N_SEEDS or not math.isfinite(spread):
         return ""
     middle = float(pairs.mean())
-    margin = float(t.ppf(1 - 0.025 / n_tried, n - 1)) * spread / math.sqrt(n)
+    margin = float(t_quantile(1 - 0.025 / n_tried, n - 1)) * spread / math.sqrt(n)
     return difference_text(middle, margin, f"{n} seeds")
 
 

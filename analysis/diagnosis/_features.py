@@ -7,6 +7,7 @@ That is its curves, its gradients, its rates, and how its peers fared. The core 
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,16 @@ from iolaus.analysis.data.curves import Curve, curves_of, planned_rates
 from iolaus.sweeps.signals import N_LEVEL, Signals, signals, smooth, thin
 from iolaus.sweeps.types import spent_below
 
-__all__ = ["HARDLY", "Array", "Explosion", "Features", "explosion", "gather", "loss_metrics"]
+__all__ = [
+    "HARDLY",
+    "Array",
+    "Explosion",
+    "Features",
+    "are_alike",
+    "explosion",
+    "gather",
+    "loss_metrics",
+]
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +112,7 @@ class Features:
     training examples are seen once, NaN if unknown. clipped: mean share of clipped steps,
     NaN if unknown.
     metric: what the training loss was reported as. sign, validation_sign: -1 if that metric, or the
-    validation's, is maximised.
+    validation's, is maximised. is_alike: whether both measure the same, so that values compare.
     """
 
     steps: Array
@@ -126,6 +136,7 @@ class Features:
     metric: str = "loss"
     sign: float = 1.0
     validation_sign: float = 1.0
+    is_alike: bool = True
     signals: Signals | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -215,15 +226,15 @@ class Features:
     @property
     def trains_worse(self) -> bool:
         """Whether training ends worse than validation, by a part of the room and beyond noise."""
-        is_alike = self.sign == self.validation_sign
-        return is_alike and self._trains_above > WORSE_GAP * self.room > 0
+        return self._trains_above > WORSE_GAP * self.room > 0
 
     @property
     def _trains_above(self) -> float:
         """How far training ends above validation; 0 if that is unknown, or within their noise."""
         v, s = self.validation, self.signals
         if (
-            v is None
+            not self.is_alike
+            or v is None
             or s is None
             or v.n_reports < N_REPORTS_VALIDATION
             or v.diverged_at is not None
@@ -311,12 +322,7 @@ def _explosion(parameter: str, steps: Array, norms: Array, *, can_die: bool) -> 
     if dead is not None and int(norms.argmax()) < N_NORMS_BEFORE:
         usual = np.full(len(norms), max(float(np.median(norms)), np.finfo(np.float32).tiny))
     else:
-        usual = np.array(
-            [
-                np.median(norms[:i][finite[:i]]) if finite[:i].any() else np.nan
-                for i in range(len(norms))
-            ]
-        )
+        usual = _medians_before(norms)
         usual[:N_NORMS_BEFORE] = np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         times = np.where(finite, norms / usual, np.inf)
@@ -328,6 +334,19 @@ def _explosion(parameter: str, steps: Array, norms: Array, *, can_die: bool) -> 
     return Explosion(
         int(steps[at]), peak, parameter, int(steps[dead]) if dead is not None else None
     )
+
+
+def _medians_before(values: Array) -> Array:
+    """At each place the median of the finite values before it; NaN where there are none."""
+    before: list[float] = []  # in order
+    medians = np.full(len(values), np.nan)
+    for i, value in enumerate(values.tolist()):
+        n = len(before)
+        if n:
+            medians[i] = (before[(n - 1) // 2] + before[n // 2]) / 2
+        if math.isfinite(value):
+            insort(before, value)
+    return medians
 
 
 def _usual_norm(norms: Mapping[str, Curve], exploded: Explosion | None) -> float:
@@ -481,6 +500,7 @@ def _features(
         metric=training.name,
         sign=training.sign,
         validation_sign=validation.sign,
+        is_alike=are_alike(training.name, validation.name),
     )
 
 
@@ -503,7 +523,7 @@ OBJECTIVE = "val_objective"  # the training loss, of the validation examples
 
 
 def loss_metrics(sweep: Sweep) -> tuple[str, str | None]:
-    """The names of (training loss, validation loss); the second is None if there is none.
+    """The names of (training loss, what validation measures); the second is None if there is none.
 
     The watched metric is one of the two, by its name; the other is sought among `loss`,
     `train_loss`, or `val_loss` and its like; `val_objective`, where it is reported, says what of
@@ -523,6 +543,23 @@ def loss_metrics(sweep: Sweep) -> tuple[str, str | None]:
     elif sweep.metric == "loss" and not of_loss and "train_loss" in known:
         return "train_loss", "loss"
     return sweep.metric, min(of_loss, key=_order, default=None)
+
+
+def are_alike(training: str, validation: str) -> bool:
+    """Whether two metrics measure the same, by their names, so that their values compare.
+
+    >>> are_alike("train_loss", "val_loss"), are_alike("acc", "val/acc")
+    (True, True)
+    >>> are_alike("loss", "val_acc")
+    False
+    """
+    both = training, validation
+    if validation == OBJECTIVE or all("loss" in name for name in both):
+        return True
+    prefixes = (*VALIDATION_PREFIXES, "train", "training")
+    parts = [name.replace("/", "_").split("_") for name in both]
+    one, other = (part[part[0] in prefixes :] for part in parts)
+    return one == other
 
 
 def _is_validation(name: str) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import CensoredData, ecdf
 
 from iolaus.analysis.data.curves import Curve, curves_of
 from iolaus.analysis.data.sweep import Sweep
@@ -47,10 +46,10 @@ def convergence(sweep: Sweep, axis: str = "step", target: float | None = None) -
     half_way (where half of the way from start to best is done), late_slope (per unit of the axis,
     over the last half) with late_slope_low and late_slope_high (one-sided 95 %), noise (of one
     report), stalled_since, rebound, rebound_since, period, amplitude (0 if there is no
-    oscillation), diverged_at; val_gap (of validation above training, means of the last three
-    points), clipped (share of steps), exploded_at, exploded_times (the median of the norms before
-    it), exploded_parameter, dead_since: of the gradient. What was not reported or did not happen is
-    NaN; a trial without a finite report has no number of its own.
+    oscillation), diverged_at; val_gap (of validation above training where both measure the same,
+    means of the last three points), clipped (share of steps), exploded_at, exploded_times (the
+    median of the norms before it), exploded_parameter, dead_since: of the gradient. What was not
+    reported or did not happen is NaN; a trial without a finite report has no number of its own.
 
     target: a loss, as reported. Left out, it is `default_target(sweep)`; the frame's
     `attrs["target"]` says which. Raises ValueError for another axis, or for examples if no trial
@@ -151,7 +150,9 @@ def _row(features: Features, axis: _Axis, target: float) -> dict[str, object]:
         "period": s.period_steps / per if s is not None and s.period_steps is not None else nan,
         "amplitude": s.amplitude if s is not None else nan,
         "diverged_at": place(s.diverged_at) if s is not None else nan,
-        "val_gap": features.validation_sign * v.level - features.own(now) if v is not None else nan,
+        "val_gap": features.validation_sign * v.level - features.own(now)
+        if v is not None and features.is_alike
+        else nan,
         "clipped": features.clipped,
         "exploded_at": place(e.step) if e is not None else nan,
         "exploded_times": e.times if e is not None else nan,
@@ -257,6 +258,8 @@ def time_to_target(table: pd.DataFrame) -> TimeToTarget:
     rows = table[table["n_reports"] > 0]
     if rows.empty:
         raise ValueError("no trial has a finite report, so none has a time to a target")
+    from scipy.stats import CensoredData, ecdf  # slow to import
+
     longest = float(rows["last"].max())
     reached = rows["reached"].to_numpy(bool)
     ended = np.where(rows["diverged_at"].notna(), longest, rows["last"])

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t
 
 from iolaus.analysis.data.curves import Curve, Points, curves_of, planned_rates
 from iolaus.analysis.data.pairs import N_SEEDS, difference_text, setting_text
@@ -27,6 +26,7 @@ from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import Features, gather
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.shapes import REBOUND
+from iolaus.analysis.distributions import t_quantile
 from iolaus.analysis.ranking.rank import finalists_of
 from iolaus.sweeps.text import counted, ordinal
 
@@ -83,17 +83,20 @@ class Decays:
         return (*said, *_stages(self), *_batches(self), *_rebounds(self))
 
 
-def decays(sweep: Sweep, diagnosis: pd.DataFrame | None = None) -> Decays:
+def decays(
+    sweep: Sweep,
+    diagnosis: pd.DataFrame | None = None,
+    features: Mapping[int, Features] | None = None,
+) -> Decays:
     """How the rates went in a sweep, and what became of the losses.
 
-    diagnosis: of `diagnose`, where it has been made before.
+    diagnosis, features: of `diagnose` and of each trial, where they have been made before.
 
     >>> decays(iolaus.load("multirun/summarise")).sentences[0]
     """
-    known = {
-        n: f for n, f in gather(sweep).items() if f.signals is not None and f.rates is not None
-    }
-    shapes = (diagnose(sweep) if diagnosis is None else diagnosis)["shape"]
+    features = gather(sweep) if features is None else features
+    known = {n: f for n, f in features.items() if f.signals is not None and f.rates is not None}
+    shapes = (diagnose(sweep, features) if diagnosis is None else diagnosis)["shape"]
     metric = next((f.metric for f in known.values()), "loss")
     seen = curves_of(sweep.curves, metric, "examples")
     rest = _without_batch(sweep)
@@ -426,5 +429,8 @@ def _difference(a: pd.DataFrame, b: pd.DataFrame) -> str:
     if not spread > 0:
         return ""
     freedom = spread**2 / (of_one**2 / (len(one) - 1) + of_other**2 / (len(other) - 1))
-    middle, margin = one.mean() - other.mean(), float(t.ppf(0.975, freedom)) * math.sqrt(spread)
+    middle, margin = (
+        one.mean() - other.mean(),
+        float(t_quantile(0.975, freedom)) * math.sqrt(spread),
+    )
     return difference_text(middle, margin, f"{len(one)} and {len(other)} seeds")

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pandas as pd
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis._features import gather
+from iolaus.analysis.diagnosis._features import Features, gather
 from iolaus.analysis.diagnosis.fixes import all_config_keys, suggested_fix
 from iolaus.analysis.diagnosis.shapes import SHAPES, Diagnosis, diagnose_curve, shape_name
 
@@ -25,7 +25,7 @@ RISKS = ("exploded", "died")
 COLUMNS = ("shape", "since", "reason", "parameter", "fix", "advice")
 
 
-def diagnose(sweep: Sweep) -> pd.DataFrame:
+def diagnose(sweep: Sweep, features: Mapping[int, Features] | None = None) -> pd.DataFrame:
     """The diagnosis of each trial whose curve can be judged.
 
     Seeds of one setting have one shape and one fix (`of_one_setting`).
@@ -38,16 +38,18 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
     failed: it still runs, was pruned at once, never ran (a duplicate, ruled out by a lint), or only
     returns its result.
 
+    features: of each trial, where they have been gathered before.
+
     >>> diagnosis = iolaus.diagnose(iolaus.load("runs.csv"))
     >>> diagnosis["shape"][[0, 9]].tolist()
     ['converged', 'slow']
     """
-    gathered = gather(sweep)
-    config_keys = all_config_keys(sweep, gathered)
+    features = gather(sweep) if features is None else features
+    config_keys = all_config_keys(sweep, features)
     alone = {}
-    for number, features in gathered.items():
-        found = diagnose_curve(features)
-        was_run = features.state == "fail" and not features.ended.startswith("duplicate")
+    for number, of_trial in features.items():
+        found = diagnose_curve(of_trial)
+        was_run = of_trial.state == "fail" and not of_trial.ended.startswith("duplicate")
         if found.shape != "broken" or was_run:
             alone[number] = found
     settings = sweep.trials["setting"]
@@ -55,7 +57,7 @@ def diagnose(sweep: Sweep) -> pd.DataFrame:
     for _, numbers in settings[settings.index.isin(list(alone))].groupby(settings, sort=False):
         own = {int(n): alone[int(n)] for n in numbers.index}
         typical, found_of = of_one_setting(own)
-        fix = suggested_fix(own[typical], gathered[typical], config_keys[typical])
+        fix = suggested_fix(own[typical], features[typical], config_keys[typical])
         for number, found in found_of.items():
             rows[number] = (
                 *(found.shape, found.since, found.reason, found.parameter),

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
-from scipy.stats import binomtest, fisher_exact
 
 from iolaus.analysis.data.pairs import (
     N_SEEDS,
@@ -30,6 +29,7 @@ from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis._features import EXPLODED_TIMES, Features, gather
 from iolaus.analysis.diagnosis.shapes import ROSE
+from iolaus.analysis.distributions import binomial_interval
 from iolaus.sweeps.text import counted
 
 __all__ = ["UNCLIPPED", "Explosions", "explosions"]
@@ -74,7 +74,7 @@ class Explosions:
             if len(own) < N_SEEDS:
                 continue
             n_exploded = int(own["exploded"].sum())
-            low, high = _interval(n_exploded, len(own))
+            low, high = binomial_interval(n_exploded, len(own))
             n_died, share = int(own["died"].sum()), n_exploded / len(own)
             rows.append((*cell, len(own), n_exploded, n_died, share, low, high))
         columns = [*keys, "n", "n_exploded", "n_died", "share", "low", "high"]
@@ -104,15 +104,16 @@ class Explosions:
         )
 
 
-def explosions(sweep: Sweep) -> Explosions:
+def explosions(sweep: Sweep, features: Mapping[int, Features] | None = None) -> Explosions:
     """Who exploded, when, and below which clipping threshold nobody does.
+
+    features: of each trial, where they have been gathered before.
 
     >>> found = explosions(iolaus.load("multirun/exploding"))
     >>> found.sentences[0]
     """
-    known = {
-        n: f for n, f in gather(sweep).items() if f.signals is not None and f.state != "running"
-    }
+    features = gather(sweep) if features is None else features
+    known = {n: f for n, f in features.items() if f.signals is not None and f.state != "running"}
     trials = sweep.trials.loc[list(known)]
     params = {k: c for k, c in varied(trials).items() if k != "seed"}
     rule, threshold = _clipping(trials, params)
@@ -162,15 +163,9 @@ def _cells(trials: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[Cell, pd
         yield (cell if isinstance(cell, tuple) else (cell,)), own
 
 
-def _interval(k: int, n: int) -> tuple[float, float]:
-    """Clopper-Pearson 95 % of a share, of k of n."""
-    found = binomtest(k, n).proportion_ci(0.95, method="exact")
-    return float(found.low), float(found.high)
-
-
 def _share(k: int, n: int) -> str:
     """Such as "3 of 8 (9 to 76 %)"."""
-    low, high = _interval(k, n)
+    low, high = binomial_interval(k, n)
     return f"{k} of {n} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
@@ -245,6 +240,8 @@ def _apart(found: Explosions) -> list[str]:
         return []
     own = shares[shares[found.rule].eq(UNCLIPPED)]
     others = [k for k in found.groups if k not in words]
+    from scipy.stats import fisher_exact  # slow to import, and not for every sweep
+
     pairs = []
     for cell, rows in _cells(own, others):
         records = rows.to_dict("records")

@@ -326,14 +326,16 @@ def _warm_up_steps(features: Features, keys: ConfigKeys) -> float:
 def _is_unstable(features: Features, keys: ConfigKeys) -> bool:
     """Whether a high loss speaks of a rate too high.
 
-    It does if it has jumped, or if the rates of better trials are much lower.
+    It does if it has jumped, or if the rates of better trials are much lower. Where those are much
+    higher, a loss that was high at its first report has not jumped: it began so.
     """
     if features.explosion is not None and keys.key("threshold") is None:
         return True
-    s = features.signals
+    s, began = features.signals, features.start
+    if keys.towards_good > LEAST and len(features.losses):
+        began = float(np.fmax(began, features.losses[0]))
     jumped = (
-        s is not None
-        and np.nanmax(features.losses) - features.start > 0.1 * features.room + 6 * s.noise
+        s is not None and np.nanmax(features.losses) - began > 0.1 * features.room + 6 * s.noise
     )
     return bool(jumped) or keys.towards_good < 1 / LEAST
 

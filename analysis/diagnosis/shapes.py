@@ -277,8 +277,9 @@ def _overfitting(features: Features, s: Signals) -> Diagnosis | None:
         return None
     validation_fall = features.validation_start - v.best
     best, level = features.validation_sign * v.best, features.validation_sign * v.level
-    gap = v.level - s.level
-    is_large = v.rebound > max(REBOUND * validation_fall, NEAR * features.room)
+    gap = v.level - s.level if features.is_alike else math.nan  # of a loss and an accuracy: none
+    least = NEAR * features.room if features.is_alike else 6 * v.noise
+    is_large = v.rebound > max(REBOUND * validation_fall, least)
     is_much_of_gap = gap > NEAR * features.room and v.rebound > max(CLIMB * gap, 6 * v.noise)
     if (is_large or is_much_of_gap) and s.level < features.loss_then:
         reason = (
@@ -421,7 +422,8 @@ def _arrived(features: Features, s: Signals, near: float) -> float:
 def _falling(features: Features, s: Signals) -> Diagnosis:
     """Still falling: slowly, next to the best of the sweep by now or in a line, or as it should."""
     mean_slope = -features.fall / max(s.step - float(features.steps[0]), 1.0)
-    slope = f"by {-s.trend * 1000:.3g} per 1,000 steps"
+    n = 10 ** min(int(math.log10(max(features.n_steps, 1))), 3)  # no more than it has
+    slope = f"by {-s.trend * n:.3g} per {'step' if n == 1 else f'{n:,} steps'}"
     still = f"still {_way('falling', features.sign)} at step {s.step}"
     at = f"{still} {slope}, from {features.own(features.start):.4g} to {features.own(s.level):.4g}"
     if features.has_a_floor and features.validation is not None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from iolaus.analysis.data.pairs import value_text
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.diagnosis.shapes import shape_name
+from iolaus.analysis.distributions import binomial_interval, t_quantile
 from iolaus.sweeps.text import counted
 
 __all__ = ["fixed_settings", "tried_fixes", "tried_sentences"]
@@ -64,7 +65,9 @@ def _row(sweep: Sweep, diagnosis: pd.DataFrame, number: int, of: int) -> tuple[o
     differences = (after - before).dropna().to_numpy()
     low = high = float("nan")
     if len(differences) > 1:
-        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1) * stats.sem(differences)
+        n = len(differences)
+        quantile = t_quantile((1 + CONFIDENCE) / 2, n - 1)
+        half = quantile * differences.std(ddof=1) / math.sqrt(n)
         low, high = sorted(sweep.objective_sign * (differences.mean() + np.array([-half, half])))
     is_better = bool(after.notna().any() and not after.mean() >= before.mean())
     shapes = diagnosis["shape"]
@@ -85,7 +88,7 @@ def tried_sentences(tried: pd.DataFrame) -> list[str]:
     if tried.empty:
         return []
     n, n_better = len(tried), int(tried["is_better"].sum())
-    share = stats.binomtest(n_better, n).proportion_ci(CONFIDENCE)
+    low, high = binomial_interval(n_better, n, CONFIDENCE)
     known = tried.dropna(subset=["before", "after"])
     moved = (
         f": in the median from {known['before'].median():.3g} to {known['after'].median():.3g}"
@@ -96,5 +99,5 @@ def tried_sentences(tried: pd.DataFrame) -> list[str]:
     also = f"; {counted(rescued, 'setting')} that had no result has one now" if rescued else ""
     return [
         f"Of {n:,} suggested fix{'es' if n > 1 else ''} that were run, {n_better} made the "
-        f"objective better ({share.low:.0%} to {share.high:.0%} of all such, 95 %){moved}{also}."
+        f"objective better ({low:.0%} to {high:.0%} of all such, 95 %){moved}{also}."
     ]

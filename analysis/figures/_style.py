@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import LogLocator
-from scipy.signal import lfilter
 
 from iolaus.analysis.data.curves import Points
 
@@ -169,6 +168,8 @@ def smoothed(curve: Points, smooth: float | None = None) -> Points:
         return curve
     if smooth is None or smooth >= 2:
         return centred_mean(curve, None if smooth is None else int(smooth))
+    from scipy.signal import lfilter  # slow to import, and not for every figure
+
     weights = 1 - smooth ** np.arange(1, len(curve) + 1)
     means = lfilter([1 - smooth], [1, -smooth], curve[:, 1]) / weights
     return np.column_stack([curve[:, 0], means])

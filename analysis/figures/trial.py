@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis._features import loss_metrics
+from iolaus.analysis.diagnosis._features import are_alike, loss_metrics
 from iolaus.analysis.diagnosis.shapes import shape_name
 from iolaus.analysis.figures._style import (
     AXIS_NAMES,
@@ -106,4 +106,6 @@ def draw_trial(
 def _beside(sweep: Sweep) -> str | None:
     """The other one of training and validation, where both are losses or both the same measure."""
     training, validation = loss_metrics(sweep)
+    if validation is None or not are_alike(training, validation):
+        return None
     return validation if training == sweep.metric else training

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.parameters import PREFIX, parameters, varied
 from iolaus.analysis.data.sweep import Sweep
 from iolaus.analysis.difference import identical
+from iolaus.analysis.distributions import t_quantile
 from iolaus.analysis.ranking import tiers
 from iolaus.analysis.ranking._extrapolation import likely_end
 from iolaus.analysis.ranking.level import is_written, level, objective_source
@@ -241,7 +241,7 @@ def rank(sweep: Sweep, noise: SeedNoise | None = None) -> Ranking:
         tier = np.ones(len(done), dtype=np.int64)  # one seed each tells no settings apart
     levels: dict[int, dict[str, float]] = {}
     if known is not None:
-        half = t.isf(0.025, np.maximum(known.df, 1e-9)) * known.standard_error
+        half = t_quantile(0.975, np.maximum(known.df, 1e-9)) * known.standard_error
         levels = {
             setting: {
                 "level": sign * known.mean[i],

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from iolaus.analysis.data.earlier import EarlierRepeats
 from iolaus.analysis.data.parameters import varied
@@ -123,6 +122,8 @@ def _near(points: Array) -> list[NDArray[np.int64]]:
     alone = np.flatnonzero(counts[same.ravel()] == 1)
     if len(alone) < 2:
         return groups
+    from scipy.spatial import cKDTree  # slow to import, and not for every sweep
+
     k = min(4, len(alone))
     distance, other = cKDTree(points[alone]).query(points[alone], k=k, p=np.inf)
     one = np.repeat(np.arange(len(alone)), k)

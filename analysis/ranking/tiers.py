@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, polygamma
-from scipy.stats import f, studentized_range, t
+
+from iolaus.analysis.distributions import f_tail, t_quantile, t_tail
 
 __all__ = [
     "ALPHA",
@@ -184,7 +185,7 @@ def _outlying(squares: Array, df: Array) -> NDArray[np.bool_]:
         return found
     own = squares[known] / df[known]
     times = own / np.quantile(own, 0.5, method="lower")
-    by_chance = f.sf(times, df[known], df[known].sum() - df[known])
+    by_chance = f_tail(times, df[known], df[known].sum() - df[known])
     found[known] = (times > OUTLYING_TIMES**2) & (by_chance < OUTLYING)
     return found
 
@@ -266,7 +267,7 @@ def tiers(known: Estimates) -> Indices:
 
 def _apart(difference: Array, error: Array, df: Array) -> NDArray[np.bool_]:
     statistic = _statistic(difference, error)
-    pairwise = 2 * t.sf(statistic, df)
+    pairwise = 2 * t_tail(statistic, df)
     out = np.zeros(len(difference), dtype=bool)
     for i in np.argsort(pairwise, kind="stable"):
         if not _is_significant(
@@ -290,6 +291,8 @@ def _is_significant(statistic: float, df: float, pairwise: float, n_left: int) -
         pairwise * n_left * (n_left - 1) / 2 <= ALPHA
     ):  # Bonferroni's bound, which spares a slow integral
         return True
+    from scipy.stats import studentized_range  # slow to import, and not for every sweep
+
     return bool(studentized_range.sf(statistic * math.sqrt(2), n_left, df) <= ALPHA)
 
 
@@ -297,7 +300,7 @@ def seed_difference(known: Estimates) -> float:
     """By how much two runs of one setting may differ (95 %), in both directions; NaN if unknown."""
     if not (math.isfinite(known.noise) and known.df_all > 0):
         return math.nan
-    return float(t.isf(0.025, known.df_all) * known.noise * math.sqrt(2))
+    return float(t_quantile(0.975, known.df_all) * known.noise * math.sqrt(2))
 
 
 def smallest_difference(known: Estimates) -> float:
@@ -313,7 +316,9 @@ def smallest_difference(known: Estimates) -> float:
     if not np.isfinite(errors).any():
         return math.nan
     df = float(np.nanmedian(dfs))
-    return float((t.isf(ALPHA / (k * (k - 1)), df) + t.ppf(POWER, df)) * np.nanmedian(errors))
+    return float(
+        (-t_quantile(ALPHA / (k * (k - 1)), df) + t_quantile(POWER, df)) * np.nanmedian(errors)
+    )
 
 
 def seeds_to_settle(known: Estimates, tier: Indices) -> int | None:
@@ -334,6 +339,6 @@ def seeds_to_settle(known: Estimates, tier: Indices) -> int | None:
     now = float(known.n_runs[top].min())
     for more in range(1, N_SEEDS_MOST + 1):
         df = len(top) * (now + more - 1)
-        if difference >= t.isf(ALPHA / 2, df) * noise * math.sqrt(2 / (now + more)):
+        if difference >= t_quantile(1 - ALPHA / 2, df) * noise * math.sqrt(2 / (now + more)):
             return more
     return None

@@ -60,11 +60,10 @@ class Picture:
     def png(self) -> bytes:
         """The figure, drawn."""
         with mpl.rc_context({"font.size": 9}):
-            figure = Figure(figsize=self.size_in, layout="constrained")
-            FigureCanvasAgg(figure)
+            figure = Figure(figsize=self.size_in, dpi=DPI, layout="constrained")
+            canvas, file = FigureCanvasAgg(figure), BytesIO()
             self.draw(figure)
-            file = BytesIO()
-            figure.savefig(file, format="png", dpi=DPI)
+            canvas.print_png(file)  # type: ignore[no-untyped-call]  # `savefig` draws twice
         return file.getvalue()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from iolaus.analysis import figures
 from iolaus.analysis.data.curves import lines_of, planned_rates
 from iolaus.analysis.data.parameters import varied
 from iolaus.analysis.data.sweep import Sweep, is_sweep, load
-from iolaus.analysis.diagnosis._features import loss_metrics
-from iolaus.analysis.diagnosis.decays import by_batch, decays
+from iolaus.analysis.diagnosis._features import Features, gather, loss_metrics
+from iolaus.analysis.diagnosis.decays import Decays, by_batch, decays
 from iolaus.analysis.diagnosis.diagnose import diagnose
-from iolaus.analysis.diagnosis.explosions import explosions
+from iolaus.analysis.diagnosis.explosions import Explosions, explosions
 from iolaus.analysis.diagnosis.idle_clipping import clipping_sentences
 from iolaus.analysis.diagnosis.next_trials import as_frame, next_trials
 from iolaus.analysis.diagnosis.run_ends import run_end_sentences
@@ -84,8 +84,9 @@ def write_report(
     source = Path(source)
     smoothing_text(smooth)  # before anything is read
     sweep = load(source) if sweep is None else sweep
-    ranking, diagnosis = rank(sweep), diagnose(sweep)
-    document = report(sweep, ranking, diagnosis, smooth)
+    features = gather(sweep)
+    ranking, diagnosis = rank(sweep), diagnose(sweep, features)
+    document = report(sweep, ranking, diagnosis, smooth, features)
     pictures = {picture.name: picture.png() for picture in document.pictures}
     target = _beside(source) if out is None else Path(out)
     target.mkdir(parents=True, exist_ok=True)
@@ -112,16 +113,18 @@ def report(
     ranking: Ranking | None = None,
     diagnosis: pd.DataFrame | None = None,
     smooth: float | None = None,
+    features: Mapping[int, Features] | None = None,
 ) -> Document:
     """What there is to say of a sweep; figures are drawn only when the document is written.
 
-    ranking, diagnosis: of `rank` and `diagnose`, where they have been made before. smooth: as in
-    `write_report`.
+    ranking, diagnosis, features: of `rank`, of `diagnose` and of each trial, where they have been
+    made before. smooth: as in `write_report`.
     """
     if sweep.trials.empty:
         return Document(sweep.name, _about(sweep), words.searched(sweep), [])
     ranking = rank(sweep) if ranking is None else ranking
-    diagnosis = diagnose(sweep) if diagnosis is None else diagnosis
+    features = gather(sweep) if features is None else features
+    diagnosis = diagnose(sweep, features) if diagnosis is None else diagnosis
     sections = [
         _curves(sweep, ranking, diagnosis, smooth),
         _ranking(sweep, ranking),
@@ -130,9 +133,9 @@ def report(
         _tried(sweep, ranking, diagnosis),
         _next(sweep, diagnosis),
         _parameters(sweep, ranking, diagnosis),
-        _schedules(sweep, ranking, diagnosis, smooth),
+        _schedules(sweep, ranking, decays(sweep, diagnosis, features), smooth),
         _gradients(sweep),
-        _explosions(sweep),
+        _explosions(sweep, explosions(sweep, features)),
         _pruning(sweep),
         _machine(sweep, ranking),
         _trials(sweep, diagnosis),
@@ -435,16 +438,13 @@ def _mappable(trials: pd.DataFrame) -> list[str]:
     return [name for name, _ in sorted(varied(trials).items(), key=place)]
 
 
-def _schedules(
-    sweep: Sweep, ranking: Ranking, diagnosis: pd.DataFrame, smooth: float | None
-) -> Section:
+def _schedules(sweep: Sweep, ranking: Ranking, how: Decays, smooth: float | None) -> Section:
     if not lines_of(sweep, "lr") and not planned_rates(sweep):
         return Section("Learning rates", [])
     caption = "Learning rates as they were, and where each trial ended."
     draw = lambda figure: figures.draw_schedules(figure.subplots(), sweep, ranking=ranking)  # noqa: E731
     found = lint_sentences(sweep.findings)
     blocks: list[Block] = [Items(found)] if found else []
-    how = decays(sweep, diagnosis)
     if how.sentences:
         caption_of_both = (
             "Learning rates, and losses "
@@ -478,8 +478,7 @@ def _gradients(sweep: Sweep) -> Section:
     return Section("Gradients", [*said, Picture("gradients", caption, draw, (9.0, 4.5))])
 
 
-def _explosions(sweep: Sweep) -> Section:
-    found = explosions(sweep)
+def _explosions(sweep: Sweep, found: Explosions) -> Section:
     if not found.sentences:
         return Section("Explosions", [])
     blocks: list[Block] = [Items(found.sentences)]

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from iolaus.sweeps.checkpoints import CHECKPOINTS
 from iolaus.sweeps.errors import cannot_write
+from iolaus.sweeps.hydra_compat import is_command_line
 from iolaus.sweeps.run._provenance import shareable
 from iolaus.sweeps.run._reports import write_report
 from iolaus.sweeps.run._setup import Setup
@@ -41,6 +42,8 @@ __all__ = [
 
 log = logging.getLogger("sweeps")
 
+# A session that took less has cost nothing worth a line.
+LEAST_S = 1.0
 _STOP_NEVER = "hydra.sweeper.stop_when=null"
 
 
@@ -129,7 +132,7 @@ def conclude(
         f"this session took {duration(elapsed_s)}:\n"
     )
     _show_ranking(console, study, results, setup.settings)
-    if foreseen is not None:
+    if foreseen is not None and elapsed_s >= LEAST_S:
         text = f"It cost {cost_text(sweep.cost)}; {foreseen.time()} was foreseen for all trials."
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     cut_off = summary.cut_off_text(study.get_trials(deepcopy=False))
@@ -168,7 +171,11 @@ def conclude(
     # The same command goes on where n_trials was not reached.
     is_short = sweep.n_to_ask > 0 or sweep.enough
     n_trials = setup.settings.n_trials if is_short else 2 * setup.settings.n_trials
-    command = command_line(sys.orig_argv, folder, more)
+    if is_command_line():
+        command = command_line(sys.orig_argv, folder, more)
+    else:
+        given = shlex.join([f"hydra.sweep.dir={folder}", *([more] if more else [])])
+        command = f"the same call again, with the overrides {given}"
     n_failed = len(failed(study.get_trials(deepcopy=False)))
     summary.show_next(console, sys.orig_argv[0], folder, command, n_trials, n_failed)
 

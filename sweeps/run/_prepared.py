@@ -85,17 +85,29 @@ class PreparedJobs:
         """
         overrides = self._composer.parse(list(lines))
         values = self._values(overrides) if self._keeps else []
+        branch = self._branch(lines, overrides, values)
+        return branch.job(trial, overrides, [as_set_again(o) for o in values])
+
+    def prepare(self, lines: Sequence[str]) -> None:
+        """Make what trials have in common that differ from this one in values; raises as `job`."""
+        overrides = self._composer.parse(list(lines))
+        if self._keeps:
+            self._branch(lines, overrides, self._values(overrides))
+
+    def _branch(
+        self, lines: Sequence[str], overrides: Sequence[Override], values: Sequence[Override]
+    ) -> _Branch:
         others = [o.input_line or "" for o in overrides if o not in values]
         keys = [o.get_key_element() for o in values]
         branch = self._branches.pop((*others, *keys), None)
         if branch is None:
             whole = self._composer.compose(lines)
-            branch = _Branch(whole, [o.key_or_group for o in values], trial, self._yaml)
+            branch = _Branch(whole, [o.key_or_group for o in values], self._yaml)
         if self._keeps:
             while len(self._branches) >= MOST_BRANCHES:  # those that were used longest ago
                 self._branches.pop(next(iter(self._branches)))
             self._branches[(*others, *keys)] = branch
-        return branch.job(trial, overrides, [as_set_again(o) for o in values])
+        return branch
 
     def _values(self, overrides: Sequence[Override]) -> list[Override]:
         """Those that give the task's config a plain value.
@@ -127,10 +139,10 @@ def _ancestors(key: str) -> set[str]:
 class _Branch:
     """Configs and files of the trials that differ in the values of these keys."""
 
-    def __init__(self, whole: DictConfig, keys: Sequence[str], trial: int, yaml: YamlTexts) -> None:
+    def __init__(self, whole: DictConfig, keys: Sequence[str], yaml: YamlTexts) -> None:
         self._whole = whole
         self._cache = OmegaConf.get_cache(whole)  # of resolvers, as each trial is to find it
-        set_job(whole, trial)
+        _set_folder(whole, folder_of(whole, 0))  # whose values each job replaces by its own
         task = copy_without(whole, "hydra")
         try:
             kept = pickle.dumps(task)
@@ -195,7 +207,11 @@ def set_job(config: DictConfig, trial: int) -> Path:
     Returns the folder, made if it was missing.
     """
     folder = folder_of(config, trial)
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(folder)
+    _set_folder(config, folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _set_folder(config: DictConfig, folder: Path) -> None:
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = str(folder)

@@ -45,7 +45,7 @@ from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.backend import in_memory
 from iolaus.sweeps.study.fingerprint import Fingerprint
 from iolaus.sweeps.study.folder import DRIVER_VARIABLE
-from iolaus.sweeps.study.sweep_study import Plans
+from iolaus.sweeps.study.sweep_study import Plans, Proposal
 
 __all__ = ["Setup", "set_up"]
 
@@ -134,7 +134,9 @@ def set_up(
     refuse_shared_folders(config, rules, plans, composer)
     lint = function_named("lint", settings.lint) if settings.lint else no_lint
     quits = QUITS if is_foreground else ()
-    runner = HydraRunner(context, task_function, composer, lint, quits)
+    first_seed = plans.first_seed if plans.gives_seeds else None
+    example = rules.assignment(Proposal(0, space.example({}), first_seed)).overrides
+    runner = HydraRunner(context, task_function, composer, lint, quits, example)
     folder = Path(config.hydra.sweep.dir).absolute()
     serve = _server(settings, config, runner, folder, _most_lanes(plans.n_trials, len(slots)))
     report = find_report(settings.report)

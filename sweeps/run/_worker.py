@@ -83,6 +83,13 @@ class OneAtATime:
 
     run: Callable[[Assignment, Reporter], Outcome]
 
+    def load(self) -> None:
+        """Have `run` make what trials have in common, where it can (its `load`).
+
+        Called once, before workers are forked, while the driver opens its study.
+        """
+        getattr(self.run, "load", lambda: None)()
+
     def __call__(self, channel: Channel) -> None:
         """Serve until the driver lets this worker go, or a trial has left it unfit for others."""
         channel.open()

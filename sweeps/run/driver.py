@@ -22,7 +22,6 @@ from iolaus.sweeps.checkpoints import forget, keep_newest
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
 from iolaus.sweeps.pruners.compose import parts
-from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept, Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run._foreground import Foreground
@@ -59,7 +58,15 @@ from iolaus.sweeps.study.budget import Budget
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
-from iolaus.sweeps.types import OUTPUT_FILE, Ending, Intervention, Memory, Outcome, Verdict
+from iolaus.sweeps.types import (
+    OUTPUT_FILE,
+    WAITS_RULE,
+    Ending,
+    Intervention,
+    Memory,
+    Outcome,
+    Verdict,
+)
 
 __all__ = ["Driver", "Records", "Rules", "TrialRun", "Watcher"]
 
@@ -625,6 +632,8 @@ class Driver:
     def _after_memory(self, trial: int, outcome: Outcome) -> Outcome:
         run = self.trials[trial]
         ran_out = "" if outcome.memory is None else outcome.memory.ran_out
+        if not ran_out:
+            return outcome
         gpu = self._placement.capacity_bytes(run.slot)
         capacity = gpu if ran_out == "gpu" else machine_bytes()
         return after_out_of_memory(outcome, bool(run.assignment.alone), capacity)
@@ -670,10 +679,11 @@ class Driver:
         if batch.rows:
             run.heard_s = self._awake_clock()
             last = batch.rows[-1]
-            run.step = last.step
+            # Where steps begin again it counts on, as for the pruner.
+            run.step = max(last.step, self._study.watched(trial).final_step)
             value = last.metrics.get(self._rules.objective.metric.name)
-            self._placement.reported(trial, last.step, self._clock())
-            self._watcher.reported(trial, last.step, value)
+            self._placement.reported(trial, run.step, self._clock())
+            self._watcher.reported(trial, run.step, value)
 
     def _goes_on(self, trial: int, continued: Continued | None) -> None:
         """Take again what a trial had reported just before the checkpoint that it goes on from."""

@@ -170,10 +170,12 @@ class InLanes:
     sweep_dir: Path
 
     def load(self) -> None:
-        """Import what the lane runner uses: its function attribute `load`, where it has one.
+        """Make what trials have in common, and import what the lane runner uses.
 
-        Called once, before workers are forked, while the driver opens its study.
+        The latter by its function attribute `load`, where it has one. Called once, before workers
+        are forked, while the driver opens its study.
         """
+        self.runner.load()
         getattr(self.lane_runner, "load", lambda: None)()
 
     def __call__(self, channel: Channel) -> None:

@@ -80,6 +80,9 @@ class Recorder:
         'Recorder'
     """
 
+    # Of a sweep's trials it reads nothing, so that they may share what they have in common.
+    keeps_configs = False
+
     def __init__(self, metric: str = "loss", seed_key: str = "seed") -> None:
         self._metric, self._seed_key = metric, seed_key
         self._about: RunRecord | None = None

@@ -152,9 +152,7 @@ def _examples(space: Space, branches: Sequence[Mapping[str, Value]]) -> Iterator
     """
     tried: set[str] = set()
     for branch in branches:
-        first = space.active(
-            {key: p.examples()[0] for key, p in space.parameters.items()} | dict(branch)
-        )
+        first = space.example(branch)
         yield first
         for key in first.keys() - branch.keys() - tried:
             tried.add(key)

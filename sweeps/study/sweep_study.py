@@ -25,7 +25,6 @@ from iolaus.sweeps.errors import BadInputError, SweepError, one_line
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyFeed, StudyView, curve_pruner
-from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.study._repeats import Field, pooled_spread, units_of
@@ -51,7 +50,7 @@ from iolaus.sweeps.study.record import (
 )
 from iolaus.sweeps.study.recovery import put_back, take_over
 from iolaus.sweeps.study.stopping import StopRequest, request_of
-from iolaus.sweeps.types import Ending, Intervention, Memory, Outcome, Plan, Verdict
+from iolaus.sweeps.types import WAITS_RULE, Ending, Intervention, Memory, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
 

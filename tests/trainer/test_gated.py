@@ -72,24 +72,26 @@ def test_it_is_torchs(
 
 
 @pytest.mark.parametrize(("model_type", "layer_type", "reference_type"), OURS_AND_TORCHS)
-@pytest.mark.parametrize("n_layers", [1, 3])
+@pytest.mark.parametrize(("n_layers", "n_symbols"), [(1, 10), (3, 10), (1, 100)])
 def test_first_weights_are_drawn_as_torch_draws_them(
-    n_layers: int, model_type: Any, layer_type: Any, reference_type: Any
+    n_layers: int, n_symbols: int, model_type: Any, layer_type: Any, reference_type: Any
 ) -> None:
     """From one seed, embedding, torch's recurrence and linear layer start with the same numbers, in
-    the order of construction.
+    the order of construction; the logits are theirs, with fewer symbols than tokens and with more.
     """
     torch.manual_seed(3)
-    model = model_type(n_symbols=10, n_classes=19, n_embedding=5, n_hidden=7, n_layers=n_layers)
+    model = model_type(
+        n_symbols=n_symbols, n_classes=19, n_embedding=5, n_hidden=7, n_layers=n_layers
+    )
     torch.manual_seed(3)
     reference = nn.ModuleList(
-        [nn.Embedding(10, 5), reference_type(5, 7, n_layers), nn.Linear(7, 19)]
+        [nn.Embedding(n_symbols, 5), reference_type(5, 7, n_layers), nn.Linear(7, 19)]
     )
     assert all(
         torch.equal(ours, theirs)
         for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True)
     )
-    tokens = torch.randint(10, (4, 20))
+    tokens = torch.randint(n_symbols, (4, 20))
     embedding, recurrence, output = reference
     torch.testing.assert_close(model(tokens), output(recurrence(embedding(tokens.t()))[0][-1]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
@@ -90,12 +91,17 @@ class Group:
             empty = [lane for lane, run in enumerate(self.lanes) if run is None]
         for lane, run in zip(empty, new_runs, strict=False):
             self.lanes[lane] = run
-            self.stack.write(lane, run.state.model, run.state.optimizer, run.run)
+            self.stack.write(lane, run.state.model, run.state.optimizer, run.run, run.course.size)
             if run.best_state is not None:
                 best = run.best_state
                 run.carried = self.stack.state_of(best.model, best.optimizer, run.run)
             self.stack.keep_state(lane, run.carried)
             run.best_state, run.carried = None, {}
+
+    @property
+    def n_by_size(self) -> Counter[int]:
+        """The runs under way, counted by the size of their batches."""
+        return Counter(run.course.size for run in self.lane_runs)
 
     def make_narrow(self) -> None:
         """Drop empty lanes if they are many, and computing them would take longer than a trace."""
@@ -110,19 +116,20 @@ class Group:
     def run_block(self) -> list[LaneRun]:
         """Train all lanes to the next step at which one may have to report, and report.
 
-        Runs that are over leave with their summaries. Returns those whose batch size changes and
-        who need another stack. Both kinds' lanes are empty afterwards.
+        Runs that are over leave with their summaries. Returns those whose batch size changes, for
+        whom another stack may be the right one. Both kinds' lanes are empty afterwards.
         """
         self._finish(_Block())  # runs that were resumed at their last step
         if not self.lane_runs:
             return []
+        sizes = {lane: run.course.size for lane, run in self._admitted()}
         block = self._train_lanes(min(run.course.steps_to_pause for run in self.lane_runs))
         rows = self._measure(block)
         self._keep_best(rows, block)
         self._report(rows, block)
         self._finish(block)
         self._save()
-        return self._release_movers()
+        return self._release_movers(sizes)
 
     def _train_lanes(self, n_steps: int) -> _Block:
         """Make the updates, and book each run's own: the rest of the block is not its business."""
@@ -165,15 +172,19 @@ class Group:
 
         Places in the data [n_steps, n, batch], keys (seed, step) of the dropout [n_steps, n, 2] and
         the rule's coefficients [n_steps, 3, n]; after its last step a lane has those of step 0.
+        A batch smaller than the stack's is filled up with its own first example, so that nothing
+        is computed that is not finite where its losses are.
         """
-        n, size = len(self.lanes), self.kind.batch_size
-        places = torch.zeros((n_steps, n, size), dtype=torch.int64)
+        n = len(self.lanes)
+        places = torch.zeros((n_steps, n, self.kind.batch_size), dtype=torch.int64)
         keys = torch.zeros((n_steps, n, 2), dtype=torch.int64)
         coefficients = np.zeros((n_steps, 3, n))
         coefficients[:, 1] = 1.0  # Adam divides by it, in empty lanes too
         for lane, run in self._admitted():
             step, own = run.course.step, min(n_steps, run.course.steps_left)
-            places[:own, lane] = run.batches.places(run.course.examples, own * size).view(own, size)
+            size = run.course.size
+            its = run.batches.places(run.course.examples, own * size).view(own, size)
+            places[:own, lane, :size], places[:own, lane, size:] = its, its[:, :1]
             keys[:, lane, 0] = run.run.seed
             keys[:, lane, 1] = torch.arange(step, step + n_steps)
             lr = run.course.rates[step : step + own]
@@ -371,11 +382,12 @@ class Group:
             random=run.random,
         )
 
-    def _release_movers(self) -> list[LaneRun]:
-        """Take the runs whose next batch has another size out of their lanes, with their states."""
-        movers = [
-            (lane, run) for lane, run in self._admitted() if run.course.size != self.kind.batch_size
-        ]
+    def _release_movers(self, sizes: Mapping[int, int]) -> list[LaneRun]:
+        """Take the runs whose next batch has another size out of their lanes, with their states.
+
+        sizes: of the batches so far, by lane.
+        """
+        movers = [(lane, run) for lane, run in self._admitted() if run.course.size != sizes[lane]]
         for lane, run in movers:
             state = self.stack.snapshot(lane)
             self.stack.read(state, run.n_updates, run.state.model, run.state.optimizer)

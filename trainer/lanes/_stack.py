@@ -26,7 +26,7 @@ __all__ = ["Stack", "sum_of"]
 EVAL_LANES = 64
 EVAL_EXAMPLES = 2**16
 # Numbers of its own that each lane's loss and clipping take.
-OWN = ("threshold", "flood", "l1")
+OWN = ("n_examples", "threshold", "flood", "l1")
 
 
 class Stack:
@@ -34,7 +34,8 @@ class Stack:
 
     rows: "weights" [n, n_weights] (the trained parameters, flat, in the model's order), the
     optimizer's moments, "decay" and "scale" of the same shape, one number per lane for other
-    settings, and "buffer/NAME" for each buffer or parameter that is not trained. kept: the weights,
+    settings and for the size of its batch, "n_examples", and "buffer/NAME" for each buffer or
+    parameter that is not trained. kept: the weights,
     moments and buffers of each lane's best weights so far. The model given is the template; it and
     the run say what is alike in all lanes.
     """
@@ -80,15 +81,25 @@ class Stack:
                 if lanes:
                     new[: len(lanes)] = tensors[name][torch.tensor(lanes, device=value.device)]
                 tensors[name] = new
+        self.rows["n_examples"][len(lanes) :] = 1  # it is divided by, in empty lanes too
 
     def write(
-        self, lane: int, model: nn.Module, optimizer: torch.optim.Optimizer, run: Settings
+        self,
+        lane: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        run: Settings,
+        n_examples: int,
     ) -> None:
-        """Put a run into a lane: the weights and optimizer state it has, and its settings."""
+        """Put a run into a lane: the weights and optimizer state it has, and its settings.
+
+        n_examples: of its batches; the first so many of each that `step` is given count.
+        """
         for name, value in self._row(model, optimizer, run).items():
             self.rows[name][lane] = value
             if name in self.kept:
                 self.kept[name][lane] = value
+        self.rows["n_examples"][lane] = n_examples
 
     def state_of(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, run: Settings
@@ -161,9 +172,10 @@ class Stack:
     ) -> Tensor:
         """One update of every lane, in place in `rows`; what it measured, [3 + n_params, n].
 
-        inputs, targets: [n, batch, ...]. keys: (seed, step) of each lane's dropout, int64 [n, 2].
-        coefficients: of `Rule.coefficients`, [3, n]. Measured: mean loss per example, whether it
-        was clipped (0 or 1), norm of the gradient and of each parameter's, before clipping.
+        inputs, targets: [n, batch, ...], of which each lane's first "n_examples" count. keys:
+        (seed, step) of each lane's dropout, int64 [n, 2]. coefficients: of `Rule.coefficients`,
+        [3, n]. Measured: mean loss per example, whether it was clipped (0 or 1), norm of the
+        gradient and of each parameter's, before clipping.
         """
         for dropout in self._dropouts:
             dropout.n_calls = 0
@@ -227,7 +239,8 @@ class Stack:
 
         As `iolaus.trainer.loop.update`.
         """
-        n_examples = targets.shape[0]
+        n_examples = own_numbers["n_examples"]
+        counts = torch.arange(len(targets), device=targets.device) < n_examples
         if self.kind.task.n_draws:
             batch = augmented(self.kind.task, Examples(inputs, targets), key)
             inputs, targets = batch.inputs, batch.targets
@@ -236,18 +249,23 @@ class Stack:
 
         # Buffers go in as arguments: what a transform captures, nothing inside it may write to.
         def objective(
-            params: dict[str, Tensor], own: dict[str, Tensor], inputs: Tensor, targets: Tensor
+            params: dict[str, Tensor],
+            own: dict[str, Tensor],
+            inputs: Tensor,
+            targets: Tensor,
+            counts: Tensor,
         ) -> tuple[Tensor, Tensor]:
             part = Examples(inputs, targets)
             with autocast(self._run):
                 losses = self.kind.task.loss(self._model(params, own), part)
+            losses = torch.where(counts, losses, torch.zeros_like(losses))
             total = losses.sum()
             return (
                 total if self.kind.reduction == "sum" else total / n_examples
             ), losses.detach().sum() / n_examples
 
         n_parts = self.kind.n_accumulate
-        parts = zip(inputs.chunk(n_parts), targets.chunk(n_parts), strict=True)
+        parts = zip(*(of_all.chunk(n_parts) for of_all in (inputs, targets, counts)), strict=True)
         of_parts = [grad(objective, has_aux=True)(params, own, *part) for part in parts]
         grads = [sum_of([g[name] for g, _ in of_parts]) for name in self._params]
         loss = sum_of([mean for _, mean in of_parts])
@@ -290,6 +308,7 @@ class Stack:
 
         groups = param_groups(model, run.optim)
         row = {
+            "n_examples": own(1.0),
             "weights": own(torch.cat([param.detach().reshape(-1) for param in params])),
             "threshold": own(float(getattr(run.clip, "threshold", 1.0))),
             "flood": own(run.loss.flood or 0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ class Kind:
     """What is equal in all lanes of a stack; everything else is a value of its own in each lane.
 
     structure: the modules with their plain attributes, parameters and buffers; see `structure_of`.
-    clip: with 1 for a threshold. flooded: whether the loss is kept above a level.
-    penalised: whether weights are.
+    batch_size: of the largest batches; smaller ones may be filled up to it (`stack_size`). clip:
+    with 1 for a threshold. flooded: whether the loss is kept above a level. penalised: whether
+    weights are.
     """
 
     task: Task
@@ -49,6 +51,11 @@ class Kind:
     norms_each_step_until: int
     eval_every: Every
     tests: bool
+
+    @property
+    def of_any_size(self) -> Kind:
+        """The same for all batch sizes."""
+        return dataclasses.replace(self, batch_size=0)
 
 
 def kind_of(run: Settings, model: nn.Module, batch_size: int) -> Kind:

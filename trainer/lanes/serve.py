@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.lanes._group import Group
 from iolaus.trainer.lanes._lane_run import LaneRun, begin_lane_run
 from iolaus.trainer.lanes._remembered import remembered
+from iolaus.trainer.lanes._sizes import is_filling_up_exact, stack_size
 from iolaus.trainer.lanes._width import best_width
 from iolaus.trainer.lanes.check import check
 from iolaus.trainer.lanes.kind import Kind, NotInLanesError, kind_of
@@ -37,6 +39,7 @@ class Lanes:
     ) -> None:
         self._compile = compile
         self._groups: dict[Kind, Group] = {}
+        self._fills_up: dict[Kind, bool] = {}  # by kinds without their batch sizes
         self._waiting: list[LaneRun] = []
         self._n_steps_before = (0, 0)  # of groups that are gone
 
@@ -48,9 +51,8 @@ class Lanes:
 
     @property
     def n_waiting_by_kind(self) -> list[int]:
-        """Runs that begin with the next block, counted by kind."""
-        kinds = [kind_of(run.run, run.state.model, run.course.size) for run in self._waiting]
-        return list(Counter(kinds).values())
+        """Runs that begin with the next block, counted by the stack they join."""
+        return [len(runs) for runs in self._by_stack().values()]
 
     @property
     def n_lane_runs(self) -> int:
@@ -81,10 +83,7 @@ class Lanes:
 
     def run_block(self) -> None:
         """Train every group for a block."""
-        waiting: dict[Kind, list[LaneRun]] = {}
-        for lane_run in self._waiting:
-            kind = kind_of(lane_run.run, lane_run.state.model, lane_run.course.size)
-            waiting.setdefault(kind, []).append(lane_run)
+        waiting = self._by_stack()
         self._waiting = []
         for kind, new_runs in waiting.items():
             if kind not in self._groups:
@@ -99,6 +98,32 @@ class Lanes:
                 del self._groups[kind]
                 continue
             self._waiting += group.run_block()
+
+    def _by_stack(self) -> dict[Kind, list[LaneRun]]:
+        """The waiting runs by the kind of the stack that each joins."""
+        own_kinds: dict[Kind, list[LaneRun]] = {}
+        for lane_run in self._waiting:
+            kind = kind_of(lane_run.run, lane_run.state.model, lane_run.course.size)
+            own_kinds.setdefault(kind, []).append(lane_run)
+        stacks: dict[Kind, dict[int, Counter[int]]] = {}  # of each kind, by size
+        for kind, group in self._groups.items():
+            stacks.setdefault(kind.of_any_size, {})[kind.batch_size] = group.n_by_size
+        joined: dict[Kind, list[LaneRun]] = {}
+        for kind in sorted(own_kinds, key=lambda kind: kind.batch_size, reverse=True):
+            runs, alike = own_kinds[kind], stacks.setdefault(kind.of_any_size, {})
+            n_steps = max(run.course.steps_left for run in runs)
+            size = stack_size(kind, len(runs), n_steps, alike)
+            if size != kind.batch_size and not self._may_fill_up(kind, runs[0]):
+                size = kind.batch_size
+            alike.setdefault(size, Counter())[kind.batch_size] += len(runs)
+            joined.setdefault(replace(kind, batch_size=size), []).extend(runs)
+        return joined
+
+    def _may_fill_up(self, kind: Kind, lane_run: LaneRun) -> bool:
+        if kind.of_any_size not in self._fills_up:
+            is_exact = is_filling_up_exact(lane_run.run, lane_run.state.model)
+            self._fills_up[kind.of_any_size] = is_exact
+        return self._fills_up[kind.of_any_size]
 
 
 def run_lanes(server: LaneServer) -> None:

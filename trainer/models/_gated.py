@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["GatedLayer", "SequenceClassifier"]
@@ -29,11 +31,20 @@ class GatedLayer(nn.Module, ABC):
         self.bias_hh = nn.Parameter(torch.empty(n_rows).uniform_(-bound, bound))
 
     @abstractmethod
-    def forward(self, inputs: Tensor) -> list[Tensor]:
+    def from_inputs(self, inputs: Tensor) -> Tensor:
+        """What inputs [..., n_inputs] add to the gates, [..., n_gates n_hidden]."""
+
+    @abstractmethod
+    def recur(self, from_inputs: Tensor) -> list[Tensor]:
         """The h of each time step, [n_examples, n_hidden], beginning from zero.
 
-        inputs: [length, n_examples, n_inputs].
+        from_inputs: of the inputs, [length, n_examples, n_gates n_hidden].
         """
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """The h of each time step for inputs [length, n_examples, n_inputs]; see `recur`."""
+        # One product for all time steps; only the recurrence itself has to go step by step.
+        return self.recur(self.from_inputs(inputs))
 
 
 class SequenceClassifier(nn.Module):
@@ -61,8 +72,12 @@ class SequenceClassifier(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [n_examples, n_classes] for tokens [n_examples, length]."""
-        first, *others = self.layers
-        hidden = first(self.embedding(tokens.t()))  # time first: each step's numbers lie together
+        first, *others = cast(Iterable[GatedLayer], self.layers)
+        times = tokens.t()  # time first: each step's numbers lie together
+        if self.embedding.num_embeddings < tokens.numel():  # one product per symbol, looked up
+            hidden = first.recur(F.embedding(times, first.from_inputs(self.embedding.weight)))
+        else:
+            hidden = first(self.embedding(times))
         for layer in others:
             hidden = layer(torch.stack(hidden))
         logits: Tensor = self.output(hidden[-1])

@@ -22,15 +22,14 @@ class GRULayer(GatedLayer):
     def __init__(self, n_inputs: int, n_hidden: int) -> None:
         super().__init__(n_inputs, n_hidden, n_gates=3)
 
-    def forward(self, inputs: Tensor) -> list[Tensor]:
-        """The h of each time step, [n_examples, n_hidden], beginning from zero.
+    def from_inputs(self, inputs: Tensor) -> Tensor:
+        """What inputs add to the gates; see `GatedLayer`."""
+        return F.linear(inputs, self.weight_ih, self.bias_ih)
 
-        inputs: [length, n_examples, n_inputs].
-        """
-        # One product for all time steps; only the recurrence itself has to go step by step.
-        from_inputs = F.linear(inputs, self.weight_ih, self.bias_ih).unbind(0)
+    def recur(self, from_inputs: Tensor) -> list[Tensor]:
+        """The h of each time step; see `GatedLayer`."""
         hidden: list[Tensor] = []
-        for x in from_inputs:
+        for x in from_inputs.unbind(0):
             reset_x, update_x, candidate_x = x.chunk(3, -1)
             h = F.linear(hidden[-1], self.weight_hh, self.bias_hh) if hidden else self.bias_hh
             reset_h, update_h, candidate_h = h.chunk(3, -1)

@@ -23,16 +23,15 @@ class LSTMLayer(GatedLayer):
     def __init__(self, n_inputs: int, n_hidden: int) -> None:
         super().__init__(n_inputs, n_hidden, n_gates=4)
 
-    def forward(self, inputs: Tensor) -> list[Tensor]:
-        """The h of each time step, [n_examples, n_hidden], beginning from zero.
+    def from_inputs(self, inputs: Tensor) -> Tensor:
+        """What inputs add to the gates; see `GatedLayer`."""
+        return F.linear(inputs, self.weight_ih, self.bias_ih + self.bias_hh)
 
-        inputs: [length, n_examples, n_inputs].
-        """
-        # One product for all time steps; only the recurrence itself has to go step by step.
-        from_inputs = F.linear(inputs, self.weight_ih, self.bias_ih + self.bias_hh).unbind(0)
+    def recur(self, from_inputs: Tensor) -> list[Tensor]:
+        """The h of each time step; see `GatedLayer`."""
         hidden: list[Tensor] = []
         cell: Tensor | None = None
-        for x in from_inputs:
+        for x in from_inputs.unbind(0):
             gates = x + F.linear(hidden[-1], self.weight_hh) if hidden else x
             write, keep, candidate, show = gates.chunk(4, -1)
             written = torch.sigmoid(write) * torch.tanh(candidate)

@@ -206,6 +206,16 @@ def test_a_high_loss_that_jumped_is_calmed_and_one_that_did_not_is_driven():
     assert fixed("underfitting", config_keys(0.01, lr=0.1))["lr"] == 0.01
 
 
+def test_a_loss_that_began_high_has_not_jumped_where_better_rates_are_higher():
+    """Its rate is raised; without peers it is lowered, and so is that of one that rose later."""
+    began_high = np.linspace(1.9, 1.4, 100)
+    rose = np.concatenate([np.linspace(1.2, 1.0, 50), np.linspace(2.0, 1.6, 50)])
+    better = config_keys(0.3, lr=0.01)
+    assert fixed("slow", better, losses=began_high)["lr"] == pytest.approx(0.3, rel=0.05)
+    assert fixed("slow", config_keys(lr=0.01), losses=began_high)["lr"] < 0.01
+    assert fixed("slow", better, losses=rose)["lr"] < 0.01
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -19,6 +19,7 @@ from iolaus.analysis.diagnosis._features import (
     gather,
     loss_metrics,
 )
+from iolaus.analysis.diagnosis.convergence import convergence
 from iolaus.analysis.diagnosis.diagnose import diagnose
 from iolaus.analysis.diagnosis.shapes import SHAPES, diagnose_curve
 from iolaus.sweeps.signals import signals
@@ -456,6 +457,23 @@ def test_validation_is_told_of_as_it_was_reported_too():
     )
     (reason,) = diagnose(replace(apart, metric="accuracy", directions=("maximize",)))["reason"]
     assert reason == "validation stays at 0.6, 0.4 below training at 1"
+
+
+@pytest.mark.parametrize("shape", ["converged", "slow", "fast_then_flat", "oscillating"])
+@pytest.mark.parametrize("level", [0.001, 0.2, 0.9])
+def test_a_loss_is_not_compared_with_an_accuracy(shape, level):
+    """Whether it lies above or below means nothing: no gap, and no word of validation, while the
+    same two curves by the name of a loss are compared.
+    """
+    losses = CURVES[shape]
+    accuracy = level * (1 - np.exp(-9 * U)) + 0.01 * NOISE
+    made = sweep({0: {"loss": losses, "val_acc": accuracy}})
+    watched = replace(made, metric="val_acc", directions=("maximize",))
+    found = diagnose(watched).loc[0]
+    assert "validation" not in f"{found['reason']} {found['advice']}"
+    assert math.isnan(convergence(watched).loc[0, "val_gap"])
+    alike = sweep({0: {"loss": losses, "val_loss": level - accuracy}})
+    assert not math.isnan(convergence(alike).loc[0, "val_gap"])
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,18 @@ def test_a_users_metric_named_like_an_intervention_keeps_its_row(tmp_path: Path)
     assert read_curves(tmp_path / "curves").num_rows == 4
 
 
+def test_a_step_that_is_shown_is_the_one_that_counts(tmp_path: Path) -> None:
+    """Where a task's steps begin again, a trial's own goes on from the last, as for its pruner."""
+
+    def task(trial: int) -> float:
+        for step in (0, 1, 2, 0, 1, 2):
+            report(step, loss=1.0)
+        return 0.5
+
+    driver, study = drive(task, tmp_path, n_trials=1)
+    assert driver.trials[0].step == max(study.trials[0].intermediate_values) == 5
+
+
 def test_a_broken_storage_stops_the_sweep_gently_and_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

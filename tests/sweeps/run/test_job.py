@@ -33,17 +33,16 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import iolaus
 from iolaus import report, should_stop
+from iolaus.sweeps.child import CHILD_REPORTS_VARIABLE
 from iolaus.sweeps.errors import SweepFailedError
-from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter, reporting_to
-from iolaus.sweeps.run._job import CHILD_REPORTS_FILE, HydraRunner
+from iolaus.sweeps.reporting import Reporter, reporting_to
+from iolaus.sweeps.run._job import HydraRunner
 from iolaus.sweeps.run._messages import Assignment
-from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import as_floats
 from iolaus.sweeps.run._returns import FolderReturn
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.types import OUTPUT_FILE, Ending, Outcome, Returned, Verdict
 
 
@@ -255,6 +254,27 @@ def test_trials_do_not_share_their_config(app: App) -> None:
     assert _plain(app.composer.compose(["x=1"])) == _plain(hydras)
 
 
+@pytest.mark.usefixtures("process")
+def test_what_trials_share_can_be_made_before_the_first(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an example, in whose folder nothing is left; trials with other values compose nothing
+    then, and have the config that Hydra gives them.
+    """
+    seen = []
+    runner = HydraRunner(
+        with_callbacks(app), lambda cfg: seen.append(_plain(cfg)), app.composer, example=["x=0"]
+    )
+    runner.load()
+    assert not app.sweep_dir.exists()
+    monkeypatch.setattr(Composer, "compose", lambda *_: pytest.fail("composed"))
+    assert runner(Assignment(3, ("x=5",)), Reporter("loss", lambda: 0.0)).ending is not None
+    assert [folder.name for folder in app.sweep_dir.iterdir()] == ["3-5"]
+    shutil.rmtree(app.sweep_dir)
+    assert seen == [_plain(run_as_hydra(app, lambda cfg: None, 3, ["x=5"]).cfg)]
+    shutil.rmtree(app.sweep_dir)
+
+
 def run_as_hydra(
     app: App, task: Callable[[DictConfig], Any], trial: int, lines: list[str]
 ) -> JobReturn:
@@ -288,10 +308,35 @@ def contents(folder: Path) -> dict[str, Any]:
     return found
 
 
-def without_callbacks(app: App) -> HydraContext:
+def with_callbacks(app: App, *given: Any) -> HydraContext:
     callbacks = Callbacks()
-    callbacks.callbacks = []
+    callbacks.callbacks = list(given)
     return HydraContext(config_loader=app.context.config_loader, callbacks=callbacks)
+
+
+@pytest.mark.usefixtures("process")
+@pytest.mark.parametrize(
+    ("callback", "n_composed"),
+    [(iolaus.Recorder(), 1), (Recorder([]), 3)],
+)
+def test_our_own_callback_costs_trials_nothing(
+    app: App, monkeypatch: pytest.MonkeyPatch, callback: Any, n_composed: int
+) -> None:
+    """Trials that differ in values are composed once beside `iolaus.Recorder`, which the trainer
+    has, and each by itself beside a callback that may keep its config.
+    """
+    composed, compose = [], Composer.compose
+    monkeypatch.setattr(
+        Composer, "compose", lambda self, lines: composed.append(lines) or compose(self, lines)
+    )
+    monkeypatch.setenv("APP_X", "1")
+    runner = HydraRunner(with_callbacks(app, callback), lambda _: 0.5, app.composer)
+    for trial in range(3):
+        reporter = Reporter("loss", clock=lambda: 0.0)
+        with reporting_to(reporter):
+            runner(Assignment(trial, (f"x={trial}",)), reporter)
+    shutil.rmtree(app.sweep_dir)
+    assert len(composed) == n_composed
 
 
 # Values of one branch: numbers, texts that YAML quotes, wraps or escapes, lists, an enum's name.
@@ -322,7 +367,7 @@ def test_the_files_of_trials_are_hydras_to_the_byte(app: App, trials: list[dict[
             cfg.x, cfg.nested.extra = 99, 1
         return 0.5
 
-    runner = HydraRunner(without_callbacks(app), task, app.composer)
+    runner = HydraRunner(with_callbacks(app), task, app.composer)
     for trial, values in enumerate(trials):
         lines = tuple(f"{key}={value}" for key, value in values.items())
         left: list[dict[str, bytes]] = []
@@ -358,7 +403,7 @@ def test_logging_is_as_hydra_sets_it_up_whatever_a_task_did(app: App, meddles: s
             case "filter":
                 root.handlers[-1].addFilter(lambda _: False)
 
-    runner = HydraRunner(without_callbacks(app), task, app.composer)
+    runner = HydraRunner(with_callbacks(app), task, app.composer)
     made = []
     for trial in range(3):
         runner(Assignment(trial, (f"x={trial}",)), Reporter("loss", lambda: 0.0))
@@ -576,49 +621,24 @@ def test_only_a_task_that_noticed_was_stopped(app: App, looks: bool) -> None:
         assert outcome == Outcome(Ending.COMPLETED, values=(1.0,), returned=Returned.of(1.0))
 
 
-def _forked_report() -> None:
-    if (child := os.fork()) == 0:
-        report(0, loss=1.0)
-        os._exit(0)
-    os.waitpid(child, 0)
-
-
-def _spawned_report() -> None:
-    command = "import iolaus; iolaus.report(0, loss=1.0)"
-    subprocess.run([sys.executable, "-c", command], check=True)
-
-
 @pytest.mark.usefixtures("process")
-@pytest.mark.parametrize("child", [_forked_report, _spawned_report, None])
-@pytest.mark.parametrize("is_parent_reporting", [False, True])
-def test_a_trial_of_which_only_children_report_says_so(
-    app: App, child: Callable[[], None] | None, is_parent_reporting: bool
-) -> None:
-    """Reports of child processes are not taken; where there are no others the failure says that,
-    and what to do. Nothing is left in the folder, and nothing said without children.
-    """
+def test_a_child_reports_in_place_of_its_trial(app: App) -> None:
+    """A trial whose child was told to end is pruned, however the task sees the child end."""
+    verdict = Verdict("Rule", 1, "enough")
+    reporter = Reporter("loss", clock=lambda: 0.0)
 
     def task(_: DictConfig) -> None:
-        if child is not None:
-            child()
-        if is_parent_reporting:
-            report(0, loss=2.0)
+        reporter.stop(verdict)
+        command = "import iolaus; iolaus.report(0, loss=1.0)"
+        subprocess.run([sys.executable, "-c", command], check=True)
 
-    reporter = Reporter("loss", clock=lambda: 0.0)
-    assignment = Assignment(0, ("x=1", "s.must=a"))
     runner = HydraRunner(app.context, task, app.composer)
     with reporting_to(reporter):
-        outcome = runner(assignment, reporter)
+        outcome = runner(Assignment(0, ("x=1", "s.must=a")), reporter)
     batch = reporter.take()
     assert batch is not None
-    assert [row.metrics["loss"] for row in batch.rows] == [2.0] * is_parent_reporting
-    ended = with_objective(
-        outcome, Objective(None, Metric("loss")), WatchedCurve(Metric("loss")), ()
-    )
-    is_said = "only child processes of the trial reported" in ended.reason
-    assert is_said == (child is not None and not is_parent_reporting)
-    assert batch.folder is not None
-    assert not Path(batch.folder, CHILD_REPORTS_FILE).exists()
+    assert [row.metrics for row in batch.rows] == [{"loss": 1.0}]
+    assert outcome == Outcome(Ending.PRUNED, reason="enough", verdict=verdict)
     assert CHILD_REPORTS_VARIABLE not in os.environ
 
 

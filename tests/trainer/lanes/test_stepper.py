@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from iolaus.trainer.course import Hooks
+from iolaus.trainer.lanes import _stepper
 from iolaus.trainer.lanes._group import Group
 from iolaus.trainer.lanes._lane_run import begin_lane_run
 from iolaus.trainer.lanes._stepper import CudaGraph
@@ -80,3 +82,32 @@ def test_a_script_of_the_step_does_the_same_to_the_bit(compose: Compose) -> None
     assert all(torch.equal(one, other) for one, other in zip(*sides, strict=True))
     before = list(group.stack.rows.values())
     assert not all(torch.equal(one, other) for one, other in zip(sides[0][3:], before, strict=True))
+
+
+@pytest.mark.parametrize("is_faster", [True, False])
+def test_a_compiled_step_is_used_where_it_is_faster(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, is_faster: bool
+) -> None:
+    """And is tried once for a width; no lane is updated meanwhile."""
+    n_compiled = []
+
+    def compiled(graph: Any, _: Any) -> Any:
+        n_compiled.append(1)
+
+        def step(*arguments: Any) -> torch.Tensor:
+            time.sleep(0 if is_faster else 0.02)
+            return torch.zeros(()) if is_faster else graph(*arguments)
+
+        return step
+
+    monkeypatch.setattr(_stepper, "_compiled", compiled)
+    group = group_of(read(compose("task=digits", "batch_size=16")))
+    group.traced_step()
+    stepper = group._stepper
+    before = {name: row.clone() for name, row in group.stack.rows.items()}
+    places, keys, coefficients = group._inputs(1)
+    given = (*group._batch(places[0]), keys[0], coefficients[0])
+    assert [stepper.prepare(10**9, 1.0, given) for _ in range(2)] == [True, False]
+    assert len(n_compiled) == 1
+    assert all(torch.equal(row, before[name]) for name, row in group.stack.rows.items())
+    assert (stepper(*given).ndim == 0) == is_faster
