@@ -414,7 +414,8 @@ def _arrived(features: Features, s: Signals, near: float) -> float:
     near: within this share of its fall, or its noise.
     """
     steps, losses = smooth(features.steps[: s.n_reports], features.losses[: s.n_reports])
-    above = np.flatnonzero(losses > s.level + max(3 * features.noise, near * features.fall))
+    near = max(3 * features.noise, near * features.fall, 1e-9 * abs(s.level))  # means are rounded
+    above = np.flatnonzero(losses > s.level + near)
     after = int(above[-1]) + 1 if len(above) else 0
     return float(steps[min(after, len(steps) - 1)])
 

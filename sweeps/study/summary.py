@@ -331,8 +331,7 @@ def cut_off_text(trials: Iterable[FrozenTrial]) -> str:
     n_on = len(went_on) - n_anew
     parts = [
         f"{counted(n_on, 'trial')} went on from {'its' if n_on == 1 else 'their'} checkpoints",
-        f"{counted(n_anew, 'trial')} began anew, without a checkpoint of "
-        f"{'its setting' if n_anew == 1 else 'their settings'}",
+        f"{counted(n_anew, 'trial')} began anew, with no checkpoint loaded",
     ]
     said = " and ".join(part for part, n in zip(parts, (n_on, n_anew), strict=True) if n)
     again = f": at least {counted(n_lost, 'step')} computed again" if n_lost else ""

@@ -31,7 +31,7 @@ def test_lightning_with_two_ranks_is_pruned_on_both(sweep: Any, study: Any) -> N
         *("lightning_app.py", "lr=choice(0.1, 1e-3, 1e-4)", "hydra/sweeper/sampler=grid"),
         *("hydra.sweeper.metric=val_loss", "devices=2", "hydra.sweeper.n_jobs=1"),
         *(f"+hydra.sweeper.pruner={pruner}", "hydra.sweeper.holdout_fraction=0"),
-    ).ok()
+    ).ok(200)
     trials = study().trials
     assert trials[0].state is TrialState.COMPLETE
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}

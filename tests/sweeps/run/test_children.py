@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,30 @@ def test_a_child_of_no_trial_reports_nothing(trial: Trial, known: str | None) ->
         "(None, False, None)"
     )
     assert trial.rows() == []
+
+
+def test_a_child_whose_trial_dies_is_to_stop() -> None:
+    """There is nobody left to train for, and no other process that would end it."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("\0iolaus-test-dies")
+        listener.listen()
+
+        def act() -> str:
+            os.environ[CHILD_REPORTS_VARIABLE] = "3@iolaus-test-dies"
+            report(0, loss=1)
+            try:
+                report(1, loss=1)
+            finally:
+                assert should_stop() is False  # said once; then it is as outside a sweep
+            return "went on"
+
+        def trial() -> None:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rwb") as stream:
+                stream.readline()
+                stream.write(b"{}\n")
+
+        answering = threading.Thread(target=trial)
+        answering.start()
+        assert child(act) == "TrialPruned: the trial's process is gone"
+        answering.join()
