@@ -94,7 +94,7 @@ def interactions(sweep: Sweep) -> pd.DataFrame:
     """
     trials, values = _judged(sweep)
     names = list(varied(trials).values())
-    ranks = pd.Series(values).rank().to_numpy()
+    ranks = np.asarray(pd.Series(values).rank(), dtype=np.float64)
     rows = []
     for one, two in itertools.combinations(names, 2):
         tested = _two_way(_levels(trials[one]), _levels(trials[two]), ranks)

@@ -1,12 +1,13 @@
 """Wall time per trial beyond the training itself.
 
 Iolaus beside plain Optuna, Hydra's launchers, a process per trial. python benchmarks/overhead.py
-[--rounds 3] [--only nothing]
+[--rounds 3] [--only nothing] [--official PYTHON]
 
 All contenders run in every round, in random order. A task notes when it begins and ends, so a
 contender's figure is (last end - first begin - time in tasks / slots) / (trials - slots): starting
 and stopping Python is left out, and the load of other programs weighs on tasks and overhead alike.
-What comes after the last task is given as "end".
+What comes after the last task is given as "end". PYTHON: one that has hydra-optuna-sweeper and
+numpy; without it the official sweeper is left out.
 """
 
 import argparse
@@ -57,6 +58,18 @@ def iolaus(n_slots: int) -> Callable[[int, int, int], Command]:
     return command
 
 
+def official(*storage: str) -> Callable[[int, int, int], Command]:
+    """The official Optuna sweeper, whose trials Hydra's basic launcher runs one after the other."""
+    fixed = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "x=interval(-1,1)", *storage]
+
+    def command(n: int, work: int, seed: int) -> Command:
+        given = [f"n_trials={n}", "n_jobs=1", f"sampler.seed={seed}"]
+        options = [f"hydra.sweeper.{option}" for option in given]
+        return [APP, "--multirun", f"n_products={work}", *fixed, *options]
+
+    return command
+
+
 def optuna(storage: str, n_jobs: int) -> Callable[[int, int, int], Command]:
     return lambda n, work, seed: [__file__, "--optuna", storage, *map(str, (n_jobs, n, work, seed))]
 
@@ -74,6 +87,12 @@ CONTENDERS: dict[str, tuple[int, Callable[[int, int, int], Command] | None]] = {
         hydra("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     ),
     "a process per trial, 2 at a time": (2, None),
+}
+
+
+OFFICIAL: dict[str, tuple[int, Callable[[int, int, int], Command] | None]] = {
+    "official Optuna sweeper": (1, official()),
+    "official Optuna sweeper, SQLite": (1, official("hydra.sweeper.storage=sqlite:///study.db")),
 }
 
 
@@ -95,9 +114,15 @@ def run_optuna(storage: str, n_jobs: int, n: int, work: int, seed: int) -> None:
     )
 
 
-def measure(name: str, n: int, work: int, seed: int) -> tuple[float, float]:
+def measure(
+    contender: tuple[int, Callable[[int, int, int], Command] | None],
+    python: str,
+    n: int,
+    work: int,
+    seed: int,
+) -> tuple[float, float]:
     """Seconds per trial beyond training, and seconds from the last task's end to the command's."""
-    n_slots, command = CONTENDERS[name]
+    n_slots, command = contender
     with tempfile.TemporaryDirectory() as folder:
         diary = Path(folder, "diary")
         # One BLAS thread for everyone.
@@ -109,7 +134,7 @@ def measure(name: str, n: int, work: int, seed: int) -> tuple[float, float]:
         }
 
         def start(arguments: Command) -> None:
-            run = [sys.executable, *arguments]
+            run = [python, *arguments]
             subprocess.run(
                 run, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=600
             )
@@ -122,7 +147,7 @@ def measure(name: str, n: int, work: int, seed: int) -> tuple[float, float]:
             start(command(n, work, seed))
         end_s = time.time()
         times = [tuple(map(float, line.split())) for line in diary.read_text().splitlines()]
-    assert len(times) == n, f"{name} ran {len(times)} tasks of {n}"
+    assert len(times) == n, f"{len(times)} tasks were run of {n}"
     first_s, last_s = min(begin for begin, _ in times), max(end for _, end in times)
     trained_s = sum(end - begin for begin, end in times)
     return (last_s - first_s - trained_s / n_slots) / (n - n_slots), end_s - last_s
@@ -134,18 +159,21 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=TASKS)
+    parser.add_argument("--official", help="interpreter with hydra-optuna-sweeper")
     parser.add_argument("--optuna", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.optuna:
         storage, *numbers = arguments.optuna
         run_optuna(storage, *map(int, numbers))
         return
+    contenders = CONTENDERS | (OFFICIAL if arguments.official else {})
     for task in [arguments.only] if arguments.only else TASKS:
         n, work = TASKS[task]
-        seen: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTENDERS}
+        seen: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
         for seed in range(arguments.rounds):
-            for name in random.Random(seed).sample(list(CONTENDERS), len(CONTENDERS)):
-                seen[name].append(measure(name, n, work, seed))
+            for name in random.Random(seed).sample(list(contenders), len(contenders)):
+                python = arguments.official if name in OFFICIAL else sys.executable
+                seen[name].append(measure(contenders[name], python, n, work, seed))
         ours_s = {
             i: [s for s, _ in seen[name]]
             for i, name in ((2, "Iolaus, 2 slots"), (1, "Iolaus, 1 slot"))
@@ -155,7 +183,7 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- |")
         for name, pairs in seen.items():
             ms = [1000 * s for s, _ in pairs]
-            ratio = statistics.median(ms) / 1000 / statistics.median(ours_s[CONTENDERS[name][0]])
+            ratio = statistics.median(ms) / 1000 / statistics.median(ours_s[contenders[name][0]])
             end_s = statistics.median(s for _, s in pairs)
             print(
                 f"| {name} | {min(ms):.1f} | {statistics.median(ms):.1f} | {max(ms):.1f} "

@@ -10,6 +10,7 @@ from statistics import NormalDist
 from iolaus.sweeps.text import counted, ordinal
 
 __all__ = [
+    "BEST_PER_CUBE_ROOT",
     "HeldOut",
     "HoldoutResult",
     "caution_added",
@@ -18,6 +19,8 @@ __all__ = [
     "held_out",
 ]
 
+# The goal is the k-th best of n trials, k = this * caution * cube root of n (docs/pruning.md).
+BEST_PER_CUBE_ROOT = 1.25
 N_NAMED = 4  # ranks that a sentence lists
 # The share of stops that may be wrong, and how many stops' worth of evidence it is believed like.
 TOLERATED, TOLERATED_WEIGHT = 0.02, 10.0

@@ -1,4 +1,4 @@
-"""The one place that touches what Hydra 1.3 and OmegaConf 2.3 keep to themselves.
+"""The one place that touches what Hydra 1.3, 1.4 and OmegaConf 2.3, 2.4 keep to themselves.
 
 Each function says what it does in public terms and which private part it relies on;
 tests/sweeps/test_hydra_compat.py holds each against Hydra's own slow way. Another minor version of
@@ -12,14 +12,20 @@ import dataclasses
 import enum
 import io
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import FrameType
 from typing import Any, cast
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra import __version__ as hydra_version
+from hydra import utils
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import _run_hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, RangeSweep
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf, StringNode
@@ -32,6 +38,10 @@ __all__ = [
     "as_set_again",
     "config_groups",
     "copy_without",
+    "is_changed_range",
+    "is_command_line",
+    "is_known_in_jobs",
+    "made",
     "may_keep_configs",
     "overrides_dirname",
     "overwrite",
@@ -40,6 +50,8 @@ __all__ = [
     "returned_by",
     "set_hydra_config",
     "to_yaml",
+    "values_of_range",
+    "whitelisted",
     "with_number",
 ]
 
@@ -54,14 +66,77 @@ def apply_overrides(config: DictConfig, overrides: Sequence[Override]) -> None:
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 
+def is_known_in_jobs(error: Exception) -> bool:
+    """Whether it is of an interpolation of `${hydra:...}`, which has its value within a job.
+
+    Relies on the message of `HydraConfig.get`, whose error OmegaConf hands on as text.
+    """
+    return "HydraConfig was not set" in str(error)
+
+
 def overrides_dirname(overrides: Sequence[Override], rule: DictConfig) -> str:
     """The value of `hydra.job.override_dirname`.
 
-    rule: the config's `hydra.job.config.override_dirname`. Relies on `get_overrides_dirname`.
+    rule: the config's `hydra.job.config.override_dirname`. Relies on nothing: Hydra 1.3 and 1.4
+    have this under different private names.
     """
-    return get_overrides_dirname(
-        list(overrides), kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
-    )
+    kept = [o.input_line or "" for o in overrides if o.key_or_group not in rule.exclude_keys]
+    return str(rule.item_sep).join(sorted(kept)).replace("=", rule.kv_sep)
+
+
+# Where classes are that a config may name without more ado.
+TRUSTED = ("optuna.*", "iolaus.*", "hydra_plugins.hydra_optuna_sweeper.*")
+
+
+def made(config: Mapping[str, Any], **extra: Any) -> Any:
+    """What `hydra.utils.instantiate` makes of a config with `_target_`.
+
+    Hydra 1.4 wants to know from the caller what a config may name, and warns where it is not told.
+    It is told for what is Optuna's or ours; other classes pass as they do for Hydra itself.
+    """
+    names = [str(name) for name in _targets(config)]
+    is_trusted = all(name.startswith(tuple(one[:-1] for one in TRUSTED)) for name in names)
+    if is_trusted and _version(hydra_version) >= (1, 4):
+        extra["_execution_whitelist_"] = TRUSTED
+    return utils.instantiate(config, **extra)
+
+
+def whitelisted(context: HydraContext) -> AbstractContextManager[object]:
+    """Within it a job's config may name what its app lets it, as within Hydra's `run_job`.
+
+    `hydra.main(execution_whitelist=...)`, from Hydra 1.4 on.
+    """
+    allow: Callable[..., AbstractContextManager[object]] | None
+    allow = getattr(utils, "execution_whitelist", None)
+    given: object = getattr(context, "execution_whitelist", None)
+    return nullcontext() if allow is None else allow(given, reset=True)
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        yield from (value for key, value in node.items() if key == "_target_")
+        node = list(node.values())
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        for value in node:
+            yield from _targets(value)
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
+
+
+def is_changed_range(sweep: RangeSweep) -> bool:
+    """Whether the values of a range are changed one by one, as Hydra 1.4 reads `int(range(...))`.
+
+    Hydra 1.3 changes its ends and its step instead.
+    """
+    return bool(getattr(sweep, "transformers", ()))
+
+
+def values_of_range(sweep: RangeSweep) -> Iterator[float]:
+    """The values of a range in order, whether or not it is to be shuffled."""
+    return iter(cast(Any, sweep)) if is_changed_range(sweep) else iter(sweep.range())
 
 
 def with_number(override: Override, line: str, number: float) -> Override:
@@ -127,6 +202,18 @@ def may_keep_configs(context: HydraContext) -> bool:
     Any may, but those that say `keeps_configs = False`. Relies on the list `Callbacks.callbacks`.
     """
     return any(getattr(each, "keeps_configs", True) for each in context.callbacks.callbacks)
+
+
+def is_command_line() -> bool:
+    """Whether the sweep of this thread was asked for on a command line, that of `hydra.main`.
+
+    Else by a call, such as hydra-zen's `launch`, whose arguments no command has. Relies on
+    `hydra.main` going through `_run_hydra`.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not _run_hydra.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def returned_by(job: JobReturn) -> Any:

@@ -16,17 +16,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
 from iolaus.sweeps.checkpoints import Checkpoint, Watched, adopt
+from iolaus.sweeps.child import ChildReporter
 from iolaus.sweeps.types import Intervention, Plan, Verdict
 
 __all__ = [
-    "CHILD_CHECKPOINT_VARIABLE",
-    "CHILD_REPORTS_VARIABLE",
     "INTERVENTION_METRICS",
     "Batch",
     "Continued",
@@ -48,12 +47,6 @@ log = logging.getLogger("sweeps")
 # Curves have the metric intervention/ACTION, with the factor as its value, where an intervention
 # was taken. A user's metrics may begin the same way; they mean nothing to us.
 INTERVENTION_METRICS = tuple(f"intervention/{action}" for action in Intervention.ACTIONS)
-
-# In the environment of a trial: the file that a child process of it makes when it reports. Such
-# reports are not taken, for the driver listens to the trial's own process.
-CHILD_REPORTS_VARIABLE = "IOLAUS_CHILD_REPORTS"
-# And the checkpoint that the trial goes on from; empty if it begins.
-CHILD_CHECKPOINT_VARIABLE = "IOLAUS_CHILD_CHECKPOINT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +161,11 @@ class Reporter:
         self._older: frozenset[threading.Thread] = frozenset()
 
     @property
+    def is_here(self) -> bool:
+        """Whether it was made in this process, and not in the one that this was forked from."""
+        return os.getpid() == self._pid
+
+    @property
     def has_reported(self) -> bool:
         """Whether any report was taken."""
         return self._first_step is not None
@@ -273,17 +271,14 @@ class Reporter:
         save nothing. A checkpoint holds what was reported until then, this report included; with
         one, there may be no metric.
         """
-        if os.getpid() != self._pid:
-            _leave_mark()  # a child process of the trial has no channel to the driver
-            return
         if threading.current_thread() in self._older:
             raise RuntimeError(
                 "iolaus.report: this thread was there before the trial began, so it may belong to "
                 "one that is over: report from the task's own thread, or one that the task starts"
             )
         index = _checked_step(step)
-        if metrics or checkpoint is None:
-            self._take_row(index, _checked_metrics(step, metrics))
+        if numbers := _checked_metrics(step, metrics, checkpoint):
+            self._take_row(index, numbers)
         if checkpoint is not None:
             self._keep(index, Path(checkpoint))
         if self._is_pause:
@@ -355,9 +350,8 @@ class Reporter:
 
     def plan(self, plan: Plan) -> None:
         """Pass on what this trial will do if nobody stops it."""
-        if os.getpid() == self._pid:
-            with self._lock:
-                self._plan = self._known_plan = plan
+        with self._lock:
+            self._plan = self._known_plan = plan
 
     def disown(self, threads: Iterable[threading.Thread]) -> None:
         """Take no reports of these threads: an earlier trial may have left them behind."""
@@ -406,7 +400,15 @@ class Reporter:
         return batch if batch.rows or batch.plan or batch.folder or is_news else None
 
 
-_current: Reporter | None = None
+_current: Reporter | ChildReporter | None = None
+
+
+def _reporter() -> Reporter | ChildReporter | None:
+    """That of this process: of the trial it runs, or of the one that started it."""
+    global _current
+    if _current is None or not _current.is_here:
+        _current = ChildReporter.of(os.environ)
+    return _current
 
 
 @contextmanager
@@ -438,18 +440,23 @@ def report(
     Raises optuna.TrialPruned when the trial is to stop: let it fly. Raises TypeError or ValueError
     for what is no step or no number, RuntimeError in a thread that was there before the trial
     began: it may belong to an earlier one. Outside a sweep, or when the trial is over, it does
-    nothing at all. In a child process of a trial (a rank of distributed training) it is not taken;
-    a trial that reports only there says so at its end.
+    nothing at all. A child process of a trial (under torchrun, torch.multiprocessing) may report in
+    its place, one of them: rank 0, else the first that does. What other ranks report is left out;
+    they end here too once rank 0 has.
 
     >>> for step in range(100):
     ...     iolaus.report(step, loss=1 / (step + 1), lr=0.1)
     """
-    if _current is not None:
-        _current.report(step, metrics, checkpoint)
-        if checkpoint is not None:
-            _current.await_end()
-    else:
-        _leave_mark()  # a spawned child of a trial, or no sweep at all
+    reporter = _reporter()
+    if reporter is None:
+        return
+    if isinstance(reporter, ChildReporter):
+        numbers = _checked_metrics(step, metrics, checkpoint)
+        reporter.report(_checked_step(step), numbers, checkpoint)
+        return
+    reporter.report(step, metrics, checkpoint)
+    if checkpoint is not None:
+        reporter.await_end()
 
 
 def in_trial() -> bool:
@@ -459,7 +466,7 @@ def in_trial() -> bool:
     >>> in_trial()
     False
     """
-    return _current is not None or CHILD_REPORTS_VARIABLE in os.environ
+    return _reporter() is not None
 
 
 def get_checkpoint() -> Path | None:
@@ -472,10 +479,8 @@ def get_checkpoint() -> Path | None:
     >>> folder = iolaus.get_checkpoint()
     >>> step = 0 if folder is None else int((folder / "step").read_text())
     """
-    if _current is None:
-        path = os.environ.get(CHILD_CHECKPOINT_VARIABLE)
-        return Path(path) if path else None
-    return _current.get_checkpoint()
+    reporter = _reporter()
+    return None if reporter is None else reporter.get_checkpoint()
 
 
 def should_checkpoint() -> bool:
@@ -489,7 +494,8 @@ def should_checkpoint() -> bool:
     >>> iolaus.should_checkpoint()
     False
     """
-    return _current is not None and _current.should_checkpoint()
+    reporter = _reporter()
+    return reporter is not None and reporter.should_checkpoint()
 
 
 def should_stop() -> bool:
@@ -500,7 +506,8 @@ def should_stop() -> bool:
     >>> iolaus.should_stop()
     False
     """
-    return _current is not None and _current.should_stop()
+    reporter = _reporter()
+    return reporter is not None and reporter.should_stop()
 
 
 def intervention() -> Intervention | None:
@@ -514,7 +521,8 @@ def intervention() -> Intervention | None:
     >>> wanted = iolaus.intervention()
     >>> lr = 0.1 if wanted is None else 0.1 * wanted.factor
     """
-    return None if _current is None else _current.intervention()
+    reporter = _reporter()
+    return None if reporter is None else reporter.intervention()
 
 
 def plan(
@@ -526,16 +534,9 @@ def plan(
 
     >>> iolaus.plan(n_steps=1000, lr=[(0, 0.1), (1000, 0.01)])  # linear in between
     """
-    if _current is not None:
+    if (reporter := _reporter()) is not None:
         corners = tuple((operator.index(step), float(rate)) for step, rate in lr)
-        _current.plan(Plan(None if n_steps is None else operator.index(n_steps), corners))
-
-
-def _leave_mark() -> None:
-    """In a child process of a trial: have the trial know that its child reported."""
-    if (mark := os.environ.get(CHILD_REPORTS_VARIABLE)) is not None:
-        with suppress(OSError):
-            Path(mark).touch()
+        reporter.plan(Plan(None if n_steps is None else operator.index(n_steps), corners))
 
 
 def _checked_step(step: SupportsIndex) -> int:
@@ -551,8 +552,10 @@ def _checked_step(step: SupportsIndex) -> int:
     return index
 
 
-def _checked_metrics(step: SupportsIndex, metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
-    if not metrics:
+def _checked_metrics(
+    step: SupportsIndex, metrics: Mapping[str, SupportsFloat], checkpoint: str | Path | None
+) -> dict[str, float]:
+    if not metrics and checkpoint is None:
         raise TypeError(
             f"iolaus.report: no metric at step {step}; write iolaus.report(step, loss=loss)"
         )

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "OUTPUT_FILE",
+    "WAITS_RULE",
     "Ending",
     "Finding",
     "Intervention",
@@ -24,6 +25,8 @@ __all__ = [
 
 # In a trial's folder: all that it prints, beside Hydra's own log.
 OUTPUT_FILE = "output.log"
+# The rule of a verdict that pauses a trial only until others have come as far: it is not behind.
+WAITS_RULE = "waits"
 
 
 @dataclass(frozen=True, slots=True)

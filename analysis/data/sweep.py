@@ -46,6 +46,7 @@ from iolaus.sweeps.text import counted, short_names
 __all__ = ["Sweep", "is_sweep", "load"]
 
 BEST = "best.pt"  # as the trainer calls it
+NEVER_WATCHED = ("lr", "learning_rate", "grad_norm", "clipped")  # beside what a run is judged by
 N_ROWS_SHOWN = 10  # in a notebook: more is a frame
 # What every sweep's trials have, with its type before there is one.
 TRIAL_COLUMNS = {
@@ -334,7 +335,8 @@ def _load_runs(source: Path, metric: str | None, direction: str | None, columns:
 
 def _loss_of(metrics: list[str], source: Path) -> str:
     losses = [name for name in metrics if "loss" in name.lower()]
-    for candidates in (["loss"], metrics, losses):
+    judged = [name for name in metrics if name.partition("/")[0] not in NEVER_WATCHED]
+    for candidates in (["loss"], judged, losses):
         if len(candidates) == 1 and candidates[0] in metrics:
             return candidates[0]
     training = [name for name in losses if "train" in name.lower()]

@@ -414,7 +414,8 @@ def _arrived(features: Features, s: Signals, near: float) -> float:
     near: within this share of its fall, or its noise.
     """
     steps, losses = smooth(features.steps[: s.n_reports], features.losses[: s.n_reports])
-    above = np.flatnonzero(losses > s.level + max(3 * features.noise, near * features.fall))
+    near = max(3 * features.noise, near * features.fall, 1e-9 * abs(s.level))  # means are rounded
+    above = np.flatnonzero(losses > s.level + near)
     after = int(above[-1]) + 1 if len(above) else 0
     return float(steps[min(after, len(steps) - 1)])
 
@@ -422,7 +423,8 @@ def _arrived(features: Features, s: Signals, near: float) -> float:
 def _falling(features: Features, s: Signals) -> Diagnosis:
     """Still falling: slowly, next to the best of the sweep by now or in a line, or as it should."""
     mean_slope = -features.fall / max(s.step - float(features.steps[0]), 1.0)
-    slope = f"by {-s.trend * 1000:.3g} per 1,000 steps"
+    n = 10 ** min(int(math.log10(max(features.n_steps, 1))), 3)  # no more than it has
+    slope = f"by {-s.trend * n:.3g} per {'step' if n == 1 else f'{n:,} steps'}"
     still = f"still {_way('falling', features.sign)} at step {s.step}"
     at = f"{still} {slope}, from {features.own(features.start):.4g} to {features.own(s.level):.4g}"
     if features.has_a_floor and features.validation is not None:

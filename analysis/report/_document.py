@@ -63,7 +63,7 @@ class Picture:
             figure = Figure(figsize=self.size_in, dpi=DPI, layout="constrained")
             canvas, file = FigureCanvasAgg(figure), BytesIO()
             self.draw(figure)
-            canvas.print_png(file)  # `savefig` would draw twice
+            canvas.print_png(file)  # type: ignore[no-untyped-call]  # `savefig` draws twice
         return file.getvalue()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.config_source import ConfigLoadError
 from omegaconf import OmegaConf
+from omegaconf import __version__ as omegaconf_version
 
 __all__ = ["PRUNERS", "RESOLVERS", "SAMPLERS", "IolausSweeperConf", "register"]
 
@@ -41,6 +42,13 @@ SAMPLERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "population_size mutation mutation_prob crossover crossover_prob swapping_prob seed "
         "constraints_func elite_population_selection_strategy "
         "child_generation_strategy after_trial_strategy",
+        {},
+    ),
+    "nsgaiii": (
+        "NSGAIIISampler",
+        "population_size mutation mutation_prob crossover crossover_prob swapping_prob seed "
+        "constraints_func reference_points dividing_parameter "
+        "elite_population_selection_strategy child_generation_strategy after_trial_strategy",
         {},
     ),
     "qmc": (
@@ -164,8 +172,10 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
 
 def register(store: ConfigStore) -> None:
     """Make the sweeper, its groups and the resolvers for ties known to Hydra."""
+    is_renamed = not omegaconf_version.startswith("2.3.")
+    add: Any = OmegaConf.register_resolver if is_renamed else OmegaConf.register_new_resolver
     for name, function in RESOLVERS.items():
-        OmegaConf.register_new_resolver(f"sweep.{name}", function, replace=True)
+        add(f"sweep.{name}", function, replace=True)
     store.store(group="hydra/sweeper", name="iolaus", node=IolausSweeperConf, provider="iolaus")
     for group, module, known in (("sampler", "samplers", SAMPLERS), ("pruner", "pruners", PRUNERS)):
         for name, (cls, options, values) in known.items():

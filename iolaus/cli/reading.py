@@ -108,7 +108,9 @@ def _show_table(folder: Path, as_json: bool) -> None:
     print_columns([title for title, _ in table.columns], _shown_columns(metric))
     if text := summary.holdout_text(study):
         console.print(text, soft_wrap=True, highlight=False, markup=False)
-    findings = {trial.number: record_of(trial).findings for trial in study.get_trials()}
+    findings = {
+        trial.number: record_of(trial).findings for trial in study.get_trials(deepcopy=False)
+    }
     for sentence in lint_sentences(findings):
         console.print(sentence, markup=False)
 

@@ -408,16 +408,24 @@ def log(
 
     loggers = made(to, folder)
     written, refused = dict.fromkeys(to, 0), set[tuple[str, int]]()
-    n_seen = 0
+    n_seen, was_there = 0, False
     while True:
-        study = read_study(folder)
-        # Asked first: a trial that ends meanwhile is seen.
-        is_last = not (follow and is_driven(folder, study))
-        n_over = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-        if is_last or n_over != n_seen:  # the curves are not read again for nothing
-            n_seen = n_over
-            for name, n in log_trials(folder, loggers, refused).items():
-                written[name] += n
+        try:
+            study = read_study(folder)
+            was_there = True
+            # Asked first: a trial that ends meanwhile is seen.
+            is_last = not (follow and is_driven(folder, study))
+            n_over = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+            if is_last or n_over != n_seen:  # the curves are not read again for nothing
+                n_seen = n_over
+                for name, n in log_trials(folder, loggers, refused).items():
+                    written[name] += n
+        except Exception as error:
+            if not was_there or folder.is_dir():
+                raise
+            raise FileNotFoundError(
+                f"{folder} was removed while its trials were being written to {', '.join(to)}"
+            ) from error
         if is_last:
             break
         time.sleep(FOLLOW_S)

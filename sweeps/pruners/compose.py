@@ -13,7 +13,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from iolaus.sweeps import optuna_compat as compat
-from iolaus.sweeps.holdout import goal_rank
+from iolaus.sweeps.holdout import BEST_PER_CUBE_ROOT, goal_rank
 from iolaus.sweeps.pruners.curve_pruner import (
     NO_PLAN,
     ByStudy,
@@ -23,10 +23,8 @@ from iolaus.sweeps.pruners.curve_pruner import (
 )
 from iolaus.sweeps.pruners.divergence import DIVERGED_RULE
 from iolaus.sweeps.pruners.peers import PeerOutcome
-from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
-from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.signals import has_diverged
-from iolaus.sweeps.types import Plan, Verdict
+from iolaus.sweeps.types import WAITS_RULE, Plan, Verdict
 
 __all__ = ["AllOf", "AnyOf", "Holdout", "Interval", "WarmUp", "parts"]
 

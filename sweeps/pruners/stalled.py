@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from iolaus.sweeps.holdout import caution_added, exact_interval
+from iolaus.sweeps.holdout import BEST_PER_CUBE_ROOT, caution_added, exact_interval
 from iolaus.sweeps.pruners.curve_pruner import NO_PLAN, CurvePruner, StudyView
 from iolaus.sweeps.pruners.divergence import DIVERGED_RULE, left_its_past, not_finite
 from iolaus.sweeps.pruners.forecast import Forecast, planned_rate
 from iolaus.sweeps.pruners.peers import PeerOutcome, Peers, Prospect, Standing
 from iolaus.sweeps.pruners.rungs import MIN_PEERS, Place, Rungs
-from iolaus.sweeps.pruners.verdicts import WAITS_RULE, distinct
+from iolaus.sweeps.pruners.verdicts import distinct
 from iolaus.sweeps.signals import (
     N_TAIL,
     Array,
@@ -34,15 +34,13 @@ from iolaus.sweeps.signals import (
     trend,
 )
 from iolaus.sweeps.text import ordinal
-from iolaus.sweeps.types import Plan, Verdict
+from iolaus.sweeps.types import WAITS_RULE, Plan, Verdict
 
 __all__ = ["StallRule", "StalledLoss", "rate_changes"]
 
 # Chosen on TaskSet and DeepOBS and on trainings with schedules (docs/pruning.md says how, and how
 # much each matters).
-# The goal is the k-th best of n trials, k = this * caution * cube root of n.
-BEST_PER_CUBE_ROOT = 1.25
-# The same where a forecast says more exactly what is out of reach.
+# As BEST_PER_CUBE_ROOT, where a forecast says more exactly what is out of reach.
 FORESEEN_PER_CUBE_ROOT = 2.0
 # Standard errors added to the slope, times caution.
 GAIN_ERRORS = 1.0

@@ -13,10 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from iolaus.sweeps import optuna_compat as compat
 from iolaus.sweeps.types import Plan, Verdict
 
-__all__ = ["WAITS_RULE", "VerdictPruner", "distinct", "plan_of", "verdict_of"]
-
-# The rule of a verdict that pauses a trial only until others have come as far: it is not behind.
-WAITS_RULE = "waits"
+__all__ = ["VerdictPruner", "distinct", "plan_of", "verdict_of"]
 
 
 class VerdictPruner(BasePruner):

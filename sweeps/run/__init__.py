@@ -12,7 +12,8 @@ Read `sweep` first, which calls the others in this order:
                `exit_handlers`: the task's, run where a worker is let go. `start_method` says
                whether they are forked or, by `spawn`, fresh interpreters; `foreground` is the one
                of a sweep without workers (n_jobs=0)
-  job          a trial as a Hydra job (job_files, outcomes); `lanes` trains many in one process
+  job          a trial as a Hydra job (job_files, outcomes), for whose child processes `children`
+               listens; `lanes` trains many in one process
   objective    which number of a completed trial counts
   progress     what the user sees meanwhile
   conclusion   ranking, results, report (`reports`), what to do next

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from iolaus.sweeps.checkpoints import CHECKPOINTS
 from iolaus.sweeps.errors import cannot_write
+from iolaus.sweeps.hydra_compat import is_command_line
 from iolaus.sweeps.run._provenance import shareable
 from iolaus.sweeps.run._reports import write_report
 from iolaus.sweeps.run._setup import Setup
@@ -170,7 +171,11 @@ def conclude(
     # The same command goes on where n_trials was not reached.
     is_short = sweep.n_to_ask > 0 or sweep.enough
     n_trials = setup.settings.n_trials if is_short else 2 * setup.settings.n_trials
-    command = command_line(sys.orig_argv, folder, more)
+    if is_command_line():
+        command = command_line(sys.orig_argv, folder, more)
+    else:
+        given = shlex.join([f"hydra.sweep.dir={folder}", *([more] if more else [])])
+        command = f"the same call again, with the overrides {given}"
     n_failed = len(failed(study.get_trials(deepcopy=False)))
     summary.show_next(console, sys.orig_argv[0], folder, command, n_trials, n_failed)
 

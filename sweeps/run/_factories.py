@@ -12,10 +12,10 @@ from typing import Any, cast
 import optuna
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.config_source import ConfigLoadError
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from iolaus.sweeps.errors import BadInputError, one_line
+from iolaus.sweeps.hydra_compat import made
 from iolaus.sweeps.pruners import Holdout
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.run.settings import Settings
@@ -219,7 +219,7 @@ def make(config: Any, what: str, **extra: Any) -> Any:
             warnings.simplefilter(
                 "ignore", optuna.exceptions.ExperimentalWarning
             )  # the user has chosen it by name
-            return instantiate(given, **extra)
+            return made(given, **extra)
     except Exception as error:
         cause = error.__cause__ or error
         missing = isinstance(cause, ImportError)

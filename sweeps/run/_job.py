@@ -23,13 +23,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from iolaus.sweeps.checkpoints import copied, forget, newest
-from iolaus.sweeps.hydra_compat import may_keep_configs
-from iolaus.sweeps.reporting import CHILD_CHECKPOINT_VARIABLE, CHILD_REPORTS_VARIABLE, Reporter
+from iolaus.sweeps.hydra_compat import may_keep_configs, whitelisted
+from iolaus.sweeps.reporting import Reporter
+from iolaus.sweeps.run._children import Children
 from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._job_log import JobLog
 from iolaus.sweeps.run._messages import Assignment
 from iolaus.sweeps.run._outcomes import (
-    ONLY_CHILDREN_REPORTED,
     infeasible,
     is_ruled_out,
     not_begun,
@@ -47,8 +47,6 @@ __all__ = [
     "no_lint",
 ]
 
-# In a trial's folder while a child process of it has reported.
-CHILD_REPORTS_FILE = ".child_reports"
 # In the environment of a trial: its number and overrides, for a rank that is given the command line
 # of the sweep (`_rank`).
 CHILD_TRIAL_VARIABLE = "IOLAUS_CHILD_TRIAL"
@@ -86,6 +84,7 @@ class HydraRunner:
         self._lint = lint
         self._log = JobLog()
         self._jobs = PreparedJobs(composer, keeps=not may_keep_configs(context))
+        self._children: Children | None = None
 
     def __call__(self, assignment: Assignment, reporter: Reporter) -> Outcome:
         """Run one trial; whatever the task does, the outcome says so in a sentence."""
@@ -95,11 +94,12 @@ class HydraRunner:
                 findings = self.findings(job)
                 if is_ruled_out(findings):
                     return infeasible(findings)
-                mark = job.folder / CHILD_REPORTS_FILE
-                result = self._run(job, _for_children(assignment, reporter, mark))
-            if mark.exists():
-                mark.unlink()
-                findings += () if reporter.has_reported else (ONLY_CHILDREN_REPORTED,)
+                children = self._children_of_here()
+                address = {} if children is None else children.begin(assignment.trial, reporter)
+                try:
+                    result = self._run(job, {**_for_children(assignment), **address})
+                finally:
+                    findings += () if children is None else children.end()
         except self._quits:
             raise
         except Exception as error:
@@ -112,6 +112,13 @@ class HydraRunner:
     def load(self) -> None:
         """Make what trials have in common, before workers are forked."""
         self._jobs.prepare(self._example)
+
+    def _children_of_here(self) -> Children | None:
+        """Where children of this process report; None where there are no such sockets."""
+        if self._children is None:
+            with suppress(OSError, AttributeError):
+                self._children = Children()
+        return self._children
 
     def place(self, assignment: Assignment, reporter: Reporter) -> Job:
         """A trial's job, in whose folder it may find its checkpoint."""
@@ -161,7 +168,8 @@ class HydraRunner:
             with env_override({**config.hydra.job.env_set, **env}):
                 result = self.begin(job)
                 try:
-                    result.return_value = self._task_function(result.cfg)
+                    with whitelisted(self._context):
+                        result.return_value = self._task_function(result.cfg)
                     result.status = JobStatus.COMPLETED
                 except self._quits:
                     raise
@@ -180,15 +188,10 @@ class HydraRunner:
         return result
 
 
-def _for_children(assignment: Assignment, reporter: Reporter, mark: Path) -> dict[str, str]:
-    """What child processes of a trial are to know, by names of the environment."""
-    checkpoint = reporter.goes_on_from
+def _for_children(assignment: Assignment) -> dict[str, str]:
+    """What a child process of a trial that is given the sweep's command line is to know."""
     trial = {"trial": assignment.trial, "overrides": list(assignment.overrides)}
-    return {
-        CHILD_REPORTS_VARIABLE: str(mark),
-        CHILD_CHECKPOINT_VARIABLE: "" if checkpoint is None else str(checkpoint),
-        CHILD_TRIAL_VARIABLE: json.dumps(trial),
-    }
+    return {CHILD_TRIAL_VARIABLE: json.dumps(trial)}
 
 
 def changes_directory(config: DictConfig) -> bool:

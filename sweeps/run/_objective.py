@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.run._outcomes import MOST_VALUES, ONLY_CHILDREN_REPORTED
+from iolaus.sweeps.run._outcomes import MOST_VALUES
 from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.types import Ending, Outcome
 
@@ -75,8 +75,6 @@ def _why_none(
         if others
         else ""
     )
-    if ONLY_CHILDREN_REPORTED in outcome.findings:
-        hint = f"; {ONLY_CHILDREN_REPORTED.text}"
     if objective.source in ("best", "final"):
         return (
             f"the task never reported {metric.name!r}, whose {objective.source} value is the "

@@ -19,7 +19,6 @@ from iolaus.sweeps.types import Ending, Finding, Outcome, Returned, Verdict
 __all__ = [
     "MOST_VALUES",
     "NO_TERMINAL",
-    "ONLY_CHILDREN_REPORTED",
     "as_floats",
     "describe",
     "infeasible",
@@ -36,12 +35,6 @@ MOST_TEXT = 500
 NO_TERMINAL = (
     "a debugger in a worker has no terminal to talk to: set hydra.sweeper.n_jobs=0, and trials run "
     "in the foreground"
-)
-ONLY_CHILDREN_REPORTED = Finding(
-    "child_reports",
-    0,
-    "only child processes of the trial reported, which is not taken: pass the values to the "
-    "process that runs the task (a queue or pipe), and report there",
 )
 
 

@@ -249,7 +249,7 @@ class Progress:
         return " · ".join(parts)
 
     def _line(self, trial: int, outcome: Outcome, running: _Running | None) -> str:
-        value = f" {outcome.values[0]:.5g}" if len(outcome.values) == 1 else ""
+        value = "".join(f" {value:.5g}" for value in outcome.values)
         step = f" at step {running.step:,}" if running and running.step is not None else ""
         reason = f": {outcome.reason}" if outcome.reason else ""
         counted = (

@@ -17,14 +17,12 @@ from hydra.core.utils import configure_log
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from iolaus.sweeps.child import RANK_VARIABLES
 from iolaus.sweeps.hydra_compat import copy_without
 from iolaus.sweeps.run._job import CHILD_TRIAL_VARIABLE, changes_directory
 from iolaus.sweeps.run._prepared import set_job
 
 __all__ = ["is_rank_of_trial", "run_rank"]
-
-# torch.distributed's own names; Lightning's launcher sets the second, torchrun both.
-RANK_VARIABLES = ("RANK", "LOCAL_RANK")
 
 
 def is_rank_of_trial(environ: Mapping[str, str]) -> bool:

@@ -22,7 +22,6 @@ from iolaus.sweeps.checkpoints import forget, keep_newest
 from iolaus.sweeps.curves import CurveWriter
 from iolaus.sweeps.errors import StorageError, SweepError
 from iolaus.sweeps.pruners.compose import parts
-from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept, Row
 from iolaus.sweeps.run import scheduler as s
 from iolaus.sweeps.run._foreground import Foreground
@@ -59,7 +58,15 @@ from iolaus.sweeps.study.budget import Budget
 from iolaus.sweeps.study.kept import KeptCheckpoints
 from iolaus.sweeps.study.record import Run, is_over, record_of
 from iolaus.sweeps.study.sweep_study import Proposal, SweepStudy
-from iolaus.sweeps.types import OUTPUT_FILE, Ending, Intervention, Memory, Outcome, Verdict
+from iolaus.sweeps.types import (
+    OUTPUT_FILE,
+    WAITS_RULE,
+    Ending,
+    Intervention,
+    Memory,
+    Outcome,
+    Verdict,
+)
 
 __all__ = ["Driver", "Records", "Rules", "TrialRun", "Watcher"]
 

@@ -42,6 +42,7 @@ from iolaus.sweeps.run.settings import Settings
 from iolaus.sweeps.secrets import without_password
 from iolaus.sweeps.study.folder import locked, short
 from iolaus.sweeps.study.preview import expected_share, paces_of, share_made
+from iolaus.sweeps.study.record import n_over
 from iolaus.sweeps.study.sweep_study import SweepStudy
 from iolaus.sweeps.text import counted
 
@@ -136,10 +137,13 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
     n_judged, pruner = setup.plans.n_judged, study.study.pruner
     machine = machine_of(setup.slots, setup.settings.lanes, setup.settings.trials_per_gpu)
     paused = {trial.number: share_made(trial) for trial in study.paused}
+    known = study.study.get_trials(deepcopy=False)
+    n_before = n_over(known)
     return Progress(
         console,
-        n_total=max(n_planned, n_to_ask),  # more may be queued than n_trials asks for
-        n_before=max(n_planned - n_to_ask - len(paused), 0),
+        # More may be queued than n_trials asks for.
+        n_total=max(n_planned, n_before + len(paused) + n_to_ask),
+        n_before=n_before,
         paused=paused,
         n_slots=min(len(setup.slots), machine.n_places),
         sign=study.objective_sign,
@@ -149,7 +153,7 @@ def _progress(console: Console, setup: Setup, study: SweepStudy) -> Progress:
         share=expected_share(
             [type(part).__name__ for part in parts(pruner)], n_judged, n_planned - n_judged
         ),
-        paces=paces_of(study.study.get_trials(deepcopy=False)),
+        paces=paces_of(known),
         best=_best_so_far(study),
     )
 

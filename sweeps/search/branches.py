@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iolaus.sweeps.errors import BadInputError, one_line
+from iolaus.sweeps.hydra_compat import is_known_in_jobs
 from iolaus.sweeps.search._conditions import in_order, without
 from iolaus.sweeps.search.composing import Composer
 from iolaus.sweeps.search.old_search_space import params_of
@@ -200,9 +201,10 @@ def _compose(space: Space, setting: Mapping[str, Value], composer: Composer) -> 
             try:
                 OmegaConf.select(config, key.lstrip("+"), throw_on_missing=False)
             except OmegaConfBaseException as error:
-                raise BadInputError(
-                    f"the tie {line} cannot be resolved: {one_line(error)}"
-                ) from error
+                if not is_known_in_jobs(error):
+                    raise BadInputError(
+                        f"the tie {line} cannot be resolved: {one_line(error)}"
+                    ) from error
 
 
 def _refusal(

@@ -29,6 +29,7 @@ from optuna.distributions import (
 )
 
 from iolaus.sweeps.errors import BadInputError
+from iolaus.sweeps.hydra_compat import is_changed_range, values_of_range
 from iolaus.sweeps.search._conditions import with_conditions
 from iolaus.sweeps.search.space import Parameter, Space, Value
 
@@ -185,7 +186,9 @@ def _parameter(override: Override, is_group: Callable[[str], bool]) -> Parameter
     match override.value():
         case IntervalSweep(start=low, end=high, tags=tags):
             return Parameter(key, text, _interval(text, low, high, "log" in tags))
-        case RangeSweep(shuffle=False) as sweep:
+        case RangeSweep(step=0):
+            raise BadInputError(f"{text}: a range needs a step other than 0")
+        case RangeSweep(shuffle=False) as sweep if not is_changed_range(sweep):
             return Parameter(key, text, _range(text, sweep))
         case _ if override.is_discrete_sweep():
             return _choice(
@@ -222,16 +225,15 @@ def _range(text: str, sweep: RangeSweep) -> BaseDistribution:
     start, stop, step = sweep.start, sweep.stop, sweep.step
     if start is None or stop is None or not all(map(math.isfinite, (start, stop, step))):
         raise BadInputError(f"{text}: a range needs two finite ends, got {start} and {stop}")
-    if step == 0:
-        raise BadInputError(f"{text}: a range needs a step other than 0")
     # How many there are is Hydra's, which adds the steps up in 28 decimal digits: where they come
     # to the stop but for rounding, it is asked. Which they are is as written: in binary the steps
     # of 0.1 are not quite equal, and Optuna warns.
-    steps = (Fraction(stop) - Fraction(start)) / Fraction(step)
+    values = sweep.range()
+    steps = (Fraction(values.stop) - Fraction(values.start)) / Fraction(values.step)
     n = math.ceil(steps)
-    is_close = abs(steps - round(steps)) < ROUNDING and not isinstance(sweep.range(), range)
+    is_close = abs(steps - round(steps)) < ROUNDING and not isinstance(values, range)
     if is_close and 0 <= n < MOST_COUNTED:
-        n = sum(1 for _ in sweep.range())
+        n = sum(1 for _ in values)
     if n <= 0:
         raise BadInputError(
             f"{text}: the range is empty; it runs from its start up to, not including, its stop"
@@ -239,7 +241,7 @@ def _range(text: str, sweep: RangeSweep) -> BaseDistribution:
     origin, stride = Fraction(str(start)), Fraction(str(step))
     low, high = sorted((origin, origin + (n - 1) * stride))
     width = abs(stride) if n > 1 else Fraction(1)
-    if isinstance(sweep.range(), range):
+    if isinstance(values, range):
         return IntDistribution(int(low), int(high), step=int(width))
     return FloatDistribution(float(low), float(high), step=float(width))
 
@@ -267,7 +269,7 @@ def _in_order(override: Override) -> Iterator[Any]:
         case ChoiceSweep(list=elements):
             return iter(elements)
         case RangeSweep() as sweep:
-            return iter(sweep.range())
+            return values_of_range(sweep)
     return iter(override.sweep_iterator())
 
 

@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from hydra.core.override_parser.types import Transformer
@@ -83,7 +84,9 @@ class Parameter:
             case IntDistribution(low=low, high=high, step=step, log=False):
                 return list(range(low, high + 1, step))
             case FloatDistribution(low=low, high=high, step=float(step)):
-                return [low + i * step for i in range(round((high - low) / step) + 1)]
+                # In decimals, as written: 0.3 and not 0.1 three times.
+                first, stride = Fraction(str(low)), Fraction(str(step))
+                return [float(first + i * stride) for i in range(round((high - low) / step) + 1)]
             case _:
                 raise BadInputError(
                     f"{self.text}: a grid needs choice(...) or range(...), this has no list of "

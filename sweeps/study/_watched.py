@@ -34,6 +34,8 @@ class WatchedCurve:
     does at every epoch, best_step and final_step count on from the last step: pruners and Optuna
     see one curve, all of it.
     n_steps: of the trial's plan. went_back: the first two steps that did not rise, if any.
+    went_on_from: step of the checkpoint that it goes on from, -1 for none. began_anew: whether the
+    first report after it was of the trial's first step again: the task has not loaded it.
     """
 
     metric: Metric
@@ -49,6 +51,8 @@ class WatchedCurve:
     )  # the step before which an intervention is not judged
     first_step: int | None = field(default=None, init=False)
     went_back: tuple[int, int] | None = field(default=None, init=False)
+    went_on_from: int = field(default=-1, init=False)
+    began_anew: bool = field(default=False, init=False)
     _offset: int = field(default=0, init=False)
     _n_reports: int = field(default=0, init=False)
     _next_step: int = field(default=0, init=False)
@@ -87,6 +91,8 @@ class WatchedCurve:
             self.first_step = step
         elif step + self._offset < self.final_step:
             self.went_back = self.went_back or (self.final_step - self._offset, step)
+            if self.final_step <= self.went_on_from and step <= self.first_step:
+                self.began_anew = True
             self._offset = self.final_step + 1 - step
         return step + self._offset
 

@@ -26,6 +26,7 @@ __all__ = [
     "is_paused",
     "is_repeat",
     "leader_of",
+    "n_over",
     "n_settings",
     "outside_of",
     "record_of",
@@ -357,6 +358,15 @@ def that_ran(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     ran = [trial for trial in trials if not _is_queued(trial)]
     again = {again_for(trial) for trial in ran}
     return [trial for trial in ran if not was_interrupted(trial) and trial.number not in again]
+
+
+def n_over(trials: Iterable[FrozenTrial]) -> int:
+    """How many trials that count as run have their result, for good: none runs them again."""
+    trials = list(trials)
+    again = {again_for(trial) for trial in trials}
+    return sum(
+        is_over(trial) and counts_as_run(trial) and trial.number not in again for trial in trials
+    )
 
 
 def n_settings(trials: Iterable[FrozenTrial]) -> int:

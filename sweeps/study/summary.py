@@ -24,10 +24,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from iolaus.sweeps.holdout import goal_rank, held_out
+from iolaus.sweeps.holdout import BEST_PER_CUBE_ROOT, goal_rank, held_out
 from iolaus.sweeps.metric import metric_of
-from iolaus.sweeps.pruners.stalled import BEST_PER_CUBE_ROOT
-from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.study.fingerprint import ALIKE_ONLY, RAN_WITH, ran_with
 from iolaus.sweeps.study.ranking import INFEASIBLE, Standing, order, runs_of
 from iolaus.sweeps.study.record import (
@@ -39,7 +37,7 @@ from iolaus.sweeps.study.record import (
     that_ran,
 )
 from iolaus.sweeps.text import counted, ordinal, short_names
-from iolaus.sweeps.types import Ending
+from iolaus.sweeps.types import WAITS_RULE, Ending
 
 __all__ = [
     "Result",
@@ -71,11 +69,11 @@ class Result:
     """One setting in the table.
 
     It is a trial, or the runs of a setting with several seeds, under the first one's number.
-    values: the objectives, means over the completed runs; spread: the standard deviation of the
-    first one between runs, NaN if fewer than two completed. best: of the watched metric, NaN if
-    there is none; of several runs the mean. n_steps: the last step reported, of several runs
-    the highest. n_pauses: of all runs. ran_with: what tells its session from the others', "" where
-    all ran alike; of runs that differ in it, all of them.
+    n_runs: of the setting, of which n_seeds completed. values: the objectives, means over those;
+    spread: the standard deviation of the first one between them, NaN of fewer than two. best: of
+    the watched metric, NaN if there is none; of several runs the mean. n_steps: the last step
+    reported, of several runs the highest. n_pauses: of all runs. ran_with: what tells its session
+    from the others', "" where all ran alike; of runs that differ in it, all of them.
     """
 
     number: int
@@ -86,6 +84,7 @@ class Result:
     why: str
     params: Mapping[str, Any]
     n_runs: int = 1
+    n_seeds: int = 1
     spread: float = math.nan
     ran_with: str = ""
     n_pauses: int = 0
@@ -136,6 +135,7 @@ def _result(
         why,
         setting_of(trials[0]),
         len(trials),
+        len(done),
         _spread(done),
         " / ".join(dict.fromkeys(ran_with[t.number] for t in trials if t.number in ran_with)),
         sum(len(record_of(trial).pauses) for trial in trials),
@@ -232,7 +232,7 @@ def table(results: Sequence[Result], metric: str, n_objectives: int = 1) -> Resu
     if any(r.n_runs > 1 for r in results):
         columns += [
             ("± sd", [_number(r.spread) for r in rows]),
-            ("seeds", [str(r.n_runs) for r in rows]),
+            ("seeds", [str(r.n_seeds) for r in rows]),
         ]
     if any(not math.isnan(r.best) for r in results):
         columns += [
@@ -290,7 +290,7 @@ def save_results(study: optuna.Study, path: Path) -> None:
             "best_trial": best.number,
             "best_folder": record_of(first).run.folder,
         }
-        content |= {"n_seeds": best.n_runs, "spread": best.spread} if best.n_runs > 1 else {}
+        content |= {"n_seeds": best.n_seeds, "spread": best.spread} if best.n_runs > 1 else {}
         content |= {"ran_with": best.ran_with} if best.ran_with else {}
     OmegaConf.save(OmegaConf.create(content), path)
 
@@ -308,7 +308,7 @@ def show_next(
     """Print the commands a user is likely to want now, of those that work with what is installed.
 
     python: the interpreter as it was called. command: what continues the sweep, given a new
-    n_trials. n_failed: trials that could be run again.
+    n_trials at its end. n_failed: trials that could be run again.
     """
     readers = [name for name, needed in READERS.items() if all(map(find_spec, needed))] or ["show"]
     commands = [(name, iolaus_command(python, name, folder)) for name in readers]
@@ -331,7 +331,7 @@ def cut_off_text(trials: Iterable[FrozenTrial]) -> str:
     n_on = len(went_on) - n_anew
     parts = [
         f"{counted(n_on, 'trial')} went on from {'its' if n_on == 1 else 'their'} checkpoints",
-        f"{counted(n_anew, 'trial')} began anew, without a checkpoint of its setting",
+        f"{counted(n_anew, 'trial')} began anew, with no checkpoint loaded",
     ]
     said = " and ".join(part for part, n in zip(parts, (n_on, n_anew), strict=True) if n)
     again = f": at least {counted(n_lost, 'step')} computed again" if n_lost else ""

@@ -25,7 +25,6 @@ from iolaus.sweeps.errors import BadInputError, SweepError, one_line
 from iolaus.sweeps.metric import Metric
 from iolaus.sweeps.pruners.compose import parts
 from iolaus.sweeps.pruners.curve_pruner import CurvePruner, StudyFeed, StudyView, curve_pruner
-from iolaus.sweeps.pruners.verdicts import WAITS_RULE
 from iolaus.sweeps.reporting import Continued, Kept
 from iolaus.sweeps.search.space import Space, Value
 from iolaus.sweeps.study._repeats import Field, pooled_spread, units_of
@@ -51,7 +50,7 @@ from iolaus.sweeps.study.record import (
 )
 from iolaus.sweeps.study.recovery import put_back, take_over
 from iolaus.sweeps.study.stopping import StopRequest, request_of
-from iolaus.sweeps.types import Ending, Intervention, Memory, Outcome, Plan, Verdict
+from iolaus.sweeps.types import WAITS_RULE, Ending, Intervention, Memory, Outcome, Plan, Verdict
 
 __all__ = ["GRACE_SHARE", "OnStall", "Plans", "Proposal", "SweepStudy"]
 
@@ -567,6 +566,7 @@ class SweepStudy:
         curve = self._curves[number] = WatchedCurve(self.metric, n_steps=record.plan.n_steps)
         if continued is not None:
             curve.go_on(after.intermediate_values, continued.watched)
+            curve.went_on_from = continued.step
             curve.n_interventions = earlier.n_interventions
         if number in self._thawed:
             self._thawed.discard(number)
@@ -678,7 +678,9 @@ class SweepStudy:
         intervention first, if the plans say so, which is given time to work.
         """
         curve = self._curves[number]
-        is_kept = curve.add(step, value)
+        was_anew, is_kept = curve.began_anew, curve.add(step, value)
+        if curve.began_anew and not was_anew:
+            self._note_that_it_begins_anew(number)
         self._say_once_that_steps_go_back(number)
         if not is_kept or not math.isfinite(value):
             return None
@@ -712,10 +714,24 @@ class SweepStudy:
         step = max(step, curve.final_step)  # which counts on where the task's steps go back
         curve.grace_until = step + GRACE_SHARE * (curve.n_steps or 2 * step)
 
+    def _note_that_it_begins_anew(self, number: int) -> None:
+        """For a trial that was given a checkpoint and does not load it."""
+        record = record_of(self._known(self._trials[number]))
+        if record.went_on:
+            *before, (_, last) = record.went_on
+            _note(self._trials[number], TrialRecord(went_on=(*before, (-1, last))))
+        log.warning(
+            "trial %d begins anew, though it has a checkpoint of step %d: the task does not load "
+            "what iolaus.get_checkpoint() names (Lightning, Hugging Face: pass on "
+            "checkpoint_path() of iolaus.integrations)",
+            number,
+            self._curves[number].went_on_from,
+        )
+
     def _say_once_that_steps_go_back(self, number: int) -> None:
         """Of the first trial of which it is true; a trial that was to go back may."""
         curve = self._curves[number]
-        if self._said_back or curve.went_back is None or curve.n_interventions:
+        if self._said_back or curve.went_back is None or curve.n_interventions or curve.began_anew:
             return
         self._said_back = True
         last, step = curve.went_back

@@ -161,12 +161,13 @@ def test_a_template_reads_alike_in_its_old_form(caplog: pytest.LogCaptureFixture
         config = template(name)
         loader = ConfigLoaderImpl(create_config_search_path(str(APPS / "template" / "configs")))
         config.hydra.job.config_name = "train"
-        spaces.append(searched(config.hydra.sweeper, [], Composer(loader, config)))
+        given = [f"hparams_search={name}"]
+        spaces.append(searched(config.hydra.sweeper, given, Composer(loader, config)))
     new, old = ({k: p.distribution for k, p in space.parameters.items()} for space in spaces)
     assert new == old
     assert "search_space is the old way" in caplog.text
     assert "range" not in caplog.text
-    searched(config.hydra.sweeper, ["seed=range(1, 3)"], Composer(loader, config))
+    searched(config.hydra.sweeper, [*given, "seed=range(1, 3)"], Composer(loader, config))
     assert "a range leaves out its stop, as in Hydra and Python: seed=range(1, 3)" in caplog.text
 
 
@@ -182,6 +183,7 @@ def test_a_template_is_swept_as_it_stands(sweep: Any, study: Any) -> None:
     assert study().best_value > 0.9
 
 
+@pytest.mark.filterwarnings("ignore:ConfigStore config")  # Hydra 1.4 warns of the second plugin
 def test_both_plugins_have_their_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where hydra-optuna-sweeper is installed too, its nodes stay as they are; of their values
     those count here that were given.

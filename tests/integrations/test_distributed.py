@@ -31,7 +31,7 @@ def test_lightning_with_two_ranks_is_pruned_on_both(sweep: Any, study: Any) -> N
         *("lightning_app.py", "lr=choice(0.1, 1e-3, 1e-4)", "hydra/sweeper/sampler=grid"),
         *("hydra.sweeper.metric=val_loss", "devices=2", "hydra.sweeper.n_jobs=1"),
         *(f"+hydra.sweeper.pruner={pruner}", "hydra.sweeper.holdout_fraction=0"),
-    ).ok()
+    ).ok(200)
     trials = study().trials
     assert trials[0].state is TrialState.COMPLETE
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
@@ -53,3 +53,41 @@ def test_lightning_goes_on_after_a_kill(
     assert sorted({*epochs}) == list(range(12))
     assert len(epochs) <= 13
     assert [trial.state for trial in study().trials] == [TrialState.COMPLETE]
+
+
+RANKS = ("ranks.py", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=1", "hydra.job.chdir=true")
+FIRST_IS_BEST = "{_target_:optuna.pruners.PercentilePruner,percentile:0.1,n_startup_trials:1}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["torchrun", "spawn"])
+def test_ranks_that_a_trial_starts_report_and_are_pruned(
+    how: str, sweep: Any, study: Any, tmp_path: Path
+) -> None:
+    """Rank 0's reports are the trial's, and end it and the other ranks; no trial fails."""
+    diary = tmp_path / "diary"
+    given = ("+lr=choice(0.5,2.0)", "+n_steps=8", "+step_s=0.1", f"+how={how}", f"+diary={diary}")
+    pruner = (f"+hydra.sweeper.pruner={FIRST_IS_BEST}", "hydra.sweeper.holdout_fraction=0")
+    done = sweep(*RANKS, *given, *pruner, "hydra.sweeper.on_prune=stop").ok(200)
+    best, other = study().trials
+    assert (best.state, best.value) == (TrialState.COMPLETE, 1.0), done.out
+    assert list(best.intermediate_values) == list(range(8))
+    assert other.state is TrialState.PRUNED, done.out
+    assert len(other.intermediate_values) < 8
+    assert len(diary.read_text().split("\n")) < 17
+
+
+@pytest.mark.slow
+def test_ranks_go_on_after_a_kill(sweep: Any, study: Any, eventually: Any, tmp_path: Path) -> None:
+    """Kill -9 of everything in the middle: the ranks go on from the checkpoint that rank 0 made."""
+    diary = tmp_path / "diary"
+    given = ("+lr=choice(0.5)", "+n_steps=14", "+step_s=0.2", "+how=torchrun", f"+diary={diary}")
+    run = sweep(*RANKS, *given)
+    eventually(lambda: diary.exists() and len(diary.read_text().splitlines()) >= 8)
+    run.signal_all(signal.SIGKILL, "all from the top")
+    sweep(*RANKS, *given).ok(100)
+    steps = [int(line.split()[1]) for line in diary.read_text().splitlines()]
+    assert sorted({*steps}) == list(range(14))
+    assert 14 < len(steps) <= 14 + 6
+    (trial,) = study().trials
+    assert trial.state is TrialState.COMPLETE

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from iolaus.cli import running
 from iolaus.integrations.loggers import (
     CsvLogger,
     Logger,
@@ -143,3 +145,16 @@ def test_a_tracker_that_cannot_be_started_ends_no_sweep(sweep: Any, tmp_path: Pa
     run = sweep(*given, "hydra.sweeper.log_to=[csv]").ok()
     assert "nothing is written to csv" in run.out + run.err
     assert "2 trials in study" in run.out
+
+
+def test_a_folder_that_is_removed_ends_its_follower_with_a_sentence(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that the folder is gone, and not that it never was a sweep."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    monkeypatch.setattr("iolaus.sweeps.study.stopping.is_driven", lambda *_: True)
+    monkeypatch.setattr("iolaus.cli.running.FOLLOW_S", 0.0)
+    monkeypatch.setattr(CsvLogger, "write", lambda self, _: (shutil.rmtree(self.folder), "")[1])
+    with pytest.raises(FileNotFoundError, match=r"copy was removed while .* written to csv"):
+        running.log(copy, ["csv"], follow=True)

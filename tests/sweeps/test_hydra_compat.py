@@ -24,7 +24,7 @@ from hydra.errors import ConfigCompositionException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from iolaus.sweeps.hydra_compat import (
     apply_overrides,
@@ -32,6 +32,7 @@ from iolaus.sweeps.hydra_compat import (
     as_set_again,
     config_groups,
     copy_without,
+    is_known_in_jobs,
     overrides_dirname,
     overwrite,
     plain_value,
@@ -177,6 +178,18 @@ def test_a_value_is_resolved_anew_each_time() -> None:
     config.wrong = "${nothing}"
     with pytest.raises(InterpolationKeyError, match="nothing"):
         resolver(config, "wrong")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("${hydra:job.num}", True), ("${nothing}", False)])
+def test_what_only_a_job_knows_is_told_from_what_nobody_does(text: str, expected: bool) -> None:
+    """`HydraConfig.get`: its message where no job runs, as an interpolation's error has it."""
+    before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
+    try:
+        with pytest.raises(OmegaConfBaseException) as raised:
+            OmegaConf.select(OmegaConf.create({"x": text}), "x")
+    finally:
+        HydraConfig.instance().cfg = before
+    assert is_known_in_jobs(raised.value) == expected
 
 
 def test_config_groups_are_those_of_hydra(tmp_path: Path) -> None:

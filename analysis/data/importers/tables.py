@@ -55,6 +55,9 @@ PARAMETER_FILES = ("hparams.yaml", "params.json", "args.yaml", ".hydra/config.ya
 SURELY_TABLES = (".csv", ".tsv", ".parquet", ".pq", ".feather", ".jsonl", ".ndjson")
 MAYBE_TABLES = (".json", ".txt", ".log", ".dat")
 KNOWN_FILES = ("trainer_state.json", "result.json", "log.json", "metrics.json")
+# Rows of the longest run from which on a column that never changes is no metric.
+LEAST_ROWS = 3
+RATES = ("lr", "learning_rate")
 # Files of a folder that are read; more are hardly the runs of one question.
 MOST_FILES = 10_000
 
@@ -376,6 +379,8 @@ def _of_frame(frame: pd.DataFrame, source: Path) -> Found:
     if "step" not in frame:
         frame, said = _numbered(frame, source, is_one_each, seen)
         notes += said
+    frame, said = _with_settings(frame)
+    notes += said
     about = [c for c in frame.columns if c in ABOUT or str(c).startswith("params.")]
     trials = frame.groupby("trial", sort=False)[about].first() if about else pd.DataFrame()
     frame = frame.drop(columns=about)
@@ -385,6 +390,35 @@ def _of_frame(frame: pd.DataFrame, source: Path) -> Found:
     frame, said = in_order(frame)
     frame = frame.drop(columns=[c for c in frame.columns if c in ("epoch", "epochs")])
     return Found(in_rows(frame, source), trials, direction, [*notes, *said])
+
+
+def _with_settings(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """A table with its columns of parameters named so, and what is to be said of it.
+
+    They say the same in all rows of a run, not the same of all runs, and have no metric's name. A
+    rate stays a curve too, since it is one that does not change.
+    """
+    ours = {*ALIASES, *ABOUT, "examples", "clipped"}  # the last is measured, and may never change
+    of_run = frame.groupby("trial", sort=False)
+    if len(of_run) < 2 or int(of_run.size().max()) < LEAST_ROWS:
+        return frame, []
+    found = [
+        column
+        for column in map(str, frame.columns)
+        if column not in ours
+        and not column.startswith("params.")
+        and f"params.{column}" not in frame
+        and infer_goal(column) is None
+        and frame[column].notna().all()
+        and frame[column].nunique() > 1
+        and int(of_run[column].nunique().max()) == 1
+    ]
+    if not found:
+        return frame, []
+    frame = frame.assign(**{f"params.{column}": frame[column] for column in found})
+    kept = frame.drop(columns=[column for column in found if _plain(column) not in RATES])
+    names = ", ".join(found)
+    return kept, [f"each run has one value of {names}: taken for its parameters"]
 
 
 def _told_apart(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:

@@ -167,3 +167,37 @@ def test_a_choice_of_null_is_a_value_in_a_sweep() -> None:
     choices = {"clip": CategoricalDistribution([None, "norm"])}
     trial = create_trial(value=1.0, params={"clip": None}, distributions=choices)
     assert _row(trial, [])["params.clip"] == "null"
+
+
+def test_what_never_changes_within_a_run_is_its_parameter(tmp_path: Path) -> None:
+    """And no metric, unless it has a metric's name, or is alike in all runs; it is said. A rate
+    stays a curve too.
+    """
+    rows = [
+        {"run": run, "step": step, "reward": 0.1 * step + run, "lr": 0.1 * run, "kind": f"k{run}"}
+        | {"width": 8 * run, "best_loss": float(run), "version": 2, "rising": run + step}
+        for run in (1, 2)
+        for step in range(4)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
+    sweep = load(tmp_path / "runs.csv", metric="reward")
+    assert {c for c in sweep.trials if str(c).startswith("params.")} == {
+        "params.lr",
+        "params.kind",
+        "params.width",
+    }
+    assert list(sweep.trials["params.width"]) == [8, 16]
+    metrics = set(sweep.curves["metric"].unique())
+    assert metrics == {"reward", "lr", "best_loss", "version", "rising"}
+    assert "each run has one value of lr, kind, width: taken for its parameters" in sweep.notes
+    one_each = pd.DataFrame(rows).drop_duplicates("run")
+    one_each.to_csv(tmp_path / "ends.csv", index=False)
+    ends = load(tmp_path / "ends.csv", metric="reward")
+    assert not [c for c in ends.trials if str(c).startswith("params.w")]
+
+
+def test_a_rate_is_never_what_is_watched(tmp_path: Path) -> None:
+    """The only metric beside it is."""
+    rows = [{"run": 1, "step": step, "reward": step, "lr": 0.1 / (step + 1)} for step in range(4)]
+    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
+    assert load(tmp_path / "runs.csv").metric == "reward"

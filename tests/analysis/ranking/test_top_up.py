@@ -74,6 +74,7 @@ def test_a_top_up_runs_just_the_seeds_that_tell(tmp_path: Path) -> None:
     assert "pruner=none" not in done.stderr.splitlines()[-1]
     assert document["noise_source"] == "seeds"
     after = load(folder).trials
+    assert f"[{len(after)}/{len(after)} trials" in done.stderr
     added = after.drop(index=before.trials.index)
     assert sorted(zip(added["setting"], added["seed"], strict=True)) == sorted(
         (n, s) for n, _, s in top_up.repeats

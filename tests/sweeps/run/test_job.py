@@ -35,16 +35,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import iolaus
 from iolaus import report, should_stop
+from iolaus.sweeps.child import CHILD_REPORTS_VARIABLE
 from iolaus.sweeps.errors import SweepFailedError
-from iolaus.sweeps.metric import Metric
-from iolaus.sweeps.reporting import CHILD_REPORTS_VARIABLE, Reporter, reporting_to
-from iolaus.sweeps.run._job import CHILD_REPORTS_FILE, HydraRunner
+from iolaus.sweeps.reporting import Reporter, reporting_to
+from iolaus.sweeps.run._job import HydraRunner
 from iolaus.sweeps.run._messages import Assignment
-from iolaus.sweeps.run._objective import Objective, with_objective
 from iolaus.sweeps.run._outcomes import as_floats
 from iolaus.sweeps.run._returns import FolderReturn
 from iolaus.sweeps.search.composing import Composer
-from iolaus.sweeps.study._watched import WatchedCurve
 from iolaus.sweeps.types import OUTPUT_FILE, Ending, Outcome, Returned, Verdict
 
 
@@ -623,49 +621,24 @@ def test_only_a_task_that_noticed_was_stopped(app: App, looks: bool) -> None:
         assert outcome == Outcome(Ending.COMPLETED, values=(1.0,), returned=Returned.of(1.0))
 
 
-def _forked_report() -> None:
-    if (child := os.fork()) == 0:
-        report(0, loss=1.0)
-        os._exit(0)
-    os.waitpid(child, 0)
-
-
-def _spawned_report() -> None:
-    command = "import iolaus; iolaus.report(0, loss=1.0)"
-    subprocess.run([sys.executable, "-c", command], check=True)
-
-
 @pytest.mark.usefixtures("process")
-@pytest.mark.parametrize("child", [_forked_report, _spawned_report, None])
-@pytest.mark.parametrize("is_parent_reporting", [False, True])
-def test_a_trial_of_which_only_children_report_says_so(
-    app: App, child: Callable[[], None] | None, is_parent_reporting: bool
-) -> None:
-    """Reports of child processes are not taken; where there are no others the failure says that,
-    and what to do. Nothing is left in the folder, and nothing said without children.
-    """
+def test_a_child_reports_in_place_of_its_trial(app: App) -> None:
+    """A trial whose child was told to end is pruned, however the task sees the child end."""
+    verdict = Verdict("Rule", 1, "enough")
+    reporter = Reporter("loss", clock=lambda: 0.0)
 
     def task(_: DictConfig) -> None:
-        if child is not None:
-            child()
-        if is_parent_reporting:
-            report(0, loss=2.0)
+        reporter.stop(verdict)
+        command = "import iolaus; iolaus.report(0, loss=1.0)"
+        subprocess.run([sys.executable, "-c", command], check=True)
 
-    reporter = Reporter("loss", clock=lambda: 0.0)
-    assignment = Assignment(0, ("x=1", "s.must=a"))
     runner = HydraRunner(app.context, task, app.composer)
     with reporting_to(reporter):
-        outcome = runner(assignment, reporter)
+        outcome = runner(Assignment(0, ("x=1", "s.must=a")), reporter)
     batch = reporter.take()
     assert batch is not None
-    assert [row.metrics["loss"] for row in batch.rows] == [2.0] * is_parent_reporting
-    ended = with_objective(
-        outcome, Objective(None, Metric("loss")), WatchedCurve(Metric("loss")), ()
-    )
-    is_said = "only child processes of the trial reported" in ended.reason
-    assert is_said == (child is not None and not is_parent_reporting)
-    assert batch.folder is not None
-    assert not Path(batch.folder, CHILD_REPORTS_FILE).exists()
+    assert [row.metrics for row in batch.rows] == [{"loss": 1.0}]
+    assert outcome == Outcome(Ending.PRUNED, reason="enough", verdict=verdict)
     assert CHILD_REPORTS_VARIABLE not in os.environ
 
 

@@ -114,6 +114,15 @@ def test_a_tie_goes_where_its_key_exists(settle: Settle, composer: Composer) -> 
     )
 
 
+def test_what_only_a_job_knows_is_left_to_it(settle: Settle) -> None:
+    """A fixed value of `${hydra:...}`, itself or by way of another, has none before there is a job:
+    it is no error, and stays as it was written.
+    """
+    lines = ["schedule.length='${hydra:job.num}'", "batch_size='${schedule.length}'"]
+    space = settle({"lr": "interval(0, 1)"}, *lines)
+    assert sorted(space.overrides({"lr": 0.5})) == sorted([*lines, "lr=0.5"])
+
+
 def test_the_command_line_narrows(settle: Settle) -> None:
     """Fixing a group on the command line drops what only its other choices have, with settings
     known in advance.

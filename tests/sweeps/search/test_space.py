@@ -350,6 +350,11 @@ def test_signatures_are_equal_if_and_only_if_the_same_is_searched(
     assert (one.signature() == other.signature()) == (a == b)
 
 
+def test_a_grid_has_its_decimals_as_written(read: Read) -> None:
+    """The third step of 0.1 is 0.3, as in Hydra, and not 0.30000000000000004."""
+    assert read("x=range(0, 1, 0.1)").parameters["x"].grid() == [i / 10 for i in range(10)]
+
+
 ends = st.integers(-30, 30) | st.floats(-3, 3, allow_subnormal=False).map(lambda x: round(x, 3))
 strides = st.integers(-7, 7) | st.sampled_from([0.1, 0.25, 0.3, -0.1, -0.7, 1e-1, 2.5])
 

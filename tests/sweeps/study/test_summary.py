@@ -328,8 +328,8 @@ def test_the_steps_of_all_interruptions_are_counted() -> None:
 
     assert cut_off_text([trial()]) == ""
     assert cut_off_text([trial((400, 460), (500, 530)), trial((-1, 20))]) == (
-        "Of those cut off, 1 trial went on from its checkpoints and 1 trial began anew, without a "
-        "checkpoint of its setting: at least 110 steps computed again."
+        "Of those cut off, 1 trial went on from its checkpoints and 1 trial began anew, with no "
+        "checkpoint loaded: at least 110 steps computed again."
     )
     assert cut_off_text([trial((400, 400))]) == (
         "Of those cut off, 1 trial went on from its checkpoints."

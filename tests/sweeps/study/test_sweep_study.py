@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
 from iolaus.sweeps import optuna_compat as compat
+from iolaus.sweeps.checkpoints import Watched
 from iolaus.sweeps.errors import BadInputError
 from iolaus.sweeps.metric import Metric
+from iolaus.sweeps.reporting import Continued
 from iolaus.sweeps.search.parsing import parse_space
 from iolaus.sweeps.search.space import Space
 from iolaus.sweeps.study._watched import N_VALUES_KEPT, WatchedCurve
@@ -609,6 +611,32 @@ def test_a_pruner_sees_a_curve_whose_steps_begin_again(
     said = [r.getMessage() for r in caplog.records if "steps go back" in r.getMessage()]
     assert len(said) == 1
     assert "trial 0: steps go back from 19 to 0 in reports of loss" in said[0]
+
+
+@pytest.mark.parametrize(("first", "is_anew"), [(0, True), (401, False), (400, False)])
+def test_a_task_that_does_not_load_its_checkpoint_is_said_to_begin_anew(
+    make: Callable[..., SweepStudy], caplog: pytest.LogCaptureFixture, first: int, is_anew: bool
+) -> None:
+    """If the first report after a checkpoint is of the trial's first step, it is said, and counted
+    as begun anew; one that goes on, or repeats the checkpoint's step, has gone on.
+    """
+    study = make(1)
+    begun = study.ask()
+    assert begun is not None
+    for step in (0, 200, 400):
+        study.report(begun.trial, step, 3.0)
+    study.tell(begun.trial, Outcome(Ending.INTERRUPTED, reason="stopped"), RUN, log="")
+    again = make(1)
+    assert again.ask() is not None
+    again.goes_on(begun.trial, Continued(400, 201, Watched(0, (3.0, 0), (3.0, 400))))
+    again.report(begun.trial, 400, 3.0)  # the driver takes its last rows again
+    again.report(begun.trial, first, 2.0)
+    again.report(begun.trial, first + 1, 2.0)
+    said = [r.getMessage() for r in caplog.records if "begins anew" in r.getMessage()]
+    assert len(said) == is_anew
+    assert all("trial 0" in line and "checkpoint of step 400" in line for line in said)
+    assert not [r for r in caplog.records if "steps go back" in r.getMessage()]
+    assert record_of(again.study.trials[0]).went_on == ((-1 if is_anew else 400, 400),)
 
 
 def without_room(batch: int) -> Outcome:
