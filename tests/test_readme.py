@@ -92,7 +92,7 @@ def test_tables_name_what_exists() -> None:
     for name, said in rows:
         assert name in defaults
         if value := said.strip(" `"):
-            default = None if defaults[name] == {} else defaults[name]  # "none" for an empty mapping
+            default = None if defaults[name] == {} else defaults[name]
             assert value.lower() == str(default).lower()
     words = re.search(
         r"`hydra/sweeper/sampler` is one of (.*?); `hydra/sweeper/pruner` one of (.*?), or",
