@@ -63,17 +63,39 @@ def test_a_batch_that_is_filled_up_is_the_batch_alone(
         read(compose(*runs, *COMMON, size, f"seed={i}", f"steps={15 + i}"))
         for i, size in enumerate(sizes)
     ]
-    stacks: list[int] = []
+    stacks = built(monkeypatch)
+    assert_equal(alone(settings), together(settings))
+    assert stacks == [24]
+
+
+def test_where_examples_know_of_each_other_each_size_has_its_stack(
+    compose: Compose, alone: Any, together: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With BatchNorm no batch is filled up, however little that would cost."""
+    settings = [
+        read(compose("task=digits", "model=cnn", "model.norm=batch", *COMMON, size, "steps=5"))
+        for size in ("batch_size=8", "batch_size=16", "batch_size=15")
+    ]
+    stacks = built(monkeypatch)
+    assert_equal(alone(settings), together(settings))
+    assert stacks == [16, 15, 8]
+
+
+def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets the batch size of each stack that is made."""
+    sizes: list[int] = []
     monkeypatch.setattr(
-        serve, "Group", lambda kind, *given: stacks.append(kind.batch_size) or Group(kind, *given)
+        serve, "Group", lambda kind, *given: sizes.append(kind.batch_size) or Group(kind, *given)
     )
-    solo, beside = alone(settings), together(settings)
-    for one, other in zip(solo, beside, strict=True):
+    return sizes
+
+
+def assert_equal(alone: Any, together: Any) -> None:
+    for one, other in zip(alone, together, strict=True):
         assert [r["step"] for r in one.reports] == [r["step"] for r in other.reports]
         for a, b in zip(one.reports, other.reports, strict=True):
             assert b == pytest.approx(a, rel=1e-10, abs=1e-10)
         assert other.outcome.final == pytest.approx(one.outcome.final, rel=1e-10, abs=1e-10)
-    assert stacks == [24]
 
 
 class MeanRemoved(nn.Sequential):
