@@ -23,6 +23,12 @@ from iolaus.analysis.data.sweep import Sweep, load
 
 N_TOP = 5
 N_STEPS, REPORT_EVERY, N_TRIALS = 2000, 20, 32
+# The quickstart as it was when it was measured: of longer sequences, and one trial per slot.
+LONG = (
+    *("task.length=20", f"steps={N_STEPS}", f"report_every={REPORT_EVERY}", "eval_every=100"),
+    *("batch_size=choice(32, 64, 128)", "schedule.decay_steps=tag(log, interval(100, 1000))"),
+    "hydra.sweeper.lanes=1",
+)
 RULES = {
     "none": ("none",),
     "stalled": ("stalled",),
@@ -42,6 +48,7 @@ def train(folder: Path, rule: str, seed: int, n_jobs: int) -> Path:
         pruner, *options = RULES[rule]
         command = [
             *(sys.executable, "-m", "iolaus.trainer", "--multirun", "+sweep=quickstart"),
+            *LONG,
             *(f"hydra/sweeper/pruner={pruner}", *options),
             *("hydra/sweeper/sampler=random", f"hydra.sweeper.sampler.seed={seed}"),
             *(f"hydra.sweeper.study_name={name}", f"hydra.sweeper.n_jobs={n_jobs}"),

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
-__all__ = ["METRIC_ATTR", "Goal", "Metric", "choose_metric", "infer_goal", "metric_of"]
+__all__ = [
+    "METRIC_ATTR",
+    "Goal",
+    "Metric",
+    "choose_metric",
+    "highest_of",
+    "infer_goal",
+    "metric_of",
+]
 
 Goal = Literal["minimize", "maximize"]
 GOALS: Final[tuple[Goal, ...]] = ("minimize", "maximize")
@@ -27,6 +35,11 @@ _HIGHER_IS_BETTER = re.compile(
     r"accuracy|precision|recall|reward|score|bleu|rouge|auroc|auprc|dice|meteor|likelihood|success"
     r"|(?<![a-z])(?:acc|auc|f1(?!\d)|r2(?!\d)|m?iou|m?ap|psnr|ssim|chrf|ndcg|mrr|mcc|kappa|elbo"
     r"|returns?|tpr|tnr)(?![a-z])"
+)
+# Shares of something, which end at 1, or as per cent at 100.
+_SHARE = re.compile(
+    r"accuracy|precision|recall|auroc|auprc|dice|success"
+    r"|(?<![a-z])(?:acc|auc|f1(?!\d)|m?iou|m?ap|tpr|tnr)(?![a-z])"
 )
 # What splits a name is no part of a word; what it was measured on says nothing of its direction.
 _SEPARATORS = re.compile(r"[^a-z0-9@]+")
@@ -59,6 +72,19 @@ def infer_goal(name: str) -> Goal | None:
     else:
         return None
     return goal if positive == words else _opposite(goal)
+
+
+def highest_of(name: str, seen: float) -> float:
+    """The highest value that a metric can have, by its name and the highest seen so far.
+
+    1 or 100 of shares such as an accuracy, else infinity.
+
+    >>> highest_of("val_acc", 0.93), highest_of("val_acc", 93.1), highest_of("reward", 0.93)
+    (1.0, 100.0, inf)
+    """
+    if infer_goal(name) != "maximize" or not _SHARE.search(_SEPARATORS.sub(" ", name.lower())):
+        return math.inf
+    return next((bound for bound in (1.0, 100.0) if seen <= bound), math.inf)
 
 
 def _opposite(goal: Goal) -> Goal:

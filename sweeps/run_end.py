@@ -59,13 +59,18 @@ class RunEnd:
 
 
 def foresee(
-    steps: Array, losses: Array, seconds: Array | None, n_steps: int, sign: float = 1.0
+    steps: Array,
+    losses: Array,
+    seconds: Array | None,
+    n_steps: int,
+    sign: float = 1.0,
+    highest: float = math.inf,
 ) -> RunEnd | None:
     """The end of a run from its reports so far; None from fewer than three finite ones.
 
     steps, losses, seconds: [n], steps rising; seconds of the run, None if they are not known.
     n_steps: as planned; a run that has come so far expects the level it has. sign: -1 for a metric
-    that is maximised; what is returned is in the metric's own direction.
+    that is maximised; what is returned is in the metric's own direction. highest: that it can be.
     """
     n = n_finite(losses)
     if n < N_LEVEL or n < len(losses):
@@ -80,7 +85,8 @@ def foresee(
         speed = (seconds[-1] - seconds[half]) / (steps[-1] - steps[half])
         left_s = float(max(n_steps - steps[-1], 0) * speed)
     low, high = sorted((sign * low, sign * high))
-    return RunEnd(int(steps[-1]), n_steps, sign * level, low, high, left_s)
+    level, low, high = (min(value, highest) for value in (sign * level, low, high))
+    return RunEnd(int(steps[-1]), n_steps, level, low, high, left_s)
 
 
 def came_to(losses: Array) -> float:
@@ -89,7 +95,12 @@ def came_to(losses: Array) -> float:
 
 
 def looked_back(
-    steps: Array, losses: Array, seconds: Array | None, n_steps: int, sign: float = 1.0
+    steps: Array,
+    losses: Array,
+    seconds: Array | None,
+    n_steps: int,
+    sign: float = 1.0,
+    highest: float = math.inf,
 ) -> list[tuple[RunEnd, float, float]]:
     """What was foreseen of a run that is over, after a quarter and half of its steps.
 
@@ -100,7 +111,9 @@ def looked_back(
     for share in ASKED_AT:
         n = int(np.searchsorted(steps, share * n_steps, "right"))
         until = None if seconds is None else seconds[:n]
-        if n < len(steps) and (end := foresee(steps[:n], losses[:n], until, n_steps, sign)):
+        if n < len(steps) and (
+            end := foresee(steps[:n], losses[:n], until, n_steps, sign, highest)
+        ):
             took_s = math.nan if seconds is None else float(seconds[-1] - seconds[n - 1])
             found.append((end, came_to(losses), took_s))
     return found

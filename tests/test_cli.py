@@ -114,6 +114,20 @@ print([name for name in heavy if name in sys.modules])
     assert done.stdout.endswith("[]\n")
 
 
+def test_settings_are_ranked_without_what_draws_and_what_trains() -> None:
+    """`iolaus rank` imports neither matplotlib nor torch, and of scipy special functions alone."""
+    script = """
+import sys
+import iolaus.analysis.data.sweep, iolaus.analysis.ranking.pareto, iolaus.analysis.ranking.rank
+heavy = ("alembic", "hydra", "matplotlib", "scipy.signal", "scipy.spatial", "scipy.stats", "torch")
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize(
     ("word", "meant"), [("repotr", "report"), ("dignose", "diagnose"), ("top_up", "top-up")]
 )

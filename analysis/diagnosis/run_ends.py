@@ -8,6 +8,7 @@ import numpy as np
 
 from iolaus.analysis.data.curves import curves_of
 from iolaus.analysis.data.sweep import Sweep
+from iolaus.sweeps.metric import highest_of
 from iolaus.sweeps.run_end import ASKED_AT, RunEnd, foresee, looked_back
 from iolaus.sweeps.signals import Array
 from iolaus.sweeps.text import counted
@@ -30,7 +31,8 @@ def run_ends(sweep: Sweep, trials: Iterable[int] | None = None) -> dict[int, Run
     """
     found = {}
     for trial, (steps, losses, seconds, n_steps) in _reported(sweep, "running", trials).items():
-        end = foresee(steps, losses, seconds, n_steps, sweep.metric_sign)
+        highest = highest_of(sweep.metric, float(losses.max()))
+        end = foresee(steps, losses, seconds, n_steps, sweep.metric_sign, highest)
         if end is not None and end.step < n_steps:
             found[trial] = end
     return found
@@ -40,10 +42,10 @@ def runs_that_ended(
     sweep: Sweep, trials: Iterable[int] | None = None
 ) -> dict[int, list[tuple[RunEnd, float, float]]]:
     """What was foreseen of completed trials: see `iolaus.sweeps.run_end.looked_back`."""
-    found = {
-        trial: looked_back(steps, losses, seconds, n_steps, sweep.metric_sign)
-        for trial, (steps, losses, seconds, n_steps) in _reported(sweep, "complete", trials).items()
-    }
+    found = {}
+    for trial, (steps, losses, seconds, n_steps) in _reported(sweep, "complete", trials).items():
+        highest = highest_of(sweep.metric, float(losses.max()))
+        found[trial] = looked_back(steps, losses, seconds, n_steps, sweep.metric_sign, highest)
     return {trial: foreseen for trial, foreseen in found.items() if foreseen}
 
 

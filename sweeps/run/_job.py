@@ -30,6 +30,7 @@ from iolaus.sweeps.run._job_files import output_to
 from iolaus.sweeps.run._job_log import JobLog
 from iolaus.sweeps.run._messages import Assignment
 from iolaus.sweeps.run._outcomes import (
+    describe,
     infeasible,
     is_ruled_out,
     not_begun,
@@ -97,7 +98,7 @@ class HydraRunner:
                 children = self._children_of_here()
                 address = {} if children is None else children.begin(assignment.trial, reporter)
                 try:
-                    result = self._run(job, {**_for_children(assignment), **address})
+                    result = self._run(job, reporter, {**_for_children(assignment), **address})
                 finally:
                     findings += () if children is None else children.end()
         except self._quits:
@@ -159,7 +160,7 @@ class HydraRunner:
         """A job is over."""
         self._context.callbacks.on_job_end(config=job.whole, job_return=result)
 
-    def _run(self, job: Job, env: Mapping[str, str]) -> JobReturn:
+    def _run(self, job: Job, reporter: Reporter, env: Mapping[str, str]) -> JobReturn:
         config, old_directory = job.whole, Path.cwd()
         try:
             if changes_directory(config):
@@ -174,8 +175,12 @@ class HydraRunner:
                 except self._quits:
                     raise
                 except BaseException as error:  # whatever it is, it ends this trial alone
-                    if not isinstance(error, optuna.TrialPruned):
-                        logging.getLogger(__name__).error("the task failed", exc_info=error)
+                    log = logging.getLogger(__name__)
+                    is_pruned = isinstance(error, optuna.TrialPruned)
+                    if not is_pruned and reporter.acknowledged:  # torchrun, whose rank 0 has ended
+                        log.info("the task ended, as it was to: %s", describe(error))
+                    elif not is_pruned:
+                        log.error("the task failed", exc_info=error)
                     result.return_value = error
                     result.status = JobStatus.FAILED
             self.end(job, result)

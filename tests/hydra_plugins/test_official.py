@@ -55,6 +55,7 @@ OF_1_4 = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # sweeps as processes, one after the other
 def test_the_official_suite_passes_but_for_listed_differences(tmp_path: Path) -> None:
     """Its tests pass with our names for its own, but for differences that are listed, each of which
     is one.

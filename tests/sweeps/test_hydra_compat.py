@@ -26,13 +26,16 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from iolaus.sweeps import hydra_compat
 from iolaus.sweeps.hydra_compat import (
     apply_overrides,
     as_plain,
     as_set_again,
     config_groups,
     copy_without,
+    is_changed_range,
     is_known_in_jobs,
+    made,
     overrides_dirname,
     overwrite,
     plain_value,
@@ -40,6 +43,7 @@ from iolaus.sweeps.hydra_compat import (
     returned_by,
     set_hydra_config,
     to_yaml,
+    values_of_range,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -279,3 +283,33 @@ def test_nothing_else_touches_private_parts() -> None:
     assert {"sweeper.py", "driver.py"} < {path.name for path in files}
     guilty = {path.name for path in files if private.search(path.read_text())}
     assert guilty == {"hydra_compat.py"}
+
+
+@pytest.mark.parametrize(
+    ("target", "is_told"), [("optuna.samplers.RandomSampler", True), ("fractions.Fraction", False)]
+)
+def test_hydra_1_4_is_told_what_a_config_may_name(
+    target: str, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hydra.utils.instantiate` gets a whitelist where all that is made, inside too, is Optuna's or
+    ours, and none under Hydra 1.3, which does not know it.
+    """
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(hydra_compat.utils, "instantiate", lambda _, **extra: seen.append(extra))
+    config = {"_target_": "optuna.samplers.CmaEsSampler", "others": [{"_target_": target}]}
+    for version in ("1.3.8", "1.4.0rc3"):
+        monkeypatch.setattr(hydra_compat, "hydra_version", version)
+        made(config, seed=1)
+    of_1_4 = {"_execution_whitelist_": hydra_compat.TRUSTED} if is_told else {}
+    assert seen == [{"seed": 1}, {"seed": 1, **of_1_4}]
+
+
+def test_a_range_has_its_values_in_order() -> None:
+    """`RangeSweep.range`: shuffled or not; of Hydra 1.4's `int(range(...))` each as changed."""
+    for text in ("range(0, 3)", "shuffle(range(0, 3))"):
+        sweep = parsed(f"x={text}")[0].value()
+        assert not is_changed_range(sweep)
+        assert list(values_of_range(sweep)) == [0, 1, 2]
+    changed = parsed("x=int(range(0, 5, 1.5))")[0].value()
+    expected = [0, 1, 3, 4] if is_changed_range(changed) else [0, 1, 2, 3, 4]
+    assert list(values_of_range(changed)) == expected

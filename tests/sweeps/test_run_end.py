@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from iolaus.sweeps.metric import highest_of
 from iolaus.sweeps.run_end import foresee, looked_back
 
 STEPS = np.arange(10.0, 1001.0, 10.0)
@@ -55,6 +56,20 @@ def test_a_metric_that_is_maximised_is_foreseen_in_its_own_direction() -> None:
     steep = foresee(STEPS[:20], np.linspace(1, 0.1, 20), None, 1000)
     assert steep is not None
     assert steep.low == 0
+
+
+def test_no_accuracy_above_the_whole_is_foreseen() -> None:
+    """Of a metric that cannot be higher: level and interval end there."""
+    rising = np.linspace(0.1, 0.9, 20)
+    free, bounded = (foresee(STEPS[:20], rising, None, 1000, -1.0, h) for h in (np.inf, 1.0))
+    assert free is not None
+    assert bounded is not None
+    assert free.high > 1
+    assert bounded.low <= bounded.level <= bounded.high == 1
+    assert [highest_of(*known) for known in (("val/F1", 0.5), ("acc", 71), ("acc", 140))] == [
+        *(1, 100, np.inf)
+    ]
+    assert highest_of("error", 0.5) == highest_of("return", 0.5) == np.inf
 
 
 def test_too_few_reports_and_one_that_is_not_finite_say_nothing() -> None:

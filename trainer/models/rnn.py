@@ -37,6 +37,6 @@ class RNN(nn.Module):
         inputs = F.embedding(tokens, F.linear(self.embedding.weight, self.W, self.b)).unbind(1)
         hidden = torch.tanh(inputs[0])
         for x in inputs[1:]:
-            hidden = torch.tanh(x + F.linear(hidden, self.U))
+            hidden = torch.tanh(torch.addmm(x, hidden, self.U.T))  # one operation, not two
         logits: Tensor = self.output(hidden)
         return logits
