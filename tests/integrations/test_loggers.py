@@ -152,7 +152,7 @@ def test_a_folder_that_is_removed_ends_its_follower_with_a_sentence(
 ) -> None:
     """It says that the folder is gone, and not that it never was a sweep."""
     copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("logged.json"))
     monkeypatch.setattr("iolaus.sweeps.study.stopping.is_driven", lambda *_: True)
     monkeypatch.setattr("iolaus.cli.running.FOLLOW_S", 0.0)
     monkeypatch.setattr(CsvLogger, "write", lambda self, _: (shutil.rmtree(self.folder), "")[1])
