@@ -79,9 +79,10 @@ def order(
 ) -> list[Standing]:
     """The settings of these runs, best first.
 
-    Completed ones by the objective, the mean over their completed runs; of these first the
-    finalists, which the seeds that all have run put before the others: their further seeds, less
-    lucky than the one they were chosen by, do not set them behind; then those that completed
+    Completed ones by the objective, the mean over their completed runs; of these first the best of
+    the finalists, and those whose first run is no worse than any other setting: their further
+    seeds, less lucky than the one they were chosen by, do not set them behind; then those that
+    completed
     but break a constraint, likewise; then paused, pruned, running and failed ones by their best. A
     setting is what its best run came to, and infeasible if any completed run is. With several
     objectives those on the Pareto front come first, and the first objective decides the rest. NaN
@@ -109,7 +110,8 @@ def order(
         else:
             of_setting.setdefault(run.setting, []).append(run)
     settings = _with_front([_merged(number, own) for number, own in of_setting.items()], sign)
-    settings.sort(key=lambda standing: _place(standing, sign, metric_sign))
+    ahead = _finalists_ahead(settings, sign)
+    settings.sort(key=lambda standing: _place(standing, sign, metric_sign, ahead))
     return [
         standing
         for original in settings
@@ -145,15 +147,34 @@ def _with_front(settings: Sequence[Standing], sign: NDArray[np.float64]) -> list
     return [replace(standing, on_front=i in front) for i, standing in enumerate(settings)]
 
 
+def _finalists_ahead(settings: Sequence[Standing], sign: NDArray[np.float64]) -> set[int]:
+    """The finalists that stand before all others: see `order`."""
+    finalists = [s for s in settings if any(run.is_finalists for run in s.runs)]
+    others = [s for s in settings if s not in finalists]
+    least = min((_value(other, sign) for other in others), default=math.inf)
+    best = min((_value(finalist, sign) for finalist in finalists), default=math.inf)
+    return {s.setting for s in finalists if _value(s, sign) == best or _value(s, sign, 1) <= least}
+
+
+def _value(known: Standing, sign: NDArray[np.float64], n_runs: int | None = None) -> float:
+    """The first objective of a completed setting, or of its first runs, the lower the better.
+
+    Infinity where there is none.
+    """
+    done = [run.objectives[0] for run in known.runs if run.objectives][:n_runs]
+    value = float(sign[0]) * mean(done) if known.state == "complete" else math.nan
+    return math.inf if math.isnan(value) else value
+
+
 def _place(
-    known: Standing, sign: NDArray[np.float64], metric_sign: float | None
+    known: Standing, sign: NDArray[np.float64], metric_sign: float | None, ahead: set[int]
 ) -> tuple[int, bool, bool, bool, float, int]:
-    """What the settings are sorted by."""
+    """What the settings are sorted by; ahead: of `_finalists_ahead`."""
     best_sign = float(sign[0]) if metric_sign is None else metric_sign
     value = float(sign[0]) * known.objectives[0] if known.objectives else best_sign * known.best
     is_nan = math.isnan(value)
     is_behind = len(sign) > 1 and not known.on_front
-    is_other = not any(run.is_finalists for run in known.runs)
+    is_other = known.setting not in ahead
     place = STATES.index(known.state), is_behind, is_other
     return *place, is_nan, 0.0 if is_nan else value, known.setting
 

@@ -13,6 +13,11 @@ from iolaus.trainer.lint_command import lint_command
 SWEEPS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "sweep").glob("*.yaml"))
 # Of hundreds of settings, or that import more than torch.
 LONG = ("everything", "finetune", "summarise", "summarise_stages")
+# Those that are for a GPU run on fewer examples here.
+SMALLER = {
+    "finetune_full": ("task.n_train=64", "task.n_val=32", "task.n_test=32"),
+    "summarise_full": ("steps=4", "report_every=2", "eval_every=4"),
+}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,7 @@ def test_a_shipped_sweep_runs(name: str, tmp_path: Path) -> None:
         "hydra.sweeper.n_trials=3",
         "hydra.sweeper.repeats=1",
         "hydra.sweeper.finalists=null",
+        *SMALLER.get(name, ()),
     ]
     done = subprocess.run(
         command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=280

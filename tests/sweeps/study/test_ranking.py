@@ -151,3 +151,21 @@ def test_a_best_has_the_direction_of_its_metric() -> None:
     runs = [Run(0, 0, "pruned", best=2.0), Run(1, 1, "pruned", best=1.0)]
     assert [s.setting for s in order(runs, ["maximize"])] == [0, 1]
     assert [s.setting for s in order(runs, ["maximize"], metric_sign=1.0)] == [1, 0]
+
+
+def test_a_finalist_that_others_passed_stands_among_them() -> None:
+    """The best finalist is first, and with it those whose first run nobody else has passed, however
+    unlucky their further seeds were; one whose first run is behind has no place of honour.
+    """
+    runs = [
+        *(finalist(0, n, value) for n, value in ((0, 1.0), (10, 1.2), (11, 1.1))),
+        *(finalist(1, n, value) for n, value in ((1, 0.9), (12, 2.0), (13, 2.2))),
+        *(finalist(2, n, value) for n, value in ((2, 4.0), (14, 3.9), (15, 4.1))),
+        finalist(3, 3, 1.3, is_one=False),
+        finalist(4, 4, 5.0, is_one=False),
+    ]
+    assert [standing.setting for standing in order(runs, ["minimize"])] == [0, 1, 3, 2, 4]
+
+
+def finalist(setting: int, number: int, value: float, is_one: bool = True) -> Run:
+    return Run(number, setting, "complete", (value,), value, is_finalists=is_one)
