@@ -3,7 +3,7 @@
 python benchmarks/lanes.py throughput [--rounds 3] [--only rnn]    # about 7 minutes on 2 cores
 python benchmarks/lanes.py throughput --gpu [--only rnn]           # on one card
 python benchmarks/lanes.py sweep [--seeds 3] [--ray PYTHON]        # about 5 minutes
-python benchmarks/lanes.py sweep --trials 256 --steps 1000 [--model rnn]
+python benchmarks/lanes.py sweep --trials 256 --steps 990 [--model rnn]
 
 All sides run in every round, in random order. PYTHON: one that has ray[tune] and all that we need.
 """

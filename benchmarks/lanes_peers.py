@@ -34,6 +34,7 @@ TRAINED = [
     "clip=norm",
     f"steps={N_STEPS}",
     f"report_every={EVERY}",
+    f"eval_every={10 * EVERY}",
     "keep_best=false",
 ]
 # Of successive halving, the same for all: rungs at a 15th, a 5th and three 5ths of the steps.

@@ -29,7 +29,8 @@ log = logging.getLogger("trainer")
 TRACE_PAYS_STEPS = 60
 # Compiling costs about this long per operation of the traced graph (measured: 128 of them 3 s, 710
 # of them 16 s), and pays if the steps to come take this many times as long: beside TorchScript it
-# takes a third off a step of the RNN, a sixth of the MLP, a tenth of the LSTM, nothing of others.
+# takes a third off a step of the RNN, a sixth of the MLP and the CNN, of the LSTM now more, now
+# nothing; so what it has brought is looked at.
 COMPILE_S_PER_NODE = 0.023
 COMPILE_PAYS = 6
 # Steps by which a compiled one is compared with the one it would replace; the fastest counts.
