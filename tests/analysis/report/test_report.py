@@ -217,7 +217,7 @@ def test_a_report_judges_the_sweep_once(
     for module in (report_module, review_module):
         monkeypatch.setattr(module, "rank", lambda sweep: judged.append("rank") or rank(sweep))
         monkeypatch.setattr(
-            module, "diagnose", lambda sweep: judged.append("diagnose") or diagnose(sweep)
+            module, "diagnose", lambda *given: judged.append("diagnose") or diagnose(*given)
         )
     monkeypatch.setattr(report_module, "load", lambda folder: sweep)
     monkeypatch.setattr(review_module, "read_study", lambda folder: study)
