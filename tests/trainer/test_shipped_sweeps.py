@@ -16,7 +16,7 @@ LONG = ("everything", "finetune", "summarise", "summarise_stages")
 # Those that are for a GPU run on fewer examples here.
 SMALLER = {
     "finetune_full": ("task.n_train=64", "task.n_val=32", "task.n_test=32"),
-    "summarise_full": ("steps=4", "report_every=2", "eval_every=4"),
+    "summarise_full": ("steps=4", "report_every=2", "eval_every=4", "task.n_val=16"),
 }
 
 
