@@ -18,8 +18,9 @@ __all__ = ["run_end_sentences", "run_ends", "runs_that_ended"]
 N_NAMED = 4
 N_ASKED = 200  # completed trials that are asked in looking back
 LEAST_S = 1.0  # a time below is mostly that of starting
-# Steps, losses, seconds if they are known, planned steps.
-Reported = tuple[Array, Array, Array | None, int]
+# Steps, losses, seconds if they are known, planned steps, the metric's sign and its highest value:
+# what `foresee` and `looked_back` take.
+Reported = tuple[Array, Array, Array | None, int, float, float]
 WHEN = dict(zip(ASKED_AT, ("a quarter", "half"), strict=True))
 
 
@@ -30,10 +31,9 @@ def run_ends(sweep: Sweep, trials: Iterable[int] | None = None) -> dict[int, Run
     too few reports, are not in it.
     """
     found = {}
-    for trial, (steps, losses, seconds, n_steps) in _reported(sweep, "running", trials).items():
-        highest = highest_of(sweep.metric, float(losses.max()))
-        end = foresee(steps, losses, seconds, n_steps, sweep.metric_sign, highest)
-        if end is not None and end.step < n_steps:
+    for trial, reported in _reported(sweep, "running", trials).items():
+        end = foresee(*reported)
+        if end is not None and end.step < end.n_steps:
             found[trial] = end
     return found
 
@@ -42,10 +42,10 @@ def runs_that_ended(
     sweep: Sweep, trials: Iterable[int] | None = None
 ) -> dict[int, list[tuple[RunEnd, float, float]]]:
     """What was foreseen of completed trials: see `iolaus.sweeps.run_end.looked_back`."""
-    found = {}
-    for trial, (steps, losses, seconds, n_steps) in _reported(sweep, "complete", trials).items():
-        highest = highest_of(sweep.metric, float(losses.max()))
-        found[trial] = looked_back(steps, losses, seconds, n_steps, sweep.metric_sign, highest)
+    found = {
+        trial: looked_back(*reported)
+        for trial, reported in _reported(sweep, "complete", trials).items()
+    }
     return {trial: foreseen for trial, foreseen in found.items() if foreseen}
 
 
@@ -90,11 +90,14 @@ def _reported(sweep: Sweep, state: str, asked: Iterable[int] | None) -> dict[int
         trials = trials[trials.index.isin(list(asked))]
     rows = sweep.curves[sweep.curves["trial"].isin(trials.index)]
     losses, times = curves_of(rows, sweep.metric), curves_of(rows, sweep.metric, "seconds")
+    # By all trials: one may still be below 1 where an accuracy is in per cent.
+    seen = sweep.curves.loc[sweep.curves["metric"].eq(sweep.metric), "value"].max()
+    of_metric = sweep.metric_sign, highest_of(sweep.metric, float(seen))
     found: dict[int, Reported] = {}
     for number, n_steps in trials["n_steps"].items():
         trial = int(str(number))
         if trial in losses:
             seconds = times[trial][1]
             known = seconds if np.isfinite(seconds).all() else None
-            found[trial] = (*losses[trial], known, int(n_steps))
+            found[trial] = (*losses[trial], known, int(n_steps), *of_metric)
     return found

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from unittest.mock import patch
 
 import torch
@@ -21,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from iolaus.trainer.lanes._stack import Stack
 
-__all__ = ["CudaGraph", "Stepper"]
+__all__ = ["N_STEPS", "CudaGraph", "Stepper", "fastest_s"]
 
 log = logging.getLogger("trainer")
 
@@ -33,8 +34,8 @@ TRACE_PAYS_STEPS = 60
 # nothing; so what it has brought is looked at.
 COMPILE_S_PER_NODE = 0.023
 COMPILE_PAYS = 6
-# Steps by which a compiled one is compared with the one it would replace; the fastest counts.
-N_COMPARED = 5
+# Steps that are timed to know how long one takes; the fastest counts.
+N_STEPS = 4
 # On a machine that is busy with other things it takes longer, as tracing did, of which it takes
 # some such multiple.
 COMPILE_S_PER_TRACE_S = 75
@@ -110,7 +111,11 @@ class Stepper:
         compiled, traced = _compiled(graph, copies), self._scripts.get(width, graph)
         took_s = time.perf_counter() - began
         self._compiled.add(width)
-        share = _fastest_s(compiled, copies) / _fastest_s(traced, copies)
+        device = arguments[0].device
+        compiled_s, traced_s = (
+            fastest_s(partial(step, *copies), device) for step in (compiled, traced)
+        )
+        share = compiled_s / traced_s
         if share < 1:
             self._graphs[width] = compiled
             self._scripts.pop(width, None)
@@ -232,15 +237,22 @@ def _compiled(graph: torch.fx.GraphModule, arguments: tuple[Tensor, ...]) -> Ste
     return compiled
 
 
-def _fastest_s(step: Step, arguments: tuple[Tensor, ...]) -> float:
-    """Seconds of the fastest of a few calls, each a real update of the rows among the arguments."""
+def fastest_s(
+    step: Callable[[], object],
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds of the fastest of a few calls, after one to warm up."""
 
     def timed() -> float:
-        began = time.perf_counter()
-        step(*arguments)
-        return time.perf_counter() - began
+        began = clock()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return clock() - began
 
-    return min(timed() for _ in range(N_COMPARED))
+    step()
+    return min(timed() for _ in range(N_STEPS))
 
 
 class CudaGraph:

@@ -14,6 +14,7 @@ from iolaus.trainer.course import Hooks, Summary
 from iolaus.trainer.data import Batches
 from iolaus.trainer.lanes._group import Group
 from iolaus.trainer.lanes._lane_run import begin_lane_run
+from iolaus.trainer.lanes._stepper import N_STEPS, fastest_s
 from iolaus.trainer.lanes.kind import kind_of
 from iolaus.trainer.lengths import Every
 from iolaus.trainer.loop import float_type, seeded, start, update
@@ -24,7 +25,6 @@ __all__ = ["MOST_CHECKED", "N_STEPS", "Width", "best_width"]
 # A wider stack is tried as long as it is this much faster per lane; beyond, it only makes more
 # trials wait together.
 WORTH = 1.1
-N_STEPS = 4
 # Share of the memory that is free which the lanes of one worker may take.
 MEMORY_SHARE = 0.4
 # lanes-check looks no further.
@@ -96,7 +96,7 @@ def _seconds_alone(run: Settings, clock: Callable[[], float]) -> float:
         def step() -> None:
             update(run, state, batches.at(0, size), run.optim.lr)
 
-        return _best_of(step, run.device, clock)
+        return fastest_s(step, run.device, clock)
 
 
 def _seconds_in_lanes(
@@ -120,22 +120,10 @@ def _seconds_in_lanes(
     group = Group(kind_of(short, model, short.batches.at(0)), short, model, compile=False)
     group.admit(lane_runs)
     step = group.traced_step()
-    seconds = _best_of(step, run.device, clock)
+    seconds = fastest_s(step, run.device, clock)
     if not free:
         return seconds, None
     return seconds, (free - torch.cuda.mem_get_info(run.device)[0]) / free / n_lanes
-
-
-def _best_of(step: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
-    def timed() -> float:
-        began = clock()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return clock() - began
-
-    step()
-    return min(timed() for _ in range(N_STEPS))
 
 
 def _ignore(_: Summary | BaseException) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from iolaus.analysis.data.sweep import Sweep
-from iolaus.analysis.diagnosis.run_ends import run_end_sentences
+from iolaus.analysis.diagnosis.run_ends import run_end_sentences, run_ends
 from iolaus.analysis.report.trial import described
 
 Make = Callable[..., Sweep]
@@ -25,6 +25,21 @@ def test_running_trials_say_when_and_where_they_end(made_sweep: Make) -> None:
     assert said[0].startswith(f"Trial 0: step {last} of 2,000: about {left_s} s left, loss ")
     assert said[4:] == ["2 more trials run."]
     assert said[0] == f"Trial 0: {described(sweep, 0)['will end']}."
+
+
+def test_per_cents_that_are_still_below_one_are_no_shares(made_sweep: Make) -> None:
+    """Whether an accuracy ends at 1 or at 100 is seen by all trials, not by the one asked."""
+    sweep = made_sweep(2, state="running")
+    steps = sweep.curves["step"]
+    rising = steps / steps.max() * sweep.curves["trial"].map({0: 0.9, 1: 40.0})
+    sweep = dataclasses.replace(
+        sweep,
+        metric="val_acc",
+        metric_goal="maximize",
+        trials=sweep.trials.assign(n_steps=5000),
+        curves=sweep.curves.assign(metric="val_acc", value=rising),
+    )
+    assert run_ends(sweep)[0].high > 1
 
 
 def test_of_completed_trials_it_is_said_how_right_it_was(made_sweep: Make) -> None:
